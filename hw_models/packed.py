@@ -1,0 +1,68 @@
+"""The one accounting of size: the exact bytes of the packed weight file that ships.
+
+    file header                                  FILE_HEADER_BYTES
+    per weight site        record                RECORD_BYTES
+                           weights               ceil(count * bits / 8)   (16: one 16-bit word, 32: float32)
+                           scales                4 * (out_channels per channel, else 1); none at 32 bits
+                           bias                  4 * out_channels where the layer has one
+    per activation site    record                RECORD_BYTES             (scale and zero point inside)
+
+More bits never make the file smaller, with one exception that no separator meets: going to float32 drops the
+scales, which outweigh the weights where a single weight feeds each output.
+"""
+
+from collections.abc import Collection
+from typing import Final
+
+import numpy as np
+
+from hw_models.errors import TargetError
+from hw_models.workload import FLOAT_BITS, FloatArray, IntArray, Workload, check_bits
+
+FILE_HEADER_BYTES: Final = 16
+RECORD_BYTES: Final = 12
+FLOAT_BYTES: Final = 4
+
+
+def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
+    """Bytes of the packed file, `[allocations]`, of bit-widths `[allocations, sites]`.
+
+    Raises:
+        TargetError: a wrong shape or bit-width.
+    """
+    check_bits(workload, bits)
+    layers = workload.weight_layers
+    weight_bits = bits[:, : len(layers)]
+    counts = np.array([layer.weight_count for layer in layers], np.int64)
+    per_channel = workload.per_channel_scales
+    scales = np.array([layer.out_channels if per_channel else 1 for layer in layers], np.int64)
+    streams = (counts * weight_bits + 7) // 8 + np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * scales)
+    biases = FLOAT_BYTES * sum(layer.out_channels for layer in layers if layer.bias)
+    total: IntArray = streams.sum(axis=1) + (FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + biases)
+    return total
+
+
+def average_weight_bits(
+    workload: Workload, bits: IntArray, sites: Collection[str] | None = None
+) -> FloatArray:
+    """Mean weight bit-width `[allocations]`, weighted by the number of weights; biases and scales are not
+    counted.
+
+    Args:
+        workload: the network.
+        bits: `[allocations, sites]`.
+        sites: weight sites to average over; all when None. Papers quote the mean over the TCN's layers alone.
+
+    Raises:
+        TargetError: a wrong shape or bit-width, an unknown weight site, or no site at all.
+    """
+    check_bits(workload, bits)
+    chosen = workload.weight_sites if sites is None else tuple(sites)
+    if unknown := [site for site in chosen if site not in workload.weight_sites]:
+        raise TargetError(f"unknown weight site '{unknown[0]}'; workload '{workload.name}' lacks it")
+    if not chosen:
+        raise TargetError("no weight sites to average over; wanted at least one")
+    columns = [workload.column[site] for site in chosen]
+    counts = np.array([workload.weight_layers[column].weight_count for column in columns], np.float64)
+    mean: FloatArray = bits[:, columns] @ counts / counts.sum()
+    return mean

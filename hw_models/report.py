@@ -1,0 +1,68 @@
+"""The cost of one allocation as plain rows for a table."""
+
+from typing import Final
+
+from hw_models.compile import compile_target
+from hw_models.cost import LayerCost, evaluate, per_layer
+from hw_models.target import Target
+from hw_models.workload import IntArray, LayerKind, Workload
+
+COLUMNS: Final = ("layer", "kind", "bits", "macs", "weight_bytes", "cycles", "latency_ms", "bound", "runs_as")
+
+Row = dict[str, str | int | float]
+
+
+def cost_rows(target: Target, workload: Workload, bits_row: IntArray) -> list[Row]:
+    """A row per layer in execution order and a last row `total`; keys are `COLUMNS`.
+
+    `bits` reads `w4 a8` (weights and inputs, `-> a6` where the output differs); `runs_as` is empty where the
+    target runs those widths as they are, else the wider ones it runs; `bound` says what the layer waits for.
+
+    Args:
+        target: the chip.
+        workload: the network.
+        bits_row: `[sites]` bit-widths.
+
+    Raises:
+        TargetError: a wrong shape or width, or a width the target refuses; names the layer.
+    """
+    table = compile_target(target, workload)
+    layers = per_layer(table, bits_row)
+    costs = evaluate(table, bits_row[None])
+    total: Row = {
+        "layer": "total",
+        "kind": "",
+        "bits": "",
+        "macs": int(costs.macs[0]),
+        "weight_bytes": int(costs.weight_bytes[0]),
+        "cycles": sum(layer.cycles for layer in layers),
+        "latency_ms": float(costs.latency_ms[0]),
+        "bound": "",
+        "runs_as": "",
+    }
+    return [*(_row(layer) for layer in layers), total]
+
+
+def _row(cost: LayerCost) -> Row:
+    return {
+        "layer": cost.layer,
+        "kind": str(cost.kind),
+        "bits": _widths(cost.weight_bits, cost.activation_bits, cost.output_bits),
+        "macs": cost.macs,
+        "weight_bytes": cost.weight_bytes,
+        "cycles": cost.cycles,
+        "latency_ms": cost.latency_ms,
+        "bound": cost.bound,
+        "runs_as": _runs_as(cost),
+    }
+
+
+def _widths(weight: int | None, activation: int, output: int) -> str:
+    inputs = f"a{activation}" if weight is None else f"w{weight} a{activation}"
+    return inputs if output == activation else f"{inputs} -> a{output}"
+
+
+def _runs_as(cost: LayerCost) -> str:
+    weight = None if cost.kind is LayerKind.ADD else cost.executed.weight_bits
+    same = cost.executed.activation_bits == cost.activation_bits and weight == cost.weight_bits
+    return "" if same else _widths(weight, cost.executed.activation_bits, cost.executed.activation_bits)

@@ -1,0 +1,229 @@
+"""The layer shapes of one inference, free of any framework, and the bit-widths of its tensors."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hw_models.errors import TargetError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+FLOAT_BITS: Final = 32
+"""The width that means float32."""
+WIDTHS: Final = (*range(1, 17), FLOAT_BITS)
+"""Every bit-width a tensor can have."""
+
+_MAX_NAMED = 3
+
+
+class LayerKind(StrEnum):
+    """What a layer computes."""
+
+    CONV = "conv"  # dense 1-D convolution; pointwise when the kernel has one tap
+    DEPTHWISE = "depthwise"
+    ADD = "add"  # elementwise sum of two tensors of one shape
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation on `[channels, frames]` tensors; stride 1, so every layer keeps the number of frames.
+
+    `weight_site`, `input_sites` and `output_site` name the tensors whose bit-widths an allocation chooses.
+    """
+
+    name: str
+    kind: LayerKind
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    dilation: int
+    weight_site: str | None
+    input_sites: tuple[str, ...]
+    output_site: str
+    bias: bool
+
+    def __post_init__(self) -> None:
+        """Refuse a shape that no network has.
+
+        Raises:
+            TargetError: names the layer.
+        """
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.dilation)
+        if min(sizes) < 1:
+            raise TargetError(
+                f"layer '{self.name}': channels, kernel_size, dilation are {sizes}; wanted 1 or more"
+            )
+        wanted_inputs = 2 if self.kind is LayerKind.ADD else 1
+        if len(self.input_sites) != wanted_inputs:
+            sites = len(self.input_sites)
+            raise TargetError(f"layer '{self.name}': {sites} input sites; a {self.kind} has {wanted_inputs}")
+        if (self.weight_site is None) != (self.kind is LayerKind.ADD):
+            wanted = "none" if self.kind is LayerKind.ADD else "one"
+            raise TargetError(
+                f"layer '{self.name}': weight_site is {self.weight_site!r}; a {self.kind} has {wanted}"
+            )
+        if self.kind is not LayerKind.CONV and self.in_channels != self.out_channels:
+            found = f"{self.in_channels} channels in and {self.out_channels} out"
+            raise TargetError(f"layer '{self.name}': {found}; a {self.kind} layer keeps their number")
+
+    @property
+    def fan_in(self) -> int:
+        """Weights that meet in one output element; 0 for an `add`."""
+        if self.kind is LayerKind.ADD:
+            return 0
+        return self.kernel_size * (self.in_channels if self.kind is LayerKind.CONV else 1)
+
+    @property
+    def macs_per_frame(self) -> int:
+        """Multiply-accumulates for one frame."""
+        return self.fan_in * self.out_channels
+
+    @property
+    def weight_count(self) -> int:
+        """Elements of the weight tensor."""
+        return self.fan_in * self.out_channels
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One inference: layers in execution order over `frames` frames.
+
+    `site_channels` maps each activation site to its channels, in the order of the activation columns of
+    `bits`. A site that no layer writes is an input of the network; one that no layer reads is an output.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    frames: int
+    frame_seconds: float
+    per_channel_scales: bool
+    site_channels: Mapping[str, int] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        """Check that the layers form a graph that can run in order.
+
+        Raises:
+            TargetError: names the layer and the site.
+        """
+        if not self.layers or self.frames < 1 or self.frame_seconds <= 0:
+            found = f"{len(self.layers)} layers, {self.frames} frames of {self.frame_seconds} s"
+            raise TargetError(f"workload '{self.name}': {found}; wanted a layer, a frame and a positive hop")
+        for what, names in (
+            ("layer", [layer.name for layer in self.layers]),
+            ("weight site", self.weight_sites),
+            ("written site", [layer.output_site for layer in self.layers]),
+            ("site", self.sites),
+        ):
+            if duplicates := _duplicates(names):
+                raise TargetError(f"workload '{self.name}': {what} '{duplicates[0]}' occurs twice")
+        self._check_graph()
+
+    def _check_graph(self) -> None:
+        writer = {layer.output_site: i for i, layer in enumerate(self.layers)}
+        for i, layer in enumerate(self.layers):
+            for site, channels in _declared_channels(layer):
+                if site not in self.site_channels:
+                    raise TargetError(
+                        f"layer '{layer.name}': activation site '{site}' is not in site_channels"
+                    )
+                if self.site_channels[site] != channels:
+                    found = f"site '{site}' has {self.site_channels[site]} channels"
+                    raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")
+            for site in layer.input_sites:
+                if writer.get(site, -1) >= i:
+                    raise TargetError(f"layer '{layer.name}': site '{site}' is read before a layer writes it")
+        used = {site for layer in self.layers for site in (*layer.input_sites, layer.output_site)}
+        if unused := [site for site in self.site_channels if site not in used]:
+            raise TargetError(f"workload '{self.name}': no layer reads or writes site '{unused[0]}'")
+
+    @cached_property
+    def weight_sites(self) -> tuple[str, ...]:
+        """Sites of weights, in execution order."""
+        return tuple(layer.weight_site for layer in self.layers if layer.weight_site is not None)
+
+    @cached_property
+    def activation_sites(self) -> tuple[str, ...]:
+        """Sites of activations, in the order of `site_channels`."""
+        return tuple(self.site_channels)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Every site, in the order of the columns of `bits`: weights, then activations."""
+        return (*self.weight_sites, *self.activation_sites)
+
+    @cached_property
+    def column(self) -> dict[str, int]:
+        """Column of `bits` of each site."""
+        return {site: i for i, site in enumerate(self.sites)}
+
+    @cached_property
+    def weight_layers(self) -> tuple[Layer, ...]:
+        """Layers with weights, in execution order: one per weight column."""
+        return tuple(layer for layer in self.layers if layer.weight_site is not None)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return sum(layer.weight_count + layer.out_channels * layer.bias for layer in self.weight_layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole inference."""
+        return self.frames * sum(layer.macs_per_frame for layer in self.layers)
+
+
+def bits_matrix(workload: Workload, allocations: Sequence[Mapping[str, int]]) -> IntArray:
+    """Bit-widths `[allocations, sites]`, columns in the order of `workload.sites`; 32 means float32.
+
+    Raises:
+        TargetError: an allocation misses a site, names one the workload lacks, or gives a width outside
+            `WIDTHS`.
+    """
+    wanted = workload.column.keys()
+    for allocation in allocations:
+        if unknown := allocation.keys() - wanted:
+            raise TargetError(f"allocation: unknown site {_some(unknown)}, not of workload '{workload.name}'")
+        if missing := wanted - allocation.keys():
+            raise TargetError(f"allocation: no bits for site {_some(missing)} of workload '{workload.name}'")
+    rows = [[allocation[site] for site in workload.sites] for allocation in allocations]
+    bits = np.array(rows, np.int64).reshape(len(rows), len(workload.sites))
+    check_bits(workload, bits)
+    return bits
+
+
+def check_bits(workload: Workload, bits: IntArray) -> None:
+    """Refuse a matrix that is not `[allocations, sites]` with widths in `WIDTHS`.
+
+    Raises:
+        TargetError: names the shape, or the first wrong site and its width.
+    """
+    if bits.ndim != 2 or bits.shape[1] != len(workload.sites):
+        wanted = f"[allocations, {len(workload.sites)}]"
+        raise TargetError(f"bits of shape {bits.shape}; wanted {wanted} for workload '{workload.name}'")
+    wrong = (bits < 1) | ((bits > 16) & (bits != FLOAT_BITS))
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        site = workload.sites[column]
+        raise TargetError(f"site '{site}': found {bits[row, column]} bits; wanted 1 to 16, or 32 for float32")
+
+
+def _declared_channels(layer: Layer) -> tuple[tuple[str, int], ...]:
+    inputs = tuple((site, layer.in_channels) for site in layer.input_sites)
+    return (*inputs, (layer.output_site, layer.out_channels))
+
+
+def _duplicates(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _some(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - _MAX_NAMED} more" if len(ordered) > _MAX_NAMED else ""
+    return ", ".join(f"'{name}'" for name in ordered[:_MAX_NAMED]) + rest

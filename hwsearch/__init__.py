@@ -1,0 +1,3 @@
+"""Mixed-precision search for speech separators."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Speech in, mixtures out: corpora, rooms, mixing, manifests."""

@@ -1,0 +1,81 @@
+"""Microphone arrays and the plane-wave geometry that features and rooms share.
+
+Coordinates are metres; arrays lie in the horizontal plane around their centre. A direction of arrival (DOA) is measured in
+degrees counter-clockwise from the x axis, along which the linear arrays lie; a linear array cannot tell theta from -theta, so
+its DOAs are 0 to 180.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPEED_OF_SOUND = 343.0
+"""Metres per second, in air at 20 degrees Celsius."""
+
+
+@dataclass(frozen=True)
+class MicrophoneArray:
+    """Where the microphones are.
+
+    Attributes:
+        positions: [mics, 2] metres from the array's centre. Microphone 0 is the reference.
+        pairs: microphone pairs (from 0) whose phase differences are features.
+        linear: whether front and back look the same.
+    """
+
+    name: str
+    positions: NDArray[np.float64]
+    pairs: tuple[tuple[int, int], ...]
+    linear: bool
+
+    @property
+    def microphones(self) -> int:
+        """Number of microphones."""
+        return len(self.positions)
+
+    @property
+    def max_doa_deg(self) -> float:
+        """DOAs lie between 0 and this."""
+        return 180.0 if self.linear else 360.0
+
+    def arrival_advance(self, doa_deg: float) -> NDArray[np.float64]:
+        """Seconds by which a plane wave from `doa_deg` reaches each microphone before the centre, [mics]."""
+        angle = np.deg2rad(doa_deg)
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        return self.positions @ direction / SPEED_OF_SOUND
+
+
+ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]
+
+
+def _linear(name: str, spacings_cm: list[float], pairs: tuple[tuple[int, int], ...]) -> MicrophoneArray:
+    x = np.concatenate([[0.0], np.cumsum(spacings_cm)]) / 100.0
+    positions = np.stack([x - x.mean(), np.zeros_like(x)], axis=1)
+    return MicrophoneArray(name, positions, pairs, linear=True)
+
+
+def _circular(name: str, microphones: int, radius_cm: float) -> MicrophoneArray:
+    angles = 2 * np.pi * np.arange(microphones) / microphones
+    positions = radius_cm / 100.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    neighbours = tuple((m, (m + 1) % microphones) for m in range(microphones))
+    opposites = tuple((m, m + microphones // 2) for m in range(microphones // 2))
+    return MicrophoneArray(name, positions, neighbours + opposites, linear=False)
+
+
+# The reference system's array (spacings: arXiv 2307.02909; pairs: 2011.07755, there counted from 1).
+_PAPER_PAIRS = ((1, 15), (2, 14), (3, 13), (1, 7), (12, 4), (11, 5), (12, 8), (7, 10), (8, 9))
+
+ARRAYS: dict[ArrayName, MicrophoneArray] = {
+    "linear15": _linear(
+        "linear15",
+        [7, 6, 5, 4, 3, 2, 1, 1, 2, 3, 4, 5, 6, 7],
+        tuple((m - 1, n - 1) for m, n in _PAPER_PAIRS),
+    ),
+    # 27 cm, no two of the chosen baselines alike: 27, 20, 17, 12, 8 and 5 cm, of which the smallest is free of spatial
+    # aliasing up to 3.4 kHz.
+    "linear6": _linear("linear6", [7, 5, 3, 5, 7], ((0, 5), (0, 4), (1, 5), (0, 2), (1, 3), (3, 4))),
+    "circular6": _circular("circular6", 6, 5.0),
+    "linear4": _linear("linear4", [4, 3, 5], ((0, 1), (0, 2), (0, 3), (1, 2))),
+}

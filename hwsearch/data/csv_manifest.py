@@ -1,0 +1,67 @@
+"""Reader of a CSV manifest with the columns `path`, `speaker` and, if wanted, `transcript`."""
+
+import csv
+from pathlib import Path
+
+from hwsearch.data.utterance import Utterance
+from hwsearch.errors import UserError
+
+_WANTED = ("path", "speaker")
+_OPTIONAL = ("transcript",)
+
+
+def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
+    """Read the utterances that a CSV file lists, in its order.
+
+    Paths are relative to the CSV file's folder. An empty transcript is none.
+
+    Raises:
+        UserError: the file is missing or no CSV, a column is missing or unknown, or a line lacks a value,
+            names a file that is not there or repeats one; names the file and the line.
+    """
+    try:
+        with manifest.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            _check_columns(manifest, list(reader.fieldnames or []))
+            utterances: dict[str, Utterance] = {}
+            for row in reader:
+                utterance = _utterance(row, manifest, reader.line_num)
+                if utterance.id in utterances:
+                    raise UserError(f"{manifest}:{reader.line_num}: path {row['path']!r} is listed twice")
+                utterances[utterance.id] = utterance
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(
+            f"{manifest}: no such file; wanted a CSV manifest of path,speaker[,transcript]"
+        ) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{manifest}: not readable as CSV ({error}); wanted path,speaker[,transcript]"
+        ) from None
+    if not utterances:
+        raise UserError(f"{manifest}: no utterance in it; wanted a line for each after the header")
+    return tuple(utterances.values())
+
+
+def _check_columns(manifest: Path, columns: list[str]) -> None:
+    for column in _WANTED:
+        if column not in columns:
+            raise UserError(f"{manifest}:1: no column '{column}'; wanted path,speaker[,transcript]")
+    for column in columns:
+        if column not in (*_WANTED, *_OPTIONAL):
+            raise UserError(f"{manifest}:1: unknown column {column!r}; wanted path,speaker[,transcript]")
+        if columns.count(column) > 1:
+            raise UserError(f"{manifest}:1: column '{column}' stands twice")
+
+
+def _utterance(row: dict[str | None, str | None], manifest: Path, line: int) -> Utterance:
+    if None in row:
+        raise UserError(f"{manifest}:{line}: more values than columns")
+    path, speaker = ((row[column] or "").strip() for column in _WANTED)
+    if not path or not speaker:
+        raise UserError(f"{manifest}:{line}: no {'speaker' if path else 'path'}")
+    if Path(path).is_absolute():
+        raise UserError(f"{manifest}:{line}: path {path!r} is absolute; wanted one relative to the manifest")
+    if not (manifest.parent / path).is_file():
+        raise UserError(f"{manifest}:{line}: {manifest.parent / path} is not there")
+    words = " ".join((row.get("transcript") or "").lower().split())
+    return Utterance(f"csv:{path}", f"csv:{speaker}", manifest.parent, (path,), words or None)

@@ -1,0 +1,103 @@
+"""Training data made as it is used: new utterance pairs, places, levels and rooms at every step."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import soxr
+
+from hwsearch.data.mixing import Audio, cut, draw_overlap, place, render
+from hwsearch.data.rooms import RoomBank
+from hwsearch.data.seeding import generator
+from hwsearch.errors import UserError
+from hwsearch.experiment import MixtureConfig
+
+
+@dataclass(frozen=True)
+class Example:
+    """One mixture for the separator: [mics, samples], the direction of its target in degrees, and the target [samples]."""
+
+    mixture: Audio
+    doa_deg: float
+    target: Audio
+
+
+@dataclass(frozen=True)
+class DynamicMixtures:
+    """An endless set of mixtures, each a pure function of its name.
+
+    Attributes:
+        speech: dry utterances of each speaker.
+        bank: rooms to put them in.
+        segment_samples: length of every mixture.
+        name: what the generators are seeded by.
+    """
+
+    speech: dict[str, list[Audio]]
+    bank: RoomBank
+    config: MixtureConfig
+    sample_rate: int
+    segment_samples: int
+    name: tuple[str | int, ...]
+
+    def example(self, epoch: int, index: int) -> Example:
+        """Example `index` of `epoch`."""
+        rng = generator(*self.name, epoch, index)
+        speakers = sorted(self.speech)
+        first, second = (speakers[i] for i in rng.choice(len(speakers), size=2, replace=False))
+        room = self.bank.rooms[int(rng.integers(len(self.bank.rooms)))]
+        source, other = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
+        overlap = draw_overlap(rng, self.config)
+        longest = round(self.segment_samples * (1 + overlap) / 2)
+        target = cut(rng, self.speech[first][int(rng.integers(len(self.speech[first])))], longest)
+        interferer = cut(rng, self.speech[second][int(rng.integers(len(self.speech[second])))], longest)
+        placement = place(rng, len(target), len(interferer), overlap)
+        responses = self.bank.impulse_responses(room.index)
+        sir_db = float(rng.normal(self.config.sir_mean_db, self.config.sir_std_db))
+        rendered = render(
+            rng,
+            target,
+            interferer,
+            responses[source],
+            responses[other],
+            placement,
+            sir_db,
+            self.config,
+            self.sample_rate,
+        )
+        return Example(
+            _to_length(rendered.mixture, self.segment_samples),
+            room.doa_deg[source],
+            _to_length(rendered.target, self.segment_samples),
+        )
+
+
+def speech_by_speaker(
+    utterances: Sequence[tuple[str, Audio]], sample_rate: int, speeds: Sequence[float]
+) -> dict[str, list[Audio]]:
+    """Group dry speech by speaker, with copies played faster and slower (pitch and tempo together).
+
+    Args:
+        utterances: (speaker, [samples]).
+        sample_rate: Hz.
+        speeds: factors; 1 is the recording itself.
+
+    Raises:
+        UserError: fewer than two speakers.
+    """
+    speech: dict[str, list[Audio]] = defaultdict(list)
+    for speaker, samples in utterances:
+        for speed in speeds:
+            played = samples if speed == 1.0 else soxr.resample(samples, sample_rate * speed, sample_rate)
+            speech[speaker].append(played.astype(np.float32))
+    if len(speech) < 2:
+        raise UserError(f"data.corpora: the training split has {len(speech)} speaker(s); wanted at least 2 to mix")
+    return dict(speech)
+
+
+def _to_length(samples: Audio, length: int) -> Audio:
+    missing = length - samples.shape[-1]
+    if missing <= 0:
+        return samples[..., :length]
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])

@@ -1,0 +1,249 @@
+"""The embedded corpus: sentences said by the formant voices of eSpeak NG, synthesised once into a cache.
+
+The library comes with the `espeakng_loader` package and is called through ctypes. It carries random state
+from one utterance to the next, so a corpus is synthesised from its first to its last utterance by one fresh
+process: the same experiment gives the same samples on every run of one library build.
+"""
+
+import ctypes
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from hwsearch.data.seeding import generator
+from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
+from hwsearch.data.splits import deal_speakers, sentence_split
+from hwsearch.data.utterance import Utterance, read_manifest, write_manifest
+from hwsearch.errors import UserError
+from hwsearch.experiment import Split
+from hwsearch.files import digest
+
+SAMPLE_RATE = 22_050
+"""Hz, fixed by the library."""
+
+PREFIX = "espeak:"
+
+_ACCENTS = (
+    "en-us",
+    "en-gb-x-rp",
+    "en-gb-scotland",
+    "en-029",
+    "en-gb-x-gbclan",
+    "en-gb-x-gbcwmd",
+    "en-us-nyc",
+    "en",
+)
+
+# The library's voice variants that sound like a person (no whispers, echoes or robots) and unlike each other:
+# each next one is the farthest from all before it, in long-term mel spectrum and pitch; the last ones are
+# near-twins.
+_VARIANTS = (
+    "f1", "ian", "klatt2", "iven2", "anika", "AnxiousAndy", "Reed", "Storm", "Nguyen", "Marco", "boris",
+    "grandma", "Alicia", "travis", "Lee", "kaukovalta", "belinda", "steph3", "david", "gustave", "Jacky",
+    "shelby", "ed", "m2", "victor", "m8", "Tweaky", "Andrea", "Diogo", "Mr serious", "klatt3", "Mario",
+    "Gene2", "f5", "paul", "Annie", "marcelo", "antonio", "Alex", "m7", "pablo", "mike2", "linda", "m1",
+    "Denis", "aunty", "robert", "edward", "quincy", "sandro", "f3", "iven", "m4", "john", "m5", "max",
+    "edward2", "m6", "f2", "rob", "f4", "Mike", "grandpa", "Gene", "klatt5", "klatt6", "m3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A synthetic speaker: accent and variant as the library names them, words per minute, pitch and its
+    range (0 to 100).
+    """
+
+    accent: str
+    variant: str
+    rate: int
+    pitch: int
+    pitch_range: int
+
+    @property
+    def name(self) -> str:
+        """The name that the library knows accent and variant by."""
+        return f"{self.accent}+{self.variant}"
+
+
+def voices(count: int) -> tuple[Voice, ...]:
+    """The first `count` synthetic speakers, always the same.
+
+    Variants differ for the first 67; beyond, a variant comes again with another accent, pitch and rate,
+    which makes a speaker less different from its namesake than two people are.
+    """
+    made = []
+    for index in range(count):
+        turn, place = divmod(index, len(_VARIANTS))
+        accent = _ACCENTS[(place + 3 * turn) % len(_ACCENTS)]
+        random = generator("voice", _VARIANTS[place], turn)
+        made.append(
+            Voice(
+                accent,
+                _VARIANTS[place],
+                rate=int(random.integers(140, 195)),
+                pitch=int(random.integers(30, 70)),
+                pitch_range=int(random.integers(35, 65)),
+            )
+        )
+    return tuple(made)
+
+
+def read_espeak(
+    shares: Mapping[Split, float],
+    speakers: int,
+    per_speaker: int,
+    digit_strings: float,
+    seed: int,
+    cache: Path,
+) -> dict[Split, tuple[Utterance, ...]]:
+    """Deal voices to splits and let each say sentences, of which a share are digit strings.
+
+    Sentences belong to splits by `sentence_split`. What is not in `cache` yet is synthesised; processes
+    that do so at the same time agree on one result.
+
+    Raises:
+        UserError: the library is not usable, or the cached corpus is damaged.
+    """
+    dealt = deal_speakers((PREFIX + voice.name for voice in voices(speakers)), shares, seed)
+    lines = _write_script(dealt, speakers, per_speaker, digit_strings, seed)
+    key = digest({"library": version("espeakng-loader"), "script": [asdict(line) for line in lines]})
+    folder = cache / f"espeak-{key[:16]}"
+    if not folder.is_dir():
+        _synthesise_into(folder, lines)
+    utterances = read_manifest(folder / "manifest.jsonl")
+    for utterance in utterances:
+        if not (folder / utterance.paths[0]).is_file():
+            raise UserError(
+                f"{folder}: {utterance.paths[0]} is gone; delete the folder to have it made again"
+            )
+    return {
+        split: tuple(utterance for utterance in utterances if dealt[utterance.speaker] is split)
+        for split in Split
+        if shares.get(split, 0.0) > 0
+    }
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One utterance to be synthesised."""
+
+    id: str
+    voice: Voice
+    text: str
+
+
+def _write_script(
+    dealt: Mapping[str, Split], speakers: int, per_speaker: int, digit_strings: float, seed: int
+) -> list[_Line]:
+    lines = []
+    for voice in voices(speakers):
+        split = dealt.get(PREFIX + voice.name)
+        if split is None:
+            continue
+        random = generator("espeak", seed, voice.name)
+        said: set[str] = set()
+        while len(said) < per_speaker:
+            # Spreads the digit strings evenly among the sentences, with exactly the share asked for.
+            is_digits = int((len(said) + 1) * digit_strings) > int(len(said) * digit_strings)
+            text = digits_in_words(draw_digits(random)) if is_digits else draw_sentence(random)
+            if sentence_split(text) is split and text not in said:
+                name = f"{PREFIX}{voice.name}-{len(said):04d}".replace(" ", "_")
+                said.add(text)
+                lines.append(_Line(name, voice, text))
+    return lines
+
+
+def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
+            fresh_process.submit(_synthesise, lines, unfinished).result()
+        unfinished.chmod(0o755)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            # Another process was faster; its corpus is the same.
+            if not folder.is_dir():
+                raise
+    except BrokenProcessPool:
+        raise UserError(
+            "eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package"
+        ) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _synthesise(lines: list[_Line], folder: Path) -> None:
+    synthesiser = _Synthesiser()
+    utterances = []
+    for number, line in enumerate(lines):
+        path = f"{number:05d}.flac"
+        sf.write(folder / path, synthesiser.say(line.voice, line.text), SAMPLE_RATE, subtype="PCM_16")
+        utterances.append(Utterance(line.id, PREFIX + line.voice.name, folder, (path,), line.text))
+    write_manifest(folder / "manifest.jsonl", tuple(utterances))
+
+
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+# Values of espeak-ng/speak_lib.h.
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+
+
+class _Synthesiser:
+    """The library, loaded and waiting; its state is global, so a process must not hold two."""
+
+    def __init__(self) -> None:
+        import espeakng_loader
+
+        try:
+            self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        except OSError as error:
+            raise UserError(
+                f"eSpeak NG does not load ({error}); wanted a working espeakng-loader package"
+            ) from None
+        data = str(espeakng_loader.get_data_path())
+        rate = self._library.espeak_Initialize(
+            _AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), _INITIALIZE_DONT_EXIT
+        )
+        if rate != SAMPLE_RATE:
+            raise UserError(
+                f"{data}: eSpeak NG does not start from these data (code {rate}); the path may be too long"
+            )
+        self._chunks: list[bytes] = []
+        self._callback = _CALLBACK(self._collect)
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def say(self, voice: Voice, text: str) -> NDArray[np.int16]:
+        """Speech at `SAMPLE_RATE` Hz, [samples]."""
+        if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+            raise UserError(
+                f"eSpeak NG has no voice {voice.name!r}; wanted the voices of espeakng-loader 0.2"
+            )
+        for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._chunks.clear()
+        encoded = text.encode()
+        self._library.espeak_Synth(
+            encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _CHARS_UTF8, None, None
+        )
+        self._library.espeak_Synchronize()
+        return np.frombuffer(b"".join(self._chunks), dtype=np.int16)
+
+    def _collect(self, samples: "ctypes._Pointer[ctypes.c_short] | None", count: int, _events: object) -> int:
+        if samples and count > 0:
+            self._chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0

@@ -1,0 +1,62 @@
+"""Reader of folders laid out as LibriSpeech: `<speaker>-<chapter>-<utterance>.flac` (or `.wav`), at any
+depth.
+"""
+
+import re
+from pathlib import Path
+
+from hwsearch.data.utterance import Utterance
+from hwsearch.errors import UserError
+
+_NAME = re.compile(r"([^-]+)-([^-]+)-([^-]+)\.(?:flac|wav)")
+
+
+def read_librispeech(root: Path) -> tuple[Utterance, ...]:
+    """Find the utterances below `root`, in order of their names.
+
+    Transcripts come from `*.trans.txt` or `transcripts.txt` where these are present: lines of `<utterance
+    id> <words>`.
+
+    Raises:
+        UserError: no such folder, no utterance in it, an utterance found twice, or a broken transcript line.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; wanted a LibriSpeech-style corpus")
+    transcripts = _transcripts(root)
+    found: dict[str, Utterance] = {}
+    for path in sorted(root.rglob("*")):
+        name = _NAME.fullmatch(path.name)
+        if name is None or not path.is_file():
+            continue
+        if path.stem in found:
+            raise UserError(f"{path}: utterance {path.stem} is already at {root / found[path.stem].paths[0]}")
+        found[path.stem] = Utterance(
+            id=f"librispeech:{path.stem}",
+            speaker=f"librispeech:{name[1]}",
+            root=root,
+            paths=(path.relative_to(root).as_posix(),),
+            transcript=transcripts.get(path.stem),
+        )
+    if not found:
+        raise UserError(
+            f"{root}: no <speaker>-<chapter>-<utterance>.flac or .wav; wanted a LibriSpeech-style corpus"
+        )
+    return tuple(found[stem] for stem in sorted(found))
+
+
+def _transcripts(root: Path) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for path in sorted([*root.rglob("*.trans.txt"), *root.rglob("transcripts.txt")]):
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted transcripts") from None
+        for number, line in enumerate(lines, start=1):
+            match line.split():
+                case []:
+                    continue
+                case [name, *rest] if rest:
+                    words[name] = " ".join(rest).lower()
+                case _:
+                    raise UserError(f"{path}:{number}: no words after the utterance id {line.strip()!r}")
+    return words

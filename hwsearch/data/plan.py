@@ -1,0 +1,201 @@
+"""One fixed mixture: drawn as a plan, then made to sound and written."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.audio import write_audio
+from hwsearch.data.dataset import Mixture, Talker
+from hwsearch.data.mixing import Audio, cut, draw_overlap, place, render
+from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
+from hwsearch.data.seeding import generator
+from hwsearch.data.utterance import Utterance, load_speech
+from hwsearch.experiment import DataConfig, Split
+from hwsearch.files import file_digest
+
+_CANDIDATES = 16
+"""Interferers drawn for a target, of which the first that is long enough for the overlap speaks."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a mixture that is decided before any sound is loaded.
+
+    Attributes:
+        name: the data digest.
+        index: number of the mixture in its split.
+        candidates: possible interferers, none of them the target's speaker.
+        target_source: the target's place among the room's sources.
+    """
+
+    name: str
+    data: DataConfig
+    split: Split
+    index: int
+    bank_folder: Path
+    room: Room
+    target_source: int
+    interferer_source: int
+    target: Utterance
+    candidates: tuple[Utterance, ...]
+
+    @property
+    def id(self) -> str:
+        """Split and number."""
+        return f"{self.split.value}-{self.index:05d}"
+
+    def path(self, part: str) -> str:
+        """A file of the mixture, relative to the data set's folder."""
+        return f"{self.split.value}/{self.index:05d}-{part}.wav"
+
+
+def draw_plans(
+    data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank
+) -> tuple[Plan, ...]:
+    """Draw a split's mixtures.
+
+    Every utterance is the target equally often, give or take once; room, sources and interfering speaker
+    are uniform.
+    """
+    by_speaker: dict[str, list[Utterance]] = {}
+    for utterance in speech:
+        by_speaker.setdefault(utterance.speaker, []).append(utterance)
+    speakers = sorted(by_speaker)
+    plans = []
+    for index, target in enumerate(_targets(name, split, speech, data.mixtures.count[split])):
+        rng = generator(name, "mixture", split, index)
+        room = bank.rooms[int(rng.integers(len(bank.rooms)))]
+        target_source, interferer_source = (
+            int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False)
+        )
+        others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
+        drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
+        candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
+        plans.append(
+            Plan(
+                name,
+                data,
+                split,
+                index,
+                bank.folder,
+                room,
+                target_source,
+                interferer_source,
+                target,
+                candidates,
+            )
+        )
+    return tuple(plans)
+
+
+def _targets(name: str, split: Split, speech: Sequence[Utterance], count: int) -> Iterator[Utterance]:
+    for turn in range(-(-count // len(speech))):
+        order = generator(name, "targets", split, turn).permutation(len(speech))
+        for place_in_turn in order[: count - turn * len(speech)]:
+            yield speech[int(place_in_turn)]
+
+
+def write_mixture(plan: Plan, folder: Path) -> Mixture:
+    """Load, mix and write one mixture.
+
+    Raises:
+        UserError: an utterance or a room's file is unusable.
+    """
+    data = plan.data
+    rng = generator(plan.name, "sound", plan.split, plan.index)
+    overlap = draw_overlap(rng, data.mixtures)
+    longest = round(data.mixtures.seconds * data.sample_rate)
+    spoken = load_speech(plan.target, data.sample_rate)
+    # The mixture lasts (target + interferer) / (1 + overlap): half of it at least is left to the interferer.
+    target = cut(rng, spoken, min(longest, int((0.5 + overlap) * longest)))
+    utterance, uncut_samples, interferer = _choose_interferer(rng, plan, len(target), overlap, longest)
+    placement = place(rng, len(target), len(interferer), overlap)
+    responses = RoomBank(plan.bank_folder, (plan.room,)).impulse_responses(plan.room.index)
+    sir_db = float(rng.normal(data.mixtures.sir_mean_db, data.mixtures.sir_std_db))
+    rendered = render(
+        rng,
+        target,
+        interferer,
+        responses[plan.target_source],
+        responses[plan.interferer_source],
+        placement,
+        sir_db,
+        data.mixtures,
+        data.sample_rate,
+    )
+    write_audio(folder / plan.path("mixture"), rendered.mixture, data.sample_rate)
+    write_audio(folder / plan.path("target"), rendered.target, data.sample_rate)
+    target_talker = _talker(
+        plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target)
+    )
+    interferer_talker = _talker(
+        utterance,
+        uncut_samples,
+        plan.room,
+        plan.interferer_source,
+        placement.interferer_start,
+        len(interferer),
+    )
+    return Mixture(
+        id=plan.id,
+        sample_rate=data.sample_rate,
+        samples=placement.samples,
+        array=data.array,
+        microphones=ARRAYS[data.array].microphones,
+        room=plan.room.index,
+        room_size_m=plan.room.size_m,
+        array_centre_m=plan.room.centre_m,
+        t60_s=plan.room.t60_s,
+        t60_measured_s=measure_t60(responses[plan.target_source, 0], data.sample_rate),
+        target=target_talker,
+        interferer=interferer_talker,
+        angle_deg=angle_between(target_talker.doa_deg, interferer_talker.doa_deg),
+        overlap_drawn=overlap,
+        overlap=placement.overlap(len(target), len(interferer)),
+        sir_db=sir_db,
+        noise_snr_db=data.mixtures.noise_snr_db,
+        target_kind=data.mixtures.target,
+        mixture_path=plan.path("mixture"),
+        mixture_sha256=file_digest(folder / plan.path("mixture")),
+        target_path=plan.path("target"),
+        target_sha256=file_digest(folder / plan.path("target")),
+    )
+
+
+def _choose_interferer(
+    rng: np.random.Generator, plan: Plan, target_samples: int, overlap: float, longest: int
+) -> tuple[Utterance, int, Audio]:
+    """The first candidate that speaks long enough, else the longest; cut to what overlap and `longest` allow.
+
+    An overlap r needs an interferer between r and 1 / r times as long as the target.
+    """
+    most = int((1 + overlap) * longest) - target_samples
+    if overlap > 0:
+        most = min(most, int(target_samples / overlap))
+    chosen, speech = plan.candidates[0], np.zeros(0, np.float32)
+    for candidate in plan.candidates:
+        loaded = load_speech(candidate, plan.data.sample_rate)
+        if len(loaded) > len(speech):
+            chosen, speech = candidate, loaded
+        if len(speech) >= min(most, int(overlap * target_samples)):
+            break
+    return chosen, len(speech), cut(rng, speech, most)
+
+
+def _talker(
+    utterance: Utterance, uncut_samples: int, room: Room, source: int, start: int, samples: int
+) -> Talker:
+    whole = samples == uncut_samples
+    return Talker(
+        utterance=utterance.id,
+        speaker=utterance.speaker,
+        transcript=utterance.transcript if whole else None,
+        position_m=room.sources_m[source],
+        doa_deg=room.doa_deg[source],
+        start=start,
+        samples=samples,
+        whole=whole,
+    )

@@ -1,0 +1,230 @@
+"""Simulated rooms: impulse responses from several source positions to the array, by the image method.
+
+A bank of rooms is made once per data set. A room's geometry is drawn from a generator seeded by the data set, the split and
+the room's number, so the bank is the same whatever the number of processes, and an interrupted bank continues.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray
+from hwsearch.data.seeding import generator
+from hwsearch.errors import UserError
+from hwsearch.experiment import DataConfig, RoomConfig, Split
+from hwsearch.files import atomic_write
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+WALL_MARGIN_M = 0.4
+"""Sources and microphones stay this far from every wall."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Geometry of one room; metres, seconds and degrees.
+
+    Attributes:
+        sources: [sources][3] positions.
+        doa_deg: direction of each source from the array.
+    """
+
+    index: int
+    size_m: tuple[float, float, float]
+    t60_s: float
+    centre_m: tuple[float, float, float]
+    sources_m: tuple[tuple[float, float, float], ...]
+    doa_deg: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RoomBank:
+    """A split's rooms with their impulse responses on disk."""
+
+    folder: Path
+    rooms: tuple[Room, ...]
+
+    def impulse_responses(self, index: int) -> NDArray[np.float32]:
+        """[sources, mics, taps] of one room.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = room_file(self.folder, index)
+        try:
+            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path}: unreadable impulse responses ({error}); delete it and build the data again") from None
+
+
+def room_file(folder: Path, index: int) -> Path:
+    """Where a room's impulse responses are."""
+    return folder / f"room-{index:05d}.npy"
+
+
+def draw_room(rng: np.random.Generator, index: int, config: RoomConfig, array: MicrophoneArray) -> Room:
+    """Draw a room: size, T60, the array's place and sources at different directions around it.
+
+    The linear array faces one half of the room; sources are at its height give or take 0.3 m, since a DOA in the horizontal
+    plane is all the separator is told.
+
+    Raises:
+        UserError: no room within the limits takes the sources (distances or angles too large for the sizes).
+    """
+    for _ in range(200):
+        size = rng.uniform(config.size_min_m, config.size_max_m)
+        t60 = float(rng.uniform(config.t60_min_s, config.t60_max_s))
+        centre = np.array([rng.uniform(0.35, 0.65) * size[0], rng.uniform(0.15, 0.5) * size[1], rng.uniform(1.0, 1.7)])
+        placed = _place_sources(rng, config, array, size, centre)
+        if placed is not None:
+            sources, doas = placed
+            return Room(index, _triple(size), t60, _triple(centre), tuple(_triple(s) for s in sources), tuple(doas))
+    raise UserError(
+        f"data.rooms: {config.sources_per_room} sources {config.min_angle_deg} degrees apart, {config.distance_min_m} to "
+        f"{config.distance_max_m} m away, fit in none of 200 rooms drawn; wanted larger rooms or milder limits"
+    )
+
+
+def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np.float32]:
+    """Impulse responses [sources, mics, taps] by the image method of pyroomacoustics.
+
+    One absorption for all walls, by Eyring's formula (which, unlike Sabine's, has a solution for every T60); image order high
+    enough for T60; the tail is cut T60 after the last direct sound, where it is 60 dB down.
+    """
+    import pyroomacoustics
+
+    absorption = eyring_absorption(room.size_m, room.t60_s)
+    shoebox = pyroomacoustics.ShoeBox(
+        room.size_m,
+        fs=sample_rate,
+        materials=pyroomacoustics.Material(absorption),
+        max_order=image_order(room.size_m, room.t60_s),
+    )
+    for source in room.sources_m:
+        shoebox.add_source(source)
+    centre = np.array(room.centre_m)
+    heights = np.full((array.microphones, 1), centre[2])
+    shoebox.add_microphone_array(np.hstack([centre[:2] + array.positions, heights]).T)
+    shoebox.compute_rir()
+    farthest = max(float(np.linalg.norm(np.array(source) - centre)) for source in room.sources_m)
+    # pyroomacoustics delays everything by half its fractional-delay filter.
+    latency = pyroomacoustics.constants.get("frac_delay_length") // 2
+    taps = math.ceil((room.t60_s + farthest / SPEED_OF_SOUND) * sample_rate) + 2 * latency
+    responses = np.zeros((len(room.sources_m), array.microphones, taps), dtype=np.float32)
+    for m, row in enumerate(shoebox.rir):
+        for s, response in enumerate(row):
+            kept = min(taps, len(response))
+            responses[s, m, :kept] = response[:kept]
+    return responses
+
+
+def eyring_absorption(size_m: Sequence[float], t60_s: float) -> float:
+    """Energy absorption of the walls for a T60: a = 1 - exp(-24 ln(10) V / (c S T60)) (Eyring, JASA 1930)."""
+    x, y, z = size_m
+    surface = 2 * (x * y + x * z + y * z)
+    return 1.0 - math.exp(-24 * math.log(10) * x * y * z / (SPEED_OF_SOUND * surface * t60_s))
+
+
+def image_order(size_m: Sequence[float], t60_s: float) -> int:
+    """Reflections needed so that every image within c * T60 is there along the room's two shortest sides."""
+    a, b, _ = sorted(size_m)
+    return max(1, math.ceil(SPEED_OF_SOUND * t60_s * math.hypot(a, b) / (a * b) - 1))
+
+
+def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float:
+    """T60 from Schroeder's backward integral: the line through -5 and -25 dB, extended to -60 (ISO 3382, T20).
+
+    Args:
+        response: [taps].
+        sample_rate: Hz.
+
+    Returns:
+        Seconds.
+    """
+    energy = np.cumsum(response[::-1].astype(np.float64) ** 2)[::-1]
+    decay_db = 10 * np.log10(np.maximum(energy / energy[0], 1e-12))
+    start, end = int(np.argmax(decay_db <= -5)), int(np.argmax(decay_db <= -25))
+    if end - start < 2:
+        return 0.0
+    slope = np.polyfit(np.arange(start, end) / sample_rate, decay_db[start:end], 1)[0]
+    return float(-60.0 / slope)
+
+
+def build_bank(
+    data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress
+) -> RoomBank:
+    """Simulate a split's rooms that are not on disk yet; every process has one thread."""
+    rooms = draw_rooms(data, data_digest, split)
+    missing = [room for room in rooms if not room_file(folder, room.index).is_file()]
+    progress(len(rooms) - len(missing), len(rooms))
+    if processes <= 1 or len(missing) < 2:
+        for done, room in enumerate(missing, start=1):
+            _simulate_to_file(room, data.array, data.sample_rate, folder)
+            progress(len(rooms) - len(missing) + done, len(rooms))
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]
+            for done, job in enumerate(as_completed(jobs), start=1):
+                job.result()
+                progress(len(rooms) - len(missing) + done, len(rooms))
+    return RoomBank(folder, rooms)
+
+
+def draw_rooms(data: DataConfig, data_digest: str, split: Split) -> tuple[Room, ...]:
+    """The geometry of a split's rooms; no sound is simulated."""
+    array = ARRAYS[data.array]
+    return tuple(
+        draw_room(generator(data_digest, "room", split, index), index, data.rooms, array)
+        for index in range(data.rooms.count.get(split, 0))
+    )
+
+
+def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
+    responses = simulate(room, ARRAYS[array], sample_rate)
+
+    def write(path: Path) -> None:
+        np.save(path, responses, allow_pickle=False)
+
+    atomic_write(room_file(folder, room.index), write)
+
+
+def _place_sources(
+    rng: np.random.Generator,
+    config: RoomConfig,
+    array: MicrophoneArray,
+    size: NDArray[np.float64],
+    centre: NDArray[np.float64],
+) -> tuple[list[NDArray[np.float64]], list[float]] | None:
+    sources: list[NDArray[np.float64]] = []
+    doas: list[float] = []
+    for _ in range(60 * config.sources_per_room):
+        doa = float(rng.uniform(0.0, array.max_doa_deg))
+        distance = rng.uniform(config.distance_min_m, config.distance_max_m)
+        angle = np.deg2rad(doa)
+        offset = np.array([distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.3, 0.3)])
+        position = centre + offset
+        inside = bool(np.all(position > WALL_MARGIN_M) and np.all(position < size - WALL_MARGIN_M))
+        if inside and all(angle_between(doa, other) >= config.min_angle_deg for other in doas):
+            sources.append(position)
+            doas.append(doa)
+        if len(sources) == config.sources_per_room:
+            return sources, doas
+    return None
+
+
+def angle_between(first_deg: float, second_deg: float) -> float:
+    """Angle between two directions, 0 to 180 degrees."""
+    difference = abs(first_deg - second_deg) % 360.0
+    return min(difference, 360.0 - difference)
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (round(float(value), 4) for value in values)
+    return x, y, z

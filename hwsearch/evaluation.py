@@ -1,0 +1,183 @@
+"""A separator judged on the test mixtures, per angle between the speakers, with 95 % confidence intervals."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.data.dataset import Mixture, load_mixture
+from hwsearch.errors import UserError
+from hwsearch.experiment import EvaluationConfig
+from hwsearch.metrics.errors import MetricUnavailable
+from hwsearch.metrics.perceptual import pesq_score, stoi_score
+from hwsearch.metrics.recognisers.base import Recogniser, transcribe_at
+from hwsearch.metrics.recognisers.ctc import CtcDigitRecogniser, labels_of, load_default
+from hwsearch.metrics.si_snr import si_snr
+from hwsearch.metrics.statistics import Estimate, mean_interval, wer_interval
+from hwsearch.metrics.wer import WordErrors, word_errors
+
+Audio = NDArray[np.float32]
+
+System = Callable[[Audio, float], Audio]
+"""Mixture [mics, samples] and the target's direction in degrees to the target [samples]."""
+
+MEANS = ("si_snr_db", "si_snr_improvement_db", "pesq", "stoi")
+"""Figures averaged over utterances, each beside that of the unprocessed mixture where there is one."""
+
+
+@dataclass(frozen=True)
+class UtteranceScores:
+    """What one test mixture gave.
+
+    Attributes:
+        scores: by metric; `mixture_` marks the unprocessed microphone 0. A metric without a value is absent.
+        words: word errors of `estimate`, `mixture` and clean `target`; empty where the words are not known.
+        unavailable: by metric, why it has no value.
+    """
+
+    id: str
+    angle_deg: float
+    t60_measured_s: float
+    scores: Mapping[str, float]
+    words: Mapping[str, WordErrors]
+    unavailable: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One angle bin, or all.
+
+    Attributes:
+        angles_deg: lower and upper end; the upper belongs to the bin only at the last one.
+        utterances: mixtures in the bin.
+        figures: by metric; `wer` and its kin are ratios, not percents.
+    """
+
+    angles_deg: tuple[float, float]
+    utterances: int
+    figures: Mapping[str, Estimate]
+
+
+def evaluate(
+    system: System,
+    folder: Path,
+    mixtures: Sequence[Mixture],
+    recogniser: Recogniser | None,
+    progress: Callable[[int, int], None],
+) -> list[UtteranceScores]:
+    """Separate and score every mixture.
+
+    Args:
+        system: what is judged.
+        folder: of the data set.
+        mixtures: from its manifest.
+        recogniser: counts words where the transcript is known and within its vocabulary; None: no words.
+        progress: told (done, total).
+
+    Raises:
+        UserError: a file of the data set is missing or changed.
+    """
+    results = []
+    for done, mixture in enumerate(mixtures, start=1):
+        sound, target = load_mixture(folder, mixture)
+        estimate = system(sound, mixture.target.doa_deg)
+        results.append(score_utterance(mixture, sound[0], estimate, target, recogniser))
+        progress(done, len(mixtures))
+    return results
+
+
+def score_utterance(
+    mixture: Mixture, unprocessed: Audio, estimate: Audio, target: Audio, recogniser: Recogniser | None
+) -> UtteranceScores:
+    """All metrics of one separated mixture; all signals are [samples] at microphone 0."""
+    scores: dict[str, float] = {}
+    unavailable: dict[str, str] = {}
+    for prefix, signal in (("mixture_", unprocessed), ("", estimate)):
+        for name, metric in (("si_snr_db", _si_snr), ("pesq", pesq_score), ("stoi", stoi_score)):
+            try:
+                scores[prefix + name] = float(metric(signal, target, mixture.sample_rate))
+            except MetricUnavailable as reason:
+                unavailable[prefix + name] = str(reason)
+    if "si_snr_db" in scores and "mixture_si_snr_db" in scores:
+        scores["si_snr_improvement_db"] = scores["si_snr_db"] - scores["mixture_si_snr_db"]
+    words: dict[str, WordErrors] = {}
+    said = mixture.target.transcript
+    if recogniser is not None and said is not None and _understood(recogniser, said):
+        for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
+            words[name] = word_errors(said, transcribe_at(recogniser, signal, mixture.sample_rate))
+    return UtteranceScores(
+        mixture.id, mixture.angle_deg, round(mixture.t60_measured_s, 4), scores, words, unavailable
+    )
+
+
+def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], seed: int) -> list[Summary]:
+    """A summary of each angle bin that has utterances, then of all."""
+    summaries = []
+    for low, high in zip(bins_deg, bins_deg[1:], strict=False):
+        last = high == bins_deg[-1]
+        chosen = [r for r in results if low <= r.angle_deg < high or (last and r.angle_deg == high)]
+        if chosen:
+            summaries.append(Summary((low, high), len(chosen), _figures(chosen, seed)))
+    summaries.append(Summary((bins_deg[0], bins_deg[-1]), len(results), _figures(results, seed)))
+    return summaries
+
+
+def make_recogniser(config: EvaluationConfig, mixtures: Sequence[Mixture]) -> Recogniser | None:
+    """The configured recogniser; a closed vocabulary is that of the mixtures' transcripts.
+
+    Raises:
+        UserError: the closed-vocabulary recogniser without transcripts, or not installed.
+    """
+    if config.recogniser == "none":
+        return None
+    if config.recogniser == "ctc-digits":
+        return load_default()
+    from hwsearch.metrics.recognisers.pocketsphinx_trigram import PocketsphinxTrigram
+
+    said = [m.target.transcript for m in mixtures if m.target.transcript is not None]
+    if not said:
+        raise UserError(
+            "evaluation.recogniser is 'pocketsphinx-closed', but no test mixture has a transcript; wanted a corpus with "
+            "transcripts, longer data.mixtures.seconds, or recogniser = 'none'"
+        )
+    return PocketsphinxTrigram(said)
+
+
+def to_json(results: Sequence[UtteranceScores], summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Summaries and single utterances, for the record and for paired tests."""
+    return {
+        "summaries": [asdict(summary) for summary in summaries],
+        "utterances": [asdict(result) for result in results],
+    }
+
+
+def _figures(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estimate]:
+    figures: dict[str, Estimate] = {}
+    for name in MEANS:
+        for column in (f"mixture_{name}", name):
+            values = [result.scores[column] for result in results if column in result.scores]
+            if values:
+                figures[column] = mean_interval(values)
+    for name in ("mixture", "estimate", "target"):
+        words = [result.words[name] for result in results if name in result.words]
+        if sum(word.words for word in words):
+            figures["wer" if name == "estimate" else f"{name}_wer"] = wer_interval(words, seed)
+    return figures
+
+
+def _si_snr(estimate: Audio, target: Audio, sample_rate: int) -> float:
+    del sample_rate
+    return float(si_snr(estimate, target))
+
+
+def _understood(recogniser: Recogniser, transcript: str) -> bool:
+    """Whether a recogniser could write the transcript at all: the digit recogniser knows ten words."""
+    if not isinstance(recogniser, CtcDigitRecogniser):
+        return True
+    try:
+        return bool(labels_of(transcript))
+    except ValueError:
+        return False

@@ -1,0 +1,310 @@
+"""The experiment file: one TOML that says everything a run depends on.
+
+Every section is a frozen pydantic model; unknown keys and values out of range are errors that name the key. Paths inside the
+file are relative to the file itself.
+"""
+
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hwsearch.errors import UserError
+from hwsearch.files import digest
+
+FLOAT_BITS = 32
+"""The bit-width that stands for 'left in floating point'."""
+
+
+class Section(BaseModel):
+    """A part of the experiment file: immutable, and an unknown key in it is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Split(StrEnum):
+    """The three disjoint parts of a data set."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"
+    TEST = "test"
+
+
+class CorpusKind(StrEnum):
+    """What a corpus is read from."""
+
+    LIBRISPEECH = "librispeech"
+    CSV = "csv"
+    FSDD = "fsdd"
+    ESPEAK = "espeak"
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Degrees = Annotated[float, Field(ge=0.0, le=360.0)]
+Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
+WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
+ActivationBits = Literal[4, 5, 6, 7, 8, 32]
+
+
+class CorpusConfig(Section):
+    """One source of speech.
+
+    `splits` gives the share of its speakers that each split takes; speakers are dealt by a hash of their name and the
+    experiment's seed. `root` is a folder (`librispeech`, `fsdd`) or a file (`csv`); `espeak` needs none.
+    """
+
+    kind: CorpusKind
+    root: Path | None = None
+    splits: dict[Split, Fraction]
+    digit_strings: Fraction = 0.0
+    """Share of utterances that are digit strings (`espeak`; `fsdd` is digit strings throughout)."""
+    speakers: Annotated[int, Field(ge=3, le=200)] = 40
+    """Number of synthetic voices (`espeak`)."""
+    utterances_per_speaker: Annotated[int, Field(ge=1, le=500)] = 12
+    """Utterances made for each speaker (`espeak`, `fsdd`)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.splits or sum(self.splits.values()) <= 0 or sum(self.splits.values()) > 1 + 1e-9:
+            raise ValueError("splits must name at least one split, with shares that sum to at most 1")
+        if (self.root is None) != (self.kind is CorpusKind.ESPEAK):
+            raise ValueError(f"root is {'wanted' if self.root is None else 'not used'} for kind '{self.kind.value}'")
+        return self
+
+
+class RoomConfig(Section):
+    """Simulated rooms: uniform draws between the two ends given (metres, seconds)."""
+
+    count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]
+    sources_per_room: Annotated[int, Field(ge=2, le=16)] = 4
+    size_min_m: tuple[Positive, Positive, Positive] = (4.0, 4.0, 2.5)
+    size_max_m: tuple[Positive, Positive, Positive] = (10.0, 8.0, 6.0)
+    t60_min_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.05
+    t60_max_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.7
+    distance_min_m: Annotated[float, Field(ge=0.2)] = 0.8
+    distance_max_m: Annotated[float, Field(ge=0.2)] = 2.5
+    min_angle_deg: Annotated[float, Field(ge=0.0, le=60.0)] = 5.0
+    """Smallest angle between two sources of one room, seen from the array."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for low, high, name in (
+            (self.t60_min_s, self.t60_max_s, "t60"),
+            (self.distance_min_m, self.distance_max_m, "distance"),
+            *zip(self.size_min_m, self.size_max_m, ("size",) * 3, strict=True),
+        ):
+            if low > high:
+                raise ValueError(f"{name} minimum {low} is above its maximum {high}")
+        return self
+
+
+class MixtureConfig(Section):
+    """How two reverberant speakers become one mixture, and how many mixtures are written to disk."""
+
+    count: dict[Split, Annotated[int, Field(ge=1, le=100_000)]]
+    """Mixtures per split. Training needs none: it mixes as it goes."""
+    seconds: Annotated[float, Field(ge=0.5, le=60.0)] = 4.0
+    """Longest mixture; longer utterances are cut."""
+    overlap_mean: Fraction = 0.85
+    overlap_min: Fraction = 0.6
+    sir_mean_db: Decibels = 0.0
+    sir_std_db: Annotated[float, Field(ge=0.0, le=20.0)] = 2.0
+    noise_snr_db: Decibels | None = None
+    """Level of spatially white sensor noise below the mixture; absent: no noise."""
+    target: Literal["reverberant", "early"] = "reverberant"
+    early_ms: Annotated[float, Field(gt=0.0, le=200.0)] = 50.0
+
+
+class DataConfig(Section):
+    """Speech, rooms and mixtures."""
+
+    sample_rate: Literal[8000, 16000] = 8000
+    array: Literal["linear15", "linear6", "circular6", "linear4"] = "linear6"
+    corpora: Annotated[tuple[CorpusConfig, ...], Field(min_length=1)]
+    rooms: RoomConfig
+    mixtures: MixtureConfig
+
+
+class SeparatorConfig(Section):
+    """The TF-masking TCN, in the symbols of the Conv-TasNet papers (X, R, B, H, P)."""
+
+    n_fft: Literal[128, 256, 512, 1024] = 256
+    hop_length: Annotated[int, Field(ge=16, le=512)] = 128
+    ipd: Literal["none", "angle", "cos_sin", "steered"] = "none"
+    """`angle`: the raw phase difference, as in the reference; `cos_sin`: its cosine and sine; `steered`: cosine and sine
+    of the phase difference after steering to the target's direction."""
+    beam: bool = True
+    """Whether the features of a superdirective beam towards the target are added."""
+    B: Annotated[int, Field(ge=4, le=1024)] = 64
+    H: Annotated[int, Field(ge=4, le=2048)] = 128
+    P: Literal[3, 5, 7] = 3
+    X: Annotated[int, Field(ge=1, le=10)] = 6
+    R: Annotated[int, Field(ge=1, le=8)] = 2
+    activation: Literal["prelu", "relu"] = "relu"
+    causal: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.n_fft % self.hop_length or self.n_fft // self.hop_length < 2:
+            raise ValueError(f"hop_length {self.hop_length} must divide n_fft {self.n_fft} at least twice")
+        return self
+
+
+class TrainingConfig(Section):
+    """Full-precision training of the base."""
+
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 60
+    steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 300
+    batch_size: Annotated[int, Field(ge=1, le=512)] = 8
+    segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 3.0
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    final_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-5
+    """The rate follows half a cosine from `learning_rate` to this over all epochs."""
+    gradient_clip: Positive = 5.0
+    patience: Annotated[int, Field(ge=1)] = 15
+    """Epochs without a better validation score after which training stops."""
+    speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
+    """Speeds at which the training speech is played."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network's convolutions; weights, losses and the optimizer stay in float32."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    loaders: Annotated[int, Field(ge=0, le=64)] = 0
+    """Processes that mix ahead of the training step."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class QuantizationConfig(Section):
+    """What a bit-width means."""
+
+    weight_scale: Literal["per_tensor", "per_channel"] = "per_channel"
+    weight_scale_method: Literal["mse", "max"] = "mse"
+    calibration_mixtures: Annotated[int, Field(ge=1)] = 8
+    """Validation mixtures from which activation ranges are read."""
+
+
+class SamplerKind(StrEnum):
+    """Who proposes the next allocations."""
+
+    RANDOM = "random"
+    NSGA2 = "nsga2"
+    TPE = "tpe"
+
+
+class SearchConfig(Section):
+    """The search over bit allocations."""
+
+    trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    sampler: SamplerKind = SamplerKind.NSGA2
+    population: Annotated[int, Field(ge=2, le=1000)] = 20
+    weight_bits: Annotated[tuple[WeightBits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
+    activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
+    fixed: dict[str, int] = Field(default_factory=dict)
+    """Site pattern (shell wildcards) to a bit-width that is not searched."""
+    validation_mixtures: Annotated[int, Field(ge=1)] = 16
+    targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")
+    """Built-in target names, or paths of target files."""
+    utterance_seconds: Positive = 4.0
+    """Length of the inference that the targets are charged for."""
+    max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Times a candidate whose scorer dies is tried before it counts as failed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("weight_bits", "activation_bits"):
+            widths = getattr(self, name)
+            if tuple(sorted(set(widths))) != widths:
+                raise ValueError(f"{name} {list(widths)} must rise without repeats")
+        return self
+
+
+class ExportConfig(Section):
+    """Which candidate the main job exports by itself."""
+
+    max_drop_db: Annotated[float, Field(ge=0.0, le=60.0)] = 0.5
+    """The smallest candidate that loses at most this against the full-precision base."""
+
+
+class EvaluationConfig(Section):
+    """How separated speech is judged."""
+
+    angle_bins_deg: Annotated[tuple[Degrees, ...], Field(min_length=2)] = (0.0, 15.0, 45.0, 90.0, 180.0)
+    recogniser: Literal["none", "ctc-digits", "pocketsphinx-closed"] = "ctc-digits"
+
+
+class Experiment(Section):
+    """All that a run depends on."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    base: str | None = None
+    """`embedded` for the base that ships with the package, a path of a base file, or absent: the one `hwsearch train` makes."""
+    data: DataConfig
+    separator: SeparatorConfig = SeparatorConfig()
+    training: TrainingConfig = TrainingConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+    search: SearchConfig = SearchConfig()
+    export: ExportConfig = ExportConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def data_digest(self) -> str:
+        """Hash of what the data set depends on; the data folder is named by it."""
+        return digest({"seed": self.seed, "data": self.data.model_dump(mode="json")})
+
+    def digest(self) -> str:
+        """Hash of the whole experiment."""
+        return digest(self.model_dump(mode="json"))
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read and validate an experiment file.
+
+    Raises:
+        UserError: the file is missing, is no TOML, or holds an unknown key or a value out of range; names the key.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: no such file; wanted an experiment file in TOML") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML ({error}); wanted an experiment file") from None
+    return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+
+
+def parse_experiment(content: Any, source: str) -> Experiment:
+    """Validate the parsed content of an experiment file; `source` names it in errors.
+
+    Raises:
+        UserError: one line with the key, the value found and what is wanted.
+    """
+    try:
+        return Experiment.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{source}: unknown key '{key}'; see the README for the keys there are") from None
+        found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" is {first['input']!r}"
+        raise UserError(f"{source}: {key}{found}: {message}") from None
+
+
+def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Make the paths of an experiment file absolute, relative to the file's own folder."""
+    base = content.get("base")
+    if isinstance(base, str) and base != "embedded":
+        content["base"] = str(folder / base)
+    data = content.get("data")
+    corpora = data.get("corpora") if isinstance(data, dict) else None
+    for corpus in corpora if isinstance(corpora, list) else []:
+        if isinstance(corpus, dict) and isinstance(corpus.get("root"), str):
+            corpus["root"] = str(folder / corpus["root"])
+    search = content.get("search")
+    if isinstance(search, dict) and isinstance(search.get("targets"), list):
+        search["targets"] = [
+            str(folder / target) if isinstance(target, str) and target.endswith(".toml") else target
+            for target in search["targets"]
+        ]
+    return content

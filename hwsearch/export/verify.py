@@ -1,0 +1,279 @@
+"""Proof that an exported file computes what the Brevitas network does.
+
+Comparing outputs alone proves little: one value that lies half-way between two integers may be rounded up by
+one runtime and down by another, and the difference spreads through the layers behind it. So every quantized
+tensor inside the graph is read from the runtime, and each layer is judged by itself: from the integers that
+the runtime gave it, the layer is computed in double precision, and the integers that the runtime made of it
+must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties, which are counted. The
+output against the Brevitas network's is measured beside that.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+from torch import Tensor
+
+from hwsearch.errors import UserError
+from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.metrics.errors import MetricUnavailable
+from hwsearch.metrics.si_snr import si_snr
+from hwsearch.separator.allocation import activation_sites
+from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, input_site, run_folded
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float
+
+ROUNDING_TOLERANCE = 1 / 64
+"""Steps by which a runtime's integer may be farther than half a step from the exact value. A float32 sum of K
+products is off by at most K * 2^-24 of the sum of their magnitudes, typically by its square root: with K =
+512 and a sum of magnitudes of 1,000 steps that is 0.03 steps at worst and 0.001 typically. A wrong weight,
+scale or zero point is off by whole steps."""
+
+FLOAT_TOLERANCE = 1e-4
+"""Largest difference of a floating-point output against the output's peak: a thousand times float32's
+resolution."""
+
+LEAST_AGREEMENT_DB = 20.0
+"""Least SI-SNR of the file's output against the Brevitas network's. Ties alone stay far above it."""
+
+
+class VerificationError(UserError):
+    """An exported file does not compute what the network does."""
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """How an exported file compares with the network it was made from.
+
+    Attributes:
+        runtime: what ran the file, with its version.
+        batches: feature batches compared.
+        frames: frames in all of them.
+        quantized_values: integers inside the graph that were judged.
+        ties: how many of them differ from the exactly rounded value; each lay within the tolerance of a tie.
+        worst_rounding: largest distance of an integer from the exact value, in steps; 0.5 without any float
+            error.
+        max_abs_difference: of the outputs, file against Brevitas network.
+        differing_fraction: share of output values that are not bit-equal.
+        max_difference_steps: the largest difference in steps of the output's grid; none where masks are
+            floating point.
+        si_snr_db: of the file's output against the network's, the least over batches; none for a silent
+            output.
+    """
+
+    runtime: str
+    batches: int
+    frames: int
+    quantized_values: int
+    ties: int
+    worst_rounding: float
+    max_abs_difference: float
+    differing_fraction: float
+    max_difference_steps: int | None
+    si_snr_db: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What a runtime made of one feature batch: the mask, and per quantized site its integers."""
+
+    mask: NDArray[np.float32]
+    integers: Mapping[str, NDArray[np.float64]]
+
+
+def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
+    """Run an ONNX file in ONNX Runtime and hold it to the network.
+
+    Args:
+        path: made by `export_onnx`.
+        network: what it was made from.
+        batches: raw features, [1, features, frames] each.
+
+    Raises:
+        VerificationError: an integer inside is not the nearest, or the output is not the network's.
+    """
+    model = onnx.load(path)
+    tensors = _site_tensors(model, network, "DequantizeLinear")
+    plain = _session(model)
+    for tensor in tensors.values():
+        model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.UINT8, None))
+    tapped = _session(model)
+
+    def run(features: Tensor) -> _Run:
+        mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
+        # Reading tensors out could keep the runtime from a fusion; then something else would have been
+        # verified.
+        if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
+            raise VerificationError(
+                f"{path}: its output changes when inner tensors are read; it cannot be verified"
+            )
+        return _Run(mask, {site: tap.astype(np.float64) for site, tap in zip(tensors, taps, strict=True)})
+
+    runs = [run(features) for features in batches]
+    return _judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
+
+
+def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
+    """`verify_onnx` for a QONNX file, in QONNX's executor; batches have the file's number of frames."""
+    model = ModelWrapper(str(path))
+    graph = model.graph
+    tensors = _site_tensors(model.model, network, "Quant")
+    grids = network.network.activation_grids()
+
+    def run(features: Tensor) -> _Run:
+        context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
+        integers: dict[str, NDArray[np.float64]] = {}
+        for site, tensor in tensors.items():
+            grid = grids[site]
+            if grid is not None:
+                integers[site] = np.rint(context[tensor].astype(np.float64) / grid.scale + grid.zero_point)
+        return _Run(context[graph.output[0].name].astype(np.float32), integers)
+
+    runs = [run(features) for features in batches]
+    return _judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
+
+
+def _session(model: ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _site_tensors(model: ModelProto, network: ExportedNetwork, operator: str) -> dict[str, str]:
+    """The tensor of each quantized site, by the order of execution, in which exporters write nodes.
+
+    `DequantizeLinear` has it as input, `Quant` as output; nodes that work on constants are weights and
+    biases.
+    """
+    widths = network.network.allocation.by_site
+    sites = [site for site in activation_sites(network.network.config) if not is_float(widths[site])]
+    computed = {output for node in model.graph.node for output in node.output} | {model.graph.input[0].name}
+    nodes = [node for node in model.graph.node if node.op_type == operator and node.input[0] in computed]
+    tensors = [node.input[0] if operator == "DequantizeLinear" else node.output[0] for node in nodes]
+    if len(tensors) != len(sites):
+        raise VerificationError(
+            f"the graph quantizes {len(tensors)} activations; the allocation has {len(sites)}"
+        )
+    return dict(zip(sites, tensors, strict=True))
+
+
+def _judge(
+    path: Path, network: ExportedNetwork, batches: Sequence[Tensor], runs: Sequence[_Run], runtime: str
+) -> VerificationReport:
+    """Judge every run, and gather what was found."""
+    exact = _double_precision(network)
+    output_grid = network.network.activation_grids()["masks"]
+    values = ties = differing = outputs = 0
+    worst = largest = 0.0
+    agreements: list[float] = []
+    for features, run in zip(batches, runs, strict=True):
+        steps = _judge_steps(path, network, exact, features, run)
+        values, ties, worst = values + steps.values, ties + steps.ties, max(worst, steps.worst_rounding)
+        with torch.no_grad():
+            wanted = network(features).numpy()
+        difference = np.abs(run.mask - wanted)
+        largest = max(largest, float(difference.max()))
+        differing += int((run.mask != wanted).sum())
+        outputs += wanted.size
+        try:
+            agreements.append(float(si_snr(run.mask.ravel(), wanted.ravel())))
+        except MetricUnavailable:
+            continue  # a constant mask has no SI-SNR; the steps have been judged all the same
+    agreement = min(agreements, default=None)
+    if agreement is not None and agreement < LEAST_AGREEMENT_DB:
+        raise VerificationError(
+            f"{path}: its output agrees with the network's to {agreement:.1f} dB; "
+            f"wanted {LEAST_AGREEMENT_DB:.0f} or more"
+        )
+    return VerificationReport(
+        runtime=runtime,
+        batches=len(batches),
+        frames=sum(features.shape[-1] for features in batches),
+        quantized_values=values,
+        ties=ties,
+        worst_rounding=worst,
+        max_abs_difference=largest,
+        differing_fraction=differing / max(outputs, 1),
+        max_difference_steps=None if output_grid is None else round(largest / output_grid.scale),
+        si_snr_db=agreement,
+    )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    values: int
+    ties: int
+    worst_rounding: float
+
+
+def _judge_steps(
+    path: Path, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run
+) -> _Steps:
+    """Hold every quantized tensor to its layer in double precision, and the mask to its own integers."""
+    grids = network.network.activation_grids()
+    values = ties = 0
+    worst = 0.0
+
+    def at_site(site: str, x: Tensor) -> Tensor:
+        nonlocal values, ties, worst
+        grid = grids[site]
+        if grid is None:
+            return x
+        found = torch.from_numpy(run.integers[site]) - grid.zero_point
+        quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
+        distance = float((found - quotient).abs().max())
+        if found.shape != x.shape or not distance <= 0.5 + ROUNDING_TOLERANCE:
+            raise VerificationError(
+                f"{path}: at '{site}' an integer is {distance:.3f} steps from the exact value"
+            )
+        values, worst = values + found.numel(), max(worst, distance)
+        ties += int((found != quotient.round()).sum())
+        return found * grid.scale
+
+    mask = run_folded(exact, network.normalise(features).double(), at_site).numpy()
+    tolerance = FLOAT_TOLERANCE * float(np.abs(mask).max())
+    distance = float(np.abs(mask - run.mask).max())
+    if not distance <= tolerance:
+        raise VerificationError(f"{path}: the mask is off by {distance:.3g}; wanted at most {tolerance:.3g}")
+    return _Steps(values, ties, worst)
+
+
+def _double_precision(network: ExportedNetwork) -> FoldedNetwork:
+    """The quantized network's weights and biases as real numbers in double precision."""
+    quantized = network.network
+    master = quantized.master_copy()
+    weights, grids = quantized.quantized_weights(), quantized.activation_grids()
+    layers: dict[str, FoldedLayer] = {}
+    for name, layer in master.layers.items():
+        weight, grid = weights[f"{name}.weight"], grids[input_site(name)]
+        if weight is None:
+            layers[name] = replace(layer, weight=layer.weight.double(), bias=layer.bias.double())
+            continue
+        value = weight.integers.double() * weight.scale.double()
+        layers[name] = replace(
+            layer, weight=value, bias=_exact_bias(layer.bias, weight.scale.flatten(), grid)
+        )
+    return replace(master, layers=layers)
+
+
+def _exact_bias(bias: Tensor, weight_scale: Tensor, grid: ActivationGrid | None) -> Tensor:
+    if grid is None:
+        return bias.double()
+    product_scale = weight_scale * grid.scale
+    return bias_integers(bias, product_scale).double() * product_scale.double()

@@ -1,0 +1,221 @@
+"""Questions to a table of candidates: conditions, the front, an order; and answers as a table, JSON or CSV.
+
+The conditions come first: the front of an answer is the front of the candidates that meet them all. A
+candidate with no value in a column meets no condition on it.
+"""
+
+import csv
+import io
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.markup import escape
+from rich.table import Table
+
+from hwsearch.errors import UserError
+from hwsearch.front.candidates import DROP, CandidateTable
+from hwsearch.front.pareto import non_dominated
+from hwsearch.search.objectives import QUALITY, QUALITY_CI95, SIZE
+
+_CONDITION = re.compile(r"\s*(?P<column>[^<>=\s]+)\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^<>=\s]+)\s*")
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "==": operator.eq,
+}
+
+AVERAGE_BITS = "average_bits"
+LABELS = ("candidate", "strategy", "uniform")
+"""Columns that name a candidate."""
+MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, SIZE, AVERAGE_BITS)
+"""Columns that come first, where they are there."""
+
+
+class OutputFormat(StrEnum):
+    """How an answer is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on a column."""
+
+    column: str
+    operator: str
+    value: float | str
+    """Text for `strategy`, else a number; `uniform` counts as 0 or 1."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A column to sort by."""
+
+    column: str
+    descending: bool
+
+
+def parse_condition(text: str) -> Condition:
+    """Read a condition such as `size_bytes<=120000`, `latency_ms[ethos-u55-128]<8` or `strategy==uniform`.
+
+    Raises:
+        UserError: not of the form column, operator, value; or the value is not of the column's kind.
+    """
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        raise UserError(
+            f"condition '{text}' is malformed; wanted COLUMN<=NUMBER, with one of <=, >=, <, >, =="
+        )
+    column, sign, value = match["column"], match["operator"], match["value"]
+    if column == "strategy":
+        if sign != "==":
+            raise UserError(f"condition '{text}' uses {sign} on a name; wanted strategy==NAME")
+        return Condition(column, sign, value)
+    if column == "uniform" and value in ("true", "false"):
+        return Condition(column, sign, float(value == "true"))
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise UserError(f"condition '{text}' compares with '{value}'; wanted a number")
+    return Condition(column, sign, number)
+
+
+def parse_order(text: str) -> Order:
+    """Read `COLUMN` or `COLUMN:desc`.
+
+    Raises:
+        UserError: something else behind the colon.
+    """
+    column, colon, direction = text.partition(":")
+    if not column or (colon and direction not in ("asc", "desc")):
+        raise UserError(f"order '{text}' is malformed; wanted COLUMN, COLUMN:asc or COLUMN:desc")
+    return Order(column, direction == "desc")
+
+
+def column_names(table: CandidateTable) -> tuple[str, ...]:
+    """Every column of a table: labels, then quality and size, then the others by name."""
+    main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
+    return (*main, *sorted(table.columns.keys() - set(main)))
+
+
+def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
+    """[N] values of a column.
+
+    Raises:
+        UserError: no such column; lists those there are.
+    """
+    labels: dict[str, npt.NDArray[Any]] = {
+        "candidate": table.candidate,
+        "strategy": table.strategy,
+        "uniform": table.uniform,
+    }
+    if name in labels:
+        return labels[name]
+    if name not in table.columns:
+        raise UserError(f"unknown column '{name}'; wanted one of {', '.join(column_names(table))}")
+    return table.columns[name]
+
+
+def query(
+    table: CandidateTable,
+    where: Sequence[Condition] = (),
+    order: Order | None = None,
+    *,
+    only_front: bool = True,
+) -> CandidateTable:
+    """The candidates that meet every condition, of these the non-dominated ones, in order.
+
+    Without an order the smallest comes first. Sorting is stable, and a candidate with no value in the column
+    comes last. A search that has scored nothing yet answers every question with nothing.
+
+    Raises:
+        UserError: a column that the table lacks.
+    """
+    if len(table) == 0:
+        return table
+    met = np.ones(len(table), dtype=np.bool_)
+    for condition in where:
+        met &= _OPERATORS[condition.operator](column_values(table, condition.column), condition.value)
+    answer = table.take(met)
+    if only_front:
+        answer = answer.take(front_mask(answer))
+    order = order or Order(SIZE, descending=False)
+    values = column_values(answer, order.column)
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
+    ranks = np.unique(values, return_inverse=True)[1]
+    return answer.take(np.lexsort((-ranks if order.descending else ranks, missing)))
+
+
+def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
+    """[N] which candidates are non-dominated in the search's objectives."""
+    if len(table) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    values = np.stack([column_values(table, objective.column) for objective in table.objectives], axis=1)
+    return non_dominated(values, [objective.direction for objective in table.objectives])
+
+
+def to_json(table: CandidateTable) -> str:
+    """A JSON list with one object per candidate; a missing value is null. Numbers are exact."""
+    names = column_names(table)
+    return json.dumps([dict(zip(names, row, strict=True)) for row in _rows(table, names)], indent=2)
+
+
+def to_csv(table: CandidateTable) -> str:
+    """CSV with a header; a missing value is empty. Numbers are exact."""
+    names = column_names(table)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(_rows(table, names))
+    return stream.getvalue()
+
+
+def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
+    """A table for the terminal: the main columns, every target's latency, and the columns named in `also`.
+
+    Raises:
+        UserError: a column in `also` that the table lacks.
+    """
+    every = column_names(table)
+    for name in also:
+        column_values(table, name)
+    shown = [name for name in every if name in MAIN_COLUMNS or name in also or name.startswith("latency_ms[")]
+    answer = Table()
+    for name in shown:
+        answer.add_column(escape(name), justify="left" if name == "strategy" else "right")
+    for row in _rows(table, shown):
+        answer.add_row(*(_cell(value) for value in row))
+    return answer
+
+
+def _rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Rows of plain Python values; None for NaN."""
+    columns = [column_values(table, name).tolist() for name in names]
+    return [
+        tuple(None if isinstance(value, float) and math.isnan(value) else value for value in row)
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
+    return escape(str(value))

@@ -1,0 +1,1 @@
+"""Speech recognisers that turn separated audio into words, so that word errors measure the separation."""

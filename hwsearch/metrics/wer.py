@@ -1,0 +1,73 @@
+"""Word errors by minimum edit distance, and the word error rate of a set of utterances."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import jiwer
+
+from hwsearch.metrics.errors import MetricUnavailable
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+_APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'"})
+_NOT_IN_A_WORD = re.compile(r"[^\w' ]|_")
+_LONE_APOSTROPHE = re.compile(r"(?<!\w)'+|'+(?!\w)")
+
+
+@dataclass(frozen=True)
+class WordErrors:
+    """Word errors of one utterance, or summed over many. `words` counts those of the reference."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    words: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    def __add__(self, other: "WordErrors") -> "WordErrors":
+        return WordErrors(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.words + other.words,
+        )
+
+
+def normalise(text: str) -> str:
+    """The form in which transcripts are compared.
+
+    Lower case; typographic apostrophes made plain and kept inside words (`don't`), dropped around them; other
+    punctuation becomes a space; digits are read one by one (`42` is `four two`, as in a digit string); single
+    spaces.
+    """
+    lowered = text.lower().translate(_APOSTROPHES)
+    spoken = re.sub(r"[0-9]", lambda digit: f" {DIGIT_WORDS[int(digit[0])]} ", lowered)
+    return " ".join(_LONE_APOSTROPHE.sub(" ", _NOT_IN_A_WORD.sub(" ", spoken)).split())
+
+
+def word_errors(reference: str, hypothesis: str) -> WordErrors:
+    """Errors of `hypothesis` against `reference`, both normalised first.
+
+    An empty reference has no words: every hypothesis word is an insertion.
+    """
+    wanted, heard = normalise(reference), normalise(hypothesis)
+    if not wanted:
+        return WordErrors(0, 0, len(heard.split()), 0)
+    alignment = jiwer.process_words(wanted, heard)
+    return WordErrors(alignment.substitutions, alignment.deletions, alignment.insertions, len(wanted.split()))
+
+
+def corpus_wer(utterances: Iterable[WordErrors]) -> float:
+    """Summed errors over summed reference words (0 is perfect; insertions can lift it above 1).
+
+    Raises:
+        MetricUnavailable: the references hold no word.
+    """
+    total = sum(utterances, start=WordErrors(0, 0, 0, 0))
+    if total.words == 0:
+        raise MetricUnavailable("the reference transcripts hold no words")
+    return total.errors / total.words

@@ -1,0 +1,36 @@
+"""What a search optimises: a column of metrics or costs, and its direction."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+
+QUALITY = "si_snr_improvement_db"
+"""Mean SI-SNR improvement over the mixture, dB."""
+QUALITY_CI95 = "si_snr_improvement_ci95_db"
+"""Half width of the 95 % confidence interval of `QUALITY`, dB."""
+UTTERANCES = "utterances"
+"""How many mixtures the mean is over."""
+SIZE = "size_bytes"
+"""Bytes of the file that ships."""
+
+
+class Direction(StrEnum):
+    """Whether more or less of an objective is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+class Objective(BaseModel):
+    """A column and its direction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    column: str
+    direction: Direction
+
+
+QUALITY_AND_SIZE = (
+    Objective(column=QUALITY, direction=Direction.MAXIMIZE),
+    Objective(column=SIZE, direction=Direction.MINIMIZE),
+)

@@ -1,0 +1,273 @@
+"""The record: the durable, append-only account of a search, from which everything else is rebuilt.
+
+One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
+is scored or has failed. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
+can tear only the last line; the next driver cuts it off. A lock of the operating system, which a kill
+releases, lets one driver at a time write to a folder.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from hwsearch.errors import UserError
+from hwsearch.search.objectives import Objective
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.jsonl"
+LOCK_FILE = "search.lock"
+
+REFERENCE = 0
+"""Number of the candidate that is the full-precision base, scored first and outside the space."""
+REFERENCE_STRATEGY = "full-precision"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0)]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class Entry(BaseModel):
+    """A line of the record: immutable, and an unknown key in it is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Header(Entry):
+    """The first line: what the candidates of this folder mean."""
+
+    event: Literal["header"] = "header"
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    experiment: str
+    """Hash of what a candidate's meaning depends on."""
+    provenance: dict[str, str]
+    """What else made the candidates, such as the hashes of the base and of the data."""
+    seed: int
+    objectives: tuple[Objective, ...]
+    widths: dict[str, tuple[int, ...]]
+    """Every site with the widths it may take."""
+    fixed: tuple[str, ...]
+    """Sites that the experiment fixes by pattern."""
+    versions: dict[str, str]
+    time: str
+
+
+class Asked(Entry):
+    """A candidate was proposed."""
+
+    event: Literal["asked"] = "asked"
+    candidate: Number
+    strategy: str
+    """Who proposed it."""
+    point: tuple[int, ...] | None
+    """Index of each free site's width; None for the full-precision reference."""
+    state: dict[str, Any]
+    """What the proposer wants back when the record is replayed."""
+    time: str
+
+
+class Scored(Entry):
+    """A candidate has its metrics and costs. Complete in itself: readers need no other line."""
+
+    event: Literal["scored"] = "scored"
+    candidate: Number
+    strategy: str
+    seed: int
+    allocation: dict[str, int]
+    metrics: dict[str, Finite]
+    costs: dict[str, Finite | None]
+    """None where a target has no finite cost, because the allocation does not run there."""
+    fidelity: str
+    seconds: Finite
+    worker: str
+    attempts: int
+    time: str
+
+
+class Failed(Entry):
+    """A candidate could not be scored; it is not asked again."""
+
+    event: Literal["failed"] = "failed"
+    candidate: Number
+    strategy: str
+    reason: str
+    seconds: Finite
+    worker: str
+    attempts: int
+    time: str
+
+
+Event = Asked | Scored | Failed
+
+_LINE: TypeAdapter[Header | Event] = TypeAdapter(
+    Annotated[Header | Asked | Scored | Failed, Field(discriminator="event")]
+)
+
+
+def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
+    """Read the record of a run folder, also while a driver writes it: a torn last line is left out.
+
+    Raises:
+        UserError: no record, another schema, or a line that is no valid entry; names file and line. Events
+            are read as they are asked for, so the iterator raises too.
+    """
+    path = folder / RECORD_FILE
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file; wanted the record of a search") from None
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    if not lines:
+        raise UserError(f"{path}: empty; wanted the record of a search")
+    return _parse_header(lines[0], path), _parse_events(lines, path)
+
+
+class Record:
+    """A run folder's record, open for appending by the one driver that holds the folder's lock."""
+
+    def __init__(self, folder: Path, header: Header) -> None:
+        """Lock the folder, cut off a torn last line, and write the header if the record is new.
+
+        Raises:
+            UserError: another process holds the folder, or it belongs to another experiment.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock_folder(folder)
+        self._path = folder / RECORD_FILE
+        try:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self.header = self._begin(folder, header)
+            except BaseException:
+                os.close(self._handle)
+                raise
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def append(self, event: Event) -> None:
+        """Write one entry; a scored or failed one is on the disk when this returns."""
+        self._write(event)
+        if not isinstance(event, Asked):
+            os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the record and release the folder."""
+        os.close(self._handle)
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _begin(self, folder: Path, header: Header) -> Header:
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._handle, whole)
+        if whole == 0:
+            self._write(header)
+            os.fsync(self._handle)
+            _sync_folder(folder)
+            return header
+        found = _parse_header(content[: content.index(b"\n")], self._path)
+        if found.experiment != header.experiment:
+            raise UserError(
+                f"{folder}: holds a search of experiment '{found.name}' ({found.experiment[:12]}), not of "
+                f"'{header.name}' ({header.experiment[:12]}); wanted an empty folder or that experiment"
+            )
+        for key in sorted(found.provenance.keys() | header.provenance.keys()):
+            before, here = found.provenance.get(key), header.provenance.get(key)
+            if before != here:
+                raise UserError(
+                    f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one"
+                )
+        return found
+
+    def _write(self, entry: Entry) -> None:
+        line = entry.model_dump_json().encode() + b"\n"
+        while line:
+            line = line[os.write(self._handle, line) :]
+
+
+def _lock_folder(folder: Path) -> int:
+    """Take the folder's lock; returns the handle that holds it.
+
+    `flock` belongs to the open file, so a second driver in the same process is refused as well.
+    """
+    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(handle, 32).decode(errors="replace").strip()
+        os.close(handle)
+        raise UserError(
+            f"{folder}: process {holder or 'unknown'} is searching here; wanted a folder of its own"
+        ) from None
+    os.ftruncate(handle, 0)
+    os.write(handle, f"{os.getpid()}\n".encode())
+    return handle
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the new file's name on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _parse_header(line: bytes, path: Path) -> Header:
+    entry = _parse_line(line, path, 1)
+    if not isinstance(entry, Header):
+        raise UserError(f"{path}, line 1: found a '{entry.event}' entry; wanted the header")
+    if entry.schema_version != SCHEMA_VERSION:
+        raise UserError(f"{path}: schema version {entry.schema_version}; wanted {SCHEMA_VERSION}")
+    return entry
+
+
+def _parse_events(lines: list[bytes], path: Path) -> Iterator[Event]:
+    """Parse and check the order: candidates are numbered as they are asked, and finished once, after that."""
+    asked = 0
+    finished: set[int] = set()
+    for number, line in enumerate(lines[1:], start=2):
+        entry = _parse_line(line, path, number)
+        if isinstance(entry, Header):
+            raise UserError(f"{path}, line {number}: found a second header; wanted one")
+        if isinstance(entry, Asked):
+            if entry.candidate != asked:
+                raise UserError(f"{path}, line {number}: candidate {entry.candidate} asked; wanted {asked}")
+            asked += 1
+        elif entry.candidate >= asked or entry.candidate in finished:
+            problem = "before it was asked" if entry.candidate >= asked else "a second time"
+            raise UserError(f"{path}, line {number}: candidate {entry.candidate} finished {problem}")
+        else:
+            finished.add(entry.candidate)
+        yield entry
+
+
+def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:
+    try:
+        return _LINE.validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        detail = f"{where}: {first['msg']}" if where else first["msg"]
+        raise UserError(
+            f"{path}, line {number}: not a valid entry ({detail}); wanted an undamaged record"
+        ) from None

@@ -1,0 +1,186 @@
+"""Activation grids from a few mixtures: for every site and width, the grid of least squared rounding error.
+
+The folded full-precision network runs twice over the mixtures: once for each site's extremes, once for a
+histogram between them. The grids are then searched on the histograms, so their cost does not grow with the
+mixtures.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hwsearch.errors import UserError
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, activation_sites
+from hwsearch.separator.folding import FoldedNetwork, run_folded
+from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
+
+GRID_WIDTHS = tuple(bits for bits in ACTIVATION_WIDTHS if not is_float(bits))
+"""Activation widths that need a grid."""
+
+_FORMAT = 1
+_BINS = 4096
+_SWEEPS = 3
+_FACTORS = 48
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The grid of every activation site at every width.
+
+    Attributes:
+        grids: site, then width, to grid.
+    """
+
+    grids: Mapping[str, Mapping[int, ActivationGrid]]
+
+    def grid(self, site: str, bits: int) -> ActivationGrid | None:
+        """The grid of a site at a width; none where the site stays in floating point."""
+        return None if is_float(bits) else self.grids[site][bits]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; scales keep every bit."""
+        return {
+            "format": _FORMAT,
+            "grids": {
+                site: {str(bits): [grid.scale, grid.zero_point] for bits, grid in by_width.items()}
+                for site, by_width in self.grids.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, sites: Sequence[str], source: str) -> Self:
+        """Validate what `to_json` gave, for a network with these activation sites.
+
+        Raises:
+            UserError: another format, a site or width missing or unknown, or a grid out of range; names
+                `source`.
+        """
+        if (
+            not isinstance(value, dict)
+            or value.get("format") != _FORMAT
+            or not isinstance(value.get("grids"), dict)
+        ):
+            raise UserError(
+                f"{source}: not a calibration of format {_FORMAT}; delete it and it is made again"
+            )
+        if set(value["grids"]) != set(sites):
+            raise UserError(
+                f"{source}: its sites are not those of the network; delete it and it is made again"
+            )
+        return cls({site: _grids_from_json(value["grids"][site], site, source) for site in sites})
+
+
+def calibrate(network: FoldedNetwork, features: Sequence[Tensor]) -> Calibration:
+    """Grids for every activation site and width.
+
+    Args:
+        network: the folded network, full precision.
+        features: normalised features of each mixture, [1, features, frames].
+
+    Raises:
+        ValueError: no features, or activations that are not finite.
+    """
+    if not features:
+        raise ValueError("calibration wants at least one mixture")
+    ranges: dict[str, tuple[float, float]] = {}
+    histograms: dict[str, Tensor] = {}
+
+    def widen(site: str, x: Tensor) -> Tensor:
+        low, high = (float(end) for end in torch.aminmax(x))
+        before = ranges.get(site, (0.0, 0.0))  # zero is always in range: padding and silence are exact
+        ranges[site] = (min(low, before[0]), max(high, before[1]))
+        return x
+
+    def count(site: str, x: Tensor) -> Tensor:
+        low, high = ranges[site]
+        if high > low:
+            counts = torch.histc(x.float(), _BINS, low, high).double()
+            histograms[site] = histograms[site] + counts if site in histograms else counts
+        return x
+
+    with torch.inference_mode():
+        for at_site in (widen, count):
+            for mixture in features:
+                run_folded(network, mixture, at_site)
+    for site, (low, high) in ranges.items():
+        if not (torch.isfinite(torch.tensor([low, high])).all()):
+            raise ValueError(f"the activations at {site} are not finite")
+    return Calibration(
+        {
+            site: {
+                bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS
+            }
+            for site in activation_sites(network.config)
+        }
+    )
+
+
+def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: int) -> ActivationGrid:
+    """The unsigned affine grid of least squared error for values with this histogram.
+
+    Zero is on the grid. The two ends are searched in turn, each over a sweep of clipping factors, until
+    neither moves.
+
+    Args:
+        histogram: counts in equal bins from `low` to `high`; none for a tensor that is zero throughout.
+        low: lowest value, at most 0.
+        high: highest value, at least 0.
+        bits: width of the grid.
+    """
+    if histogram is None:
+        return ActivationGrid(bits, ZERO_TENSOR_SCALE, 0)
+    width = (high - low) / len(histogram)
+    centres = low + width * (torch.arange(len(histogram), dtype=torch.float64) + 0.5)
+    factors = torch.linspace(1.0 / _FACTORS, 1.0, _FACTORS, dtype=torch.float64)
+    both = torch.stack([low * factors, high * factors], dim=1)
+    ends = _best_ends(histogram, centres, both, bits)
+    for _ in range(_SWEEPS):
+        before = ends
+        lows = torch.stack([low * factors, torch.full_like(factors, ends[1])], dim=1)
+        ends = _best_ends(
+            histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), lows]), bits
+        )
+        highs = torch.stack([torch.full_like(factors, ends[0]), high * factors], dim=1)
+        ends = _best_ends(
+            histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), highs]), bits
+        )
+        if ends == before:
+            break
+    scale, zero_point = _affine(torch.tensor([ends], dtype=torch.float64), bits)
+    return ActivationGrid(bits, float(scale[0]), int(zero_point[0]))
+
+
+def _affine(ends: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale (rounded to float32) and zero point of ranges [candidates, 2]."""
+    levels = 2**bits - 1
+    scale = ((ends[:, 1] - ends[:, 0]) / levels).float().double().clamp_min(torch.finfo(torch.float32).tiny)
+    return scale, (-ends[:, 0] / scale).round().clamp(0, levels)
+
+
+def _best_ends(histogram: Tensor, centres: Tensor, ends: Tensor, bits: int) -> tuple[float, float]:
+    """The pair of ends among [candidates, 2] whose grid has the least squared error; the first of equals."""
+    scale, zero_point = (column[:, None] for column in _affine(ends, bits))
+    levels = 2**bits - 1
+    rounded = (centres / scale).round_().clamp_(-zero_point, levels - zero_point).mul_(scale)
+    error = (rounded - centres).square_() @ histogram
+    best = ends[int(error.argmin())]
+    return float(best[0]), float(best[1])
+
+
+def _grids_from_json(value: Any, site: str, source: str) -> Mapping[int, ActivationGrid]:
+    """Validate the grids of one site."""
+    if not isinstance(value, dict) or set(value) != {str(bits) for bits in GRID_WIDTHS}:
+        raise UserError(f"{source}: site '{site}' wants a grid for each width of {list(GRID_WIDTHS)}")
+    grids: dict[int, ActivationGrid] = {}
+    for bits in GRID_WIDTHS:
+        match value[str(bits)]:
+            case [float(scale), int(zero_point)] if 0.0 < scale < 1e30 and 0 <= zero_point < 2**bits:
+                grids[bits] = ActivationGrid(bits, scale, zero_point)
+            case found:
+                raise UserError(
+                    f"{source}: site '{site}' at {bits} bits has grid {found!r}; wanted [scale, zero point]"
+                )
+    return grids

@@ -1,0 +1,99 @@
+"""A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, QuantizationConfig, Split
+from hwsearch.files import atomic_write_json, digest, read_json
+from hwsearch.separator.allocation import activation_sites
+from hwsearch.separator.base import base_digest, load_base
+from hwsearch.separator.calibration import Calibration, calibrate
+from hwsearch.separator.folding import FoldedNetwork, fold
+from hwsearch.separator.separator import Separator
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBase:
+    """All that a bit allocation is applied to."""
+
+    separator: Separator
+    folded: FoldedNetwork
+    calibration: Calibration
+    quantization: QuantizationConfig
+    base_sha256: str
+
+
+def load_checked_base(experiment: Experiment, path: Path) -> Separator:
+    """Load a base that must fit the experiment.
+
+    Raises:
+        UserError: no base there, or one of another network, array or sampling rate.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no base there; wanted one: run 'hwsearch train' on the experiment first")
+    separator, description = load_base(path)
+    for what, found, wanted in (
+        ("sampling rate", description.sample_rate, experiment.data.sample_rate),
+        ("array", description.array, experiment.data.array),
+        *(
+            (f"separator.{key}", getattr(description.separator, key), getattr(experiment.separator, key))
+            for key in type(experiment.separator).model_fields
+        ),
+    ):
+        if found != wanted:
+            raise UserError(f"{path}: the base has {what} {found}; the experiment '{experiment.name}' wants {wanted}")
+    return separator
+
+
+def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path) -> PreparedBase:
+    """Load, fold and calibrate a base; the calibration is kept in `cache` under a hash of what it depends on.
+
+    Args:
+        experiment: says which network, and how it is quantized.
+        path: the base file.
+        data_folder: the data set, whose first validation mixtures the activation ranges are read from.
+        cache: the calibration's file.
+
+    Raises:
+        UserError: an unusable base, data set or cache.
+    """
+    separator = load_checked_base(experiment, path)
+    folded = fold(separator.network)
+    key = digest(
+        {
+            "base": base_digest(path),
+            "data": manifest_hash(data_folder, Split.VALIDATION),
+            "mixtures": experiment.quantization.calibration_mixtures,
+        }
+    )
+    calibration = _cached(cache, key, experiment)
+    if calibration is None:
+        calibration = calibrate(folded, calibration_features(separator, experiment, data_folder))
+        atomic_write_json(cache, {"key": key, "calibration": calibration.to_json()})
+    return PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
+
+
+def calibration_features(separator: Separator, experiment: Experiment, data_folder: Path) -> Sequence[torch.Tensor]:
+    """Normalised features [1, features, frames] of the mixtures that activation ranges are read from."""
+    mixtures = open_dataset(data_folder, Split.VALIDATION)[: experiment.quantization.calibration_mixtures]
+    collected = []
+    for mixture in mixtures:
+        sound, _ = load_mixture(data_folder, mixture)
+        doa = torch.tensor([mixture.target.doa_deg])
+        with torch.no_grad():
+            collected.append(separator.analyse(torch.from_numpy(sound)[None], doa).normalised)
+    return collected
+
+
+def _cached(cache: Path, key: str, experiment: Experiment) -> Calibration | None:
+    if not cache.is_file():
+        return None
+    content = read_json(cache, "a calibration")
+    if not isinstance(content, dict) or content.get("key") != key:
+        return None
+    return Calibration.from_json(content.get("calibration"), activation_sites(experiment.separator), str(cache))

@@ -1,0 +1,113 @@
+"""From an experiment to a trained base on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from hwsearch.data.corpus import load_corpora
+from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
+from hwsearch.data.mixing import Audio
+from hwsearch.data.rooms import RoomBank, build_bank
+from hwsearch.data.utterance import load_speech
+from hwsearch.experiment import Experiment, Split
+from hwsearch.separator.base import BaseDescription, save_base
+from hwsearch.separator.separator import build_separator
+from hwsearch.training.checkpoint import TrainingProgress
+from hwsearch.training.fit import EpochReport, StepProgress, fit
+from hwsearch.workspace import Workspace
+
+VALIDATION_EXAMPLES = 128
+"""Fixed mixtures of held-out speakers in held-out rooms that choose the best epoch."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """Whom training tells of its progress."""
+
+    on_rooms: Callable[[int, int], None]
+    on_step: StepProgress
+    on_epoch: EpochReport
+
+
+def train_base(workspace: Workspace, processes: int, reports: Reports) -> TrainingProgress:
+    """Train the experiment's base, or go on training it, and write it to the run folder.
+
+    Raises:
+        UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
+    """
+    experiment = workspace.experiment
+    speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
+    sets = {}
+    for split in (Split.TRAIN, Split.VALIDATION):
+        bank = build_bank(
+            experiment.data,
+            experiment.data_digest(),
+            split,
+            workspace.rooms_folder(split),
+            processes,
+            reports.on_rooms,
+        )
+        sampled = [(u.speaker, load_speech(u, experiment.data.sample_rate)) for u in speech[split]]
+        speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
+        by_speaker = speech_by_speaker(sampled, experiment.data.sample_rate, speeds)
+        sets[split] = _mixtures(experiment, split, by_speaker, bank)
+    torch.manual_seed(experiment.seed)
+    separator = build_separator(experiment.data, experiment.separator)
+    progress = fit(
+        separator,
+        sets[Split.TRAIN],
+        [sets[Split.VALIDATION].example(0, index) for index in range(VALIDATION_EXAMPLES)],
+        experiment.training,
+        workspace.folder / "training",
+        training_digest(experiment),
+        reports.on_step,
+        reports.on_epoch,
+    )
+    save_base(trained_path(workspace), separator, describe(experiment, progress))
+    return progress
+
+
+def trained_path(workspace: Workspace) -> Path:
+    """Where training puts the base, whatever base the experiment's search uses."""
+    return workspace.folder / "base.safetensors"
+
+
+def training_digest(experiment: Experiment) -> str:
+    """Hash of what a trained base depends on: a search's settings may change under it."""
+    parts = {"name", "seed", "data", "separator", "training"}
+    kept = {name: value for name, value in experiment if name in parts}
+    return Experiment.model_validate(kept).digest()
+
+
+def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescription:
+    """What the base file says of itself."""
+    return BaseDescription(
+        sample_rate=experiment.data.sample_rate,
+        array=experiment.data.array,
+        separator=experiment.separator,
+        made_by={
+            "experiment": experiment.name,
+            "training_digest": training_digest(experiment),
+            "seed": str(experiment.seed),
+            "epochs": f"{progress.epoch} (best {progress.best_epoch})",
+            "validation_si_snr_improvement_db": f"{progress.best_score_db:.2f}",
+            "hwsearch": version("hwsearch"),
+            "torch": version("torch"),
+        },
+    )
+
+
+def _mixtures(
+    experiment: Experiment, split: Split, speech: dict[str, list[Audio]], bank: RoomBank
+) -> DynamicMixtures:
+    return DynamicMixtures(
+        speech,
+        bank,
+        experiment.data.mixtures,
+        experiment.data.sample_rate,
+        round(experiment.training.segment_seconds * experiment.data.sample_rate),
+        (experiment.data_digest(), "dynamic", split.value),
+    )

@@ -1,0 +1,93 @@
+"""The state of a training run on disk: enough to go on as if it had never stopped."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hwsearch.errors import UserError
+from hwsearch.files import atomic_write
+
+_KEY = "hwsearch_training"
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training run is.
+
+    Attributes:
+        epoch: epochs finished.
+        best_epoch: the one with the best validation score (0: none yet).
+        best_score_db: its mean SI-SNR improvement.
+        history: (training loss, validation score) of every epoch, dB.
+        experiment: digest of the experiment that the run belongs to.
+    """
+
+    experiment: str
+    epoch: int = 0
+    best_epoch: int = 0
+    best_score_db: float = -1e9
+    history: tuple[tuple[float, float], ...] = ()
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    best: Mapping[str, Tensor],
+    optimizer: torch.optim.Adam,
+    progress: TrainingProgress,
+) -> None:
+    """Write model, best weights so far, Adam's moments and progress in one atomic step."""
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
+    contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    metadata = {_KEY: json.dumps(asdict(progress))}
+    atomic_write(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Adam, experiment: str
+) -> tuple[TrainingProgress, dict[str, Tensor]]:
+    """Put a checkpoint's state into model and optimizer; return its progress and best weights.
+
+    Raises:
+        UserError: the file is damaged, or belongs to another experiment.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            content = json.loads((stored.metadata() or {})[_KEY])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        history = tuple((float(loss), float(score)) for loss, score in content.pop("history"))
+        progress = TrainingProgress(**content, history=history)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged checkpoint ({reason}); delete it to train from the start") from None
+    if progress.experiment != experiment:
+        raise UserError(
+            f"{path}: checkpoint of another experiment ({progress.experiment[:12]}, this one is {experiment[:12]}); "
+            "wanted the experiment file it was made with, or another run folder"
+        )
+    try:
+        model.load_state_dict(_part(tensors, "model."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "adam.").items():
+            index, field = name.split(".", 1)
+            moments.setdefault(int(index), {})[field] = tensor
+        groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: checkpoint does not fit the network ({reason})") from None
+    return progress, _part(tensors, "best.")
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,193 @@
+"""Full-precision training of the base."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hwsearch.data.dynamic import DynamicMixtures, Example
+from hwsearch.errors import UserError
+from hwsearch.experiment import TrainingConfig
+from hwsearch.separator.separator import Separator
+from hwsearch.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
+from hwsearch.training.loss import si_snr
+
+STATISTICS_EXAMPLES = 64
+"""Mixtures from which the mean and variance of the features are taken."""
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Mixtures [batch, mics, samples], directions [batch], targets [batch, samples]."""
+
+StepProgress = Callable[[int, int, float], None]
+"""Called after each step with (steps done, steps in all, loss in dB)."""
+
+EpochReport = Callable[[TrainingProgress], None]
+"""Called after each epoch."""
+
+
+@dataclass(frozen=True)
+class _Epoch(Dataset[Example]):
+    """One epoch's examples as a map-style dataset, so that worker processes can make them ahead."""
+
+    mixtures: DynamicMixtures
+    epoch: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        return self.mixtures.example(self.epoch, index)
+
+
+def fit(
+    separator: Separator,
+    training: DynamicMixtures,
+    validation: Sequence[Example],
+    config: TrainingConfig,
+    folder: Path,
+    experiment: str,
+    on_step: StepProgress,
+    on_epoch: EpochReport,
+) -> TrainingProgress:
+    """Train until the last epoch or until validation stops improving; the separator ends with the best weights.
+
+    A checkpoint is written after each epoch and found again on the next call: training goes on exactly where the last whole
+    epoch ended, since every example is a function of its epoch and number.
+
+    Args:
+        separator: fresh; its weights should come from a seeded generator.
+        training: the endless training set.
+        validation: fixed examples, all scored after each epoch.
+        config: sizes and rates.
+        folder: where the checkpoint lives.
+        experiment: digest the checkpoint is bound to.
+        on_step: told of every step.
+        on_epoch: told of every epoch.
+
+    Raises:
+        UserError: a damaged or foreign checkpoint, or a loss that is no number.
+    """
+    torch.set_num_threads(config.threads)
+    device = torch.device(config.device)
+    separator.to(device)
+    optimizer = torch.optim.Adam(separator.parameters(), lr=config.learning_rate)
+    checkpoint = folder / "checkpoint.safetensors"
+    progress = TrainingProgress(experiment)
+    best = {name: tensor.clone() for name, tensor in separator.state_dict().items()}
+    if checkpoint.is_file():
+        progress, best = load_checkpoint(checkpoint, separator, optimizer, experiment)
+    else:
+        set_feature_statistics(separator, [training.example(-1, i) for i in range(STATISTICS_EXAMPLES)])
+    while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
+        loss = _train_epoch(separator, optimizer, training, config, progress.epoch, on_step)
+        score = mean_improvement(separator, validation, config.batch_size)
+        progress = replace(
+            progress, epoch=progress.epoch + 1, history=(*progress.history, (round(loss, 4), round(score, 4)))
+        )
+        if score > progress.best_score_db:
+            progress = replace(progress, best_epoch=progress.epoch, best_score_db=score)
+            best = {name: tensor.clone() for name, tensor in separator.state_dict().items()}
+        save_checkpoint(checkpoint, separator, best, optimizer, progress)
+        on_epoch(progress)
+    separator.load_state_dict(best)
+    separator.eval()
+    return progress
+
+
+def set_feature_statistics(separator: Separator, examples: Sequence[Example]) -> None:
+    """Set the front end's feature mean and scale from examples."""
+    mixtures, doas, _ = collate(examples)
+    device = next(separator.parameters()).device
+    network = separator.network
+    network.feature_mean.zero_()
+    network.feature_scale.fill_(1.0)
+    with torch.no_grad():
+        raw = separator.analyse(mixtures.to(device), doas.to(device)).normalised
+    network.feature_mean.copy_(raw.mean(dim=(0, 2)))
+    network.feature_scale.copy_(1.0 / raw.std(dim=(0, 2)).clamp_min(1e-3))
+
+
+@torch.no_grad()
+def mean_improvement(separator: Separator, examples: Sequence[Example], batch_size: int) -> float:
+    """Mean SI-SNR improvement in dB over examples of one length."""
+    separator.eval()
+    device = next(separator.parameters()).device
+    improvements = []
+    for start in range(0, len(examples), batch_size):
+        mixtures, doas, targets = (part.to(device) for part in collate(examples[start : start + batch_size]))
+        estimates = separator(mixtures, doas)
+        improvements.append(si_snr(estimates, targets) - si_snr(mixtures[:, 0], targets))
+    return float(torch.cat(improvements).mean())
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples of one length."""
+    return (
+        torch.from_numpy(np.stack([example.mixture for example in examples])),
+        torch.tensor([example.doa_deg for example in examples], dtype=torch.float32),
+        torch.from_numpy(np.stack([example.target for example in examples])),
+    )
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Half a cosine from the first rate to the last over all steps (arXiv 1608.03983, equation 5, one period)."""
+    share = step / max(1, config.epochs * config.steps_per_epoch)
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def _train_epoch(
+    separator: Separator,
+    optimizer: torch.optim.Adam,
+    training: DynamicMixtures,
+    config: TrainingConfig,
+    epoch: int,
+    on_step: StepProgress,
+) -> float:
+    separator.train()
+    total = 0.0
+    for step, batch in enumerate(_batches(training, config, epoch)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, epoch * config.steps_per_epoch + step)
+        loss = _step(separator, optimizer, batch, config)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training.learning_rate is {config.learning_rate}: the loss became {loss} in epoch {epoch + 1}; "
+                "wanted a lower learning rate (the last checkpoint is kept)"
+            )
+        total += loss
+        on_step(step + 1, config.steps_per_epoch, loss)
+    return total / config.steps_per_epoch
+
+
+def _step(separator: Separator, optimizer: torch.optim.Adam, batch: Batch, config: TrainingConfig) -> float:
+    mixtures, doas, targets = (part.to(config.device, non_blocking=True) for part in batch)
+    with torch.no_grad():
+        analysis = separator.analyse(mixtures, doas)
+    with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+        mask = separator.network(analysis.normalised)
+    estimates = separator.synthesise(analysis, mask.float(), mixtures.shape[-1])
+    loss = -si_snr(estimates, targets).mean()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _batches(training: DynamicMixtures, config: TrainingConfig, epoch: int) -> Iterator[Batch]:
+    dataset = _Epoch(training, epoch, config.steps_per_epoch * config.batch_size)
+    loader: DataLoader[Example] = DataLoader(
+        dataset,
+        batch_size=config.batch_size,
+        collate_fn=collate,
+        num_workers=config.loaders,
+        multiprocessing_context="fork" if config.loaders else None,
+    )
+    return iter(loader)

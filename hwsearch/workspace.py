@@ -1,0 +1,77 @@
+"""Where things lie: the folder of an experiment's run, its data, its base."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.files import atomic_write_json, read_json
+from hwsearch.separator.base import EMBEDDED_BASE
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The paths of one experiment below the folder of all runs.
+
+    Attributes:
+        runs: folder of all runs.
+        experiment: what is run.
+    """
+
+    runs: Path
+    experiment: Experiment
+
+    @property
+    def folder(self) -> Path:
+        """The run folder: record, study, plots, exports."""
+        return self.runs / self.experiment.name
+
+    @property
+    def data_folder(self) -> Path:
+        """The data set; experiments with the same data section and seed share it."""
+        return self.runs / "data" / self.experiment.data_digest()[:16]
+
+    @property
+    def corpora_folder(self) -> Path:
+        """Synthesised speech, shared by all experiments."""
+        return self.runs / "corpora"
+
+    @property
+    def base_path(self) -> Path:
+        """The base that the search quantizes."""
+        if self.experiment.base == "embedded":
+            return EMBEDDED_BASE
+        if self.experiment.base is not None:
+            return Path(self.experiment.base)
+        return self.folder / "base.safetensors"
+
+    def rooms_folder(self, split: Split) -> Path:
+        """A split's impulse responses."""
+        return self.data_folder / "rooms" / split.value
+
+    def claim(self) -> None:
+        """Bind the run folder to the experiment, or check that it is bound to this very one.
+
+        Raises:
+            UserError: the folder was made by an experiment that differs.
+        """
+        path = self.folder / "experiment.json"
+        if not path.exists():
+            atomic_write_json(path, self.experiment.model_dump(mode="json"))
+        elif open_run(self.folder).digest() != self.experiment.digest():
+            raise UserError(
+                f"{self.folder}: made by an experiment '{self.experiment.name}' that differs from the file given; "
+                "wanted the same content, another name, or another --runs-dir"
+            )
+
+
+def open_run(folder: Path) -> Experiment:
+    """The experiment a run folder belongs to.
+
+    Raises:
+        UserError: not a run folder.
+    """
+    path = folder / "experiment.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run folder (no experiment.json in it); wanted one made by 'hwsearch'")
+    return parse_experiment(read_json(path, "the experiment of a run"), source=str(path))

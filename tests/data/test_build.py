@@ -1,0 +1,337 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from hwsearch.data.build import DataSet, build_data
+from hwsearch.data.corpus import load_corpora
+from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, Split, parse_experiment
+
+from .conftest import RATE
+
+MIXTURES = 12
+
+
+def _experiment(csv_corpus: Path, mixtures: int = MIXTURES, **mixing: object) -> Experiment:
+    return parse_experiment(
+        {
+            "name": "tiny",
+            "seed": 7,
+            "data": {
+                "array": "linear4",
+                "corpora": [
+                    {
+                        "kind": "csv",
+                        "root": str(csv_corpus),
+                        "splits": {"train": 0.3, "validation": 0.3, "test": 0.4},
+                    }
+                ],
+                "rooms": {
+                    "count": {"train": 1, "validation": 1, "test": 2},
+                    "sources_per_room": 3,
+                    "size_min_m": [4.0, 4.0, 2.5],
+                    "size_max_m": [5.0, 5.0, 3.0],
+                    "t60_min_s": 0.1,
+                    "t60_max_s": 0.12,
+                },
+                "mixtures": {
+                    "count": {"validation": 2, "test": mixtures},
+                    "seconds": 0.7,
+                    "overlap_mean": 0.8,
+                    **mixing,
+                },
+            },
+        },
+        source="test",
+    )
+
+
+def _build(experiment: Experiment, folder: Path, processes: int = 1) -> DataSet:
+    return build_data(experiment, folder, folder / "corpora", processes, lambda _done, _total: None)
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """All files but the hidden ones that a kill leaves."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+@pytest.fixture(scope="module")
+def experiment(csv_corpus: Path) -> Experiment:
+    return _experiment(csv_corpus)
+
+
+@pytest.fixture(scope="module")
+def folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data")
+    _build(experiment, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def mixtures(folder: Path) -> tuple[Mixture, ...]:
+    return open_dataset(folder, Split.TEST)
+
+
+def test_the_same_experiment_gives_the_same_bytes_in_one_process_or_two(
+    experiment: Experiment, folder: Path, tmp_path: Path
+) -> None:
+    _build(experiment, tmp_path, processes=2)
+    assert _content(tmp_path) == _content(folder)
+
+
+def test_a_build_killed_half_way_goes_on_and_ends_the_same(
+    experiment: Experiment, folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(
+        textwrap.dedent("""
+            import json, sys, time
+            from pathlib import Path
+            from hwsearch.data.build import build_data
+            from hwsearch.experiment import parse_experiment
+
+            def slowly(done, total):
+                print(done, total, flush=True)
+                time.sleep(0.05)
+
+            if __name__ == "__main__":
+                experiment = parse_experiment(json.loads(sys.argv[1]), "test")
+                build_data(experiment, Path(sys.argv[2]), Path(sys.argv[2]) / "corpora", 1, slowly)
+        """)
+    )
+    target = tmp_path / "data"
+    command = [sys.executable, str(script), experiment.model_dump_json(), str(target)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    kept: set[str] = set()
+    for _ in range(2):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        for line in process.stdout:
+            done, total = map(int, line.split())
+            if done >= total - MIXTURES + len(kept) + 3:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert not (target / "test" / "manifest.jsonl").exists()
+        kept = {line for line in (target / ".journal.jsonl").read_text().splitlines() if line}
+    assert 3 <= len(kept) < MIXTURES
+    with (target / ".journal.jsonl").open("a") as journal:
+        journal.write('{"id":"test-00011","sample_')
+    name = json.loads(min(kept))["mixture_path"]
+    written = (target / name).stat().st_mtime_ns
+    _build(experiment, target)
+    assert (target / name).stat().st_mtime_ns == written, "what was whole is kept"
+    assert _content(target) == _content(folder)
+
+
+def test_a_finished_build_is_left_alone_and_a_damaged_file_is_made_again(
+    experiment: Experiment, folder: Path, tmp_path: Path
+) -> None:
+    _build(experiment, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
+    _build(experiment, tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")} == before
+    damaged = tmp_path / "test" / "00003-target.wav"
+    damaged.write_bytes(damaged.read_bytes()[:-2])
+    (tmp_path / "test" / "00004-mixture.wav").unlink()
+    _build(experiment, tmp_path)
+    assert _content(tmp_path) == _content(folder)
+
+
+def test_progress_rises_to_the_number_of_rooms_and_mixtures(experiment: Experiment, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    build_data(experiment, tmp_path, tmp_path / "c", 1, lambda done, total: told.append((done, total)))
+    assert told[-1] == (4 + 2 + MIXTURES, 4 + 2 + MIXTURES)
+    assert told == sorted(told)
+
+
+def test_the_level_between_the_speakers_is_the_one_in_the_manifest(
+    folder: Path, mixtures: tuple[Mixture, ...]
+) -> None:
+    for mixture in mixtures:
+        sound, target = load_mixture(folder, mixture)
+        interferer = sound[0].astype(np.float64) - target
+        power = np.sum(target.astype(np.float64) ** 2) / mixture.target.samples
+        interferer_power = np.sum(interferer**2) / mixture.interferer.samples
+        assert 10 * np.log10(power / interferer_power) == pytest.approx(mixture.sir_db, abs=0.01)
+    assert np.std([mixture.sir_db for mixture in mixtures]) > 0.5
+
+
+def test_both_speak_where_the_manifest_says(folder: Path, mixtures: tuple[Mixture, ...]) -> None:
+    tail = round(0.15 * RATE)  # the longest T60 is 0.12 s
+    for mixture in mixtures:
+        sound, target = load_mixture(folder, mixture)
+        speaking = np.zeros((2, mixture.samples), bool)
+        for row, talker, heard in (
+            (0, mixture.target, target),
+            (1, mixture.interferer, sound[0] - target),
+        ):
+            end = talker.start + talker.samples
+            speaking[row, talker.start : end] = True
+            loud = np.sqrt(np.mean(heard[talker.start : end] ** 2))
+            assert np.abs(heard[: talker.start]).max(initial=0) < 0.02 * loud
+            assert np.abs(heard[end + tail :]).max(initial=0) < 0.05 * loud
+            assert np.abs(heard[end - RATE // 20 : end]).max() > 0.3 * loud
+        assert speaking.all(axis=0).mean() == pytest.approx(mixture.overlap, abs=1e-9)
+        assert mixture.samples <= 0.7 * RATE
+
+
+def test_overlap_is_the_one_drawn_where_utterances_are_long_enough(mixtures: tuple[Mixture, ...]) -> None:
+    for mixture in mixtures:
+        assert mixture.overlap == pytest.approx(mixture.overlap_drawn, abs=0.002)
+        assert 0.6 <= mixture.overlap <= 1.0
+
+
+def test_the_target_arrives_from_its_direction(folder: Path, mixtures: tuple[Mixture, ...]) -> None:
+    for mixture in mixtures:
+        for talker in (mixture.target, mixture.interferer):
+            east, north, _ = np.subtract(talker.position_m, mixture.array_centre_m)
+            assert abs(np.rad2deg(np.arctan2(north, east))) == pytest.approx(talker.doa_deg, abs=0.05)
+        assert mixture.angle_deg == pytest.approx(abs(mixture.target.doa_deg - mixture.interferer.doa_deg))
+        assert mixture.angle_deg >= 5.0
+
+
+def test_every_utterance_of_the_split_is_a_target_equally_often(
+    experiment: Experiment, mixtures: tuple[Mixture, ...], tmp_path: Path
+) -> None:
+    speech = load_corpora(experiment.data, experiment.seed, tmp_path)[Split.TEST]
+    counts = Counter(mixture.target.utterance for mixture in mixtures)
+    assert set(counts) <= {utterance.id for utterance in speech}
+    assert max(counts.values()) - (min(counts.values()) if len(counts) == len(speech) else 0) <= 1
+    assert all(mixture.target.speaker != mixture.interferer.speaker for mixture in mixtures)
+
+
+def test_a_cut_utterance_has_no_transcript_and_a_whole_one_keeps_its_words(
+    csv_corpus: Path, mixtures: tuple[Mixture, ...]
+) -> None:
+    talkers = [talker for mixture in mixtures for talker in (mixture.target, mixture.interferer)]
+    assert {talker.whole for talker in talkers} == {True, False}
+    for talker in talkers:
+        number = talker.utterance.removeprefix("csv:").removesuffix(".wav")
+        assert talker.transcript == (f"words number {number}" if talker.whole else None)
+        if talker.whole:
+            assert talker.samples == sf.info(csv_corpus.parent / f"{number}.wav").frames
+
+
+def test_training_and_test_share_no_room(experiment: Experiment, folder: Path) -> None:
+    rooms = [(folder / "rooms" / split.value / "room-00000.npy").read_bytes() for split in Split]
+    assert len(set(rooms)) == 3
+
+
+def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(
+    csv_corpus: Path, tmp_path: Path
+) -> None:
+    noisy = _experiment(csv_corpus, seconds=2.0, noise_snr_db=10.0, target="early", early_ms=20.0)
+    built = _build(noisy, tmp_path)
+    whole = [made for made in built.mixtures[Split.TEST] if made.target.whole and made.interferer.whole]
+    assert whole
+    for mixture in whole:
+        sound, target = load_mixture(tmp_path, mixture)
+        room = built.banks[Split.TEST].rooms[mixture.room]
+        responses = np.load(tmp_path / "rooms" / "test" / f"room-{mixture.room:05d}.npy")
+        images, early = [], []
+        for talker in (mixture.target, mixture.interferer):
+            dry = sf.read(csv_corpus.parent / talker.utterance.removeprefix("csv:"))[0]
+            response = responses[room.doa_deg.index(talker.doa_deg), 0]
+            first = response.copy()
+            first[np.argmax(np.abs(first)) + RATE // 50 :] = 0
+            placed = np.pad(dry, (talker.start, mixture.samples - talker.start - len(dry)))
+            images.append(np.convolve(placed, response)[: mixture.samples])
+            early.append(np.convolve(placed, first)[: mixture.samples])
+        assert np.corrcoef(early[0], target)[0, 1] > 0.99999
+        _, (residual,), *_ = np.linalg.lstsq(np.stack(images, axis=1), sound[0])
+        clean = np.sum(sound[0].astype(np.float64) ** 2) - residual
+        assert 10 * np.log10(clean / residual) == pytest.approx(10.0, abs=0.4)
+
+
+def test_a_changed_file_is_refused_by_name(experiment: Experiment, tmp_path: Path) -> None:
+    mixture = _build(experiment, tmp_path).mixtures[Split.TEST][0]
+    path = tmp_path / mixture.mixture_path
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"00000-mixture\.wav: changed since"):
+        load_mixture(tmp_path, mixture)
+    path.unlink()
+    with pytest.raises(UserError, match=r"00000-mixture\.wav: no such file"):
+        load_mixture(tmp_path, mixture)
+
+
+def test_a_broken_manifest_is_refused_with_its_line(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UserError, match="build the data first"):
+        open_dataset(tmp_path, Split.TEST)
+    with pytest.raises(UserError, match="build the data first"):
+        manifest_hash(tmp_path, Split.TEST)
+    first, second, *_ = (folder / "test" / "manifest.jsonl").read_text().splitlines()
+    for broken in (
+        second[:-9],
+        second.replace('"sir_db":', '"sir":'),
+        second.replace('"samples":', '"samples":"x","y":'),
+        "[]",
+    ):
+        (tmp_path / "test" / "manifest.jsonl").write_text(f"{first}\n{broken}\n")
+        with pytest.raises(UserError, match=r"manifest\.jsonl:2: broken line") as error:
+            open_dataset(tmp_path, Split.TEST)
+        assert "\n" not in str(error.value)
+    (tmp_path / "test" / "manifest.jsonl").write_text("")
+    with pytest.raises(UserError, match="empty"):
+        open_dataset(tmp_path, Split.TEST)
+
+
+def test_the_manifest_hash_covers_the_sound(folder: Path, experiment: Experiment, tmp_path: Path) -> None:
+    other = experiment.model_copy(update={"seed": 8})
+    _build(other, tmp_path)
+    assert manifest_hash(tmp_path, Split.TEST) != manifest_hash(folder, Split.TEST)
+
+
+def test_a_folder_of_another_experiment_is_refused(experiment: Experiment, tmp_path: Path) -> None:
+    _build(experiment, tmp_path)
+    with pytest.raises(UserError, match="holds the data of another experiment"):
+        _build(experiment.model_copy(update={"seed": 8}), tmp_path)
+
+
+def test_a_corpus_that_changed_under_its_data_is_refused(csv_corpus: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for path in csv_corpus.parent.iterdir():
+        (corpus / path.name).write_bytes(path.read_bytes())
+    experiment = _experiment(corpus / "all.csv", 2)
+    _build(experiment, tmp_path / "data")
+    manifest = corpus / "all.csv"
+    manifest.write_text(manifest.read_text().replace("Words number 3\n", "Other words\n"))
+    with pytest.raises(UserError, match="gained, lost or renamed"):
+        _build(experiment, tmp_path / "data")
+
+
+def test_mixtures_of_a_split_without_rooms_are_refused(experiment: Experiment, tmp_path: Path) -> None:
+    content = experiment.model_dump(mode="json")
+    del content["data"]["rooms"]["count"]["test"]
+    with pytest.raises(UserError, match=r"data\.rooms\.count: no 'test'"):
+        _build(parse_experiment(content, "test"), tmp_path)
+
+
+def test_an_unreadable_utterance_is_named(csv_corpus: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for path in csv_corpus.parent.iterdir():
+        (corpus / path.name).write_bytes(path.read_bytes()[: 60 if path.suffix == ".wav" else None])
+    for processes in (1, 2):
+        with pytest.raises(UserError, match=r"corpus/\d+\.wav: truncated") as error:
+            _build(_experiment(corpus / "all.csv", 4), tmp_path / "data", processes)
+        assert "\n" not in str(error.value)

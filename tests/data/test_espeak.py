@@ -1,0 +1,118 @@
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile as sf
+
+from hwsearch.data.espeak import SAMPLE_RATE, read_espeak, voices
+from hwsearch.data.splits import sentence_split
+from hwsearch.data.utterance import load_speech
+from hwsearch.errors import UserError
+from hwsearch.experiment import Split
+
+SHARES = {Split.TRAIN: 0.5, Split.VALIDATION: 0.25, Split.TEST: 0.25}
+SPEAKERS, PER_SPEAKER = 8, 4
+DIGITS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
+
+
+def _read(cache: Path, seed: int = 5, digit_strings: float = 0.5) -> dict[Split, tuple]:
+    return read_espeak(SHARES, SPEAKERS, PER_SPEAKER, digit_strings, seed, cache)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("espeak")
+    _read(folder)
+    return folder
+
+
+def _content(cache: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()
+    }
+
+
+def test_there_are_two_hundred_voices_with_different_names_and_settings() -> None:
+    assert len({voice.name for voice in voices(200)}) == 200
+    assert voices(200)[:40] == voices(40)
+    assert len({voice.variant for voice in voices(60)}) == 60
+
+
+def test_each_split_has_its_speakers_each_with_its_utterances(cache: Path) -> None:
+    speech = _read(cache)
+    assert {split: len(utterances) for split, utterances in speech.items()} == {
+        Split.TRAIN: 4 * PER_SPEAKER,
+        Split.VALIDATION: 2 * PER_SPEAKER,
+        Split.TEST: 2 * PER_SPEAKER,
+    }
+    said_by = [{utterance.speaker for utterance in utterances} for utterances in speech.values()]
+    assert all(not one & other for one, other in combinations(said_by, 2))
+
+
+def test_every_sentence_belongs_to_its_split_and_half_are_digit_strings(cache: Path) -> None:
+    for split, utterances in _read(cache).items():
+        assert all(sentence_split(utterance.transcript) is split for utterance in utterances)
+        digit_strings = [u for u in utterances if set(u.transcript.split()) <= DIGITS]
+        assert len(digit_strings) == len(utterances) / 2
+
+
+def test_a_corpus_is_read_from_the_cache_the_second_time(cache: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    assert _read(cache) == _read(cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_the_same_seed_synthesises_the_same_bytes_again(cache: Path, tmp_path: Path) -> None:
+    _read(tmp_path)
+    assert _content(tmp_path) == _content(cache)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_seed_says_other_things(cache: Path, tmp_path: Path) -> None:
+    mine = {utterance.transcript for utterances in _read(cache).values() for utterance in utterances}
+    other = {
+        utterance.transcript for utterances in _read(tmp_path, seed=6).values() for utterance in utterances
+    }
+    assert len(mine & other) < len(mine) / 10
+
+
+def test_speech_sounds_and_lasts_as_long_as_its_words_take(cache: Path) -> None:
+    for utterance in (u for utterances in _read(cache).values() for u in utterances):
+        samples, rate = sf.read(utterance.root / utterance.paths[0])
+        assert rate == SAMPLE_RATE
+        assert np.abs(samples).max() > 0.05
+        seconds = len(load_speech(utterance, 8000)) / 8000
+        assert 1.5 < len(utterance.transcript.split()) / seconds < 6.0
+
+
+def test_voices_differ_more_from_each_other_than_from_themselves(cache: Path) -> None:
+    def spectrum(utterances: list) -> np.ndarray:
+        said = np.concatenate([load_speech(utterance, 8000) for utterance in utterances])
+        _, power = scipy.signal.welch(said, 8000, nperseg=64)
+        return 10 * np.log10(power[1:-1])
+
+    utterances = [u for group in _read(cache).values() for u in group]
+    said_by = {
+        speaker: [u for u in utterances if u.speaker == speaker]
+        for speaker in {u.speaker for u in utterances}
+    }
+    within = [np.std(spectrum(said[::2]) - spectrum(said[1::2])) for said in said_by.values()]
+    between = [np.std(spectrum(one) - spectrum(other)) for one, other in combinations(said_by.values(), 2)]
+    assert np.median(between) > 2 * np.median(within)
+
+
+def test_two_processes_that_synthesise_at_once_agree(cache: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as threads:
+        results = [job.result() for job in [threads.submit(_read, tmp_path) for _ in range(2)]]
+    assert results[0] == results[1]
+    assert _content(tmp_path) == _content(cache)
+
+
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    utterance = _read(tmp_path)[Split.TRAIN][0]
+    (utterance.root / utterance.paths[0]).unlink()
+    with pytest.raises(UserError, match=r"is gone; delete the folder"):
+        _read(tmp_path)

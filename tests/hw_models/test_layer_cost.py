@@ -1,0 +1,87 @@
+import pytest
+
+from hw_models.layer_cost import (
+    Executed,
+    executed_activation,
+    executed_pair,
+    layer_cycles,
+    stored_weight_bytes,
+)
+from hw_models.shape import executed_shape
+from hw_models.target import Precisions
+from hw_models.workload import LayerKind
+from tests.hw_models.networks import TARGETS, layer
+
+
+def precisions(pairs, unsupported="widen"):
+    return Precisions(
+        pairs=tuple(pairs),
+        unsupported=unsupported,
+        activation_signed=True,
+        weight_signed=True,
+        accumulator_bits=32,
+        source="s",
+    )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "runs"),
+    [
+        ((8, 4), (8, 4)),
+        ((8, 3), (8, 4)),
+        ((5, 5), (8, 8)),
+        ((8, 9), (32, 32)),
+        ((16, 2), (32, 32)),
+        ((2, 2), (8, 4)),
+    ],
+)
+def test_a_pair_the_target_lacks_runs_in_the_next_wider_one(chosen, runs):
+    assert executed_pair(precisions([(8, 8), (8, 4), (32, 32)]), *chosen) == runs
+
+
+def test_a_pair_without_a_wider_one_is_refused():
+    assert executed_pair(precisions([(8, 8)]), 8, 16) is None
+    assert executed_activation(precisions([(8, 8)]), 16) is None
+
+
+def test_a_target_that_refuses_runs_only_what_it_lists():
+    strict = precisions([(8, 8), (4, 4)], "refuse")
+    assert executed_pair(strict, 4, 4) == (4, 4)
+    assert executed_pair(strict, 4, 3) is None
+    assert executed_activation(strict, 3) is None
+
+
+def stored(name, weight_bits, executed_bits, kind=LayerKind.CONV, dilation=1):
+    target = TARGETS[name]
+    x = layer(kind, "a", "x", "y", 33, 33, 1 if kind is LayerKind.CONV else 3, dilation)
+    shape = executed_shape(x, 50, target.dilation)
+    return stored_weight_bytes(target, x, shape, weight_bits, Executed(8, executed_bits, 8))
+
+
+def test_packed_weights_take_the_executed_width_and_the_channel_constants():
+    assert stored("cortex-m7-cmsis-nn", 3, 4) == 548 + 33 * 12  # 33 * 33 / 2 = 544.5 bytes, to a word
+    assert stored("bitfusion", 2, 2) == 273 + 33 * 8
+    assert stored("x86-onnxruntime", 4, 8) == 33 * 33 + 33 * 9
+    assert stored("x86-onnxruntime", 32, 32) == 4 * 33 * 33 + 33 * 4
+
+
+def test_encoded_weights_take_the_measured_bytes_of_the_chosen_width():
+    constants = 336  # 33 * 10 to a multiple of 16
+    assert stored("ethos-u55-128", 8, 8) == 1056 + constants  # 1089 * 0.958 = 1043.3
+    assert stored("ethos-u55-128", 2, 8) == 208 + constants  # 198.2
+    assert stored("ethos-u55-128", 1, 8) == stored("ethos-u55-128", 2, 8)
+
+
+def test_zeros_that_fill_a_dilated_kernel_are_stored_too():
+    plain = stored("ethos-u55-128", 8, 8, LayerKind.DEPTHWISE, dilation=2)
+    filled = stored("ethos-u55-128", 8, 8, LayerKind.DEPTHWISE, dilation=128)
+    assert plain == 96 + 336  # 99 * 0.958 = 94.8
+    assert filled == 272 + 336  # and 126 * 33 zeros of 0.04 bytes: 261.2
+
+
+def test_a_slow_memory_bounds_a_layer_with_many_weights():
+    target = TARGETS["ethos-u55-128"]
+    x = layer(LayerKind.CONV, "a", "x", "y", 512, 512)
+    cycles = layer_cycles(target, executed_shape(x, 4, target.dilation), Executed(8, 8, 8), 262_144)
+    assert cycles.compute == 4 * 2 * 64 * 16
+    assert (cycles.memory, cycles.bound) == (262_144, "memory")

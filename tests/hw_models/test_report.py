@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+
+from hw_models.report import COLUMNS, cost_rows
+from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, tcn
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_last_row_is_the_sum_of_the_others(name):
+    network = tcn()
+    widths = RUNNABLE_WIDTHS[name]
+    bits = np.random.default_rng(0).choice(widths, len(network.sites))
+    *rows, total = cost_rows(TARGETS[name], network, bits)
+    assert total["layer"] == "total"
+    assert all(tuple(row) == COLUMNS for row in (*rows, total))
+    for column in ("macs", "weight_bytes"):
+        assert total[column] == sum(row[column] for row in rows)
+    for column in ("cycles", "latency_ms"):
+        assert total[column] == pytest.approx(sum(row[column] for row in rows))
+
+
+def test_a_row_says_which_wider_widths_a_layer_runs_in():
+    network = tcn()
+    rows = cost_rows(TARGETS["cortex-m7-cmsis-nn"], network, np.full(len(network.sites), 3))
+    by_layer = {row["layer"]: row for row in rows}
+    assert by_layer["blocks.0.expand"]["bits"] == "w3 a3"
+    assert by_layer["blocks.0.expand"]["runs_as"] == "w4 a8"
+    assert by_layer["blocks.0.add"]["runs_as"] == "a8"
+
+
+def test_a_row_is_silent_where_the_chosen_widths_run():
+    network = tcn()
+    bits = np.full(len(network.sites), 8)
+    bits[network.column["masks"]] = 4
+    rows = cost_rows(TARGETS["bitfusion"], network, bits)
+    assert {row["runs_as"] for row in rows} == {""}
+    assert rows[-2]["bits"] == "w8 a8 -> a4"
+    assert {row["bound"] for row in rows[:-1]} <= {"compute", "memory", "overhead"}

@@ -1,0 +1,184 @@
+import re
+import tomllib
+
+import pytest
+
+from hw_models.errors import TargetError
+from hw_models.target import BUILT_IN, Target, built_in_targets, load_target
+from tests.hw_models.networks import TARGETS
+
+
+def text_of(name):
+    return (BUILT_IN / f"{name}.toml").read_text("utf-8")
+
+
+def refusal(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(TargetError) as error:
+        load_target(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def test_the_first_targets_are_built_in():
+    assert set(built_in_targets()) == {"bitfusion", "cortex-m7-cmsis-nn", "ethos-u55-128", "x86-onnxruntime"}
+
+
+@pytest.mark.parametrize("name", built_in_targets())
+def test_a_built_in_target_is_named_as_its_file(name):
+    assert TARGETS[name].name == name
+
+
+def numbers_without_source(table, path=()):
+    if any(isinstance(value, int | float | list) and not isinstance(value, bool) for value in table.values()):
+        has_numbers = [
+            v for v in table.values() if not (isinstance(v, list) and v and isinstance(v[0], dict))
+        ]
+        if (
+            any(isinstance(v, int | float | list) for v in has_numbers)
+            and not str(table.get("source", "")).strip()
+        ):
+            yield path
+    for key, value in table.items():
+        for i, part in enumerate(value if isinstance(value, list) else [value]):
+            if isinstance(part, dict):
+                yield from numbers_without_source(part, (*path, key, i))
+
+
+@pytest.mark.parametrize("name", built_in_targets())
+def test_every_number_of_a_target_stands_beside_its_source(name):
+    assert list(numbers_without_source(tomllib.loads(text_of(name)))) == []
+
+
+def test_a_user_loads_a_target_of_his_own(tmp_path):
+    path = tmp_path / "slow.toml"
+    path.write_text(text_of("cortex-m7-cmsis-nn").replace("280e6", "140e6"), "utf-8")
+    mine = load_target(str(path))
+    assert isinstance(mine, Target)
+    assert mine.clock.clock_hz == 140e6
+
+
+def test_capacity_is_that_of_the_level_that_holds_the_tensors():
+    assert TARGETS["cortex-m7-cmsis-nn"].capacity_bytes("weights") == 2 * 2**20
+    assert TARGETS["cortex-m7-cmsis-nn"].capacity_bytes("activations") == 1458176
+    assert TARGETS["bitfusion"].capacity_bytes("weights") is None
+
+
+def test_an_unknown_name_lists_the_built_in_ones():
+    with pytest.raises(TargetError, match="'cortex-m0': neither a file nor built in") as error:
+        load_target("cortex-m0")
+    assert all(name in str(error.value) for name in built_in_targets())
+
+
+def test_a_file_that_is_not_toml_is_refused_in_one_line(tmp_path):
+    assert refusal(tmp_path, "name = \n").startswith("not a TOML file (Invalid value (at line 1")
+
+
+@pytest.mark.parametrize("text", ["n = " + "[" * 100_000, "n = " + "1" * 5000])
+def test_a_file_made_to_overwhelm_the_reader_is_refused_in_one_line(tmp_path, text):
+    assert refusal(tmp_path, text).startswith("not a TOML file (")
+
+
+def test_a_file_that_is_not_text_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TargetError, match="cannot be read as UTF-8 text"):
+        load_target(path)
+
+
+@pytest.mark.parametrize(
+    ("base", "pattern", "replacement", "message"),
+    [
+        (
+            "bitfusion",
+            "clock_hz = 500e6",
+            "clock_hz = -1.0",
+            "clock.clock_hz: found -1.0; wanted input should be greater",
+        ),
+        ("bitfusion", "clock_hz = 500e6", "clock_hz = inf", "clock.clock_hz: found inf; wanted"),
+        ("bitfusion", "clock_hz = 500e6", "clock_hz = '500 MHz'", "clock.clock_hz: found '500 MHz'; wanted"),
+        (
+            "bitfusion",
+            "clock_hz = 500e6",
+            "clock_mhz = 500",
+            "clock.clock_hz: found nothing; wanted a value (1 more)",
+        ),
+        (
+            "bitfusion",
+            "rows = 16",
+            "rows = true",
+            "compute.rows: found True; wanted input should be a valid integer",
+        ),
+        ("bitfusion", "rows = 16", "rows = 16\nrings = 2", "compute.rings: found 2; wanted no such field"),
+        (
+            "bitfusion",
+            'rule = "bit_flexible_array"',
+            'rule = "magic"',
+            "compute.rule: found 'magic'; wanted one of",
+        ),
+        ("bitfusion", 'family = "bit_flexible_array"', 'family = "toy"', "family: found 'toy'; wanted"),
+        ("bitfusion", "pairs = \\[\\[8, 8\\]", "pairs = [[8, 64]", "precisions.pairs.0.1: found 64; wanted"),
+        (
+            "bitfusion",
+            '\\["weights", "activations"\\]',
+            '["weights"]',
+            "memory: 0 levels hold activations; wanted one",
+        ),
+        ("bitfusion", "(?s)\\[dilation\\].*?\n\n", "", "dilation: found nothing; wanted a value"),
+        (
+            "cortex-m7-cmsis-nn",
+            'source = "inside the measured rate"',
+            'source = "  "',
+            "overheads.source: found '  '; wanted string should have at least 1 character",
+        ),
+        (
+            "cortex-m7-cmsis-nn",
+            'source = "inside the measured rate"',
+            "",
+            "overheads.source: found nothing; wanted a value",
+        ),
+        (
+            "cortex-m7-cmsis-nn",
+            "pairs = \\[\\[8, 8\\], ",
+            "pairs = [[8, 8], [4, 4], ",
+            "compute.rates: found 0 rates for kernel 'conv', activation_bits 4, weight_bits 4; wanted one",
+        ),
+        (
+            "cortex-m7-cmsis-nn",
+            "pairs = \\[\\[8, 8\\], \\[8, 4\\]\\]",
+            "pairs = [[8, 8]]",
+            "compute.rates: rate ('conv', 8, 4) belongs to no pair of precisions.pairs",
+        ),
+        (
+            "cortex-m7-cmsis-nn",
+            "cycles_per_output = 20.0",
+            "cycles_per_output = nan",
+            "compute.rates.4.cycles_per_output: found nan; wanted",
+        ),
+        (
+            "ethos-u55-128",
+            'codec = "encoded"',
+            'codec = "packed"',
+            "storage.encoded_bytes_per_weight: wanted with codec 'encoded' and only with it",
+        ),
+        (
+            "ethos-u55-128",
+            ", \\[8, 0.958\\]",
+            "",
+            "storage.encoded_bytes_per_weight: wanted a size for 8-bit weights",
+        ),
+        (
+            "ethos-u55-128",
+            "\\[3, 0.279\\]",
+            "[3, 0.1]",
+            "storage.encoded_bytes_per_weight: wanted rising widths whose bytes do not fall",
+        ),
+    ],
+)
+def test_a_bad_field_is_refused_in_one_line_that_names_it(tmp_path, base, pattern, replacement, message):
+    text = re.sub(pattern, replacement, text_of(base), count=1)
+    assert text != text_of(base)
+    assert refusal(tmp_path, text).startswith(message)

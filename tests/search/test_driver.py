@@ -1,0 +1,301 @@
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from hwsearch.errors import UserError
+from hwsearch.executor import LocalExecutor
+from hwsearch.search.driver import run_search, unknown_neighbour
+from hwsearch.search.proposer import Candidate, Proposal, Result
+from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
+from hwsearch.search.space import build_space
+from hwsearch.search.study import MIRROR_FILE
+from hwsearch.separator.allocation import BitAllocation, uniform
+from tests.search.synthetic import (
+    cost,
+    cut_record,
+    essence,
+    events,
+    make_experiment,
+    make_scorer,
+    score,
+    search,
+)
+
+SAMPLERS = ("random", "nsga2", "tpe")
+
+
+class FirstInFirstOut(LocalExecutor):
+    """Three candidates in flight, finished in the order they were submitted."""
+
+    capacity = 3
+
+
+def failing(allocation: BitAllocation, when: Callable[[BitAllocation], bool]) -> Mapping[str, float]:
+    if when(allocation):
+        raise RuntimeError("no sound\nat all")
+    return score(allocation)
+
+
+def scored_allocations(folder: Path) -> list[tuple[tuple[str, int], ...]]:
+    return [tuple(event.allocation.items()) for event in events(folder) if isinstance(event, Scored)][1:]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_exactly_the_wanted_number_of_distinct_candidates_is_scored(tmp_path: Path, sampler: str) -> None:
+    summary = search(tmp_path, make_experiment(40, sampler=sampler))
+    found = scored_allocations(tmp_path)
+    assert len(found) == len(set(found)) == summary.scored == 40
+    assert str(summary) == f"done: 40 of 40 candidates scored, 0 failed, in {tmp_path}"
+
+
+def test_full_precision_comes_first_then_the_seeds_then_the_sampler(tmp_path: Path) -> None:
+    experiment = make_experiment(20)
+    search(tmp_path, experiment)
+    scored = [event for event in events(tmp_path) if isinstance(event, Scored)]
+    assert scored[0].allocation == uniform(experiment.separator, 32, 32).to_json()
+    assert [event.strategy for event in scored[1:]] == ["uniform"] * 6 + ["ends-at-8"] * 5 + ["nsga2"] * 9
+    assert [event.allocation["mask_head.weight"] for event in scored[1:7]] == [2, 3, 4, 5, 6, 8]
+
+
+def test_each_entry_carries_what_made_it(tmp_path: Path) -> None:
+    search(tmp_path, make_experiment(3))
+    event = events(tmp_path)[-1]
+    assert isinstance(event, Scored)
+    allocation = BitAllocation.of(event.allocation)
+    assert event.metrics == score(allocation)
+    assert event.costs == cost([allocation])[0]
+    assert (event.seed, event.fidelity, event.attempts) == (3, "post-training", 1)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_same_seed_same_record_and_another_seed_another(tmp_path: Path, sampler: str) -> None:
+    for folder, seed in (("a", 3), ("b", 3), ("c", 4)):
+        search(tmp_path / folder, make_experiment(30, seed, sampler=sampler))
+    assert essence(tmp_path / "a") == essence(tmp_path / "b")
+    assert scored_allocations(tmp_path / "a") != scored_allocations(tmp_path / "c")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("executor", [LocalExecutor, FirstInFirstOut])
+def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(
+    tmp_path: Path, sampler: str, executor: type[LocalExecutor]
+) -> None:
+    experiment = make_experiment(45, sampler=sampler)
+    search(tmp_path / "whole", experiment, executor(make_scorer))
+    length = (tmp_path / "whole" / RECORD_FILE).stat().st_size
+    for cut in np.random.default_rng(0).integers(0, length, 8).tolist():
+        folder = tmp_path / f"cut{cut}"
+        cut_record(tmp_path / "whole", folder, cut)
+        search(folder, experiment, executor(make_scorer))
+        assert finished(folder) == finished(tmp_path / "whole"), f"cut at byte {cut}"
+
+
+def finished(folder: Path) -> list[dict[str, object]]:
+    """What was scored, in order; a cut may move an `asked` line against a `scored` one."""
+    return [event for event in essence(folder) if event["event"] != "asked"]
+
+
+def test_more_trials_continue_a_finished_search(tmp_path: Path) -> None:
+    search(tmp_path / "grown", make_experiment(15))
+    search(tmp_path / "grown", make_experiment(30))
+    search(tmp_path / "whole", make_experiment(30))
+    assert essence(tmp_path / "grown") == essence(tmp_path / "whole")
+    assert search(tmp_path / "grown", make_experiment(10)).scored == 30
+
+
+def test_another_experiment_is_refused(tmp_path: Path) -> None:
+    search(tmp_path, make_experiment(3))
+    with pytest.raises(UserError, match="holds a search of experiment"):
+        search(tmp_path, make_experiment(3, sampler="tpe"))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_small_space_is_scored_whole_and_the_search_ends(tmp_path: Path, sampler: str) -> None:
+    fixed = {"blocks.*.weight": 4}
+    experiment = make_experiment(100, sampler=sampler, fixed=fixed, weight_bits=[2, 3, 4, 8])
+    summary = search(tmp_path, experiment)
+    assert summary.scored == len(set(scored_allocations(tmp_path))) == 4**2
+    assert "no more allocations" in str(summary)
+
+
+def test_failed_candidates_are_recorded_and_replaced(tmp_path: Path) -> None:
+    def bad(allocation: BitAllocation) -> bool:
+        return allocation.by_site["mask_head.weight"] == 3
+
+    executor = LocalExecutor(lambda: partial(failing, when=bad))
+    summary = search(tmp_path, make_experiment(25), executor)
+    failures = [event for event in events(tmp_path) if isinstance(event, Failed)]
+    assert summary.scored == len(scored_allocations(tmp_path)) == 25
+    assert summary.failed == len(failures) > 0
+    assert {event.reason for event in failures} == {"RuntimeError: no sound at all"}
+    assert search(tmp_path, make_experiment(25)).failed == len(failures)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
+def test_a_candidate_without_a_finite_quality_has_failed(tmp_path: Path, value: float | None) -> None:
+    def broken(allocation: BitAllocation) -> Mapping[str, float]:
+        if allocation.by_site["mask_head.weight"] != 2:
+            return score(allocation)
+        return {"utterances": 16.0} | ({} if value is None else {"si_snr_improvement_db": value})
+
+    summary = search(tmp_path, make_experiment(8), LocalExecutor(lambda: broken))
+    reasons = [event.reason for event in events(tmp_path) if isinstance(event, Failed)]
+    found = "absent" if value is None else value
+    assert summary.failed > 0
+    assert set(reasons) == {f"objective 'si_snr_improvement_db' is {found}; wanted a finite number"}
+
+
+def test_costs_that_are_not_finite_are_recorded_as_absent(tmp_path: Path) -> None:
+    experiment = make_experiment(4)
+    space = build_space(experiment.search, experiment.separator)
+    run_search(
+        experiment,
+        space,
+        LocalExecutor(make_scorer),
+        lambda allocations: [values | {"latency_ms[chip]": math.nan} for values in cost(allocations)],
+        tmp_path,
+        lambda _: None,
+    )
+    event = events(tmp_path)[-1]
+    assert isinstance(event, Scored)
+    assert event.costs["latency_ms[chip]"] is None
+    assert event.costs["size_bytes"] is not None
+
+
+def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    broken = LocalExecutor(lambda: partial(failing, when=lambda _: True))
+    with pytest.raises(
+        UserError, match=r"full-precision network cannot be scored \(RuntimeError: no sound at all\)"
+    ):
+        search(tmp_path, make_experiment(5), broken)
+    assert search(tmp_path, make_experiment(5)).scored == 5
+
+
+def test_a_search_whose_candidates_all_fail_gives_up(tmp_path: Path) -> None:
+    executor = LocalExecutor(lambda: partial(failing, when=lambda a: a.by_site["masks"] == 8))
+    with pytest.raises(UserError, match="10 candidates failed, as many as were wanted"):
+        search(tmp_path, make_experiment(10), executor)
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
+    calls = []
+
+    def interrupted(allocation: BitAllocation) -> Mapping[str, float]:
+        calls.append(allocation)
+        if len(calls) == 8:
+            raise KeyboardInterrupt
+        return score(allocation)
+
+    summary = search(tmp_path / "a", make_experiment(20), LocalExecutor(lambda: interrupted))
+    assert summary.interrupted
+    assert str(summary) == (
+        "interrupted: 6 of 20 candidates scored, 0 failed; "
+        f"run the same command again to continue in {tmp_path / 'a'}"
+    )
+    search(tmp_path / "a", make_experiment(20))
+    search(tmp_path / "b", make_experiment(20))
+    assert essence(tmp_path / "a") == essence(tmp_path / "b")
+
+
+def test_progress_counts_up_to_the_end(tmp_path: Path) -> None:
+    experiment = make_experiment(6)
+    space = build_space(experiment.search, experiment.separator)
+    seen = []
+    run_search(experiment, space, LocalExecutor(make_scorer), cost, tmp_path, seen.append)
+    assert [progress.scored for progress in seen] == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert seen[0].remaining_seconds is None
+    assert seen[-1].remaining_seconds == 0.0
+
+
+def test_a_strategy_of_ones_own_replaces_the_sampler_and_hears_of_every_candidate(tmp_path: Path) -> None:
+    class Stubborn:
+        """Proposes one point for ever."""
+
+        def __init__(self) -> None:
+            self.heard: list[Candidate] = []
+            self.told: list[Result] = []
+
+        def ask(self) -> Proposal:
+            return Proposal((0, 1, 2, 3, 4, 5, 0, 1), "stubborn", {"note": len(self.heard)})
+
+        def asked(self, candidate: Candidate) -> None:
+            self.heard.append(candidate)
+
+        def tell(self, result: Result) -> None:
+            self.told.append(result)
+
+    first, second = Stubborn(), Stubborn()
+    search(tmp_path, make_experiment(15), proposer=first)
+    asked = [event for event in events(tmp_path) if isinstance(event, Asked)]
+    assert [event.strategy for event in asked[12:]] == ["stubborn"] + ["stubborn-mutated"] * 3
+    assert asked[12].state == {"note": 11}
+    search(tmp_path, make_experiment(15), proposer=second)
+    assert (second.heard, second.told) == (first.heard, first.told)
+
+
+def test_optuna_reads_the_mirror(tmp_path: Path) -> None:
+    executor = LocalExecutor(lambda: partial(failing, when=lambda a: a.by_site["mask_head.weight"] == 3))
+    search(tmp_path, make_experiment(20), executor)
+    study = load_mirror(tmp_path)
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert len(complete) == 20
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.FAIL}
+    by_number = {event.candidate: event for event in events(tmp_path) if isinstance(event, Scored)}
+    for trial in complete:
+        event = by_number[trial.user_attrs["candidate"]]
+        assert trial.values == [event.metrics["si_snr_improvement_db"], event.costs["size_bytes"]]
+        assert trial.params == {site: event.allocation[site] for site in trial.params}
+        assert trial.user_attrs["strategy"] == event.strategy
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "stale lock"])
+def test_the_mirror_is_made_anew_from_the_record(tmp_path: Path, damage: str) -> None:
+    search(tmp_path, make_experiment(10))
+    path = tmp_path / MIRROR_FILE
+    match damage:
+        case "missing":
+            path.unlink()
+        case "torn":
+            path.write_bytes(path.read_bytes()[:-7])
+        case "stale lock":
+            (tmp_path / f"{MIRROR_FILE}.lock").symlink_to(path)
+    search(tmp_path, make_experiment(12))
+    assert len(load_mirror(tmp_path).trials) == 12
+
+
+def load_mirror(folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / MIRROR_FILE)))
+    return optuna.load_study(study_name="synthetic", storage=storage)
+
+
+SHAPE = (3, 2, 2)
+POINTS = st.tuples(*(st.integers(0, n - 1) for n in SHAPE))
+
+
+@given(st.sets(POINTS, max_size=math.prod(SHAPE) - 1), POINTS, st.integers(0, 9))
+def test_a_neighbour_is_found_while_any_point_is_unknown(
+    known: set[tuple[int, ...]], point: tuple[int, ...], seed: int
+) -> None:
+    found = unknown_neighbour(point, SHAPE, known, np.random.default_rng(seed))
+    assert found not in known
+    assert all(0 <= index < n for index, n in zip(found, SHAPE, strict=True))
+
+
+def test_the_last_unknown_point_of_a_large_space_is_found() -> None:
+    shape = (20, 20, 20)
+    known = {tuple(map(int, point)) for point in np.ndindex(shape)}
+    known.remove((7, 0, 19))
+    assert unknown_neighbour((1, 2, 3), shape, known, np.random.default_rng(0)) == (7, 0, 19)

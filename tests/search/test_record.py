@@ -1,0 +1,158 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.search.objectives import QUALITY_AND_SIZE
+from hwsearch.search.record import RECORD_FILE, Asked, Failed, Header, Record, Scored, read_record
+
+TIME = "2030-01-01T00:00:00.000+00:00"
+
+
+def header(**changes: object) -> Header:
+    values = {
+        "name": "test",
+        "experiment": "a" * 64,
+        "provenance": {"base": "b"},
+        "seed": 0,
+        "objectives": QUALITY_AND_SIZE,
+        "widths": {"x.weight": (2, 4)},
+        "fixed": (),
+        "versions": {},
+        "time": TIME,
+    }
+    return Header.model_validate(values | changes)
+
+
+def asked(candidate: int) -> Asked:
+    return Asked(candidate=candidate, strategy="test", point=(0,), state={"generation": 1}, time=TIME)
+
+
+def scored(candidate: int) -> Scored:
+    return Scored(
+        candidate=candidate,
+        strategy="test",
+        seed=0,
+        allocation={"x.weight": 2},
+        metrics={"si_snr_improvement_db": 0.1 + 0.2},
+        costs={"size_bytes": 12.0, "latency_ms[chip]": None},
+        fidelity="post-training",
+        seconds=0.5,
+        worker="here:1",
+        attempts=1,
+        time=TIME,
+    )
+
+
+def failed(candidate: int) -> Failed:
+    return Failed(
+        candidate=candidate, strategy="test", reason="boom", seconds=0.5, worker="", attempts=3, time=TIME
+    )
+
+
+EVENTS = [asked(0), asked(1), scored(1), failed(0)]
+
+
+def write(folder: Path, *events: Asked | Scored | Failed) -> Path:
+    with Record(folder, header()) as record:
+        for event in events:
+            record.append(event)
+    return folder / RECORD_FILE
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write(tmp_path, *EVENTS)
+    found, events = read_record(tmp_path)
+    assert found == header()
+    assert list(events) == EVENTS
+
+
+def test_a_reader_leaves_a_torn_last_line_out_and_a_driver_cuts_it_off(tmp_path: Path) -> None:
+    path = write(tmp_path, *EVENTS)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[-1][:-3])
+    assert list(read_record(tmp_path)[1]) == EVENTS
+    write(tmp_path, asked(2))
+    assert list(read_record(tmp_path)[1]) == [*EVENTS, asked(2)]
+
+
+def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(UserError, match="empty"):
+        read_record(tmp_path)
+    write(tmp_path, asked(0))
+    assert list(read_record(tmp_path)[1]) == [asked(0)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{ not JSON", "line 3: not a valid entry"),
+        (b"\0\0\0\0", "line 3: not a valid entry"),
+        (b'{"event":"asked","candidate":1}', "line 3: not a valid entry (asked.strategy: Field required)"),
+        (
+            scored(0).model_dump_json().replace("0.30000000000000004", "NaN").encode(),
+            "line 3: not a valid entry",
+        ),
+        (asked(5).model_dump_json().encode(), "line 3: candidate 5 asked; wanted 1"),
+        (scored(7).model_dump_json().encode(), "line 3: candidate 7 finished before it was asked"),
+        (header().model_dump_json().encode(), "line 3: found a second header"),
+    ],
+)
+def test_a_damaged_middle_line_is_named_by_file_and_number(tmp_path: Path, line: bytes, message: str) -> None:
+    path = write(tmp_path, *EVENTS)
+    lines = path.read_bytes().splitlines()
+    lines[2] = line
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(UserError, match=re.escape(f"{path}, {message}")):
+        list(read_record(tmp_path)[1])
+
+
+def test_a_candidate_cannot_finish_twice(tmp_path: Path) -> None:
+    write(tmp_path, asked(0), scored(0), failed(0))
+    with pytest.raises(UserError, match="line 4: candidate 0 finished a second time"):
+        list(read_record(tmp_path)[1])
+
+
+def test_a_second_driver_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> None:
+    with (
+        Record(tmp_path, header()),
+        pytest.raises(UserError, match=f"process {os.getpid()} is searching here"),
+    ):
+        Record(tmp_path, header())
+    Record(tmp_path, header()).close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"experiment": "c" * 64, "name": "other"},
+            "holds a search of experiment 'test' (aaaaaaaaaaaa), not of 'other'",
+        ),
+        ({"provenance": {"base": "c"}}, "was made with base b, not c"),
+    ],
+)
+def test_another_experiments_folder_is_refused_and_left_unlocked(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    before = write(tmp_path, *EVENTS).read_bytes()
+    with pytest.raises(UserError, match=re.escape(message)):
+        Record(tmp_path, header(**changes))
+    assert (tmp_path / RECORD_FILE).read_bytes() == before
+    Record(tmp_path, header()).close()
+
+
+def test_another_schema_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
+    with pytest.raises(UserError, match="schema version 2; wanted 1"):
+        read_record(tmp_path)
+
+
+def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file; wanted the record of a search"):
+        read_record(tmp_path / "nowhere")

@@ -1,0 +1,70 @@
+"""Small untrained separators with batch-norm statistics that are not those of a fresh network."""
+
+from functools import cache
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.experiment import SeparatorConfig
+from hwsearch.separator.allocation import (
+    ACTIVATION_WIDTHS,
+    WEIGHT_WIDTHS,
+    BitAllocation,
+    all_sites,
+    is_weight,
+)
+from hwsearch.separator.calibration import Calibration, calibrate
+from hwsearch.separator.folding import FoldedNetwork, fold
+from hwsearch.separator.separator import Separator
+
+RELU = SeparatorConfig(B=8, H=16, X=2, R=1, n_fft=128, hop_length=64)
+CAUSAL = RELU.model_copy(update={"causal": True})
+PRELU = RELU.model_copy(update={"activation": "prelu"})
+KINDS = {"relu": RELU, "causal": CAUSAL, "prelu": PRELU}
+
+
+def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:
+    """A separator for four microphones whose norms and feature statistics are random."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        separator = Separator(config, ARRAYS["linear4"], 8000).eval()
+        for module in separator.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.running_mean.normal_(0.0, 0.3)
+                module.running_var.uniform_(0.3, 1.5)
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0.0, 0.3)
+            if isinstance(module, nn.PReLU):
+                nn.init.constant_(module.weight, 0.2)
+        separator.network.feature_mean.normal_()
+        separator.network.feature_scale.uniform_(0.5, 1.5)
+    return separator
+
+
+def noise_mixture(samples: int = 3000, seed: int = 0) -> torch.Tensor:
+    """White noise at four microphones."""
+    return 0.1 * torch.randn(4, samples, generator=torch.Generator().manual_seed(seed))
+
+
+def normalised_features(separator: Separator, samples: int = 3000, seed: int = 0) -> torch.Tensor:
+    """Normalised features of a noise mixture, [1, features, frames]."""
+    with torch.no_grad():
+        return separator.analyse(noise_mixture(samples, seed)[None], torch.tensor([60.0]))[1]
+
+
+@cache
+def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separator, FoldedNetwork, Calibration]:
+    """A separator, folded and calibrated on two mixtures."""
+    separator = small_separator(config, seed)
+    folded = fold(separator.network)
+    features = [normalised_features(separator, 3000, mixture) for mixture in (1, 2)]
+    return separator, folded, calibrate(folded, features)
+
+
+def allocations(config: SeparatorConfig) -> st.SearchStrategy[BitAllocation]:
+    """Any allocation of a network."""
+    return st.tuples(
+        *(st.sampled_from(WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS) for site in all_sites(config))
+    ).map(lambda widths: BitAllocation(tuple(zip(all_sites(config), widths, strict=True))))

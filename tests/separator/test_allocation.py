@@ -1,0 +1,60 @@
+"""Allocations: plain values that refuse what the network has not."""
+
+import json
+import pickle
+
+import pytest
+from hypothesis import given, settings
+
+from hwsearch.errors import UserError
+from hwsearch.separator.allocation import (
+    BitAllocation,
+    activation_sites,
+    all_sites,
+    is_weight,
+    uniform,
+    weight_sites,
+)
+from tests.separator.small import RELU, allocations
+
+
+@given(allocations(RELU))
+@settings(max_examples=50, deadline=None)
+def test_json_gives_back_an_equal_and_equally_hashed_allocation(allocation):
+    text = json.dumps(allocation.to_json())
+    again = BitAllocation.from_json(json.loads(text), RELU, "file")
+    assert again == allocation
+    assert hash(again) == hash(allocation)
+    assert pickle.loads(pickle.dumps(allocation)) == allocation  # noqa: S301 (our own bytes)
+
+
+def test_reading_brings_sites_into_the_order_of_execution():
+    shuffled = dict(reversed(uniform(RELU, 4, 8).widths))
+    assert BitAllocation.from_json(shuffled, RELU, "file") == uniform(RELU, 4, 8)
+
+
+def test_sites_are_unique_and_split_into_weights_and_activations():
+    sites = all_sites(RELU)
+    assert len(set(sites)) == len(sites) == 2 + 3 * 2 + 3 + 4 * 2
+    assert [site for site in sites if is_weight(site)] == list(weight_sites(RELU))
+    assert [site for site in sites if not is_weight(site)] == list(activation_sites(RELU))
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda widths: [], "found list"),
+        (lambda widths: widths | {"blocks.9.input": 8}, "unknown site 'blocks.9.input'"),
+        (lambda widths: widths | {"masks": 3}, "site 'masks' has width 3"),
+        (lambda widths: widths | {"masks": 16}, "site 'masks' has width 16"),
+        (lambda widths: widths | {"masks": True}, "site 'masks' has width True"),
+        (lambda widths: widths | {"masks": "8"}, "site 'masks' has width '8'"),
+        (lambda widths: widths | {"mask_head.weight": 1}, "site 'mask_head.weight' has width 1"),
+        (lambda widths: {s: b for s, b in widths.items() if s != "masks"}, "site 'masks' is missing"),
+    ],
+)
+def test_what_the_network_has_not_is_one_clear_line(change, wanted):
+    with pytest.raises(UserError, match=wanted) as caught:
+        BitAllocation.from_json(change(uniform(RELU, 4, 8).to_json()), RELU, "a.json")
+    assert str(caught.value).startswith("a.json: ")
+    assert "\n" not in str(caught.value)

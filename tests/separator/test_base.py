@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.errors import UserError
+from hwsearch.experiment import SeparatorConfig
+from hwsearch.separator.base import BaseDescription, load_base, save_base
+from hwsearch.separator.separator import Separator
+
+CONFIG = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=2, R=1)
+
+
+def small_base(path: Path, config: SeparatorConfig = CONFIG) -> Separator:
+    torch.manual_seed(0)
+    separator = Separator(CONFIG, ARRAYS["linear4"], 8000).eval()
+    save_base(path, separator, BaseDescription(sample_rate=8000, array="linear4", separator=config, made_by={"seed": "0"}))
+    return separator
+
+
+def test_what_is_saved_separates_alike(tmp_path: Path) -> None:
+    separator = small_base(tmp_path / "base.safetensors")
+    loaded, description = load_base(tmp_path / "base.safetensors")
+    mixture, doa = torch.randn(2, 4, 2000), torch.tensor([30.0, 120.0])
+    assert torch.equal(separator(mixture, doa), loaded(mixture, doa))
+    assert description.made_by == {"seed": "0"}
+    assert not loaded.training
+
+
+def test_truncated_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    small_base(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"base\.safetensors: not a base file"):
+        load_base(path)
+
+
+def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    small_base(path, CONFIG.model_copy(update={"H": 16}))
+    with pytest.raises(UserError, match="do not fit"):
+        load_base(path)
+
+
+def test_foreign_safetensors_are_refused(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="hwsearch train"):
+        load_base(tmp_path / "other.safetensors")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        load_base(tmp_path / "none.safetensors")

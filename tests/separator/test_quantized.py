@@ -1,0 +1,214 @@
+"""The Brevitas network: its meaning against a plain NumPy reading of the allocation, its gradients, and its numbers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
+from hwsearch.separator.allocation import BitAllocation, activation_sites, uniform, weight_sites
+from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.quantizers import bias_integers, quantize_weight, weight_scale
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, normalised_features, small_network
+
+CONFIG = QuantizationConfig()
+
+
+def grid_round(x, grid):
+    if grid is None:
+        return x
+    integers = np.clip(np.rint(x / np.float64(grid.scale)) + grid.zero_point, 0, 2**grid.bits - 1)
+    return (integers - grid.zero_point) * grid.scale
+
+
+def numpy_network(folded, allocation, calibration, config, features):
+    """What an allocation means, written out in float64 with loops over taps: no torch, no Brevitas, no shared code."""
+    widths = allocation.by_site
+
+    def site(name, x):
+        if name in folded.slopes:
+            x = np.where(x > 0, x, x * folded.slopes[name])
+        elif name.endswith((".expand.output", ".depthwise.output")):
+            x = np.maximum(x, 0)
+        return grid_round(x, None if widths[name] == 32 else calibration.grids[name][widths[name]])
+
+    def layer(name, x, source):
+        found = folded.layers[name]
+        bits = widths[f"{name}.weight"]
+        weight, bias = found.weight.numpy().astype(np.float64), found.bias.numpy().astype(np.float64)
+        if bits != 32:
+            scale = weight_scale(found.weight, bits, config)
+            limit = 2 ** (bits - 1) - 1
+            weight = np.clip(np.rint(found.weight.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
+            if widths[source] != 32:
+                step = scale.numpy().ravel() * np.float32(calibration.grids[source][widths[source]].scale)
+                bias = np.rint(found.bias.numpy() / step) * step.astype(np.float64)
+        if found.groups == 1:
+            return weight[:, :, 0] @ x + bias[:, None]
+        padded = np.pad(x, ((0, 0), found.padding))
+        frames = x.shape[1]
+        taps = [weight[:, 0, k, None] * padded[:, k * found.dilation :][:, :frames] for k in range(weight.shape[2])]
+        return sum(taps) + bias[:, None]
+
+    x = layer("input_proj", site("features", features), "features")
+    for block in range(folded.blocks):
+        name = f"blocks.{block}"
+        trunk = site(f"{name}.input", x)
+        y = site(f"{name}.expand.output", layer(f"{name}.expand", trunk, f"{name}.input"))
+        y = site(f"{name}.depthwise.output", layer(f"{name}.depthwise", y, f"{name}.expand.output"))
+        y = site(f"{name}.project.output", layer(f"{name}.project", y, f"{name}.depthwise.output"))
+        x = trunk + y
+    return site("masks", layer("mask_head", site("mask_input", x), "mask_input"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_an_allocation_means_what_it_says(kind, data):
+    config = KINDS[kind]
+    separator, folded, calibration = small_network(config)
+    allocation = data.draw(allocations(config))
+    features = normalised_features(separator, 1500, 3)
+    with torch.no_grad():
+        found = build_quantized(folded, allocation, calibration, CONFIG)(features)[0].numpy()
+    wanted = numpy_network(folded, allocation, calibration, CONFIG, features[0].numpy())
+    # A value half-way between two integers may go either way in float32; then what lies behind it differs by a few of
+    # the output's steps. Nothing else may.
+    difference = np.abs(found - wanted)
+    peak = np.abs(wanted).max()
+    assert (difference > 1e-4 * peak).mean() < 0.02
+    assert difference.max() < 0.2 * peak
+
+
+def test_float_everywhere_is_the_folded_network():
+    separator, folded, calibration = small_network()
+    features = normalised_features(separator)
+    with torch.no_grad():
+        found = build_quantized(folded, uniform(RELU, 32, 32), calibration, CONFIG)(features)
+        torch.testing.assert_close(found, separator.network(features), rtol=1e-5, atol=1e-5)
+
+
+@given(allocations(RELU))
+@settings(max_examples=10, deadline=None)
+def test_the_network_reports_the_grids_it_was_built_with(allocation):
+    _, folded, calibration = small_network()
+    network = build_quantized(folded, allocation, calibration, CONFIG)
+    for site, grid in network.activation_grids().items():
+        assert grid == calibration.grid(site, allocation.by_site[site])
+    for site, weight in network.quantized_weights().items():
+        bits = allocation.by_site[site]
+        assert (weight is None) == (bits == FLOAT_BITS)
+        if weight is not None:
+            master = folded.layers[site.removesuffix(".weight")].weight
+            wanted = quantize_weight(master, weight_scale(master, bits, CONFIG), bits)
+            assert torch.equal(weight.integers, wanted.integers)
+            assert torch.equal(weight.scale, wanted.scale)
+            name = site.removesuffix(".weight")
+            assert torch.equal(network.convolution(name).quant_weight().value, weight.value)
+
+
+def test_activations_take_no_more_values_than_their_width_has():
+    separator, folded, calibration = small_network()
+    network = build_quantized(folded, uniform(RELU, 32, 4), calibration, CONFIG)
+    seen: dict[str, int] = {}
+    for site in activation_sites(RELU):
+        network.sites[site.replace(".", "_")].register_forward_hook(
+            lambda _, __, output, site=site: seen.__setitem__(site, len(output.unique()))
+        )
+    with torch.no_grad():
+        network(normalised_features(separator))
+    assert set(seen) == set(activation_sites(RELU))
+    assert 2 <= min(seen.values())
+    assert max(seen.values()) <= 16
+
+
+def test_weights_scales_biases_and_slopes_can_be_trained():
+    separator, folded, calibration = small_network(PRELU)
+    network = build_quantized(folded, uniform(PRELU, 3, 5), calibration, CONFIG).train()
+    network(normalised_features(separator)).square().mean().backward()
+    parameters = dict(network.named_parameters())
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters.values())
+    moving = [name for name, parameter in parameters.items() if parameter.grad.any()]
+    assert len(moving) == len(parameters)
+    weights, activations = len(weight_sites(PRELU)), len(activation_sites(PRELU))
+    assert len(parameters) == 3 * weights + activations + len(folded.slopes)
+
+
+def test_training_lowers_the_error_that_quantization_made():
+    separator, folded, calibration = small_network()
+    features = normalised_features(separator)
+    with torch.no_grad():
+        wanted = separator.network(features)
+    network = build_quantized(folded, uniform(RELU, 3, 6), calibration, CONFIG)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-3)
+    losses = []
+    for _ in range(40):
+        loss = (network(features) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert min(losses[-5:]) < 0.7 * losses[0]
+
+
+def test_a_trained_state_loads_into_a_new_network():
+    separator, folded, calibration = small_network()
+    allocation = uniform(RELU, 4, 8)
+    trained = build_quantized(folded, allocation, calibration, CONFIG)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.mul_(1.1)
+    fresh = build_quantized(folded, allocation, calibration, CONFIG)
+    features = normalised_features(separator)
+    with torch.no_grad():
+        before = fresh(features)
+        fresh.load_state_dict(trained.state_dict())
+        assert torch.equal(fresh(features), trained(features))
+        assert not torch.equal(fresh(features), before)
+
+
+def test_the_master_copy_of_an_untrained_network_is_what_it_was_built_from():
+    _, folded, calibration = small_network(PRELU)
+    master = build_quantized(folded, uniform(PRELU, 2, 4), calibration, CONFIG).master_copy()
+    assert dict(master.slopes) == dict(folded.slopes)
+    assert list(master.layers) == list(folded.layers)
+    for name, layer in folded.layers.items():
+        assert torch.equal(master.layers[name].weight, layer.weight)
+        assert torch.equal(master.layers[name].bias, layer.bias)
+        assert master.layers[name].padding == layer.padding
+        assert master.layers[name].dilation == layer.dilation
+
+
+def test_biases_are_integers_of_the_product_of_scales():
+    _, folded, calibration = small_network()
+    network = build_quantized(folded, uniform(RELU, 4, 8), calibration, CONFIG)
+    layer = network.convolution("blocks.0.expand")
+    scale = network.quantized_weights()["blocks.0.expand.weight"].scale.flatten()
+    step = scale * calibration.grids["blocks.0.input"][8].scale
+    with torch.no_grad():
+        value = layer.quant_bias().value
+    assert torch.equal(value, bias_integers(layer.bias, step) * step)
+
+
+def test_a_causal_network_does_not_look_ahead():
+    separator, folded, calibration = small_network(CAUSAL)
+    network = build_quantized(folded, uniform(CAUSAL, 4, 8), calibration, CONFIG)
+    features = normalised_features(separator)
+    changed = features.clone()
+    changed[..., 20:] = 0.0
+    with torch.no_grad():
+        assert torch.equal(network(features)[..., :20], network(changed)[..., :20])
+        assert not torch.equal(network(features), network(changed))
+
+
+def test_the_order_of_sites_in_an_allocation_does_not_matter():
+    separator, folded, calibration = small_network()
+    allocation = uniform(RELU, 3, 5)
+    shuffled = BitAllocation(tuple(reversed(allocation.widths)))
+    features = normalised_features(separator)
+    with torch.no_grad():
+        assert torch.equal(
+            build_quantized(folded, allocation, calibration, CONFIG)(features),
+            build_quantized(folded, shuffled, calibration, CONFIG)(features),
+        )

@@ -1,0 +1,143 @@
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.executor import LocalExecutor, RayExecutor, run_jobs
+from hwsearch.search.record import Failed, Scored
+from hwsearch.separator.allocation import BitAllocation
+from tests.search.synthetic import events, make_experiment, score, search
+
+
+def make_square(offset: int = 0) -> Callable[[int], int]:
+    def square(number: int) -> int:
+        if number < 0:
+            raise ValueError(f"{number} is\nnegative")
+        return number**2 + offset
+
+    return square
+
+
+def test_local_jobs_come_back_in_order_with_their_keys() -> None:
+    with LocalExecutor(partial(make_square, 1)) as executor:
+        outcomes = list(run_jobs(executor, [3, -1, 4]))
+    assert [(outcome.key, outcome.result, outcome.error) for outcome in outcomes] == [
+        (0, 10, None),
+        (1, None, "ValueError: -1 is negative"),
+        (2, 17, None),
+    ]
+    assert outcomes[0].worker.endswith(f":{os.getpid()}")
+
+
+def test_the_work_is_built_once_and_not_before_the_first_job() -> None:
+    built = []
+
+    def factory() -> Callable[[int], int]:
+        built.append(True)
+        return make_square()
+
+    with LocalExecutor(factory) as executor:
+        assert built == []
+        list(run_jobs(executor, range(5)))
+    assert built == [True]
+
+
+def test_waiting_for_nothing_is_an_error() -> None:
+    with LocalExecutor(make_square) as executor, pytest.raises(LookupError):
+        executor.next_outcome()
+
+
+def test_a_user_error_of_a_job_concerns_every_job() -> None:
+    def factory() -> Callable[[int], int]:
+        raise UserError("no base there")
+
+    with LocalExecutor(factory) as executor, pytest.raises(UserError, match="no base there"):
+        list(run_jobs(executor, [1]))
+
+
+def moody_score(allocation: BitAllocation, folder: Path) -> Mapping[str, float]:
+    """Uniform 2 bits kill the worker always, uniform 3 bits the first time; uniform 4 bits raise."""
+    weights = {bits for site, bits in allocation.widths if site.endswith(".weight")}
+    marker = folder / "killed-once"
+    first_time = not marker.exists()
+    if weights == {3}:
+        marker.touch()
+    if weights == {2} or (weights == {3} and first_time):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if weights == {4}:
+        raise RuntimeError("no sound")
+    if weights == {5} and os.environ["OMP_NUM_THREADS"] != "1":
+        raise RuntimeError("too many threads")
+    if allocation.by_site["masks"] == 4:
+        raise UserError("the base is gone")
+    time.sleep(0.02)
+    return score(allocation)
+
+
+def make_moody(folder: Path) -> Callable[[BitAllocation], Mapping[str, float]]:
+    return partial(moody_score, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayExecutor, Path]]:
+    """Ray is started once; a whole search runs on it first."""
+    folder = tmp_path_factory.mktemp("ray")
+    with RayExecutor(partial(make_moody, folder), workers=2, max_attempts=2) as executor:
+        search(folder, make_experiment(16), executor)
+        yield executor, folder
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_a_search_on_ray_outlives_its_workers(on_ray: tuple[RayExecutor, Path]) -> None:
+    scored = [event for event in events(on_ray[1]) if isinstance(event, Scored)][1:]
+    assert len({tuple(event.allocation.items()) for event in scored}) == 16
+    assert all(event.metrics == score(BitAllocation.of(event.allocation)) for event in scored)
+    assert len({event.worker for event in scored}) >= 2
+    assert not any(event.worker.endswith(f":{os.getpid()}") for event in scored)
+
+
+def test_a_candidate_whose_worker_died_once_is_tried_again(on_ray: tuple[RayExecutor, Path]) -> None:
+    (retried,) = [
+        event
+        for event in events(on_ray[1])
+        if isinstance(event, Scored)
+        and event.strategy == "uniform"
+        and event.allocation["mask_head.weight"] == 3
+    ]
+    assert retried.attempts == 2
+
+
+def test_a_candidate_that_always_kills_its_worker_has_failed(on_ray: tuple[RayExecutor, Path]) -> None:
+    failed = {event.attempts: event.reason for event in events(on_ray[1]) if isinstance(event, Failed)}
+    assert failed.keys() == {1, 2}
+    assert failed[1] == "RuntimeError: no sound"
+    assert re.match(r"its worker died 2 times; the last time: ActorDiedError: ", failed[2])
+
+
+def test_ray_is_reached_from_this_machine_only(on_ray: tuple[RayExecutor, Path]) -> None:
+    import ray
+
+    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
+
+
+def test_a_user_error_on_a_worker_arrives_as_itself(on_ray: tuple[RayExecutor, Path]) -> None:
+    executor, _ = on_ray
+    executor.submit(0, BitAllocation((("x.weight", 8), ("masks", 4))))
+    with pytest.raises(UserError, match=r"^the base is gone$"):
+        executor.next_outcome()
+    executor.submit(1, BitAllocation((("x.weight", 8), ("masks", 8))))
+    assert executor.next_outcome().error is None
+
+
+def test_an_address_without_a_cluster_is_refused() -> None:
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
+            RayExecutor(make_square, workers=1, ray_address=address)

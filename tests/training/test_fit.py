@@ -1,0 +1,99 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.dynamic import DynamicMixtures
+from hwsearch.data.rooms import build_bank
+from hwsearch.errors import UserError
+from hwsearch.experiment import SeparatorConfig, Split, TrainingConfig
+from hwsearch.separator.separator import Separator
+from hwsearch.training.checkpoint import TrainingProgress
+from hwsearch.training.fit import fit, learning_rate
+from tests.data.test_rooms import DATA
+
+CONFIG = TrainingConfig(epochs=4, steps_per_epoch=3, batch_size=2, segment_seconds=0.5, threads=1)
+SEPARATOR = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=2, R=1)
+
+
+def train(folder: Path, config: TrainingConfig = CONFIG, digest: str = "a" * 64) -> tuple[Separator, TrainingProgress]:
+    rng = np.random.default_rng(0)
+    bank = build_bank(DATA, "x", Split.TEST, folder / "rooms", 1, lambda done, total: None)
+    speech = {f"s{i}": [rng.standard_normal(6000).astype(np.float32)] for i in range(3)}
+    mixtures = DynamicMixtures(speech, bank, DATA.mixtures, 8000, 4000, ("x",))
+    torch.manual_seed(5)
+    separator = Separator(SEPARATOR, ARRAYS["linear4"], 8000)
+    validation = [mixtures.example(-2, index) for index in range(3)]
+    nothing = {"on_step": lambda *_: None, "on_epoch": lambda _: None}
+    progress = fit(separator, mixtures, validation, config, folder / "run", digest, **nothing)
+    return separator, progress
+
+
+def test_training_in_two_sittings_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole, progress = train(tmp_path / "whole")
+    # The cosine needs the full number of epochs, so the first sitting is ended by its patience's owner: a kill.
+    script = (
+        "import os, sys, signal; from pathlib import Path; import tests.training.test_fit as t; "
+        "import hwsearch.training.fit as f; save = f.save_checkpoint\n"
+        "def save_and_die(*args):\n"
+        "    save(*args)\n"
+        "    if args[-1].epoch == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "f.save_checkpoint = save_and_die; t.train(Path(sys.argv[1]))"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "cut")], check=False, env={**os.environ})
+    assert killed.returncode == -signal.SIGKILL
+    continued, after = train(tmp_path / "cut")
+    assert after.history == progress.history
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, continued.state_dict()[name]), name
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    _, progress = train(tmp_path, CONFIG.model_copy(update={"epochs": 6, "steps_per_epoch": 10}))
+    assert progress.history[-1][0] < progress.history[0][0] - 0.5
+
+
+def test_training_stops_when_validation_stops_improving(tmp_path: Path) -> None:
+    frozen = CONFIG.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 1e-12, "final_learning_rate": 1e-12})
+    _, progress = train(tmp_path, frozen.model_copy(update={"steps_per_epoch": 1}))
+    assert progress.epoch < 50
+    assert progress.epoch == progress.best_epoch + 2
+
+
+def test_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, CONFIG.model_copy(update={"epochs": 1}))
+    with pytest.raises(UserError, match="another experiment"):
+        train(tmp_path, digest="b" * 64)
+
+
+def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(tmp_path, CONFIG.model_copy(update={"epochs": 1}))
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: damaged"):
+        train(tmp_path)
+
+
+def test_diverging_loss_is_an_error_that_names_the_rate(tmp_path: Path) -> None:
+    wild = CONFIG.model_copy(update={"learning_rate": 1.0, "gradient_clip": 1e30, "epochs": 30, "steps_per_epoch": 30})
+    started = time.monotonic()
+    try:
+        train(tmp_path, wild)
+    except UserError as error:
+        assert "training.learning_rate is 1.0" in str(error)  # noqa: PT017 (divergence is likely, not certain)
+    assert time.monotonic() > started
+
+
+def test_learning_rate_runs_from_first_to_last() -> None:
+    rates = [learning_rate(CONFIG, step) for step in range(13)]
+    assert rates[0] == CONFIG.learning_rate
+    assert rates[-1] == pytest.approx(CONFIG.final_learning_rate)
+    assert rates[6] == pytest.approx((rates[0] + rates[-1]) / 2)
+    assert rates == sorted(rates, reverse=True)
