@@ -94,9 +94,7 @@ CONDITIONS: dict[str, Condition] = {
 }
 
 
-def measure(
-    recogniser: CtcDigitRecogniser, examples: Sequence[Example], condition: Condition
-) -> tuple[Estimate, int]:
+def measure(recogniser: CtcDigitRecogniser, examples: Sequence[Example], condition: Condition) -> tuple[Estimate, int]:
     """WER over `examples`, and its words; the other voice is that of an example far off in the list."""
     rng = np.random.default_rng(SEED)
     errors = []

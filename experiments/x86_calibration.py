@@ -109,16 +109,10 @@ def seconds(steps: list[Step], frames: int, *, quantized: bool, repeats: int = 6
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(
-        graph(steps, frames, quantized=quantized), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(graph(steps, frames, quantized=quantized), options, providers=["CPUExecutionProvider"])
     shape = (1, steps[0].in_channels, frames)
     rng = np.random.default_rng(1)
-    x = (
-        rng.integers(0, 256, shape).astype(np.uint8)
-        if quantized
-        else rng.normal(size=shape).astype(np.float32)
-    )
+    x = rng.integers(0, 256, shape).astype(np.uint8) if quantized else rng.normal(size=shape).astype(np.float32)
     best = np.inf
     for _ in range(repeats):
         start = time.perf_counter()
@@ -155,9 +149,7 @@ def features(steps: list[Step], frames: int) -> np.ndarray:
     return np.array([len(steps), channels, sum(s.macs(frames) for s in steps), channels * frames], float)
 
 
-def measure(
-    kind: str, sizes: list[tuple[int, int]], all_frames: list[int], *, quantized: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def measure(kind: str, sizes: list[tuple[int, int]], all_frames: list[int], *, quantized: bool) -> tuple[np.ndarray, np.ndarray]:
     """Features `[measurements, 4]` and seconds `[measurements]` of chains of one kind."""
     dilations = (1, 16) if kind == "depthwise" else (1,)
     cases = [(chain(kind, size, d), frames) for size in sizes for frames in all_frames for d in dilations]

@@ -38,9 +38,7 @@ _INDEXED_BY: Final = {
 }
 
 
-def bit_flexible_cycles(
-    rule: BitFlexibleCompute, shape: Shape, activation_bits: int, weight_bits: int
-) -> Cycles:
+def bit_flexible_cycles(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, weight_bits: int) -> Cycles:
     """Cycles of a layer at executed widths (`weight_bits` is not looked at for an `add`).
 
     Raises:
@@ -85,9 +83,7 @@ def _dense_cycles(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, 
     }
     fits = np.all([tile_bits[tensor] <= room_bits[tensor] for tensor in tile_bits], axis=0)
     if not fits.any():
-        raise TargetError(
-            f"a layer of {shape.taps} taps: found no tile that fits into the buffers; wanted fewer taps"
-        )
+        raise TargetError(f"a layer of {shape.taps} taps: found no tile that fits into the buffers; wanted fewer taps")
 
     candidates: list[Cycles] = []
     for order in permutations(loops):

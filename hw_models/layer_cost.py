@@ -40,9 +40,7 @@ def executed_activation(precisions: Precisions, bits: int) -> int | None:
     return min((a for a in precisions.activation_bits if a >= bits), default=None)
 
 
-def execute(
-    precisions: Precisions, kind: LayerKind, activation_bits: int, weight_bits: int, output_bits: int
-) -> Executed | None:
+def execute(precisions: Precisions, kind: LayerKind, activation_bits: int, weight_bits: int, output_bits: int) -> Executed | None:
     """The widths a layer runs in, or None where the target refuses one of them."""
     output = executed_activation(precisions, output_bits)
     if output is None:
@@ -54,9 +52,7 @@ def execute(
     return None if pair is None else Executed(*pair, precisions.output_bits or output)
 
 
-def stored_weight_bytes(
-    target: Target, layer: Layer, shape: Shape, weight_bits: int, executed: Executed
-) -> int:
+def stored_weight_bytes(target: Target, layer: Layer, shape: Shape, weight_bits: int, executed: Executed) -> int:
     """Bytes of a layer's weights, biases and requantization constants as stored; 0 for an `add`."""
     if layer.weight_site is None:
         return 0

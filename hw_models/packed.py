@@ -42,9 +42,7 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
     return total
 
 
-def average_weight_bits(
-    workload: Workload, bits: IntArray, sites: Collection[str] | None = None
-) -> FloatArray:
+def average_weight_bits(workload: Workload, bits: IntArray, sites: Collection[str] | None = None) -> FloatArray:
     """Mean weight bit-width `[allocations]`, weighted by the number of weights; biases and scales are not
     counted.
 

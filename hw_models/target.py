@@ -215,9 +215,7 @@ class Target(_Section):
                 raise ValueError(f"memory: {len(levels)} levels hold {what}; wanted one")
         if isinstance(self.compute, RateCompute):
             pairs = self.precisions.pairs
-            wanted: list[tuple[str, int, int]] = [
-                (kernel, a, w) for kernel in ("conv", "depthwise") for a, w in pairs
-            ]
+            wanted: list[tuple[str, int, int]] = [(kernel, a, w) for kernel in ("conv", "depthwise") for a, w in pairs]
             wanted += [("add", a, 0) for a in self.precisions.activation_bits]
             found: list[tuple[str, int, int]] = [
                 (rate.kernel, rate.activation_bits, rate.weight_bits) for rate in self.compute.rates

@@ -57,18 +57,14 @@ class Layer:
         """
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.dilation)
         if min(sizes) < 1:
-            raise TargetError(
-                f"layer '{self.name}': channels, kernel_size, dilation are {sizes}; wanted 1 or more"
-            )
+            raise TargetError(f"layer '{self.name}': channels, kernel_size, dilation are {sizes}; wanted 1 or more")
         wanted_inputs = 2 if self.kind is LayerKind.ADD else 1
         if len(self.input_sites) != wanted_inputs:
             sites = len(self.input_sites)
             raise TargetError(f"layer '{self.name}': {sites} input sites; a {self.kind} has {wanted_inputs}")
         if (self.weight_site is None) != (self.kind is LayerKind.ADD):
             wanted = "none" if self.kind is LayerKind.ADD else "one"
-            raise TargetError(
-                f"layer '{self.name}': weight_site is {self.weight_site!r}; a {self.kind} has {wanted}"
-            )
+            raise TargetError(f"layer '{self.name}': weight_site is {self.weight_site!r}; a {self.kind} has {wanted}")
         if self.kind is not LayerKind.CONV and self.in_channels != self.out_channels:
             found = f"{self.in_channels} channels in and {self.out_channels} out"
             raise TargetError(f"layer '{self.name}': {found}; a {self.kind} layer keeps their number")
@@ -130,9 +126,7 @@ class Workload:
         for i, layer in enumerate(self.layers):
             for site, channels in _declared_channels(layer):
                 if site not in self.site_channels:
-                    raise TargetError(
-                        f"layer '{layer.name}': activation site '{site}' is not in site_channels"
-                    )
+                    raise TargetError(f"layer '{layer.name}': activation site '{site}' is not in site_channels")
                 if self.site_channels[site] != channels:
                     found = f"site '{site}' has {self.site_channels[site]} channels"
                     raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")

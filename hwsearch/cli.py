@@ -1,17 +1,24 @@
 """The command line: parse, call, print."""
 
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import click
 
 from hwsearch import __version__
 from hwsearch.errors import UserError
 
-EXPERIMENT = click.argument("experiment", type=click.Path(path_type=Path))
-RUNS_DIR = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of all runs."
+PATH = click.Path(path_type=Path)
+EXPERIMENT = click.argument("experiment", type=PATH)
+RUN = click.argument("run", type=PATH)
+RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder of all runs.")
+PROCESSES = click.option("--processes", type=click.IntRange(1), default=2, help="Processes that make data.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(0), default=2, help="Ray workers, one core each; 0: this process, without Ray."
 )
+RAY_ADDRESS = click.option("--ray-address", default=None, help="A running Ray cluster to join instead of a local one.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -23,22 +30,183 @@ def commands() -> None:
 @commands.command()
 @EXPERIMENT
 @RUNS_DIR
-@click.option("--processes", type=click.IntRange(1), default=2, help="Processes that simulate rooms.")
+@PROCESSES
+@WORKERS
+@RAY_ADDRESS
+def run(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
+    """The main job: data, base, search, front, and an exported, verified model."""
+    from hwsearch import display
+
+    display.run_main_job(_workspace(experiment, runs_dir), processes, workers, ray_address)
+
+
+@commands.group()
+def data() -> None:
+    """Speech, rooms and mixtures."""
+
+
+@data.command("build")
+@EXPERIMENT
+@RUNS_DIR
+@PROCESSES
+def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
+    """Build an experiment's rooms and mixtures, or what is missing of them."""
+    from hwsearch import display
+
+    display.build_with_progress(_workspace(experiment, runs_dir), processes)
+
+
+@commands.command()
+@EXPERIMENT
+@RUNS_DIR
+@PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Train the full-precision base of an experiment, or go on training it."""
-    from hwsearch.display import train_with_progress
+    from hwsearch import display
+
+    display.train_with_progress(_workspace(experiment, runs_dir), processes)
+
+
+@commands.command()
+@EXPERIMENT
+@RUNS_DIR
+@PROCESSES
+@WORKERS
+@RAY_ADDRESS
+def search(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
+    """Search bit allocations on Ray; the same command continues an interrupted search."""
+    from hwsearch import display
+
+    workspace = _workspace(experiment, runs_dir)
+    display.build_with_progress(workspace, processes)
+    display.search_with_progress(workspace, workers, ray_address)
+
+
+@commands.command()
+@RUN
+@click.option("--where", multiple=True, help="A condition such as 'size_bytes<=120000'; may be repeated.")
+@click.option("--sort", default=None, help="A column, ':desc' behind it for descending.")
+@click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table")
+@click.option("--all", "everything", is_flag=True, help="All candidates, not only the front.")
+@click.option("--plot", type=PATH, default=None, help="Draw quality against size into this PNG, SVG or PDF file.")
+def pareto(  # noqa: PLR0913 (an option each)
+    run: Path, where: tuple[str, ...], sort: str | None, output_format: str, *, everything: bool, plot: Path | None
+) -> None:
+    """The front of a search: conditions first, then the non-dominated of what remains."""
+    from hwsearch import display
+    from hwsearch.front.plot import plot_front
+    from hwsearch.front.query import parse_condition, parse_order, query
+    from hwsearch.pipeline import read_run
+
+    conditions = [parse_condition(text) for text in where]
+    order = None if sort is None else parse_order(sort)
+    opened = read_run(run)
+    answer = query(opened.table, conditions, order, only_front=not everything)
+    if plot is not None:
+        plot_front(opened.table, plot, opened.workspace.experiment.name)
+    display.print_candidates(answer, output_format, [condition.column for condition in conditions])
+    if plot is not None:
+        click.echo(f"plot: {plot}", err=True)
+
+
+@commands.command()
+@RUN
+@click.option("--candidate", type=click.IntRange(1), required=True, help="Its number in 'hwsearch pareto'.")
+@click.option("--format", "graph_format", type=click.Choice(["onnx", "qonnx"]), default="onnx")
+@click.option("--output", type=PATH, required=True, help="Folder to write; an earlier export there is replaced.")
+def export(run: Path, candidate: int, graph_format: Any, output: Path) -> None:
+    """Write a candidate's model, allocation and verification report."""
+    from hwsearch import display
+    from hwsearch.pipeline import export as export_verified
+    from hwsearch.pipeline import read_run
+
+    display.print_export(export_verified(read_run(run), candidate, graph_format, output), output)
+
+
+@commands.command()
+@click.argument("model", type=PATH)
+@click.option("--input", "recording", type=PATH, required=True, help="Multi-channel WAV or FLAC, microphone 1 first.")
+@click.option("--doa", type=float, required=True, help="Direction of the wanted speaker in degrees.")
+@click.option("--output", type=PATH, required=True, help="WAV file to write.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Threads of ONNX Runtime.")
+def separate(model: Path, recording: Path, doa: float, output: Path, threads: int) -> None:
+    """Separate one speaker from a recording with an exported ONNX file."""
+    from hwsearch.data.audio import read_recording, write_audio
+    from hwsearch.export.runtime import OnnxSeparator
+
+    separator = OnnxSeparator(model, threads)
+    description = separator.description
+    sound = read_recording(recording, description.sample_rate, description.microphones.microphones)
+    write_audio(output, separator.separate(sound, doa), description.sample_rate)
+    click.echo(f"target: {output}", err=True)
+
+
+@commands.command()
+@click.argument("subject", type=PATH)
+@RUNS_DIR
+@click.option("--candidate", type=click.IntRange(1), default=None, help="A candidate of the run; absent: the base.")
+@click.option("--model", type=PATH, default=None, help="An exported ONNX file instead of the base.")
+@click.option("--output", type=PATH, default=None, help="JSON file for all figures, also of single utterances.")
+@PROCESSES
+def evaluate(  # noqa: PLR0913 (an option each)
+    subject: Path, runs_dir: Path, candidate: int | None, model: Path | None, output: Path | None, processes: int
+) -> None:
+    """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
+    from hwsearch import display
+    from hwsearch.pipeline import open_workspace
+
+    workspace = open_workspace(subject) if subject.is_dir() else _workspace(subject, runs_dir)
+    display.build_with_progress(workspace, processes)
+    display.evaluate_with_progress(workspace, candidate, model, output)
+
+
+@commands.command()
+@click.argument("target")
+@click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged.")
+@click.option("--run", "run_folder", type=PATH, default=None, help="Run whose candidate is charged.")
+@click.option("--candidate", type=click.IntRange(1), default=None, help="Its number.")
+@click.option("--weight-bits", type=int, default=8, help="Width of all weights where no candidate is named.")
+@click.option("--activation-bits", type=int, default=8, help="Width of all activations where no candidate is named.")
+def cost(  # noqa: PLR0913 (an option each)
+    target: str,
+    experiment: Path | None,
+    run_folder: Path | None,
+    candidate: int | None,
+    weight_bits: int,
+    activation_bits: int,
+) -> None:
+    """What each layer costs on TARGET, a built-in name or a target file; without options, for the embedded base."""
+    from hwsearch import display
+
+    display.print_cost(target, experiment, run_folder, candidate, weight_bits, activation_bits)
+
+
+@commands.command()
+def targets() -> None:
+    """List the built-in targets."""
+    from hwsearch import display
+
+    display.print_targets()
+
+
+def _workspace(experiment: Path, runs_dir: Path) -> Any:
     from hwsearch.experiment import load_experiment
     from hwsearch.workspace import Workspace
 
-    train_with_progress(Workspace(runs_dir, load_experiment(experiment)), processes)
+    return Workspace(runs_dir, load_experiment(experiment))
 
 
 def main() -> None:
     """Run the command line; a user's error is one line and exit code 2."""
+    # Brevitas says so at import, of a kernel that nothing here uses.
+    warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
     try:
-        commands(standalone_mode=False)
+        code = commands(standalone_mode=False)
     except UserError as error:
         click.echo(f"hwsearch: error: {error}", err=True)
+        sys.exit(2)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as error:
         click.echo(f"hwsearch: error: {error.format_message()}", err=True)
@@ -46,3 +214,8 @@ def main() -> None:
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)

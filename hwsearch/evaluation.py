@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +109,13 @@ def score_utterance(
     if recogniser is not None and said is not None and _understood(recogniser, said):
         for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
             words[name] = word_errors(said, transcribe_at(recogniser, signal, mixture.sample_rate))
-    return UtteranceScores(
-        mixture.id, mixture.angle_deg, round(mixture.t60_measured_s, 4), scores, words, unavailable
-    )
+    return UtteranceScores(mixture.id, mixture.angle_deg, round(mixture.t60_measured_s, 4), scores, words, unavailable)
 
 
 def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], seed: int) -> list[Summary]:
     """A summary of each angle bin that has utterances, then of all."""
     summaries = []
-    for low, high in zip(bins_deg, bins_deg[1:], strict=False):
+    for low, high in pairwise(bins_deg):
         last = high == bins_deg[-1]
         chosen = [r for r in results if low <= r.angle_deg < high or (last and r.angle_deg == high)]
         if chosen:

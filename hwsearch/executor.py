@@ -77,14 +77,10 @@ class Executor(Protocol[Argument_contra, Result_co]):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-def run_jobs(
-    executor: Executor[Argument, Result], arguments: Iterable[Argument]
-) -> Iterator[Outcome[Result]]:
+def run_jobs(executor: Executor[Argument, Result], arguments: Iterable[Argument]) -> Iterator[Outcome[Result]]:
     """Run one job per argument, `capacity` at a time; outcomes come as they finish, keyed by position."""
     in_flight = 0
     for key, argument in enumerate(arguments):
@@ -124,9 +120,7 @@ class LocalExecutor(Generic[Argument, Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._queue.clear()
         self._work = None
 
@@ -205,9 +199,7 @@ class RayExecutor(Generic[Argument, Result]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         import ray
 
         for actor in (*self._idle, *(actor for actor, _ in self._running.values())):
@@ -238,9 +230,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._dispatch()
         if not spent:
             return None
-        reason = (
-            f"its worker died {job.attempts} times; the last time: {type(death).__name__}: {_one_line(death)}"
-        )
+        reason = f"its worker died {job.attempts} times; the last time: {type(death).__name__}: {_one_line(death)}"
         return Outcome(job.key, None, reason, job.attempts, seconds=0.0, worker="")
 
 
@@ -264,9 +254,7 @@ class _RayWorker:
         return (*_attempt(self._work, argument), _this_process())
 
 
-def _attempt(
-    work: Callable[[Argument], Result], argument: Argument
-) -> tuple[Result | None, str | None, float]:
+def _attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Result | None, str | None, float]:
     """Run a job; its result, or its exception in one line, and the seconds it took."""
     start = time.perf_counter()
     try:

@@ -131,7 +131,7 @@ class DataConfig(Section):
 class SeparatorConfig(Section):
     """The TF-masking TCN, in the symbols of the Conv-TasNet papers (X, R, B, H, P)."""
 
-    n_fft: Literal[128, 256, 512, 1024] = 256
+    n_fft: Literal[128, 256, 512, 1024] = 512
     hop_length: Annotated[int, Field(ge=16, le=512)] = 128
     ipd: Literal["none", "angle", "cos_sin", "steered"] = "none"
     """`angle`: the raw phase difference, as in the reference; `cos_sin`: its cosine and sine; `steered`: cosine and sine
@@ -250,12 +250,18 @@ class Experiment(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     def data_digest(self) -> str:
-        """Hash of what the data set depends on; the data folder is named by it."""
-        return digest({"seed": self.seed, "data": self.data.model_dump(mode="json")})
+        """Hash of what the data set depends on; the data folder is named by it.
+
+        Where a corpus lies is left out: the same recordings give the same mixtures on every machine. That a folder's data was
+        made from the very same recordings is checked when it is opened for building.
+        """
+        data = self.data.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
+        return digest({"seed": self.seed, "data": data})
 
     def digest(self) -> str:
-        """Hash of the whole experiment."""
-        return digest(self.model_dump(mode="json"))
+        """Hash of the whole experiment, but for where its files lie."""
+        content = self.model_dump(mode="json", exclude={"base": True, "data": {"corpora": {"__all__": {"root"}}}})
+        return digest(content)
 
 
 def load_experiment(path: Path) -> Experiment:

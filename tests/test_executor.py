@@ -108,9 +108,7 @@ def test_a_candidate_whose_worker_died_once_is_tried_again(on_ray: tuple[RayExec
     (retried,) = [
         event
         for event in events(on_ray[1])
-        if isinstance(event, Scored)
-        and event.strategy == "uniform"
-        and event.allocation["mask_head.weight"] == 3
+        if isinstance(event, Scored) and event.strategy == "uniform" and event.allocation["mask_head.weight"] == 3
     ]
     assert retried.attempts == 2
 

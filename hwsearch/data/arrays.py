@@ -44,7 +44,8 @@ class MicrophoneArray:
         """Seconds by which a plane wave from `doa_deg` reaches each microphone before the centre, [mics]."""
         angle = np.deg2rad(doa_deg)
         direction = np.array([np.cos(angle), np.sin(angle)])
-        return self.positions @ direction / SPEED_OF_SOUND
+        advance: NDArray[np.float64] = self.positions @ direction / SPEED_OF_SOUND
+        return advance
 
 
 ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]

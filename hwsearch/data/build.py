@@ -38,9 +38,7 @@ class DataSet:
     mixtures: dict[Split, tuple[Mixture, ...]]
 
 
-def build_data(
-    experiment: Experiment, folder: Path, corpora: Path, processes: int, progress: Progress
-) -> DataSet:
+def build_data(experiment: Experiment, folder: Path, corpora: Path, processes: int, progress: Progress) -> DataSet:
     """Build what is not yet in `folder`: rooms and mixtures of every split that the experiment asks them for.
 
     Files that match their hash in the manifest or the journal are kept; others are made again.
@@ -59,9 +57,7 @@ def build_data(
     data, name = experiment.data, experiment.data_digest()
     for split in data.mixtures.count:
         if split not in data.rooms.count:
-            raise UserError(
-                f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split"
-            )
+            raise UserError(f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split")
     speech = load_corpora(data, experiment.seed, corpora)
     _claim(folder, name, digest([[u.to_dict() for u in speech[split]] for split in Split]))
     total = sum(data.rooms.count.values()) + sum(data.mixtures.count.values())
@@ -72,9 +68,7 @@ def build_data(
         banks[split] = build_bank(data, name, split, bank_folder, processes, _shifted(progress, done, total))
         done += data.rooms.count[split]
     plans = [
-        plan
-        for split in _in_order(data.mixtures.count)
-        for plan in draw_plans(data, name, split, speech[split], banks[split])
+        plan for split in _in_order(data.mixtures.count) for plan in draw_plans(data, name, split, speech[split], banks[split])
     ]
     whole = _write_missing(folder, plans, processes, _shifted(progress, done, total))
     mixtures = {}
@@ -90,9 +84,7 @@ def _journal(folder: Path) -> Path:
     return folder / ".journal.jsonl"
 
 
-def _write_missing(
-    folder: Path, plans: Sequence[Plan], processes: int, progress: Progress
-) -> dict[str, Mixture]:
+def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress: Progress) -> dict[str, Mixture]:
     """Write the planned mixtures that are not whole yet; all mixtures by their id."""
     wanted = {plan.id for plan in plans}
     records = (*(manifest_path(folder, split) for split in Split), _journal(folder))
@@ -129,9 +121,7 @@ def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Iterator[
             for job in as_completed(jobs):
                 yield job.result()
         except BrokenProcessPool:
-            raise UserError(
-                "a process that mixes was ended from outside; the same command goes on where it stopped"
-            ) from None
+            raise UserError("a process that mixes was ended from outside; the same command goes on where it stopped") from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -159,9 +149,7 @@ def _claim(folder: Path, name: str, speech: str) -> None:
         return
     there = read_json(path, "the name of a data set")
     if not isinstance(there, dict) or there.get("data") != name:
-        raise UserError(
-            f"{folder}: holds the data of another experiment; wanted an empty folder or this experiment's own"
-        )
+        raise UserError(f"{folder}: holds the data of another experiment; wanted an empty folder or this experiment's own")
     if there != mine:
         raise UserError(
             f"{folder}: made from a speech corpus that has since gained, lost or renamed utterances; delete "

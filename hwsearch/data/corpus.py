@@ -71,10 +71,7 @@ def _read(corpus: CorpusConfig, seed: int, cache: Path) -> Speech:
         case CorpusKind.CSV:
             utterances = read_csv_manifest(root)
     dealt = deal_speakers((utterance.speaker for utterance in utterances), corpus.splits, seed)
-    return {
-        split: tuple(utterance for utterance in utterances if dealt.get(utterance.speaker) is split)
-        for split in Split
-    }
+    return {split: tuple(utterance for utterance in utterances if dealt.get(utterance.speaker) is split) for split in Split}
 
 
 def _check_ids(speech: dict[Split, list[Utterance]]) -> None:

@@ -30,13 +30,9 @@ def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
                     raise UserError(f"{manifest}:{reader.line_num}: path {row['path']!r} is listed twice")
                 utterances[utterance.id] = utterance
     except (FileNotFoundError, IsADirectoryError):
-        raise UserError(
-            f"{manifest}: no such file; wanted a CSV manifest of path,speaker[,transcript]"
-        ) from None
+        raise UserError(f"{manifest}: no such file; wanted a CSV manifest of path,speaker[,transcript]") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{manifest}: not readable as CSV ({error}); wanted path,speaker[,transcript]"
-        ) from None
+        raise UserError(f"{manifest}: not readable as CSV ({error}); wanted path,speaker[,transcript]") from None
     if not utterances:
         raise UserError(f"{manifest}: no utterance in it; wanted a line for each after the header")
     return tuple(utterances.values())

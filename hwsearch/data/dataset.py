@@ -122,9 +122,7 @@ def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; wanted the {split.value} mixtures; build the data first"
-        ) from None
+        raise UserError(f"{path}: no such file; wanted the {split.value} mixtures; build the data first") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted a manifest of mixtures") from None
     if not lines:
@@ -173,15 +171,11 @@ def _read(path: Path, sha256: str, mixture: Mixture, channels: int) -> NDArray[n
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the manifest lists it; build the data again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(
-            f"{path}: changed since it was written (SHA-256 differs from the manifest); build the data again"
-        )
+        raise UserError(f"{path}: changed since it was written (SHA-256 differs from the manifest); build the data again")
     try:
         samples, rate = sf.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except sf.SoundFileError:
-        raise UserError(
-            f"{path}: not audio, though it is what the manifest lists; build the data again"
-        ) from None
+        raise UserError(f"{path}: not audio, though it is what the manifest lists; build the data again") from None
     if (rate, samples.shape) != (mixture.sample_rate, (mixture.samples, channels)):
         raise UserError(
             f"{path}: {samples.shape[1]} channels of {samples.shape[0]} samples at {rate} Hz; the manifest "

@@ -123,9 +123,7 @@ def read_espeak(
     utterances = read_manifest(folder / "manifest.jsonl")
     for utterance in utterances:
         if not (folder / utterance.paths[0]).is_file():
-            raise UserError(
-                f"{folder}: {utterance.paths[0]} is gone; delete the folder to have it made again"
-            )
+            raise UserError(f"{folder}: {utterance.paths[0]} is gone; delete the folder to have it made again")
     return {
         split: tuple(utterance for utterance in utterances if dealt[utterance.speaker] is split)
         for split in Split
@@ -142,9 +140,7 @@ class _Line:
     text: str
 
 
-def _write_script(
-    dealt: Mapping[str, Split], speakers: int, per_speaker: int, digit_strings: float, seed: int
-) -> list[_Line]:
+def _write_script(dealt: Mapping[str, Split], speakers: int, per_speaker: int, digit_strings: float, seed: int) -> list[_Line]:
     lines = []
     for voice in voices(speakers):
         split = dealt.get(PREFIX + voice.name)
@@ -177,9 +173,7 @@ def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
             if not folder.is_dir():
                 raise
     except BrokenProcessPool:
-        raise UserError(
-            "eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package"
-        ) from None
+        raise UserError("eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -212,17 +206,11 @@ class _Synthesiser:
         try:
             self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         except OSError as error:
-            raise UserError(
-                f"eSpeak NG does not load ({error}); wanted a working espeakng-loader package"
-            ) from None
+            raise UserError(f"eSpeak NG does not load ({error}); wanted a working espeakng-loader package") from None
         data = str(espeakng_loader.get_data_path())
-        rate = self._library.espeak_Initialize(
-            _AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), _INITIALIZE_DONT_EXIT
-        )
+        rate = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), _INITIALIZE_DONT_EXIT)
         if rate != SAMPLE_RATE:
-            raise UserError(
-                f"{data}: eSpeak NG does not start from these data (code {rate}); the path may be too long"
-            )
+            raise UserError(f"{data}: eSpeak NG does not start from these data (code {rate}); the path may be too long")
         self._chunks: list[bytes] = []
         self._callback = _CALLBACK(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)
@@ -230,16 +218,12 @@ class _Synthesiser:
     def say(self, voice: Voice, text: str) -> NDArray[np.int16]:
         """Speech at `SAMPLE_RATE` Hz, [samples]."""
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
-            raise UserError(
-                f"eSpeak NG has no voice {voice.name!r}; wanted the voices of espeakng-loader 0.2"
-            )
+            raise UserError(f"eSpeak NG has no voice {voice.name!r}; wanted the voices of espeakng-loader 0.2")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
         encoded = text.encode()
-        self._library.espeak_Synth(
-            encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _CHARS_UTF8, None, None
-        )
+        self._library.espeak_Synth(encoded, ctypes.c_size_t(len(encoded) + 1), 0, 1, 0, _CHARS_UTF8, None, None)
         self._library.espeak_Synchronize()
         return np.frombuffer(b"".join(self._chunks), dtype=np.int16)
 

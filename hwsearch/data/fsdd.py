@@ -45,9 +45,7 @@ def read_fsdd(
         spoken_by = dict.fromkeys(named, speakers)
     return {
         split: tuple(
-            utterance
-            for speaker in group
-            for utterance in _strings(root, takes, speaker, split, strings_per_speaker, seed)
+            utterance for speaker in group for utterance in _strings(root, takes, speaker, split, strings_per_speaker, seed)
         )
         for split, group in spoken_by.items()
     }

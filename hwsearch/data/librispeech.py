@@ -38,9 +38,7 @@ def read_librispeech(root: Path) -> tuple[Utterance, ...]:
             transcript=transcripts.get(path.stem),
         )
     if not found:
-        raise UserError(
-            f"{root}: no <speaker>-<chapter>-<utterance>.flac or .wav; wanted a LibriSpeech-style corpus"
-        )
+        raise UserError(f"{root}: no <speaker>-<chapter>-<utterance>.flac or .wav; wanted a LibriSpeech-style corpus")
     return tuple(found[stem] for stem in sorted(found))
 
 

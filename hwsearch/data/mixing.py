@@ -65,9 +65,7 @@ def place(rng: np.random.Generator, target_samples: int, interferer_samples: int
         # One of the two comes first and the other ends last.
         target_first = bool(rng.integers(2))
         return Placement(0 if target_first else target_latest, interferer_latest if target_first else 0, samples)
-    return Placement(
-        int(rng.integers(target_latest + 1)), int(rng.integers(interferer_latest + 1)), samples
-    )
+    return Placement(int(rng.integers(target_latest + 1)), int(rng.integers(interferer_latest + 1)), samples)
 
 
 def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
@@ -78,7 +76,7 @@ def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
     return speech[start : start + longest]
 
 
-def render(  # noqa: PLR0913 (two speakers, each with sound, place and room, are what a mixture is)
+def render(  # noqa: PLR0913, PLR0917 (two speakers, each with sound, place and room, are what a mixture is)
     rng: np.random.Generator,
     target: Audio,
     interferer: Audio,

@@ -52,9 +52,7 @@ class Plan:
         return f"{self.split.value}/{self.index:05d}-{part}.wav"
 
 
-def draw_plans(
-    data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank
-) -> tuple[Plan, ...]:
+def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank) -> tuple[Plan, ...]:
     """Draw a split's mixtures.
 
     Every utterance is the target equally often, give or take once; room, sources and interfering speaker
@@ -68,9 +66,7 @@ def draw_plans(
     for index, target in enumerate(_targets(name, split, speech, data.mixtures.count[split])):
         rng = generator(name, "mixture", split, index)
         room = bank.rooms[int(rng.integers(len(bank.rooms)))]
-        target_source, interferer_source = (
-            int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False)
-        )
+        target_source, interferer_source = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
         others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
         drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
         candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
@@ -128,9 +124,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     )
     write_audio(folder / plan.path("mixture"), rendered.mixture, data.sample_rate)
     write_audio(folder / plan.path("target"), rendered.target, data.sample_rate)
-    target_talker = _talker(
-        plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target)
-    )
+    target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))
     interferer_talker = _talker(
         utterance,
         uncut_samples,
@@ -185,9 +179,7 @@ def _choose_interferer(
     return chosen, len(speech), cut(rng, speech, most)
 
 
-def _talker(
-    utterance: Utterance, uncut_samples: int, room: Room, source: int, start: int, samples: int
-) -> Talker:
+def _talker(utterance: Utterance, uncut_samples: int, room: Room, source: int, start: int, samples: int) -> Talker:
     whole = samples == uncut_samples
     return Talker(
         utterance=utterance.id,

@@ -7,6 +7,7 @@ the room's number, so the bank is the same whatever the number of processes, and
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -157,9 +158,7 @@ def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float:
     return float(-60.0 / slope)
 
 
-def build_bank(
-    data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress
-) -> RoomBank:
+def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress) -> RoomBank:
     """Simulate a split's rooms that are not on disk yet; every process has one thread."""
     rooms = draw_rooms(data, data_digest, split)
     missing = [room for room in rooms if not room_file(folder, room.index).is_file()]
@@ -171,9 +170,16 @@ def build_bank(
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]
-            for done, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                progress(len(rooms) - len(missing) + done, len(rooms))
+            try:
+                for done, job in enumerate(as_completed(jobs), start=1):
+                    job.result()
+                    progress(len(rooms) - len(missing) + done, len(rooms))
+            except BrokenProcessPool:
+                raise UserError(
+                    "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
+                ) from None
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
     return RoomBank(folder, rooms)
 
 

@@ -137,10 +137,7 @@ def _trim(speech: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:
 
 
 def _join(parts: list[NDArray[np.float32]], name: str, sample_rate: int) -> NDArray[np.float32]:
-    pauses = [
-        round(sample_rate * seconds)
-        for seconds in generator("pauses", name).uniform(*_PAUSE_S, size=len(parts) - 1)
-    ]
+    pauses = [round(sample_rate * seconds) for seconds in generator("pauses", name).uniform(*_PAUSE_S, size=len(parts) - 1)]
     pieces = [_fade(parts[0], sample_rate)]
     for pause, part in zip(pauses, parts[1:], strict=True):
         pieces += [np.zeros(pause, np.float32), _fade(part, sample_rate)]

@@ -122,16 +122,15 @@ def _raw_features(separator: Separator, mixture: Tensor, doa_deg: float) -> Tens
     config = separator.config
     with torch.no_grad():
         spectrum = stft(mixture[None].float(), config.n_fft, config.hop_length)
-        return features(spectrum, torch.tensor([doa_deg]), separator.array, separator.sample_rate, config.ipd)
+        direction = torch.tensor([doa_deg])
+        return features(spectrum, direction, separator.array, separator.sample_rate, config.ipd, beam=config.beam)
 
 
 def _refuse_foreign(output: Path) -> None:
     """Only an earlier export may be replaced."""
     known = {*GRAPH_FILES.values(), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= known):
-        raise UserError(
-            f"{output}: holds something that is no export; wanted a new folder or an earlier export"
-        )
+        raise UserError(f"{output}: holds something that is no export; wanted a new folder or an earlier export")
 
 
 def _replace(output: Path, finished: Path) -> None:

@@ -1,7 +1,9 @@
 """What an exported file says of itself, in its own metadata."""
 
+import hashlib
 from typing import Annotated, Literal
 
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 from pydantic import Field, ValidationError
 
@@ -11,6 +13,7 @@ from hwsearch.experiment import Section, SeparatorConfig
 from hwsearch.separator.allocation import BitAllocation
 
 _KEY = "hwsearch"
+_UNSEALED = "0" * 64
 
 
 class ExportDescription(Section):
@@ -23,6 +26,7 @@ class ExportDescription(Section):
         allocation: width of every site.
         base_digest: SHA-256 of the full-precision base.
         hwsearch_version: the version that exported.
+        content_digest: SHA-256 of the file with this digest as zeros; `seal` writes it.
     """
 
     format: Literal[1] = 1
@@ -32,6 +36,7 @@ class ExportDescription(Section):
     allocation: dict[str, int]
     base_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     hwsearch_version: str
+    content_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = _UNSEALED
 
     @property
     def microphones(self) -> MicrophoneArray:
@@ -43,11 +48,38 @@ class ExportDescription(Section):
         return BitAllocation.from_json(self.allocation, self.separator, source)
 
 
-def describe(model: ModelProto, description: ExportDescription) -> None:
-    """Write a description into a model's metadata."""
+def seal(model: ModelProto, description: ExportDescription) -> bytes:
+    """The file's bytes, with the description and the digest of all of it inside."""
     entry = model.metadata_props.add()
     entry.key = _KEY
-    entry.value = description.model_dump_json()
+    entry.value = description.model_copy(update={"content_digest": _UNSEALED}).model_dump_json()
+    content: bytes = model.SerializeToString()
+    digest = hashlib.sha256(content).hexdigest()
+    return content.replace(_digest_field(_UNSEALED), _digest_field(digest))
+
+
+def check_seal(content: bytes, description: ExportDescription, source: str) -> None:
+    """Refuse a file that has changed since it was sealed.
+
+    Raises:
+        UserError: names `source`.
+    """
+    unsealed = content.replace(_digest_field(description.content_digest), _digest_field(_UNSEALED))
+    if hashlib.sha256(unsealed).hexdigest() != description.content_digest:
+        raise UserError(f"{source}: damaged or changed since it was exported; export it again")
+
+
+def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescription]:
+    """The model in a file's bytes, and its description.
+
+    Raises:
+        UserError: no ONNX, or no valid description in it; names `source`.
+    """
+    try:
+        model = ModelProto.FromString(content)
+        return model, read_description(model, source)
+    except (DecodeError, UnicodeDecodeError):
+        raise UserError(f"{source}: not an ONNX file; wanted one made by 'hwsearch export'") from None
 
 
 def read_description(model: ModelProto, source: str) -> ExportDescription:
@@ -58,16 +90,17 @@ def read_description(model: ModelProto, source: str) -> ExportDescription:
     """
     found = [entry.value for entry in model.metadata_props if entry.key == _KEY]
     if len(found) != 1:
-        raise UserError(
-            f"{source}: an ONNX file without a separator's description; wanted one made by 'hwsearch export'"
-        )
+        raise UserError(f"{source}: an ONNX file without a separator's description; wanted one made by 'hwsearch export'")
     try:
         description = ExportDescription.model_validate_json(found[0])
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{source}: its description is damaged ({key}: {first['msg']}); export it again"
-        ) from None
+        raise UserError(f"{source}: its description is damaged ({key}: {first['msg']}); export it again") from None
     description.bit_allocation(source)
     return description
+
+
+def _digest_field(digest: str) -> bytes:
+    """The digest as it stands in the description."""
+    return f'"content_digest":"{digest}"'.encode()

@@ -29,7 +29,7 @@ from brevitas.proxy import BiasQuantProxyFromInjector, WeightQuantProxyFromInjec
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from hwsearch.export.description import ExportDescription, describe
+from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.files import atomic_write_bytes
 from hwsearch.separator.quantized import QuantizedMaskNetwork
@@ -52,9 +52,8 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     _unfold_wide_weights(model)
     _protect_float_weights(model)
     _drop_unused(model)
-    describe(model, description)
     onnx.checker.check_model(model, full_check=True)
-    atomic_write_bytes(path, model.SerializeToString())
+    atomic_write_bytes(path, seal(model, description))
 
 
 def integer_kernels(path: Path) -> dict[str, int]:
@@ -97,8 +96,7 @@ class _BiasHandler(StdCDQCastONNXBiasQuantProxyHandler):  # type: ignore[misc]  
         scale = module.scale()
         self.symbolic_kwargs = {
             "int_biases": {
-                layer.bias.data_ptr(): bias_integers(layer.bias, scale).to(torch.int32)
-                for layer in module.tracked_module_list
+                layer.bias.data_ptr(): bias_integers(layer.bias, scale).to(torch.int32) for layer in module.tracked_module_list
             },
             "scale": scale,
             "zero_point": module.zero_point(),
@@ -190,27 +188,21 @@ def _protect_float_weights(model: ModelProto) -> None:
             _write_bias_as_integers(model, index, node, constants[node.input[2]].astype(np.float32))
 
 
-def _write_bias_as_integers(
-    model: ModelProto, index: int, node: NodeProto, bias: NDArray[np.float32]
-) -> None:
+def _write_bias_as_integers(model: ModelProto, index: int, node: NodeProto, bias: NDArray[np.float32]) -> None:
     """Give `node` its bias through a DequantizeLinear with powers of two for scales: no bit is lost."""
     _, exponent = np.frexp(bias.astype(np.float64))
     # float32 has 24 bits of mantissa; below 2^-126 the scale itself would leave the normal numbers.
     exponent = np.maximum(exponent, -100)
     scale = np.exp2(exponent - 24.0)
     integers = np.rint(bias / scale).astype(np.int32)
-    if not np.array_equal(
-        (integers * scale).astype(np.float32), np.where(np.abs(bias) < 2.0**-124, integers * scale, bias)
-    ):
+    if not np.array_equal((integers * scale).astype(np.float32), np.where(np.abs(bias) < 2.0**-124, integers * scale, bias)):
         raise ValueError(f"{node.name}: a bias that no integer holds")
     names = [f"{node.name}.bias.{part}" for part in ("integers", "scale", "zero_point", "value")]
     values = (integers, scale.astype(np.float32), np.zeros(len(bias), np.int32))
     for name, value in zip(names, values, strict=False):
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     node.input[2] = names[-1]
-    dequantize = helper.make_node(
-        "DequantizeLinear", names[:-1], names[-1:], name=f"{node.name}.bias", axis=0
-    )
+    dequantize = helper.make_node("DequantizeLinear", names[:-1], names[-1:], name=f"{node.name}.bias", axis=0)
     model.graph.node.insert(index, dequantize)
 
 

@@ -92,11 +92,7 @@ def pack(network: QuantizedMaskNetwork) -> bytes:
         payloads.append(_floats(layer.bias))
     for site, grid in network.activation_grids().items():
         slope = master.slopes.get(site, 0.0 if has_activation(site) else 1.0)
-        fields = (
-            (network.allocation.by_site[site], 0, 0, 0.0)
-            if grid is None
-            else (grid.bits, grid.zero_point, 0, grid.scale)
-        )
+        fields = (network.allocation.by_site[site], 0, 0, 0.0) if grid is None else (grid.bits, grid.zero_point, 0, grid.scale)
         records.append(_ACTIVATION.pack(*fields, slope))
     body = b"".join(records + payloads)
     counts = len(quantized), len(records) - len(quantized)
@@ -130,8 +126,7 @@ def unpack(content: bytes, config: SeparatorConfig) -> PackedNetwork:
         raise _DamagedError("its checksum does not fit its content (damaged or cut short)")
     if (weight_count, activation_count) != (len(weights), len(activations)):
         raise _DamagedError(
-            f"found {weight_count} weight and {activation_count} activation sites, "
-            f"not {len(weights)} and {len(activations)}"
+            f"found {weight_count} weight and {activation_count} activation sites, not {len(weights)} and {len(activations)}"
         )
     weight_records = {site: reader.unpack(_WEIGHT) for site in weights}
     activation_records = {site: reader.unpack(_ACTIVATION) for site in activations}
@@ -155,9 +150,7 @@ def unpack(content: bytes, config: SeparatorConfig) -> PackedNetwork:
 def pack_integers(values: NDArray[np.int32], bits: int) -> bytes:
     """Signed integers of `bits` bits as one stream, lowest bit first, rounded up to whole bytes."""
     shifts = np.arange(bits, dtype=np.int32)
-    return np.packbits(
-        ((values[:, None] >> shifts) & 1).astype(np.uint8).ravel(), bitorder="little"
-    ).tobytes()
+    return np.packbits(((values[:, None] >> shifts) & 1).astype(np.uint8).ravel(), bitorder="little").tobytes()
 
 
 def unpack_integers(stream: bytes, bits: int, count: int) -> NDArray[np.int32]:

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.util.cleanup import cleanup_model
 
-from hwsearch.export.description import ExportDescription, describe
+from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.files import atomic_write_bytes
 
@@ -38,5 +38,4 @@ def export_qonnx(network: ExportedNetwork, path: Path, description: ExportDescri
             output_names=[OUTPUT],
         )
         model: ModelProto = cleanup_model(ModelWrapper(str(target))).model
-    describe(model, description)
-    atomic_write_bytes(path, model.SerializeToString())
+    atomic_write_bytes(path, seal(model, description))

@@ -4,19 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.export.description import ExportDescription, read_description
+from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
-from hwsearch.separator.features import LPS_FLOOR, feature_count, features
+from hwsearch.separator.features import LPS_FLOOR, apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import istft, stft
 
 CHUNK_FRAMES = 1024
@@ -39,16 +37,13 @@ class OnnxSeparator:
             content = path.read_bytes()
         except (FileNotFoundError, IsADirectoryError):
             raise UserError(f"{path}: no such file; wanted an exported separator") from None
-        try:
-            model = onnx.ModelProto.FromString(content)
-        except DecodeError:
-            raise UserError(f"{path}: not an ONNX file; wanted an exported separator") from None
-        self.description: ExportDescription = read_description(model, str(path))
+        _, self.description = read_model(content, str(path))
+        check_seal(content, self.description, str(path))
         self._session = _session(content, threads, path)
         config = self.description.separator
         bins = config.n_fft // 2 + 1
         wanted = {
-            INPUT: feature_count(self.description.microphones, bins, config.ipd),
+            INPUT: feature_count(self.description.microphones, bins, config.ipd, beam=config.beam),
             OUTPUT: 2 * bins,
         }
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -60,9 +55,7 @@ class OnnxSeparator:
         outputs: list[NDArray[np.float32]] = self._session.run([OUTPUT], {INPUT: raw_features.numpy()})
         return torch.from_numpy(outputs[0])
 
-    def separate(
-        self, mixture: NDArray[np.float32], doa_deg: float, chunk_frames: int = CHUNK_FRAMES
-    ) -> NDArray[np.float32]:
+    def separate(self, mixture: NDArray[np.float32], doa_deg: float, chunk_frames: int = CHUNK_FRAMES) -> NDArray[np.float32]:
         """The target's waveform at microphone 0.
 
         A recording longer than `chunk_frames` is separated in chunks, each with as many frames of context as
@@ -83,15 +76,12 @@ class OnnxSeparator:
         array = self.description.microphones
         if mixture.ndim != 2 or mixture.shape[0] != array.microphones or mixture.shape[1] == 0:
             raise UserError(
-                f"a recording of shape {mixture.shape}; wanted [{array.microphones}, samples] "
-                f"for the array '{array.name}'"
+                f"a recording of shape {mixture.shape}; wanted [{array.microphones}, samples] for the array '{array.name}'"
             )
         if not np.isfinite(mixture).all():
             raise UserError("the recording holds numbers that are not finite")
         if not 0.0 <= doa_deg <= array.max_doa_deg:
-            raise UserError(
-                f"direction {doa_deg} degrees; wanted 0 to {array.max_doa_deg:.0f} for '{array.name}'"
-            )
+            raise UserError(f"direction {doa_deg} degrees; wanted 0 to {array.max_doa_deg:.0f} for '{array.name}'")
         waveform = torch.from_numpy(np.ascontiguousarray(mixture, dtype=np.float32))
         config = self.description.separator
         hop = config.hop_length
@@ -107,22 +97,22 @@ class OnnxSeparator:
             inner_first, inner_last = max(0, first - margin), min(frames, last + margin)
             outer_first, outer_last = max(0, inner_first - before), min(frames, inner_last + after)
             spectrum = _frames(waveform, outer_first, outer_last, config)
-            mask = self.mask(self._features(spectrum, doa, level))
+            raw = self._features(spectrum, doa, level)
+            mask = self.mask(raw)
             wanted = slice(inner_first - outer_first, inner_last - outer_first)
-            real, imaginary = mask[..., wanted].chunk(2, dim=1)
-            estimate = spectrum[:1, ..., wanted] * torch.complex(real, imaginary)[0]
-            start, end = first * hop, samples if last == frames else last * hop
+            start = starting_mask(raw, spectrum.shape[-2], beam=config.beam)[..., wanted]
+            estimate = apply_mask(spectrum[:1, ..., wanted], mask[..., wanted], start)
+            begin, end = first * hop, samples if last == frames else last * hop
             offset = inner_first * hop
             part = istft(estimate, config.n_fft, hop, end - offset)[0]
-            separated[start:end] = part[start - offset :]
+            separated[begin:end] = part[begin - offset :]
         return separated.numpy()
 
     def _features(self, spectrum: Tensor, doa: Tensor, level: Tensor) -> Tensor:
         """Features of a chunk [mics, bins, frames], its log spectrum against the whole recording's level."""
         config = self.description.separator
-        raw = features(
-            spectrum[None], doa, self.description.microphones, self.description.sample_rate, config.ipd
-        )
+        array, rate = self.description.microphones, self.description.sample_rate
+        raw = features(spectrum[None], doa, array, rate, config.ipd, beam=config.beam)
         raw[:, : spectrum.shape[-2]] = torch.log(spectrum[0].abs() / level + LPS_FLOOR)
         return raw
 

@@ -4,8 +4,9 @@ Comparing outputs alone proves little: one value that lies half-way between two 
 one runtime and down by another, and the difference spreads through the layers behind it. So every quantized
 tensor inside the graph is read from the runtime, and each layer is judged by itself: from the integers that
 the runtime gave it, the layer is computed in double precision, and the integers that the runtime made of it
-must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties, which are counted. The
-output against the Brevitas network's is measured beside that.
+must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties, which
+are counted. The Brevitas network is judged in the same way, so that both are proven to be the same function. How far
+their outputs lie apart, which with few bits a handful of ties can make visible, is measured beside that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,9 +42,6 @@ scale or zero point is off by whole steps."""
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a floating-point output against the output's peak: a thousand times float32's
 resolution."""
-
-LEAST_AGREEMENT_DB = 20.0
-"""Least SI-SNR of the file's output against the Brevitas network's. Ties alone stay far above it."""
 
 
 class VerificationError(UserError):
@@ -117,9 +115,7 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
         # Reading tensors out could keep the runtime from a fusion; then something else would have been
         # verified.
         if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
-            raise VerificationError(
-                f"{path}: its output changes when inner tensors are read; it cannot be verified"
-            )
+            raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
         return _Run(mask, {site: tap.astype(np.float64) for site, tap in zip(tensors, taps, strict=True)})
 
     runs = [run(features) for features in batches]
@@ -150,9 +146,7 @@ def _session(model: ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _site_tensors(model: ModelProto, network: ExportedNetwork, operator: str) -> dict[str, str]:
@@ -167,9 +161,7 @@ def _site_tensors(model: ModelProto, network: ExportedNetwork, operator: str) ->
     nodes = [node for node in model.graph.node if node.op_type == operator and node.input[0] in computed]
     tensors = [node.input[0] if operator == "DequantizeLinear" else node.output[0] for node in nodes]
     if len(tensors) != len(sites):
-        raise VerificationError(
-            f"the graph quantizes {len(tensors)} activations; the allocation has {len(sites)}"
-        )
+        raise VerificationError(f"the graph quantizes {len(tensors)} activations; the allocation has {len(sites)}")
     return dict(zip(sites, tensors, strict=True))
 
 
@@ -196,11 +188,6 @@ def _judge(
         except MetricUnavailable:
             continue  # a constant mask has no SI-SNR; the steps have been judged all the same
     agreement = min(agreements, default=None)
-    if agreement is not None and agreement < LEAST_AGREEMENT_DB:
-        raise VerificationError(
-            f"{path}: its output agrees with the network's to {agreement:.1f} dB; "
-            f"wanted {LEAST_AGREEMENT_DB:.0f} or more"
-        )
     return VerificationReport(
         runtime=runtime,
         batches=len(batches),
@@ -222,9 +209,7 @@ class _Steps:
     worst_rounding: float
 
 
-def _judge_steps(
-    path: Path, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run
-) -> _Steps:
+def _judge_steps(path: Path, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run) -> _Steps:
     """Hold every quantized tensor to its layer in double precision, and the mask to its own integers."""
     grids = network.network.activation_grids()
     values = ties = 0
@@ -239,9 +224,7 @@ def _judge_steps(
         quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
         distance = float((found - quotient).abs().max())
         if found.shape != x.shape or not distance <= 0.5 + ROUNDING_TOLERANCE:
-            raise VerificationError(
-                f"{path}: at '{site}' an integer is {distance:.3f} steps from the exact value"
-            )
+            raise VerificationError(f"{path}: at '{site}' an integer is {distance:.3f} steps from the exact value")
         values, worst = values + found.numel(), max(worst, distance)
         ties += int((found != quotient.round()).sum())
         return found * grid.scale
@@ -266,9 +249,7 @@ def _double_precision(network: ExportedNetwork) -> FoldedNetwork:
             layers[name] = replace(layer, weight=layer.weight.double(), bias=layer.bias.double())
             continue
         value = weight.integers.double() * weight.scale.double()
-        layers[name] = replace(
-            layer, weight=value, bias=_exact_bias(layer.bias, weight.scale.flatten(), grid)
-        )
+        layers[name] = replace(layer, weight=value, bias=_exact_bias(layer.bias, weight.scale.flatten(), grid))
     return replace(master, layers=layers)
 
 

@@ -114,11 +114,7 @@ def _columns(rows: list[dict[str, float | None]]) -> dict[str, npt.NDArray[np.fl
 def _uniform(widths: npt.NDArray[np.int16], header: Header) -> npt.NDArray[np.bool_]:
     result = np.ones(len(widths), dtype=np.bool_)
     for of_weights in (True, False):
-        picked = [
-            index
-            for index, site in enumerate(header.widths)
-            if is_weight(site) is of_weights and site not in header.fixed
-        ]
+        picked = [index for index, site in enumerate(header.widths) if is_weight(site) is of_weights and site not in header.fixed]
         if picked:
             result &= (widths[:, picked] == widths[:, picked[:1]]).all(axis=1)
     return result

@@ -49,8 +49,7 @@ def _dominated(losses: Values, by: Values) -> npt.NDArray[np.bool_]:
     for mine, theirs in zip(losses.T, by.T, strict=True):
         no_worse &= theirs <= mine[:, None]
         better |= theirs < mine[:, None]
-    dominated: npt.NDArray[np.bool_] = (no_worse & better).any(axis=1)
-    return dominated
+    return np.asarray((no_worse & better).any(axis=1))
 
 
 def hypervolume_2d(values: Values, directions: Sequence[Direction], reference: Sequence[float]) -> float:
@@ -78,9 +77,7 @@ def hypervolume_2d(values: Values, directions: Sequence[Direction], reference: S
 def _as_losses(values: Values, directions: Sequence[Direction]) -> Values:
     """The values with signs such that less is better."""
     if values.ndim != 2 or values.shape[1] != len(directions):
-        raise ValueError(
-            f"values of shape {values.shape}; wanted one column for each of {len(directions)} directions"
-        )
+        raise ValueError(f"values of shape {values.shape}; wanted one column for each of {len(directions)} directions")
     signs = np.array([-1.0 if direction is Direction.MAXIMIZE else 1.0 for direction in directions])
     losses: Values = values * signs
     return losses

@@ -12,7 +12,7 @@ from hwsearch.errors import UserError
 from hwsearch.files import atomic_write
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.front.query import Order, query
-from hwsearch.search.objectives import QUALITY, QUALITY_CI95, SIZE, UTTERANCES
+from hwsearch.search.objectives import DROP_CI95, QUALITY, SIZE, UTTERANCES
 from hwsearch.separator.allocation import is_weight
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -80,9 +80,7 @@ def draw_front(table: CandidateTable, title: str) -> Figure:
     return figure
 
 
-def _limit_quality(
-    axes: Axes, table: CandidateTable, front: CandidateTable, uniform: CandidateTable
-) -> float:
+def _limit_quality(axes: Axes, table: CandidateTable, front: CandidateTable, uniform: CandidateTable) -> float:
     """Set the vertical limits; returns the lower one."""
     shown = np.concatenate([front.columns[QUALITY], uniform.columns[QUALITY]])
     reference = table.reference.get(QUALITY, np.nan)
@@ -120,11 +118,11 @@ def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
         zorder=4,
         label=f"front, {len(front)} candidates",
     )
-    if QUALITY_CI95 in front.columns:
+    if DROP_CI95 in front.columns:
         axes.errorbar(
             size,
             quality,
-            yerr=front.columns[QUALITY_CI95],
+            yerr=front.columns[DROP_CI95],
             fmt="none",
             ecolor=FRONT_COLOUR,
             elinewidth=0.8,
@@ -154,9 +152,7 @@ def _draw_uniform(axes: Axes, uniform: CandidateTable) -> None:
     labels = _uniform_labels(uniform)
     for row in np.argsort(-quality, kind="stable").tolist():
         x, y = float(size[row]), float(quality[row])
-        if any(
-            x == other_x and other_y - y < LABEL_DISTANCE * (top - bottom) for other_x, other_y in labelled
-        ):
+        if any(x == other_x and other_y - y < LABEL_DISTANCE * (top - bottom) for other_x, other_y in labelled):
             continue
         labelled.append((x, y))
         axes.annotate(
@@ -194,9 +190,7 @@ def _how_measured(table: CandidateTable) -> str:
     notes = []
     if UTTERANCES in table.columns:
         counts = np.unique(table.columns[UTTERANCES])
-        notes.append(
-            f"{counts[0]:.0f} utterances" if len(counts) == 1 else f"{counts[0]:.0f} or more utterances"
-        )
-    if QUALITY_CI95 in table.columns:
-        notes.append("bars: 95 % confidence")
+        notes.append(f"{counts[0]:.0f} utterances" if len(counts) == 1 else f"{counts[0]:.0f} or more utterances")
+    if DROP_CI95 in table.columns:
+        notes.append("bars: 95 % confidence of the loss against full precision")
     return "\n" + ", ".join(notes) if notes else ""

@@ -23,7 +23,7 @@ from rich.table import Table
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.pareto import non_dominated
-from hwsearch.search.objectives import QUALITY, QUALITY_CI95, SIZE
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=\s]+)\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^<>=\s]+)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -37,8 +37,11 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 AVERAGE_BITS = "average_bits"
 LABELS = ("candidate", "strategy", "uniform")
 """Columns that name a candidate."""
-MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, SIZE, AVERAGE_BITS)
+MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_BITS)
 """Columns that come first, where they are there."""
+
+MARGINS = {QUALITY: QUALITY_CI95, DROP: DROP_CI95}
+"""Columns that the terminal shows with the half width of their confidence interval."""
 
 
 class OutputFormat(StrEnum):
@@ -75,9 +78,7 @@ def parse_condition(text: str) -> Condition:
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise UserError(
-            f"condition '{text}' is malformed; wanted COLUMN<=NUMBER, with one of <=, >=, <, >, =="
-        )
+        raise UserError(f"condition '{text}' is malformed; wanted COLUMN<=NUMBER, with one of <=, >=, <, >, ==")
     column, sign, value = match["column"], match["operator"], match["value"]
     if column == "strategy":
         if sign != "==":
@@ -193,12 +194,19 @@ def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
     every = column_names(table)
     for name in also:
         column_values(table, name)
-    shown = [name for name in every if name in MAIN_COLUMNS or name in also or name.startswith("latency_ms[")]
+    margins = {value: margin for value, margin in MARGINS.items() if {value, margin} <= table.columns.keys()}
+    shown = [
+        name
+        for name in every
+        if name not in margins.values() and (name in MAIN_COLUMNS or name in also or name.startswith("latency_ms["))
+    ]
     answer = Table()
     for name in shown:
-        answer.add_column(escape(name), justify="left" if name == "strategy" else "right")
-    for row in _rows(table, shown):
-        answer.add_row(*(_cell(value) for value in row))
+        heading = name.replace("_db", "\n_db").replace("[", "\n[") + (" ± 95 %" if name in margins else "")
+        answer.add_column(escape(heading), justify="left" if name == "strategy" else "right")
+    cells = {name: [_cell(value) for (value,) in _rows(table, [name])] for name in {*shown, *margins.values()}}
+    for row in range(len(table)):
+        answer.add_row(*(cells[name][row] + (f" ± {cells[margins[name]][row]}" if name in margins else "") for name in shown))
     return answer
 
 

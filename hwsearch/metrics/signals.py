@@ -20,9 +20,7 @@ def signal_pair(estimate: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.floa
     """
     pair = np.asarray(estimate, dtype=np.float64), np.asarray(target, dtype=np.float64)
     if pair[0].shape != pair[1].shape or pair[0].ndim == 0:
-        raise ValueError(
-            f"estimate {pair[0].shape} and target {pair[1].shape} must have one shape [..., samples]"
-        )
+        raise ValueError(f"estimate {pair[0].shape} and target {pair[1].shape} must have one shape [..., samples]")
     for name, signal in zip(("estimate", "target"), pair, strict=True):
         if signal.shape[-1] == 0:
             raise MetricUnavailable(f"{name} has no samples")

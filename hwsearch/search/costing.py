@@ -22,15 +22,14 @@ from hwsearch.separator.workload import build_workload
 
 def experiment_workload(experiment: Experiment) -> Workload:
     """The layer shapes of one inference of `search.utterance_seconds`."""
-    config = experiment.separator
+    config, rate = experiment.separator, experiment.data.sample_rate
     bins = config.n_fft // 2 + 1
-    frames = round(experiment.search.utterance_seconds * experiment.data.sample_rate) // config.hop_length + 1
     return build_workload(
         config,
         features=feature_count(ARRAYS[experiment.data.array], bins, config.ipd, beam=config.beam),
-        frames=frames,
-        frame_seconds=config.hop_length / experiment.data.sample_rate,
-        per_channel_scales=experiment.quantization.weight_scale == "per_channel",
+        frames=round(experiment.search.utterance_seconds * rate) // config.hop_length + 1,
+        sample_rate=rate,
+        per_channel=experiment.quantization.weight_scale == "per_channel",
     )
 
 

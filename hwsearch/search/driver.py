@@ -84,7 +84,7 @@ class SearchSummary:
         if self.interrupted:
             return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
         if self.scored < self.trials:
-            return f"the space holds no more allocations: {counts}, in {self.folder}"
+            return f"no more allocations to propose: {counts}, in {self.folder}"
         return f"done: {counts}, in {self.folder}"
 
 
@@ -147,10 +147,17 @@ def run_search(
 
 
 def search_digest(experiment: Experiment) -> str:
-    """Hash of what candidates and the order of proposals depend on, and not when the search ends."""
+    """Hash of what candidates and the order of proposals depend on, and not when the search ends or where files lie."""
     return digest(
         experiment.model_dump(
-            mode="json", exclude={"search": {"trials", "max_attempts"}, "export": True, "evaluation": True}
+            mode="json",
+            exclude={
+                "base": True,
+                "data": {"corpora": {"__all__": {"root"}}},
+                "search": {"trials", "max_attempts"},
+                "export": True,
+                "evaluation": True,
+            },
         )
     )
 
@@ -193,9 +200,7 @@ class _Search:
                 self._note_finished(Result(candidate, event.metrics, event.costs))
             else:
                 self._note_finished(Result(candidate, None, {}))
-        self._mirror = StudyMirror(
-            folder / MIRROR_FILE, self._experiment.name, self._space, QUALITY_AND_SIZE, self._finished
-        )
+        self._mirror = StudyMirror(folder / MIRROR_FILE, self._experiment.name, self._space, QUALITY_AND_SIZE, self._finished)
 
     def run(
         self,
@@ -222,9 +227,7 @@ class _Search:
             self._settle(outcome, cost)
             progress(self._progress(before))
             if len(self._finished) - self._scored >= self._trials:
-                raise UserError(
-                    f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record"
-                )
+                raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
     def summary(self, folder: Path, *, interrupted: bool) -> SearchSummary:
         """How it ended."""
@@ -301,9 +304,7 @@ class _Search:
         reason = outcome.error or _missing_objective(QUALITY_AND_SIZE, metrics, costs, outcome.result)
         candidate = self._unfinished[number]
         if candidate is None and reason is not None:
-            raise UserError(
-                f"the full-precision network cannot be scored ({reason}); wanted a scorer that works"
-            )
+            raise UserError(f"the full-precision network cannot be scored ({reason}); wanted a scorer that works")
         strategy = REFERENCE_STRATEGY if candidate is None else candidate.strategy
         if reason is None:
             self._record.append(
@@ -370,9 +371,7 @@ class _Search:
         )
 
 
-def unknown_neighbour(
-    point: Point, shape: tuple[int, ...], known: set[Point], rng: np.random.Generator
-) -> Point:
+def unknown_neighbour(point: Point, shape: tuple[int, ...], known: set[Point], rng: np.random.Generator) -> Point:
     """A point near `point` that is not among the known ones: a random walk, one site at a time, until one is
     met.
 
@@ -414,6 +413,4 @@ def _finite(value: float) -> float | None:
 
 def _versions() -> dict[str, str]:
     names = ("optuna", "ray", "numpy", "torch", "brevitas")
-    return {"hwsearch": hwsearch.__version__, "python": python_version()} | {
-        name: metadata.version(name) for name in names
-    }
+    return {"hwsearch": hwsearch.__version__, "python": python_version()} | {name: metadata.version(name) for name in names}

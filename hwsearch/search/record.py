@@ -109,9 +109,7 @@ class Failed(Entry):
 
 Event = Asked | Scored | Failed
 
-_LINE: TypeAdapter[Header | Event] = TypeAdapter(
-    Annotated[Header | Asked | Scored | Failed, Field(discriminator="event")]
-)
+_LINE: TypeAdapter[Header | Event] = TypeAdapter(Annotated[Header | Asked | Scored | Failed, Field(discriminator="event")])
 
 
 def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
@@ -169,9 +167,7 @@ class Record:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def _begin(self, folder: Path, header: Header) -> Header:
@@ -193,9 +189,7 @@ class Record:
         for key in sorted(found.provenance.keys() | header.provenance.keys()):
             before, here = found.provenance.get(key), header.provenance.get(key)
             if before != here:
-                raise UserError(
-                    f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one"
-                )
+                raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
         return found
 
     def _write(self, entry: Entry) -> None:
@@ -215,9 +209,7 @@ def _lock_folder(folder: Path) -> int:
     except BlockingIOError:
         holder = os.read(handle, 32).decode(errors="replace").strip()
         os.close(handle)
-        raise UserError(
-            f"{folder}: process {holder or 'unknown'} is searching here; wanted a folder of its own"
-        ) from None
+        raise UserError(f"{folder}: process {holder or 'unknown'} is searching here; wanted a folder of its own") from None
     os.ftruncate(handle, 0)
     os.write(handle, f"{os.getpid()}\n".encode())
     return handle
@@ -268,6 +260,4 @@ def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         detail = f"{where}: {first['msg']}" if where else first["msg"]
-        raise UserError(
-            f"{path}, line {number}: not a valid entry ({detail}); wanted an undamaged record"
-        ) from None
+        raise UserError(f"{path}, line {number}: not a valid entry ({detail}); wanted an undamaged record") from None

@@ -32,9 +32,7 @@ def sampler_factory(kind: SamplerKind, population: int) -> Callable[[int], BaseS
         case SamplerKind.NSGA2:
             return lambda seed: NSGAIISampler(population_size=population, seed=seed)
         case SamplerKind.TPE:
-            return lambda seed: TPESampler(
-                n_startup_trials=population, multivariate=True, constant_liar=True, seed=seed
-            )
+            return lambda seed: TPESampler(n_startup_trials=population, multivariate=True, constant_liar=True, seed=seed)
 
 
 class ResumableSampler(BaseSampler):
@@ -43,39 +41,35 @@ class ResumableSampler(BaseSampler):
     Not for `study.optimize`: `begin_draw` must come before every `study.ask`.
     """
 
-    def __init__(
-        self, make: Callable[[int], BaseSampler], space: Mapping[str, BaseDistribution], seed: int
-    ) -> None:
+    def __init__(self, make: Callable[[int], BaseSampler], space: Mapping[str, BaseDistribution], seed: int) -> None:
         self._make = make
         self._space = dict(space)
         self._seed = seed
         self._sampler = make(seed)
+        self._generations: set[int] = set()
 
     def begin_draw(self, place: int, repeat: int) -> None:
         """Seed the next draw by its place in the search, and how often that place was drawn for already."""
-        self._sampler = self._make(
-            int(np.random.SeedSequence([self._seed, place, repeat]).generate_state(1)[0])
-        )
+        self._sampler = self._make(int(np.random.SeedSequence([self._seed, place, repeat]).generate_state(1)[0]))
 
     def register(self, study: Study, trial: FrozenTrial) -> None:
         """Let NSGA-II count a trial that it did not draw as a parent; other samplers do so anyway."""
         if isinstance(self._sampler, NSGAIISampler):
             generation = self._sampler.get_trial_generation(study, trial)
-            self._sampler.get_parent_population(study, generation)
+            if generation not in self._generations:
+                # Parents are chosen from what is finished when a generation begins, also in a replay.
+                self._generations.add(generation)
+                self._sampler.get_parent_population(study, generation)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space, always."""
         return self._space
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """Delegate."""
         return self._sampler.sample_relative(study, trial, search_space)
 
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         """Delegate."""
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
@@ -83,8 +77,6 @@ class ResumableSampler(BaseSampler):
         """Delegate."""
         self._sampler.before_trial(study, trial)
 
-    def after_trial(
-        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Delegate."""
         self._sampler.after_trial(study, trial, state, values)

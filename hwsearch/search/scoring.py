@@ -4,19 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hwsearch.data.dataset import load_mixture, open_dataset
-from hwsearch.experiment import Experiment, Split
+from hwsearch.experiment import FLOAT_BITS, Experiment, Split
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import mean_interval
-from hwsearch.search.objectives import QUALITY, QUALITY_CI95
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, UTTERANCES
+from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import prepare_base
-
-UTTERANCES = "utterances"
-"""How many mixtures a score is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +47,27 @@ class ScorerFactory:
         for mixture in open_dataset(self.data_folder, Split.VALIDATION)[: self.experiment.search.validation_mixtures]:
             sound, target = load_mixture(self.data_folder, mixture)
             with torch.no_grad():
-                analysis = separator.analyse(
-                    torch.from_numpy(sound)[None], torch.tensor([mixture.target.doa_deg])
-                )
+                analysis = separator.analyse(torch.from_numpy(sound)[None], torch.tensor([mixture.target.doa_deg]))
             examples.append((analysis, target, float(si_snr(sound[0], target))))
 
-        def score(allocation: BitAllocation) -> Mapping[str, float]:
+        def improvements(allocation: BitAllocation) -> NDArray[np.float64]:
             mask = network.mask_function(allocation)
-            improvements = []
+            found = []
             for analysis, target, unprocessed in examples:
                 with torch.no_grad():
                     estimate = separator.synthesise(analysis, mask(analysis.normalised), len(target))[0].numpy()
-                improvements.append(float(si_snr(estimate, target)) - unprocessed)
-            estimate_of_mean = mean_interval(improvements)
-            scores = {QUALITY: estimate_of_mean.value, UTTERANCES: float(len(improvements))}
-            if estimate_of_mean.high is not None:
-                scores[QUALITY_CI95] = estimate_of_mean.high - estimate_of_mean.value
+                found.append(float(si_snr(estimate, target)) - unprocessed)
+            return np.array(found)
+
+        full_precision = improvements(uniform(self.experiment.separator, FLOAT_BITS, FLOAT_BITS))
+
+        def score(allocation: BitAllocation) -> Mapping[str, float]:
+            found = improvements(allocation)
+            quality, drop = mean_interval(found), mean_interval(full_precision - found)
+            scores = {QUALITY: quality.value, UTTERANCES: float(len(found))}
+            for name, estimate in ((QUALITY_CI95, quality), (DROP_CI95, drop)):
+                if estimate.high is not None:
+                    scores[name] = estimate.high - estimate.value
             return scores
 
         return score

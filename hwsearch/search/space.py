@@ -76,9 +76,7 @@ class SearchSpace:
             raise ValueError("the allocation's sites are not those of the space")
         for site, widths in self.widths:
             if by_site[site] not in widths:
-                raise ValueError(
-                    f"width {by_site[site]} of site '{site}' is outside the space ({list(widths)})"
-                )
+                raise ValueError(f"width {by_site[site]} of site '{site}' is outside the space ({list(widths)})")
         return tuple(widths.index(by_site[site]) for site, widths in self.free)
 
 
@@ -105,9 +103,7 @@ def build_space(search: SearchConfig, separator: SeparatorConfig) -> SearchSpace
         widths=tuple(
             (
                 site,
-                (fixed[site],)
-                if site in fixed
-                else tuple(search.weight_bits if is_weight(site) else search.activation_bits),
+                (fixed[site],) if site in fixed else tuple(search.weight_bits if is_weight(site) else search.activation_bits),
             )
             for site in sites
         ),
@@ -135,11 +131,7 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
     weight_sites = [site for site, _ in space.widths if is_weight(site)]
     if not weight_sites:
         return []
-    ends = {
-        site
-        for site, widths in space.free
-        if site in (weight_sites[0], weight_sites[-1]) and END_BITS in widths
-    }
+    ends = {site for site, widths in space.free if site in (weight_sites[0], weight_sites[-1]) and END_BITS in widths}
     if not ends:
         return []
     weights, activations = _searched_widths(space)
@@ -149,10 +141,7 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
                 "ends-at-8",
                 _snap(
                     space,
-                    {
-                        site: END_BITS if site in ends else (w if is_weight(site) else activations[-1])
-                        for site, _ in space.free
-                    },
+                    {site: END_BITS if site in ends else (w if is_weight(site) else activations[-1]) for site, _ in space.free},
                 ),
             )
             for w in weights
@@ -171,8 +160,7 @@ def _fixed_widths(patterns: Mapping[str, int], sites: tuple[str, ...]) -> dict[s
             allowed = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
             if bits not in allowed:
                 raise UserError(
-                    f"search.fixed: pattern '{pattern}' sets site '{site}' to {bits} bits; "
-                    f"wanted one of {list(allowed)}"
+                    f"search.fixed: pattern '{pattern}' sets site '{site}' to {bits} bits; wanted one of {list(allowed)}"
                 )
             fixed[site] = bits
     return fixed

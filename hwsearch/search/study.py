@@ -41,17 +41,13 @@ def objective_values(
 class OptunaProposer:
     """Proposes what one of Optuna's samplers draws from everything scored so far."""
 
-    def __init__(
-        self, search: SearchConfig, space: SearchSpace, objectives: Sequence[Objective], seed: int
-    ) -> None:
+    def __init__(self, search: SearchConfig, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
         self._strategy = search.sampler.value
         self._objectives = objectives
         self._distributions: dict[str, BaseDistribution] = {
             site: IntDistribution(0, len(widths) - 1) for site, widths in space.free
         }
-        self._sampler = ResumableSampler(
-            sampler_factory(search.sampler, search.population), self._distributions, seed
-        )
+        self._sampler = ResumableSampler(sampler_factory(search.sampler, search.population), self._distributions, seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
             sampler=self._sampler, directions=[objective.direction.value for objective in objectives]
@@ -157,9 +153,7 @@ class StudyMirror:
         self._study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE if scored else TrialState.FAIL,
-                values=objective_values(self._objectives, result.metrics or {}, result.costs)
-                if scored
-                else None,
+                values=objective_values(self._objectives, result.metrics or {}, result.costs) if scored else None,
                 params={site: allocation[site] for site in self._distributions},
                 distributions=dict(self._distributions),
                 user_attrs={

@@ -74,9 +74,7 @@ def is_weight(site: str) -> bool:
 def weight_sites(config: SeparatorConfig) -> tuple[str, ...]:
     """Weight sites in the order of execution."""
     blocks = [
-        f"blocks.{block}.{layer}.weight"
-        for block in range(config.R * config.X)
-        for layer in ("expand", "depthwise", "project")
+        f"blocks.{block}.{layer}.weight" for block in range(config.R * config.X) for layer in ("expand", "depthwise", "project")
     ]
     return ("input_proj.weight", *blocks, "mask_head.weight")
 

@@ -58,18 +58,10 @@ class Calibration:
             UserError: another format, a site or width missing or unknown, or a grid out of range; names
                 `source`.
         """
-        if (
-            not isinstance(value, dict)
-            or value.get("format") != _FORMAT
-            or not isinstance(value.get("grids"), dict)
-        ):
-            raise UserError(
-                f"{source}: not a calibration of format {_FORMAT}; delete it and it is made again"
-            )
+        if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("grids"), dict):
+            raise UserError(f"{source}: not a calibration of format {_FORMAT}; delete it and it is made again")
         if set(value["grids"]) != set(sites):
-            raise UserError(
-                f"{source}: its sites are not those of the network; delete it and it is made again"
-            )
+            raise UserError(f"{source}: its sites are not those of the network; delete it and it is made again")
         return cls({site: _grids_from_json(value["grids"][site], site, source) for site in sites})
 
 
@@ -110,9 +102,7 @@ def calibrate(network: FoldedNetwork, features: Sequence[Tensor]) -> Calibration
             raise ValueError(f"the activations at {site} are not finite")
     return Calibration(
         {
-            site: {
-                bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS
-            }
+            site: {bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS}
             for site in activation_sites(network.config)
         }
     )
@@ -140,13 +130,9 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
     for _ in range(_SWEEPS):
         before = ends
         lows = torch.stack([low * factors, torch.full_like(factors, ends[1])], dim=1)
-        ends = _best_ends(
-            histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), lows]), bits
-        )
+        ends = _best_ends(histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), lows]), bits)
         highs = torch.stack([torch.full_like(factors, ends[0]), high * factors], dim=1)
-        ends = _best_ends(
-            histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), highs]), bits
-        )
+        ends = _best_ends(histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), highs]), bits)
         if ends == before:
             break
     scale, zero_point = _affine(torch.tensor([ends], dtype=torch.float64), bits)
@@ -180,7 +166,5 @@ def _grids_from_json(value: Any, site: str, source: str) -> Mapping[int, Activat
             case [float(scale), int(zero_point)] if 0.0 < scale < 1e30 and 0 <= zero_point < 2**bits:
                 grids[bits] = ActivationGrid(bits, scale, zero_point)
             case found:
-                raise UserError(
-                    f"{source}: site '{site}' at {bits} bits has grid {found!r}; wanted [scale, zero point]"
-                )
+                raise UserError(f"{source}: site '{site}' at {bits} bits has grid {found!r}; wanted [scale, zero point]")
     return grids

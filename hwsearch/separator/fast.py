@@ -46,9 +46,7 @@ class FastNetwork:
             Normalised features [batch, features, frames] to mask [batch, 2 * bins, frames].
         """
         widths = allocation.by_site
-        grids = {
-            site: self._calibration.grid(site, widths[site]) for site in activation_sites(self._folded.config)
-        }
+        grids = {site: self._calibration.grid(site, widths[site]) for site in activation_sites(self._folded.config)}
         layers: dict[str, FoldedLayer] = {}
         for name, layer in self._folded.layers.items():
             bits = widths[f"{name}.weight"]

@@ -55,9 +55,7 @@ def steering_phase(array: MicrophoneArray, doa_deg: Tensor, bins: int, sample_ra
     return 2 * torch.pi * advance[:, :, None] * frequency
 
 
-def features(
-    spectrum: Tensor, doa_deg: Tensor, array: MicrophoneArray, sample_rate: int, ipd: Ipd, *, beam: bool
-) -> Tensor:
+def features(spectrum: Tensor, doa_deg: Tensor, array: MicrophoneArray, sample_rate: int, ipd: Ipd, *, beam: bool) -> Tensor:
     """Features of a mixture for the speaker at `doa_deg`.
 
     The spectrum is divided by the recording's level before the logarithm, so that recordings of any gain look alike.

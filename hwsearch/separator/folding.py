@@ -151,16 +151,10 @@ def input_site(layer: str) -> str:
             raise ValueError(f"no layer '{layer}'")
 
 
-def _folded(
-    convolution: nn.Conv1d, norm: nn.BatchNorm1d | None, pads: tuple[int, int] = (0, 0)
-) -> FoldedLayer:
+def _folded(convolution: nn.Conv1d, norm: nn.BatchNorm1d | None, pads: tuple[int, int] = (0, 0)) -> FoldedLayer:
     """Fold in double precision, so that the only rounding is the one to single precision at the end."""
     weight = convolution.weight.detach().double()
-    bias = (
-        torch.zeros(len(weight), dtype=torch.float64)
-        if convolution.bias is None
-        else convolution.bias.detach().double()
-    )
+    bias = torch.zeros(len(weight), dtype=torch.float64) if convolution.bias is None else convolution.bias.detach().double()
     if norm is not None:
         if norm.running_mean is None or norm.running_var is None:
             raise TypeError("a batch norm without running statistics cannot be folded")

@@ -73,8 +73,8 @@ class GridQuantizer(nn.Module):
 class BiasQuantizer(nn.Module):
     """Rounds a bias to 32-bit integers times the scale of the products it is added to.
 
-    It takes that scale from the quantizers themselves; Brevitas's own way, quantized tensors handed from layer to layer,
-    computes much that nothing reads.
+    It takes that scale from the quantizers themselves; Brevitas's own way, quantized tensors handed from layer to
+    layer, computes much that nothing reads.
 
     Args:
         input_quantizer: of the layer's input.
@@ -117,25 +117,15 @@ class QuantizedMaskNetwork(nn.Module):
         super().__init__()
         self.config: SeparatorConfig = folded.config
         self.allocation = allocation
-        self.pads: Mapping[str, tuple[int, int]] = {
-            name: layer.padding for name, layer in folded.layers.items()
-        }
+        self.pads: Mapping[str, tuple[int, int]] = {name: layer.padding for name, layer in folded.layers.items()}
         widths = allocation.by_site
-        quantizers = {
-            site: _grid_quantizer(calibration.grid(site, widths[site]))
-            for site in activation_sites(folded.config)
-        }
+        quantizers = {site: _grid_quantizer(calibration.grid(site, widths[site])) for site in activation_sites(folded.config)}
         self.sites = nn.ModuleDict(
-            {
-                module_key(site): _activation_site(site, quantizer, folded)
-                for site, quantizer in quantizers.items()
-            }
+            {module_key(site): _activation_site(site, quantizer, folded) for site, quantizer in quantizers.items()}
         )
         self.layers = nn.ModuleDict(
             {
-                module_key(name): _convolution(
-                    layer, widths[f"{name}.weight"], config, quantizers[input_site(name)]
-                )
+                module_key(name): _convolution(layer, widths[f"{name}.weight"], config, quantizers[input_site(name)])
                 for name, layer in folded.layers.items()
             }
         )
@@ -159,9 +149,7 @@ class QuantizedMaskNetwork(nn.Module):
             bits = self.allocation.by_site[site]
             layer = self.convolution(name)
             quantizer = layer.weight_quant.tensor_quant
-            found[site] = (
-                None if is_float(bits) else quantize_weight(layer.weight, quantizer.positive_scale(), bits)
-            )
+            found[site] = None if is_float(bits) else quantize_weight(layer.weight, quantizer.positive_scale(), bits)
         return found
 
     def activation_grids(self) -> dict[str, ActivationGrid | None]:
@@ -174,9 +162,7 @@ class QuantizedMaskNetwork(nn.Module):
                 continue
             module = cast(_ActivationSite, self.sites[module_key(site)])
             quantizer = module.quantizer.act_quant.fused_activation_quant_proxy.tensor_quant
-            found[site] = ActivationGrid(
-                bits, float(quantizer.positive_scale().detach()), int(quantizer.zero_point)
-            )
+            found[site] = ActivationGrid(bits, float(quantizer.positive_scale().detach()), int(quantizer.zero_point))
         return found
 
     def master_copy(self) -> FoldedNetwork:
@@ -259,9 +245,7 @@ def _activation_site(site: str, quantizer: GridQuantizer | None, folded: FoldedN
     return _ActivationSite(activation, QuantIdentity(act_quant=injector))
 
 
-def _convolution(
-    layer: FoldedLayer, bits: int, config: QuantizationConfig, input_quantizer: GridQuantizer | None
-) -> QuantConv1d:
+def _convolution(layer: FoldedLayer, bits: int, config: QuantizationConfig, input_quantizer: GridQuantizer | None) -> QuantConv1d:
     weight_quant = bias_quant = None
     if not is_float(bits):
         limit = weight_limit(bits)
@@ -269,9 +253,7 @@ def _convolution(
         weight_quant = _injector(WeightQuantProxyFromInjector, quantizer, signed=True, narrow_range=True)
         if input_quantizer is not None:
             bias_quantizer = BiasQuantizer(input_quantizer, quantizer)
-            bias_quant = _injector(
-                BiasQuantProxyFromInjector, bias_quantizer, signed=True, narrow_range=False
-            )
+            bias_quant = _injector(BiasQuantProxyFromInjector, bias_quantizer, signed=True, narrow_range=False)
     channels, per_group, kernel = layer.weight.shape
     convolution = QuantConv1d(
         per_group * layer.groups,
@@ -290,9 +272,7 @@ def _convolution(
     return convolution
 
 
-def _injector(
-    proxy: type, quantizer: nn.Module, *, signed: bool, narrow_range: bool
-) -> type[ExtendedInjector]:
+def _injector(proxy: type, quantizer: nn.Module, *, signed: bool, narrow_range: bool) -> type[ExtendedInjector]:
     """Brevitas's way of being given a quantizer: a class whose attributes its proxy reads."""
     attributes = {
         "proxy_class": proxy,
@@ -302,6 +282,4 @@ def _injector(
         "float_to_int_impl_type": FloatToIntImplType.ROUND,
         "requires_input_scale": False,
     }
-    return cast(
-        type[ExtendedInjector], type(ExtendedInjector)("GridInjector", (ExtendedInjector,), attributes)
-    )
+    return cast(type[ExtendedInjector], type(ExtendedInjector)("GridInjector", (ExtendedInjector,), attributes))

@@ -163,8 +163,7 @@ def is_float(bits: int) -> bool:
 
 
 def _fit(rows: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The best scale for the integers that `scale` rounds to, and the squared error with that scale and those
-    integers."""
+    """The best scale for the integers that `scale` rounds to, and the squared error of the two."""
     integers = (rows / scale[:, None]).round_().clamp_(-limit, limit)
     product = (rows * integers).sum(dim=1)
     energy = integers.square_().sum(dim=1)

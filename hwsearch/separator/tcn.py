@@ -40,7 +40,8 @@ class ConvBlock(nn.Module):
         y = self.expand_activation(self.expand_norm(self.expand(x)))
         y = functional.pad(y, padding(self.kernel_size, self.dilation, causal=self.causal))
         y = self.depthwise_activation(self.depthwise_norm(self.depthwise(y)))
-        return x + self.project_norm(self.project(y))
+        projected: Tensor = self.project_norm(self.project(y))
+        return x + projected
 
 
 class MaskNetwork(nn.Module):
@@ -67,10 +68,6 @@ class MaskNetwork(nn.Module):
             ConvBlock(config, dilation=2**exponent) for _ in range(config.R) for exponent in range(config.X)
         )
         self.mask_head = nn.Conv1d(config.B, 2 * bins, 1)
-        if config.beam:
-            # The mask is added to the beam's: training starts from the beam alone.
-            nn.init.zeros_(self.mask_head.weight)
-            nn.init.zeros_(_bias(self.mask_head))
 
     def normalise(self, features: Tensor) -> Tensor:
         """Zero mean and unit variance per feature, by the training data's statistics."""
@@ -93,9 +90,3 @@ def padding(kernel_size: int, dilation: int, *, causal: bool) -> tuple[int, int]
 def activation(config: SeparatorConfig) -> nn.Module:
     """The configured non-linearity; PReLU has one slope per layer, as in Conv-TasNet."""
     return nn.PReLU() if config.activation == "prelu" else nn.ReLU()
-
-
-def _bias(convolution: nn.Conv1d) -> Tensor:
-    if convolution.bias is None:
-        raise TypeError("the mask head has a bias")
-    return convolution.bias

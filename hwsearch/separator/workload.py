@@ -5,9 +5,7 @@ from hwsearch.experiment import SeparatorConfig
 from hwsearch.separator.folding import input_site
 
 
-def build_workload(
-    config: SeparatorConfig, features: int, frames: int, sample_rate: int, *, per_channel: bool
-) -> Workload:
+def build_workload(config: SeparatorConfig, features: int, frames: int, sample_rate: int, *, per_channel: bool) -> Workload:
     """The workload of one inference.
 
     Args:

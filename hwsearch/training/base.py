@@ -56,6 +56,10 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         sets[split] = _mixtures(experiment, split, by_speaker, bank)
     torch.manual_seed(experiment.seed)
     separator = build_separator(experiment.data, experiment.separator)
+    if experiment.separator.beam:
+        # The network's mask is added to the beam's: training starts from the beam alone.
+        for parameter in separator.network.mask_head.parameters():
+            torch.nn.init.zeros_(parameter)
     progress = fit(
         separator,
         sets[Split.TRAIN],
@@ -100,9 +104,7 @@ def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescript
     )
 
 
-def _mixtures(
-    experiment: Experiment, split: Split, speech: dict[str, list[Audio]], bank: RoomBank
-) -> DynamicMixtures:
+def _mixtures(experiment: Experiment, split: Split, speech: dict[str, list[Audio]], bank: RoomBank) -> DynamicMixtures:
     return DynamicMixtures(
         speech,
         bank,

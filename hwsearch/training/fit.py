@@ -87,9 +87,7 @@ def fit(
     while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
         loss = _train_epoch(separator, optimizer, training, config, progress.epoch, on_step)
         score = mean_improvement(separator, validation, config.batch_size)
-        progress = replace(
-            progress, epoch=progress.epoch + 1, history=(*progress.history, (round(loss, 4), round(score, 4)))
-        )
+        progress = replace(progress, epoch=progress.epoch + 1, history=(*progress.history, (round(loss, 4), round(score, 4))))
         if score > progress.best_score_db:
             progress = replace(progress, best_epoch=progress.epoch, best_score_db=score)
             best = {name: tensor.clone() for name, tensor in separator.state_dict().items()}

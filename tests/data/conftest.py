@@ -25,9 +25,7 @@ def csv_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for speaker in range(9):
         for take in range(3):
             number = 3 * speaker + take
-            sf.write(
-                root / f"{number}.wav", babble(0.5 + 0.03 * (number % 11), number), RATE, subtype="PCM_16"
-            )
+            sf.write(root / f"{number}.wav", babble(0.5 + 0.03 * (number % 11), number), RATE, subtype="PCM_16")
             lines.append(f"{number}.wav,s{speaker},Words number {number}")
     (root / "all.csv").write_text("\n".join(lines) + "\n")
     return root / "all.csv"

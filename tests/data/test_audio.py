@@ -101,9 +101,7 @@ def test_wav_that_was_streamed_without_a_length_is_no_truncated_file(tmp_path: P
     assert decode(path)[0].shape == (1, RATE // 2)
 
 
-@pytest.mark.parametrize(
-    "content", [b"RIFF", b"RIFF\x00\x00\x00\x00WAVE", b"not audio at all" * 100, b"\x00" * 4096]
-)
+@pytest.mark.parametrize("content", [b"RIFF", b"RIFF\x00\x00\x00\x00WAVE", b"not audio at all" * 100, b"\x00" * 4096])
 def test_what_is_no_audio_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.wav"
     path.write_bytes(content)

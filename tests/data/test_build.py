@@ -93,9 +93,7 @@ def test_the_same_experiment_gives_the_same_bytes_in_one_process_or_two(
     assert _content(tmp_path) == _content(folder)
 
 
-def test_a_build_killed_half_way_goes_on_and_ends_the_same(
-    experiment: Experiment, folder: Path, tmp_path: Path
-) -> None:
+def test_a_build_killed_half_way_goes_on_and_ends_the_same(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "build.py"
     script.write_text(
         textwrap.dedent("""
@@ -160,9 +158,7 @@ def test_progress_rises_to_the_number_of_rooms_and_mixtures(experiment: Experime
     assert told == sorted(told)
 
 
-def test_the_level_between_the_speakers_is_the_one_in_the_manifest(
-    folder: Path, mixtures: tuple[Mixture, ...]
-) -> None:
+def test_the_level_between_the_speakers_is_the_one_in_the_manifest(folder: Path, mixtures: tuple[Mixture, ...]) -> None:
     for mixture in mixtures:
         sound, target = load_mixture(folder, mixture)
         interferer = sound[0].astype(np.float64) - target
@@ -233,9 +229,7 @@ def test_training_and_test_share_no_room(experiment: Experiment, folder: Path) -
     assert len(set(rooms)) == 3
 
 
-def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(
-    csv_corpus: Path, tmp_path: Path
-) -> None:
+def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(csv_corpus: Path, tmp_path: Path) -> None:
     noisy = _experiment(csv_corpus, seconds=2.0, noise_snr_db=10.0, target="early", early_ms=20.0)
     built = _build(noisy, tmp_path)
     whole = [made for made in built.mixtures[Split.TEST] if made.target.whole and made.interferer.whole]

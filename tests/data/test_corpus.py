@@ -22,9 +22,7 @@ NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 WORDS = {word: digit for digit, word in enumerate(NAMES)}
 
 
-def data(
-    *corpora: dict[str, object], wanted: tuple[str, ...] = ("train", "validation", "test")
-) -> DataConfig:
+def data(*corpora: dict[str, object], wanted: tuple[str, ...] = ("train", "validation", "test")) -> DataConfig:
     return DataConfig(
         corpora=tuple(CorpusConfig.model_validate(corpus) for corpus in corpora),
         rooms={"count": dict.fromkeys(wanted, 1)},
@@ -61,9 +59,7 @@ shares = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(
 
 
 @given(count=st.integers(0, 300), shares=shares, seed=st.integers(0, 2**31 - 1))
-def test_each_split_takes_its_share_of_speakers_and_nobody_is_in_two(
-    count: int, shares: dict[Split, float], seed: int
-) -> None:
+def test_each_split_takes_its_share_of_speakers_and_nobody_is_in_two(count: int, shares: dict[Split, float], seed: int) -> None:
     names = [f"speaker {number}" for number in range(count)]
     dealt = deal_speakers(names, shares, seed)
     assert dealt == deal_speakers(reversed(names), shares, seed), "the order of files must not matter"
@@ -154,9 +150,7 @@ def test_a_digit_without_takes_for_a_split_is_named(fsdd_corpus: Path, tmp_path:
     for path in fsdd_corpus.iterdir():
         if not path.name.startswith(("7_speaker2_0", "7_speaker2_1.")):
             (tmp_path / path.name).symlink_to(path)
-    with pytest.raises(
-        UserError, match=r"speaker2 has no take 0 to 4 of digit 7, which the test split needs"
-    ):
+    with pytest.raises(UserError, match=r"speaker2 has no take 0 to 4 of digit 7, which the test split needs"):
         read_fsdd(tmp_path, {Split.TEST: 1.0}, 5, seed=1)
 
 
@@ -229,9 +223,7 @@ def test_csv_manifest_that_is_missing_or_no_text(tmp_path: Path) -> None:
         read_csv_manifest(tmp_path / "x.csv")
 
 
-def test_a_split_with_fewer_than_two_speakers_is_refused_only_where_it_is_needed(
-    csv_corpus: Path, tmp_path: Path
-) -> None:
+def test_a_split_with_fewer_than_two_speakers_is_refused_only_where_it_is_needed(csv_corpus: Path, tmp_path: Path) -> None:
     corpus = {"kind": "csv", "root": csv_corpus, "splits": {"train": 0.9, "test": 0.1}}
     with pytest.raises(UserError, match="speakers in the test split: 1; a mixture needs two"):
         load_corpora(data(corpus, wanted=("train", "test")), 0, tmp_path)
@@ -246,9 +238,7 @@ def test_one_speaker_in_two_corpora_of_different_splits_is_refused(tmp_path: Pat
         {"kind": "librispeech", "root": two, "splits": {"test": 1.0}},
         wanted=("train", "test"),
     )
-    with pytest.raises(
-        UserError, match=r"speaker librispeech:2 is in the train split and, from .*two, in the test split"
-    ):
+    with pytest.raises(UserError, match=r"speaker librispeech:2 is in the train split and, from .*two, in the test split"):
         load_corpora(config, 0, tmp_path)
 
 

@@ -30,9 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _content(cache: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
 
 
 def test_there_are_two_hundred_voices_with_different_names_and_settings() -> None:
@@ -73,9 +71,7 @@ def test_the_same_seed_synthesises_the_same_bytes_again(cache: Path, tmp_path: P
 
 def test_another_seed_says_other_things(cache: Path, tmp_path: Path) -> None:
     mine = {utterance.transcript for utterances in _read(cache).values() for utterance in utterances}
-    other = {
-        utterance.transcript for utterances in _read(tmp_path, seed=6).values() for utterance in utterances
-    }
+    other = {utterance.transcript for utterances in _read(tmp_path, seed=6).values() for utterance in utterances}
     assert len(mine & other) < len(mine) / 10
 
 
@@ -95,10 +91,7 @@ def test_voices_differ_more_from_each_other_than_from_themselves(cache: Path) ->
         return 10 * np.log10(power[1:-1])
 
     utterances = [u for group in _read(cache).values() for u in group]
-    said_by = {
-        speaker: [u for u in utterances if u.speaker == speaker]
-        for speaker in {u.speaker for u in utterances}
-    }
+    said_by = {speaker: [u for u in utterances if u.speaker == speaker] for speaker in {u.speaker for u in utterances}}
     within = [np.std(spectrum(said[::2]) - spectrum(said[1::2])) for said in said_by.values()]
     between = [np.std(spectrum(one) - spectrum(other)) for one, other in combinations(said_by.values(), 2)]
     assert np.median(between) > 2 * np.median(within)

@@ -11,12 +11,8 @@ CONFIG = MixtureConfig(count={Split.TEST: 1})
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    a=st.integers(100, 5000), b=st.integers(100, 5000), overlap=st.floats(0.3, 1.0), seed=st.integers(0, 999)
-)
-def test_overlap_is_the_one_asked_for_or_the_nearest_possible(
-    a: int, b: int, overlap: float, seed: int
-) -> None:
+@given(a=st.integers(100, 5000), b=st.integers(100, 5000), overlap=st.floats(0.3, 1.0), seed=st.integers(0, 999))
+def test_overlap_is_the_one_asked_for_or_the_nearest_possible(a: int, b: int, overlap: float, seed: int) -> None:
     placement = place(np.random.default_rng(seed), a, b, overlap)
     speaking = np.zeros((2, placement.samples), dtype=bool)
     speaking[0, placement.target_start : placement.target_start + a] = True
@@ -58,9 +54,7 @@ def test_mixture_is_the_scaled_sum_of_direct_convolutions(seed: int, sir_db: flo
     gain = PEAK / np.abs(mixture).max()
     np.testing.assert_allclose(rendered.mixture, gain * mixture, atol=1e-5)
     measured = 10 * np.log10((rendered.interferer**2).sum() / 700)
-    assert 10 * np.log10((gain * targets[0] ** 2 * gain).sum() / 900) - measured == pytest.approx(
-        sir_db, abs=0.01
-    )
+    assert 10 * np.log10((gain * targets[0] ** 2 * gain).sum() / 900) - measured == pytest.approx(sir_db, abs=0.01)
     wanted = targets[0]
     if kind == "early":
         wanted = image(target, placement.target_start, early_part(responses[0, 0], 5.0, 8000))
@@ -77,9 +71,7 @@ def test_early_part_ends_behind_the_direct_sound() -> None:
 
 def test_noise_has_the_level_asked_for() -> None:
     rng = np.random.default_rng(1)
-    speech = [
-        scipy.signal.lfilter([1], [1, -0.9], rng.standard_normal(40000)).astype(np.float32) for _ in range(2)
-    ]
+    speech = [scipy.signal.lfilter([1], [1, -0.9], rng.standard_normal(40000)).astype(np.float32) for _ in range(2)]
     response = np.zeros((4, 10), dtype=np.float32)
     response[:, 0] = 1.0
     noisy = CONFIG.model_copy(update={"noise_snr_db": 20.0})

@@ -43,11 +43,9 @@ def test_direct_sound_arrives_when_and_as_strong_as_distance_says() -> None:
     responses = simulate(room, array, 16000)
     for s, source in enumerate(room.sources_m):
         for m, (x, y) in enumerate(array.positions):
-            microphone = np.array(room.centre_m) + [x, y, 0.0]
+            microphone = np.array(room.centre_m) + np.array([x, y, 0.0])
             distance = np.linalg.norm(np.array(source) - microphone)
-            arrival = (
-                int(np.argmax(np.abs(responses[s, m]))) - 40
-            )  # the simulator's filter delays by 40 samples
+            arrival = int(np.argmax(np.abs(responses[s, m]))) - 40  # the simulator's filter delays by 40 samples
             assert arrival == pytest.approx(distance / SPEED_OF_SOUND * 16000, abs=1.5)
 
 
@@ -89,5 +87,5 @@ def test_damaged_responses_are_named(tmp_path: Path) -> None:
 
 def test_impossible_rooms_are_refused() -> None:
     config = RoomConfig(count={}, sources_per_room=16, min_angle_deg=30.0)
-    with pytest.raises(UserError, match="16 sources 30.0 degrees apart"):
+    with pytest.raises(UserError, match=r"16 sources 30\.0 degrees apart"):
         draw_room(np.random.default_rng(0), 0, config, ARRAYS["linear4"])

@@ -23,9 +23,7 @@ def make_table(quality: list[float], size: list[float], **columns: list[float]) 
         candidate=np.arange(1, count + 1),
         strategy=np.array(["uniform", *["nsga2"] * (count - 1)][:count]),
         uniform=np.array([index == 0 for index in range(count)], dtype=np.bool_),
-        widths=np.array([[4, 4 if index == 0 else 8, 8] for index in range(count)], dtype=np.int16).reshape(
-            count, 3
-        ),
+        widths=np.array([[4, 4 if index == 0 else 8, 8] for index in range(count)], dtype=np.int16).reshape(count, 3),
         columns={
             "si_snr_improvement_db": np.array(quality, dtype=np.float64),
             "size_bytes": np.array(size, dtype=np.float64),

@@ -13,9 +13,7 @@ SMALL = SeparatorConfig(X=1, R=1)
 
 
 def changed(allocation: BitAllocation, **widths: int) -> BitAllocation:
-    return BitAllocation.of(
-        allocation.by_site | {site.replace("_weight", ".weight"): w for site, w in widths.items()}
-    )
+    return BitAllocation.of(allocation.by_site | {site.replace("_weight", ".weight"): w for site, w in widths.items()})
 
 
 def test_rows_are_the_scored_candidates_without_the_reference(tmp_path: Path) -> None:

@@ -22,14 +22,9 @@ def dominates(a: list[float], b: list[float], directions: list[Direction]) -> bo
 @given(st.data())
 def test_the_front_is_what_brute_force_finds(data: st.DataObject) -> None:
     directions = data.draw(st.lists(st.sampled_from([MAX, MIN]), min_size=1, max_size=4))
-    rows = data.draw(
-        st.lists(st.lists(VALUES, min_size=len(directions), max_size=len(directions)), max_size=25)
-    )
+    rows = data.draw(st.lists(st.lists(VALUES, min_size=len(directions), max_size=len(directions)), max_size=25))
     whole = [row for row in rows if not any(np.isnan(row))]
-    expected = [
-        not any(np.isnan(row)) and not any(dominates(other, row, directions) for other in whole)
-        for row in rows
-    ]
+    expected = [not any(np.isnan(row)) and not any(dominates(other, row, directions) for other in whole) for row in rows]
     values = np.array(rows, dtype=np.float64).reshape(len(rows), len(directions))
     assert non_dominated(values, directions).tolist() == expected
 

@@ -11,9 +11,7 @@ from tests.front.tables import make_table
 
 SIZE = [1000.0, 2000.0, 3000.0, 4000.0]
 QUALITY = [4.0, 8.0, 7.0, 10.0]
-TABLE = make_table(
-    QUALITY, SIZE, si_snr_improvement_ci95_db=[0.1, 0.2, 0.3, 0.4], utterances=[16.0, 16.0, 16.0, 16.0]
-)
+TABLE = make_table(QUALITY, SIZE, drop_ci95_db=[0.1, 0.2, 0.3, 0.4], utterances=[16.0, 16.0, 16.0, 16.0])
 
 
 def scatters(figure: Figure) -> list[PathCollection]:
@@ -54,7 +52,7 @@ def test_uniform_candidates_that_would_cover_each_others_labels_share_one() -> N
 def test_the_axes_say_what_they_measure_and_over_how_many_utterances() -> None:
     (axes,) = draw_front(TABLE, "run").axes
     assert axes.get_xlabel() == "model size (kB)"
-    assert axes.get_ylabel() == "SI-SNR improvement (dB)\n16 utterances, bars: 95 % confidence"
+    assert axes.get_ylabel() == "SI-SNR improvement (dB)\n16 utterances, bars: 95 % confidence of the loss against full precision"
     assert axes.get_title(loc="left") == "run"
     assert "full precision, 12.00 dB" in [text.get_text() for text in axes.get_legend().get_texts()]
 
@@ -66,12 +64,8 @@ def test_candidates_too_poor_to_show_are_counted() -> None:
     assert "3 candidates (1 below the axis)" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
-@pytest.mark.parametrize(
-    ("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
-)
-def test_the_suffix_chooses_the_format_and_nothing_else_is_left(
-    tmp_path: Path, suffix: str, magic: bytes
-) -> None:
+@pytest.mark.parametrize(("suffix", "magic"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")])
+def test_the_suffix_chooses_the_format_and_nothing_else_is_left(tmp_path: Path, suffix: str, magic: bytes) -> None:
     path = tmp_path / f"front{suffix}"
     plot_front(TABLE, path, "run")
     assert path.read_bytes().startswith(magic)

@@ -157,9 +157,7 @@ def test_sorting_puts_missing_values_last(text: str, expected: list[int]) -> Non
 
 @pytest.mark.parametrize("where", ["latency_ms[nowhere]<=8", "size<=8", "__class__<=8"])
 def test_an_unknown_column_is_refused_with_those_there_are(where: str) -> None:
-    with pytest.raises(
-        UserError, match=r"unknown column '.*'; wanted one of candidate, strategy, uniform, si_snr"
-    ):
+    with pytest.raises(UserError, match=r"unknown column '.*'; wanted one of candidate, strategy, uniform, si_snr"):
         query(TABLE, [parse_condition(where)])
     with pytest.raises(UserError, match="unknown column 'size'"):
         query(TABLE, order=parse_order("size"))
@@ -191,7 +189,7 @@ def test_the_terminal_shows_targets_by_name() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(to_table(TABLE))
     shown = console.export_text()
-    assert LATENCY in shown
+    assert all(part in shown for part in LATENCY.replace("[", " [").split())
     assert "0.300" in shown
 
 
@@ -200,8 +198,6 @@ def test_the_terminal_shows_other_columns_on_request() -> None:
     headers = [column.header for column in to_table(table).columns]
     assert "size_bytes" in headers
     assert not any("weight_bytes" in str(header) for header in headers)
-    assert any(
-        "weight_bytes" in str(column.header) for column in to_table(table, ["weight_bytes[chip]"]).columns
-    )
+    assert any("weight_bytes" in str(column.header) for column in to_table(table, ["weight_bytes[chip]"]).columns)
     with pytest.raises(UserError, match="unknown column"):
         to_table(table, ["weight_bytes[other]"])

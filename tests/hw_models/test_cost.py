@@ -147,17 +147,13 @@ def test_an_integer_chip_refuses_float_layers_and_says_which(name):
     with pytest.raises(TargetError, match=r"layer 'blocks\.1\.expand': 32-bit weights, 8") as error:
         evaluate(table, bits)
     assert f"target '{name}' runs a8w8" in str(error.value)
-    with pytest.raises(
-        TargetError, match="layer 'masks_head': 8-bit weights, 8-bit inputs and 32-bit output"
-    ):
+    with pytest.raises(TargetError, match="layer 'masks_head': 8-bit weights, 8-bit inputs and 32-bit output"):
         per_layer(table, bits[2])
 
 
 def test_a_float_operand_makes_the_whole_layer_float_on_x86():
     table = compile_target(TARGETS["x86-onnxruntime"], one_layer(LayerKind.CONV, 256, 256))
-    floats, mixed, integers = (
-        per_layer(table, np.array(row))[0] for row in ([32, 32, 32], [8, 32, 8], [8, 8, 8])
-    )
+    floats, mixed, integers = (per_layer(table, np.array(row))[0] for row in ([32, 32, 32], [8, 32, 8], [8, 8, 8]))
     assert mixed.cycles == floats.cycles > integers.cycles
     assert (mixed.executed.weight_bits, mixed.executed.activation_bits) == (32, 32)
 

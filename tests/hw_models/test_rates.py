@@ -22,9 +22,7 @@ def test_a_rate_adds_its_parts():
     assert cycles.fixed == rate.layer_cycles + rate.cycles_per_channel * 128
 
 
-@pytest.mark.parametrize(
-    ("kind", "least", "most"), [(LayerKind.CONV, 2.7, 5.0), (LayerKind.DEPTHWISE, 1.2, 6.0)]
-)
+@pytest.mark.parametrize(("kind", "least", "most"), [(LayerKind.CONV, 2.7, 5.0), (LayerKind.DEPTHWISE, 1.2, 6.0)])
 def test_eight_bits_are_faster_than_float_on_x86(kind, least, most):
     rule = TARGETS["x86-onnxruntime"].compute
     shape = Shape(kind, 256, 256, 1 if kind is LayerKind.CONV else 3, 250, 0)

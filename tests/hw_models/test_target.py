@@ -34,13 +34,8 @@ def test_a_built_in_target_is_named_as_its_file(name):
 
 def numbers_without_source(table, path=()):
     if any(isinstance(value, int | float | list) and not isinstance(value, bool) for value in table.values()):
-        has_numbers = [
-            v for v in table.values() if not (isinstance(v, list) and v and isinstance(v[0], dict))
-        ]
-        if (
-            any(isinstance(v, int | float | list) for v in has_numbers)
-            and not str(table.get("source", "")).strip()
-        ):
+        has_numbers = [v for v in table.values() if not (isinstance(v, list) and v and isinstance(v[0], dict))]
+        if any(isinstance(v, int | float | list) for v in has_numbers) and not str(table.get("source", "")).strip():
             yield path
     for key, value in table.items():
         for i, part in enumerate(value if isinstance(value, list) else [value]):

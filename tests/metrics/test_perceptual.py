@@ -29,9 +29,7 @@ def noisy(clean: np.ndarray, snr_db: float) -> np.ndarray:
     ("sample_rate", "band", "slope", "offset"),
     [(8000, None, 1.4945, 4.6607), (16000, None, 1.3669, 3.8224), (16000, Band.NARROW, 1.4945, 4.6607)],
 )
-def test_pesq_of_a_copy_is_the_mapped_ceiling(
-    sample_rate: int, band: Band | None, slope: float, offset: float
-) -> None:
+def test_pesq_of_a_copy_is_the_mapped_ceiling(sample_rate: int, band: Band | None, slope: float, offset: float) -> None:
     """Raw PESQ of a copy is 4.5; ITU-T P.862.1 and P.862.2 give the mapping to MOS-LQO."""
     clean = speech(2, sample_rate)
     ceiling = 0.999 + (4.999 - 0.999) / (1 + np.exp(-slope * 4.5 + offset))

@@ -57,9 +57,7 @@ def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
     return [
         {
             "size_bytes": sum(
-                100 * (1 + index % 3) * bits / 8
-                for index, (site, bits) in enumerate(allocation.widths)
-                if is_weight(site)
+                100 * (1 + index % 3) * bits / 8 for index, (site, bits) in enumerate(allocation.widths) if is_weight(site)
             ),
             "latency_ms[chip]": sum(bits for _, bits in allocation.widths) / 10,
         }
@@ -67,9 +65,7 @@ def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
     ]
 
 
-def search(
-    folder: Path, experiment: Experiment, executor: LocalExecutor | None = None, **options: object
-) -> SearchSummary:
+def search(folder: Path, experiment: Experiment, executor: LocalExecutor | None = None, **options: object) -> SearchSummary:
     space = build_space(experiment.search, experiment.separator)
     executor = executor or LocalExecutor(make_scorer)
     return run_search(experiment, space, executor, cost, folder, lambda _: None, **options)

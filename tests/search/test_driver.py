@@ -87,9 +87,7 @@ def test_same_seed_same_record_and_another_seed_another(tmp_path: Path, sampler:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("executor", [LocalExecutor, FirstInFirstOut])
-def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(
-    tmp_path: Path, sampler: str, executor: type[LocalExecutor]
-) -> None:
+def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(tmp_path: Path, sampler: str, executor: type[LocalExecutor]) -> None:
     experiment = make_experiment(45, sampler=sampler)
     search(tmp_path / "whole", experiment, executor(make_scorer))
     length = (tmp_path / "whole" / RECORD_FILE).stat().st_size
@@ -176,9 +174,7 @@ def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_
     tmp_path: Path,
 ) -> None:
     broken = LocalExecutor(lambda: partial(failing, when=lambda _: True))
-    with pytest.raises(
-        UserError, match=r"full-precision network cannot be scored \(RuntimeError: no sound at all\)"
-    ):
+    with pytest.raises(UserError, match=r"full-precision network cannot be scored \(RuntimeError: no sound at all\)"):
         search(tmp_path, make_experiment(5), broken)
     assert search(tmp_path, make_experiment(5)).scored == 5
 
@@ -201,8 +197,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
     summary = search(tmp_path / "a", make_experiment(20), LocalExecutor(lambda: interrupted))
     assert summary.interrupted
     assert str(summary) == (
-        "interrupted: 6 of 20 candidates scored, 0 failed; "
-        f"run the same command again to continue in {tmp_path / 'a'}"
+        f"interrupted: 6 of 20 candidates scored, 0 failed; run the same command again to continue in {tmp_path / 'a'}"
     )
     search(tmp_path / "a", make_experiment(20))
     search(tmp_path / "b", make_experiment(20))
@@ -286,9 +281,7 @@ POINTS = st.tuples(*(st.integers(0, n - 1) for n in SHAPE))
 
 
 @given(st.sets(POINTS, max_size=math.prod(SHAPE) - 1), POINTS, st.integers(0, 9))
-def test_a_neighbour_is_found_while_any_point_is_unknown(
-    known: set[tuple[int, ...]], point: tuple[int, ...], seed: int
-) -> None:
+def test_a_neighbour_is_found_while_any_point_is_unknown(known: set[tuple[int, ...]], point: tuple[int, ...], seed: int) -> None:
     found = unknown_neighbour(point, SHAPE, known, np.random.default_rng(seed))
     assert found not in known
     assert all(0 <= index < n for index, n in zip(found, SHAPE, strict=True))

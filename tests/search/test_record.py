@@ -47,9 +47,7 @@ def scored(candidate: int) -> Scored:
 
 
 def failed(candidate: int) -> Failed:
-    return Failed(
-        candidate=candidate, strategy="test", reason="boom", seconds=0.5, worker="", attempts=3, time=TIME
-    )
+    return Failed(candidate=candidate, strategy="test", reason="boom", seconds=0.5, worker="", attempts=3, time=TIME)
 
 
 EVENTS = [asked(0), asked(1), scored(1), failed(0)]

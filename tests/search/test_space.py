@@ -14,9 +14,7 @@ def space_of(**search: object) -> SearchSpace:
     return build_space(SearchConfig.model_validate(search), SMALL)
 
 
-SPACE = space_of(
-    weight_bits=[2, 4, 8], activation_bits=[6, 8], fixed={"features": 8, "*.depthwise.weight": 8}
-)
+SPACE = space_of(weight_bits=[2, 4, 8], activation_bits=[6, 8], fixed={"features": 8, "*.depthwise.weight": 8})
 
 
 @given(st.tuples(*(st.integers(0, n - 1) for n in SPACE.shape)))

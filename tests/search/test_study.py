@@ -30,8 +30,7 @@ def finish(proposer: OptunaProposer, candidate: Candidate) -> None:
 
 def plant_seeds(proposer: OptunaProposer, space: SearchSpace) -> list[Candidate]:
     seeds = [
-        Candidate(number, seed.point, seed.strategy, {})
-        for number, seed in enumerate(uniform_seeds(space)[:POPULATION], start=1)
+        Candidate(number, seed.point, seed.strategy, {}) for number, seed in enumerate(uniform_seeds(space)[:POPULATION], start=1)
     ]
     for candidate in seeds:
         proposer.asked(candidate)
@@ -54,9 +53,7 @@ def test_without_a_generation_optuna_ignores_added_trials_as_parents() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     space = {"x": IntDistribution(0, 5)}
     for index in range(6):
-        study.add_trial(
-            create_trial(params={"x": index}, distributions=dict(space), values=[float(index), float(index)])
-        )
+        study.add_trial(create_trial(params={"x": index}, distributions=dict(space), values=[float(index), float(index)]))
     sampler = NSGAIISampler(population_size=POPULATION, seed=0)
     study.sampler = sampler
     study.ask(dict(space))

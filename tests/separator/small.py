@@ -38,6 +38,9 @@ def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:
                 nn.init.normal_(module.bias, 0.0, 0.3)
             if isinstance(module, nn.PReLU):
                 nn.init.constant_(module.weight, 0.2)
+        # A fresh head is zero, so that training starts from the front end's own mask.
+        nn.init.normal_(separator.network.mask_head.weight, 0.0, 0.3)
+        nn.init.normal_(separator.network.mask_head.bias, 0.0, 0.3)
         separator.network.feature_mean.normal_()
         separator.network.feature_scale.uniform_(0.5, 1.5)
     return separator
@@ -51,7 +54,7 @@ def noise_mixture(samples: int = 3000, seed: int = 0) -> torch.Tensor:
 def normalised_features(separator: Separator, samples: int = 3000, seed: int = 0) -> torch.Tensor:
     """Normalised features of a noise mixture, [1, features, frames]."""
     with torch.no_grad():
-        return separator.analyse(noise_mixture(samples, seed)[None], torch.tensor([60.0]))[1]
+        return separator.analyse(noise_mixture(samples, seed)[None], torch.tensor([60.0])).normalised
 
 
 @cache

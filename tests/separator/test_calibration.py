@@ -92,7 +92,7 @@ def test_a_calibration_survives_a_file_bit_by_bit():
 )
 def test_a_damaged_calibration_is_one_clear_line(damage):
     _, _, calibration = small_network()
-    with pytest.raises(UserError, match="^cache.json: ") as caught:
+    with pytest.raises(UserError, match=r"^cache\.json: ") as caught:
         Calibration.from_json(damage(calibration.to_json()), activation_sites(RELU), "cache.json")
     assert "\n" not in str(caught.value)
 

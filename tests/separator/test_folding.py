@@ -75,7 +75,7 @@ def test_a_layer_reads_the_site_that_input_site_names():
 
 
 def test_an_unknown_layer_has_no_input_site():
-    with pytest.raises(ValueError, match="no layer 'blocks.0.middle'"):
+    with pytest.raises(ValueError, match=r"no layer 'blocks\.0\.middle'"):
         input_site("blocks.0.middle")
 
 

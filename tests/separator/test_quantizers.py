@@ -1,5 +1,7 @@
 """Weights and activations land on the grids that the widths promise, where the error is least."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -84,23 +86,22 @@ def test_more_bits_never_raise_the_error_of_mse_scales(seed):
         float((quantize_weight(weight, weight_scale(weight, bits, MSE), bits).value - weight).square().sum())
         for bits in (2, 3, 4, 5, 6, 7, 8)
     ]
-    assert all(more <= fewer * 1.001 for fewer, more in zip(errors, errors[1:], strict=False)), errors
+    assert all(more <= fewer * 1.001 for fewer, more in pairwise(errors)), errors
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_mse_is_never_worse_than_max(bits):
     weight = torch.randn(16, 20, 3, generator=torch.Generator().manual_seed(bits))
     errors = [
-        (quantize_weight(weight, weight_scale(weight, bits, config), bits).value -
-        weight).square().sum(dim=(1, 2)) for config in (MSE, MAX)
+        (quantize_weight(weight, weight_scale(weight, bits, config), bits).value - weight).square().sum(dim=(1, 2))
+        for config in (MSE, MAX)
     ]
     assert bool((errors[0] <= errors[1] * (1 + 1e-5)).all())
 
 
 def test_two_bits_are_ternary():
     weight = torch.randn(4, 50, 1, generator=torch.Generator().manual_seed(0))
-    assert set(quantize_weight(weight, weight_scale(weight, 2, MSE), 2).integers.unique().tolist()) == {-1, 0,
-    1}
+    assert set(quantize_weight(weight, weight_scale(weight, 2, MSE), 2).integers.unique().tolist()) == {-1, 0, 1}
 
 
 def test_the_largest_weight_keeps_its_value_under_max_scales():

@@ -47,9 +47,7 @@ def test_parameter_count_is_the_papers() -> None:
     (512 * 256 + 256), and it counts two norms and two slopes per block beside them.
     """
     network = MaskNetwork(SeparatorConfig(n_fft=512, hop_length=256, B=256, H=512, X=8, R=4), features=10)
-    weights = sum(
-        layer.weight.numel() for block in network.blocks for layer in (block.expand, block.depthwise, block.project)
-    )
+    weights = sum(layer.weight.numel() for block in network.blocks for layer in (block.expand, block.depthwise, block.project))
     biases = 32 * (512 + 512 + 256)
     norms_and_slopes = 32 * (2 * 2 * 512 + 2)
     assert weights == 32 * (256 * 512 + 3 * 512 + 512 * 256)
@@ -58,8 +56,6 @@ def test_parameter_count_is_the_papers() -> None:
 
 def test_sites_are_the_networks_weights() -> None:
     network = MaskNetwork(TINY, features=10)
-    convolutions = [
-        f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Conv1d)
-    ]
+    convolutions = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, torch.nn.Conv1d)]
     assert list(weight_sites(TINY)) == convolutions
     assert len(activation_sites(TINY)) == 4 * 6 + 3

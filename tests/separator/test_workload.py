@@ -63,6 +63,4 @@ def test_frames_and_hop_time():
     workload = build_workload(RELU, 100, 40, 8000, per_channel=True)
     assert workload.frames == 40
     assert workload.frame_seconds == pytest.approx(0.008)
-    assert workload.macs == 40 * sum(
-        [100 * 8, 2 * (8 * 16 + 3 * 16 + 16 * 8), 8 * 130]
-    )
+    assert workload.macs == 40 * sum([100 * 8, 2 * (8 * 16 + 3 * 16 + 16 * 8), 8 * 130])

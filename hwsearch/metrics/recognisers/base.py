@@ -43,7 +43,5 @@ def transcribe_at(recogniser: Recogniser, audio: NDArray[np.float32], sample_rat
 def listenable(audio: NDArray[np.float32]) -> bool:
     """True if `audio` [samples] holds sound. Raises `ValueError` unless it is one finite channel."""
     if audio.ndim != 1 or not np.isfinite(audio).all():
-        raise ValueError(
-            f"a recogniser takes one channel [samples] of finite values, not shape {audio.shape}"
-        )
+        raise ValueError(f"a recogniser takes one channel [samples] of finite values, not shape {audio.shape}")
     return bool(audio.size) and bool(np.ptp(audio) > 0)

@@ -48,9 +48,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, dilation: int) -> None:
         super().__init__()
         padding = dilation * (KERNEL // 2)
-        self.convolution = nn.Conv1d(
-            CHANNELS, CHANNELS, KERNEL, padding=padding, dilation=dilation, bias=False
-        )
+        self.convolution = nn.Conv1d(CHANNELS, CHANNELS, KERNEL, padding=padding, dilation=dilation, bias=False)
         self.normalisation = nn.BatchNorm1d(CHANNELS)
         self.dropout = nn.Dropout(DROPOUT)
 
@@ -186,11 +184,7 @@ def load_default() -> CtcDigitRecogniser:
 
 
 def _fits(tensor: Tensor, expected: Tensor) -> bool:
-    return (
-        tensor.shape == expected.shape
-        and tensor.dtype == expected.dtype
-        and bool(torch.isfinite(tensor).all())
-    )
+    return tensor.shape == expected.shape and tensor.dtype == expected.dtype and bool(torch.isfinite(tensor).all())
 
 
 def _batch_loss(network: CtcNetwork, filters: Tensor, batch: Sequence[Example]) -> Tensor:

@@ -49,9 +49,7 @@ class PocketsphinxTrigram:
             raise UserError("pocketsphinx is not installed; wanted: pip install 'hwsearch[asr]'") from None
         sentences = [normalise(transcript) for transcript in transcripts]
         if not any(sentences):
-            raise UserError(
-                "the transcripts hold no words; wanted those of the evaluation set, to make its vocabulary"
-            )
+            raise UserError("the transcripts hold no words; wanted those of the evaluation set, to make its vocabulary")
         words = {word for sentence in sentences for word in sentence.split()}
         pronunciations = _pronunciations(Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")), words)
         self.missing_words = tuple(sorted(words - pronunciations.keys()))
@@ -60,9 +58,7 @@ class PocketsphinxTrigram:
             model.write_text(to_arpa(train_trigram(sentences)), encoding="utf-8")
             lines = (line for word in sorted(pronunciations) for line in pronunciations[word])
             dictionary.write_text("\n".join([*lines, ""]), encoding="utf-8")
-            self._decoder = pocketsphinx.Decoder(
-                lm=str(model), dict=str(dictionary), samprate=SAMPLE_RATE, loglevel="FATAL"
-            )
+            self._decoder = pocketsphinx.Decoder(lm=str(model), dict=str(dictionary), samprate=SAMPLE_RATE, loglevel="FATAL")
 
     def transcribe(self, audio: NDArray[np.float32]) -> str:
         """Words heard in `audio` [samples] at 16 kHz; `ValueError` unless it is one finite channel."""

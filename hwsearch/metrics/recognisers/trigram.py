@@ -71,12 +71,7 @@ def train_trigram(sentences: Iterable[str]) -> TrigramModel:
 def to_arpa(model: TrigramModel) -> str:
     """The model as ARPA text: log10 probabilities of its n-grams, with the back-off weights of histories."""
     grams = [
-        [
-            (*history, word)
-            for history in model.probabilities
-            if len(history) == order
-            for word in model.probabilities[history]
-        ]
+        [(*history, word) for history in model.probabilities if len(history) == order for word in model.probabilities[history]]
         for order in range(ORDER)
     ]
     grams[0].append((START,))
@@ -88,7 +83,5 @@ def to_arpa(model: TrigramModel) -> str:
 
 def _arpa_line(model: TrigramModel, gram: History) -> str:
     logarithm = NEVER if gram == (START,) else math.log10(model.probabilities[gram[:-1]][gram[-1]])
-    weight = (
-        f"\t{math.log10(model.backoff.get(gram, 1.0)):.6f}" if len(gram) < ORDER and gram[-1] != END else ""
-    )
+    weight = f"\t{math.log10(model.backoff.get(gram, 1.0)):.6f}" if len(gram) < ORDER and gram[-1] != END else ""
     return f"{logarithm:.6f}\t{' '.join(gram)}{weight}"

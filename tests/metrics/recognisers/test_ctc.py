@@ -77,10 +77,7 @@ def test_labels_are_read_from_words_and_figures() -> None:
 
 def test_training_learns_a_language_of_tones() -> None:
     recogniser = train_ctc(tone_stream(0), steps=100, seed=0, batch_size=8)
-    heard = [
-        word_errors(transcript, recogniser.transcribe(audio))
-        for audio, transcript in itertools.islice(tone_stream(1), 30)
-    ]
+    heard = [word_errors(transcript, recogniser.transcribe(audio)) for audio, transcript in itertools.islice(tone_stream(1), 30)]
     assert corpus_wer(heard) < 0.1
 
 
@@ -180,16 +177,13 @@ def test_word_errors_tell_a_mixture_from_a_voice_in_a_room(
     in_rooms = [(reverberate(audio, 8000, rng), transcript) for audio, transcript in unheard_voices]
     others = unheard_voices[7:] + unheard_voices[:7]
     mixed = [
-        (add_at(audio, other, 0.0), transcript)
-        for (audio, transcript), (other, _) in zip(unheard_voices, others, strict=True)
+        (add_at(audio, other, 0.0), transcript) for (audio, transcript), (other, _) in zip(unheard_voices, others, strict=True)
     ]
     assert wer_of(shipped, in_rooms) < 0.25
     assert wer_of(shipped, mixed) > 0.4
 
 
-def test_gain_and_sample_rate_do_not_matter(
-    shipped: CtcDigitRecogniser, unheard_voices: list[tuple[np.ndarray, str]]
-) -> None:
+def test_gain_and_sample_rate_do_not_matter(shipped: CtcDigitRecogniser, unheard_voices: list[tuple[np.ndarray, str]]) -> None:
     for audio, _ in unheard_voices:
         # A power of two changes no digit of a float.
         assert shipped.transcribe(audio * np.float32(2**-10)) == shipped.transcribe(audio)

@@ -32,10 +32,7 @@ def test_it_recognises_the_sentences_it_was_told_of_and_suffers_from_a_second_vo
     recogniser: PocketsphinxTrigram, sentences: list[tuple[np.ndarray, str]]
 ) -> None:
     others = sentences[1:] + sentences[:1]
-    mixed = [
-        (add_at(audio, other, 0.0), transcript)
-        for (audio, transcript), (other, _) in zip(sentences, others, strict=True)
-    ]
+    mixed = [(add_at(audio, other, 0.0), transcript) for (audio, transcript), (other, _) in zip(sentences, others, strict=True)]
     clean_wer = wer_of(recogniser, sentences)
     assert clean_wer < 0.45
     assert wer_of(recogniser, mixed) > clean_wer + 0.2

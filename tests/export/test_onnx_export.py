@@ -1,0 +1,136 @@
+"""Exported ONNX files: integer inside, self-contained, and verified integer by integer."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from onnx import TensorProto, numpy_helper
+
+from hwsearch.export.description import check_seal, read_description
+from hwsearch.export.network import ExportedNetwork
+from hwsearch.export.onnx_export import export_onnx, integer_kernels
+from hwsearch.export.verify import verify_onnx
+from hwsearch.separator.allocation import uniform
+from hwsearch.separator.quantized import build_quantized
+from tests.export.small import QUANTIZATION, description, exported_network, raw_features
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_network
+
+
+def export(tmp_path, config, allocation):
+    network = exported_network(config, allocation)
+    path = tmp_path / "model.onnx"
+    export_onnx(network, path, description(config, allocation))
+    return path, network
+
+
+@pytest.mark.parametrize("config", [RELU, CAUSAL])
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (2, 5)])
+def test_every_layer_runs_on_integer_kernels(tmp_path, config, weight_bits, activation_bits):
+    path, _ = export(tmp_path, config, uniform(config, weight_bits, activation_bits))
+    assert integer_kernels(path) == {
+        "integer_convolutions": 8,
+        "float_convolutions": 0,
+        "integer_adds": 2,
+        "float_adds": 0,
+    }
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(32, 32), (4, 32), (32, 8), (16, 8)])
+def test_floating_point_sites_stay_floating_point(tmp_path, weight_bits, activation_bits):
+    """With 32 bits for weights between 8-bit activations in particular: ONNX Runtime would quantize such weights by itself."""
+    path, network = export(tmp_path, RELU, uniform(RELU, weight_bits, activation_bits))
+    assert integer_kernels(path)["integer_convolutions"] == 0
+    report = verify_onnx(path, network, [raw_features(network, 30)])
+    assert report.si_snr_db > 100
+    weights = {tensor.data_type for tensor in onnx.load(path).graph.initializer if len(tensor.dims) == 3}
+    assert weights == {TensorProto.INT8 if weight_bits < 16 else TensorProto.FLOAT}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
+    config = KINDS[kind]
+
+    @given(allocations(config))
+    @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    def check(allocation):
+        path, network = export(tmp_path, config, allocation)
+        report = verify_onnx(path, network, [raw_features(network, frames, frames) for frames in (1, 7, 40)])
+        assert report.frames == 48
+        assert report.worst_rounding <= 0.501
+        assert report.ties <= 1 + 1e-3 * report.quantized_values
+
+    check()
+
+
+def test_weights_in_the_file_are_the_quantizers_integers(tmp_path):
+    path, network = export(tmp_path, RELU, uniform(RELU, 3, 8))
+    found = [
+        numpy_helper.to_array(tensor)
+        for tensor in onnx.load(path).graph.initializer
+        if tensor.data_type == TensorProto.INT8 and len(tensor.dims) == 3
+    ]
+    wanted = [weight.integers.numpy() for weight in network.network.quantized_weights().values()]
+    assert len(found) == len(wanted)
+    for integers in wanted:
+        assert any(integers.shape == other.shape and np.array_equal(integers, other) for other in found)
+
+
+def test_the_file_is_self_contained_and_says_what_it_is(tmp_path):
+    allocation = uniform(RELU, 4, 8)
+    path, network = export(tmp_path, RELU, allocation)
+    model = onnx.load(path, load_external_data=False)
+    found = read_description(model, "file")
+    assert found.model_copy(update={"content_digest": "0" * 64}) == description(RELU, allocation)
+    check_seal(path.read_bytes(), found, "file")
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert {opset.domain for opset in model.opset_import} <= {"", "ai.onnx"}
+    (features,), (mask,) = model.graph.input, model.graph.output
+    assert features.type.tensor_type.shape.dim[1].dim_value == network.features
+    assert features.type.tensor_type.shape.dim[2].dim_param == "frames"
+    assert mask.type.tensor_type.shape.dim[1].dim_value == 2 * 65
+
+
+def test_exporting_leaves_the_network_as_it_was(tmp_path):
+    allocation = uniform(RELU, 4, 8)
+    network = exported_network(RELU, allocation)
+    features = raw_features(network, 20)
+    with torch.no_grad():
+        before = network(features)
+        for name in ("a.onnx", "b.onnx"):
+            export_onnx(network, tmp_path / name, description(RELU, allocation))
+        assert torch.equal(network(features), before)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_large_biases_survive_export(tmp_path):
+    """The integers of a bias may be far beyond float32's 24 bits of mantissa."""
+    separator, folded, calibration = small_network(RELU)
+    network = build_quantized(folded, uniform(RELU, 16, 8), calibration, QUANTIZATION)
+    with torch.no_grad():
+        network.convolution("mask_head").bias.mul_(300)
+    exported = ExportedNetwork(network, separator.network).eval()
+    path = tmp_path / "model.onnx"
+    export_onnx(exported, path, description(RELU, network.allocation))
+    assert verify_onnx(path, exported, [raw_features(exported, 20)]).worst_rounding < 0.51
+
+
+def test_prelu_costs_the_integer_kernels_of_the_layers_before_it(tmp_path):
+    """ONNX Runtime has no integer PReLU, and a convolution is integer only when a quantizer follows it directly."""
+    path, _ = export(tmp_path, PRELU, uniform(PRELU, 8, 8))
+    kernels = integer_kernels(path)
+    assert (kernels["integer_convolutions"], kernels["float_convolutions"]) == (4, 4)
+
+
+def test_the_graph_runs_in_onnx_runtime_at_any_optimization_level(tmp_path):
+    path, network = export(tmp_path, RELU, uniform(RELU, 4, 6))
+    features = raw_features(network, 25).numpy()
+    masks = []
+    for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        masks.append(session.run(None, {"features": features})[0])
+    for mask in masks[1:]:
+        assert (mask != masks[0]).mean() < 0.02

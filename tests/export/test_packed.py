@@ -1,0 +1,162 @@
+"""The packed file: as long as the cost model says, exact, and refused when it is not whole."""
+
+import math
+import struct
+import zlib
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hw_models.packed import packed_size_bytes
+from hw_models.workload import bits_matrix
+from hwsearch.errors import UserError
+from hwsearch.experiment import QuantizationConfig
+from hwsearch.export.packed import pack, pack_integers, read_packed, unpack, unpack_integers, write_packed
+from hwsearch.separator.allocation import uniform
+from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.quantizers import QuantizedWeight
+from hwsearch.separator.workload import build_workload
+from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_network
+
+CONFIG = QuantizationConfig()
+
+
+@cache
+def network(config=RELU, weight_bits=3, activation_bits=8):
+    _, folded, calibration = small_network(config)
+    return build_quantized(folded, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
+
+
+@cache
+def packed():
+    return pack(network())
+
+
+@given(allocation=allocations(RELU), per_channel=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
+    separator, folded, calibration = small_network(RELU)
+    config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
+    features = separator.network.feature_mean.numel()
+    workload = build_workload(RELU, features, 10, 8000, per_channel=per_channel)
+    content = pack(build_quantized(folded, allocation, calibration, config))
+    assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
+
+
+@given(allocation=allocations(PRELU))
+@settings(max_examples=15, deadline=None)
+def test_what_is_read_is_what_the_quantizers_gave(allocation):
+    _, folded, calibration = small_network(PRELU)
+    written = build_quantized(folded, allocation, calibration, CONFIG)
+    read = unpack(pack(written), PRELU)
+    assert read.allocation == allocation
+    assert dict(read.grids) == written.activation_grids()
+    for site, weight in written.quantized_weights().items():
+        layer = folded.layers[site.removesuffix(".weight")]
+        assert torch.equal(read.biases[site], layer.bias)
+        found = read.weights[site]
+        if weight is None:
+            assert torch.equal(found, layer.weight)
+        else:
+            assert isinstance(found, QuantizedWeight)
+            assert found.bits == weight.bits
+            assert torch.equal(found.integers, weight.integers)
+            assert torch.equal(found.scale, weight.scale)
+    for site, slope in read.slopes.items():
+        assert slope == pytest.approx(folded.slopes.get(site, 1.0))
+
+
+def test_relu_is_a_slope_of_zero():
+    slopes = unpack(pack(network()), RELU).slopes
+    assert slopes["blocks.0.expand.output"] == 0.0
+    assert slopes["blocks.0.input"] == 1.0
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_integers_survive_the_bit_stream(data):
+    bits = data.draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]))
+    limit = 2 ** (bits - 1)
+    values = np.array(data.draw(st.lists(st.integers(-limit, limit - 1), min_size=1, max_size=50)), np.int32)
+    stream = pack_integers(values, bits)
+    assert len(stream) == math.ceil(len(values) * bits / 8)
+    np.testing.assert_array_equal(unpack_integers(stream, bits, len(values)), values)
+
+
+def test_the_stream_starts_with_the_lowest_bit():
+    """Three-bit 1, -2, 3: 001, 110, 011 from the low end of the first byte on."""
+    assert pack_integers(np.array([1, -2, 3], np.int32), 3) == bytes([0b11_110_001, 0b0])
+
+
+def test_eight_and_sixteen_bit_streams_are_plain_arrays():
+    values = np.array([-128, 127, -1, 5], np.int32)
+    assert pack_integers(values, 8) == values.astype(np.int8).tobytes()
+    assert pack_integers(values * 200, 16) == (values * 200).astype("<i2").tobytes()
+
+
+def test_a_file_is_written_and_read(tmp_path):
+    path = tmp_path / "weights.hwq"
+    write_packed(path, network())
+    assert read_packed(path, RELU).allocation == uniform(RELU, 3, 8)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.hwq"]
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_flipped_bit_is_found(tmp_path_factory, data):
+    content = bytearray(packed())
+    place = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[place // 8] ^= 1 << place % 8
+    path = tmp_path_factory.mktemp("damaged") / "weights.hwq"
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="wanted a packed weight file") as caught:
+        read_packed(path, RELU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 16, 100, -1])
+def test_a_file_cut_short_is_refused(tmp_path, kept):
+    path = tmp_path / "weights.hwq"
+    path.write_bytes(pack(network())[:kept])
+    with pytest.raises(UserError, match="cut short"):
+        read_packed(path, RELU)
+
+
+def resealed(content: bytes) -> bytes:
+    """With the checksum of what it now holds: damage that only the content itself can give away."""
+    return content[:12] + struct.pack("<I", zlib.crc32(content[16:])) + content[16:]
+
+
+@pytest.mark.parametrize(
+    ("damage", "wanted"),
+    [
+        (lambda c: c[:16] + bytes([9]) + c[17:], "has 9 bits"),
+        (lambda c: c[:26] + bytes([7]) + c[27:], "and 7 scales"),
+        (lambda c: c + b"x", "1 bytes follow its end"),
+        (lambda c: c[:-1], "cut short"),
+        (lambda c: c[:-4] + struct.pack("<f", math.nan), "not finite"),
+        (lambda c: c[:6] + struct.pack("<H", 3) + c[8:], "3 weight and 11 activation sites"),
+    ],
+)
+def test_sealed_damage_is_refused_too(tmp_path, damage, wanted):
+    path = tmp_path / "weights.hwq"
+    path.write_bytes(resealed(damage(pack(network()))))
+    with pytest.raises(UserError, match=wanted):
+        read_packed(path, RELU)
+
+
+def test_another_networks_file_and_no_file_are_refused(tmp_path):
+    path = tmp_path / "weights.hwq"
+    with pytest.raises(UserError, match="no such file"):
+        read_packed(path, RELU)
+    write_packed(path, network())
+    with pytest.raises(UserError, match="8 weight and 11 activation sites, not 14 and 19"):
+        read_packed(path, RELU.model_copy(update={"R": 2}))
+
+
+def test_causal_networks_pack_like_others():
+    assert len(pack(network(CAUSAL))) == len(pack(network(RELU)))

@@ -1,0 +1,177 @@
+"""An exported file separates recordings of any length, and a bad file or recording gets one clear line."""
+
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hwsearch.errors import UserError
+from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.runtime import OnnxSeparator, context_frames
+from hwsearch.separator.allocation import uniform
+from tests.export.small import description, exported_network
+from tests.separator.small import CAUSAL, KINDS, PRELU, noise_mixture, small_separator
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """One exported file of each kind, at 8 bits; and one in floating point, where nothing can tip at a tie."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = {}
+    for kind, config in KINDS.items():
+        for name, allocation in ((kind, uniform(config, 8, 8)), (f"{kind}-float", uniform(config, 32, 32))):
+            paths[name] = folder / f"{name}.onnx"
+            export_onnx(exported_network(config, allocation), paths[name], description(config, allocation))
+    return paths
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("samples", [1, 63, 64, 128, 1000, 3001])
+def test_the_file_separates_as_the_separator_does(files, kind, samples):
+    mixture = noise_mixture(samples)
+    separator = small_separator(KINDS[kind])
+    with torch.no_grad():
+        wanted = separator(mixture[None], torch.tensor([40.0]))[0].numpy()
+    found = OnnxSeparator(files[f"{kind}-float"], threads=1).separate(mixture.numpy(), 40.0)
+    assert found.shape == (samples,)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * max(np.abs(wanted).max(), 1e-3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(samples=st.integers(1, 6000), chunk=st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_chunks_give_the_result_of_the_whole(files, kind, samples, chunk):
+    mixture = noise_mixture(samples, seed=samples).numpy()
+    separator = OnnxSeparator(files[f"{kind}-float"], threads=1)
+    whole = separator.separate(mixture, 100.0, chunk_frames=10_000)
+    np.testing.assert_allclose(
+        separator.separate(mixture, 100.0, chunk_frames=chunk), whole, atol=1e-5 * max(np.abs(whole).max(), 1e-3)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integer_files_agree_in_chunks_but_for_ties(files, kind):
+    mixture = noise_mixture(40_000).numpy()
+    separator = OnnxSeparator(files[kind], threads=1)
+    whole = separator.separate(mixture, 100.0, chunk_frames=10_000)
+    chunked = separator.separate(mixture, 100.0, chunk_frames=100)
+    assert np.square(chunked - whole).sum() < 1e-4 * np.square(whole).sum()
+
+
+@pytest.mark.parametrize("config", [PRELU, CAUSAL])
+def test_a_mask_depends_on_its_context_and_on_nothing_else(config):
+    separator = small_separator(config)
+    before, after = context_frames(config)
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(1, separator.network.feature_mean.numel(), 40, generator=random).requires_grad_()
+    separator.network(features)[..., 20].sum().backward()
+    frames = features.grad.abs().sum(dim=(0, 1)).nonzero().flatten()
+    assert (int(frames.min()), int(frames.max())) == (20 - before, 20 + after)
+
+
+def test_silence_stays_silence(files):
+    assert not OnnxSeparator(files["relu"]).separate(np.zeros((4, 2000), np.float32), 0.0).any()
+
+
+@pytest.mark.parametrize(
+    ("mixture", "doa", "wanted"),
+    [
+        (np.zeros((3, 100), np.float32), 0.0, r"wanted \[4, samples\] for the array 'linear4'"),
+        (np.zeros(100, np.float32), 0.0, r"shape \(100,\)"),
+        (np.zeros((4, 0), np.float32), 0.0, r"shape \(4, 0\)"),
+        (np.full((4, 100), np.nan, np.float32), 0.0, "not finite"),
+        (np.zeros((4, 100), np.float32), -1.0, "direction -1.0 degrees; wanted 0 to 180"),
+        (np.zeros((4, 100), np.float32), 181.0, "wanted 0 to 180"),
+        (np.zeros((4, 100), np.float32), float("nan"), "direction nan"),
+    ],
+)
+def test_bad_recordings_and_directions_are_one_clear_line(files, mixture, doa, wanted):
+    with pytest.raises(UserError, match=wanted) as caught:
+        OnnxSeparator(files["relu"]).separate(mixture, doa)
+    assert "\n" not in str(caught.value)
+
+
+def without_metadata(model):
+    del model.metadata_props[:]
+
+
+def with_damaged_metadata(model):
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("linear4", "linear99")
+
+
+def with_unknown_site(model):
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("mask_input", "mask_output")
+
+
+def with_another_front_end(model):
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"n_fft":128', '"n_fft":256')
+
+
+def with_an_unknown_operator(model):
+    model.graph.node[0].op_type = "Frobnicate"
+
+
+@pytest.mark.parametrize(
+    ("damage", "wanted"),
+    [
+        (without_metadata, "without a separator's description"),
+        (with_damaged_metadata, "its description is damaged"),
+        (with_unknown_site, "unknown site 'mask_output'"),
+        (with_another_front_end, "does not fit its description"),
+        (with_an_unknown_operator, "ONNX Runtime refuses it"),
+    ],
+)
+def test_files_that_are_not_ours_are_refused(files, tmp_path, damage, wanted):
+    """Sealed again after the damage, so that it is the content that gives it away."""
+    model = onnx.load(files["relu"])
+    damage(model)
+    path = tmp_path / "bad.onnx"
+    content = model.SerializeToString()
+    if model.metadata_props:
+        digest = json.loads(model.metadata_props[0].value)["content_digest"].encode()
+        zeros = content.replace(digest, b"0" * 64)
+        content = zeros.replace(b"0" * 64 + b'"}', hashlib.sha256(zeros).hexdigest().encode() + b'"}')
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=wanted) as caught:
+        OnnxSeparator(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_weight_is_found_before_it_is_heard(files, tmp_path):
+    model = onnx.load(files["relu"])
+    weights = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 3)
+    weights.raw_data = weights.raw_data[1:] + weights.raw_data[:1]
+    path = tmp_path / "changed.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UserError, match="damaged or changed since it was exported"):
+        OnnxSeparator(path)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_file_crashes_the_reader(files, tmp_path_factory, data):
+    """Cut short or overwritten anywhere."""
+    before = files["relu"].read_bytes()
+    content = bytearray(before)
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        start = data.draw(st.integers(0, len(content) - 1))
+        content[start : start + 8] = data.draw(st.binary(min_size=8, max_size=8))
+    assume(bytes(content) != before)
+    path = tmp_path_factory.mktemp("damaged") / "model.onnx"
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError) as caught:
+        OnnxSeparator(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file_is_one_clear_line(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        OnnxSeparator(tmp_path / "nothing.onnx")
