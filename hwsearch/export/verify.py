@@ -4,9 +4,10 @@ Comparing outputs alone proves little: one value that lies half-way between two 
 one runtime and down by another, and the difference spreads through the layers behind it. So every quantized
 tensor inside the graph is read from the runtime, and each layer is judged by itself: from the integers that
 the runtime gave it, the layer is computed in double precision, and the integers that the runtime made of it
-must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties, which
-are counted. The Brevitas network is judged in the same way, so that both are proven to be the same function. How far
-their outputs lie apart, which with few bits a handful of ties can make visible, is measured beside that.
+must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties,
+which are counted. The Brevitas network is judged in the same way, so that both are proven to be the same
+function. How far their outputs lie apart, which with few bits a handful of ties can make visible, is measured
+beside that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
@@ -31,6 +33,7 @@ from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, input_site, run_folded
+from hwsearch.separator.quantized import module_key
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float
 
 ROUNDING_TOLERANCE = 1 / 64
@@ -58,6 +61,7 @@ class VerificationReport:
         frames: frames in all of them.
         quantized_values: integers inside the graph that were judged.
         ties: how many of them differ from the exactly rounded value; each lay within the tolerance of a tie.
+        network_ties: the same of the Brevitas network's own integers.
         worst_rounding: largest distance of an integer from the exact value, in steps; 0.5 without any float
             error.
         max_abs_difference: of the outputs, file against Brevitas network.
@@ -73,6 +77,7 @@ class VerificationReport:
     frames: int
     quantized_values: int
     ties: int
+    network_ties: int
     worst_rounding: float
     max_abs_difference: float
     differing_fraction: float
@@ -171,14 +176,15 @@ def _judge(
     """Judge every run, and gather what was found."""
     exact = _double_precision(network)
     output_grid = network.network.activation_grids()["masks"]
-    values = ties = differing = outputs = 0
+    values = ties = network_ties = differing = outputs = 0
     worst = largest = 0.0
     agreements: list[float] = []
     for features, run in zip(batches, runs, strict=True):
-        steps = _judge_steps(path, network, exact, features, run)
+        steps = _judge_steps(str(path), network, exact, features, run)
         values, ties, worst = values + steps.values, ties + steps.ties, max(worst, steps.worst_rounding)
-        with torch.no_grad():
-            wanted = network(features).numpy()
+        own = _network_run(network, features)
+        network_ties += _judge_steps("the Brevitas network", network, exact, features, own).ties
+        wanted = own.mask
         difference = np.abs(run.mask - wanted)
         largest = max(largest, float(difference.max()))
         differing += int((run.mask != wanted).sum())
@@ -194,6 +200,7 @@ def _judge(
         frames=sum(features.shape[-1] for features in batches),
         quantized_values=values,
         ties=ties,
+        network_ties=network_ties,
         worst_rounding=worst,
         max_abs_difference=largest,
         differing_fraction=differing / max(outputs, 1),
@@ -209,7 +216,7 @@ class _Steps:
     worst_rounding: float
 
 
-def _judge_steps(path: Path, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run) -> _Steps:
+def _judge_steps(source: str, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run) -> _Steps:
     """Hold every quantized tensor to its layer in double precision, and the mask to its own integers."""
     grids = network.network.activation_grids()
     values = ties = 0
@@ -224,7 +231,7 @@ def _judge_steps(path: Path, network: ExportedNetwork, exact: FoldedNetwork, fea
         quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
         distance = float((found - quotient).abs().max())
         if found.shape != x.shape or not distance <= 0.5 + ROUNDING_TOLERANCE:
-            raise VerificationError(f"{path}: at '{site}' an integer is {distance:.3f} steps from the exact value")
+            raise VerificationError(f"{source}: at '{site}' an integer is {distance:.3f} steps from the exact value")
         values, worst = values + found.numel(), max(worst, distance)
         ties += int((found != quotient.round()).sum())
         return found * grid.scale
@@ -233,8 +240,28 @@ def _judge_steps(path: Path, network: ExportedNetwork, exact: FoldedNetwork, fea
     tolerance = FLOAT_TOLERANCE * float(np.abs(mask).max())
     distance = float(np.abs(mask - run.mask).max())
     if not distance <= tolerance:
-        raise VerificationError(f"{path}: the mask is off by {distance:.3g}; wanted at most {tolerance:.3g}")
+        raise VerificationError(f"{source}: the mask is off by {distance:.3g}; wanted at most {tolerance:.3g}")
     return _Steps(values, ties, worst)
+
+
+def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
+    """What the Brevitas network makes of a feature batch."""
+    integers: dict[str, NDArray[np.float64]] = {}
+    handles: list[RemovableHandle] = []
+    for site, grid in network.network.activation_grids().items():
+        if grid is None:
+            continue
+
+        def record(_: nn.Module, __: object, output: Tensor, site: str = site, grid: ActivationGrid = grid) -> None:
+            integers[site] = np.rint(output.double().numpy() / grid.scale + grid.zero_point)
+
+        handles.append(network.network.sites[module_key(site)].register_forward_hook(record))
+    try:
+        with torch.no_grad():
+            return _Run(network(features).numpy(), integers)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _double_precision(network: ExportedNetwork) -> FoldedNetwork:
