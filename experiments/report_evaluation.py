@@ -1,6 +1,6 @@
 """A Markdown table from the figures of `hwsearch evaluate --output`: per angle bin, and for a subset of mixtures.
 
-    python experiments/report_evaluation.py FIGURES.json --min-angle 45 --max-t60 0.3 --output TABLE.md
+python experiments/report_evaluation.py FIGURES.json --min-angle 45 --max-t60 0.3 --output TABLE.md
 """
 
 import argparse

@@ -89,7 +89,7 @@ def search(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_a
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table")
 @click.option("--all", "everything", is_flag=True, help="All candidates, not only the front.")
 @click.option("--plot", type=PATH, default=None, help="Draw quality against size into this PNG, SVG or PDF file.")
-def pareto(  # noqa: PLR0913 (an option each)
+def pareto(
     run: Path, where: tuple[str, ...], sort: str | None, output_format: str, *, everything: bool, plot: Path | None
 ) -> None:
     """The front of a search: conditions first, then the non-dominated of what remains."""
@@ -148,7 +148,7 @@ def separate(model: Path, recording: Path, doa: float, output: Path, threads: in
 @click.option("--model", type=PATH, default=None, help="An exported ONNX file instead of the base.")
 @click.option("--output", type=PATH, default=None, help="JSON file for all figures, also of single utterances.")
 @PROCESSES
-def evaluate(  # noqa: PLR0913 (an option each)
+def evaluate(
     subject: Path, runs_dir: Path, candidate: int | None, model: Path | None, output: Path | None, processes: int
 ) -> None:
     """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
@@ -167,7 +167,7 @@ def evaluate(  # noqa: PLR0913 (an option each)
 @click.option("--candidate", type=click.IntRange(1), default=None, help="Its number.")
 @click.option("--weight-bits", type=int, default=8, help="Width of all weights where no candidate is named.")
 @click.option("--activation-bits", type=int, default=8, help="Width of all activations where no candidate is named.")
-def cost(  # noqa: PLR0913 (an option each)
+def cost(
     target: str,
     experiment: Path | None,
     run_folder: Path | None,

@@ -23,7 +23,8 @@ from hwsearch.export.verify import VerificationReport
 from hwsearch.files import atomic_write_json
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.front.plot import plot_front
-from hwsearch.front.query import query, to_csv, to_json as table_to_json, to_table
+from hwsearch.front.query import query, to_csv, to_table
+from hwsearch.front.query import to_json as table_to_json
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
     build,
@@ -218,7 +219,7 @@ def evaluate_with_progress(workspace: Workspace, candidate: int | None, model: P
         output.print(f"figures: {report}")
 
 
-def print_cost(  # noqa: PLR0913 (the options of one command)
+def print_cost(
     target: str,
     experiment_path: Path | None,
     run_folder: Path | None,
