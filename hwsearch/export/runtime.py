@@ -14,7 +14,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
-from hwsearch.separator.features import LPS_FLOOR, apply_mask, feature_count, features, starting_mask
+from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import istft, stft
 
 CHUNK_FRAMES = 1024
@@ -112,9 +112,7 @@ class OnnxSeparator:
         """Features of a chunk [mics, bins, frames], its log spectrum against the whole recording's level."""
         config = self.description.separator
         array, rate = self.description.microphones, self.description.sample_rate
-        raw = features(spectrum[None], doa, array, rate, config.ipd, beam=config.beam)
-        raw[:, : spectrum.shape[-2]] = torch.log(spectrum[0].abs() / level + LPS_FLOOR)
-        return raw
+        return features(spectrum[None], doa, array, rate, config.ipd, beam=config.beam, level=level)
 
     def _level(self, waveform: Tensor, frames: int, chunk_frames: int) -> Tensor:
         """Root mean square of the reference microphone's spectrum, as `features` takes it of a whole."""
@@ -123,7 +121,7 @@ class OnnxSeparator:
         for first, last in _chunks(frames, chunk_frames):
             spectrum = _frames(waveform[:1], first, last, config)
             total += spectrum.abs().square().sum(dtype=torch.float64)
-        return (total / (frames * (config.n_fft // 2 + 1))).sqrt().float().clamp_min(LPS_FLOOR)
+        return (total / (frames * (config.n_fft // 2 + 1))).sqrt().float().reshape(1, 1, 1)
 
 
 def context_frames(config: SeparatorConfig) -> tuple[int, int]:

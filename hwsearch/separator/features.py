@@ -21,6 +21,9 @@ LPS_FLOOR = 1e-3
 """Added to magnitudes before the logarithm: 60 dB below the recording's level, where speech has nothing left to say."""
 
 
+LEVEL_FLOOR = 1e-8
+"""Least level of a recording: keeps digital silence from being divided by zero."""
+
 DIAGONAL_LOADING = 1e-2
 """White noise, relative to diffuse noise, that the beam is designed for: bounds its gain for sensor noise and for microphones
 that do not match."""
@@ -55,7 +58,16 @@ def steering_phase(array: MicrophoneArray, doa_deg: Tensor, bins: int, sample_ra
     return 2 * torch.pi * advance[:, :, None] * frequency
 
 
-def features(spectrum: Tensor, doa_deg: Tensor, array: MicrophoneArray, sample_rate: int, ipd: Ipd, *, beam: bool) -> Tensor:
+def features(
+    spectrum: Tensor,
+    doa_deg: Tensor,
+    array: MicrophoneArray,
+    sample_rate: int,
+    ipd: Ipd,
+    *,
+    beam: bool,
+    level: Tensor | None = None,
+) -> Tensor:
     """Features of a mixture for the speaker at `doa_deg`.
 
     The spectrum is divided by the recording's level before the logarithm, so that recordings of any gain look alike.
@@ -67,14 +79,17 @@ def features(spectrum: Tensor, doa_deg: Tensor, array: MicrophoneArray, sample_r
         sample_rate: Hz.
         ipd: form of the phase differences.
         beam: whether the two beam features are wanted.
+        level: root mean square of microphone 1's spectrum over the whole recording [batch, 1, 1], where `spectrum` is a part
+            of it; absent: that of `spectrum`.
 
     Returns:
         [batch, features, frames]: LPS, AF, the beam features, then the phase differences: all pairs' cosines, then sines.
     """
     bins = spectrum.shape[-2]
     magnitude = spectrum[:, 0].abs()
-    level = magnitude.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp_min(LPS_FLOOR)
-    lps = torch.log(magnitude / level + LPS_FLOOR)
+    if level is None:
+        level = magnitude.square().mean(dim=(-2, -1), keepdim=True).sqrt()
+    lps = torch.log(magnitude / level.clamp_min(LEVEL_FLOOR) + LPS_FLOOR)
     # Unit phasors, steered so that the target's plane wave has the same phase everywhere.
     phasor = spectrum / (spectrum.abs() + 1e-12)
     phase = steering_phase(array, doa_deg, bins, sample_rate)
