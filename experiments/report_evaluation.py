@@ -5,28 +5,27 @@ python experiments/report_evaluation.py FIGURES.json --min-angle 45 --max-t60 0.
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from hwsearch.evaluation import UtteranceScores, figures_of, read_figures
 from hwsearch.files import atomic_write_text
-from hwsearch.metrics.statistics import Estimate, mean_interval, wer_interval
-from hwsearch.metrics.wer import WordErrors
+from hwsearch.metrics.statistics import Estimate
 
 BINS = (0.0, 15.0, 45.0, 90.0, 180.0)
-MEANS = (
-    ("SI-SNR in", "mixture_si_snr_db", 2),
-    ("SI-SNR", "si_snr_db", 2),
-    ("improvement", "si_snr_improvement_db", 2),
-    ("PESQ in", "mixture_pesq", 2),
-    ("PESQ", "pesq", 2),
-    ("STOI in", "mixture_stoi", 3),
-    ("STOI", "stoi", 3),
+COLUMNS = (
+    ("SI-SNR in", "mixture_si_snr_db", 1.0, 2),
+    ("SI-SNR", "si_snr_db", 1.0, 2),
+    ("improvement", "si_snr_improvement_db", 1.0, 2),
+    ("PESQ in", "mixture_pesq", 1.0, 2),
+    ("PESQ", "pesq", 1.0, 2),
+    ("STOI in", "mixture_stoi", 1.0, 3),
+    ("STOI", "stoi", 1.0, 3),
+    ("WER in %", "mixture_wer", 100.0, 1),
+    ("WER %", "wer", 100.0, 1),
+    ("WER clean %", "target_wer", 100.0, 1),
 )
-WORDS = (("WER in %", "mixture"), ("WER %", "estimate"), ("WER clean %", "target"))
-
-Utterance = Mapping[str, Any]
 
 
 def main() -> None:
@@ -36,38 +35,37 @@ def main() -> None:
     parser.add_argument("--max-t60", type=float, default=0.3, help="by the T60 measured on the target's response")
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    content = json.loads(options.figures.read_text(encoding="utf-8"))
-    utterances: list[Utterance] = content["utterances"]
+    results = read_figures(options.figures)
     lines = [
-        "| angle | n | " + " | ".join([heading for heading, *_ in MEANS] + [heading for heading, _ in WORDS]) + " |",
-        "|---" * (2 + len(MEANS) + len(WORDS)) + "|",
+        "| angle | n | " + " | ".join(heading for heading, *_ in COLUMNS) + " |",
+        "|---" * (2 + len(COLUMNS)) + "|",
     ]
     for low, high in pairwise(BINS):
-        chosen = [u for u in utterances if low <= u["angle_deg"] < high or u["angle_deg"] == high == BINS[-1]]
-        lines.append(row(f"{low:g}-{high:g}", chosen))
-    lines.append(row("all", utterances))
-    moderate = [u for u in utterances if u["angle_deg"] >= options.min_angle and u["t60_measured_s"] <= options.max_t60]
+        lines.append(
+            row(f"{low:g}-{high:g}", [r for r in results if low <= r.angle_deg < high or r.angle_deg == high == BINS[-1]])
+        )
+    lines.append(row("all", results))
+    moderate = [
+        r
+        for r in results
+        if r.angle_deg >= options.min_angle and r.t60_measured_s is not None and r.t60_measured_s <= options.max_t60
+    ]
     lines.append(row(f"at least {options.min_angle:g}, measured T60 at most {options.max_t60:g} s", moderate))
-    made_by = content["made_by"]
+    made_by = json.loads(options.figures.read_text(encoding="utf-8"))["made_by"]
     lines.append("")
     lines.append(f"{made_by['system']}; experiment {made_by['experiment']}; base {made_by['base_sha256'][:12]};")
-    lines.append(f"recogniser {made_by['recogniser']}. Means with 95 % t intervals; WER with bootstrap intervals.")
+    lines.append(f"recogniser {made_by['recogniser']}. 95 % intervals: bootstrap over target utterances.")
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:
         atomic_write_text(options.output, text)
 
 
-def row(name: str, utterances: Sequence[Utterance]) -> str:
+def row(name: str, results: Sequence[UtteranceScores]) -> str:
     """One line of the table."""
-    cells = [name, str(len(utterances))]
-    for _, key, digits in MEANS:
-        values = [u["scores"][key] for u in utterances if key in u["scores"]]
-        cells.append(cell(mean_interval(values), 1.0, digits) if values else "")
-    for _, key in WORDS:
-        words = [WordErrors(**u["words"][key]) for u in utterances if key in u["words"]]
-        cells.append(cell(wer_interval(words, seed=0), 100.0, 1) if sum(w.words for w in words) else "")
-    return "| " + " | ".join(cells) + " |"
+    figures = figures_of(results, seed=0) if results else {}
+    cells = [cell(figures[key], factor, digits) if key in figures else "" for _, key, factor, digits in COLUMNS]
+    return "| " + " | ".join([name, str(len(results)), *cells]) + " |"
 
 
 def cell(estimate: Estimate, factor: float, digits: int) -> str:

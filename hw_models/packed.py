@@ -1,6 +1,7 @@
 """The one accounting of size: the exact bytes of the packed weight file that ships.
 
     file header                                  FILE_HEADER_BYTES
+    per input channel      normalisation         INPUT_CHANNEL_BYTES      (mean and scale before the first quantizer)
     per weight site        record                RECORD_BYTES
                            weights               ceil(count * bits / 8)   (16: one 16-bit word, 32: float32)
                            scales                4 * (out_channels per channel, else 1); none at 32 bits
@@ -22,6 +23,7 @@ from hw_models.workload import FLOAT_BITS, FloatArray, IntArray, Workload, check
 FILE_HEADER_BYTES: Final = 16
 RECORD_BYTES: Final = 12
 FLOAT_BYTES: Final = 4
+INPUT_CHANNEL_BYTES: Final = 8
 
 
 def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
@@ -38,7 +40,9 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
     scales = np.array([layer.out_channels if per_channel else 1 for layer in layers], np.int64)
     streams = (counts * weight_bits + 7) // 8 + np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * scales)
     biases = FLOAT_BYTES * sum(layer.out_channels for layer in layers if layer.bias)
-    total: IntArray = streams.sum(axis=1) + (FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + biases)
+    normalisation = INPUT_CHANNEL_BYTES * workload.input_channels
+    fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + biases + normalisation
+    total: IntArray = streams.sum(axis=1) + fixed
     return total
 
 

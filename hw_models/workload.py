@@ -143,6 +143,12 @@ class Workload:
         return tuple(layer.weight_site for layer in self.layers if layer.weight_site is not None)
 
     @cached_property
+    def input_channels(self) -> int:
+        """Channels of the network's inputs: the sites that no layer writes."""
+        written = {layer.output_site for layer in self.layers}
+        return sum(channels for site, channels in self.site_channels.items() if site not in written)
+
+    @cached_property
     def activation_sites(self) -> tuple[str, ...]:
         """Sites of activations, in the order of `site_channels`."""
         return tuple(self.site_channels)

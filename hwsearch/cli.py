@@ -35,9 +35,10 @@ def commands() -> None:
 @RAY_ADDRESS
 def run(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
     """The main job: data, base, search, front, and an exported, verified model."""
+    workspace = _workspace(experiment, runs_dir)
     from hwsearch import display
 
-    display.run_main_job(_workspace(experiment, runs_dir), processes, workers, ray_address)
+    display.run_main_job(workspace, processes, workers, ray_address)
 
 
 @commands.group()
@@ -51,9 +52,10 @@ def data() -> None:
 @PROCESSES
 def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Build an experiment's rooms and mixtures, or what is missing of them."""
+    workspace = _workspace(experiment, runs_dir)
     from hwsearch import display
 
-    display.build_with_progress(_workspace(experiment, runs_dir), processes)
+    display.build_with_progress(workspace, processes)
 
 
 @commands.command()
@@ -62,9 +64,10 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
 @PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Train the full-precision base of an experiment, or go on training it."""
+    workspace = _workspace(experiment, runs_dir)
     from hwsearch import display
 
-    display.train_with_progress(_workspace(experiment, runs_dir), processes)
+    display.train_with_progress(workspace, processes)
 
 
 @commands.command()
@@ -75,9 +78,11 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
 @RAY_ADDRESS
 def search(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
     """Search bit allocations on Ray; the same command continues an interrupted search."""
-    from hwsearch import display
-
     workspace = _workspace(experiment, runs_dir)
+    from hwsearch import display
+    from hwsearch.pipeline import check
+
+    check(workspace, may_train=False)
     display.build_with_progress(workspace, processes)
     display.search_with_progress(workspace, workers, ray_address)
 
@@ -133,7 +138,11 @@ def separate(model: Path, recording: Path, doa: float, output: Path, threads: in
     """Separate one speaker from a recording with an exported ONNX file."""
     from hwsearch.data.audio import read_recording, write_audio
     from hwsearch.export.runtime import OnnxSeparator
+    from hwsearch.files import check_writable
 
+    if output.suffix.lower() != ".wav" or output.resolve() == recording.resolve():
+        raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
+    check_writable(output)
     separator = OnnxSeparator(model, threads)
     description = separator.description
     sound = read_recording(recording, description.sample_rate, description.microphones.microphones)
@@ -147,17 +156,23 @@ def separate(model: Path, recording: Path, doa: float, output: Path, threads: in
 @click.option("--candidate", type=click.IntRange(1), default=None, help="A candidate of the run; absent: the base.")
 @click.option("--model", type=PATH, default=None, help="An exported ONNX file instead of the base.")
 @click.option("--output", type=PATH, default=None, help="JSON file for all figures, also of single utterances.")
+@click.option("--against", type=PATH, default=None, help="Such a file of another system: paired tests of the difference.")
 @PROCESSES
 def evaluate(
-    subject: Path, runs_dir: Path, candidate: int | None, model: Path | None, output: Path | None, processes: int
+    subject: Path,
+    runs_dir: Path,
+    candidate: int | None,
+    model: Path | None,
+    output: Path | None,
+    against: Path | None,
+    processes: int,
 ) -> None:
     """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
     from hwsearch import display
     from hwsearch.pipeline import open_workspace
 
     workspace = open_workspace(subject) if subject.is_dir() else _workspace(subject, runs_dir)
-    display.build_with_progress(workspace, processes)
-    display.evaluate_with_progress(workspace, candidate, model, output)
+    display.evaluate_with_progress(workspace, candidate, model, output, against, processes)
 
 
 @commands.command()
@@ -190,10 +205,13 @@ def targets() -> None:
 
 
 def _workspace(experiment: Path, runs_dir: Path) -> Any:
+    """Read the experiment file, before the heavy imports: a typing error is answered at once."""
     from hwsearch.experiment import load_experiment
+
+    loaded = load_experiment(experiment)
     from hwsearch.workspace import Workspace
 
-    return Workspace(runs_dir, load_experiment(experiment))
+    return Workspace(runs_dir, loaded)
 
 
 def main() -> None:
@@ -201,7 +219,7 @@ def main() -> None:
     # Brevitas says so at import, of a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
     try:
-        code = commands(standalone_mode=False)
+        code = commands(prog_name="hwsearch", standalone_mode=False)
     except UserError as error:
         click.echo(f"hwsearch: error: {error}", err=True)
         sys.exit(2)
@@ -211,11 +229,15 @@ def main() -> None:
     except click.ClickException as error:
         click.echo(f"hwsearch: error: {error.format_message()}", err=True)
         sys.exit(2)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"hwsearch: error: {where}{error.strerror or error}", err=True)
+        sys.exit(2)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,11 +1,17 @@
 """What the user sees: progress bars, tables, and where things were written."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -15,26 +21,26 @@ from hw_models.target import built_in_targets, load_target
 from hw_models.workload import bits_matrix
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
-from hwsearch.evaluation import System, summarise, to_json
+from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
 from hwsearch.experiment import Experiment, Split, load_experiment
-from hwsearch.export.candidate import GRAPH_FILES
-from hwsearch.export.runtime import OnnxSeparator
-from hwsearch.export.verify import VerificationReport
-from hwsearch.files import atomic_write_json
-from hwsearch.front.candidates import CandidateTable
+from hwsearch.files import atomic_write_json, check_writable, file_digest
+from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
 from hwsearch.front.query import query, to_csv, to_table
 from hwsearch.front.query import to_json as table_to_json
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
+    Run,
     build,
     candidate_system,
+    check,
     check_provenance,
     choose,
     evaluate_system,
     export,
     float_system,
     load_float_base,
+    needs_training,
     prepare,
     read_run,
     search,
@@ -42,13 +48,17 @@ from hwsearch.pipeline import (
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.driver import SearchProgress, SearchSummary
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
-from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
+from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.workspace import Workspace
 
+if TYPE_CHECKING:
+    from hwsearch.export.runtime import OnnxSeparator
+    from hwsearch.export.verify import VerificationReport
+
 console = Console(stderr=True)
-output = Console(soft_wrap=True)
+output = Console()
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -93,9 +103,9 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
 def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> None:
     """Data, base, search, front, export; ends with where things are and what to try next."""
-    workspace.claim()
+    check(workspace, may_train=True)
     build_with_progress(workspace, processes)
-    if workspace.experiment.base is None and not workspace.base_path.is_file():
+    if needs_training(workspace):
         train_with_progress(workspace, processes)
     search_with_progress(workspace, workers, ray_address)
     opened = read_run(workspace.folder)
@@ -103,20 +113,20 @@ def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address
     plot = workspace.folder / "front.png"
     plot_front(opened.table, plot, workspace.experiment.name)
     folder = workspace.folder / "export"
-    console.print(f"exporting candidate {chosen} and comparing it with the Brevitas network")
+    _tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
     report = export(opened, chosen, "onnx", folder)
     print_candidates(query(opened.table), "table", [])
     print_export(report, folder)
-    output.print(f"plot:   {plot}")
-    output.print(f"chosen: candidate {chosen}, the smallest within {workspace.experiment.export.max_drop_db} dB")
-    output.print("next:   " + _next_command(workspace, folder / GRAPH_FILES["onnx"]))
+    _say(f"plot:   {plot}")
+    _say(f"chosen: {_why_chosen(opened, chosen)}")
+    _say("next:   " + _next_command(workspace, folder))
 
 
 def build_with_progress(workspace: Workspace, processes: int) -> None:
     """Build the data, showing how many rooms and mixtures are there."""
     with progress_bar("rooms and mixtures") as advance:
         built = build(workspace, processes, advance)
-    console.print(f"data: {built.folder}")
+    _tell(f"data: {built.folder}")
 
 
 def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgress:
@@ -133,28 +143,27 @@ def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgres
             nonlocal done_before
             done_before = progress.epoch
             loss, score = progress.history[-1]
-            console.print(
+            _tell(
                 f"epoch {progress.epoch}/{config.epochs}: training loss {loss:.2f} dB, validation SI-SNR improvement "
-                f"{score:.2f} dB (best {progress.best_score_db:.2f} in epoch {progress.best_epoch})",
-                soft_wrap=True,
+                f"{score:.2f} dB (best {progress.best_score_db:.2f} in epoch {progress.best_epoch})"
             )
 
         progress = train_base(workspace, processes, Reports(on_rooms, on_step, on_epoch))
-    console.print(f"base: {trained_path(workspace)}")
+    _tell(f"base: {trained_path(workspace)}")
     return progress
 
 
 def search_with_progress(workspace: Workspace, workers: int, ray_address: str | None) -> SearchSummary:
     """Search, showing candidates done and time left; an interrupted search ends the program with code 130."""
     if workers:
-        console.print("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
+        _tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
     with progress_bar("candidates") as advance:
 
         def on_progress(progress: SearchProgress) -> None:
             advance(progress.scored, progress.trials)
 
         summary = search(workspace, workers, ray_address, on_progress)
-    console.print(str(summary), soft_wrap=True)
+    _tell(str(summary))
     if summary.interrupted:
         sys.exit(130)
     return summary
@@ -170,53 +179,80 @@ def print_candidates(table: CandidateTable, output_format: str, also: Sequence[s
         _wide().print(to_table(table, also))
 
 
-def print_export(report: VerificationReport, folder: Path) -> None:
+def print_export(report: "VerificationReport", folder: Path) -> None:
     """Where an export is and what its verification found."""
+    from hwsearch.export.candidate import GRAPH_FILES
+
     content = report.to_json()
     graphs = [folder / name for name in GRAPH_FILES.values() if (folder / name).is_file()]
-    output.print(f"model:  {graphs[0]}")
-    output.print(
+    _say(f"model:  {graphs[0]}")
+    _say(
         f"        verified in {content['runtime']}: {content['quantized_values']} integers judged, {content['ties']} ties; "
         f"output within {content['max_abs_difference']:.2g} of the Brevitas network"
     )
 
 
-def evaluate_with_progress(workspace: Workspace, candidate: int | None, model: Path | None, report: Path | None) -> None:
+def evaluate_with_progress(
+    workspace: Workspace,
+    candidate: int | None,
+    model: Path | None,
+    report: Path | None,
+    against: Path | None,
+    processes: int,
+) -> None:
     """Score a base, a candidate or an exported model on the test mixtures and print a row per angle bin.
 
     Raises:
-        UserError: both a candidate and a model are named, or no test mixtures.
+        UserError: both a candidate and a model are named, there is no such one, no test mixtures, or a report that cannot be
+            written.
     """
     experiment = workspace.experiment
     if candidate is not None and model is not None:
         raise UserError("--candidate and --model exclude each other; wanted one of them")
     if Split.TEST not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no test mixtures; wanted data.mixtures.count.test")
+    _check_subject(workspace, candidate, model)
+    if report is not None:
+        check_writable(report)
+    others = None if against is None else read_figures(against)
+    build_with_progress(workspace, processes)
     system, name = _subject(workspace, candidate, model)
     with progress_bar("test mixtures") as advance:
         results = evaluate_system(system, workspace, advance)
     summaries = summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
-    table = Table("angle", "n", *(heading for heading, *_ in FIGURES), title=f"{name}, test mixtures of {experiment.name}")
+    table = Table(
+        "angle", "n", *(heading for heading, *_ in FIGURES), title=f"{escape(name)}, test mixtures of {experiment.name}"
+    )
     for summary in summaries:
         low, high = summary.angles_deg
         cells = [_interval(summary.figures.get(key), text, factor) for _, key, text, factor in FIGURES]
         table.add_row(f"{low:g}-{high:g}", str(summary.utterances), *cells)
     _wide().print(table)
-    output.print(f"[dim]95 % confidence intervals; words: {_words(results, experiment)}[/dim]")
+    _say(f"95 % confidence intervals; words: {_words(results, experiment)}")
     for key in sorted({key for result in results for key in result.unavailable}):
         missing = [result.id for result in results if key in result.unavailable]
-        output.print(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+        _say(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    tests = {} if others is None else compare(results, others, experiment.seed)
+    for key, test in tests.items():
+        chance = "" if test.p_value is None else f", p = {test.p_value:.2g}"
+        counts = f"{test.n} mixtures of {test.groups} utterances"
+        _say(f"{key} against {against}: {test.difference:+.3f}{chance} ({test.method}, {counts})")
     if report is not None:
         made_by = {
             "system": name,
             "experiment": experiment.name,
             "experiment_digest": experiment.digest(),
+            "seed": experiment.seed,
+            "quantization": experiment.quantization.model_dump(),
+            "allocation": None if candidate is None else read_run(workspace.folder).allocation(candidate).to_json(),
+            "versions": {name: version(name) for name in ("hwsearch", "torch", "numpy", "pesq", "pystoi", "jiwer")},
+            "against": {key: asdict(test) for key, test in tests.items()},
             "recogniser": experiment.evaluation.recogniser,
-            "base_sha256": base_digest(workspace.base_path if model is None else model),
+            **({"model_sha256": file_digest(model)} if model else {"base_sha256": file_digest(workspace.base_path)}),
             "test_sha256": manifest_hash(workspace.data_folder, Split.TEST),
         }
         atomic_write_json(report, {"made_by": made_by, **to_json(results, summaries)})
-        output.print(f"figures: {report}")
+        _say(f"figures: {report}")
 
 
 def print_cost(
@@ -234,6 +270,8 @@ def print_cost(
     """
     if (run_folder is None) != (candidate is None):
         raise UserError("--run and --candidate go together; wanted both or neither")
+    if run_folder is not None and experiment_path is not None:
+        raise UserError("--run and --experiment exclude each other; wanted one of them")
     for name, bits, allowed in (
         ("--weight-bits", weight_bits, WEIGHT_WIDTHS),
         ("--activation-bits", activation_bits, ACTIVATION_WIDTHS),
@@ -270,14 +308,32 @@ def print_targets() -> None:
     _wide().print(table)
 
 
+def _check_subject(workspace: Workspace, candidate: int | None, model: Path | None) -> None:
+    """Refuse what cannot be judged, before data are built for it."""
+    if model is not None:
+        _open_model(workspace, model)
+    elif candidate is not None:
+        read_run(workspace.folder).row(candidate)
+    else:
+        load_float_base(workspace)
+
+
+def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
+    from hwsearch.export.runtime import OnnxSeparator
+
+    separator = OnnxSeparator(model, threads=1)
+    found = (separator.description.sample_rate, separator.description.array)
+    wanted = (workspace.experiment.data.sample_rate, workspace.experiment.data.array)
+    if found != wanted:
+        raise UserError(
+            f"{model}: made for {found[0]} Hz and '{found[1]}'; the test mixtures are {wanted[0]} Hz and '{wanted[1]}'"
+        )
+    return separator
+
+
 def _subject(workspace: Workspace, candidate: int | None, model: Path | None) -> tuple[System, str]:
     if model is not None:
-        separator = OnnxSeparator(model, threads=1)
-        found = (separator.description.sample_rate, separator.description.array)
-        wanted = (workspace.experiment.data.sample_rate, workspace.experiment.data.array)
-        if found != wanted:
-            raise UserError(f"{model}: made for {found[0]} Hz and array '{found[1]}'; the test mixtures are {wanted}")
-        return separator.separate, str(model)
+        return _open_model(workspace, model).separate, str(model)
     if candidate is not None:
         opened = read_run(workspace.folder)
         allocation = opened.allocation(candidate)
@@ -304,14 +360,24 @@ def _embedded_experiment() -> Experiment:
     )
 
 
-def _next_command(workspace: Workspace, model: Path) -> str:
+def _next_command(workspace: Workspace, export_folder: Path) -> str:
     """Separating the first test mixture, with its true direction."""
     from hwsearch.data.dataset import open_dataset
+    from hwsearch.export.candidate import GRAPH_FILES
 
     split = Split.TEST if Split.TEST in workspace.experiment.data.mixtures.count else Split.VALIDATION
     mixture = open_dataset(workspace.data_folder, split)[0]
     recording = workspace.data_folder / mixture.mixture_path
-    return f"hwsearch separate {model} --input {recording} --doa {mixture.target.doa_deg:.1f} --output target.wav"
+    model, doa = export_folder / GRAPH_FILES["onnx"], f"{mixture.target.doa_deg:.1f}"
+    program = "hwsearch" if shutil.which("hwsearch") else sys.argv[0]
+    return shlex.join([program, "separate", str(model), "--input", str(recording), "--doa", doa, "--output", "target.wav"])
+
+
+def _why_chosen(run: Run, chosen: int) -> str:
+    limit = run.workspace.experiment.export.max_drop_db
+    if run.table.columns[DROP][run.row(chosen)] <= limit:
+        return f"candidate {chosen}, the smallest that loses at most {limit} dB"
+    return f"candidate {chosen}, the best-sounding one: none loses at most {limit} dB"
 
 
 def _words(results: Sequence[object], experiment: Experiment) -> str:
@@ -341,7 +407,17 @@ def _number(value: str | float) -> str:
 
 def _wide() -> Console:
     """Tables are never folded: a narrow terminal scrolls or wraps, a pipe gets whole lines."""
-    return output if output.is_terminal else Console(width=240)
+    return Console(width=max(output.width, 240))
+
+
+def _say(line: str) -> None:
+    """A line of the answer, as it is: a path may be long, and hold what looks like markup."""
+    output.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _tell(line: str) -> None:
+    """A line on what goes on, as it is."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _line_writer(title: str) -> Advance:

@@ -8,22 +8,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.experiment import EvaluationConfig
+from hwsearch.files import read_json
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.perceptual import pesq_score, stoi_score
 from hwsearch.metrics.recognisers.base import Recogniser, transcribe_at
 from hwsearch.metrics.recognisers.ctc import CtcDigitRecogniser, labels_of, load_default
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.metrics.statistics import Estimate, mean_interval, wer_interval
+from hwsearch.metrics.statistics import (
+    Estimate,
+    PairedTest,
+    bootstrap_mean_interval,
+    mean_interval,
+    paired_permutation_test,
+    paired_wer_test,
+    wer_interval,
+)
 from hwsearch.metrics.wer import WordErrors, word_errors
 
 Audio = NDArray[np.float32]
 
 System = Callable[[Audio, float], Audio]
 """Mixture [mics, samples] and the target's direction in degrees to the target [samples]."""
+
+ALL_ANGLES_DEG = (0.0, 180.0)
 
 MEANS = ("si_snr_db", "si_snr_improvement_db", "pesq", "stoi")
 """Figures averaged over utterances, each beside that of the unprocessed mixture where there is one."""
@@ -34,17 +46,22 @@ class UtteranceScores:
     """What one test mixture gave.
 
     Attributes:
+        utterance: id of the target's utterance; several mixtures may hold the same one.
         scores: by metric; `mixture_` marks the unprocessed microphone 0. A metric without a value is absent.
         words: word errors of `estimate`, `mixture` and clean `target`; empty where the words are not known.
         unavailable: by metric, why it has no value.
     """
 
     id: str
+    utterance: str
     angle_deg: float
-    t60_measured_s: float
+    t60_measured_s: float | None
     scores: Mapping[str, float]
     words: Mapping[str, WordErrors]
     unavailable: Mapping[str, str]
+
+
+_RESULTS = TypeAdapter(list[UtteranceScores])
 
 
 @dataclass(frozen=True)
@@ -109,18 +126,20 @@ def score_utterance(
     if recogniser is not None and said is not None and _understood(recogniser, said):
         for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
             words[name] = word_errors(said, transcribe_at(recogniser, signal, mixture.sample_rate))
-    return UtteranceScores(mixture.id, mixture.angle_deg, round(mixture.t60_measured_s, 4), scores, words, unavailable)
+    return UtteranceScores(
+        mixture.id, mixture.target.utterance, mixture.angle_deg, mixture.t60_measured_s, scores, words, unavailable
+    )
 
 
 def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], seed: int) -> list[Summary]:
-    """A summary of each angle bin that has utterances, then of all."""
+    """A summary of each angle bin that has utterances, then of all, also of those outside every bin."""
     summaries = []
     for low, high in pairwise(bins_deg):
         last = high == bins_deg[-1]
         chosen = [r for r in results if low <= r.angle_deg < high or (last and r.angle_deg == high)]
         if chosen:
-            summaries.append(Summary((low, high), len(chosen), _figures(chosen, seed)))
-    summaries.append(Summary((bins_deg[0], bins_deg[-1]), len(results), _figures(results, seed)))
+            summaries.append(Summary((low, high), len(chosen), figures_of(chosen, seed)))
+    summaries.append(Summary(ALL_ANGLES_DEG, len(results), figures_of(results, seed)))
     return summaries
 
 
@@ -153,18 +172,74 @@ def to_json(results: Sequence[UtteranceScores], summaries: Sequence[Summary]) ->
     }
 
 
-def _figures(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estimate]:
-    figures: dict[str, Estimate] = {}
+def figures_of(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estimate]:
+    """Means and word error rates with their intervals.
+
+    Where several mixtures hold the same target utterance they are resampled together (cluster bootstrap): what is said
+    decides much of how well it is separated. Speakers are not resampled: a handful of them bounds nothing.
+    """
+    found: dict[str, Estimate] = {}
     for name in MEANS:
         for column in (f"mixture_{name}", name):
-            values = [result.scores[column] for result in results if column in result.scores]
-            if values:
-                figures[column] = mean_interval(values)
+            scored = [result for result in results if column in result.scores]
+            if scored:
+                found[column] = _mean([result.scores[column] for result in scored], _utterances(scored), seed)
     for name in ("mixture", "estimate", "target"):
-        words = [result.words[name] for result in results if name in result.words]
+        heard = [result for result in results if name in result.words]
+        words = [result.words[name] for result in heard]
         if sum(word.words for word in words):
-            figures["wer" if name == "estimate" else f"{name}_wer"] = wer_interval(words, seed)
-    return figures
+            found["wer" if name == "estimate" else f"{name}_wer"] = wer_interval(words, seed, _utterances(heard))
+    return found
+
+
+def compare(results: Sequence[UtteranceScores], others: Sequence[UtteranceScores], seed: int) -> dict[str, PairedTest]:
+    """Paired tests of one system against another on the mixtures that both were scored on: the first minus the second.
+
+    Signs of the differences are flipped at random, together for mixtures of the same target utterance.
+
+    Raises:
+        UserError: no mixture in common.
+    """
+    theirs = {other.id: other for other in others}
+    pairs = [(mine, theirs[mine.id]) for mine in results if mine.id in theirs and theirs[mine.id].utterance == mine.utterance]
+    if not pairs:
+        raise UserError("the two sets of figures have no mixture in common; wanted the same test mixtures")
+    tests: dict[str, PairedTest] = {}
+    for name in MEANS:
+        both = [(mine, other) for mine, other in pairs if name in mine.scores and name in other.scores]
+        if both:
+            first, second = ([result.scores[name] for result in side] for side in zip(*both, strict=True))
+            tests[name] = paired_permutation_test(first, second, seed, _utterances([mine for mine, _ in both]))
+    heard = [(mine, other) for mine, other in pairs if "estimate" in mine.words and "estimate" in other.words]
+    if sum(mine.words["estimate"].words for mine, _ in heard):
+        words = [[result.words["estimate"] for result in side] for side in zip(*heard, strict=True)]
+        tests["wer"] = paired_wer_test(words[0], words[1], seed, _utterances([mine for mine, _ in heard]))
+    return tests
+
+
+def read_figures(path: Path) -> list[UtteranceScores]:
+    """The single utterances of a file that `to_json` filled.
+
+    Raises:
+        UserError: no such file, or not one of figures.
+    """
+    content = read_json(path, "the figures of 'hwsearch evaluate --output'")
+    try:
+        return _RESULTS.validate_python(content["utterances"])
+    except (KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not the figures of 'hwsearch evaluate --output' ({reason})") from None
+
+
+def _mean(values: Sequence[float], utterances: Sequence[str], seed: int) -> Estimate:
+    """Student's interval, or the cluster bootstrap's where an utterance comes more than once."""
+    if len(set(utterances)) == len(utterances):
+        return mean_interval(values)
+    return bootstrap_mean_interval(values, seed, utterances)
+
+
+def _utterances(results: Sequence[UtteranceScores]) -> list[str]:
+    return [result.utterance for result in results]
 
 
 def _si_snr(estimate: Audio, target: Audio, sample_rate: int) -> float:

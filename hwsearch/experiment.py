@@ -18,10 +18,14 @@ FLOAT_BITS = 32
 """The bit-width that stands for 'left in floating point'."""
 
 
+RESERVED_NAMES = ("data", "corpora")
+"""Folders that all runs share; no experiment may be called so."""
+
+
 class Section(BaseModel):
     """A part of the experiment file: immutable, and an unknown key in it is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Split(StrEnum):
@@ -43,7 +47,7 @@ class CorpusKind(StrEnum):
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Degrees = Annotated[float, Field(ge=0.0, le=360.0)]
+Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 ActivationBits = Literal[4, 5, 6, 7, 8, 32]
@@ -206,7 +210,7 @@ class SearchConfig(Section):
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")
     """Built-in target names, or paths of target files."""
-    utterance_seconds: Positive = 4.0
+    utterance_seconds: Annotated[float, Field(ge=0.1, le=3600.0)] = 4.0
     """Length of the inference that the targets are charged for."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Times a candidate whose scorer dies is tried before it counts as failed."""
@@ -231,7 +235,14 @@ class EvaluationConfig(Section):
     """How separated speech is judged."""
 
     angle_bins_deg: Annotated[tuple[Degrees, ...], Field(min_length=2)] = (0.0, 15.0, 45.0, 90.0, 180.0)
+    """Ends of the bins; an angle on the end between two belongs to the upper one."""
     recogniser: Literal["none", "ctc-digits", "pocketsphinx-closed"] = "ctc-digits"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if tuple(sorted(set(self.angle_bins_deg))) != self.angle_bins_deg:
+            raise ValueError(f"angle_bins_deg {list(self.angle_bins_deg)} must rise without repeats")
+        return self
 
 
 class Experiment(Section):
@@ -248,6 +259,12 @@ class Experiment(Section):
     search: SearchConfig = SearchConfig()
     export: ExportConfig = ExportConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"name '{self.name}' is taken by a folder of every --runs-dir; wanted another")
+        return self
 
     def data_digest(self) -> str:
         """Hash of what the data set depends on; the data folder is named by it.
@@ -289,7 +306,7 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         return Experiment.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the file"
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             raise UserError(f"{source}: unknown key '{key}'; see the README for the keys there are") from None

@@ -16,19 +16,41 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
     A kill at any instant leaves either the old file or the new one. The temporary name keeps the suffix, because audio and
     array libraries choose the format by it.
+
+    Raises:
+        UserError: the file cannot be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        write(temporary)
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that cannot be written, before the work whose result it is to take.
+
+    Raises:
+        UserError: a folder is there, or its folder can neither be made nor written to.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; wanted the name of a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -54,6 +76,8 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{path}: no such file; wanted {what}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); wanted {what}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {what}") from None
 
 
 def canonical_json(value: object) -> str:
@@ -70,6 +94,10 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); wanted a place with room and the right to write")
 
 
 def _write_bytes(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,22 +13,25 @@ from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.executor import Executor, LocalExecutor, RayExecutor
 from hwsearch.experiment import Split
-from hwsearch.export.candidate import Format, export_candidate
-from hwsearch.export.verify import VerificationReport
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import query
-from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import SearchProgress, SearchSummary, run_search
+from hwsearch.search.costing import make_cost, target_digests
+from hwsearch.search.driver import SearchProgress, SearchSummary, run_search, search_digest
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.record import read_record
+from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import build_space
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.base import base_digest
+from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import MaskFunction, Separator
+from hwsearch.training.base import training_digest
 from hwsearch.workspace import Workspace, open_run
+
+if TYPE_CHECKING:
+    from hwsearch.export.candidate import Format
+    from hwsearch.export.verify import VerificationReport
 
 VERIFICATION_MIXTURES = 4
 """Test mixtures on which an exported file is compared with the Brevitas network."""
@@ -76,6 +80,8 @@ def open_workspace(folder: Path) -> Workspace:
     Raises:
         UserError: not a run folder, or one that was renamed.
     """
+    if folder.name in {"", ".."}:
+        folder = folder.resolve()
     experiment = open_run(folder)
     workspace = Workspace(folder.parent, experiment)
     if workspace.folder.resolve() != folder.resolve():
@@ -104,11 +110,63 @@ def prepare(workspace: Workspace) -> PreparedBase:
 
 
 def provenance(workspace: Workspace) -> Mapping[str, str]:
-    """What candidates depend on besides the experiment: hashes of base and validation mixtures."""
+    """What candidates depend on besides the experiment: hashes of base, validation mixtures and targets."""
     return {
         "base_sha256": base_digest(workspace.base_path),
         "validation_sha256": manifest_hash(workspace.data_folder, Split.VALIDATION),
+        **{f"target[{name}]": content for name, content in target_digests(workspace.experiment).items()},
     }
+
+
+def check(workspace: Workspace, *, may_train: bool) -> None:
+    """Refuse, before hours go into its data, what the search would refuse; then take the run folder.
+
+    Args:
+        workspace: of the experiment.
+        may_train: whether a base that is not there yet will be trained.
+
+    Raises:
+        UserError: an unusable run folder, base, target, pattern of fixed sites, or no mixtures to score on.
+    """
+    experiment = workspace.experiment
+    build_space(experiment.search, experiment.separator)
+    make_cost(experiment)
+    if Split.VALIDATION not in experiment.data.mixtures.count:
+        raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
+    if not (may_train and needs_training(workspace)):
+        load_float_base(workspace)
+    claim(workspace)
+
+
+def needs_training(workspace: Workspace) -> bool:
+    """Whether the experiment trains its own base and has not done so yet."""
+    return workspace.experiment.base is None and not workspace.base_path.is_file()
+
+
+def claim(workspace: Workspace) -> None:
+    """Bind the run folder to the experiment.
+
+    Until a search has begun there, the folder follows the experiment file. From then on only that may change which no
+    candidate depends on: how many are wanted, the export, the evaluation.
+
+    Raises:
+        UserError: the folder holds the search of an experiment that differs.
+    """
+    record = workspace.folder / RECORD_FILE
+    begun = record.is_file() and record.stat().st_size > 0
+    if begun and search_digest(open_run(workspace.folder)) != search_digest(workspace.experiment):
+        raise UserError(
+            f"{workspace.folder}: holds the search of an experiment '{workspace.experiment.name}' that differs from the file "
+            "given; wanted the same content, another name, or another --runs-dir"
+        )
+    if begun:
+        header, _ = read_record(workspace.folder)
+        if header.provenance.get("base_sha256") != base_digest(workspace.base_path):
+            raise UserError(
+                f"{workspace.base_path}: not the base of the search in {workspace.folder}; wanted that one, another name, or "
+                "another --runs-dir"
+            )
+    workspace.describe()
 
 
 def search(
@@ -123,7 +181,7 @@ def search(
         UserError: unusable base, data or record, or another experiment's folder.
     """
     experiment = workspace.experiment
-    workspace.claim()
+    claim(workspace)
     space = build_space(experiment.search, experiment.separator)
     cost = make_cost(experiment)
     prepare(workspace)
@@ -160,13 +218,16 @@ def choose(table: CandidateTable, max_drop_db: float) -> int:
     return int(front.candidate[front.columns[QUALITY].argmax()])
 
 
-def export(run: Run, candidate: int, graph_format: Format, output: Path) -> VerificationReport:
+def export(run: Run, candidate: int, graph_format: "Format", output: Path) -> "VerificationReport":
     """Export a candidate, verified on test mixtures before the folder appears.
 
     Raises:
         UserError: no such candidate, a base or data other than the search's, or a file that does not compute what
             the Brevitas network does.
     """
+    # Brevitas and the exporters take as long to load as all the rest; only this needs them.
+    from hwsearch.export.candidate import export_candidate
+
     workspace = run.workspace
     allocation = run.allocation(candidate)
     check_provenance(workspace)
@@ -195,6 +256,11 @@ def check_provenance(workspace: Workspace) -> None:
         UserError: which of the two differs.
     """
     header, _ = read_record(workspace.folder)
+    if header.experiment != search_digest(workspace.experiment):
+        raise UserError(
+            f"{workspace.folder}: its candidates were scored with another experiment than the one given; wanted the run folder "
+            "itself, or the file as it was"
+        )
     now = provenance(workspace)
     for name, path in (("base_sha256", workspace.base_path), ("validation_sha256", workspace.data_folder)):
         if header.provenance.get(name) != now[name]:
@@ -213,8 +279,19 @@ def candidate_system(prepared: PreparedBase, allocation: BitAllocation) -> Syste
 
 
 def load_float_base(workspace: Workspace) -> Separator:
-    """The experiment's base in full precision."""
-    return load_checked_base(workspace.experiment, workspace.base_path)
+    """The experiment's base in full precision.
+
+    Raises:
+        UserError: no base there, one that does not fit the experiment, or one trained with other settings.
+    """
+    experiment, path = workspace.experiment, workspace.base_path
+    separator = load_checked_base(experiment, path)
+    if experiment.base is None and load_base(path)[1].made_by.get("training_digest") != training_digest(experiment):
+        raise UserError(
+            f"{path}: trained by an experiment '{experiment.name}' whose data, separator or training differ from the file given; "
+            "wanted the same content, another name, or another --runs-dir"
+        )
+    return separator
 
 
 def evaluate_system(system: System, workspace: Workspace, progress: Progress) -> list[UtteranceScores]:

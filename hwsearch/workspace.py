@@ -49,20 +49,9 @@ class Workspace:
         """A split's impulse responses."""
         return self.data_folder / "rooms" / split.value
 
-    def claim(self) -> None:
-        """Bind the run folder to the experiment, or check that it is bound to this very one.
-
-        Raises:
-            UserError: the folder was made by an experiment that differs.
-        """
-        path = self.folder / "experiment.json"
-        if not path.exists():
-            atomic_write_json(path, self.experiment.model_dump(mode="json"))
-        elif open_run(self.folder).digest() != self.experiment.digest():
-            raise UserError(
-                f"{self.folder}: made by an experiment '{self.experiment.name}' that differs from the file given; "
-                "wanted the same content, another name, or another --runs-dir"
-            )
+    def describe(self) -> None:
+        """Write into the run folder which experiment it belongs to."""
+        atomic_write_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))
 
 
 def open_run(folder: Path) -> Experiment:

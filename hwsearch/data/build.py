@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, parse_mixture
+from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
 from hwsearch.data.rooms import Progress, RoomBank, build_bank
 from hwsearch.errors import UserError
@@ -116,8 +117,9 @@ def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Iterator[
             yield write_mixture(plan, folder)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(write_mixture, plan, folder) for plan in plans]
         try:
+            with deaf_to_interrupts():
+                jobs = [pool.submit(write_mixture, plan, folder) for plan in plans]
             for job in as_completed(jobs):
                 yield job.result()
         except BrokenProcessPool:

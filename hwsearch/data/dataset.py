@@ -54,7 +54,7 @@ class Mixture:
         samples: length of both files.
         room: number of the room in its split's bank.
         t60_s: reverberation time the room was drawn with.
-        t60_measured_s: reverberation time measured on the target's impulse response at the reference
+        t60_measured_s: reverberation time measured (None: not measurable) on the target's impulse response at the reference
         microphone.
         angle_deg: angle between the two speakers, seen from the array.
         overlap_drawn: overlap asked for; the utterances may have been too short for it.
@@ -77,7 +77,7 @@ class Mixture:
     room_size_m: Point
     array_centre_m: Point
     t60_s: float
-    t60_measured_s: float
+    t60_measured_s: float | None
     target: Talker
     interferer: Talker
     angle_deg: float

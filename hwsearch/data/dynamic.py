@@ -92,7 +92,7 @@ def speech_by_speaker(
             played = samples if speed == 1.0 else soxr.resample(samples, sample_rate * speed, sample_rate)
             speech[speaker].append(played.astype(np.float32))
     if len(speech) < 2:
-        raise UserError(f"data.corpora: the training split has {len(speech)} speaker(s); wanted at least 2 to mix")
+        raise UserError(f"data.corpora: {len(speech)} speaker(s) to mix for training or its validation; wanted at least 2")
     return dict(speech)
 
 

@@ -8,7 +8,7 @@ process: the same experiment gives the same samples on every run of one library 
 import ctypes
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hwsearch.data.seeding import generator
 from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
-from hwsearch.data.splits import deal_speakers, sentence_split
+from hwsearch.data.splits import sentence_split
 from hwsearch.data.utterance import Utterance, read_manifest, write_manifest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
@@ -57,6 +57,10 @@ _VARIANTS = (
 )  # fmt: skip
 
 
+_VARIANT_OWNERS = (Split.TRAIN, Split.VALIDATION, Split.TRAIN, Split.TEST)
+"""Which split each variant belongs to, by its place, over and over: alike variants stand far apart in the list."""
+
+
 @dataclass(frozen=True)
 class Voice:
     """A synthetic speaker: accent and variant as the library names them, words per minute, pitch and its
@@ -75,15 +79,26 @@ class Voice:
         return f"{self.accent}+{self.variant}"
 
 
-def voices(count: int) -> tuple[Voice, ...]:
-    """The first `count` synthetic speakers, always the same.
+def voices(split: Split, count: int) -> tuple[Voice, ...]:
+    """The first `count` synthetic speakers of a split, always the same.
 
-    Variants differ for the first 67; beyond, a variant comes again with another accent, pitch and rate,
-    which makes a speaker less different from its namesake than two people are.
+    Every variant belongs to one split, whatever corpus it is used in: half of them to training, a quarter each to validation
+    and test. A base or recogniser trained on any synthesised corpus has therefore heard no voice of another one's test.
+    Beyond the split's share of the 67 variants, a variant comes again with another accent, pitch and rate, which makes a
+    speaker less different from its namesake than two people are.
+
+    Raises:
+        UserError: more than there are variants of the split and accents for each.
     """
+    owned = [place for place in range(len(_VARIANTS)) if _VARIANT_OWNERS[place % len(_VARIANT_OWNERS)] is split]
+    if count > len(owned) * len(_ACCENTS):
+        raise UserError(
+            f"data.corpora: {count} eSpeak voices for the {split.value} split; there are {len(owned) * len(_ACCENTS)}"
+        )
     made = []
     for index in range(count):
-        turn, place = divmod(index, len(_VARIANTS))
+        turn, position = divmod(index, len(owned))
+        place = owned[position]
         accent = _ACCENTS[(place + 3 * turn) % len(_ACCENTS)]
         random = generator("voice", _VARIANTS[place], turn)
         made.append(
@@ -106,16 +121,17 @@ def read_espeak(
     seed: int,
     cache: Path,
 ) -> dict[Split, tuple[Utterance, ...]]:
-    """Deal voices to splits and let each say sentences, of which a share are digit strings.
+    """Let each split's voices say sentences, of which a share are digit strings.
 
-    Sentences belong to splits by `sentence_split`. What is not in `cache` yet is synthesised; processes
-    that do so at the same time agree on one result.
+    A split takes its share of `speakers`, rounded, from its own voices. Sentences belong to splits by `sentence_split`. What is
+    not in `cache` yet is synthesised; processes that do so at the same time agree on one result.
 
     Raises:
         UserError: the library is not usable, or the cached corpus is damaged.
     """
-    dealt = deal_speakers((PREFIX + voice.name for voice in voices(speakers)), shares, seed)
-    lines = _write_script(dealt, speakers, per_speaker, digit_strings, seed)
+    cast = {split: voices(split, round(shares.get(split, 0.0) * speakers)) for split in Split}
+    lines = _write_script(cast, per_speaker, digit_strings, seed)
+    dealt = {PREFIX + voice.name: split for split in Split for voice in cast[split]}
     key = digest({"library": version("espeakng-loader"), "script": [asdict(line) for line in lines]})
     folder = cache / f"espeak-{key[:16]}"
     if not folder.is_dir():
@@ -140,12 +156,9 @@ class _Line:
     text: str
 
 
-def _write_script(dealt: Mapping[str, Split], speakers: int, per_speaker: int, digit_strings: float, seed: int) -> list[_Line]:
+def _write_script(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit_strings: float, seed: int) -> list[_Line]:
     lines = []
-    for voice in voices(speakers):
-        split = dealt.get(PREFIX + voice.name)
-        if split is None:
-            continue
+    for split, voice in ((owner, speaker) for owner in Split for speaker in cast[owner]):
         random = generator("espeak", seed, voice.name)
         said: set[str] = set()
         while len(said) < per_speaker:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray
+from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
@@ -61,8 +62,8 @@ class RoomBank:
         path = room_file(self.folder, index)
         try:
             return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: unreadable impulse responses ({error}); delete it and build the data again") from None
+        except (OSError, ValueError, EOFError):
+            raise UserError(f"{path}: unreadable impulse responses; delete the file and build the data again") from None
 
 
 def room_file(folder: Path, index: int) -> Path:
@@ -139,7 +140,7 @@ def image_order(size_m: Sequence[float], t60_s: float) -> int:
     return max(1, math.ceil(SPEED_OF_SOUND * t60_s * math.hypot(a, b) / (a * b) - 1))
 
 
-def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float:
+def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None:
     """T60 from Schroeder's backward integral: the line through -5 and -25 dB, extended to -60 (ISO 3382, T20).
 
     Args:
@@ -147,13 +148,13 @@ def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float:
         sample_rate: Hz.
 
     Returns:
-        Seconds.
+        Seconds, or None where the response ends or falls before a line can be laid through it.
     """
     energy = np.cumsum(response[::-1].astype(np.float64) ** 2)[::-1]
     decay_db = 10 * np.log10(np.maximum(energy / energy[0], 1e-12))
     start, end = int(np.argmax(decay_db <= -5)), int(np.argmax(decay_db <= -25))
     if end - start < 2:
-        return 0.0
+        return None
     slope = np.polyfit(np.arange(start, end) / sample_rate, decay_db[start:end], 1)[0]
     return float(-60.0 / slope)
 
@@ -169,8 +170,9 @@ def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, p
             progress(len(rooms) - len(missing) + done, len(rooms))
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]
             try:
+                with deaf_to_interrupts():
+                    jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]
                 for done, job in enumerate(as_completed(jobs), start=1):
                     job.result()
                     progress(len(rooms) - len(missing) + done, len(rooms))

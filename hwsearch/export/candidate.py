@@ -107,7 +107,7 @@ def export_network(
             frames = min(QONNX_FRAMES, *(batch.shape[-1] for batch in batches))
             export_qonnx(exported, graph, description, frames)
             report = verify_qonnx(graph, exported, [batch[..., :frames] for batch in batches])
-        write_packed(temporary / WEIGHTS_FILE, network)
+        write_packed(temporary / WEIGHTS_FILE, exported)
         atomic_write_json(temporary / ALLOCATION_FILE, network.allocation.to_json())
         atomic_write_json(temporary / VERIFICATION_FILE, report.to_json() | verification)
         temporary.chmod(0o755)
@@ -127,7 +127,9 @@ def _raw_features(separator: Separator, mixture: Tensor, doa_deg: float) -> Tens
 
 
 def _refuse_foreign(output: Path) -> None:
-    """Only an earlier export may be replaced."""
+    """Only an earlier export may be replaced, and not the folder that we stand in."""
+    if output.resolve() == Path.cwd():
+        raise UserError(f"{output}: is the current folder; wanted another one to write")
     known = {*GRAPH_FILES.values(), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= known):
         raise UserError(f"{output}: holds something that is no export; wanted a new folder or an earlier export")

@@ -6,6 +6,7 @@ Little-endian throughout:
                                   CRC-32 of all that follows (u32)
     weight records      12 bytes  u8: bits, kernel; u16: dilation, in / groups, groups, out, scales
     activation records  12 bytes  bits (u8), zero point (u8), 0 (u16), scale (f32), slope (f32)
+    normalisation                 float32 mean of every feature, then float32 scale of every feature
     per weight site               weights as a stream of two's complement integers, lowest bit first, rounded
                                   up to whole bytes (float32 at 32 bits); float32 scales; float32 biases
 
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.files import atomic_write_bytes
 from hwsearch.separator.allocation import (
     ACTIVATION_WIDTHS,
@@ -37,7 +39,6 @@ from hwsearch.separator.allocation import (
     weight_sites,
 )
 from hwsearch.separator.folding import has_activation
-from hwsearch.separator.quantized import QuantizedMaskNetwork
 from hwsearch.separator.quantizers import ActivationGrid, QuantizedWeight, is_float, weight_limit
 
 _MAGIC = b"HWQW"
@@ -58,6 +59,8 @@ class PackedNetwork:
         biases: by weight site, [out] float32.
         grids: by activation site; none where it stays in floating point.
         slopes: by activation site, the slope for negative values before it.
+        feature_mean: [features].
+        feature_scale: [features]; the network's input is (features - mean) * scale.
     """
 
     allocation: BitAllocation
@@ -65,15 +68,18 @@ class PackedNetwork:
     biases: Mapping[str, Tensor]
     grids: Mapping[str, ActivationGrid | None]
     slopes: Mapping[str, float]
+    feature_mean: Tensor
+    feature_scale: Tensor
 
 
-def write_packed(path: Path, network: QuantizedMaskNetwork) -> None:
+def write_packed(path: Path, exported: ExportedNetwork) -> None:
     """Write the network's weights and grids as they are now, atomically."""
-    atomic_write_bytes(path, pack(network))
+    atomic_write_bytes(path, pack(exported))
 
 
-def pack(network: QuantizedMaskNetwork) -> bytes:
+def pack(exported: ExportedNetwork) -> bytes:
     """The bytes of the packed file."""
+    network = exported.network
     master = network.master_copy()
     quantized = network.quantized_weights()
     records: list[bytes] = []
@@ -94,7 +100,8 @@ def pack(network: QuantizedMaskNetwork) -> bytes:
         slope = master.slopes.get(site, 0.0 if has_activation(site) else 1.0)
         fields = (network.allocation.by_site[site], 0, 0, 0.0) if grid is None else (grid.bits, grid.zero_point, 0, grid.scale)
         records.append(_ACTIVATION.pack(*fields, slope))
-    body = b"".join(records + payloads)
+    normalisation = [_floats(exported.mean), _floats(exported.scale)]
+    body = b"".join(records + normalisation + payloads)
     counts = len(quantized), len(records) - len(quantized)
     return _HEADER.pack(_MAGIC, _FORMAT, *counts, 0, zlib.crc32(body)) + body
 
@@ -131,6 +138,8 @@ def unpack(content: bytes, config: SeparatorConfig) -> PackedNetwork:
     weight_records = {site: reader.unpack(_WEIGHT) for site in weights}
     activation_records = {site: reader.unpack(_ACTIVATION) for site in activations}
     grids = {site: _grid(site, record) for site, record in activation_records.items()}
+    features = (weight_records[weights[0]][3],)
+    feature_mean, feature_scale = reader.floats(features), reader.floats(features)
     tensors: dict[str, QuantizedWeight | Tensor] = {}
     biases: dict[str, Tensor] = {}
     for site, record in weight_records.items():
@@ -144,6 +153,8 @@ def unpack(content: bytes, config: SeparatorConfig) -> PackedNetwork:
         biases,
         grids,
         {site: float(record[4]) for site, record in activation_records.items()},
+        feature_mean,
+        feature_scale,
     )
 
 

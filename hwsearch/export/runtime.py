@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from torch import Tensor
+from torch.nn import functional
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
-from hwsearch.separator.stft import istft, stft
+from hwsearch.separator.stft import frame_count, istft, stft
 
 CHUNK_FRAMES = 1024
 """Frames separated at a time, which bounds the memory whatever the recording's length."""
@@ -86,10 +87,13 @@ class OnnxSeparator:
         config = self.description.separator
         hop = config.hop_length
         samples = waveform.shape[1]
-        frames = samples // hop + 1
+        frames = frame_count(samples, hop)
+        # Whole hops, so that pieces of the recording have the frames of the whole.
+        waveform = functional.pad(waveform, (0, -samples % hop))
         level = self._level(waveform, frames, chunk_frames)
         doa = torch.tensor([doa_deg])
-        separated = torch.zeros(samples)
+        padded = waveform.shape[1]
+        separated = torch.zeros(padded)
         margin = -(-config.n_fft // (2 * hop))
         before, after = context_frames(config)
         for first, last in _chunks(frames, chunk_frames):
@@ -102,11 +106,11 @@ class OnnxSeparator:
             wanted = slice(inner_first - outer_first, inner_last - outer_first)
             start = starting_mask(raw, spectrum.shape[-2], beam=config.beam)[..., wanted]
             estimate = apply_mask(spectrum[:1, ..., wanted], mask[..., wanted], start)
-            begin, end = first * hop, samples if last == frames else last * hop
+            begin, end = first * hop, padded if last == frames else last * hop
             offset = inner_first * hop
             part = istft(estimate, config.n_fft, hop, end - offset)[0]
             separated[begin:end] = part[begin - offset :]
-        return separated.numpy()
+        return separated[:samples].numpy()
 
     def _features(self, spectrum: Tensor, doa: Tensor, level: Tensor) -> Tensor:
         """Features of a chunk [mics, bins, frames], its log spectrum against the whole recording's level."""

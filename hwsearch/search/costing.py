@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hw_models.compile import CostTable, compile_target
-from hw_models.cost import evaluate, runnable
+from hw_models.cost import Costs, evaluate, runnable
 from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
-from hw_models.target import load_target
+from hw_models.target import Holds, Target, load_target
 from hw_models.workload import Workload, bits_matrix
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
+from hwsearch.files import digest
 from hwsearch.search.driver import Cost
 from hwsearch.search.objectives import SIZE
 from hwsearch.separator.allocation import BitAllocation, weight_sites
 from hwsearch.separator.features import feature_count
+from hwsearch.separator.stft import frame_count
 from hwsearch.separator.workload import build_workload
 
 
@@ -27,7 +30,7 @@ def experiment_workload(experiment: Experiment) -> Workload:
     return build_workload(
         config,
         features=feature_count(ARRAYS[experiment.data.array], bins, config.ipd, beam=config.beam),
-        frames=round(experiment.search.utterance_seconds * rate) // config.hop_length + 1,
+        frames=frame_count(round(experiment.search.utterance_seconds * rate), config.hop_length),
         sample_rate=rate,
         per_channel=experiment.quantization.weight_scale == "per_channel",
     )
@@ -46,9 +49,23 @@ def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, Cos
     return {table.target.name: table for table in tables}
 
 
+def target_digests(experiment: Experiment) -> dict[str, str]:
+    """Hash of what each target file says, by the target's name.
+
+    Raises:
+        UserError: an unknown target or a wrong target file.
+    """
+    try:
+        targets = [load_target(name) for name in experiment.search.targets]
+    except TargetError as error:
+        raise UserError(str(error)) from None
+    return {target.name: digest(target.model_dump(mode="json")) for target in targets}
+
+
 def make_cost(experiment: Experiment) -> Cost:
     """A function from allocations to `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target,
-    `latency_ms[target]`, `weight_bytes[target]` and `peak_activation_bytes[target]`.
+    `latency_ms[target]`, `weight_bytes[target]`, `peak_activation_bytes[target]`, and `fits[target]`: 1 where weights and
+    activations are within the memory that the target states for them, else 0.
 
     A target that cannot run an allocation at all (floating point on an integer machine) gives NaN.
 
@@ -69,6 +86,9 @@ def make_cost(experiment: Experiment) -> Cost:
         for name, table in tables.items():
             can = runnable(table, bits)
             costs = evaluate(table, bits[can])
+            fits = np.full(len(bits), np.nan)
+            fits[can] = fits_memory(table.target, costs)
+            columns[f"fits[{name}]"] = fits
             for metric in ("latency_ms", "weight_bytes", "peak_activation_bytes"):
                 values = np.full(len(bits), np.nan)
                 values[can] = getattr(costs, metric)
@@ -76,3 +96,17 @@ def make_cost(experiment: Experiment) -> Cost:
         return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(bits))]
 
     return cost
+
+
+def fits_memory(target: Target, costs: Costs) -> NDArray[np.bool_]:
+    """Which allocations' weights and activations are within the memories that `target` states a size of, [allocations]."""
+    fits = np.ones(len(costs.weight_bytes), dtype=np.bool_)
+    holdings: tuple[tuple[Holds, NDArray[np.int64]], ...] = (
+        ("weights", costs.weight_bytes),
+        ("activations", costs.peak_activation_bytes),
+    )
+    for what, wanted in holdings:
+        capacity = target.capacity_bytes(what)
+        if capacity is not None:
+            fits &= wanted <= capacity
+    return fits

@@ -147,14 +147,17 @@ def run_search(
 
 
 def search_digest(experiment: Experiment) -> str:
-    """Hash of what candidates and the order of proposals depend on, and not when the search ends or where files lie."""
+    """Hash of what candidates and the order of proposals depend on, and not when the search ends or where files lie.
+
+    Targets are left out by name: what they say belongs to the provenance.
+    """
     return digest(
         experiment.model_dump(
             mode="json",
             exclude={
                 "base": True,
                 "data": {"corpora": {"__all__": {"root"}}},
-                "search": {"trials", "max_attempts"},
+                "search": {"trials", "max_attempts", "targets"},
                 "export": True,
                 "evaluation": True,
             },

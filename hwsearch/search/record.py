@@ -127,7 +127,8 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise UserError(f"{path}: empty; wanted the record of a search")
-    return _parse_header(lines[0], path), _parse_events(lines, path)
+    header = _parse_header(lines[0], path)
+    return header, _parse_events(lines, path, header)
 
 
 class Record:
@@ -233,8 +234,10 @@ def _parse_header(line: bytes, path: Path) -> Header:
     return entry
 
 
-def _parse_events(lines: list[bytes], path: Path) -> Iterator[Event]:
-    """Parse and check the order: candidates are numbered as they are asked, and finished once, after that."""
+def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Event]:
+    """Parse and check entries against the header, and their order: candidates are numbered as they are asked, and finished
+    once, after that.
+    """
     asked = 0
     finished: set[int] = set()
     for number, line in enumerate(lines[1:], start=2):
@@ -250,7 +253,28 @@ def _parse_events(lines: list[bytes], path: Path) -> Iterator[Event]:
             raise UserError(f"{path}, line {number}: candidate {entry.candidate} finished {problem}")
         else:
             finished.add(entry.candidate)
+        if (misfit := _misfit(entry, header)) is not None:
+            raise UserError(f"{path}, line {number}: {misfit}; wanted an undamaged record")
         yield entry
+
+
+def _misfit(entry: Event, header: Header) -> str | None:
+    """Why an entry cannot belong to this header's search, or None."""
+    if isinstance(entry, Asked) and entry.point is not None:
+        choices = [len(widths) for widths in header.widths.values() if len(widths) > 1]
+        if len(entry.point) != len(choices) or any(not 0 <= i < n for i, n in zip(entry.point, choices, strict=True)):
+            return f"candidate {entry.candidate}'s point is outside the space"
+    if isinstance(entry, Scored):
+        if entry.allocation.keys() != header.widths.keys():
+            return f"candidate {entry.candidate}'s allocation is not of the header's sites"
+        for site, bits in entry.allocation.items():
+            if entry.candidate != REFERENCE and bits not in header.widths[site]:
+                return f"candidate {entry.candidate} has {bits} bits at site '{site}'"
+        columns = entry.metrics.keys() | {name for name, value in entry.costs.items() if value is not None}
+        for objective in header.objectives:
+            if objective.column not in columns:
+                return f"candidate {entry.candidate} has no '{objective.column}'"
+    return None
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:

@@ -17,6 +17,9 @@ from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import prepare_base
 
+SILENT_DB = -30.0
+"""What silence instead of the target is worth: worse than any mixture, and finite."""
+
 
 @dataclass(frozen=True)
 class ScorerFactory:
@@ -56,7 +59,7 @@ class ScorerFactory:
             for analysis, target, unprocessed in examples:
                 with torch.no_grad():
                     estimate = separator.synthesise(analysis, mask(analysis.normalised), len(target))[0].numpy()
-                found.append(float(si_snr(estimate, target)) - unprocessed)
+                found.append(_si_snr(estimate, target) - unprocessed)
             return np.array(found)
 
         full_precision = improvements(uniform(self.experiment.separator, FLOAT_BITS, FLOAT_BITS))
@@ -71,3 +74,8 @@ class ScorerFactory:
             return scores
 
         return score
+
+
+def _si_snr(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """SI-SNR in dB, or `SILENT_DB` for an estimate without sound: two bits may mask everything away."""
+    return float(si_snr(estimate, target)) if np.any(estimate) else SILENT_DB

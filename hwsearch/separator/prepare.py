@@ -32,7 +32,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     """Load a base that must fit the experiment.
 
     Raises:
-        UserError: no base there, or one of another network, array or sampling rate.
+        UserError: no base there, one of another network, array or sampling rate, or weights that are not finite.
     """
     if not path.is_file():
         raise UserError(f"{path}: no base there; wanted one: run 'hwsearch train' on the experiment first")
@@ -47,6 +47,8 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     ):
         if found != wanted:
             raise UserError(f"{path}: the base has {what} {found}; the experiment '{experiment.name}' wants {wanted}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values()):
+        raise UserError(f"{path}: holds weights that are not finite; wanted a base made by 'hwsearch train'")
     return separator
 
 

@@ -12,7 +12,9 @@ from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.mixing import Audio
 from hwsearch.data.rooms import RoomBank, build_bank
 from hwsearch.data.utterance import load_speech
+from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
+from hwsearch.files import digest
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import build_separator
 from hwsearch.training.checkpoint import TrainingProgress
@@ -39,6 +41,9 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
     """
     experiment = workspace.experiment
+    for split in (Split.TRAIN, Split.VALIDATION):
+        if split not in experiment.data.rooms.count:
+            raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
     sets = {}
     for split in (Split.TRAIN, Split.VALIDATION):
@@ -80,10 +85,15 @@ def trained_path(workspace: Workspace) -> Path:
 
 
 def training_digest(experiment: Experiment) -> str:
-    """Hash of what a trained base depends on: a search's settings may change under it."""
-    parts = {"name", "seed", "data", "separator", "training"}
-    kept = {name: value for name, value in experiment if name in parts}
-    return Experiment.model_validate(kept).digest()
+    """Hash of what a trained base depends on: a search's settings may change under it, and where the work is done."""
+    return digest(
+        {
+            "seed": experiment.seed,
+            "data": experiment.data_digest(),
+            "separator": experiment.separator.model_dump(mode="json"),
+            "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders", "device"}),
+        }
+    )
 
 
 def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescription:

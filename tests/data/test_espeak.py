@@ -33,10 +33,17 @@ def _content(cache: Path) -> dict[str, bytes]:
     return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
 
 
-def test_there_are_two_hundred_voices_with_different_names_and_settings() -> None:
-    assert len({voice.name for voice in voices(200)}) == 200
-    assert voices(200)[:40] == voices(40)
-    assert len({voice.variant for voice in voices(60)}) == 60
+def test_a_hundred_and_twenty_voices_of_a_split_have_different_names() -> None:
+    for split in Split:
+        assert len({voice.name for voice in voices(split, 120)}) == 120
+        assert voices(split, 60)[:40] == voices(split, 40)
+    with pytest.raises(UserError, match="5000 eSpeak voices for the test split"):
+        voices(Split.TEST, 5000)
+
+
+def test_no_variant_speaks_in_two_splits_of_whatever_corpora() -> None:
+    variants = [{voice.variant for voice in voices(split, 100)} for split in Split]
+    assert all(not one & other for one, other in combinations(variants, 2))
 
 
 def test_each_split_has_its_speakers_each_with_its_utterances(cache: Path) -> None:

@@ -15,6 +15,7 @@ from hw_models.packed import packed_size_bytes
 from hw_models.workload import bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import pack, pack_integers, read_packed, unpack, unpack_integers, write_packed
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.quantized import build_quantized
@@ -31,9 +32,13 @@ def network(config=RELU, weight_bits=3, activation_bits=8):
     return build_quantized(folded, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
 
 
+def pack_network(written, config=RELU):
+    return pack(ExportedNetwork(written, small_network(config)[0].network))
+
+
 @cache
 def packed():
-    return pack(network())
+    return pack_network(network())
 
 
 @given(allocation=allocations(RELU), per_channel=st.booleans())
@@ -43,7 +48,7 @@ def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
     config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
     features = separator.network.feature_mean.numel()
     workload = build_workload(RELU, features, 10, 8000, per_channel=per_channel)
-    content = pack(build_quantized(folded, allocation, calibration, config))
+    content = pack_network(build_quantized(folded, allocation, calibration, config))
     assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
 
 
@@ -52,7 +57,10 @@ def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
 def test_what_is_read_is_what_the_quantizers_gave(allocation):
     _, folded, calibration = small_network(PRELU)
     written = build_quantized(folded, allocation, calibration, CONFIG)
-    read = unpack(pack(written), PRELU)
+    read = unpack(pack_network(written, PRELU), PRELU)
+    base = small_network(PRELU)[0].network
+    assert torch.equal(read.feature_mean, base.feature_mean)
+    assert torch.equal(read.feature_scale, base.feature_scale)
     assert read.allocation == allocation
     assert dict(read.grids) == written.activation_grids()
     for site, weight in written.quantized_weights().items():
@@ -71,7 +79,7 @@ def test_what_is_read_is_what_the_quantizers_gave(allocation):
 
 
 def test_relu_is_a_slope_of_zero():
-    slopes = unpack(pack(network()), RELU).slopes
+    slopes = unpack(pack_network(network()), RELU).slopes
     assert slopes["blocks.0.expand.output"] == 0.0
     assert slopes["blocks.0.input"] == 1.0
 
@@ -100,7 +108,7 @@ def test_eight_and_sixteen_bit_streams_are_plain_arrays():
 
 def test_a_file_is_written_and_read(tmp_path):
     path = tmp_path / "weights.hwq"
-    write_packed(path, network())
+    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].network))
     assert read_packed(path, RELU).allocation == uniform(RELU, 3, 8)
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.hwq"]
 
@@ -121,7 +129,7 @@ def test_any_flipped_bit_is_found(tmp_path_factory, data):
 @pytest.mark.parametrize("kept", [0, 3, 16, 100, -1])
 def test_a_file_cut_short_is_refused(tmp_path, kept):
     path = tmp_path / "weights.hwq"
-    path.write_bytes(pack(network())[:kept])
+    path.write_bytes(pack_network(network())[:kept])
     with pytest.raises(UserError, match="cut short"):
         read_packed(path, RELU)
 
@@ -144,7 +152,7 @@ def resealed(content: bytes) -> bytes:
 )
 def test_sealed_damage_is_refused_too(tmp_path, damage, wanted):
     path = tmp_path / "weights.hwq"
-    path.write_bytes(resealed(damage(pack(network()))))
+    path.write_bytes(resealed(damage(pack_network(network()))))
     with pytest.raises(UserError, match=wanted):
         read_packed(path, RELU)
 
@@ -153,10 +161,10 @@ def test_another_networks_file_and_no_file_are_refused(tmp_path):
     path = tmp_path / "weights.hwq"
     with pytest.raises(UserError, match="no such file"):
         read_packed(path, RELU)
-    write_packed(path, network())
+    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].network))
     with pytest.raises(UserError, match="8 weight and 11 activation sites, not 14 and 19"):
         read_packed(path, RELU.model_copy(update={"R": 2}))
 
 
 def test_causal_networks_pack_like_others():
-    assert len(pack(network(CAUSAL))) == len(pack(network(RELU)))
+    assert len(pack_network(network(CAUSAL))) == len(pack_network(network(RELU)))

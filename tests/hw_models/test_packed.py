@@ -12,6 +12,9 @@ from tests.hw_models.networks import one_layer, tcn, workloads
 def count_bytes(network, widths):
     """Writes the file bit by bit, as a list of ones, and counts."""
     file = [1] * (8 * FILE_HEADER_BYTES)
+    written = [x.output_site for x in network.layers]
+    for site in {site for x in network.layers for site in x.input_sites if site not in written}:
+        file += [1] * (2 * 32 * network.site_channels[site])
     for x in network.layers:
         if x.weight_site is None:
             continue
@@ -46,7 +49,7 @@ def test_more_bits_never_shrink_the_model(network, data):
 def test_a_layer_of_three_bit_weights_is_rounded_up_to_whole_bytes():
     network = one_layer(LayerKind.DEPTHWISE, 5, 5, kernel_size=3)
     size = packed_size_bytes(network, np.array([[3, 8, 8]]))
-    assert size.tolist() == [16 + 12 + (15 * 3 + 7) // 8 + 5 * 4 + 5 * 4 + 2 * 12]
+    assert size.tolist() == [16 + 5 * 8 + 12 + (15 * 3 + 7) // 8 + 5 * 4 + 5 * 4 + 2 * 12]
     assert size.dtype == np.int64
 
 

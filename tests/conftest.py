@@ -1,0 +1,27 @@
+"""One small main job, run once through the installed command, for all tests that need a run folder."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import HWSEARCH, Tiny, write_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The main job's run folder; tests must not change it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    file = write_tiny(folder / "tiny.toml")
+    command = [HWSEARCH, "run", file, "--runs-dir", folder / "runs", "--workers", "0", "--processes", "1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return Tiny(file, folder / "runs", ended.stdout, ended.stderr)
+
+
+@pytest.fixture
+def copied(tiny: Tiny, tmp_path: Path) -> Tiny:
+    """A copy of the run folder to damage; the data are a copy, too, because a command may mend them."""
+    shutil.copytree(tiny.runs, tmp_path / "runs")
+    return Tiny(shutil.copy(tiny.file, tmp_path / "tiny.toml"), tmp_path / "runs", tiny.stdout, tiny.stderr)
