@@ -229,10 +229,6 @@ def main() -> None:
     except click.ClickException as error:
         click.echo(f"hwsearch: error: {error.format_message()}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         click.echo(f"hwsearch: error: {where}{error.strerror or error}", err=True)

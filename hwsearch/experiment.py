@@ -306,12 +306,13 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         return Experiment.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]") or "the file"
+        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             raise UserError(f"{source}: unknown key '{key}'; see the README for the keys there are") from None
         found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" is {first['input']!r}"
-        raise UserError(f"{source}: {key}{found}: {message}") from None
+        where = f"{key}{found}: " if key or found else ""
+        raise UserError(f"{source}: {where}{message}") from None
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 VERIFICATION_MIXTURES = 4
 """Test mixtures on which an exported file is compared with the Brevitas network."""
 
+BASE, VALIDATION = "base_sha256", "validation_sha256"
+"""Names of the base and of the validation mixtures in a record's provenance."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -111,11 +114,12 @@ def prepare(workspace: Workspace) -> PreparedBase:
 
 def provenance(workspace: Workspace) -> Mapping[str, str]:
     """What candidates depend on besides the experiment: hashes of base, validation mixtures and targets."""
-    return {
-        "base_sha256": base_digest(workspace.base_path),
-        "validation_sha256": manifest_hash(workspace.data_folder, Split.VALIDATION),
-        **{f"target[{name}]": content for name, content in target_digests(workspace.experiment).items()},
-    }
+    return {**_provenance_without_data(workspace), VALIDATION: manifest_hash(workspace.data_folder, Split.VALIDATION)}
+
+
+def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
+    targets = target_digests(workspace.experiment)
+    return {BASE: base_digest(workspace.base_path), **{f"target[{name}]": content for name, content in targets.items()}}
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
@@ -160,12 +164,14 @@ def claim(workspace: Workspace) -> None:
             "given; wanted the same content, another name, or another --runs-dir"
         )
     if begun:
-        header, _ = read_record(workspace.folder)
-        if header.provenance.get("base_sha256") != base_digest(workspace.base_path):
-            raise UserError(
-                f"{workspace.base_path}: not the base of the search in {workspace.folder}; wanted that one, another name, or "
-                "another --runs-dir"
-            )
+        before = {name: value for name, value in read_record(workspace.folder)[0].provenance.items() if name != VALIDATION}
+        here = _provenance_without_data(workspace)
+        for name in sorted(before.keys() | here.keys()):
+            if before.get(name) != here.get(name):
+                raise UserError(
+                    f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
+                    "--runs-dir"
+                )
     workspace.describe()
 
 
@@ -262,7 +268,7 @@ def check_provenance(workspace: Workspace) -> None:
             "itself, or the file as it was"
         )
     now = provenance(workspace)
-    for name, path in (("base_sha256", workspace.base_path), ("validation_sha256", workspace.data_folder)):
+    for name, path in ((BASE, workspace.base_path), (VALIDATION, workspace.data_folder)):
         if header.provenance.get(name) != now[name]:
             raise UserError(f"{path}: changed since the search in {workspace.folder}; wanted the one it was made with")
 

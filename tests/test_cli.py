@@ -506,14 +506,23 @@ def test_a_run_folder_of_another_experiment_is_refused(copied: Tiny) -> None:
     assert snapshot(copied.folder) == before
 
 
-def test_another_base_than_the_searchs_is_refused(copied: Tiny) -> None:
+def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> None:
     shutil.copy(EMBEDDED_BASE, copied.runs.parent / "other.safetensors")
     with (copied.runs.parent / "other.safetensors").open("r+b") as stream:
         stream.seek(-1, os.SEEK_END)
         stream.write(b"\x01")
-    file = write_tiny(copied.file, ('base = "embedded"', 'base = "other.safetensors"'))
-    message = refusal(hwsearch("search", file, "--runs-dir", copied.runs, *ARGUMENTS))
-    assert message.startswith(f"{copied.folder}: its search was made with base_sha256 ")
+    (copied.runs.parent / "chip.toml").write_text(
+        (BUILT_IN / "bitfusion.toml").read_text().replace("clock_hz = ", "clock_hz = 1")
+    )
+    before = snapshot(copied.folder)
+    for change, name in (
+        (('base = "embedded"', 'base = "other.safetensors"'), "base_sha256"),
+        (("population = 8", 'population = 8\ntargets = ["chip.toml"]'), "target[bitfusion]"),
+    ):
+        file = write_tiny(copied.file, change)
+        message = refusal(hwsearch("search", file, "--runs-dir", copied.runs, *ARGUMENTS))
+        assert message.startswith(f"{copied.folder}: its search was made with another {name}; wanted that one")
+    assert snapshot(copied.folder) == before
 
 
 @pytest.mark.parametrize(

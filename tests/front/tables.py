@@ -57,7 +57,11 @@ def write_record(
     with Record(folder, header) as record:
         for number, allocation in enumerate(allocations):
             strategy = "full-precision" if number == 0 else "test"
-            record._write(Asked(candidate=number, strategy=strategy, point=(0,) * 40, state={}, time=TIME))
+            record._write(
+                Asked(
+                    candidate=number, strategy=strategy, point=(0,) * len(header.widths) if number else None, state={}, time=TIME
+                )
+            )
             if number in fails:
                 record._write(
                     Failed(

@@ -154,3 +154,21 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; wanted the record of a search"):
         read_record(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (asked(0).model_copy(update={"point": (2,)}), "candidate 0's point is outside the space"),
+        (asked(0).model_copy(update={"point": (0, 0)}), "candidate 0's point is outside the space"),
+        (scored(1).model_copy(update={"allocation": {"y.weight": 2}}), "candidate 1's allocation is not of the header's sites"),
+        (scored(1).model_copy(update={"allocation": {"x.weight": 3}}), "candidate 1 has 3 bits at site 'x.weight'"),
+        (scored(1).model_copy(update={"metrics": {}}), "candidate 1 has no 'si_snr_improvement_db'"),
+        (scored(1).model_copy(update={"costs": {"size_bytes": None}}), "candidate 1 has no 'size_bytes'"),
+    ],
+)
+def test_an_entry_that_does_not_fit_the_header_is_named(tmp_path: Path, event: Asked | Scored, reason: str) -> None:
+    before = [] if isinstance(event, Asked) else [asked(0), asked(1)]
+    path = write(tmp_path, *before, event)
+    with pytest.raises(UserError, match=re.escape(f"{path}, line {2 + len(before)}: {reason}")):
+        list(read_record(tmp_path)[1])

@@ -15,7 +15,7 @@ from hwsearch.metrics.wer import corpus_wer, word_errors
 
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, str]]:
-    spoken = read_espeak({Split.TEST: 1.0}, 1, 5, 0.0, 0, tmp_path_factory.mktemp("espeak"))[Split.TEST]
+    spoken = read_espeak({Split.TRAIN: 1.0}, 1, 5, 0.0, 0, tmp_path_factory.mktemp("espeak"))[Split.TRAIN]
     return [(load_speech(utterance, 16000), utterance.transcript or "") for utterance in spoken]
 
 

@@ -1,0 +1,154 @@
+"""Costs of allocations as columns, against the simulator called directly, the network's own weights and the exported file."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hw_models.compile import compile_target
+from hw_models.cost import evaluate
+from hw_models.target import BUILT_IN, built_in_targets, load_target
+from hw_models.workload import bits_matrix
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
+from hwsearch.export.packed import write_packed
+from hwsearch.search.costing import compile_targets, experiment_workload, make_cost, target_digests
+from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform
+from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.separator.folding import fold
+from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.stft import stft
+from tests.tiny import Tiny, tiny_content
+
+CONFIG = SeparatorConfig()
+
+
+def experiment(**sections: object) -> Experiment:
+    return parse_experiment({**tiny_content(), **sections}, source="here")
+
+
+def random_allocation(seed: int) -> BitAllocation:
+    """Any weight widths, eight-bit activations: what every target runs."""
+    random = np.random.default_rng(seed)
+    return BitAllocation(tuple((site, int(random.integers(2, 9)) if is_weight(site) else 8) for site in all_sites(CONFIG)))
+
+
+ALLOCATIONS = (uniform(CONFIG, 8, 8), uniform(CONFIG, 2, 8), random_allocation(0), random_allocation(1))
+
+
+def test_the_columns_of_a_target_are_what_the_simulator_says() -> None:
+    workload = experiment_workload(experiment())
+    found = make_cost(experiment())(ALLOCATIONS)
+    for name in built_in_targets():
+        table = compile_target(load_target(name), workload)
+        costs = evaluate(table, bits_matrix(workload, [allocation.by_site for allocation in ALLOCATIONS]))
+        for metric in ("latency_ms", "weight_bytes", "peak_activation_bytes"):
+            assert [row[f"{metric}[{name}]"] for row in found] == getattr(costs, metric).tolist()
+        memory = {what: load_target(name).capacity_bytes(what) or math.inf for what in ("weights", "activations")}
+        for row in found:
+            inside = (
+                row[f"weight_bytes[{name}]"] <= memory["weights"]
+                and row[f"peak_activation_bytes[{name}]"] <= memory["activations"]
+            )
+            assert row[f"fits[{name}]"] == inside
+
+
+def test_one_allocation_costs_what_it_costs_among_others() -> None:
+    cost = make_cost(experiment())
+    together = cost(ALLOCATIONS)
+    assert [cost([allocation])[0] for allocation in ALLOCATIONS] == together
+    assert cost([]) == []
+
+
+def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny, tmp_path: Path) -> None:
+    workspace = tiny.workspace
+    prepared = prepare_base(
+        workspace.experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json"
+    )
+    cost = make_cost(workspace.experiment)
+    for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
+        network = build_quantized(fold(prepared.separator.network), allocation, prepared.calibration, prepared.quantization)
+        write_packed(tmp_path / "weights.hwq", network)
+        assert cost([allocation])[0]["size_bytes"] == (tmp_path / "weights.hwq").stat().st_size
+    exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size
+    assert exported in {event["costs"]["size_bytes"] for event in tiny.events()}
+
+
+def test_average_bits_are_weighted_by_the_networks_own_weights() -> None:
+    separator, _ = load_base(EMBEDDED_BASE)
+    counts = {name: layer.weight.numel() for name, layer in fold(separator.network).layers.items()}
+    assert sum(counts.values()) == sum(
+        module.weight.numel() for module in separator.network.modules() if isinstance(module, torch.nn.Conv1d)
+    )
+    for allocation, row in zip(ALLOCATIONS, make_cost(experiment())(ALLOCATIONS), strict=True):
+        bits = {name: allocation.by_site[f"{name}.weight"] for name in counts}
+        blocks = [name for name in counts if name.startswith("blocks.")]
+        assert len(blocks) == 3 * CONFIG.R * CONFIG.X
+        for column, names in (("average_bits", list(counts)), ("tcn_average_bits", blocks)):
+            mean = sum(bits[name] * counts[name] for name in names) / sum(counts[name] for name in names)
+            assert row[column] == pytest.approx(mean)
+
+
+def test_the_workload_has_the_frames_of_the_transform() -> None:
+    for seconds in (0.5, 1.0, 3.99, 4.0):
+        workload = experiment_workload(experiment(search={"utterance_seconds": seconds}))
+        spectrum = stft(torch.zeros(1, round(8000 * seconds)), CONFIG.n_fft, CONFIG.hop_length)
+        assert workload.frames == spectrum.shape[-1]
+    separator, _ = load_base(EMBEDDED_BASE)
+    assert workload.site_channels["features"] == separator.network.input_proj.in_channels
+    assert ARRAYS["linear6"].microphones == 6
+
+
+def test_a_scale_per_tensor_is_smaller_than_one_per_channel() -> None:
+    cost = [make_cost(experiment(quantization={"weight_scale": kind}))(ALLOCATIONS)[0] for kind in ("per_channel", "per_tensor")]
+    channels = sum(layer.weight.shape[0] for layer in fold(load_base(EMBEDDED_BASE)[0].network).layers.values())
+    layers = 2 + 3 * CONFIG.R * CONFIG.X
+    assert cost[0]["size_bytes"] - cost[1]["size_bytes"] == 4 * (channels - layers)
+
+
+def test_what_a_target_cannot_run_has_no_cost_there() -> None:
+    (row,) = make_cost(experiment())([uniform(CONFIG, 32, 32)])
+    assert math.isnan(row["latency_ms[bitfusion]"])
+    assert math.isnan(row["weight_bytes[bitfusion]"])
+    assert math.isnan(row["fits[bitfusion]"])
+    assert row["size_bytes"] > 0
+
+
+def test_the_users_own_target_is_charged_under_its_own_name(tmp_path: Path) -> None:
+    text = (BUILT_IN / "bitfusion.toml").read_text()
+    chip = tmp_path / "chip.toml"
+    chip.write_text(text.replace('name = "bitfusion"', 'name = "mine"').replace("clock_hz = 5", "clock_hz = 25"))
+    mine = experiment(search={"targets": ["bitfusion", str(chip)]})
+    assert compile_targets(mine, experiment_workload(mine)).keys() == {"bitfusion", "mine"}
+    clocks = {name: load_target(path).clock.clock_hz for name, path in (("bitfusion", "bitfusion"), ("mine", chip))}
+    for row in make_cost(mine)(ALLOCATIONS):
+        cycles = {name: row[f"latency_ms[{name}]"] * clocks[name] for name in clocks}
+        assert cycles["mine"] == pytest.approx(cycles["bitfusion"])
+        assert clocks["mine"] > clocks["bitfusion"]
+        assert not any("ethos" in name for name in row)
+
+
+def test_a_target_is_known_by_what_its_file_says(tmp_path: Path) -> None:
+    text = (BUILT_IN / "bitfusion.toml").read_text()
+    (tmp_path / "same.toml").write_text("# A copy.\n" + text)
+    (tmp_path / "other.toml").write_text(text.replace("clock_hz = 5", "clock_hz = 25"))
+    digests = [
+        target_digests(experiment(search={"targets": [name]}))["bitfusion"]
+        for name in ("bitfusion", str(tmp_path / "same.toml"), str(tmp_path / "other.toml"))
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_unknown_or_wrong_target_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wrong.toml").write_text("name = 3")
+    for name in ("abacus", str(tmp_path / "absent.toml"), str(tmp_path / "wrong.toml")):
+        wrong = experiment(search={"targets": [name]})
+        for refused in (make_cost, target_digests):
+            with pytest.raises(UserError) as refusal:
+                refused(wrong)
+            assert Path(name).name in str(refusal.value)
+            assert "\n" not in str(refusal.value)

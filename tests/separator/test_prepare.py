@@ -1,0 +1,121 @@
+"""A base made ready: checked against the experiment, and calibrated once for what it depends on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
+from hwsearch.separator.calibration import calibrate
+from hwsearch.separator.folding import fold
+from hwsearch.separator.prepare import PreparedBase, calibration_features, load_checked_base, prepare_base
+from tests.tiny import Tiny, tiny_content
+
+
+def experiment(**sections: Any) -> Experiment:
+    return parse_experiment({**tiny_content(), **sections}, source="here")
+
+
+def prepare(tiny: Tiny, cache: Path, base: Path = EMBEDDED_BASE, **sections: Any) -> PreparedBase:
+    return prepare_base(experiment(**sections), base, tiny.workspace.data_folder, cache)
+
+
+def test_the_calibration_is_that_of_the_first_validation_mixtures(tiny: Tiny, tmp_path: Path) -> None:
+    separator, _ = load_base(EMBEDDED_BASE)
+    folder = tiny.workspace.data_folder
+    features = []
+    for mixture in open_dataset(folder, Split.VALIDATION)[:2]:
+        sound, _ = load_mixture(folder, mixture)
+        with torch.no_grad():
+            analysis = separator.analyse(torch.from_numpy(sound)[None], torch.tensor([mixture.target.doa_deg]))
+        features.append(analysis.normalised)
+    found = calibration_features(separator, tiny.workspace.experiment, folder)
+    assert all(torch.equal(one, other) for one, other in zip(found, features, strict=True))
+    assert prepare(tiny, tmp_path / "new").calibration == calibrate(fold(separator.network), features)
+
+
+def test_a_calibration_is_made_once_and_read_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    first = prepare(tiny, cache)
+    written = cache.stat().st_mtime_ns
+    second = prepare(tiny, cache)
+    assert cache.stat().st_mtime_ns == written
+    assert second.calibration == first.calibration
+    assert second.base_sha256 == first.base_sha256
+
+
+def test_a_calibration_of_other_mixtures_or_another_base_is_made_again(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    first = prepare(tiny, cache)
+    assert prepare(tiny, cache, quantization={"calibration_mixtures": 1}).calibration != first.calibration
+    separator, description = load_base(EMBEDDED_BASE)
+    with torch.no_grad():
+        separator.network.mask_head.bias.mul_(2)
+    save_base(tmp_path / "other.safetensors", separator, description)
+    other = prepare(tiny, cache, tmp_path / "other.safetensors")
+    assert other.base_sha256 != first.base_sha256
+    assert other.calibration.grids["masks"] != first.calibration.grids["masks"]
+    assert prepare(tiny, cache).calibration == first.calibration
+
+
+def test_a_damaged_calibration_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    prepare(tiny, cache)
+    content = json.loads(cache.read_text())
+    del content["calibration"]["grids"]["masks"]
+    for damaged in (cache.read_text()[:-20], json.dumps(content)):
+        cache.write_text(damaged)
+        with pytest.raises(UserError, match=f"{cache}: "):
+            prepare(tiny, cache)
+        assert cache.read_text() == damaged
+
+
+def test_a_file_that_is_no_calibration_of_ours_is_replaced(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    cache.write_text("[1, 2]")
+    made = prepare(tiny, cache)
+    assert prepare(tiny, cache).calibration == made.calibration
+
+
+@pytest.mark.parametrize(
+    ("sections", "what"),
+    [
+        ({"separator": {"H": 64}}, "separator.H 128; the experiment 'tiny' wants 64"),
+        ({"separator": {"causal": True}}, "separator.causal False; the experiment 'tiny' wants True"),
+        ({"data": {**tiny_content()["data"], "array": "linear4"}}, "array linear6; the experiment 'tiny' wants linear4"),
+        ({"data": {**tiny_content()["data"], "sample_rate": 16000}}, "sampling rate 8000; the experiment 'tiny' wants 16000"),
+    ],
+)
+def test_a_base_of_another_network_is_refused(sections: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_checked_base(experiment(**sections), EMBEDDED_BASE)
+    assert str(refused.value) == f"{EMBEDDED_BASE}: the base has {what}"
+
+
+def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(UserError, match="no base there; wanted one: run 'hwsearch train'"):
+            load_checked_base(experiment(), path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    separator, description = load_base(EMBEDDED_BASE)
+    with torch.no_grad():
+        separator.network.mask_head.weight[3, 2] = value
+    save_base(tmp_path / "base.safetensors", separator, description)
+    with pytest.raises(UserError, match="weights that are not finite"):
+        load_checked_base(experiment(), tmp_path / "base.safetensors")
+
+
+def test_data_that_were_not_built_are_refused(tmp_path: Path) -> None:
+    shutil.copy(EMBEDDED_BASE, tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match="build the data first"):
+        prepare_base(experiment(), tmp_path / "base.safetensors", tmp_path / "data", tmp_path / "calibration.json")
+    assert not (tmp_path / "calibration.json").exists()

@@ -1,0 +1,263 @@
+"""Experiment files: what may be written in them, what each key means for identity, and what is said of a wrong one."""
+
+import copy
+import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, Section, SeparatorConfig, load_experiment, parse_experiment
+from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from tests.tiny import tiny_content, write_tiny
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SHIPPED = sorted(EXPERIMENTS.glob("*.toml"))
+
+Place = tuple[str | int, ...]
+
+
+def parsed(**sections: Any) -> Experiment:
+    """The tiny experiment with sections put in their place."""
+    return parse_experiment({**tiny_content(), **sections}, source="here")
+
+
+def put(content: Any, place: Place, value: object) -> Any:
+    """Content with a value put in at a place."""
+    changed = copy.deepcopy(content)
+    parent = changed
+    for part in place[:-1]:
+        parent = parent[part]
+    parent[place[-1]] = value
+    return changed
+
+
+def leaves(content: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every value that is no section, with its place."""
+    if isinstance(content, dict) and content:
+        for key, value in content.items():
+            yield from leaves(value, (*place, key))
+    elif isinstance(content, list) and content and isinstance(content[0], dict):
+        for index, value in enumerate(content):
+            yield from leaves(value, (*place, index))
+    else:
+        yield place, content
+
+
+def sections(section: Section, place: Place = ()) -> Iterator[Place]:
+    """Where every section of an experiment is."""
+    yield place
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from sections(value, (*place, name))
+        elif isinstance(value, tuple) and value and isinstance(value[0], Section):
+            for index, part in enumerate(value):
+                yield from sections(part, (*place, name, index))
+
+
+# What ships
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_experiment_loads_under_the_name_of_its_file(path: Path) -> None:
+    assert load_experiment(path).name == path.stem.replace("_", "-")
+
+
+def test_the_quickstart_fits_the_base_that_ships() -> None:
+    experiment, (_, description) = load_experiment(EXPERIMENTS / "quickstart.toml"), load_base(EMBEDDED_BASE)
+    assert experiment.base == "embedded"
+    assert experiment.separator == description.separator
+    assert (experiment.data.sample_rate, experiment.data.array) == (description.sample_rate, description.array)
+
+
+def test_the_recipe_of_the_base_that_ships_is_the_one_it_was_made_with() -> None:
+    recipe, (_, description) = load_experiment(EXPERIMENTS / "embedded_base.toml"), load_base(EMBEDDED_BASE)
+    assert recipe.separator == description.separator
+    assert description.made_by["experiment"] == recipe.name
+
+
+def test_a_network_that_is_not_described_is_that_of_the_base_that_ships() -> None:
+    assert load_base(EMBEDDED_BASE)[1].separator == SeparatorConfig()
+
+
+# Defaults
+
+
+def test_every_default_is_a_value_that_could_be_written() -> None:
+    """Pydantic takes defaults as they are: reading them back as input holds them to their own ranges."""
+    experiment = parsed()
+    written = json.loads(json.dumps(experiment.model_dump(mode="json")))
+    assert parse_experiment(written, source="here") == experiment
+
+
+def test_every_default_is_stated_once() -> None:
+    """A section left out is the section with nothing in it."""
+    experiment = parsed()
+    for name, field in Experiment.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and not field.is_required():
+            assert parsed(**{name: {}}).model_dump()[name] == field.annotation().model_dump(), name
+    assert experiment.separator == parsed(separator={}).separator
+
+
+# Mistakes
+
+
+def test_an_unknown_key_is_refused_in_every_section() -> None:
+    places = list(sections(parsed()))
+    assert len(places) == 11
+    whole = parsed().model_dump(mode="json")
+    for place in places:
+        with pytest.raises(UserError) as refused:
+            parse_experiment(put(whole, (*place, "colour"), "red"), source="here")
+        key = ".".join(map(str, (*place, "colour")))
+        assert str(refused.value) == f"here: unknown key '{key}'; see the README for the keys there are"
+
+
+def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
+    whole = parsed().model_dump(mode="json")
+    whole["data"]["mixtures"]["noise_snr_db"] = 30.0
+    whole["search"]["fixed"] = {"masks": 8}
+    for place, value in leaves(whole):
+        if value is None:
+            continue
+        with pytest.raises(UserError) as refused:
+            parse_experiment(put(whole, place, {"a": [["list"]]}), source="here")
+        assert str(refused.value).startswith("here: " + ".".join(map(str, place))), place
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("name",), "Two words"),
+        (("name",), "../up"),
+        (("name",), "x" * 65),
+        (("name",), "data"),
+        (("name",), "corpora"),
+        (("seed",), -1),
+        (("seed",), 2**31),
+        (("data", "sample_rate"), 44100),
+        (("data", "array"), "cube"),
+        (("data", "corpora"), []),
+        (("data", "corpora", 0, "splits"), {}),
+        (("data", "corpora", 0, "splits"), {"test": 0.6, "train": 0.5}),
+        (("data", "corpora", 0, "splits", "dev"), 0.1),
+        (("data", "corpora", 0, "speakers"), 2),
+        (("data", "corpora", 0, "root"), "somewhere"),
+        (("data", "corpora", 0, "kind"), "librispeech"),
+        (("data", "rooms", "t60_max_s"), 0.04),
+        (("data", "rooms", "t60_min_s"), 0.2),
+        (("data", "rooms", "size_min_m"), [7.0, 4.0, 2.5]),
+        (("data", "rooms", "distance_min_m"), 3.0),
+        (("data", "rooms", "sources_per_room"), 1),
+        (("data", "mixtures", "seconds"), 0.4),
+        (("data", "mixtures", "overlap_min"), 1.5),
+        (("data", "mixtures", "sir_mean_db"), float("nan")),
+        (("separator", "hop_length"), 100),
+        (("separator", "hop_length"), 512),
+        (("separator", "P"), 4),
+        (("training", "gradient_clip"), float("inf")),
+        (("training", "speeds"), []),
+        (("search", "trials"), 0),
+        (("search", "weight_bits"), [8, 4]),
+        (("search", "weight_bits"), [4, 4]),
+        (("search", "weight_bits"), []),
+        (("search", "activation_bits"), [2]),
+        (("search", "utterance_seconds"), float("inf")),
+        (("search", "sampler"), "grid"),
+        (("export", "max_drop_db"), -0.1),
+        (("evaluation", "angle_bins_deg"), [0, 90, 45]),
+        (("evaluation", "angle_bins_deg"), [0, 200]),
+        (("evaluation", "angle_bins_deg"), [0]),
+        (("evaluation", "recogniser"), "whisper"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_key(place: Place, value: object) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_experiment(put(parsed().model_dump(mode="json"), place, value), source="here")
+    section = place if len(place) == 1 else place[:-1]
+    assert str(refused.value).startswith("here: " + ".".join(map(str, section)))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_key_that_is_wanted_is_named() -> None:
+    for place in (("name",), ("data",), ("data", "rooms"), ("data", "rooms", "count"), ("data", "corpora", 0, "kind")):
+        content = parsed().model_dump(mode="json")
+        parent = content
+        for part in place[:-1]:
+            parent = parent[part]
+        del parent[place[-1]]
+        with pytest.raises(UserError, match=f"here: {'.'.join(map(str, place))}: Field required"):
+            parse_experiment(content, source="here")
+
+
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "syntax.toml").write_text("name = ")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff")
+    for name, reason in (("syntax.toml", "not valid TOML"), ("bytes.toml", "not valid TOML"), ("absent.toml", "no such file")):
+        with pytest.raises(UserError, match=f"{name}: {reason}.*; wanted an experiment file"):
+            load_experiment(tmp_path / name)
+    with pytest.raises(UserError, match="no such file"):
+        load_experiment(tmp_path)
+
+
+# Paths and identity
+
+
+def test_paths_are_relative_to_the_file_wherever_it_is_read_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_tiny(
+        tmp_path / "here" / "tiny.toml",
+        ('base = "embedded"', 'base = "../base.safetensors"'),
+        ('kind = "espeak"', 'kind = "csv"\nroot = "speech/all.csv"'),
+        ("population = 8", 'targets = ["bitfusion", "chips/mine.toml"]'),
+    )
+    monkeypatch.chdir(tmp_path)
+    experiment = load_experiment(Path("here") / "tiny.toml")
+    assert experiment == load_experiment(file)
+    assert Path(experiment.base or "").resolve() == tmp_path / "base.safetensors"
+    assert experiment.data.corpora[0].root == tmp_path / "here" / "speech" / "all.csv"
+    assert experiment.search.targets == ("bitfusion", str(tmp_path / "here" / "chips" / "mine.toml"))
+
+
+def changed_digests(place: Place, value: object) -> tuple[bool, bool]:
+    """Whether a changed value changes the digest of the data, and that of the experiment."""
+    whole = parsed().model_dump(mode="json")
+    whole["data"]["corpora"][0] |= {"kind": "csv", "root": "one.csv"}
+    before, after = parse_experiment(whole, "here"), parse_experiment(put(whole, place, value), "here")
+    return before.data_digest() != after.data_digest(), before.digest() != after.digest()
+
+
+def test_data_depend_on_their_section_and_the_seed_alone() -> None:
+    for place, value in (
+        (("seed",), 9),
+        (("data", "array"), "circular6"),
+        (("data", "corpora", 0, "splits", "test"), 0.4),
+        (("data", "rooms", "t60_max_s"), 0.5),
+        (("data", "mixtures", "seconds"), 2.0),
+    ):
+        assert changed_digests(place, value) == (True, True), place
+    for place, value in (
+        (("name",), "other"),
+        (("separator", "B"), 32),
+        (("search", "trials"), 5),
+        (("evaluation", "recogniser"), "none"),
+    ):
+        assert changed_digests(place, value) == (False, True), place
+
+
+def test_where_files_lie_is_no_part_of_an_experiments_identity() -> None:
+    assert changed_digests(("data", "corpora", 0, "root"), "elsewhere/one.csv") == (False, False)
+    assert changed_digests(("base",), "elsewhere.safetensors") == (False, False)
+
+
+def test_an_experiment_is_a_value() -> None:
+    assert parsed() == parsed()
+    assert parsed().digest() == parsed().digest()
+    with pytest.raises(ValueError, match="frozen"):
+        parsed().seed = 4  # type: ignore[misc]
+    assert tomllib.loads(SHIPPED[0].read_text())["name"] == load_experiment(SHIPPED[0]).name

@@ -1,0 +1,144 @@
+"""Files appear whole or not at all, and what cannot be read or written is said in one line."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hwsearch.errors import UserError
+from hwsearch.files import (
+    atomic_write,
+    atomic_write_bytes,
+    atomic_write_json,
+    atomic_write_text,
+    canonical_json,
+    check_writable,
+    digest,
+    file_digest,
+    read_json,
+)
+
+ROOT = Path(__file__).parents[1]
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_a_written_file_holds_its_content_and_everyone_may_read_it(tmp_path: Path) -> None:
+    atomic_write_text(tmp_path / "new" / "folder" / "name.txt", "naïve\n")
+    path = tmp_path / "new" / "folder" / "name.txt"
+    assert path.read_bytes() == "naïve\n".encode()
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_temporary_file_lies_beside_the_one_to_be_and_has_its_suffix(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def write(temporary: Path) -> None:
+        seen.append(temporary)
+        temporary.write_text("sound")
+
+    atomic_write(tmp_path / "sound.wav", write)
+    assert (seen[0].parent, seen[0].suffix, seen[0].name[0]) == (tmp_path, ".wav", ".")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    atomic_write_json(path, {"old": 1})
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half of")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        atomic_write(path, fail)
+    with pytest.raises(ValueError, match="JSON"):
+        atomic_write_json(path, {"new": float("nan")})
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, before: bytes | None) -> None:
+    path = tmp_path / "name.bin"
+    if before is not None:
+        path.write_bytes(before)
+    dies = (
+        "import os, pathlib, sys; from hwsearch.files import atomic_write\n"
+        "def write(temporary):\n    temporary.write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
+        "atomic_write(pathlib.Path(sys.argv[1]), write)"
+    )
+    ended = subprocess.run([sys.executable, "-c", dies, path], cwd=ROOT, check=False)
+    assert ended.returncode == -9
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "file" / "name", Path("/proc/name"), Path("/dev/full/name")):
+        for write in (lambda path: atomic_write_bytes(path, b""), check_writable):
+            with pytest.raises(UserError) as refused:
+                write(path)
+            assert str(refused.value).startswith(f"{path}: ")
+            assert "\n" not in str(refused.value)
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new" / "name")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "new"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
+    def write(temporary: Path) -> None:
+        del temporary
+        with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
+            full.write(b"too much")
+
+    with pytest.raises(UserError, match=f"{tmp_path / 'name'}: cannot be written \\(No space left on device\\)"):
+        atomic_write(tmp_path / "name", write)
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text('{"a": 1')
+    (tmp_path / "latin.json").write_bytes(b'"\xe9"')
+    for name, reason in (("cut.json", "not valid JSON"), ("latin.json", "not valid JSON"), ("absent.json", "no such file")):
+        with pytest.raises(UserError, match=f"{name}: {reason}.*; wanted a list"):
+            read_json(tmp_path / name, "a list")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); wanted a list"):
+        read_json(tmp_path, "a list")
+
+
+@given(VALUES)
+def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    atomic_write_json(path, value)
+    assert read_json(path, "a value") == value
+
+
+@given(st.dictionaries(st.text(), VALUES, min_size=2, max_size=4))
+def test_the_order_of_keys_does_not_change_a_digest(value: dict[str, object]) -> None:
+    assert digest(dict(reversed(value.items()))) == digest(value)
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_a_digest_is_the_sha_256_of_the_canonical_json() -> None:
+    assert canonical_json({"b": [1, 2.5], "a": None}) == '{"a":null,"b":[1,2.5]}'
+    assert digest({"b": [1, 2.5], "a": None}) == hashlib.sha256(b'{"a":null,"b":[1,2.5]}').hexdigest()
+    assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_a_file_digest_is_the_sha_256_of_its_bytes(tmp_path: Path) -> None:
+    content = os.urandom(3_000_001)
+    (tmp_path / "name").write_bytes(content)
+    assert file_digest(tmp_path / "name") == hashlib.sha256(content).hexdigest()
