@@ -1,0 +1,1 @@
+"""Exact allocation for separable sensitivities: the whole front against one cost, and the optimum under several limits."""

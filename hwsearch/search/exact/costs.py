@@ -1,0 +1,132 @@
+"""The cost simulator's answers as sums over the sites.
+
+The size of the packed file is such a sum. Latency and stored weights are only where no layer has two free widths that matter
+together: a layer's time depends on its weights' and its activations' widths jointly, so activations have to be fixed. What is not
+a sum is refused. Peak memory is the largest of several sums, one for each set of tensors alive at once.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hw_models.compile import WIDTH_INDEX, CostTable
+from hw_models.cost import evaluate
+from hw_models.errors import TargetError
+from hw_models.packed import packed_size_bytes
+from hw_models.workload import Workload
+from hwsearch.errors import UserError
+from hwsearch.search.exact.problem import Cost, FloatArray, IntArray, Widths
+from hwsearch.search.objectives import SIZE
+
+_CHECKS = 256
+"""Random allocations on which a sum is compared with the simulator."""
+
+_TOLERANCE = 1e-9
+"""Largest relative difference between a sum and the simulator."""
+
+_GRID_BITS = 40
+"""Costs are rounded to the largest one's leading bits, so that sums are exact in any order and equal costs compare as equal."""
+
+
+def size_cost(workload: Workload, widths: Widths) -> Cost:
+    """Bytes of the packed file, named `size_bytes`."""
+    return separable_cost(SIZE, lambda bits: packed_size_bytes(workload, bits).astype(np.float64), workload, widths)
+
+
+def target_cost(metric: Literal["latency_ms", "weight_bytes"], table: CostTable, widths: Widths) -> Cost:
+    """Latency or stored weights on a target, named like `latency_ms[target]`.
+
+    Raises:
+        UserError: widths the target cannot run (names the layer), or the cost is no sum over the sites.
+    """
+    name = f"{metric}[{table.target.name}]"
+
+    def charge(bits: IntArray) -> FloatArray:
+        try:
+            values: npt.NDArray[Any] = getattr(evaluate(table, bits), metric)
+        except TargetError as error:
+            raise UserError(f"{name}: {error}") from None
+        return values.astype(np.float64)
+
+    return separable_cost(name, charge, table.workload, widths)
+
+
+def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
+    """Peak activation memory on a target, bytes: the largest sum over the tensors alive at once, one sum for each memory cut.
+
+    Cuts that lie within another are left out.
+
+    Raises:
+        UserError: a width the target cannot hold; names the site.
+    """
+    name = f"peak_activation_bytes[{table.target.name}]"
+    workload = table.workload
+    row_of = {site: row for row, (site, _) in enumerate(widths)}
+    tensors = len(workload.activation_sites)
+    cuts = {frozenset(alive[alive < tensors].tolist()) for alive in table.live}
+    largest = sorted(sorted(cut) for cut in cuts if not any(cut < other for other in cuts))
+    tables = np.zeros((len(largest), len(widths), max(len(options) for _, options in widths)))
+    for cut, tensors_alive in enumerate(largest):
+        for tensor in tensors_alive:
+            row = row_of[workload.activation_sites[tensor]]
+            options = widths[row][1]
+            sizes = table.site_bytes[tensor, WIDTH_INDEX[list(options)]]
+            if not sizes.all():
+                site, width = widths[row][0], options[int(sizes.argmin())]
+                raise UserError(f"{name}: the target cannot hold site '{site}' at {width} bits; wanted a width that it runs")
+            tables[cut, row, : len(options)] = sizes
+    return Cost(name, tables, np.zeros(len(largest)))
+
+
+def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload: Workload, widths: Widths) -> Cost:
+    """A cost as one sum over the sites, from its changes when one site changes, and checked on random allocations.
+
+    Args:
+        name: the column of the record.
+        charge: cost `[allocations]` of widths `[allocations, workload sites]`.
+        workload: the network whose columns `charge` takes.
+        widths: every site of the workload and the widths it may take.
+
+    Raises:
+        UserError: the cost is no sum over the sites.
+        ValueError: the sites are not those of the workload.
+    """
+    if {site for site, _ in widths} != set(workload.sites):
+        raise ValueError(f"{name}: the sites are not those of workload '{workload.name}'")
+    columns = np.array([workload.column[site] for site, _ in widths])
+    changes = [(row, index) for row, (_, options) in enumerate(widths) for index in range(len(options))]
+    base = np.empty(len(widths), np.int64)
+    base[columns] = [options[0] for _, options in widths]
+    bits = np.repeat(base[None], len(changes), axis=0)
+    for change, (row, index) in enumerate(changes):
+        bits[change, columns[row]] = widths[row][1][index]
+    values = charge(bits)
+    origin = float(values[0])
+    grid = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1] - _GRID_BITS)
+    table = np.zeros((len(widths), max(len(options) for _, options in widths)))
+    for (row, index), value in zip(changes, values.tolist(), strict=True):
+        table[row, index] = round((value - origin) / grid) * grid
+    cost = Cost(name, table[None], np.array([round(origin / grid) * grid]))
+    _check_sum(cost, charge, columns, widths)
+    return cost
+
+
+def _check_sum(cost: Cost, charge: Callable[[IntArray], FloatArray], columns: npt.NDArray[np.int64], widths: Widths) -> None:
+    rng = np.random.default_rng(0)
+    picks = np.stack([rng.integers(0, len(options), _CHECKS) for _, options in widths], axis=1)
+    picks[0] = [len(options) - 1 for _, options in widths]
+    bits = np.empty(picks.shape, np.int64)
+    for row, (_, options) in enumerate(widths):
+        bits[:, columns[row]] = np.array(options)[picks[:, row]]
+    values = charge(bits)
+    sums = cost.constants[0] + cost.tables[0][np.arange(len(widths)), picks].sum(axis=1)
+    wrong = ~(np.abs(sums - values) <= _TOLERANCE * np.abs(values))
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"{cost.name} is no sum over the sites: an allocation takes {values[first]:.6g} where single sites add up to "
+            f"{sums[first]:.6g}; wanted activations fixed to one width each (search.fixed), or a limit on another cost"
+        )

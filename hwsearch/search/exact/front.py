@@ -1,0 +1,348 @@
+"""The exact front of a separable loss against one additive cost: a multiple-choice knapsack with every budget at once.
+
+Three ways, all exact:
+
+- `supported_front`: the corners of the front's convex hull, by taking the steps of every choice's own hull in the order of loss
+  saved per cost (Sinha and Zoltners 1979). Milliseconds at any size.
+- `front_at`: the optimum at each of a few budgets. Between two corners of the hull the optimum lies above their line by no more
+  than the best known allocation does, which leaves a handful of choices undecided (the core, Pisinger 1995); those are gone
+  through by a dynamic program over non-dominated states.
+- `exact_front`: all of it. By a dynamic program over every cost where costs are multiples of a quantum and not too many, else as
+  in `front_at`, between all corners (the two phases of Ulungu and Teghem 1995).
+
+Exact means: no allocation within the problem is better, but for rounding in the sums of losses (a few units in the last place).
+Costs whose tables are whole multiples of one number, such as bytes, are summed without rounding.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwsearch.errors import UserError
+from hwsearch.search.exact.problem import AllocationProblem, FloatArray, IndexArray, IntArray, quantum, readable
+
+DENSE_UPDATES = 1_000_000_000
+"""Most table updates of the dynamic program over all costs: about a second of one core, and a fifth as many bytes."""
+
+_ROUNDING = 1e-12
+"""Relative slack for sums of a few hundred losses."""
+
+_FIRST_CORE = 12
+"""Options off the hull with which the search between two corners starts; more are taken in until the result is proven."""
+
+_NO_STEPS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Allocations in rising order of cost.
+
+    Attributes:
+        metric: the cost.
+        indices: `[allocations, sites]` positions of the widths among those of each site.
+        costs: `[allocations]`.
+        losses: `[allocations]`.
+    """
+
+    metric: str
+    indices: IndexArray
+    costs: FloatArray
+    losses: FloatArray
+
+
+def supported_front(problem: AllocationProblem, metric: str) -> Front:
+    """Allocations on the lower convex hull of loss against cost: all its corners, and some on its edges.
+
+    Raises:
+        UserError: no such cost, or one that is not additive.
+    """
+    knapsack = _knapsack(problem, metric)
+    return _front(problem, metric, knapsack, _corners(knapsack, _hull_steps(knapsack)))
+
+
+def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) -> Front:
+    """The allocation of least loss at each budget, in the order of the budgets; among equal losses the cheapest.
+
+    Raises:
+        UserError: no such cost, one that is not additive, or a budget below what any allocation costs.
+    """
+    knapsack = _knapsack(problem, metric)
+    steps = _hull_steps(knapsack)
+    corners = _corners(knapsack, steps)
+    windows = [*_windows(steps), _Window(first=len(steps.cost), slope=0.0, span=0.0)]
+    starts = corners[:, [window.first for window in windows]]
+    start_costs = _front(problem, metric, knapsack, starts).costs
+    limits = np.array(budgets, np.float64)
+    if not (limits >= start_costs[0]).all():
+        worst = limits[~(limits >= start_costs[0])][0]
+        raise UserError(
+            f"limit {metric} <= {worst:.10g} cannot be met; the least any allocation takes is {readable(float(start_costs[0]))}"
+        )
+    owner = np.searchsorted(start_costs, limits, side="right") - 1
+    # A budget met to within rounding is decided by the costs summed site by site, as they are everywhere else.
+    slack = _ROUNDING * float(np.abs(start_costs).max())
+    indices = np.empty((len(limits), len(problem.sites)), np.int8)
+    costs, losses = np.empty(len(limits)), np.empty(len(limits))
+    for number in np.unique(owner):
+        mine = np.flatnonzero(owner == number)
+        within = limits[mine] - start_costs[number]
+        positions = _between(knapsack, starts[:, number], windows[number], within, slack)
+        found = _non_dominated(_front(problem, metric, knapsack, positions))
+        best = np.searchsorted(found.costs, limits[mine], side="right") - 1
+        indices[mine], costs[mine], losses[mine] = found.indices[best], found.costs[best], found.losses[best]
+    return Front(metric, indices, costs, losses)
+
+
+def exact_front(problem: AllocationProblem, metric: str) -> Front:
+    """Every non-dominated pair of cost and loss, with one allocation each.
+
+    Raises:
+        UserError: no such cost, or one that is not additive.
+    """
+    knapsack = _knapsack(problem, metric)
+    unit = quantum(knapsack.costs[np.isfinite(knapsack.costs)])
+    if unit is not None and _dense_updates(knapsack, unit) <= DENSE_UPDATES:
+        positions = _dense_front(knapsack, unit)
+    else:
+        steps = _hull_steps(knapsack)
+        corners = _corners(knapsack, steps)
+        parts = [_between(knapsack, corners[:, window.first], window) for window in _windows(steps)]
+        positions = np.concatenate([*parts, corners[:, -1:]], axis=1)
+    return _non_dominated(_front(problem, metric, knapsack, positions))
+
+
+@dataclass(frozen=True)
+class _Knapsack:
+    """The non-dominated options of every choice, by rising cost and falling loss, `[choices, options]`.
+
+    Costs start at 0; costs and losses are padded with infinity. `options` are positions among the options of the choice.
+    """
+
+    costs: FloatArray
+    losses: FloatArray
+    options: IndexArray
+    counts: IntArray
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Steps along the hulls of all choices, `[steps]`, the one that saves most loss per cost first."""
+
+    choice: IntArray
+    position: IntArray
+    """Where the choice stands after the step, among the options of the knapsack."""
+    cost: FloatArray
+    slope: FloatArray
+    """Loss saved per cost, falling."""
+
+
+@dataclass(frozen=True)
+class _Window:
+    """An edge of the hull: from the corner after `first` steps, over costs of `span`."""
+
+    first: int
+    slope: float
+    span: float
+
+
+def _knapsack(problem: AllocationProblem, metric: str) -> _Knapsack:
+    cost = problem.cost(metric)
+    if not cost.additive:
+        raise UserError(
+            f"{metric} is the largest of {len(cost.tables)} sums; a front wants a cost that is one sum over the sites"
+        )
+    costs, losses = problem.merged(cost.tables[0]), problem.merged(problem.loss)
+    order = np.lexsort((losses, costs), axis=1)
+    costs, losses = np.take_along_axis(costs, order, 1), np.take_along_axis(losses, order, 1)
+    keep = np.isfinite(costs)
+    keep[:, 1:] &= losses[:, 1:] < np.minimum.accumulate(losses, axis=1)[:, :-1]
+    front = np.argsort(~keep, axis=1, kind="stable")
+    kept = np.take_along_axis(keep, front, 1)
+    costs, losses = np.take_along_axis(costs, front, 1), np.take_along_axis(losses, front, 1)
+    return _Knapsack(
+        costs=np.where(kept, costs - costs[:, :1], np.inf),
+        losses=np.where(kept, losses, np.inf),
+        options=np.take_along_axis(order, front, 1).astype(np.int8),
+        counts=kept.sum(axis=1),
+    )
+
+
+def _hull_steps(knapsack: _Knapsack) -> _Steps:
+    """The steps of every choice from its cheapest option to its best, each to the option that saves most loss per cost."""
+    rows = np.arange(len(knapsack.counts))
+    at = np.zeros(len(rows), np.int64)
+    before = np.full(len(rows), np.inf)
+    columns = np.arange(knapsack.costs.shape[1])
+    parts: list[tuple[IntArray, IntArray, FloatArray, FloatArray]] = []
+    while (ahead := at < knapsack.counts[rows] - 1).any():
+        rows, at, before = rows[ahead], at[ahead], before[ahead]
+        costs, losses = knapsack.costs[rows], knapsack.losses[rows]
+        extra = costs - np.take_along_axis(costs, at[:, None], 1)
+        saved = np.take_along_axis(losses, at[:, None], 1) - losses
+        later = (columns > at[:, None]) & (columns < knapsack.counts[rows, None])
+        slopes = np.divide(saved, extra, out=np.full(extra.shape, -np.inf), where=later)
+        at = slopes.argmax(axis=1)
+        # A choice takes its steps in order even where rounding makes a later one look steeper.
+        before = np.minimum(before, slopes.max(axis=1))
+        parts.append((rows, at, np.take_along_axis(extra, at[:, None], 1)[:, 0], before))
+    choice, position, cost, slope = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _NO_STEPS
+    order = np.argsort(-slope, kind="stable")
+    return _Steps(choice[order], position[order], cost[order], slope[order])
+
+
+def _corners(knapsack: _Knapsack, steps: _Steps) -> IndexArray:
+    """Positions `[choices, steps + 1]` before the first step and after each."""
+    positions = np.zeros((len(knapsack.counts), len(steps.cost) + 1), np.int8)
+    positions[steps.choice, np.arange(1, len(steps.cost) + 1)] = steps.position
+    return np.maximum.accumulate(positions, axis=1)
+
+
+def _windows(steps: _Steps) -> list[_Window]:
+    """The edges of the hull; steps of one slope make one edge."""
+    first = np.flatnonzero(np.diff(steps.slope, prepend=np.nan) != 0)
+    spans = np.add.reduceat(steps.cost, first) if first.size else steps.cost
+    return [_Window(int(i), float(steps.slope[i]), float(span)) for i, span in zip(first, spans, strict=True)]
+
+
+def _between(
+    knapsack: _Knapsack, corner: IndexArray, window: _Window, budgets: FloatArray | None = None, budget_slack: float = 0.0
+) -> IndexArray:
+    """Positions `[choices, allocations]` of the non-dominated allocations from a corner up to the next.
+
+    With the window's slope as the price of cost, an option's *regret* is its loss + slope * cost above that of the choice's best
+    option. An allocation's regrets add up to its height above the hull's edge. So all allocations of summed regret up to a bound
+    are gone through, and the bound rises until no better one can be left: until the gap between each point found and the next
+    reaches no higher above the edge than the bound. For given budgets only the gaps at these matter.
+    """
+    if not window.span:
+        return corner[:, None]
+    start = corner[:, None].astype(np.int64)
+    steps = knapsack.costs - np.take_along_axis(knapsack.costs, start, 1)
+    priced = knapsack.losses + window.slope * knapsack.costs
+    least = priced.min(axis=1, keepdims=True)
+    regrets = priced - least
+    slack = _ROUNDING * float(least.sum())
+    off_edge = np.sort(regrets[(regrets > slack) & np.isfinite(regrets)])
+    bound = float(off_edge[min(_FIRST_CORE, len(off_edge)) - 1]) if off_edge.size else 0.0
+    reach = window.span if budgets is None else float(budgets.max()) + budget_slack
+    while True:
+        found = _enumerate(corner, steps, regrets, window.slope, bound + slack, reach)
+        if budgets is None:
+            edges, losses = np.append(found.costs[1:], window.span), found.losses
+        else:
+            surely = np.maximum(np.searchsorted(found.costs, budgets - budget_slack, side="right") - 1, 0)
+            edges, losses = budgets, found.losses[surely]
+        gap = float((losses + window.slope * edges).max())
+        if gap <= bound + slack:
+            return found.positions
+        bound = min(2.0 * bound, gap) if bound else gap
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Non-dominated allocations by rising cost and falling loss, both relative to a corner; the corner is the first."""
+
+    costs: FloatArray
+    losses: FloatArray
+    positions: IndexArray
+
+
+def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope: float, bound: float, reach: float) -> _Found:
+    """The non-dominated allocations of summed regret up to `bound` that cost up to `reach` more than the corner.
+
+    Args:
+        corner: `[choices]` positions.
+        steps: `[choices, options]` cost relative to the corner.
+        regrets: `[choices, options]`.
+        slope: price of cost.
+        bound: largest sum of regrets.
+        reach: largest cost relative to the corner.
+    """
+    allowed = regrets <= bound
+    core = np.flatnonzero(allowed.sum(axis=1) > 1)
+    lowest = np.where(allowed, steps, np.inf)[core].min(axis=1)
+    highest = np.where(allowed, steps, -np.inf)[core].max(axis=1)
+    order = np.argsort(lowest - highest, kind="stable")
+    core = core[order]
+    # What the choices to come can take off the cost, and add to it, at most.
+    below = np.append(np.cumsum(lowest[order][::-1])[::-1], 0.0)
+    above = np.append(np.cumsum(highest[order][::-1])[::-1], 0.0)
+    costs, heights = np.zeros(1), np.zeros(1)
+    history: list[tuple[IntArray, IntArray]] = []
+    for stage, choice in enumerate(core):
+        options = np.flatnonzero(allowed[choice])
+        costs_next = (costs[:, None] + steps[choice, options]).ravel()
+        heights_next = (heights[:, None] + regrets[choice, options]).ravel()
+        alive = (heights_next <= bound) & (costs_next + below[stage + 1] <= reach) & (costs_next + above[stage + 1] >= 0.0)
+        kept = np.flatnonzero(alive)
+        kept = kept[_falling(costs_next[kept], heights_next[kept] - slope * costs_next[kept])]
+        costs, heights = costs_next[kept], heights_next[kept]
+        history.append((kept // len(options), options[kept % len(options)]))
+    losses = heights - slope * costs
+    inside = np.flatnonzero((costs > 0.0) & (costs <= reach) & (losses < 0.0))
+    positions = np.repeat(corner[:, None], len(inside) + 1, axis=1)
+    at = inside
+    for choice, (parents, chosen) in zip(core[::-1], history[::-1], strict=True):
+        positions[choice, 1:] = chosen[at]
+        at = parents[at]
+    return _Found(np.append(0.0, costs[inside]), np.append(0.0, losses[inside]), positions)
+
+
+def _dense_updates(knapsack: _Knapsack, unit: float) -> float:
+    """Table updates of `_dense_front`."""
+    ranges = np.where(np.isfinite(knapsack.costs), knapsack.costs, 0.0).max(axis=1) / unit
+    order = np.argsort(ranges, kind="stable")
+    return float((np.cumsum(ranges[order]) * knapsack.counts[order]).sum())
+
+
+def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
+    """Positions `[choices, allocations]` of the whole front, by the least loss at every multiple of `unit`."""
+    ranges = np.rint(np.where(np.isfinite(knapsack.costs), knapsack.costs, 0.0) / unit).astype(np.int64)
+    order = np.argsort(ranges.max(axis=1), kind="stable")  # small ranges first keep the table short for long
+    longest = int(ranges.max(axis=1).sum()) + 1
+    loss, better, marked = np.empty(longest), np.empty(longest, np.bool_), np.empty(longest, np.int8)
+    best = np.zeros(1)
+    history: list[IndexArray] = []
+    for choice in order:
+        size = len(best)
+        longer = np.full(size + ranges[choice].max(), np.inf)
+        longer[:size] = best + knapsack.losses[choice, 0]
+        chosen = np.zeros(len(longer), np.int8)
+        for position in range(1, int(knapsack.counts[choice])):
+            above = slice(ranges[choice, position], ranges[choice, position] + size)
+            np.add(best, knapsack.losses[choice, position], out=loss[:size])
+            np.less(loss[:size], longer[above], out=better[:size])
+            np.minimum(longer[above], loss[:size], out=longer[above])
+            # Positions rise, so the last one that was better is the largest: faster than copying under a mask.
+            np.multiply(better[:size].view(np.int8), np.int8(position), out=marked[:size])
+            np.maximum(chosen[above], marked[:size], out=chosen[above])
+        best = longer
+        history.append(chosen)
+    at = np.flatnonzero(best < np.append(np.inf, np.minimum.accumulate(best)[:-1]))
+    positions = np.empty((len(order), len(at)), np.int8)
+    for choice, chosen in zip(order[::-1], history[::-1], strict=True):
+        positions[choice] = chosen[at]
+        at = at - ranges[choice, positions[choice]]
+    return positions
+
+
+def _front(problem: AllocationProblem, metric: str, knapsack: _Knapsack, positions: IndexArray) -> Front:
+    options = np.empty_like(positions)
+    for choice, taken in enumerate(positions):
+        options[choice] = knapsack.options[choice][taken]
+    indices = problem.expand(options.T)
+    return Front(metric, indices, problem.cost_of(metric, indices), problem.loss_of(indices))
+
+
+def _non_dominated(front: Front) -> Front:
+    kept = _falling(front.costs, front.losses)
+    return Front(front.metric, front.indices[kept], front.costs[kept], front.losses[kept])
+
+
+def _falling(costs: FloatArray, losses: FloatArray) -> npt.NDArray[np.int64]:
+    """Which points are non-dominated, one of equals, by rising cost."""
+    order = np.lexsort((losses, costs))
+    ordered = losses[order]
+    return order[ordered < np.append(np.inf, np.minimum.accumulate(ordered)[:-1])] if len(order) else order

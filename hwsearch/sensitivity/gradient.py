@@ -1,0 +1,65 @@
+"""Gradients of the loss at every site from one backward pass, and the output-error score made of them.
+
+The score is ModelOpt's (`auto_quantize`): for every layer and candidate sum (dL/dY)^2 dY^2, where Y is what the layer puts out
+and dY how far the candidate moves it. It is the mean square of the first-order loss change if the signs of dY were independent.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
+from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
+from hwsearch.separator.folding import run_folded
+from hwsearch.separator.prepare import PreparedBase
+
+
+def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Tensor]:
+    """Gradient of the loss with respect to every weight and activation site: one forward and one backward pass.
+
+    Returns:
+        By site, in the shape of its weights or of its tensor; dB per unit.
+
+    Raises:
+        UserError: the loss is no finite number.
+    """
+    layers = {name: replace(layer, weight=layer.weight.detach().requires_grad_()) for name, layer in base.folded.layers.items()}
+    tensors: dict[str, Tensor] = {}
+
+    def keep(site: str, x: Tensor) -> Tensor:
+        tensors[site] = x
+        return x
+
+    features = mixture.analysis.normalised.detach().requires_grad_()
+    mask = run_folded(replace(base.folded, layers=layers), features, keep)
+    loss = separation_loss(base.separator, mask, mixture)
+    variables = {f"{name}.weight": layer.weight for name, layer in layers.items()} | tensors
+    gradients = torch.autograd.grad(loss, list(variables.values()))
+    return dict(zip(variables, gradients, strict=True))
+
+
+def gradient_scores(choices: SiteChoices, mixture: AnalysedMixture) -> NDArray[np.float64]:
+    """Sum (dL/dY)^2 dY^2 of a mixture for every site and width.
+
+    Y is the tensor at the activation site where the change first shows: the site itself, or for weights the one behind the
+    layer, so that dY has passed the non-linearity.
+
+    Returns:
+        [sites, widths], dB^2.
+
+    Raises:
+        UserError: the loss is no finite number.
+    """
+    gradients = site_gradients(choices.base, mixture)
+
+    def rows() -> Iterator[list[float]]:
+        for site in choices.sites:
+            start, changed = changed_tensors(choices, site, mixture.tensors)
+            weighted = (changed - mixture.tensors[start]) * gradients[start]
+            yield weighted.square().sum(dim=(1, 2)).tolist()
+
+    return by_site_and_width(choices, rows())

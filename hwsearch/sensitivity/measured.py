@@ -1,0 +1,76 @@
+"""The measured sensitivity: the SI-SNR lost when one site alone is quantized."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwsearch.errors import UserError
+from hwsearch.metrics.errors import MetricUnavailable
+from hwsearch.metrics.si_snr import si_snr
+from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, one_site_masks
+from hwsearch.sensitivity.mixture import AnalysedMixture
+
+
+@dataclass(frozen=True, eq=False)
+class OneSiteScores:
+    """SI-SNR of one mixture, in dB.
+
+    Attributes:
+        full_precision: with nothing quantized.
+        quantized: [sites, widths], with that site alone at that width; NaN where it cannot take it.
+    """
+
+    full_precision: float
+    quantized: NDArray[np.float64]
+
+    @property
+    def lost_db(self) -> NDArray[np.float64]:
+        """SI-SNR lost, dB, [sites, widths]."""
+        return self.full_precision - self.quantized
+
+    @property
+    def noise_added(self) -> NDArray[np.float64]:
+        """Noise added, relative to the target's power: 10^(-SI-SNR/10) less that of full precision, [sites, widths]."""
+        return np.asarray(10 ** (-self.quantized / 10) - 10 ** (-self.full_precision / 10))
+
+    @property
+    def noise_ratio(self) -> NDArray[np.float64]:
+        """Noise added, relative to the noise of full precision, [sites, widths].
+
+        It adds over sites as `noise_added` does, but its mean over mixtures is not ruled by the few that are separated badly.
+        """
+        return np.asarray(10 ** (self.lost_db / 10) - 1)
+
+
+def measure(choices: SiteChoices, mixture: AnalysedMixture) -> OneSiteScores:
+    """Score a mixture with every site at every width, one at a time.
+
+    The sensitivity is the mean over mixtures of `lost_db`, `noise_added` or `noise_ratio` (`table.over_mixtures`); each mixture
+    is compared with itself, so the standard error is that of a paired difference.
+
+    Raises:
+        UserError: an estimate that is silent or not finite; names site and width.
+    """
+    reference = _scores(choices, mixture, mixture.tensors["masks"], "in full precision")[0]
+    rows = (
+        _scores(choices, mixture, masks, f"with '{site}' alone quantized")
+        for site, masks in one_site_masks(choices, mixture.tensors)
+    )
+    return OneSiteScores(reference, by_site_and_width(choices, rows))
+
+
+def _scores(choices: SiteChoices, mixture: AnalysedMixture, masks: Tensor, what: str) -> list[float]:
+    """SI-SNR in dB for each of [masks, 2 * bins, frames]."""
+    samples = mixture.target.shape[-1]
+    target = mixture.target[0].numpy()
+    with torch.no_grad():
+        estimates = choices.base.separator.synthesise(mixture.analysis, masks, samples).numpy()
+    try:
+        return [float(si_snr(estimate, target)) for estimate in estimates]
+    except MetricUnavailable as error:
+        raise UserError(
+            f"mixture '{mixture.name}', {what}: SI-SNR has no value ({error}); wanted a finite, audible estimate"
+        ) from None

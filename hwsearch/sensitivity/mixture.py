@@ -1,0 +1,69 @@
+"""A mixture that a loss can be taken on: the front end's work and the full-precision pass done once, the target beside it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hwsearch.data.dataset import Mixture, load_mixture
+from hwsearch.errors import UserError
+from hwsearch.sensitivity.prefix import SiteTensors, site_tensors
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.separator import Analysis, Separator
+from hwsearch.training.loss import si_snr
+
+
+@dataclass(frozen=True, eq=False)
+class AnalysedMixture:
+    """One mixture.
+
+    Attributes:
+        name: for messages, and part of random seeds.
+        analysis: what the front end makes of it, batch of one.
+        target: [1, samples].
+        tensors: full-precision tensors at every activation site.
+    """
+
+    name: str
+    analysis: Analysis
+    target: Tensor
+    tensors: SiteTensors
+
+
+def analyse_mixture(base: PreparedBase, name: str, mixture: Tensor, doa_deg: float, target: Tensor) -> AnalysedMixture:
+    """Run the front end and the full-precision network over a mixture [mics, samples] with its target [samples]."""
+    with torch.no_grad():
+        analysis = base.separator.analyse(mixture[None], torch.tensor([doa_deg], dtype=mixture.dtype))
+    return AnalysedMixture(name, analysis, target[None], site_tensors(base.folded, analysis.normalised))
+
+
+def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> AnalysedMixture:
+    """Read a mixture of a data set and analyse it.
+
+    Raises:
+        UserError: a file is missing or changed.
+    """
+    sound, target = load_mixture(data_folder, mixture)
+    return analyse_mixture(base, mixture.id, torch.from_numpy(sound), mixture.target.doa_deg, torch.from_numpy(target))
+
+
+def separation_loss(separator: Separator, mask: Tensor, mixture: AnalysedMixture) -> Tensor:
+    """The training loss: negative SI-SNR in dB, [].
+
+    Args:
+        separator: its synthesis is used.
+        mask: the network's output [1, 2 * bins, frames].
+        mixture: what the mask is for.
+
+    Raises:
+        UserError: the loss is no finite number.
+    """
+    estimate = separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])
+    loss = -si_snr(estimate, mixture.target).sum()
+    if not bool(torch.isfinite(loss)):
+        raise UserError(
+            f"mixture '{mixture.name}': the loss of the full-precision network is {float(loss.detach())}; wanted a finite "
+            "number: weights of the base or samples of this mixture are not finite (train the base or build the data again)"
+        )
+    return loss

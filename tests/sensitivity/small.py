@@ -1,0 +1,75 @@
+"""A tiny base and mixtures to take sensitivities of, in single or double precision."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, SeparatorConfig
+from hwsearch.sensitivity.choices import SiteChoices, make_choices
+from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
+from hwsearch.sensitivity.prefix import site_tensors
+from hwsearch.separator.allocation import BitAllocation, all_sites
+from hwsearch.separator.folding import FoldedNetwork
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.separator import Analysis
+from tests.separator.small import RELU, noise_mixture, small_network
+
+WIDTHS = (2, 4, 8, 32)
+
+
+@cache
+def small_base(config: SeparatorConfig = RELU) -> PreparedBase:
+    separator, folded, calibration = small_network(config)
+    return PreparedBase(separator, folded, calibration, QuantizationConfig(), "")
+
+
+def small_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:
+    """Noise, with a target that the reference microphone holds in part."""
+    sound = noise_mixture(samples, seed)
+    target = sound[0] + 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed + 1000))
+    return analyse_mixture(base, f"noise-{seed}", sound, 60.0, target)
+
+
+@cache
+def double_base(config: SeparatorConfig = RELU) -> PreparedBase:
+    base = small_base(config)
+    layers = {
+        name: replace(layer, weight=layer.weight.double(), bias=layer.bias.double()) for name, layer in base.folded.layers.items()
+    }
+    return replace(base, folded=replace(base.folded, layers=layers), separator=copy.deepcopy(base.separator).double())
+
+
+def double_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:
+    """`small_mixture` for a base in double precision."""
+    single = small_mixture(small_base(base.folded.config), seed, samples)
+    analysis = Analysis(
+        single.analysis.reference.to(torch.complex128), single.analysis.start.double(), single.analysis.normalised.double()
+    )
+    return AnalysedMixture(single.name, analysis, single.target.double(), site_tensors(base.folded, analysis.normalised))
+
+
+def double_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[int]) -> SiteChoices:
+    choices = make_choices(base, sites, widths)
+    return replace(choices, weights={key: weight.double() for key, weight in choices.weights.items()})
+
+
+def broken_base() -> PreparedBase:
+    """A base with one bias that is not a number."""
+    base = small_base()
+    layer = base.folded.layers["blocks.0.project"]
+    bias = layer.bias.clone()
+    bias[0] = float("nan")
+    return replace(base, folded=with_layer(base.folded, "blocks.0.project", bias=bias))
+
+
+def with_layer(folded: FoldedNetwork, layer: str, **changes: Tensor) -> FoldedNetwork:
+    return replace(folded, layers={**folded.layers, layer: replace(folded.layers[layer], **changes)})
+
+
+def only(config: SeparatorConfig, site: str, bits: int) -> BitAllocation:
+    """The allocation with one site quantized."""
+    return BitAllocation.of({other: bits if other == site else FLOAT_BITS for other in all_sites(config)})

@@ -1,0 +1,204 @@
+"""Hutchinson's estimate against exact Hessians, and the table against its formula."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd.functional import hessian
+
+from hwsearch.errors import UserError
+from hwsearch.sensitivity.choices import make_choices
+from hwsearch.sensitivity.curvature import (
+    MIN_SAMPLES,
+    Probe,
+    ProbeRule,
+    Trace,
+    curvature_table,
+    fisher_traces,
+    hutchinson,
+    probe_trace,
+    squared_errors,
+)
+from hwsearch.sensitivity.gradient import site_gradients
+from hwsearch.sensitivity.mixture import separation_loss
+from hwsearch.sensitivity.prefix import continue_from
+from hwsearch.sensitivity.table import Method
+from hwsearch.separator.allocation import all_sites
+from hwsearch.separator.folding import run_folded
+from hwsearch.separator.quantizers import fake_quantize
+from tests.sensitivity.small import WIDTHS, broken_base, double_base, double_mixture, small_mixture, with_layer
+from tests.separator.small import KINDS, RELU
+
+LONG = ProbeRule(relative_error=0.0, max_probes=200)
+
+
+def quadratic(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient, with its graph, of x' M x / 2 and x."""
+    x = torch.ones(len(matrix), dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(0.5 * x @ matrix @ x, x, create_graph=True)
+    return gradient, x
+
+
+def exact_weight_trace(base, mixture, layer):
+    def loss(weight):
+        network = with_layer(base.folded, layer, weight=weight)
+        return separation_loss(base.separator, run_folded(network, mixture.analysis.normalised, lambda _, y: y), mixture)
+
+    weight = base.folded.layers[layer].weight
+    return float(hessian(loss, weight).reshape(weight.numel(), -1).trace())
+
+
+def exact_activation_trace(base, mixture, site):
+    def loss(x):
+        mask = run_folded(base.folded, mixture.analysis.normalised, lambda at, y: x if at == site else y)
+        return separation_loss(base.separator, mask, mixture)
+
+    x = mixture.tensors[site]
+    return float(hessian(loss, x).reshape(x.numel(), -1).trace())
+
+
+def test_rademacher_probes_are_exact_for_a_diagonal_hessian():
+    diagonal = torch.tensor([3.0, -1.0, 0.5, 7.0], dtype=torch.float64)
+    samples = hutchinson(*quadratic(diagonal.diag()), Probe.RADEMACHER, 5, torch.Generator().manual_seed(0))
+    assert samples == pytest.approx([9.5] * 5)
+
+
+@pytest.mark.parametrize("probe", Probe)
+def test_probes_have_the_mean_and_variance_of_theory(probe):
+    """Variance of z' H z: 2 (|H|^2 - sum of squared diagonal) for Rademacher, 2 |H|^2 for Gaussian probes."""
+    half = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = half + half.T
+    samples = np.array(hutchinson(*quadratic(matrix), probe, 4000, torch.Generator().manual_seed(1)))
+    off = matrix.square().sum() - (matrix.diagonal().square().sum() if probe is Probe.RADEMACHER else 0.0)
+    assert abs(samples.mean() - float(matrix.trace())) < 4 * math.sqrt(2 * off / 4000)
+    assert samples.var() == pytest.approx(2 * float(off), rel=0.15)
+
+
+@pytest.mark.parametrize(("kind", "probe"), [*((kind, Probe.RADEMACHER) for kind in KINDS), ("relu", Probe.GAUSSIAN)])
+def test_the_trace_of_a_weight_site_is_that_of_the_exact_hessian(kind, probe):
+    base = double_base(KINDS[kind])
+    mixtures = [double_mixture(base, seed) for seed in (3, 4)]
+    for layer in ("blocks.0.depthwise", "blocks.1.expand"):
+        trace = probe_trace(base, mixtures, f"{layer}.weight", ProbeRule(probe, 0.0, 100))
+        exact = [exact_weight_trace(base, mixture, layer) for mixture in mixtures]
+        assert abs(trace.value - np.mean(exact)) < 4 * trace.probe_error
+        assert trace.probe_error < 0.2 * abs(trace.value)
+
+
+@pytest.mark.parametrize("site", ["blocks.0.input", "blocks.1.depthwise.output", "masks"])
+def test_the_trace_of_an_activation_site_is_that_of_the_exact_hessian(site):
+    base = double_base()
+    mixture = double_mixture(base, samples=400)
+    trace = probe_trace(base, [mixture], site, LONG)
+    assert abs(trace.value - exact_activation_trace(base, mixture, site)) < 4 * trace.probe_error
+    assert trace.probe_error < 0.1 * abs(trace.value)
+
+
+def test_the_average_curvature_is_the_loss_of_small_random_errors():
+    """Second differences of the loss, without any derivative: (L(d) + L(-d)) / 2 - L = d' H d / 2."""
+    base = double_base()
+    mixture = double_mixture(base)
+    site = "blocks.1.input"
+    choices = make_choices(base, (site,), (8,))
+    trace = probe_trace(base, [mixture], site, LONG)
+    table = curvature_table(choices, {site: trace}, [squared_errors(choices, mixture, average=True)], Method.AVERAGE_CURVATURE)
+    x = mixture.tensors[site]
+    error = fake_quantize(x, base.calibration.grids[site][8]) - x
+    amplitude = 0.01 * float(error.square().mean().sqrt())  # so small that no ReLU changes sides
+    random = torch.Generator().manual_seed(2)
+    increases = []
+    for _ in range(400):
+        d = amplitude * (torch.randint(0, 2, x.shape, generator=random) * 2.0 - 1.0)
+        losses = [
+            float(separation_loss(base.separator, continue_from(base.folded, site, x + s * d, mixture.tensors), mixture))
+            for s in (1, 0, -1)
+        ]
+        increases.append((losses[0] + losses[2]) / 2 - losses[1])
+    found = np.array(increases) * 1e4
+    standard_error = math.hypot(found.std(ddof=1) / 20, table.standard_error[0, 0])
+    assert abs(table.value[0, 0] - found.mean()) < 4 * standard_error
+    assert standard_error < 0.1 * table.value[0, 0]
+
+
+def test_probing_stops_when_the_trace_is_known_well_enough():
+    base = double_base()
+    mixtures = [double_mixture(base, seed) for seed in (3, 4)]
+    site = "blocks.0.expand.weight"
+    loose, tight = (probe_trace(base, mixtures, site, ProbeRule(relative_error=bound, max_probes=400)) for bound in (0.5, 0.05))
+    assert loose.samples.size == MIN_SAMPLES
+    assert loose.samples.shape[1] < tight.samples.shape[1] < 400
+    assert tight.probe_error <= 0.05 * tight.value
+    capped = probe_trace(base, mixtures, site, ProbeRule(relative_error=0.0, max_probes=12))
+    assert capped.samples.shape == (2, 12)
+    # The same seed begins with the same probes, however many follow; another seed does not.
+    np.testing.assert_array_equal(tight.samples[:, :12], capped.samples)
+    other = probe_trace(base, mixtures, site, ProbeRule(relative_error=0.0, max_probes=12, seed=1))
+    assert (other.samples != capped.samples).all()
+
+
+def test_the_probe_error_is_that_of_a_mean_of_independent_means():
+    samples = np.random.default_rng(0).normal([[1.0], [5.0]], [[0.1], [2.0]], size=(2, 50))
+    trace = Trace(samples)
+    assert trace.value == pytest.approx(samples.mean())
+    separate = [row.std(ddof=1) / math.sqrt(50) for row in samples]
+    assert trace.probe_error == pytest.approx(math.hypot(*separate) / 2)
+    assert math.isnan(Trace(samples[:, :1]).probe_error)
+
+
+def test_the_fisher_trace_is_the_squared_gradient_of_each_mixture():
+    base = double_base()
+    mixtures = [double_mixture(base, seed) for seed in (3, 4)]
+    traces = fisher_traces(base, mixtures, ("mask_head.weight", "blocks.0.input"))
+    for site, trace in traces.items():
+        wanted = [float(site_gradients(base, mixture)[site].norm() ** 2) for mixture in mixtures]
+        assert trace.by_mixture.tolist() == pytest.approx(wanted)
+
+
+def test_the_table_is_half_trace_times_squared_error_over_mixtures():
+    base = double_base()
+    mixtures = [double_mixture(base, seed) for seed in (3, 4, 5)]
+    choices = make_choices(base, ("mask_head.weight", "features"), WIDTHS)
+    traces = {site: Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(3, 6))) for site in choices.sites}
+    for method, average in ((Method.CURVATURE, False), (Method.AVERAGE_CURVATURE, True)):
+        errors = [squared_errors(choices, mixture, average=average) for mixture in mixtures]
+        table = curvature_table(choices, traces, errors, method)
+        weight = base.folded.layers["mask_head"].weight
+        grid = base.calibration.grids["features"][4]
+        for row, tensors in enumerate(([weight] * 3, [mixture.tensors["features"] for mixture in mixtures])):
+            quantized = [choices.weight("mask_head.weight", 4) if row == 0 else fake_quantize(x, grid) for x in tensors]
+            squares = [((q - x) ** 2).numpy() for q, x in zip(quantized, tensors, strict=True)]
+            by_mixture = [
+                0.5 * traces[choices.sites[row]].samples[m].mean() * (square.mean() if average else square.sum())
+                for m, square in enumerate(squares)
+            ]
+            assert table.value[row, 1] == pytest.approx(np.mean(by_mixture))
+            assert table.standard_error[row, 1] == pytest.approx(np.std(by_mixture, ddof=1) / math.sqrt(3))
+        assert (table.value[:, 3] == 0).all()
+        assert math.isnan(table.value[1, 0])
+
+
+def test_with_a_single_mixture_the_standard_error_is_that_of_the_probes():
+    base = double_base()
+    mixture = double_mixture(base)
+    choices = make_choices(base, ("mask_head.weight",), (4,))
+    trace = Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(1, 6)))
+    error = squared_errors(choices, mixture, average=True)
+    table = curvature_table(choices, {"mask_head.weight": trace}, [error], Method.AVERAGE_CURVATURE)
+    assert table.standard_error[0, 0] == pytest.approx(0.5 * error[0, 0] * trace.probe_error)
+
+
+def test_every_site_can_be_probed():
+    base = double_base()
+    mixture = double_mixture(base, samples=300)
+    for site in all_sites(RELU):
+        trace = probe_trace(base, [mixture], site, ProbeRule(relative_error=1.0, max_probes=4))
+        assert np.isfinite(trace.samples).all()
+
+
+def test_a_loss_that_is_no_number_is_a_clear_error():
+    base = broken_base()
+    mixture = small_mixture(base)
+    for site in ("mask_head.weight", "blocks.1.input"):
+        with pytest.raises(UserError, match="loss of the full-precision network is nan"):
+            probe_trace(base, [mixture], site, ProbeRule())
