@@ -228,7 +228,7 @@ def read_figures(path: Path) -> list[UtteranceScores]:
         return _RESULTS.validate_python(content["utterances"])
     except (KeyError, TypeError, ValidationError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not the figures of 'hwsearch evaluate --output' ({reason})") from None
+        raise UserError(f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'") from None
 
 
 def _mean(values: Sequence[float], utterances: Sequence[str], seed: int) -> Estimate:

@@ -168,11 +168,19 @@ def test_an_exported_candidate_has_its_own_allocation_and_the_size_it_was_charge
 def test_base_candidate_and_exported_model_are_judged_alike(tiny: Tiny, tmp_path: Path) -> None:
     chosen = int(said(tiny, "chosen").split()[1].rstrip(","))
     reports = {}
-    for name, options in (("base", ()), ("candidate", ("--candidate", chosen)), ("model", ("--model", tiny.model))):
+    for name, options in (
+        ("base", ()),
+        ("candidate", ("--candidate", chosen, "--against", tmp_path / "base.json")),
+        ("model", ("--model", tiny.model)),
+    ):
         answer = hwsearch("evaluate", tiny.folder, "--processes", 1, *options, "--output", tmp_path / f"{name}.json")
         assert answer.code == 0, answer.stderr
         assert f"figures: {tmp_path / f'{name}.json'}" in answer.stdout
         reports[name] = json.loads((tmp_path / f"{name}.json").read_text())
+        if "--against" in options:
+            scores = [[result["scores"]["pesq"] for result in reports[side]["utterances"]] for side in (name, "base")]
+            difference = np.mean(scores[0]) - np.mean(scores[1])
+            assert f"pesq against {tmp_path / 'base.json'}: {difference:+.3f}, p = " in answer.stdout
     separator, _ = load_base(EMBEDDED_BASE)
     for number, (mixture, sound, target) in enumerate(tiny.mixtures(Split.TEST)):
         with torch.no_grad():
@@ -188,6 +196,40 @@ def test_base_candidate_and_exported_model_are_judged_alike(tiny: Tiny, tmp_path
         values = [utterance["scores"]["si_snr_db"] for utterance in report["utterances"]]
         assert figures["si_snr_db"]["value"] == pytest.approx(np.mean(values))
         assert figures["si_snr_db"]["n"] == report["summaries"][-1]["utterances"] == 3
+
+
+def test_mixtures_that_have_no_figure_are_counted_and_named(tmp_path: Path) -> None:
+    """STOI wants 0.4 s of speech in the target; no utterance of this corpus is longer than 0.35 s."""
+    random = np.random.default_rng(0)
+    lines = ["path,speaker"]
+    for number in range(8):
+        sf.write(tmp_path / f"{number}.wav", 0.1 * random.standard_normal(2800), 8000)
+        lines.append(f"{number}.wav,speaker{number // 2}")
+    (tmp_path / "all.csv").write_text("\n".join(lines) + "\n")
+    file = write_tiny(
+        tmp_path / "short.toml",
+        ('kind = "espeak"', 'kind = "csv"\nroot = "all.csv"'),
+        ("{ validation = 0.5, test = 0.5 }", "{ test = 1.0 }"),
+        ("{ validation = 2, test = 2 }", "{ test = 2 }"),
+        ("{ validation = 3, test = 3 }", "{ test = 8 }"),
+    )
+    output = tmp_path / "short.json"
+    answer = hwsearch("evaluate", file, "--runs-dir", tmp_path / "runs", "--processes", 1, "--output", output)
+    assert answer.code == 0, answer.stderr
+    report = json.loads(output.read_text())
+    unscored: dict[str, list[str]] = {}
+    for result in report["utterances"]:
+        for name in result["unavailable"]:
+            unscored.setdefault(name, []).append(result["id"])
+    assert len(unscored["stoi"]) == len(unscored["mixture_stoi"]) == 8
+    lines = [line for line in answer.stdout.splitlines() if line.startswith("no ")]
+    assert lines == [
+        f"no {name} for {len(ids)}: {', '.join(ids[:5])}{' ...' if len(ids) > 5 else ''}"
+        for name, ids in sorted(unscored.items())
+    ]
+    for name, ids in unscored.items():
+        figure = report["summaries"][-1]["figures"].get(name, {"n": 0})
+        assert figure["n"] == 8 - len(ids)
 
 
 def test_the_layers_of_a_candidate_cost_together_what_the_record_says(tiny: Tiny) -> None:
@@ -438,13 +480,15 @@ def test_an_unknown_candidate_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_options_that_exclude_each_other_are_refused(tiny: Tiny) -> None:
+def test_options_that_make_no_sense_are_refused(tiny: Tiny) -> None:
     run = ("--run", tiny.folder, "--candidate", 1)
     for command in (
         ("cost", "bitfusion", *run[:2]),
         ("cost", "bitfusion", *run[2:]),
         ("cost", "bitfusion", *run, "--experiment", tiny.file),
         ("evaluate", tiny.folder, "--candidate", 1, "--model", tiny.model),
+        ("evaluate", tiny.folder, "--against", tiny.file),
+        ("evaluate", tiny.folder, "--against", tiny.folder / "experiment.json"),
     ):
         assert "wanted" in refusal(hwsearch(*command))
 

@@ -255,7 +255,8 @@ def test_a_file_without_figures_is_refused_in_one_line(tmp_path: Path, content: 
     (tmp_path / "figures.json").write_text(content)
     with pytest.raises(UserError) as refused:
         read_figures(tmp_path / "figures.json")
-    assert str(refused.value).startswith(f"{tmp_path / 'figures.json'}: not ")
+    assert str(refused.value).startswith(f"{tmp_path / 'figures.json'}: ")
+    assert "; wanted the f" in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

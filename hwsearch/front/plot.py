@@ -192,5 +192,5 @@ def _how_measured(table: CandidateTable) -> str:
         counts = np.unique(table.columns[UTTERANCES])
         notes.append(f"{counts[0]:.0f} utterances" if len(counts) == 1 else f"{counts[0]:.0f} or more utterances")
     if DROP_CI95 in table.columns:
-        notes.append("bars: 95 % confidence of the loss against full precision")
+        notes.append("bars: 95 % of the paired loss")
     return "\n" + ", ".join(notes) if notes else ""

@@ -52,7 +52,7 @@ def test_uniform_candidates_that_would_cover_each_others_labels_share_one() -> N
 def test_the_axes_say_what_they_measure_and_over_how_many_utterances() -> None:
     (axes,) = draw_front(TABLE, "run").axes
     assert axes.get_xlabel() == "model size (kB)"
-    assert axes.get_ylabel() == "SI-SNR improvement (dB)\n16 utterances, bars: 95 % confidence of the loss against full precision"
+    assert axes.get_ylabel() == "SI-SNR improvement (dB)\n16 utterances, bars: 95 % of the paired loss"
     assert axes.get_title(loc="left") == "run"
     assert "full precision, 12.00 dB" in [text.get_text() for text in axes.get_legend().get_texts()]
 
