@@ -291,7 +291,7 @@ def load_experiment(path: Path) -> Experiment:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         raise UserError(f"{path}: no such file; wanted an experiment file in TOML") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not TOMLDecodeError
         raise UserError(f"{path}: not valid TOML ({error}); wanted an experiment file") from None
     return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
 

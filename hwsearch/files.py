@@ -74,7 +74,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; wanted {what}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not JSONDecodeError
         raise UserError(f"{path}: not valid JSON ({error}); wanted {what}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {what}") from None

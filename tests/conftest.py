@@ -5,8 +5,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.tiny import HWSEARCH, Tiny, write_tiny
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Commands run in this process set the number of threads; with more than there are free cores, small tensors crawl."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -328,7 +328,11 @@ def test_ctrl_c_stops_a_build_which_then_goes_on(tiny: Tiny, tmp_path: Path) -> 
             journal = list(runs.glob("data/*/.journal.jsonl"))
         wait_for_lines(journal[0], 4, build)
         os.killpg(build.pid, signal.SIGINT)  # as a terminal does: to every process of the command
-        stdout, stderr = build.communicate()
+        try:
+            stdout, stderr = build.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            os.killpg(build.pid, signal.SIGKILL)
+            raise
     assert (build.returncode, stdout) == (130, ""), stderr
     assert stderr.splitlines()[-1] == "hwsearch: interrupted; the same command goes on where it stopped"
     assert "Traceback" not in stderr

@@ -199,11 +199,14 @@ def test_a_key_that_is_wanted_is_named() -> None:
 def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "syntax.toml").write_text("name = ")
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
-    for name, reason in (("syntax.toml", "not valid TOML"), ("bytes.toml", "not valid TOML"), ("absent.toml", "no such file")):
-        with pytest.raises(UserError, match=f"{name}: {reason}.*; wanted an experiment file"):
-            load_experiment(tmp_path / name)
-    with pytest.raises(UserError, match="no such file"):
-        load_experiment(tmp_path)
+    (tmp_path / "deep.toml").write_text("name = " + "[" * 10_000)
+    (tmp_path / "long.toml").write_text("seed = " + "9" * 10_000)
+    for name in ("syntax", "bytes", "deep", "long"):
+        with pytest.raises(UserError, match=rf"{name}\.toml: not valid TOML \(.*\); wanted an experiment file"):
+            load_experiment(tmp_path / f"{name}.toml")
+    for path in (tmp_path, tmp_path / "absent.toml"):
+        with pytest.raises(UserError, match="no such file; wanted an experiment file in TOML"):
+            load_experiment(path)
 
 
 # Paths and identity

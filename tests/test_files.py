@@ -112,9 +112,13 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
 def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"a": 1')
     (tmp_path / "latin.json").write_bytes(b'"\xe9"')
-    for name, reason in (("cut.json", "not valid JSON"), ("latin.json", "not valid JSON"), ("absent.json", "no such file")):
-        with pytest.raises(UserError, match=f"{name}: {reason}.*; wanted a list"):
-            read_json(tmp_path / name, "a list")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "long.json").write_text("9" * 10_000)
+    for name in ("cut", "latin", "deep", "long"):
+        with pytest.raises(UserError, match=rf"{name}\.json: not valid JSON \(.*\); wanted a list"):
+            read_json(tmp_path / f"{name}.json", "a list")
+    with pytest.raises(UserError, match=r"absent\.json: no such file; wanted a list"):
+        read_json(tmp_path / "absent.json", "a list")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); wanted a list"):
         read_json(tmp_path, "a list")
 
