@@ -524,6 +524,12 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
         ("record.jsonl", record[second:], (pareto,), "line 1"),
         ("record.jsonl", b"", (pareto,), "wanted the record of a search"),
         ("record.jsonl", record.replace(b'"candidate":5,', b'"candidate":6,'), (pareto, search), "candidate 6"),
+        (
+            "record.jsonl",
+            record.replace(b'"allocation":{"input_proj', b'"allocation":{"output'),
+            (pareto, search),
+            "header's sites",
+        ),
         ("experiment.json", b"{", (pareto, search), "not valid JSON"),
         ("experiment.json", b"{}", (export,), "name: Field required"),
         ("calibration.json", calibration[:-9], (search,), "not valid JSON"),
