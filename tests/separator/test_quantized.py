@@ -7,59 +7,70 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
-from hwsearch.separator.allocation import BitAllocation, activation_sites, uniform, weight_sites
-from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.allocation import BitAllocation, activation_sites, is_weight, uniform, weight_sites
+from hwsearch.separator.quantized import build_quantized, module_key
 from hwsearch.separator.quantizers import bias_integers, quantize_weight, weight_scale
 from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, normalised_features, small_network
 
 CONFIG = QuantizationConfig()
 
 
-def grid_round(x, grid):
-    if grid is None:
-        return x
-    integers = np.clip(np.rint(x / np.float64(grid.scale)) + grid.zero_point, 0, 2**grid.bits - 1)
-    return (integers - grid.zero_point) * grid.scale
+def site_outputs(network, features):
+    """What the Brevitas network puts out at every activation site, in float64."""
+    seen = {}
+    hooks = [
+        network.sites[module_key(site)].register_forward_hook(
+            lambda _, __, output, site=site: seen.__setitem__(site, output[0].numpy().astype(np.float64))
+        )
+        for site in activation_sites(network.config)
+    ]
+    with torch.no_grad():
+        network(features)
+    for hook in hooks:
+        hook.remove()
+    return seen
 
 
-def numpy_network(folded, allocation, calibration, config, features):
-    """What an allocation means, written out in float64 with loops over taps: no torch, no Brevitas, no shared code."""
+def numpy_sites(folded, allocation, calibration, config, features, found):
+    """What an allocation means at each site before it is rounded, given what the network under test has at the sites before.
+
+    Float64, with loops over taps: no torch, no Brevitas, no shared code.
+    """
     widths = allocation.by_site
 
-    def site(name, x):
+    def activate(name, x):
         if name in folded.slopes:
-            x = np.where(x > 0, x, x * folded.slopes[name])
-        elif name.endswith((".expand.output", ".depthwise.output")):
-            x = np.maximum(x, 0)
-        return grid_round(x, None if widths[name] == 32 else calibration.grids[name][widths[name]])
+            return np.where(x > 0, x, x * folded.slopes[name])
+        return np.maximum(x, 0) if name.endswith((".expand.output", ".depthwise.output")) else x
 
-    def layer(name, x, source):
-        found = folded.layers[name]
+    def layer(name, source):
+        x, of = found[source], folded.layers[name]
         bits = widths[f"{name}.weight"]
-        weight, bias = found.weight.numpy().astype(np.float64), found.bias.numpy().astype(np.float64)
+        weight, bias = of.weight.numpy().astype(np.float64), of.bias.numpy().astype(np.float64)
         if bits != 32:
-            scale = weight_scale(found.weight, bits, config)
+            scale = weight_scale(of.weight, bits, config)
             limit = 2 ** (bits - 1) - 1
-            weight = np.clip(np.rint(found.weight.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
+            weight = np.clip(np.rint(of.weight.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
             if widths[source] != 32:
                 step = scale.numpy().ravel() * np.float32(calibration.grids[source][widths[source]].scale)
-                bias = np.rint(found.bias.numpy() / step) * step.astype(np.float64)
-        if found.groups == 1:
+                bias = np.rint(of.bias.numpy() / step) * step.astype(np.float64)
+        if of.groups == 1:
             return weight[:, :, 0] @ x + bias[:, None]
-        padded = np.pad(x, ((0, 0), found.padding))
+        padded = np.pad(x, ((0, 0), of.padding))
         frames = x.shape[1]
-        taps = [weight[:, 0, k, None] * padded[:, k * found.dilation :][:, :frames] for k in range(weight.shape[2])]
+        taps = [weight[:, 0, k, None] * padded[:, k * of.dilation :][:, :frames] for k in range(weight.shape[2])]
         return sum(taps) + bias[:, None]
 
-    x = layer("input_proj", site("features", features), "features")
+    wanted = {"features": features}
+    trunk = layer("input_proj", "features")
     for block in range(folded.blocks):
         name = f"blocks.{block}"
-        trunk = site(f"{name}.input", x)
-        y = site(f"{name}.expand.output", layer(f"{name}.expand", trunk, f"{name}.input"))
-        y = site(f"{name}.depthwise.output", layer(f"{name}.depthwise", y, f"{name}.expand.output"))
-        y = site(f"{name}.project.output", layer(f"{name}.project", y, f"{name}.depthwise.output"))
-        x = trunk + y
-    return site("masks", layer("mask_head", site("mask_input", x), "mask_input"))
+        wanted[f"{name}.input"] = trunk
+        for stage, source in (("expand", "input"), ("depthwise", "expand.output"), ("project", "depthwise.output")):
+            site = f"{name}.{stage}.output"
+            wanted[site] = activate(site, layer(f"{name}.{stage}", f"{name}.{source}"))
+        trunk = found[f"{name}.input"] + found[f"{name}.project.output"]
+    return wanted | {"mask_input": trunk, "masks": layer("mask_head", "mask_input")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,15 +81,23 @@ def test_an_allocation_means_what_it_says(kind, data):
     separator, folded, calibration = small_network(config)
     allocation = data.draw(allocations(config))
     features = normalised_features(separator, 1500, 3)
-    with torch.no_grad():
-        found = build_quantized(folded, allocation, calibration, CONFIG)(features)[0].numpy()
-    wanted = numpy_network(folded, allocation, calibration, CONFIG, features[0].numpy())
-    # A value half-way between two integers may go either way in float32; then what lies behind it differs by a few of
-    # the output's steps. Nothing else may.
-    difference = np.abs(found - wanted)
-    peak = np.abs(wanted).max()
-    assert (difference > 1e-4 * peak).mean() < 0.02
-    assert difference.max() < 0.2 * peak
+    found = site_outputs(build_quantized(folded, allocation, calibration, CONFIG), features)
+    wanted = numpy_sites(folded, allocation, calibration, CONFIG, features[0].numpy().astype(np.float64), found)
+    assert set(found) == set(wanted)
+    for site, bits in allocation.widths:
+        if is_weight(site):
+            continue
+        if bits == FLOAT_BITS:
+            assert np.abs(found[site] - wanted[site]).max() <= 1e-5 * np.abs(wanted[site]).max()
+            continue
+        grid = calibration.grids[site][bits]
+        steps = found[site] / np.float64(grid.scale) + grid.zero_point
+        assert np.abs(steps - np.rint(steps)).max() < 1e-3
+        assert steps.min() > -0.5
+        assert steps.max() < 2**bits - 0.5
+        # Half a step is what rounding may move a value by; a value half-way between two integers may go either way.
+        exact = np.clip(wanted[site] / np.float64(grid.scale) + grid.zero_point, 0, 2**bits - 1)
+        assert np.abs(steps - exact).max() < 0.51
 
 
 def test_float_everywhere_is_the_folded_network():
