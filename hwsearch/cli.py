@@ -19,6 +19,24 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(0), default=2, help="Ray workers, one core each; 0: this process, without Ray."
 )
 RAY_ADDRESS = click.option("--ray-address", default=None, help="A running Ray cluster to join instead of a local one.")
+STRATEGY = click.option(
+    "--strategy",
+    type=click.Choice(["prior-corrected", "uniform", "curvature", "kl", "nas"]),
+    default=None,
+    help="Instead of the experiment's search.strategy.",
+)
+SAMPLER = click.option(
+    "--sampler",
+    type=click.Choice(["posterior", "random", "nsga2", "tpe", "gp"]),
+    default=None,
+    help="Instead of the experiment's search.sampler, behind the seeds of 'prior-corrected'.",
+)
+FIDELITY = click.option(
+    "--fidelity",
+    type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
+    default=None,
+    help="How candidates were scored; absent: the highest that the search used.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -33,9 +51,19 @@ def commands() -> None:
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
-def run(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
-    """The main job: data, base, search, front, and an exported, verified model."""
-    workspace = _workspace(experiment, runs_dir)
+@STRATEGY
+@SAMPLER
+def run(
+    experiment: Path,
+    runs_dir: Path,
+    processes: int,
+    workers: int,
+    ray_address: str | None,
+    strategy: str | None,
+    sampler: str | None,
+) -> None:
+    """The main job: data, base, sensitivities, search, front, and an exported, verified model."""
+    workspace = _workspace(experiment, runs_dir, strategy=strategy, sampler=sampler)
     from hwsearch import display
 
     display.run_main_job(workspace, processes, workers, ray_address)
@@ -76,15 +104,44 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
-def search(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_address: str | None) -> None:
+@STRATEGY
+@SAMPLER
+def search(
+    experiment: Path,
+    runs_dir: Path,
+    processes: int,
+    workers: int,
+    ray_address: str | None,
+    strategy: str | None,
+    sampler: str | None,
+) -> None:
     """Search bit allocations on Ray; the same command continues an interrupted search."""
-    workspace = _workspace(experiment, runs_dir)
+    workspace = _workspace(experiment, runs_dir, strategy=strategy, sampler=sampler)
     from hwsearch import display
     from hwsearch.pipeline import check
 
     check(workspace, may_train=False)
     display.build_with_progress(workspace, processes)
-    display.search_with_progress(workspace, workers, ray_address)
+    display.search_with_progress(workspace, processes, workers, ray_address)
+
+
+@commands.command()
+@EXPERIMENT
+@click.option(
+    "--method", "methods", multiple=True, help="A method such as 'kl'; may be repeated. Absent: all that need no training."
+)
+@RUNS_DIR
+@PROCESSES
+@WORKERS
+@RAY_ADDRESS
+def sensitivity(
+    experiment: Path, methods: tuple[str, ...], runs_dir: Path, processes: int, workers: int, ray_address: str | None
+) -> None:
+    """Estimate what each site loses at each width; the same command goes on, or adds a method."""
+    workspace = _workspace(experiment, runs_dir)
+    from hwsearch import display
+
+    display.sensitivity_with_progress(workspace, methods, processes, workers, ray_address, experiment)
 
 
 @commands.command()
@@ -94,8 +151,16 @@ def search(experiment: Path, runs_dir: Path, processes: int, workers: int, ray_a
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table")
 @click.option("--all", "everything", is_flag=True, help="All candidates, not only the front.")
 @click.option("--plot", type=PATH, default=None, help="Draw quality against size into this PNG, SVG or PDF file.")
+@FIDELITY
 def pareto(
-    run: Path, where: tuple[str, ...], sort: str | None, output_format: str, *, everything: bool, plot: Path | None
+    run: Path,
+    where: tuple[str, ...],
+    sort: str | None,
+    output_format: str,
+    *,
+    everything: bool,
+    plot: Path | None,
+    fidelity: str | None,
 ) -> None:
     """The front of a search: conditions first, then the non-dominated of what remains."""
     from hwsearch import display
@@ -105,7 +170,7 @@ def pareto(
 
     conditions = [parse_condition(text) for text in where]
     order = None if sort is None else parse_order(sort)
-    opened = read_run(run)
+    opened = read_run(run, _fidelity(fidelity))
     answer = query(opened.table, conditions, order, only_front=not everything)
     if plot is not None:
         plot_front(opened.table, plot, opened.workspace.experiment.name)
@@ -119,13 +184,14 @@ def pareto(
 @click.option("--candidate", type=click.IntRange(1), required=True, help="Its number in 'hwsearch pareto'.")
 @click.option("--format", "graph_format", type=click.Choice(["onnx", "qonnx"]), default="onnx")
 @click.option("--output", type=PATH, required=True, help="Folder to write; an earlier export there is replaced.")
-def export(run: Path, candidate: int, graph_format: Any, output: Path) -> None:
+@FIDELITY
+def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
     """Write a candidate's model, allocation and verification report."""
     from hwsearch import display
     from hwsearch.pipeline import export as export_verified
     from hwsearch.pipeline import read_run
 
-    display.print_export(export_verified(read_run(run), candidate, graph_format, output), output)
+    display.print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
 
 
 @commands.command()
@@ -158,6 +224,7 @@ def separate(model: Path, recording: Path, doa: float, output: Path, threads: in
 @click.option("--output", type=PATH, default=None, help="JSON file for all figures, also of single utterances.")
 @click.option("--against", type=PATH, default=None, help="Such a file of another system: paired tests of the difference.")
 @PROCESSES
+@FIDELITY
 def evaluate(
     subject: Path,
     runs_dir: Path,
@@ -166,13 +233,14 @@ def evaluate(
     output: Path | None,
     against: Path | None,
     processes: int,
+    fidelity: str | None,
 ) -> None:
     """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
     from hwsearch import display
     from hwsearch.pipeline import open_workspace
 
     workspace = open_workspace(subject) if subject.is_dir() else _workspace(subject, runs_dir)
-    display.evaluate_with_progress(workspace, candidate, model, output, against, processes)
+    display.evaluate_with_progress(workspace, candidate, model, output, against, processes, _fidelity(fidelity))
 
 
 @commands.command()
@@ -204,14 +272,23 @@ def targets() -> None:
     display.print_targets()
 
 
-def _workspace(experiment: Path, runs_dir: Path) -> Any:
-    """Read the experiment file, before the heavy imports: a typing error is answered at once."""
-    from hwsearch.experiment import load_experiment
+def _workspace(experiment: Path, runs_dir: Path, **search: str | None) -> Any:
+    """Read the experiment file, before the heavy imports: a typing error is answered at once.
 
-    loaded = load_experiment(experiment)
+    `search` replaces keys of that section, where it has a value for them.
+    """
+    from hwsearch.experiment import load_experiment, with_search
+
+    loaded = with_search(load_experiment(experiment), {key: value for key, value in search.items() if value is not None})
     from hwsearch.workspace import Workspace
 
     return Workspace(runs_dir, loaded)
+
+
+def _fidelity(name: str | None) -> Any:
+    from hwsearch.experiment import Fidelity
+
+    return None if name is None else Fidelity(name)
 
 
 def main() -> None:

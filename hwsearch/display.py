@@ -4,12 +4,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,15 +23,17 @@ from hw_models.workload import bits_matrix
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
 from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
-from hwsearch.experiment import Experiment, Split, load_experiment
+from hwsearch.experiment import Experiment, Fidelity, Split, load_experiment
 from hwsearch.files import atomic_write_json, check_writable, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
 from hwsearch.front.query import query, to_csv, to_table
 from hwsearch.front.query import to_json as table_to_json
+from hwsearch.front.rungs import rung_correlations
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
     Run,
+    SearchReports,
     build,
     candidate_system,
     check,
@@ -44,9 +47,27 @@ from hwsearch.pipeline import (
     prepare,
     read_run,
     search,
+    trained_state,
 )
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.driver import SearchProgress, SearchSummary
+from hwsearch.search.exact.costs import size_cost
+from hwsearch.search.exact.front import front_at
+from hwsearch.search.objectives import SIZE
+from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.space import SearchSpace, build_space
+from hwsearch.sensitivity.estimate import (
+    DEFAULT_METHODS,
+    check_sensitivity,
+    ensure,
+    kept_tables,
+    needs_pool,
+    parse_methods,
+    sensitivity_folder,
+    table_path,
+)
+from hwsearch.sensitivity.plot import plot_bits, plot_tables
+from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.training.base import Reports, train_base, trained_path
@@ -62,6 +83,12 @@ output = Console()
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""
+
+FRAGILE_SITES = 5
+"""Sites listed for each method."""
+
+SIZES_SHOWN = 3
+"""Sizes between the smallest and the largest allocation whose bits are drawn."""
 
 FIGURES = (
     ("SI-SNR in", "mixture_si_snr_db", "{:.2f}", 1.0),
@@ -107,7 +134,7 @@ def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address
     build_with_progress(workspace, processes)
     if needs_training(workspace):
         train_with_progress(workspace, processes)
-    search_with_progress(workspace, workers, ray_address)
+    search_with_progress(workspace, processes, workers, ray_address)
     opened = read_run(workspace.folder)
     chosen = choose(opened.table, workspace.experiment.export.max_drop_db)
     plot = workspace.folder / "front.png"
@@ -153,20 +180,68 @@ def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgres
     return progress
 
 
-def search_with_progress(workspace: Workspace, workers: int, ray_address: str | None) -> SearchSummary:
-    """Search, showing candidates done and time left; an interrupted search ends the program with code 130."""
+def search_with_progress(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> SearchSummary:
+    """Search, showing sensitivities, candidates done and time left; an interrupted search ends the program with code 130."""
     if workers:
         _tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
-    with progress_bar("candidates") as advance:
+    with ExitStack() as bars:
+        advances: dict[str, Advance] = {}
 
-        def on_progress(progress: SearchProgress) -> None:
-            advance(progress.scored, progress.trials)
+        def bar(title: str) -> Advance:
+            """A step's bar, shown from its first news on."""
 
-        summary = search(workspace, workers, ray_address, on_progress)
+            def advance(done: int, total: int) -> None:
+                if title not in advances:
+                    bars.close()
+                    advances[title] = bars.enter_context(progress_bar(title))
+                advances[title](done, total)
+
+            return advance
+
+        def on_candidates(progress: SearchProgress) -> None:
+            bar(f"candidates, {progress.fidelity.value}")(progress.scored, progress.trials)
+
+        reports = SearchReports(bar("training mixtures"), bar("sensitivities"), bar("differentiable search"), on_candidates)
+        summary = search(workspace, processes, workers, ray_address, reports)
     _tell(str(summary))
     if summary.interrupted:
         sys.exit(130)
+    for correlation in rung_correlations(workspace.folder):
+        _tell(str(correlation))
     return summary
+
+
+def sensitivity_with_progress(
+    workspace: Workspace, methods: Sequence[str], processes: int, workers: int, ray_address: str | None, experiment_path: Path
+) -> None:
+    """Estimate sensitivities and draw them; ends with the sites that lose most, where everything is, and what to try next.
+
+    Raises:
+        UserError: an unknown method, an unusable experiment or base, or sensitivities made with something else.
+    """
+    experiment = workspace.experiment
+    wanted = parse_methods(methods) or DEFAULT_METHODS
+    space = build_space(experiment.search, experiment.separator)
+    check_sensitivity(experiment, wanted, space.free_sites)
+    check(workspace, may_train=False)
+    build_with_progress(workspace, processes)
+    pool = _pool_with_progress(workspace, processes) if needs_pool(wanted) else None
+    with progress_bar("sensitivities") as advance:
+        tables = ensure(
+            workspace, wanted, space.free_sites, pool=pool, workers=workers, ray_address=ray_address, progress=advance
+        )
+    heat_map, bars = (sensitivity_folder(workspace) / name for name in ("sensitivities.png", "bits.png"))
+    plot_tables(kept_tables(workspace, space.free_sites), heat_map, f"sensitivities of {experiment.name}")
+    chosen = Method.OUTPUT_NOISE if Method.OUTPUT_NOISE in tables else wanted[0]
+    sites = tables[chosen].sites
+    plot_bits(_exact_allocations(tables[chosen], space, experiment), sites, bars, f"{experiment.name}: exact for {chosen}")
+    _wide().print(_most_fragile(list(tables.values())))
+    for method in tables:
+        _say(f"table:  {table_path(workspace, method)}")
+    _say(f"plot:   {heat_map}")
+    _say(f"plot:   {bars}")
+    program = "hwsearch" if shutil.which("hwsearch") else sys.argv[0]
+    _say("next:   " + shlex.join([program, "search", str(experiment_path), "--runs-dir", str(workspace.runs)]))
 
 
 def print_candidates(table: CandidateTable, output_format: str, also: Sequence[str]) -> None:
@@ -199,6 +274,7 @@ def evaluate_with_progress(
     report: Path | None,
     against: Path | None,
     processes: int,
+    fidelity: Fidelity | None = None,
 ) -> None:
     """Score a base, a candidate or an exported model on the test mixtures and print a row per angle bin.
 
@@ -211,12 +287,12 @@ def evaluate_with_progress(
         raise UserError("--candidate and --model exclude each other; wanted one of them")
     if Split.TEST not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no test mixtures; wanted data.mixtures.count.test")
-    _check_subject(workspace, candidate, model)
+    _check_subject(workspace, candidate, model, fidelity)
     if report is not None:
         check_writable(report)
     others = None if against is None else read_figures(against)
     build_with_progress(workspace, processes)
-    system, name = _subject(workspace, candidate, model)
+    system, name = _subject(workspace, candidate, model, fidelity)
     with progress_bar("test mixtures") as advance:
         results = evaluate_system(system, workspace, advance)
     summaries = summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
@@ -244,7 +320,7 @@ def evaluate_with_progress(
             "experiment_digest": experiment.digest(),
             "seed": experiment.seed,
             "quantization": experiment.quantization.model_dump(),
-            "allocation": None if candidate is None else read_run(workspace.folder).allocation(candidate).to_json(),
+            **_allocation_of(workspace, candidate, fidelity),
             "versions": {name: version(name) for name in ("hwsearch", "torch", "numpy", "pesq", "pystoi", "jiwer")},
             "against": {key: asdict(test) for key, test in tests.items()},
             "recogniser": experiment.evaluation.recogniser,
@@ -308,12 +384,56 @@ def print_targets() -> None:
     _wide().print(table)
 
 
-def _check_subject(workspace: Workspace, candidate: int | None, model: Path | None) -> None:
+def _pool_with_progress(workspace: Workspace, processes: int) -> Path:
+    from hwsearch.training.pool import build_pool
+
+    with progress_bar("training examples") as advance:
+        return build_pool(workspace, processes, advance)
+
+
+def _most_fragile(tables: Sequence[SensitivityTable]) -> Table:
+    """The sites that lose most by each method, at their narrowest width."""
+    shown = Table("method", "site", "bits", "sensitivity", "unit", title=f"most fragile sites, {tables[0].mixtures} mixtures")
+    for table in tables:
+        narrowest = np.isfinite(table.value).argmax(axis=1)
+        rows = np.arange(len(table.sites))
+        order = np.argsort(-table.value[rows, narrowest], kind="stable")[:FRAGILE_SITES].tolist()
+        for row in order:
+            column = narrowest[row]
+            error = table.standard_error[row, column]
+            value = f"{table.value[row, column]:.3g}" + ("" if np.isnan(error) else f" ± {error:.2g}")
+            first = row == order[0]
+            shown.add_row(
+                table.method if first else "",
+                table.sites[row],
+                str(table.widths[column]),
+                value,
+                table.method.unit if first else "",
+                end_section=row == order[-1],
+            )
+    return shown
+
+
+def _exact_allocations(table: SensitivityTable, space: SearchSpace, experiment: Experiment) -> dict[str, BitAllocation]:
+    """The allocations that lose least by a table at a few sizes, by size."""
+    cost = size_cost(experiment_workload(experiment), space.widths)
+    problem = prior_problem(space, separable_loss(table, space), [cost])
+    narrowest = np.zeros((1, len(space.widths)), np.int8)
+    widest = np.array([[len(widths) - 1 for _, widths in space.widths]], np.int8)
+    least, most = (float(problem.cost_of(SIZE, indices)[0]) for indices in (narrowest, widest))
+    front = front_at(problem, SIZE, np.geomspace(least, most, SIZES_SHOWN + 2)[1:-1].tolist())
+    return {
+        f"{size / 1000:.1f} kB": problem.allocation(indices)
+        for size, indices in zip(front.costs.tolist(), front.indices, strict=True)
+    }
+
+
+def _check_subject(workspace: Workspace, candidate: int | None, model: Path | None, fidelity: Fidelity | None) -> None:
     """Refuse what cannot be judged, before data are built for it."""
     if model is not None:
         _open_model(workspace, model)
     elif candidate is not None:
-        read_run(workspace.folder).row(candidate)
+        read_run(workspace.folder, fidelity).row(candidate)
     else:
         load_float_base(workspace)
 
@@ -331,15 +451,25 @@ def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
     return separator
 
 
-def _subject(workspace: Workspace, candidate: int | None, model: Path | None) -> tuple[System, str]:
+def _subject(
+    workspace: Workspace, candidate: int | None, model: Path | None, fidelity: Fidelity | None
+) -> tuple[System, str]:
     if model is not None:
         return _open_model(workspace, model).separate, str(model)
     if candidate is not None:
-        opened = read_run(workspace.folder)
+        opened = read_run(workspace.folder, fidelity)
         allocation = opened.allocation(candidate)
         check_provenance(workspace)
-        return candidate_system(prepare(workspace), allocation), f"candidate {candidate}"
+        prepared = prepare(workspace)
+        return candidate_system(prepared, allocation, trained_state(opened, prepared, candidate)), f"candidate {candidate}"
     return float_system(load_float_base(workspace)), "full-precision base"
+
+
+def _allocation_of(workspace: Workspace, candidate: int | None, fidelity: Fidelity | None) -> dict[str, object]:
+    if candidate is None:
+        return {"allocation": None, "fidelity": None}
+    opened = read_run(workspace.folder, fidelity)
+    return {"allocation": opened.allocation(candidate).to_json(), "fidelity": opened.table.fidelity.value}
 
 
 def _embedded_experiment() -> Experiment:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -232,6 +233,23 @@ class RayExecutor(Generic[Argument, Result]):
             return None
         reason = f"its worker died {job.attempts} times; the last time: {type(death).__name__}: {_one_line(death)}"
         return Outcome(job.key, None, reason, job.attempts, seconds=0.0, worker="")
+
+
+@contextmanager
+def ray_session(workers: int, ray_address: str | None) -> Iterator[None]:
+    """Keep Ray up for several executors in a row: starting it takes longer than many of their jobs.
+
+    Raises:
+        UserError: no cluster answers at `ray_address`.
+    """
+    owns = _connect_ray(workers, ray_address)
+    try:
+        yield
+    finally:
+        if owns:
+            import ray
+
+            ray.shutdown()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ file are relative to the file itself.
 """
 
 import tomllib
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -189,25 +190,155 @@ class QuantizationConfig(Section):
     """Validation mixtures from which activation ranges are read."""
 
 
-class SamplerKind(StrEnum):
-    """Who proposes the next allocations."""
+class Fidelity(StrEnum):
+    """How a candidate is scored, from cheap and rough to dear and final."""
 
+    SUBSET = "post-training-subset"
+    """Quantized and not trained again, on the first `search.validation_mixtures` mixtures."""
+    POST_TRAINING = "post-training"
+    """The same, on the whole validation set."""
+    SHORT_QAT = "short-qat"
+    """After `qat.steps` steps of quantization-aware training, on the whole validation set."""
+    FULL_QAT = "full-qat"
+    """After `qat.full_steps` steps."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the network is trained before it is scored."""
+        return self in (Fidelity.SHORT_QAT, Fidelity.FULL_QAT)
+
+
+class Prior(StrEnum):
+    """Sensitivities that seed a search: tables of `hwsearch sensitivity`."""
+
+    CURVATURE = "curvature"
+    AVERAGE_CURVATURE = "average-curvature"
+    FISHER = "fisher"
+    KL = "kl"
+    MEASURED = "measured-noise-ratio"
+    GRADIENT = "gradient"
+    OUTPUT_NOISE = "output-noise-ratio"
+    RECOVERABILITY = "recoverability"
+
+
+class SamplerKind(StrEnum):
+    """Who proposes behind the seeds."""
+
+    POSTERIOR = "posterior"
+    """The prior sensitivities, corrected by every scored candidate, and the allocation problem solved again."""
     RANDOM = "random"
     NSGA2 = "nsga2"
     TPE = "tpe"
+    GP = "gp"
+
+
+class Strategy(StrEnum):
+    """Which candidates a search tries, for comparisons; the default is all that is known."""
+
+    PRIOR_CORRECTED = "prior-corrected"
+    """Uniform allocations, every prior's exact front, and then the sampler."""
+    UNIFORM = "uniform"
+    """Uniform allocations and 'ends at 8 bits' only."""
+    CURVATURE = "curvature"
+    """Uniform allocations, then the exact front of the curvature sensitivities at ever more sizes."""
+    KL = "kl"
+    """The same with the KL sensitivities."""
+    NAS = "nas"
+    """Uniform allocations, then those a differentiable search finds over a sweep of cost weights."""
+
+
+class SensitivityConfig(Section):
+    """How the sensitivities of sites and widths are estimated."""
+
+    mixtures: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Validation mixtures, the first ones."""
+    probe: Literal["rademacher", "gaussian"] = "rademacher"
+    relative_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Standard error of a trace, as a share of it, at which probing stops."""
+    max_probes: Annotated[int, Field(ge=1, le=10_000)] = 48
+    """Probes per mixture and site at which it stops in any case."""
+    recoverability_steps: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Training steps after which a quantized site's remaining loss is measured."""
+
+
+class QatConfig(Section):
+    """Quantization-aware training of candidates, from the base, with distillation from it."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Of the fidelity `short-qat`."""
+    full_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """Of the fidelity `full-qat`."""
+    batch_size: Annotated[int, Field(ge=1, le=512)] = 4
+    segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 2.0
+    examples: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Training mixtures, made once and visited in a new order in every pass; with their features a megabyte or two each."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """Of the weights, biases and slopes; it follows half a cosine down to a twentieth."""
+    scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 3e-2
+    """Of the scales, relative to each scale's size; it falls likewise."""
+    distillation: Fraction = 0.5
+    """Share of the loss that compares with the full-precision base's estimate instead of the target."""
+    gradient_clip: Positive = 5.0
+    warm_start: bool = True
+    """Whether training starts from the nearest candidate that was trained already instead of from the base."""
+
+
+class NasConfig(Section):
+    """The differentiable search: every site a weighted choice among its widths."""
+
+    steps: Annotated[int, Field(ge=1, le=100_000)] = 60
+    """Training steps per weight of the cost."""
+    cost_weights: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.2, 1.0, 3.0, 6.0, 10.0, 18.0, 30.0)
+    """Weights lambda of the cost in dB, where a cost of 1 is that of the widest allocation; each gives a candidate or two."""
+    cost: str = "size_bytes"
+    """An additive cost, such as `size_bytes` or `latency_ms[cortex-m7-cmsis-nn]`, or `sum-sqrt-bits`, the reference system's."""
+    relaxation: Literal["softmax", "gumbel"] = "softmax"
+    temperature: Annotated[tuple[Positive, Positive], Field()] = (1.0, 0.1)
+    """First and last temperature of the choice."""
+    batch_size: Annotated[int, Field(ge=1, le=512)] = 2
+    learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
+    train_weights: bool = False
+    """Whether the shared weights are trained with the choices."""
+
+
+class Promotion(Section):
+    """A rung of successive halving: which candidates are scored again, at a higher fidelity."""
+
+    fidelity: Literal[Fidelity.POST_TRAINING, Fidelity.SHORT_QAT, Fidelity.FULL_QAT]
+    keep: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Candidates of the rung below that go on: its fronts from the best on, and the uniform and ends-at-8 ones in any case."""
 
 
 class SearchConfig(Section):
     """The search over bit allocations."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    sampler: SamplerKind = SamplerKind.NSGA2
+    strategy: Strategy = Strategy.PRIOR_CORRECTED
+    sampler: SamplerKind = SamplerKind.POSTERIOR
+    """Of the strategy `prior-corrected`."""
+    priors: tuple[Prior, ...] = (Prior.MEASURED, Prior.OUTPUT_NOISE, Prior.KL, Prior.AVERAGE_CURVATURE, Prior.GRADIENT)
+    """Whose exact fronts seed the search. The posterior starts from those in noise ratios, or else from the first."""
+    seed_sizes: Annotated[int, Field(ge=8, le=1000)] = 8
+    """Sizes at which each prior's exact front is scored."""
+    nas: bool = False
+    """Whether a differentiable search (section `nas`) adds its candidates to the seeds."""
+    objectives: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("si_snr_improvement_db", "size_bytes")
+    """Quality first, then one to three costs."""
+    limits: dict[str, float] = Field(default_factory=dict)
+    """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`; uniform seeds may lie above it."""
     population: Annotated[int, Field(ge=2, le=1000)] = 20
+    """Of the genetic samplers; the others draw as many at random before they model anything, where nothing was seeded."""
     weight_bits: Annotated[tuple[WeightBits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
     activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
+    allowed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Site pattern (shell wildcards) to the widths that its sites may take instead."""
     fixed: dict[str, int] = Field(default_factory=dict)
-    """Site pattern (shell wildcards) to a bit-width that is not searched."""
+    """Site pattern to a bit-width that is not searched."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Lists of site patterns; all sites that a list matches share one width."""
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
+    promotions: tuple[Promotion, ...] = ()
+    """Rungs above the first, in rising fidelity; each keeps fewer candidates or as many."""
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")
     """Built-in target names, or paths of target files."""
     utterance_seconds: Annotated[float, Field(ge=0.1, le=3600.0)] = 4.0
@@ -217,10 +348,20 @@ class SearchConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in ("weight_bits", "activation_bits"):
-            widths = getattr(self, name)
-            if tuple(sorted(set(widths))) != widths:
+        for name, widths in (
+            ("weight_bits", self.weight_bits),
+            ("activation_bits", self.activation_bits),
+            *((f"allowed of '{pattern}'", widths) for pattern, widths in self.allowed.items()),
+        ):
+            if not widths or tuple(sorted(set(widths))) != widths:
                 raise ValueError(f"{name} {list(widths)} must rise without repeats")
+        if len(set(self.objectives)) != len(self.objectives) or self.objectives[0] != "si_snr_improvement_db":
+            raise ValueError(f"objectives {list(self.objectives)} must differ and begin with 'si_snr_improvement_db'")
+        if len(set(self.priors)) != len(self.priors):
+            raise ValueError(f"priors {[prior.value for prior in self.priors]} must differ")
+        order = [list(Fidelity).index(promotion.fidelity) for promotion in self.promotions]
+        if order != sorted(set(order)):
+            raise ValueError("promotions must rise in fidelity without repeats")
         return self
 
 
@@ -256,6 +397,9 @@ class Experiment(Section):
     separator: SeparatorConfig = SeparatorConfig()
     training: TrainingConfig = TrainingConfig()
     quantization: QuantizationConfig = QuantizationConfig()
+    sensitivity: SensitivityConfig = SensitivityConfig()
+    qat: QatConfig = QatConfig()
+    nas: NasConfig = NasConfig()
     search: SearchConfig = SearchConfig()
     export: ExportConfig = ExportConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -294,6 +438,17 @@ def load_experiment(path: Path) -> Experiment:
     except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not TOMLDecodeError
         raise UserError(f"{path}: not valid TOML ({error}); wanted an experiment file") from None
     return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+
+
+def with_search(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
+    """The experiment with other values for some keys of its section `search`.
+
+    Raises:
+        UserError: a value out of range; names the key.
+    """
+    content = experiment.model_dump(mode="json")
+    content["search"] |= changes
+    return parse_experiment(content, source="command line")
 
 
 def parse_experiment(content: Any, source: str) -> Experiment:

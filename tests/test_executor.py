@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.executor import LocalExecutor, RayExecutor, run_jobs
+from hwsearch.executor import LocalExecutor, RayExecutor, ray_session, run_jobs
+from hwsearch.experiment import Fidelity
 from hwsearch.search.record import Failed, Scored
+from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
-from tests.search.synthetic import events, make_experiment, score, search
+from tests.search.synthetic import events, make_experiment, quality, score, search
 
 
 def make_square(offset: int = 0) -> Callable[[int], int]:
@@ -61,9 +63,9 @@ def test_a_user_error_of_a_job_concerns_every_job() -> None:
         list(run_jobs(executor, [1]))
 
 
-def moody_score(allocation: BitAllocation, folder: Path) -> Mapping[str, float]:
+def moody_score(job: ScoringJob, folder: Path) -> Mapping[str, float]:
     """Uniform 2 bits kill the worker always, uniform 3 bits the first time; uniform 4 bits raise."""
-    weights = {bits for site, bits in allocation.widths if site.endswith(".weight")}
+    weights = {bits for site, bits in job.allocation.widths if site.endswith(".weight")}
     marker = folder / "killed-once"
     first_time = not marker.exists()
     if weights == {3}:
@@ -74,13 +76,13 @@ def moody_score(allocation: BitAllocation, folder: Path) -> Mapping[str, float]:
         raise RuntimeError("no sound")
     if weights == {5} and os.environ["OMP_NUM_THREADS"] != "1":
         raise RuntimeError("too many threads")
-    if allocation.by_site["masks"] == 4:
+    if job.allocation.by_site["masks"] == 4:
         raise UserError("the base is gone")
     time.sleep(0.02)
-    return score(allocation)
+    return score(job)
 
 
-def make_moody(folder: Path) -> Callable[[BitAllocation], Mapping[str, float]]:
+def make_moody(folder: Path) -> Callable[[ScoringJob], Mapping[str, float]]:
     return partial(moody_score, folder=folder)
 
 
@@ -99,7 +101,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayExecut
 def test_a_search_on_ray_outlives_its_workers(on_ray: tuple[RayExecutor, Path]) -> None:
     scored = [event for event in events(on_ray[1]) if isinstance(event, Scored)][1:]
     assert len({tuple(event.allocation.items()) for event in scored}) == 16
-    assert all(event.metrics == score(BitAllocation.of(event.allocation)) for event in scored)
+    assert all(event.metrics == quality(BitAllocation.of(event.allocation)) for event in scored)
     assert len({event.worker for event in scored}) >= 2
     assert not any(event.worker.endswith(f":{os.getpid()}") for event in scored)
 
@@ -128,10 +130,10 @@ def test_ray_is_reached_from_this_machine_only(on_ray: tuple[RayExecutor, Path])
 
 def test_a_user_error_on_a_worker_arrives_as_itself(on_ray: tuple[RayExecutor, Path]) -> None:
     executor, _ = on_ray
-    executor.submit(0, BitAllocation((("x.weight", 8), ("masks", 4))))
+    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 4))), Fidelity.POST_TRAINING))
     with pytest.raises(UserError, match=r"^the base is gone$"):
         executor.next_outcome()
-    executor.submit(1, BitAllocation((("x.weight", 8), ("masks", 8))))
+    executor.submit(1, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 8))), Fidelity.POST_TRAINING))
     assert executor.next_outcome().error is None
 
 
@@ -139,3 +141,5 @@ def test_an_address_without_a_cluster_is_refused() -> None:
     for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"):
         with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
             RayExecutor(make_square, workers=1, ray_address=address)
+        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"), ray_session(1, address):
+            pass

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import QuantizationConfig
+from hwsearch.experiment import Fidelity, QuantizationConfig
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
@@ -23,9 +23,11 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.features import features
 from hwsearch.separator.folding import fold
+from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import QuantizedMaskNetwork, build_quantized
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.stft import stft
+from hwsearch.separator.trained import TrainedState, trained_network
 
 Format = Literal["onnx", "qonnx"]
 
@@ -56,6 +58,21 @@ def export_candidate(
     return export_network(separator, network, mixtures, output, graph_format, base_digest)
 
 
+def export_trained(
+    base: PreparedBase,
+    state: TrainedState,
+    fidelity: Fidelity,
+    mixtures: Sequence[Mixture],
+    output: Path,
+    graph_format: Format,
+) -> VerificationReport:
+    """Export what quantization-aware training has made of the base at an allocation; see `export_network`."""
+    network, digest = trained_network(base, state), base.base_sha256
+    return export_network(
+        base.separator, network, mixtures, output, graph_format, digest, fidelity=fidelity, training_steps=state.steps
+    )
+
+
 def export_network(
     separator: Separator,
     network: QuantizedMaskNetwork,
@@ -63,6 +80,9 @@ def export_network(
     output: Path,
     graph_format: Format,
     base_digest: str,
+    *,
+    fidelity: Fidelity = Fidelity.POST_TRAINING,
+    training_steps: int = 0,
 ) -> VerificationReport:
     """Export a quantized network, trained or not, to a folder, verified before it appears there.
 
@@ -76,6 +96,8 @@ def export_network(
         output: the folder to be.
         graph_format: `onnx` for ONNX Runtime, `qonnx` for FPGA tools.
         base_digest: SHA-256 of the base file.
+        fidelity: how far the network was trained, for the graph's description and the proof.
+        training_steps: steps of that training.
 
     Raises:
         UserError: something that is no export is at `output`.
@@ -90,6 +112,8 @@ def export_network(
             "separator": separator.config,
             "allocation": network.allocation.to_json(),
             "base_digest": base_digest,
+            "fidelity": fidelity,
+            "training_steps": training_steps,
             "hwsearch_version": _version(),
         }
     )
@@ -98,7 +122,7 @@ def export_network(
     temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         graph = temporary / GRAPH_FILES[graph_format]
-        verification: dict[str, object] = {}
+        verification: dict[str, object] = {"fidelity": fidelity.value, "training_steps": training_steps}
         if graph_format == "onnx":
             export_onnx(exported, graph, description)
             report = verify_onnx(graph, exported, batches)

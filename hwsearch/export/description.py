@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
 from hwsearch.errors import UserError
-from hwsearch.experiment import Section, SeparatorConfig
+from hwsearch.experiment import Fidelity, Section, SeparatorConfig
 from hwsearch.separator.allocation import BitAllocation
 
 _KEY = "hwsearch"
@@ -25,6 +25,8 @@ class ExportDescription(Section):
         separator: front end and shape of the network.
         allocation: width of every site.
         base_digest: SHA-256 of the full-precision base.
+        fidelity: how far the network was trained behind quantization.
+        training_steps: steps of that training.
         hwsearch_version: the version that exported.
         content_digest: SHA-256 of the file with this digest as zeros; `seal` writes it.
     """
@@ -35,6 +37,8 @@ class ExportDescription(Section):
     separator: SeparatorConfig
     allocation: dict[str, int]
     base_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    fidelity: Fidelity = Fidelity.POST_TRAINING
+    training_steps: Annotated[int, Field(ge=0)] = 0
     hwsearch_version: str
     content_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = _UNSEALED
 

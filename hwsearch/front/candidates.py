@@ -1,11 +1,14 @@
-"""The candidates of a search as a columnar table."""
+"""The candidates of a search at one fidelity as a columnar table."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import QUALITY, Objective
 from hwsearch.search.record import REFERENCE, Failed, Header, Scored, read_record
 from hwsearch.separator.allocation import BitAllocation, is_weight
@@ -16,7 +19,7 @@ DROP = "drop_db"
 
 @dataclass(frozen=True, eq=False)
 class CandidateTable:
-    """Scored candidates, one row each, in the order of their scores; the reference is not among them.
+    """Candidates scored at one fidelity, one row each, in the order of their scores; the reference is not among them.
 
     Shapes: N candidates, S sites.
     """
@@ -25,6 +28,8 @@ class CandidateTable:
     fixed: frozenset[str]
     """Sites that the experiment fixes by pattern."""
     objectives: tuple[Objective, ...]
+    fidelity: Fidelity
+    """How all of them were scored."""
     candidate: npt.NDArray[np.int64]
     """[N], number of the candidate."""
     strategy: npt.NDArray[np.str_]
@@ -38,7 +43,9 @@ class CandidateTable:
     reference: dict[str, float]
     """Metrics and costs of the full-precision network; empty while it is not scored."""
     failures: dict[int, str]
-    """Number of each failed candidate, and why it failed."""
+    """Number of each candidate that failed at this fidelity, and why."""
+    weights: dict[int, str]
+    """Number of each candidate that was trained, and the file of its weights."""
 
     def __len__(self) -> int:
         return len(self.candidate)
@@ -53,6 +60,7 @@ class CandidateTable:
             sites=self.sites,
             fixed=self.fixed,
             objectives=self.objectives,
+            fidelity=self.fidelity,
             candidate=self.candidate[rows],
             strategy=self.strategy[rows],
             uniform=self.uniform[rows],
@@ -60,27 +68,43 @@ class CandidateTable:
             columns={name: values[rows] for name, values in self.columns.items()},
             reference=self.reference,
             failures=self.failures,
+            weights=self.weights,
         )
 
 
-def read_candidates(folder: Path) -> CandidateTable:
+def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> CandidateTable:
     """Read the candidates of a run folder, also while the search runs.
 
+    Args:
+        folder: of the run.
+        fidelity: which scores; by default those of the highest at which the search has scored a candidate. Scores of different
+            fidelities are never mixed.
+
     Raises:
-        UserError: no record there, or a damaged one; names file and line.
+        UserError: no record there, a damaged one (names file and line), or nothing scored at the fidelity asked for.
     """
-    header, events = read_record(folder)
+    header, iterator = read_record(folder)
+    events = [event for event in iterator if isinstance(event, Scored | Failed)]
+    there = {event.fidelity for event in events if event.candidate != REFERENCE and isinstance(event, Scored)}
+    if fidelity is None:
+        fidelity = max(there, key=list(Fidelity).index, default=events[0].fidelity if events else Fidelity.POST_TRAINING)
+    elif fidelity not in there:
+        known = ", ".join(f"'{known.value}'" for known in Fidelity if known in there) or "nothing yet"
+        raise UserError(f"{folder}: nothing was scored at fidelity '{fidelity.value}'; it has {known}")
+    return _table(header, [event for event in events if event.fidelity is fidelity], fidelity)
+
+
+def _table(header: Header, events: Sequence[Scored | Failed], fidelity: Fidelity) -> CandidateTable:
     scored: list[Scored] = []
     reference: dict[str, float] = {}
     failures: dict[int, str] = {}
     for event in events:
         if isinstance(event, Failed):
             failures[event.candidate] = event.reason
-        elif isinstance(event, Scored):
-            if event.candidate == REFERENCE:
-                reference = {name: value for name, value in _values(event).items() if value is not None}
-            else:
-                scored.append(event)
+        elif event.candidate == REFERENCE:
+            reference = {name: value for name, value in _values(event).items() if value is not None}
+        else:
+            scored.append(event)
     sites = tuple(header.widths)
     widths = np.array([[event.allocation[site] for site in sites] for event in scored], dtype=np.int16)
     widths = widths.reshape(len(scored), len(sites))
@@ -91,6 +115,7 @@ def read_candidates(folder: Path) -> CandidateTable:
         sites=sites,
         fixed=frozenset(header.fixed),
         objectives=header.objectives,
+        fidelity=fidelity,
         candidate=np.array([event.candidate for event in scored], dtype=np.int64),
         strategy=np.array([event.strategy for event in scored], dtype=np.str_),
         uniform=_uniform(widths, header),
@@ -98,6 +123,7 @@ def read_candidates(folder: Path) -> CandidateTable:
         columns=columns,
         reference=reference,
         failures=failures,
+        weights={event.candidate: event.weights for event in scored if event.weights is not None},
     )
 
 

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.front.pareto import non_dominated
+from hwsearch.search.pareto import non_dominated
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=\s]+)\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^<>=\s]+)\s*")

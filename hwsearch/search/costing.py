@@ -22,6 +22,9 @@ from hwsearch.separator.features import feature_count
 from hwsearch.separator.stft import frame_count
 from hwsearch.separator.workload import build_workload
 
+TCN_PREFIX = "blocks."
+"""What the sites of the TCN's blocks begin with; the others are the ends."""
+
 
 def experiment_workload(experiment: Experiment) -> Workload:
     """The layer shapes of one inference of `search.utterance_seconds`."""
@@ -74,7 +77,7 @@ def make_cost(experiment: Experiment) -> Cost:
     """
     workload = experiment_workload(experiment)
     tables = compile_targets(experiment, workload)
-    tcn = [site for site in weight_sites(experiment.separator) if site.startswith("blocks.")]
+    tcn = [site for site in weight_sites(experiment.separator) if site.startswith(TCN_PREFIX)]
 
     def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
         bits = bits_matrix(workload, [allocation.by_site for allocation in allocations])

@@ -1,4 +1,4 @@
-"""The driver: asks proposers, keeps the workers busy, and writes the record.
+"""The driver: asks proposers, keeps the workers busy, writes the record, and promotes candidates to higher fidelities.
 
 Everything it knows follows from the record, so it can be killed at any instant and run again: what was asked
 and not scored is submitted again under its number, nothing is scored twice, and with results in the same
@@ -8,7 +8,7 @@ order the search goes on as if it had never been interrupted.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +19,10 @@ import numpy as np
 import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
-from hwsearch.experiment import FLOAT_BITS, Experiment
+from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity
 from hwsearch.files import digest
-from hwsearch.search.objectives import QUALITY_AND_SIZE, Objective
+from hwsearch.search.objectives import Objective, objectives_of
+from hwsearch.search.promotion import promoted
 from hwsearch.search.proposer import Candidate, Proposal, Proposer, Result, SeedProposer
 from hwsearch.search.record import (
     REFERENCE,
@@ -34,15 +35,20 @@ from hwsearch.search.record import (
     now,
     read_record,
 )
-from hwsearch.search.space import Point, SearchSpace, ends_seeds, uniform_seeds
-from hwsearch.search.study import MIRROR_FILE, OptunaProposer, StudyMirror
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.search.scoring import ScoringJob, TrainedFile, first_fidelity, trained_name
+from hwsearch.search.space import ENDS, UNIFORM, Point, SearchSpace, Seed
+from hwsearch.search.study import MIRROR_FILE, StudyMirror, objective_values
+from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 
 Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
 """Costs of allocations by column name, such as `size_bytes` or `latency_ms[ethos-u55-128]`."""
 
-POST_TRAINING = "post-training"
-"""The fidelity of a network that was quantized and not trained again."""
+TRAINED_FOLDER = "trained"
+"""Folder of a run with the weights of candidates that were trained."""
+
+ALWAYS_PROMOTED = (UNIFORM, ENDS)
+"""Strategies whose candidates are scored at every fidelity: what a search has to beat, and hand rules that look poor before
+training and good after it."""
 
 ASKS_BEFORE_MUTATION = 8
 """Proposals already known after which the last one is mutated instead of asking again."""
@@ -55,11 +61,13 @@ MUTATIONS_BEFORE_COUNTING = 100
 class SearchProgress:
     """Where a search stands, after each finished candidate."""
 
+    fidelity: Fidelity
+    """The rung that is being scored; the counts are of it."""
     scored: int
     failed: int
     trials: int
     seconds: float
-    """Since this driver started."""
+    """Since this driver began the rung."""
     candidates_per_second: float
     """Finished by this driver."""
     remaining_seconds: float | None
@@ -75,12 +83,15 @@ class SearchSummary:
     """Distinct candidates scored in all, the full-precision reference not among them."""
     failed: int
     trials: int
+    promoted: Mapping[Fidelity, int]
+    """Of these, scored at each higher fidelity."""
     seconds: float
     interrupted: bool
 
     def __str__(self) -> str:
         """One line for the user."""
         counts = f"{self.scored} of {self.trials} candidates scored, {self.failed} failed"
+        counts += "".join(f", {count} at '{fidelity.value}'" for fidelity, count in self.promoted.items())
         if self.interrupted:
             return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
         if self.scored < self.trials:
@@ -91,29 +102,30 @@ class SearchSummary:
 def run_search(
     experiment: Experiment,
     space: SearchSpace,
-    executor: Executor[BitAllocation, Mapping[str, float]],
+    executor: Executor[ScoringJob, Mapping[str, float]],
     cost: Cost,
     folder: Path,
     progress: Callable[[SearchProgress], None],
     *,
+    seeds: Iterable[Seed],
     proposer: Proposer | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> SearchSummary:
-    """Search until `experiment.search.trials` distinct candidates are scored, or the space is exhausted.
+    """Search until `experiment.search.trials` distinct candidates are scored, or nobody proposes more; then promote.
 
-    The full-precision network is scored first, as candidate 0 outside the count. Then come the uniform
-    allocations and those that keep the ends at 8 bits; then `proposer`, by default the Optuna sampler that
-    the experiment names. Ctrl-C ends the search cleanly; calling this again with the same folder continues
-    it. An experiment that differs only in `search.trials`, `search.max_attempts`, `export` or `evaluation`
-    continues it too.
+    The full-precision network is scored first, as candidate 0 outside the count. Then come the seeds, then `proposer`. Each of
+    `search.promotions` then scores its share of the rung below again, and full precision with it. Ctrl-C ends the search
+    cleanly; calling this again with the same folder continues it. An experiment that differs only in `search.trials`,
+    `search.promotions`, `search.max_attempts`, `export` or `evaluation` continues it too.
 
     Args:
         experiment: what to search.
         space: the space of its search.
-        executor: scores allocations; gives metrics by column name.
+        executor: scores candidates; gives metrics by column name.
         cost: charges allocations. A cost that is not finite is recorded as absent.
-        folder: the run folder: the record, the lock, the mirror for Optuna's tools.
-        progress: called once at the start, and after every finished candidate.
+        folder: the run folder: the record, the lock, the mirror for Optuna's tools, trained weights.
+        progress: called once at the start of each rung, and after every finished candidate.
+        seeds: what is scored before anyone proposes.
         proposer: the strategy behind the seeds.
         provenance: what else the candidates depend on, such as the hash of the base; must be the same on a
             resume.
@@ -122,28 +134,29 @@ def run_search(
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
             network cannot be scored, or as many candidates failed as were wanted.
     """
+    objectives = objectives_of(experiment.search.objectives)
     header = Header(
         name=experiment.name,
         experiment=search_digest(experiment),
         provenance=dict(provenance or {}),
         seed=experiment.seed,
-        objectives=QUALITY_AND_SIZE,
+        objectives=objectives,
         widths=dict(space.widths),
         fixed=tuple(sorted(space.fixed)),
+        groups=space.groups,
         versions=_versions(),
         time=now(),
     )
-    strategy = proposer or OptunaProposer(experiment.search, space, QUALITY_AND_SIZE, experiment.seed)
-    seeds = SeedProposer(uniform_seeds(space) + ends_seeds(space))
+    proposers: list[Proposer] = [SeedProposer(seeds), *([] if proposer is None else [proposer])]
     with Record(folder, header) as record:
-        search = _Search(experiment, space, record, [seeds, strategy])
+        search = _Search(experiment, space, record, objectives, proposers, folder)
         interrupted = False
         try:
-            search.replay(folder)
+            search.replay()
             search.run(executor, cost, progress)
         except KeyboardInterrupt:
             interrupted = True
-        return search.summary(folder, interrupted=interrupted)
+        return search.summary(interrupted=interrupted)
 
 
 def search_digest(experiment: Experiment) -> str:
@@ -157,7 +170,7 @@ def search_digest(experiment: Experiment) -> str:
             exclude={
                 "base": True,
                 "data": {"corpora": {"__all__": {"root"}}},
-                "search": {"trials", "max_attempts", "targets"},
+                "search": {"trials", "promotions", "max_attempts", "targets"},
                 "export": True,
                 "evaluation": True,
             },
@@ -173,91 +186,190 @@ class _Search:
         experiment: Experiment,
         space: SearchSpace,
         record: Record,
+        objectives: tuple[Objective, ...],
         proposers: Sequence[Proposer],
+        folder: Path,
     ) -> None:
         self._experiment = experiment
         self._trials = experiment.search.trials
+        self._first = first_fidelity(experiment)
         self._space = space
         self._record = record
+        self._objectives = objectives
         self._proposers = proposers
-        self._asked = 0
+        self._folder = folder
+        self._asked: dict[int, Candidate | None] = {}
+        """By number; None is the reference."""
         self._known: set[Point] = set()
-        self._unfinished: dict[int, Candidate | None] = {}
-        """Asked and not finished, by number; None is the reference."""
+        self._unfinished: set[int] = set()
+        """Asked and not finished at the first fidelity."""
         self._finished: list[Result] = []
-        self._scored = 0
+        self._rungs: dict[Fidelity, dict[int, Result | None]] = {self._first: {}}
+        """What became of candidates at each fidelity, by number; None for one that failed."""
+        self._training: dict[int, tuple[int | None, str]] = {}
+        """Of candidates whose training is in flight: whose weights it started from, and the file of its own."""
+        self._weights: dict[tuple[Fidelity, int], str] = {}
+        """Files of the weights of finished trainings."""
         self._start = time.perf_counter()
         self._mirror: StudyMirror
 
-    def replay(self, folder: Path) -> None:
+    def replay(self) -> None:
         """Take in the record as it is."""
-        _, events = read_record(folder)
+        _, events = read_record(self._folder)
         for event in events:
             if isinstance(event, Asked):
                 self._note_asked(event)
                 continue
-            candidate = self._unfinished.pop(event.candidate)
-            if candidate is None:
-                continue
-            if isinstance(event, Scored):
-                self._note_finished(Result(candidate, event.metrics, event.costs))
-            else:
-                self._note_finished(Result(candidate, None, {}))
-        self._mirror = StudyMirror(folder / MIRROR_FILE, self._experiment.name, self._space, QUALITY_AND_SIZE, self._finished)
+            candidate = self._asked[event.candidate] or _REFERENCE_CANDIDATE
+            if isinstance(event, Scored) and event.weights is not None:
+                self._weights[event.fidelity, event.candidate] = event.weights
+            scored = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else None
+            self._note_finished(event.fidelity, scored or Result(candidate, None, {}))
+        self._mirror = StudyMirror(
+            self._folder / MIRROR_FILE, self._experiment.name, self._space, self._objectives, self._finished
+        )
 
     def run(
         self,
-        executor: Executor[BitAllocation, Mapping[str, float]],
+        executor: Executor[ScoringJob, Mapping[str, float]],
         cost: Cost,
         progress: Callable[[SearchProgress], None],
     ) -> None:
-        """Ask, submit and settle until the search is done."""
-        before = len(self._finished)
-        progress(self._progress(before))
+        """Ask, submit and settle until every rung is done."""
         backlog = deque(sorted(self._unfinished))
+        self._run_rung(self._first, lambda in_flight: self._next_number(backlog, in_flight), executor, cost, progress)
+        below = self._first
+        for promotion in self._experiment.search.promotions:
+            if promotion.fidelity is below:
+                continue
+            rung = self._rungs.setdefault(promotion.fidelity, {})
+            waiting = deque(number for number in self._promoted(below, promotion.keep) if number not in rung)
+
+            def next_promoted(_: set[int], waiting: deque[int] = waiting) -> int | None:
+                return waiting.popleft() if waiting else None
+
+            total = len(waiting) + len(rung.keys() - {REFERENCE})
+            self._run_rung(promotion.fidelity, next_promoted, executor, cost, progress, total - (REFERENCE in waiting))
+            below = promotion.fidelity
+
+    def summary(self, *, interrupted: bool) -> SearchSummary:
+        """How it ended."""
+        scored, failed = self._counts(self._first)
+        return SearchSummary(
+            folder=self._folder,
+            scored=scored,
+            failed=failed,
+            trials=self._trials,
+            promoted={fidelity: self._counts(fidelity)[0] for fidelity in self._rungs if fidelity is not self._first},
+            seconds=time.perf_counter() - self._start,
+            interrupted=interrupted,
+        )
+
+    def _run_rung(
+        self,
+        fidelity: Fidelity,
+        next_number: Callable[[set[int]], int | None],
+        executor: Executor[ScoringJob, Mapping[str, float]],
+        cost: Cost,
+        progress: Callable[[SearchProgress], None],
+        total: int | None = None,
+    ) -> None:
+        """Score what `next_number` gives, given what is in flight, until it gives no more."""
+        trials = self._trials if total is None else total
+        start, before = time.perf_counter(), len(self._rungs[fidelity])
+
+        def report() -> None:
+            seconds = time.perf_counter() - start
+            scored, failed = self._counts(fidelity)
+            done = len(self._rungs[fidelity]) - before
+            rate = done / seconds if seconds > 0 else 0.0
+            remaining = (trials - scored) / rate if done else None
+            progress(SearchProgress(fidelity, scored, failed, trials, seconds, rate, remaining))
+
+        report()
         in_flight: set[int] = set()
         while True:
             while len(in_flight) < executor.capacity:
-                number = self._next_number(backlog, in_flight)
+                number = next_number(in_flight)
                 if number is None:
                     break
-                executor.submit(number, self._allocation(number))
+                executor.submit(number, self._job(number, fidelity))
                 in_flight.add(number)
             if not in_flight:
                 return
             outcome = executor.next_outcome()
             in_flight.remove(outcome.key)
-            self._settle(outcome, cost)
-            progress(self._progress(before))
-            if len(self._finished) - self._scored >= self._trials:
+            self._settle(outcome, fidelity, cost)
+            report()
+            if fidelity is self._first and self._counts(fidelity)[1] >= self._trials:
                 raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
-    def summary(self, folder: Path, *, interrupted: bool) -> SearchSummary:
-        """How it ended."""
-        return SearchSummary(
-            folder=folder,
-            scored=self._scored,
-            failed=len(self._finished) - self._scored,
-            trials=self._trials,
-            seconds=time.perf_counter() - self._start,
-            interrupted=interrupted,
-        )
+    def _counts(self, fidelity: Fidelity) -> tuple[int, int]:
+        """Candidates scored and failed at a fidelity, the reference not among them."""
+        results = [result for number, result in self._rungs[fidelity].items() if number != REFERENCE]
+        scored = sum(result is not None for result in results)
+        return scored, len(results) - scored
+
+    def _promoted(self, below: Fidelity, keep: int) -> list[int]:
+        """Who is scored again, first the reference; widest first, so that narrow ones find trained neighbours to start from."""
+        scored = {number: result for number, result in self._rungs[below].items() if result is not None and number != REFERENCE}
+        if not scored:
+            return []
+        values = np.array([self._values(result) for result in scored.values()])
+        always = {number for number, result in scored.items() if result.candidate.strategy in ALWAYS_PROMOTED}
+        chosen = promoted(values, [objective.direction for objective in self._objectives], keep, list(scored), always)
+        widths = {number: sum(bits for _, bits in self._allocation(number).widths) for number in chosen}
+        return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))]
+
+    def _values(self, result: Result) -> list[float]:
+        return objective_values(self._objectives, result.metrics or {}, result.costs)
+
+    def _job(self, number: int, fidelity: Fidelity) -> ScoringJob:
+        allocation = self._allocation(number)
+        if not fidelity.trained or number == REFERENCE:
+            return ScoringJob(allocation, fidelity)
+        start = self._nearest_trained(number, fidelity)
+        source = None if start is None else TrainedFile(self._trained_path(self._weights[start]), self._allocation(start[1]))
+        name = trained_name(allocation, fidelity, None if source is None else source.path.name)
+        self._training[number] = (None if start is None else start[1], name)
+        return ScoringJob(allocation, fidelity, self._trained_path(name), source)
+
+    def _trained_path(self, name: str) -> Path:
+        return (self._folder / TRAINED_FOLDER / name).resolve()
+
+    def _nearest_trained(self, number: int, fidelity: Fidelity) -> tuple[Fidelity, int] | None:
+        """The trained candidate with the fewest steps between its widths and this one's: its own weights of the trained rung
+        below, or of the same rung; None while there is none, or where warm starts are off.
+        """
+        if not self._experiment.qat.warm_start:
+            return None
+        trained = [key for key in self._weights if key[0] is not Fidelity.FULL_QAT or fidelity is Fidelity.FULL_QAT]
+        own = next((key for key in trained if key[1] == number), None)
+        if own is not None or not trained:
+            return own
+        mine = self._allocation(number).by_site
+
+        def distance(key: tuple[Fidelity, int]) -> int:
+            theirs = self._allocation(key[1]).by_site
+            return sum(abs(bits - theirs[site]) for site, bits in mine.items() if is_weight(site))
+
+        return min(trained, key=distance)
 
     def _next_number(self, backlog: deque[int], in_flight: set[int]) -> int | None:
         """The next candidate to submit, first those an earlier driver left; None if none is due."""
-        if self._asked == REFERENCE:
+        if not self._asked:
             self._ask(None, REFERENCE_STRATEGY, {})
             return REFERENCE
         if backlog and backlog[0] == REFERENCE:
             return backlog.popleft()
-        if self._scored + len(in_flight - {REFERENCE}) >= self._trials:
+        if self._counts(self._first)[0] + len(in_flight - {REFERENCE}) >= self._trials:
             return None
         if backlog:
             return backlog.popleft()
         proposal = self._propose()
         if proposal is None:
             return None
-        number = self._asked
+        number = len(self._asked)
         self._ask(proposal.point, proposal.strategy, proposal.state)
         return number
 
@@ -279,22 +391,22 @@ class _Search:
         """The proposal, mutated if it repeats a candidate."""
         if proposal.point not in self._known:
             return proposal
-        rng = np.random.default_rng([self._experiment.seed, self._asked])
+        rng = np.random.default_rng([self._experiment.seed, len(self._asked)])
         point = unknown_neighbour(proposal.point, self._space.shape, self._known, rng)
         return Proposal(point, f"{proposal.strategy}-mutated", proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, object]) -> None:
-        event = Asked(candidate=self._asked, strategy=strategy, point=point, state=dict(state), time=now())
+        event = Asked(candidate=len(self._asked), strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)
         self._note_asked(event)
 
     def _allocation(self, number: int) -> BitAllocation:
-        candidate = self._unfinished[number]
+        candidate = self._asked[number]
         if candidate is None:
             return uniform(self._experiment.separator, FLOAT_BITS, FLOAT_BITS)
         return self._space.decode(candidate.point)
 
-    def _settle(self, outcome: Outcome[Mapping[str, float]], cost: Cost) -> None:
+    def _settle(self, outcome: Outcome[Mapping[str, float]], fidelity: Fidelity, cost: Cost) -> None:
         """Record what became of a candidate, then tell the proposers and the mirror."""
         number = outcome.key
         allocation = self._allocation(number)
@@ -304,8 +416,8 @@ class _Search:
             for name, value in ((name, _finite(value)) for name, value in (outcome.result or {}).items())
             if value is not None
         }
-        reason = outcome.error or _missing_objective(QUALITY_AND_SIZE, metrics, costs, outcome.result)
-        candidate = self._unfinished[number]
+        reason = outcome.error or _missing_objective(self._objectives, metrics, costs, outcome.result)
+        candidate, (start, weights) = self._asked[number], self._training.pop(number, (None, None))
         if candidate is None and reason is not None:
             raise UserError(f"the full-precision network cannot be scored ({reason}); wanted a scorer that works")
         strategy = REFERENCE_STRATEGY if candidate is None else candidate.strategy
@@ -318,7 +430,9 @@ class _Search:
                     allocation=allocation.to_json(),
                     metrics=metrics,
                     costs=costs,
-                    fidelity=POST_TRAINING,
+                    fidelity=fidelity,
+                    start=start,
+                    weights=weights,
                     seconds=outcome.seconds,
                     worker=outcome.worker,
                     attempts=outcome.attempts,
@@ -330,6 +444,7 @@ class _Search:
                 Failed(
                     candidate=number,
                     strategy=strategy,
+                    fidelity=fidelity,
                     reason=reason,
                     seconds=outcome.seconds,
                     worker=outcome.worker,
@@ -337,41 +452,40 @@ class _Search:
                     time=now(),
                 )
             )
-        del self._unfinished[number]
-        if candidate is not None:
-            result = Result(candidate, metrics if reason is None else None, costs)
-            self._note_finished(result)
+        if reason is None and weights is not None:
+            self._weights[fidelity, number] = weights
+        result = Result(candidate or _REFERENCE_CANDIDATE, metrics if reason is None else None, costs)
+        self._note_finished(fidelity, result)
+        if candidate is not None and fidelity is self._first:
             self._mirror.add(result)
 
     def _note_asked(self, event: Asked) -> None:
-        self._asked += 1
+        self._unfinished.add(event.candidate)
         if event.point is None:
-            self._unfinished[event.candidate] = None
+            self._asked[event.candidate] = None
             return
         candidate = Candidate(event.candidate, event.point, event.strategy, event.state)
-        self._unfinished[event.candidate] = candidate
+        self._asked[event.candidate] = candidate
         self._known.add(event.point)
         for proposer in self._proposers:
             proposer.asked(candidate)
 
-    def _note_finished(self, result: Result) -> None:
-        self._finished.append(result)
-        self._scored += result.metrics is not None
+    def _note_finished(self, fidelity: Fidelity, result: Result) -> None:
+        number = result.candidate.number
+        self._rungs.setdefault(fidelity, {})[number] = None if result.metrics is None else result
+        if fidelity is not self._first:
+            return
+        self._unfinished.discard(number)
+        if number != REFERENCE:
+            self._finished.append(result)
         for proposer in self._proposers:
-            proposer.tell(result)
+            if number != REFERENCE:
+                proposer.tell(result)
+            elif result.metrics is not None:
+                proposer.started(result.metrics)
 
-    def _progress(self, before: int) -> SearchProgress:
-        seconds = time.perf_counter() - self._start
-        done = len(self._finished) - before
-        rate = done / seconds if seconds > 0 else 0.0
-        return SearchProgress(
-            scored=self._scored,
-            failed=len(self._finished) - self._scored,
-            trials=self._trials,
-            seconds=seconds,
-            candidates_per_second=rate,
-            remaining_seconds=(self._trials - self._scored) / rate if done else None,
-        )
+
+_REFERENCE_CANDIDATE = Candidate(REFERENCE, (), REFERENCE_STRATEGY, {})
 
 
 def unknown_neighbour(point: Point, shape: tuple[int, ...], known: set[Point], rng: np.random.Generator) -> Point:

@@ -1,5 +1,6 @@
 """What a search optimises: a column of metrics or costs, and its direction."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -36,3 +37,10 @@ QUALITY_AND_SIZE = (
     Objective(column=QUALITY, direction=Direction.MAXIMIZE),
     Objective(column=SIZE, direction=Direction.MINIMIZE),
 )
+
+
+def objectives_of(columns: Sequence[str]) -> tuple[Objective, ...]:
+    """Objectives by column: quality is to be high, costs are to be low."""
+    return tuple(
+        Objective(column=column, direction=Direction.MAXIMIZE if column == QUALITY else Direction.MINIMIZE) for column in columns
+    )

@@ -47,6 +47,10 @@ class Proposer(Protocol):
     last candidate. Then a resumed search proposes what the undisturbed one would have proposed.
     """
 
+    def started(self, reference: Mapping[str, float]) -> None:
+        """The full-precision network has these metrics. Workers may be asked for candidates before that is known."""
+        ...
+
     def ask(self) -> Proposal | None:
         """The next proposal, given what is known; None if this proposer has no more.
 
@@ -69,6 +73,9 @@ class SeedProposer:
 
     def __init__(self, seeds: Iterable[Seed]) -> None:
         self._waiting = deque(seeds)
+
+    def started(self, reference: Mapping[str, float]) -> None:
+        """Seeds are what they are."""
 
     def ask(self) -> Proposal | None:
         """The next seed that is no candidate yet."""

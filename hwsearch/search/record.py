@@ -1,7 +1,7 @@
 """The record: the durable, append-only account of a search, from which everything else is rebuilt.
 
 One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
-is scored or has failed. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
+is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
 can tear only the last line; the next driver cuts it off. A lock of the operating system, which a kill
 releases, lets one driver at a time write to a folder.
 """
@@ -17,9 +17,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import Objective
+from hwsearch.search.space import SearchSpace
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_FILE = "record.jsonl"
 LOCK_FILE = "search.lock"
 
@@ -58,6 +60,8 @@ class Header(Entry):
     """Every site with the widths it may take."""
     fixed: tuple[str, ...]
     """Sites that the experiment fixes by pattern."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Sites that share a width."""
     versions: dict[str, str]
     time: str
 
@@ -70,14 +74,14 @@ class Asked(Entry):
     strategy: str
     """Who proposed it."""
     point: tuple[int, ...] | None
-    """Index of each free site's width; None for the full-precision reference."""
+    """Index of each free choice's width; None for the full-precision reference."""
     state: dict[str, Any]
     """What the proposer wants back when the record is replayed."""
     time: str
 
 
 class Scored(Entry):
-    """A candidate has its metrics and costs. Complete in itself: readers need no other line."""
+    """A candidate has its metrics and costs at a fidelity. Complete in itself: readers need no other line."""
 
     event: Literal["scored"] = "scored"
     candidate: Number
@@ -87,7 +91,11 @@ class Scored(Entry):
     metrics: dict[str, Finite]
     costs: dict[str, Finite | None]
     """None where a target has no finite cost, because the allocation does not run there."""
-    fidelity: str
+    fidelity: Fidelity
+    start: Number | None = None
+    """The candidate whose trained weights its own training started from."""
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]+\.safetensors$")] | None = None
+    """File of its own trained weights, in the run's folder of those."""
     seconds: Finite
     worker: str
     attempts: int
@@ -95,11 +103,12 @@ class Scored(Entry):
 
 
 class Failed(Entry):
-    """A candidate could not be scored; it is not asked again."""
+    """A candidate could not be scored at a fidelity; it is not tried there again."""
 
     event: Literal["failed"] = "failed"
     candidate: Number
     strategy: str
+    fidelity: Fidelity
     reason: str
     seconds: Finite
     worker: str
@@ -236,10 +245,10 @@ def _parse_header(line: bytes, path: Path) -> Header:
 
 def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Event]:
     """Parse and check entries against the header, and their order: candidates are numbered as they are asked, and finished
-    once, after that.
+    once at each fidelity, after that.
     """
     asked = 0
-    finished: set[int] = set()
+    finished: set[tuple[int, Fidelity]] = set()
     for number, line in enumerate(lines[1:], start=2):
         entry = _parse_line(line, path, number)
         if isinstance(entry, Header):
@@ -248,11 +257,11 @@ def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Ev
             if entry.candidate != asked:
                 raise UserError(f"{path}, line {number}: candidate {entry.candidate} asked; wanted {asked}")
             asked += 1
-        elif entry.candidate >= asked or entry.candidate in finished:
-            problem = "before it was asked" if entry.candidate >= asked else "a second time"
+        elif entry.candidate >= asked or (entry.candidate, entry.fidelity) in finished:
+            problem = "before it was asked" if entry.candidate >= asked else f"a second time at fidelity '{entry.fidelity.value}'"
             raise UserError(f"{path}, line {number}: candidate {entry.candidate} finished {problem}")
         else:
-            finished.add(entry.candidate)
+            finished.add((entry.candidate, entry.fidelity))
         if (misfit := _misfit(entry, header)) is not None:
             raise UserError(f"{path}, line {number}: {misfit}; wanted an undamaged record")
         yield entry
@@ -261,7 +270,7 @@ def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Ev
 def _misfit(entry: Event, header: Header) -> str | None:
     """Why an entry cannot belong to this header's search, or None."""
     if isinstance(entry, Asked) and entry.point is not None:
-        choices = [len(widths) for widths in header.widths.values() if len(widths) > 1]
+        choices = SearchSpace(tuple(header.widths.items()), groups=header.groups).shape
         if len(entry.point) != len(choices) or any(not 0 <= i < n for i, n in zip(entry.point, choices, strict=True)):
             return f"candidate {entry.candidate}'s point is outside the space"
     if isinstance(entry, Scored):

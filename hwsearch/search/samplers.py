@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -21,10 +21,13 @@ GENERATION_KEY = "NSGAIISampler:generation"
 
 
 def sampler_factory(kind: SamplerKind, population: int) -> Callable[[int], BaseSampler]:
-    """A function from seed to sampler.
+    """A function from seed to one of Optuna's samplers.
 
     TPE is multivariate and treats running trials as bad ones (constant liar), so that parallel workers spread
-    out; it draws at random until `population` candidates are scored.
+    out; it and the Gaussian process draw at random until `population` candidates are scored, seeds among them.
+
+    Raises:
+        ValueError: the posterior sampler, which is not Optuna's.
     """
     match kind:
         case SamplerKind.RANDOM:
@@ -33,6 +36,10 @@ def sampler_factory(kind: SamplerKind, population: int) -> Callable[[int], BaseS
             return lambda seed: NSGAIISampler(population_size=population, seed=seed)
         case SamplerKind.TPE:
             return lambda seed: TPESampler(n_startup_trials=population, multivariate=True, constant_liar=True, seed=seed)
+        case SamplerKind.GP:
+            return lambda seed: GPSampler(n_startup_trials=population, deterministic_objective=True, seed=seed)
+        case SamplerKind.POSTERIOR:
+            raise ValueError("the posterior sampler is not one of Optuna's")
 
 
 class ResumableSampler(BaseSampler):

@@ -1,12 +1,12 @@
 """The search space: which sites are free, which widths each may take, and allocations as points of integers.
 
-A *point* holds, for every free site, the index of its width among the widths that the site may take. Sites
-with a single width (fixed by a pattern, or because the experiment allows only one) are constants and no part
-of a point.
+A *choice* is a site, or a group of sites that share a width; it is free if it has more than one width. A *point* holds, for every
+free choice, the index of its width. Choices with a single width (fixed by a pattern, or because the experiment allows only one)
+are constants and no part of a point.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -22,7 +22,10 @@ from hwsearch.separator.allocation import (
 )
 
 Point = tuple[int, ...]
-"""Index of the chosen width of every free site."""
+"""Index of the chosen width of every free choice."""
+
+UNIFORM, ENDS = "uniform", "ends-at-8"
+"""Strategies of the seeds that need no sensitivities."""
 
 END_BITS = 8
 """Width at which hand rules keep the first and the last layer."""
@@ -35,15 +38,29 @@ class SearchSpace:
     widths: tuple[tuple[str, tuple[int, ...]], ...]
     fixed: frozenset[str] = frozenset()
     """Sites fixed by a pattern; they do not count when an allocation is called uniform."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Sites that share a width; all of a group have the same widths here."""
 
     @cached_property
     def free(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Sites with more than one width, and those widths."""
+        """Choices with more than one width, named by their first site, and those widths."""
+        led = {site for group in self.groups for site in sorted(group, key=self._order.__getitem__)[1:]}
+        return tuple((site, widths) for site, widths in self.free_sites if site not in led)
+
+    @cached_property
+    def free_sites(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Sites with more than one width, each for itself, and those widths."""
         return tuple((site, widths) for site, widths in self.widths if len(widths) > 1)
 
     @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The sites of each free choice."""
+        grouped = {site: group for group in self.groups for site in group}
+        return {name: grouped.get(name, (name,)) for name, _ in self.free}
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Number of widths of each free site."""
+        """Number of widths of each free choice."""
         return tuple(len(widths) for _, widths in self.free)
 
     @property
@@ -55,21 +72,22 @@ class SearchSpace:
         """The allocation at a point.
 
         Raises:
-            ValueError: the point has another length, or an index lies outside its site's widths.
+            ValueError: the point has another length, or an index lies outside its choice's widths.
         """
         if len(point) != len(self.free):
-            raise ValueError(f"point has {len(point)} indices; the space has {len(self.free)} free sites")
-        for (site, widths), index in zip(self.free, point, strict=True):
+            raise ValueError(f"point has {len(point)} indices; the space has {len(self.free)} free choices")
+        chosen: dict[str, int] = {}
+        for (name, widths), index in zip(self.free, point, strict=True):
             if not 0 <= index < len(widths):
-                raise ValueError(f"index {index} of site '{site}' is outside its {len(widths)} widths")
-        chosen = {site: index for (site, _), index in zip(self.free, point, strict=True)}
-        return BitAllocation(tuple((site, widths[chosen.get(site, 0)]) for site, widths in self.widths))
+                raise ValueError(f"index {index} of site '{name}' is outside its {len(widths)} widths")
+            chosen.update(dict.fromkeys(self.members[name], widths[index]))
+        return BitAllocation(tuple((site, chosen.get(site, widths[0])) for site, widths in self.widths))
 
     def encode(self, allocation: BitAllocation) -> Point:
         """The point of an allocation.
 
         Raises:
-            ValueError: the allocation has another site, or a width outside the space.
+            ValueError: the allocation has another site, a width outside the space, or two widths in a group.
         """
         by_site = allocation.by_site
         if by_site.keys() != dict(self.widths).keys():
@@ -77,7 +95,14 @@ class SearchSpace:
         for site, widths in self.widths:
             if by_site[site] not in widths:
                 raise ValueError(f"width {by_site[site]} of site '{site}' is outside the space ({list(widths)})")
+        for group in self.groups:
+            if len({by_site[site] for site in group}) > 1:
+                raise ValueError(f"sites {list(group)} are a group of the space and have several widths")
         return tuple(widths.index(by_site[site]) for site, widths in self.free)
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {site: index for index, (site, _) in enumerate(self.widths)}
 
 
 @dataclass(frozen=True)
@@ -91,32 +116,36 @@ class Seed:
 def build_space(search: SearchConfig, separator: SeparatorConfig) -> SearchSpace:
     """The space that an experiment asks for.
 
-    A pattern of `search.fixed` uses shell wildcards and matches whole site names; where several match, the
-    last one holds.
+    A pattern uses shell wildcards and matches whole site names; where several of `search.fixed` or of `search.allowed` match, the
+    last one holds, and `fixed` holds over `allowed`. The sites of a group may take the widths that all of them may take.
 
     Raises:
-        UserError: a pattern matches no site, or fixes a site at a width it cannot take.
+        UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, or the sites of a
+            group have no width in common.
     """
     sites = all_sites(separator)
-    fixed = _fixed_widths(search.fixed, sites)
-    return SearchSpace(
-        widths=tuple(
-            (
-                site,
-                (fixed[site],) if site in fixed else tuple(search.weight_bits if is_weight(site) else search.activation_bits),
-            )
-            for site in sites
-        ),
-        fixed=frozenset(fixed),
-    )
+    fixed = _matched("search.fixed", {pattern: (bits,) for pattern, bits in search.fixed.items()}, sites)
+    allowed = _matched("search.allowed", search.allowed, sites)
+    widths = {
+        site: fixed.get(site, allowed.get(site, tuple(search.weight_bits if is_weight(site) else search.activation_bits)))
+        for site in sites
+    }
+    groups = _grouped(search.groups, sites)
+    for group in groups:
+        common = tuple(bits for bits in widths[group[0]] if all(bits in widths[site] for site in group))
+        if not common:
+            ranges = ", ".join(f"'{site}' {list(widths[site])}" for site in group)
+            raise UserError(f"search.groups: no width that all sites of a group may take; they may take {ranges}")
+        widths.update(dict.fromkeys(group, common))
+    return SearchSpace(tuple(widths.items()), frozenset(fixed), groups)
 
 
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
-    """One allocation for every weight width with every activation width; sites with one width keep it."""
+    """One allocation for every weight width with every activation width; sites that cannot take it take the nearest."""
     weights, activations = _searched_widths(space)
     return _distinct(
         [
-            Seed("uniform", _snap(space, {site: w if is_weight(site) else a for site, _ in space.free}))
+            Seed(UNIFORM, _snap(space, {name: w if is_weight(name) else a for name, _ in space.free}))
             for a in activations
             for w in weights
         ]
@@ -131,17 +160,22 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
     weight_sites = [site for site, _ in space.widths if is_weight(site)]
     if not weight_sites:
         return []
-    ends = {site for site, widths in space.free if site in (weight_sites[0], weight_sites[-1]) and END_BITS in widths}
+    ends = {
+        name
+        for name, widths in space.free
+        if END_BITS in widths and {weight_sites[0], weight_sites[-1]} & set(space.members[name])
+    }
     if not ends:
         return []
     weights, activations = _searched_widths(space)
+    rest = {name: activations[-1] for name, _ in space.free if not is_weight(name)}
     return _distinct(
         [
             Seed(
-                "ends-at-8",
+                ENDS,
                 _snap(
                     space,
-                    {site: END_BITS if site in ends else (w if is_weight(site) else activations[-1]) for site, _ in space.free},
+                    {name: END_BITS if name in ends else w for name, _ in space.free if is_weight(name)} | rest,
                 ),
             )
             for w in weights
@@ -150,20 +184,39 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
     )
 
 
-def _fixed_widths(patterns: Mapping[str, int], sites: tuple[str, ...]) -> dict[str, int]:
-    fixed: dict[str, int] = {}
-    for pattern, bits in patterns.items():
-        matches = [site for site in sites if fnmatchcase(site, pattern)]
-        if not matches:
-            raise UserError(f"search.fixed: pattern '{pattern}' matches no site; sites are like '{sites[0]}'")
-        for site in matches:
-            allowed = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
-            if bits not in allowed:
-                raise UserError(
-                    f"search.fixed: pattern '{pattern}' sets site '{site}' to {bits} bits; wanted one of {list(allowed)}"
-                )
-            fixed[site] = bits
-    return fixed
+def _matched(key: str, patterns: Mapping[str, tuple[int, ...]], sites: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The widths that patterns give to the sites they match; the last match holds."""
+    found: dict[str, tuple[int, ...]] = {}
+    for pattern, widths in patterns.items():
+        for site in _matches(key, pattern, sites):
+            possible = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
+            wrong = next((bits for bits in widths if bits not in possible), None)
+            if wrong is not None:
+                raise UserError(f"{key}: pattern '{pattern}' sets site '{site}' to {wrong} bits; wanted one of {list(possible)}")
+            found[site] = tuple(widths)
+    return found
+
+
+def _matches(key: str, pattern: str, sites: Sequence[str]) -> list[str]:
+    matches = [site for site in sites if fnmatchcase(site, pattern)]
+    if not matches:
+        raise UserError(f"{key}: pattern '{pattern}' matches no site; sites are like '{sites[0]}'")
+    return matches
+
+
+def _grouped(groups: Sequence[Sequence[str]], sites: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The sites of each group, in the order of execution; groups of one site are none."""
+    found = []
+    seen: set[str] = set()
+    for patterns in groups:
+        matched = {site for pattern in patterns for site in _matches("search.groups", pattern, sites)}
+        twice = next((site for site in sites if site in matched & seen), None)
+        if twice is not None:
+            raise UserError(f"search.groups: site '{twice}' stands in two groups; wanted one at most")
+        seen |= matched
+        if len(matched) > 1:
+            found.append(tuple(site for site in sites if site in matched))
+    return tuple(found)
 
 
 def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
@@ -174,7 +227,11 @@ def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
 
 
 def _snap(space: SearchSpace, wanted: Mapping[str, int]) -> Point:
-    return tuple(widths.index(wanted[site]) for site, widths in space.free)
+    """The point with each choice at the width nearest to the one wanted, the wider of two."""
+    return tuple(
+        min(range(len(widths)), key=lambda index: (abs(widths[index] - wanted[name]), -widths[index]))
+        for name, widths in space.free
+    )
 
 
 def _distinct(seeds: list[Seed]) -> list[Seed]:

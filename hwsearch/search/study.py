@@ -45,7 +45,7 @@ class OptunaProposer:
         self._strategy = search.sampler.value
         self._objectives = objectives
         self._distributions: dict[str, BaseDistribution] = {
-            site: IntDistribution(0, len(widths) - 1) for site, widths in space.free
+            name: IntDistribution(0, len(widths) - 1) for name, widths in space.free
         }
         self._sampler = ResumableSampler(sampler_factory(search.sampler, search.population), self._distributions, seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -57,6 +57,9 @@ class OptunaProposer:
         self._sampled = False
         self._drawn: tuple[int, Point] | None = None
         self._trials: dict[int, int] = {}
+
+    def started(self, reference: Mapping[str, float]) -> None:
+        """Samplers know candidates only."""
 
     def ask(self) -> Proposal:
         """Draw from the sampler."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,12 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from hwsearch.experiment import SeparatorConfig
 from hwsearch.sensitivity.prefix import SiteTensors, continue_from, layer_output, output_site
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
 from hwsearch.separator.fast import fast_convolve
 from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight, weight_scale
+
+Candidates = tuple[tuple[str, tuple[int, ...]], ...]
+"""Sites and the widths that each is tried at, as in `SearchSpace.free_sites`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,19 +31,31 @@ class SiteChoices:
 
     Attributes:
         base: what is quantized.
-        sites: names.
-        widths: candidate widths, rising.
-        weights: quantized weights by weight site and width, of every width below floating point that the site may take.
+        candidates: sites and the widths of each, rising.
+        weights: quantized weights by weight site and width, of every width below floating point.
     """
 
     base: PreparedBase
-    sites: tuple[str, ...]
-    widths: tuple[int, ...]
+    candidates: Candidates
     weights: Mapping[tuple[str, int], Tensor]
 
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        """Names, in the order of `candidates`."""
+        return tuple(site for site, _ in self.candidates)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Every width that some site is tried at, rising."""
+        return all_widths(self.candidates)
+
+    @cached_property
+    def _by_site(self) -> dict[str, tuple[int, ...]]:
+        return dict(self.candidates)
+
     def of(self, site: str) -> tuple[int, ...]:
-        """The candidate widths that a site may take."""
-        return tuple(bits for bits in self.widths if bits in _allowed(site))
+        """The widths that a site is tried at."""
+        return self._by_site[site]
 
     def weight(self, site: str, bits: int) -> Tensor:
         """A site's weights at a width."""
@@ -50,37 +67,54 @@ class SiteChoices:
         return x if grid is None else fake_quantize(x, grid)
 
 
-def make_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[int]) -> SiteChoices:
+def check_candidates(config: SeparatorConfig, candidates: Candidates) -> None:
+    """Refuse what cannot be quantized.
+
+    Raises:
+        UserError: no site, an unknown site, one named twice, one without a width, or a width that its site cannot take.
+    """
+    if not candidates:
+        raise UserError("sensitivity: no site is free to take another width; wanted one with at least two (search.weight_bits)")
+    known = all_sites(config)
+    seen = set()
+    for site, widths in candidates:
+        if site not in known:
+            raise UserError(f"sensitivity: unknown site '{site}'; the network's sites are like '{known[0]}'")
+        if site in seen:
+            raise UserError(f"sensitivity: site '{site}' is named twice; wanted every site once")
+        seen.add(site)
+        allowed = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
+        refused = [bits for bits in widths if bits not in allowed]
+        if refused or not widths:
+            found = f"{refused[0]} bits" if refused else "no width"
+            raise UserError(f"sensitivity: site '{site}' cannot be quantized to {found}; wanted some of {list(allowed)}")
+
+
+def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
     """Quantize the weights of every site and width, once for all mixtures.
 
     Raises:
-        UserError: an unknown site, a site that can take none of the widths, a width that no site can take, or weights that are
-            not finite.
+        UserError: what `check_candidates` refuses, or weights that are not finite.
     """
-    known = all_sites(base.folded.config)
-    ordered = tuple(sorted(set(widths)))
-    for bits in ordered:
-        if not any(bits in _allowed(site) for site in sites):
-            raise UserError(f"sensitivity: no site can take {bits} bits; wanted widths of {list(WEIGHT_WIDTHS)}")
+    check_candidates(base.folded.config, candidates)
     weights: dict[tuple[str, int], Tensor] = {}
-    for site in sites:
-        if site not in known:
-            raise UserError(f"sensitivity: unknown site '{site}'; the network's sites are like '{known[0]}'")
-        if not any(bits in _allowed(site) for bits in ordered):
-            raise UserError(
-                f"sensitivity: site '{site}' can take none of the widths {list(ordered)}; wanted one of {list(_allowed(site))}"
-            )
+    for site, widths in candidates:
         if is_weight(site):
             weight = base.folded.layers[layer_of(site)].weight
             if not bool(weight.isfinite().all()):
                 raise UserError(
                     f"sensitivity: site '{site}' has weights that are not finite; wanted a base that was trained well"
                 )
-            for bits in ordered:
-                if bits in _allowed(site) and not is_float(bits):
+            for bits in widths:
+                if not is_float(bits):
                     scale = weight_scale(weight, bits, base.quantization)
                     weights[site, bits] = quantize_weight(weight, scale, bits).value
-    return SiteChoices(base, tuple(sites), ordered, weights)
+    return SiteChoices(base, tuple((site, tuple(sorted(set(widths)))) for site, widths in candidates), weights)
+
+
+def all_widths(candidates: Candidates) -> tuple[int, ...]:
+    """Every width that some site is tried at, rising."""
+    return tuple(sorted({bits for _, widths in candidates for bits in widths}))
 
 
 def changed_tensors(choices: SiteChoices, site: str, tensors: SiteTensors) -> tuple[str, Tensor]:
@@ -135,7 +169,3 @@ def by_site_and_width(choices: SiteChoices, rows: Iterator[Sequence[float]]) -> 
     for index, (site, row) in enumerate(zip(choices.sites, rows, strict=True)):
         found[index, [choices.widths.index(bits) for bits in choices.of(site)]] = row
     return found
-
-
-def _allowed(site: str) -> tuple[int, ...]:
-    return WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS

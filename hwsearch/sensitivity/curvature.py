@@ -17,7 +17,7 @@ all sites, in other units and good for ranking only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -163,12 +163,17 @@ def squared_errors(choices: SiteChoices, mixture: AnalysedMixture, *, average: b
 
 
 def curvature_table(
-    choices: SiteChoices, traces: Mapping[str, Trace], errors: Sequence[NDArray[np.float64]], method: Method
+    sites: Sequence[str],
+    widths: Sequence[int],
+    traces: Mapping[str, Trace],
+    errors: Sequence[NDArray[np.float64]],
+    method: Method,
 ) -> SensitivityTable:
     """Half the trace times the squared error, mean over mixtures.
 
     Args:
-        choices: sites and widths.
+        sites: names.
+        widths: candidate widths, rising.
         traces: of each site, over the same mixtures in the same order as `errors`.
         errors: what `squared_errors` gave for each mixture, averaged where the method is.
         method: `curvature`, `average-curvature`, `fisher` or `average-fisher`.
@@ -176,13 +181,13 @@ def curvature_table(
     Returns:
         The table. Its standard error is over mixtures, which holds that of the probes; for a single mixture, the probes' alone.
     """
-    by_mixture = np.stack([traces[site].by_mixture for site in choices.sites], axis=1)
+    by_mixture = np.stack([traces[site].by_mixture for site in sites], axis=1)
     stacked = np.stack(errors)
-    table = over_mixtures(method, choices.sites, choices.widths, 0.5 * by_mixture[:, :, None] * stacked)
+    table = over_mixtures(method, sites, widths, 0.5 * by_mixture[:, :, None] * stacked)
     if len(errors) > 1:
         return table
-    probe_error = np.array([traces[site].probe_error for site in choices.sites])
-    return SensitivityTable(method, table.sites, table.widths, table.value, 0.5 * probe_error[:, None] * stacked[0], 1)
+    probe_error = np.array([traces[site].probe_error for site in sites])
+    return replace(table, standard_error=0.5 * probe_error[:, None] * stacked[0])
 
 
 def _visit(base: PreparedBase, mixture: AnalysedMixture, site: str, rule: ProbeRule, visit: int) -> list[float]:

@@ -1,7 +1,10 @@
 """A mixture that a loss can be taken on: the front end's work and the full-precision pass done once, the target beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -12,6 +15,9 @@ from hwsearch.sensitivity.prefix import SiteTensors, site_tensors
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis, Separator
 from hwsearch.training.loss import si_snr
+
+KEPT_MIXTURES = 16
+"""Mixtures whose tensors stay in memory; 30 MB each for 6 s and 131 sites."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,33 @@ def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> Ana
     """
     sound, target = load_mixture(data_folder, mixture)
     return analyse_mixture(base, mixture.id, torch.from_numpy(sound), mixture.target.doa_deg, torch.from_numpy(target))
+
+
+class MixtureReader(Sequence[AnalysedMixture]):
+    """Mixtures of a data set, each read and analysed when it is asked for; the last few stay in memory.
+
+    Reading one again takes about as long as a forward pass.
+    """
+
+    def __init__(self, base: PreparedBase, data_folder: Path, mixtures: Sequence[Mixture]) -> None:
+        self._mixtures = mixtures
+        self._read = lru_cache(maxsize=KEPT_MIXTURES)(lambda index: read_mixture(base, data_folder, mixtures[index]))
+
+    @overload
+    def __getitem__(self, index: int) -> AnalysedMixture: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[AnalysedMixture]: ...
+    def __getitem__(self, index: int | slice) -> AnalysedMixture | Sequence[AnalysedMixture]:
+        if isinstance(index, slice):
+            return [self._read(at) for at in range(len(self))[index]]
+        return self._read(range(len(self))[index])
+
+    def __len__(self) -> int:
+        return len(self._mixtures)
+
+    def named(self, name: str) -> AnalysedMixture:
+        """The mixture of that id."""
+        return self[[mixture.id for mixture in self._mixtures].index(name)]
 
 
 def separation_loss(separator: Separator, mask: Tensor, mixture: AnalysedMixture) -> Tensor:

@@ -27,7 +27,9 @@ class Method(StrEnum):
     MEASURED = "measured"
     MEASURED_NOISE = "measured-noise"
     MEASURED_NOISE_RATIO = "measured-noise-ratio"
+    OUTPUT_NOISE = "output-noise-ratio"
     GRADIENT = "gradient"
+    RECOVERABILITY = "recoverability"
 
     @property
     def unit(self) -> str:
@@ -45,7 +47,9 @@ _UNITS = {
     Method.MEASURED: "dB",
     Method.MEASURED_NOISE: "noise power over target power",
     Method.MEASURED_NOISE_RATIO: "noise power over full-precision noise power",
+    Method.OUTPUT_NOISE: "noise power over full-precision noise power",
     Method.GRADIENT: "dB^2",
+    Method.RECOVERABILITY: "noise power over full-precision noise power",
 }
 
 

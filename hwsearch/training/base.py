@@ -1,6 +1,6 @@
 """From an experiment to a trained base on disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -9,9 +9,8 @@ import torch
 
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
-from hwsearch.data.mixing import Audio
-from hwsearch.data.rooms import RoomBank, build_bank
-from hwsearch.data.utterance import load_speech
+from hwsearch.data.rooms import build_bank
+from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
 from hwsearch.files import digest
@@ -45,20 +44,12 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         if split not in experiment.data.rooms.count:
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
-    sets = {}
-    for split in (Split.TRAIN, Split.VALIDATION):
-        bank = build_bank(
-            experiment.data,
-            experiment.data_digest(),
-            split,
-            workspace.rooms_folder(split),
-            processes,
-            reports.on_rooms,
+    sets = {
+        split: dynamic_mixtures(
+            workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, reports.on_rooms
         )
-        sampled = [(u.speaker, load_speech(u, experiment.data.sample_rate)) for u in speech[split]]
-        speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
-        by_speaker = speech_by_speaker(sampled, experiment.data.sample_rate, speeds)
-        sets[split] = _mixtures(experiment, split, by_speaker, bank)
+        for split in (Split.TRAIN, Split.VALIDATION)
+    }
     torch.manual_seed(experiment.seed)
     separator = build_separator(experiment.data, experiment.separator)
     if experiment.separator.beam:
@@ -114,12 +105,39 @@ def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescript
     )
 
 
-def _mixtures(experiment: Experiment, split: Split, speech: dict[str, list[Audio]], bank: RoomBank) -> DynamicMixtures:
+def dynamic_mixtures(
+    workspace: Workspace,
+    split: Split,
+    utterances: Sequence[Utterance],
+    segment_seconds: float,
+    purpose: str,
+    processes: int,
+    on_rooms: Callable[[int, int], None],
+) -> DynamicMixtures:
+    """An endless set of mixtures of a split's speech in its rooms, which are built where they are missing.
+
+    Args:
+        workspace: of the experiment.
+        split: whose rooms and, for training, whose speeds.
+        utterances: of that split.
+        segment_seconds: length of every mixture.
+        purpose: sets for different purposes have different mixtures.
+        processes: that build rooms.
+        on_rooms: told of the rooms.
+
+    Raises:
+        UserError: fewer than two speakers, or unreadable speech.
+    """
+    experiment = workspace.experiment
+    data, data_digest = experiment.data, experiment.data_digest()
+    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
+    sampled = [(utterance.speaker, load_speech(utterance, data.sample_rate)) for utterance in utterances]
+    speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
     return DynamicMixtures(
-        speech,
+        speech_by_speaker(sampled, data.sample_rate, speeds),
         bank,
-        experiment.data.mixtures,
-        experiment.data.sample_rate,
-        round(experiment.training.segment_seconds * experiment.data.sample_rate),
-        (experiment.data_digest(), "dynamic", split.value),
+        data.mixtures,
+        data.sample_rate,
+        round(segment_seconds * data.sample_rate),
+        (data_digest, purpose, split.value),
     )

@@ -6,15 +6,19 @@ import pytest
 import torch
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import QuantizationConfig
+from hwsearch.experiment import Fidelity, QatConfig, QuantizationConfig
 from hwsearch.export import candidate
-from hwsearch.export.candidate import export_candidate, export_network
+from hwsearch.export.candidate import export_candidate, export_network, export_trained
+from hwsearch.export.description import read_model
 from hwsearch.export.packed import read_packed
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import VerificationError
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.trained import trained_network
+from hwsearch.training.qat import train_quantized
 from tests.separator.small import RELU, noise_mixture, small_network
+from tests.training.pools import small_base, small_pool
 
 CONFIG = QuantizationConfig()
 MIXTURES = [(noise_mixture(2000, 1), 30.0), (noise_mixture(1500, 2), 120.0)]
@@ -71,6 +75,49 @@ def test_a_trained_network_is_exported_with_its_trained_scales(tmp_path):
     export_network(separator, network, MIXTURES, tmp_path / "small", "onnx", "a" * 64)
     scale = read_packed(tmp_path / "small" / "weights.hwq", RELU).grids["features"].scale
     assert scale == pytest.approx(1.05 * calibration.grids["features"][8].scale)
+
+
+@pytest.mark.parametrize("allocation", [ALLOCATION, uniform(RELU, 2, 4), uniform(RELU, 3, 32)])
+def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_state(tmp_path, allocation):
+    """That the file computes what the network does is proven by the export itself; here, that the network is the trained one."""
+    base = small_base()
+    state = train_quantized(base, allocation, small_pool(), QatConfig(batch_size=2), 4, 0)
+    report = export_trained(base, state, Fidelity.SHORT_QAT, MIXTURES, tmp_path / "small", "onnx")
+    assert report.frames > 0
+    mixture, doa = MIXTURES[0]
+    with torch.no_grad():
+        wanted = base.separator.separate(mixture[None], torch.tensor([doa]), trained_network(base, state))[0]
+        untrained = base.separator.separate(
+            mixture[None], torch.tensor([doa]), build_quantized(base.folded, allocation, base.calibration, CONFIG)
+        )[0]
+    exported = OnnxSeparator(tmp_path / "small" / "model.onnx")
+    found = torch.from_numpy(exported.separate(mixture.numpy(), doa))
+    error = float((found - wanted).square().sum())
+    assert error < 1e-4 * float(wanted.square().sum())
+    assert error < 0.05 * float((untrained - wanted).square().sum())
+    packed = read_packed(tmp_path / "small" / "weights.hwq", RELU)
+    assert packed.allocation == allocation
+    weights = trained_network(base, state).quantized_weights()
+    assert torch.equal(torch.as_tensor(packed.weights["mask_head.weight"].integers), weights["mask_head.weight"].integers)
+
+
+@pytest.mark.parametrize("graph_format", ["onnx", "qonnx"])
+def test_an_export_says_how_far_it_was_trained(tmp_path, graph_format):
+    base = small_base()
+    state = train_quantized(base, ALLOCATION, small_pool(), QatConfig(batch_size=2), 2, 0)
+    export_trained(base, state, Fidelity.SHORT_QAT, MIXTURES, tmp_path / "small", graph_format)
+    graph = (tmp_path / "small" / candidate.GRAPH_FILES[graph_format]).read_bytes()
+    description = read_model(graph, "file")[1]
+    assert (description.fidelity, description.training_steps) == (Fidelity.SHORT_QAT, 2)
+    assert description.base_digest == base.base_sha256
+    proof = json.loads((tmp_path / "small" / "verification.json").read_text())
+    assert (proof["fidelity"], proof["training_steps"]) == ("short-qat", 2)
+
+
+def test_an_export_without_training_says_so(tmp_path):
+    export(tmp_path / "small")
+    description = OnnxSeparator(tmp_path / "small" / "model.onnx").description
+    assert (description.fidelity, description.training_steps) == (Fidelity.POST_TRAINING, 0)
 
 
 def test_an_earlier_export_is_replaced(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsearch.experiment import SeparatorConfig
+from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.search.objectives import QUALITY_AND_SIZE
 from hwsearch.search.record import Asked, Failed, Header, Record, Scored
@@ -20,6 +20,7 @@ def make_table(quality: list[float], size: list[float], **columns: list[float]) 
         sites=("a.weight", "b.weight", "masks"),
         fixed=frozenset(),
         objectives=QUALITY_AND_SIZE,
+        fidelity=Fidelity.POST_TRAINING,
         candidate=np.arange(1, count + 1),
         strategy=np.array(["uniform", *["nsga2"] * (count - 1)][:count]),
         uniform=np.array([index == 0 for index in range(count)], dtype=np.bool_),
@@ -31,6 +32,7 @@ def make_table(quality: list[float], size: list[float], **columns: list[float]) 
         },
         reference={"si_snr_improvement_db": 12.0},
         failures={},
+        weights={},
     )
 
 
@@ -67,6 +69,7 @@ def write_record(
                     Failed(
                         candidate=number,
                         strategy=strategy,
+                        fidelity=Fidelity.POST_TRAINING,
                         reason="boom",
                         seconds=0,
                         worker="",
@@ -83,7 +86,7 @@ def write_record(
                     allocation=allocation.to_json(),
                     metrics={"si_snr_improvement_db": 12 - number / 1000, "utterances": 16.0},
                     costs={"size_bytes": 1000.0 + number, "latency_ms[chip]": None if number % 2 else 3.5},
-                    fidelity="post-training",
+                    fidelity=Fidelity.POST_TRAINING,
                     seconds=1.0,
                     worker="here:1",
                     attempts=1,

@@ -1,7 +1,7 @@
 """A search problem with a known answer: noise powers of the sites add, sizes add. Run as a module, it is a
 driver to kill.
 
-`python -m tests.search.synthetic FOLDER TRIALS SECONDS_PER_CANDIDATE` searches in FOLDER.
+`python -m tests.search.synthetic FOLDER TRIALS SECONDS_PER_CANDIDATE SAMPLER` searches in FOLDER.
 """
 
 import math
@@ -11,64 +11,158 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from hwsearch.executor import LocalExecutor
-from hwsearch.experiment import Experiment, parse_experiment
-from hwsearch.search.driver import SearchSummary, run_search
+from hwsearch.experiment import Experiment, Fidelity, SamplerKind, parse_experiment
+from hwsearch.search.driver import SearchProgress, SearchSummary, run_search
+from hwsearch.search.objectives import objectives_of
+from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
+from hwsearch.search.posterior.proposer import PosteriorProposer
+from hwsearch.search.priors import loss_prior
+from hwsearch.search.proposer import Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
-from hwsearch.search.space import build_space
+from hwsearch.search.scoring import ScoringJob
+from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.study import OptunaProposer
+from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
+
+RECOVERED = {Fidelity.SUBSET: 1.1, Fidelity.POST_TRAINING: 1.0, Fidelity.SHORT_QAT: 0.4, Fidelity.FULL_QAT: 0.2}
+"""Share of the noise that a fidelity leaves."""
 
 
 def make_experiment(trials: int, seed: int = 3, **search: object) -> Experiment:
-    """Eight weight sites with six widths each; activations at 8 bits unless `search` says otherwise."""
+    """Eight weight sites with six widths each; activations at 8 bits unless `search` says otherwise; NSGA-II."""
+    sections = {name: search.pop(name) for name in ("qat",) if name in search}
+    validation = search.pop("validation", 0)
+    count = {"train": 1} | ({"validation": validation} if validation else {})
     return parse_experiment(
         {
             "name": "synthetic",
             "seed": seed,
             "data": {
-                "corpora": [{"kind": "espeak", "splits": {"train": 1.0}}],
-                "rooms": {"count": {"train": 1}},
-                "mixtures": {"count": {"train": 1}},
+                "corpora": [{"kind": "espeak", "splits": {"train": 0.5, "validation": 0.5}}],
+                "rooms": {"count": dict.fromkeys(count, 1)},
+                "mixtures": {"count": count},
             },
             "separator": {"X": 1, "R": 2},
-            "search": {"trials": trials, "population": 5, **search},
+            "search": {"trials": trials, "population": 5, "sampler": "nsga2", **search},
+            **sections,
         },
         source="test",
     )
 
 
-def score(allocation: BitAllocation, seconds: float = 0.0) -> Mapping[str, float]:
-    """Quality falls with the sum of the sites' noise powers, each a sensitivity times 4^-bits."""
-    time.sleep(seconds)
-    noise = sum((1 + index % 5) * 4.0**-bits for index, (_, bits) in enumerate(allocation.widths))
+def noise(index: int, bits: int) -> float:
+    """Relative noise of the site at a position of the allocation: a sensitivity times 4^-bits."""
+    return (1 + index % 5) * 4.0**-bits
+
+
+def quality(allocation: BitAllocation, fidelity: Fidelity = Fidelity.POST_TRAINING) -> dict[str, float]:
+    """Quality falls with the sum of the sites' noise."""
+    lost = sum(noise(index, bits) for index, (_, bits) in enumerate(allocation.widths)) * RECOVERED[fidelity]
     return {
-        "si_snr_improvement_db": 12.0 - 10 * math.log10(1 + noise),
+        "si_snr_improvement_db": 12.0 - 10 * math.log10(1 + lost),
         "si_snr_improvement_ci95_db": 0.2,
         "utterances": 16.0,
     }
 
 
-def make_scorer(seconds: float = 0.0) -> Callable[[BitAllocation], Mapping[str, float]]:
+def score(job: ScoringJob, seconds: float = 0.0) -> Mapping[str, float]:
+    time.sleep(seconds)
+    return quality(job.allocation, job.fidelity)
+
+
+def make_scorer(seconds: float = 0.0) -> Callable[[ScoringJob], Mapping[str, float]]:
     return partial(score, seconds=seconds)
 
 
+def site_bytes(index: int, bits: int) -> float:
+    """The site at position k of the allocation has 100 (1 + k mod 3) weights."""
+    return 100 * (1 + index % 3) * bits / 8
+
+
 def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
-    """Bytes of the weights; site k has 100 (1 + k mod 3) weights."""
+    """Bytes of the weights."""
     return [
         {
-            "size_bytes": sum(
-                100 * (1 + index % 3) * bits / 8 for index, (site, bits) in enumerate(allocation.widths) if is_weight(site)
-            ),
+            "size_bytes": sum(site_bytes(index, bits) for index, (site, bits) in enumerate(allocation.widths) if is_weight(site)),
             "latency_ms[chip]": sum(bits for _, bits in allocation.widths) / 10,
         }
         for allocation in allocations
     ]
 
 
-def search(folder: Path, experiment: Experiment, executor: LocalExecutor | None = None, **options: object) -> SearchSummary:
-    space = build_space(experiment.search, experiment.separator)
-    executor = executor or LocalExecutor(make_scorer)
-    return run_search(experiment, space, executor, cost, folder, lambda _: None, **options)
+def space_of(experiment: Experiment) -> SearchSpace:
+    return build_space(experiment.search, experiment.separator)
+
+
+def default_seeds(space: SearchSpace) -> list[Seed]:
+    return uniform_seeds(space) + ends_seeds(space)
+
+
+def prior_table(space: SearchSpace, seed: int = 0) -> SensitivityTable:
+    """The true noise of every free site, off by a random factor each."""
+    index = {site: number for number, (site, _) in enumerate(space.widths)}
+    widths = tuple(sorted({bits for _, options in space.free_sites for bits in options}))
+    rng = np.random.default_rng(seed)
+    value = np.array(
+        [
+            [noise(index[site], bits) if bits in options else math.nan for bits in widths]
+            for site, options in space.free_sites
+        ]
+    ) * rng.lognormal(sigma=0.7, size=(len(space.free_sites), 1))
+    sites = tuple(site for site, _ in space.free_sites)
+    return SensitivityTable(Method.OUTPUT_NOISE, sites, widths, value, np.where(np.isnan(value), np.nan, 0.0), 4)
+
+
+def posterior(space: SearchSpace, seed: int) -> PosteriorProposer:
+    """The posterior sampler behind a prior that is off."""
+    index = {site: number for number, (site, _) in enumerate(space.widths)}
+    prior = loss_prior([prior_table(space)], space)
+    table = np.zeros(prior.mean.shape)
+    for row, (name, widths) in enumerate(space.free):
+        for site in space.members[name]:
+            if is_weight(site):
+                table[row, : len(widths)] += [site_bytes(index[site], bits) for bits in widths]
+    fixed = sum(
+        site_bytes(index[site], widths[0]) for site, widths in space.widths if len(widths) == 1 and is_weight(site)
+    )
+    engine = PosteriorEngine(prior.mean, prior.deviation, prior.valid, [table_cost(table, fixed)], [])
+    return PosteriorProposer(engine, seed)
+
+
+def proposer_of(experiment: Experiment) -> Proposer:
+    """The sampler that an experiment asks for."""
+    space = space_of(experiment)
+    if experiment.search.sampler is SamplerKind.POSTERIOR:
+        return posterior(space, experiment.seed)
+    return OptunaProposer(experiment.search, space, objectives_of(experiment.search.objectives), experiment.seed)
+
+
+def search(
+    folder: Path,
+    experiment: Experiment,
+    executor: LocalExecutor | None = None,
+    *,
+    seeds: Sequence[Seed] | None = None,
+    proposer: Proposer | None = None,
+    progress: Callable[[SearchProgress], None] = lambda _: None,
+    charge: Callable[[Sequence[BitAllocation]], list[dict[str, float]]] = cost,
+) -> SearchSummary:
+    """Uniform and ends-at-8 seeds, then the experiment's sampler, unless other seeds or another proposer are given."""
+    space = space_of(experiment)
+    return run_search(
+        experiment,
+        space,
+        executor or LocalExecutor(make_scorer),
+        charge,
+        folder,
+        progress,
+        seeds=default_seeds(space) if seeds is None else seeds,
+        proposer=proposer or proposer_of(experiment),
+    )
 
 
 def events(folder: Path) -> list[Event]:
@@ -88,4 +182,5 @@ def cut_record(source: Path, target: Path, length: int) -> None:
 
 if __name__ == "__main__":
     scorer = LocalExecutor(partial(make_scorer, float(sys.argv[3])))
-    sys.stdout.write(f"{search(Path(sys.argv[1]), make_experiment(int(sys.argv[2])), scorer)}\n")
+    experiment = make_experiment(int(sys.argv[2]), sampler=sys.argv[4])
+    sys.stdout.write(f"{search(Path(sys.argv[1]), experiment, scorer)}\n")

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,24 +14,16 @@ from optuna.trial import TrialState
 
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
-from hwsearch.search.driver import run_search, unknown_neighbour
+from hwsearch.experiment import Fidelity
+from hwsearch.search.driver import unknown_neighbour
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
-from hwsearch.search.space import build_space
+from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.study import MIRROR_FILE
 from hwsearch.separator.allocation import BitAllocation, uniform
-from tests.search.synthetic import (
-    cost,
-    cut_record,
-    essence,
-    events,
-    make_experiment,
-    make_scorer,
-    score,
-    search,
-)
+from tests.search.synthetic import cost, cut_record, essence, events, make_experiment, make_scorer, quality, score, search
 
-SAMPLERS = ("random", "nsga2", "tpe")
+SAMPLERS = ("random", "nsga2", "tpe", "posterior")
 
 
 class FirstInFirstOut(LocalExecutor):
@@ -40,10 +32,10 @@ class FirstInFirstOut(LocalExecutor):
     capacity = 3
 
 
-def failing(allocation: BitAllocation, when: Callable[[BitAllocation], bool]) -> Mapping[str, float]:
-    if when(allocation):
+def failing(job: ScoringJob, when: Callable[[BitAllocation], bool]) -> Mapping[str, float]:
+    if when(job.allocation):
         raise RuntimeError("no sound\nat all")
-    return score(allocation)
+    return score(job)
 
 
 def scored_allocations(folder: Path) -> list[tuple[tuple[str, int], ...]]:
@@ -72,9 +64,9 @@ def test_each_entry_carries_what_made_it(tmp_path: Path) -> None:
     event = events(tmp_path)[-1]
     assert isinstance(event, Scored)
     allocation = BitAllocation.of(event.allocation)
-    assert event.metrics == score(allocation)
+    assert event.metrics == quality(allocation)
     assert event.costs == cost([allocation])[0]
-    assert (event.seed, event.fidelity, event.attempts) == (3, "post-training", 1)
+    assert (event.seed, event.fidelity, event.attempts) == (3, Fidelity.POST_TRAINING, 1)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -141,9 +133,9 @@ def test_failed_candidates_are_recorded_and_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_candidate_without_a_finite_quality_has_failed(tmp_path: Path, value: float | None) -> None:
-    def broken(allocation: BitAllocation) -> Mapping[str, float]:
-        if allocation.by_site["mask_head.weight"] != 2:
-            return score(allocation)
+    def broken(job: ScoringJob) -> Mapping[str, float]:
+        if job.allocation.by_site["mask_head.weight"] != 2:
+            return score(job)
         return {"utterances": 16.0} | ({} if value is None else {"si_snr_improvement_db": value})
 
     summary = search(tmp_path, make_experiment(8), LocalExecutor(lambda: broken))
@@ -154,16 +146,10 @@ def test_a_candidate_without_a_finite_quality_has_failed(tmp_path: Path, value: 
 
 
 def test_costs_that_are_not_finite_are_recorded_as_absent(tmp_path: Path) -> None:
-    experiment = make_experiment(4)
-    space = build_space(experiment.search, experiment.separator)
-    run_search(
-        experiment,
-        space,
-        LocalExecutor(make_scorer),
-        lambda allocations: [values | {"latency_ms[chip]": math.nan} for values in cost(allocations)],
-        tmp_path,
-        lambda _: None,
-    )
+    def charge(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
+        return [values | {"latency_ms[chip]": math.nan} for values in cost(allocations)]
+
+    search(tmp_path, make_experiment(4), charge=charge)
     event = events(tmp_path)[-1]
     assert isinstance(event, Scored)
     assert event.costs["latency_ms[chip]"] is None
@@ -180,7 +166,7 @@ def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_
 
 
 def test_a_search_whose_candidates_all_fail_gives_up(tmp_path: Path) -> None:
-    executor = LocalExecutor(lambda: partial(failing, when=lambda a: a.by_site["masks"] == 8))
+    executor = LocalExecutor(lambda: partial(failing, when=lambda allocation: allocation.by_site["masks"] == 8))
     with pytest.raises(UserError, match="10 candidates failed, as many as were wanted"):
         search(tmp_path, make_experiment(10), executor)
 
@@ -188,11 +174,11 @@ def test_a_search_whose_candidates_all_fail_gives_up(tmp_path: Path) -> None:
 def test_ctrl_c_ends_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
     calls = []
 
-    def interrupted(allocation: BitAllocation) -> Mapping[str, float]:
-        calls.append(allocation)
+    def interrupted(job: ScoringJob) -> Mapping[str, float]:
+        calls.append(job)
         if len(calls) == 8:
             raise KeyboardInterrupt
-        return score(allocation)
+        return score(job)
 
     summary = search(tmp_path / "a", make_experiment(20), LocalExecutor(lambda: interrupted))
     assert summary.interrupted
@@ -205,10 +191,8 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_continue(tmp_path: Path) -> None:
 
 
 def test_progress_counts_up_to_the_end(tmp_path: Path) -> None:
-    experiment = make_experiment(6)
-    space = build_space(experiment.search, experiment.separator)
     seen = []
-    run_search(experiment, space, LocalExecutor(make_scorer), cost, tmp_path, seen.append)
+    search(tmp_path, make_experiment(6), progress=seen.append)
     assert [progress.scored for progress in seen] == [0, 0, 1, 2, 3, 4, 5, 6]
     assert seen[0].remaining_seconds is None
     assert seen[-1].remaining_seconds == 0.0
@@ -221,6 +205,10 @@ def test_a_strategy_of_ones_own_replaces_the_sampler_and_hears_of_every_candidat
         def __init__(self) -> None:
             self.heard: list[Candidate] = []
             self.told: list[Result] = []
+            self.reference: list[Mapping[str, float]] = []
+
+        def started(self, reference: Mapping[str, float]) -> None:
+            self.reference.append(reference)
 
         def ask(self) -> Proposal:
             return Proposal((0, 1, 2, 3, 4, 5, 0, 1), "stubborn", {"note": len(self.heard)})
@@ -237,7 +225,8 @@ def test_a_strategy_of_ones_own_replaces_the_sampler_and_hears_of_every_candidat
     assert [event.strategy for event in asked[12:]] == ["stubborn"] + ["stubborn-mutated"] * 3
     assert asked[12].state == {"note": 11}
     search(tmp_path, make_experiment(15), proposer=second)
-    assert (second.heard, second.told) == (first.heard, first.told)
+    assert (second.heard, second.told, second.reference) == (first.heard, first.told, first.reference)
+    assert [metrics["si_snr_improvement_db"] for metrics in first.reference] == [pytest.approx(12.0)]
 
 
 def test_optuna_reads_the_mirror(tmp_path: Path) -> None:

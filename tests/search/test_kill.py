@@ -20,9 +20,9 @@ SECONDS = 0.02
 ROOT = Path(__file__).parents[2]
 
 
-def start_driver(folder: Path, seconds: float = SECONDS) -> subprocess.Popen[str]:
+def start_driver(folder: Path, seconds: float = SECONDS, sampler: str = "nsga2") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.search.synthetic", str(folder), str(TRIALS), str(seconds)],
+        [sys.executable, "-m", "tests.search.synthetic", str(folder), str(TRIALS), str(seconds), sampler],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -41,15 +41,16 @@ def wait_for_lines(folder: Path, driver: subprocess.Popen[str], count: int) -> N
         time.sleep(0.005)
 
 
-def test_a_driver_killed_again_and_again_scores_every_candidate_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", ["nsga2", "posterior"])
+def test_a_driver_killed_again_and_again_scores_every_candidate_once(tmp_path: Path, sampler: str) -> None:
     rng = np.random.default_rng(5)
     folder = tmp_path / "killed"
     for share in (0.1, 0.3, 0.55, 0.8):
-        with start_driver(folder) as driver:
+        with start_driver(folder, sampler=sampler) as driver:
             wait_for_lines(folder, driver, int(share * 2 * TRIALS))
             time.sleep(rng.uniform(0, 2 * SECONDS))
             driver.send_signal(signal.SIGKILL)
-    with start_driver(folder) as driver:
+    with start_driver(folder, sampler=sampler) as driver:
         output, errors = driver.communicate()
     assert f"done: {TRIALS} of {TRIALS} candidates scored" in output, errors
 
@@ -59,7 +60,7 @@ def test_a_driver_killed_again_and_again_scores_every_candidate_once(tmp_path: P
     assert sorted(event.candidate for event in scored) == [event.candidate for event in asked]
     assert len({tuple(event.allocation.values()) for event in scored}) == TRIALS + 1
 
-    search(tmp_path / "undisturbed", make_experiment(TRIALS))
+    search(tmp_path / "undisturbed", make_experiment(TRIALS, sampler=sampler))
     fronts = [query(read_candidates(at)) for at in (folder, tmp_path / "undisturbed")]
     assert fronts[0].candidate.tolist() == fronts[1].candidate.tolist()
     assert fronts[0].widths.tolist() == fronts[1].widths.tolist()

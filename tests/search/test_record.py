@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import QUALITY_AND_SIZE
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Header, Record, Scored, read_record
 
@@ -30,7 +31,7 @@ def asked(candidate: int) -> Asked:
     return Asked(candidate=candidate, strategy="test", point=(0,), state={"generation": 1}, time=TIME)
 
 
-def scored(candidate: int) -> Scored:
+def scored(candidate: int, fidelity: Fidelity = Fidelity.POST_TRAINING) -> Scored:
     return Scored(
         candidate=candidate,
         strategy="test",
@@ -38,7 +39,7 @@ def scored(candidate: int) -> Scored:
         allocation={"x.weight": 2},
         metrics={"si_snr_improvement_db": 0.1 + 0.2},
         costs={"size_bytes": 12.0, "latency_ms[chip]": None},
-        fidelity="post-training",
+        fidelity=fidelity,
         seconds=0.5,
         worker="here:1",
         attempts=1,
@@ -46,11 +47,20 @@ def scored(candidate: int) -> Scored:
     )
 
 
-def failed(candidate: int) -> Failed:
-    return Failed(candidate=candidate, strategy="test", reason="boom", seconds=0.5, worker="", attempts=3, time=TIME)
+def failed(candidate: int, fidelity: Fidelity = Fidelity.POST_TRAINING) -> Failed:
+    return Failed(
+        candidate=candidate,
+        strategy="test",
+        fidelity=fidelity,
+        reason="boom",
+        seconds=0.5,
+        worker="",
+        attempts=3,
+        time=TIME,
+    )
 
 
-EVENTS = [asked(0), asked(1), scored(1), failed(0)]
+EVENTS = [asked(0), asked(1), scored(1), failed(0), failed(1, Fidelity.SHORT_QAT)]
 
 
 def write(folder: Path, *events: Asked | Scored | Failed) -> Path:
@@ -109,9 +119,10 @@ def test_a_damaged_middle_line_is_named_by_file_and_number(tmp_path: Path, line:
         list(read_record(tmp_path)[1])
 
 
-def test_a_candidate_cannot_finish_twice(tmp_path: Path) -> None:
-    write(tmp_path, asked(0), scored(0), failed(0))
-    with pytest.raises(UserError, match="line 4: candidate 0 finished a second time"):
+def test_a_candidate_cannot_finish_twice_at_one_fidelity(tmp_path: Path) -> None:
+    once = [asked(0), *(scored(0, fidelity) for fidelity in Fidelity)]
+    write(tmp_path, *once, failed(0, Fidelity.SHORT_QAT))
+    with pytest.raises(UserError, match="line 7: candidate 0 finished a second time at fidelity 'short-qat'"):
         list(read_record(tmp_path)[1])
 
 
@@ -146,9 +157,32 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
 
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path)
-    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
-    with pytest.raises(UserError, match="schema version 2; wanted 1"):
+    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":1'))
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=re.escape(f"{path}: schema version 1; wanted 2")):
         read_record(tmp_path)
+    with pytest.raises(UserError, match="schema version 1; wanted 2"):
+        Record(tmp_path, header())
+    assert path.read_bytes() == before
+
+
+def test_a_point_has_an_index_for_every_free_choice_of_the_header(tmp_path: Path) -> None:
+    widths = {"x.weight": (2, 4), "y.weight": (2, 4), "z.weight": (2, 4, 8), "masks": (8,)}
+    grouped = header(widths=widths, groups=(("x.weight", "y.weight"),))
+    with Record(tmp_path, grouped) as record:
+        record.append(asked(0).model_copy(update={"point": (1, 2)}))
+    assert next(read_record(tmp_path)[1]).point == (1, 2)
+    with Record(tmp_path, grouped) as record:
+        record.append(asked(1).model_copy(update={"point": (1, 1, 2)}))
+    with pytest.raises(UserError, match="line 3: candidate 1's point is outside the space"):
+        list(read_record(tmp_path)[1])
+
+
+@pytest.mark.parametrize("weights", ["../out.safetensors", "a/b.safetensors", "abc.pt", "ABC.safetensors"])
+def test_a_name_of_weights_that_leaves_its_folder_is_refused(tmp_path: Path, weights: str) -> None:
+    path = write(tmp_path, asked(0), scored(0).model_copy(update={"weights": weights}))
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 3: not a valid entry (scored.weights")):
+        list(read_record(tmp_path)[1])
 
 
 def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_candidate_from_elsewhere_joins_the_current_generation() -> None:
     assert {tuple(trial.params.values()) for trial in population} == {own.point, foreign.point}
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe", "gp"])
 def test_samplers_stay_in_the_space_and_differ_from_ask_to_ask(sampler: str) -> None:
     space = make_space()
     proposer = make_proposer(space, sampler)
@@ -86,7 +86,7 @@ def test_samplers_stay_in_the_space_and_differ_from_ask_to_ask(sampler: str) -> 
     assert len(set(points)) > 5
 
 
-@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe", "gp"])
 def test_draws_that_were_not_accepted_are_not_left_running(sampler: str) -> None:
     space = make_space()
     proposer = make_proposer(space, sampler)

@@ -9,16 +9,24 @@ import torch
 from torch import Tensor
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, SeparatorConfig
-from hwsearch.sensitivity.choices import SiteChoices, make_choices
+from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
 from hwsearch.sensitivity.prefix import site_tensors
-from hwsearch.separator.allocation import BitAllocation, all_sites
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, all_sites, is_weight
 from hwsearch.separator.folding import FoldedNetwork
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis
 from tests.separator.small import RELU, noise_mixture, small_network
 
 WIDTHS = (2, 4, 8, 32)
+
+
+def candidates(sites: Sequence[str], widths: Sequence[int] = WIDTHS) -> Candidates:
+    """Sites with those of the widths that each may take."""
+    return tuple(
+        (site, tuple(bits for bits in widths if bits in (WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS)))
+        for site in sites
+    )
 
 
 @cache
@@ -53,7 +61,7 @@ def double_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> An
 
 
 def double_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[int]) -> SiteChoices:
-    choices = make_choices(base, sites, widths)
+    choices = make_choices(base, candidates(sites, widths))
     return replace(choices, weights={key: weight.double() for key, weight in choices.weights.items()})
 
 

@@ -27,7 +27,7 @@ from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.folding import run_folded
 from hwsearch.separator.quantizers import fake_quantize
-from tests.sensitivity.small import WIDTHS, broken_base, double_base, double_mixture, small_mixture, with_layer
+from tests.sensitivity.small import WIDTHS, broken_base, candidates, double_base, double_mixture, small_mixture, with_layer
 from tests.separator.small import KINDS, RELU
 
 LONG = ProbeRule(relative_error=0.0, max_probes=200)
@@ -100,9 +100,11 @@ def test_the_average_curvature_is_the_loss_of_small_random_errors():
     base = double_base()
     mixture = double_mixture(base)
     site = "blocks.1.input"
-    choices = make_choices(base, (site,), (8,))
+    choices = make_choices(base, candidates((site,), (8,)))
     trace = probe_trace(base, [mixture], site, LONG)
-    table = curvature_table(choices, {site: trace}, [squared_errors(choices, mixture, average=True)], Method.AVERAGE_CURVATURE)
+    table = curvature_table(
+        choices.sites, choices.widths, {site: trace}, [squared_errors(choices, mixture, average=True)], Method.AVERAGE_CURVATURE
+    )
     x = mixture.tensors[site]
     error = fake_quantize(x, base.calibration.grids[site][8]) - x
     amplitude = 0.01 * float(error.square().mean().sqrt())  # so small that no ReLU changes sides
@@ -158,11 +160,11 @@ def test_the_fisher_trace_is_the_squared_gradient_of_each_mixture():
 def test_the_table_is_half_trace_times_squared_error_over_mixtures():
     base = double_base()
     mixtures = [double_mixture(base, seed) for seed in (3, 4, 5)]
-    choices = make_choices(base, ("mask_head.weight", "features"), WIDTHS)
+    choices = make_choices(base, candidates(("mask_head.weight", "features"), WIDTHS))
     traces = {site: Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(3, 6))) for site in choices.sites}
     for method, average in ((Method.CURVATURE, False), (Method.AVERAGE_CURVATURE, True)):
         errors = [squared_errors(choices, mixture, average=average) for mixture in mixtures]
-        table = curvature_table(choices, traces, errors, method)
+        table = curvature_table(choices.sites, choices.widths, traces, errors, method)
         weight = base.folded.layers["mask_head"].weight
         grid = base.calibration.grids["features"][4]
         for row, tensors in enumerate(([weight] * 3, [mixture.tensors["features"] for mixture in mixtures])):
@@ -181,10 +183,10 @@ def test_the_table_is_half_trace_times_squared_error_over_mixtures():
 def test_with_a_single_mixture_the_standard_error_is_that_of_the_probes():
     base = double_base()
     mixture = double_mixture(base)
-    choices = make_choices(base, ("mask_head.weight",), (4,))
+    choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
     trace = Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(1, 6)))
     error = squared_errors(choices, mixture, average=True)
-    table = curvature_table(choices, {"mask_head.weight": trace}, [error], Method.AVERAGE_CURVATURE)
+    table = curvature_table(choices.sites, choices.widths, {"mask_head.weight": trace}, [error], Method.AVERAGE_CURVATURE)
     assert table.standard_error[0, 0] == pytest.approx(0.5 * error[0, 0] * trace.probe_error)
 
 

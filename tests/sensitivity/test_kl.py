@@ -16,7 +16,7 @@ from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
-from tests.sensitivity.small import WIDTHS, only, small_base, small_mixture
+from tests.sensitivity.small import WIDTHS, candidates, only, small_base, small_mixture
 from tests.separator.small import RELU
 
 LOGITS = st.lists(st.floats(-20, 20), min_size=4, max_size=4).map(lambda values: torch.tensor(values, dtype=torch.float64))
@@ -55,7 +55,7 @@ def test_the_printed_form_can_be_negative():
 def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_frames(form):
     base = small_base()
     mixture = small_mixture(base)
-    choices = make_choices(base, all_sites(RELU), WIDTHS)
+    choices = make_choices(base, candidates(all_sites(RELU), WIDTHS))
     scorer = FastNetwork(base.folded, base.calibration, base.quantization)
 
     def probabilities(site: str, bits: int) -> np.ndarray:
@@ -81,6 +81,6 @@ def test_an_output_that_is_no_number_is_named():
     base = small_base()
     mixture = small_mixture(base)
     broken = {**mixture.tensors, "masks": torch.full_like(mixture.tensors["masks"], math.nan)}
-    choices = make_choices(base, ("mask_head.weight",), (4,))
+    choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
     with pytest.raises(UserError, match=r"the output with site 'mask_head\.weight' quantized is not finite"):
         output_divergence(choices, replace(mixture, tensors=broken), bernoulli_kl)

@@ -14,7 +14,7 @@ from hwsearch.sensitivity.measured import measure
 from hwsearch.sensitivity.table import Method, over_mixtures
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
-from tests.sensitivity.small import WIDTHS, broken_base, only, small_base, small_mixture
+from tests.sensitivity.small import WIDTHS, broken_base, candidates, only, small_base, small_mixture
 from tests.separator.small import KINDS, RELU
 
 
@@ -23,7 +23,7 @@ def test_masks_are_those_of_the_scorer_at_one_site_allocations(kind):
     config = KINDS[kind]
     base = small_base(config)
     mixture = small_mixture(base)
-    choices = make_choices(base, all_sites(config), WIDTHS)
+    choices = make_choices(base, candidates(all_sites(config), WIDTHS))
     scorer = FastNetwork(base.folded, base.calibration, base.quantization)
     for site, masks in one_site_masks(choices, mixture.tensors):
         for bits, mask in zip(choices.of(site), masks, strict=True):
@@ -35,7 +35,7 @@ def test_the_loss_is_the_scorers_difference_of_si_snr():
     """SI-SNR by another library."""
     base = small_base()
     mixture = small_mixture(base)
-    choices = make_choices(base, all_sites(RELU), WIDTHS)
+    choices = make_choices(base, candidates(all_sites(RELU), WIDTHS))
     scorer = FastNetwork(base.folded, base.calibration, base.quantization)
 
     def si_snr(site: str, bits: int) -> float:
@@ -61,7 +61,7 @@ def test_the_loss_is_the_scorers_difference_of_si_snr():
 def test_floating_point_loses_nothing_and_two_bits_lose_most():
     """On targets that the full-precision network all but reaches, as if it were trained."""
     base = small_base()
-    choices = make_choices(base, ("input_proj.weight", "mask_head.weight"), WIDTHS)
+    choices = make_choices(base, candidates(("input_proj.weight", "mask_head.weight"), WIDTHS))
     scores = []
     for seed in range(3, 9):
         mixture = small_mixture(base, seed)
@@ -77,7 +77,7 @@ def test_floating_point_loses_nothing_and_two_bits_lose_most():
 
 def test_an_output_that_is_no_number_is_named():
     base = broken_base()
-    choices = make_choices(base, ("features",), (4,))
+    choices = make_choices(base, candidates(("features",), (4,)))
     with pytest.raises(UserError, match="mixture 'noise-3', in full precision: SI-SNR has no value"):
         measure(choices, small_mixture(base))
 
@@ -86,6 +86,6 @@ def test_a_site_whose_output_falls_silent_is_named():
     base = small_base()
     mixture = small_mixture(base)
     silent = {**mixture.tensors, "mask_input": torch.full_like(mixture.tensors["mask_input"], math.nan)}
-    choices = make_choices(base, ("mask_input",), (4,))
+    choices = make_choices(base, candidates(("mask_input",), (4,)))
     with pytest.raises(UserError, match="mixture 'noise-3', with 'mask_input' alone quantized: SI-SNR has no value"):
         measure(choices, replace(mixture, tensors=silent))

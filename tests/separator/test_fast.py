@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.separator.allocation import uniform
-from hwsearch.separator.fast import FastNetwork, fast_convolve
+from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.fast import FastNetwork, KeptInput, fast_convolve
 from hwsearch.separator.folding import FoldedLayer, convolve, run_folded
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
@@ -112,6 +112,44 @@ def test_allocations_do_not_disturb_each_other():
     high(features)
     assert torch.equal(low(features), first)
     assert not torch.equal(high(features), first)
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_kept_input_gives_every_candidate_the_same_masks(integers):
+    """Whatever candidates came before, and one that shares only some widths of the first layer with them."""
+    separator, folded, calibration = small_network()
+    features = normalised_features(separator)
+    network = FastNetwork(folded, calibration, CONFIG, integers=integers)
+    kept, before = KeptInput(features), features.clone()
+    pairs = [(2, 8), (8, 8), (8, 4), (2, 8), (32, 32), (8, 32), (32, 8), (2, 4), (8, 8)]
+    for weight_bits, activation_bits in pairs:
+        mask = network.mask_function(uniform(RELU, weight_bits, activation_bits))
+        assert torch.equal(mask(kept), mask(features)), (weight_bits, activation_bits)
+    assert len(kept.trunks) < len(pairs)
+    assert torch.equal(kept.normalised, before)
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_floats_and_integers_are_kept_apart(integers):
+    """The same widths at the first layer, but one candidate has a site elsewhere that bytes cannot hold."""
+    separator, folded, calibration = small_network()
+    kept = KeptInput(normalised_features(separator))
+    network = FastNetwork(folded, calibration, CONFIG, integers=integers)
+    narrow = uniform(RELU, 8, 8)
+    wide = BitAllocation.of({**narrow.by_site, "mask_head.weight": 16})
+    for allocation in (narrow, wide, narrow):
+        mask = network.mask_function(allocation)
+        assert torch.equal(mask(kept), mask(kept.normalised))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_batch_is_its_mixtures_one_by_one(integers):
+    separator, folded, calibration = small_network()
+    mask = FastNetwork(folded, calibration, CONFIG, integers=integers).mask_function(uniform(RELU, 4, 8))
+    features = [normalised_features(separator, seed=seed) for seed in (3, 4, 5)]
+    together = mask(torch.cat(features))
+    for number, one in enumerate(features):
+        torch.testing.assert_close(together[number : number + 1], mask(one), rtol=1e-4, atol=1e-4)
 
 
 def test_inputs_are_left_alone_and_masks_carry_no_gradient():

@@ -81,6 +81,10 @@ def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
     return Cost(name, tables, np.zeros(len(largest)))
 
 
+class NotSeparableError(UserError):
+    """A cost that is no sum over the sites."""
+
+
 def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload: Workload, widths: Widths) -> Cost:
     """A cost as one sum over the sites, from its changes when one site changes, and checked on random allocations.
 
@@ -91,11 +95,29 @@ def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload
         widths: every site of the workload and the widths it may take.
 
     Raises:
-        UserError: the cost is no sum over the sites.
+        NotSeparableError: the cost is no sum over the sites.
+        UserError: a cost that is not finite.
+        ValueError: the sites are not those of the workload.
+    """
+    table, origin = site_changes(charge, workload, widths)
+    if not np.isfinite(table).all() or not math.isfinite(origin):
+        raise UserError(f"{name}: not finite at some widths of the space; wanted widths that the target runs")
+    cost = Cost(name, table[None], np.array([origin]))
+    _check_sum(cost, charge, np.array([workload.column[site] for site, _ in widths]), widths)
+    return cost
+
+
+def site_changes(charge: Callable[[IntArray], FloatArray], workload: Workload, widths: Widths) -> tuple[FloatArray, float]:
+    """What a cost changes by when one site takes another width, and the cost of the narrowest allocation, where changes start.
+
+    Returns:
+        `[sites, widths]` changes, and the start; rounded so that their sums are exact.
+
+    Raises:
         ValueError: the sites are not those of the workload.
     """
     if {site for site, _ in widths} != set(workload.sites):
-        raise ValueError(f"{name}: the sites are not those of workload '{workload.name}'")
+        raise ValueError(f"the sites are not those of workload '{workload.name}'")
     columns = np.array([workload.column[site] for site, _ in widths])
     changes = [(row, index) for row, (_, options) in enumerate(widths) for index in range(len(options))]
     base = np.empty(len(widths), np.int64)
@@ -105,13 +127,13 @@ def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload
         bits[change, columns[row]] = widths[row][1][index]
     values = charge(bits)
     origin = float(values[0])
-    grid = math.ldexp(1.0, math.frexp(float(np.abs(values).max()))[1] - _GRID_BITS)
+    finite = values[np.isfinite(values)]
+    grid = math.ldexp(1.0, math.frexp(float(np.abs(finite).max()) if finite.size else 1.0)[1] - _GRID_BITS)
     table = np.zeros((len(widths), max(len(options) for _, options in widths)))
     for (row, index), value in zip(changes, values.tolist(), strict=True):
-        table[row, index] = round((value - origin) / grid) * grid
-    cost = Cost(name, table[None], np.array([round(origin / grid) * grid]))
-    _check_sum(cost, charge, columns, widths)
-    return cost
+        change = value - origin
+        table[row, index] = round(change / grid) * grid if math.isfinite(change) else change
+    return table, round(origin / grid) * grid if math.isfinite(origin) else origin
 
 
 def _check_sum(cost: Cost, charge: Callable[[IntArray], FloatArray], columns: npt.NDArray[np.int64], widths: Widths) -> None:
@@ -126,7 +148,7 @@ def _check_sum(cost: Cost, charge: Callable[[IntArray], FloatArray], columns: np
     wrong = ~(np.abs(sums - values) <= _TOLERANCE * np.abs(values))
     if wrong.any():
         first = int(wrong.argmax())
-        raise UserError(
+        raise NotSeparableError(
             f"{cost.name} is no sum over the sites: an allocation takes {values[first]:.6g} where single sites add up to "
             f"{sums[first]:.6g}; wanted activations fixed to one width each (search.fixed), or a limit on another cost"
         )

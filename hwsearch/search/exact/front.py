@@ -62,6 +62,20 @@ def supported_front(problem: AllocationProblem, metric: str) -> Front:
     return _front(problem, metric, knapsack, _corners(knapsack, _hull_steps(knapsack)))
 
 
+def supported_options(costs: FloatArray, losses: FloatArray) -> IndexArray:
+    """As `supported_front`, of bare tables, for callers that solve under many losses.
+
+    Args:
+        costs: `[choices, options]`, infinite where a choice has no such option.
+        losses: the same of the loss.
+
+    Returns:
+        `[allocations, choices]` options in rising order of cost.
+    """
+    knapsack = _sorted_tables(costs, losses)
+    return _options(knapsack, _corners(knapsack, _hull_steps(knapsack)))
+
+
 def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) -> Front:
     """The allocation of least loss at each budget, in the order of the budgets; among equal losses the cheapest.
 
@@ -153,7 +167,10 @@ def _knapsack(problem: AllocationProblem, metric: str) -> _Knapsack:
         raise UserError(
             f"{metric} is the largest of {len(cost.tables)} sums; a front wants a cost that is one sum over the sites"
         )
-    costs, losses = problem.merged(cost.tables[0]), problem.merged(problem.loss)
+    return _sorted_tables(problem.merged(cost.tables[0]), problem.merged(problem.loss))
+
+
+def _sorted_tables(costs: FloatArray, losses: FloatArray) -> _Knapsack:
     order = np.lexsort((losses, costs), axis=1)
     costs, losses = np.take_along_axis(costs, order, 1), np.take_along_axis(losses, order, 1)
     keep = np.isfinite(costs)
@@ -329,11 +346,13 @@ def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
 
 
 def _front(problem: AllocationProblem, metric: str, knapsack: _Knapsack, positions: IndexArray) -> Front:
-    options = np.empty_like(positions)
-    for choice, taken in enumerate(positions):
-        options[choice] = knapsack.options[choice][taken]
-    indices = problem.expand(options.T)
+    indices = problem.expand(_options(knapsack, positions))
     return Front(metric, indices, problem.cost_of(metric, indices), problem.loss_of(indices))
+
+
+def _options(knapsack: _Knapsack, positions: IndexArray) -> IndexArray:
+    """Positions `[choices, allocations]` as options `[allocations, choices]`."""
+    return np.take_along_axis(knapsack.options, positions.astype(np.int64), axis=1).T
 
 
 def _non_dominated(front: Front) -> Front:

@@ -187,8 +187,8 @@ class AllocationProblem:
         return BitAllocation(tuple((site, widths[i]) for (site, widths), i in zip(self.widths, indices.tolist(), strict=True)))
 
     def point(self, indices: IndexArray) -> Point:
-        """The point of the search space at positions `[sites]`."""
-        return tuple(i for (_, widths), i in zip(self.widths, indices.tolist(), strict=True) if len(widths) > 1)
+        """The point of the search space at positions `[sites]`; its groups must be those of the problem."""
+        return tuple(int(indices[sites[0]]) for sites in self.members if len(self.widths[sites[0]][1]) > 1)
 
     def with_loss(self, loss: FloatArray) -> Self:
         """The same problem under another loss `[sites, widths]`.
@@ -247,7 +247,7 @@ def allocation_problem(
     unknown = sensitivity.keys() - dict(space.widths).keys()
     if unknown:
         raise UserError(f"sensitivity: unknown site '{min(unknown)}'; the space's sites are like '{space.widths[0][0]}'")
-    missing = next((site for site, _ in space.free if site not in sensitivity), None)
+    missing = next((site for site, _ in space.free_sites if site not in sensitivity), None)
     if missing is not None:
         raise UserError(f"sensitivity: no values for site '{missing}'; wanted one for each of its widths")
     return AllocationProblem(

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsearch.front.pareto import hypervolume_2d, non_dominated
+from hwsearch.search.pareto import hypervolume_2d, non_dominated
 from hwsearch.search.objectives import Direction
 
 MAX, MIN = Direction.MAXIMIZE, Direction.MINIMIZE

@@ -1,0 +1,327 @@
+"""How many evaluations a front costs: the prior-corrected sampler against every sampler of Optuna that takes several objectives.
+
+All optimise the same study: SI-SNR improvement against the bytes of the packed file, over the widths of all weights of the real-speech
+base, scored on real speech. Every sampler runs unseeded, and seeded alike: with the uniform allocations, 'ends at 8 bits', and the
+exact fronts of all priors. Hypervolume is the share of the rectangle between nothing and full precision's quality, and between the
+smallest and the largest file.
+
+    python experiments/search_efficiency.py run --workers 2      # hours, most of them in the Gaussian process; continues
+    python experiments/search_efficiency.py report               # what has finished, at any time
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from matplotlib.figure import Figure
+from optuna.distributions import IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+from scipy import stats
+
+from hwsearch.experiment import FLOAT_BITS, Fidelity, Prior, load_experiment
+from hwsearch.files import atomic_write_bytes, atomic_write_json
+from hwsearch.pipeline import build, prepare, provenance
+from hwsearch.search.known_costs import CostBook
+from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.pareto import hypervolume_2d
+from hwsearch.search.posterior.sampler import PriorCorrectedSampler
+from hwsearch.search.scoring import ScorerFactory, ScoringJob
+from hwsearch.search.space import Point, build_space
+from hwsearch.search.strategy import make_plan, posterior_engine
+from hwsearch.sensitivity.estimate import ensure
+from hwsearch.sensitivity.table import Method
+from hwsearch.separator.allocation import uniform
+from hwsearch.workspace import Workspace
+
+HERE = Path(__file__).parent
+EVALUATIONS = 300
+MARKS = (60, 100, 150, 200, 300)
+OURS = "prior-corrected"
+FRONT = "prior front"
+POPULATION = 20
+RIVALS = ("random", "qmc", "nsga2", "nsga3", "tpe", "gp")
+GENERATION_KEYS = {"NSGAIISampler:generation": 0, "NSGAIIISampler:generation": 0}
+"""Without them genetic samplers never take an added trial as a parent."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a sampler, seeded or not, with a random seed."""
+
+    sampler: str
+    seeded: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Its file's stem."""
+        return f"{self.sampler.replace(' ', '-')}-{'seeded' if self.seeded else 'unseeded'}-{self.seed}"
+
+
+class Problem:
+    """What is searched: loaded once in each process."""
+
+    def __init__(self, experiment_path: Path, runs: Path) -> None:
+        torch.set_num_threads(1)
+        self.experiment = load_experiment(experiment_path)
+        self.workspace = Workspace(runs, self.experiment)
+        self.folder = self.workspace.folder / "efficiency"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.space = build_space(self.experiment.search, self.experiment.separator)
+        self.costs = CostBook(self.experiment, self.space)
+        self.size = self.costs.known(SIZE)
+        prepare(self.workspace)
+        methods = [prior.value for prior in self.experiment.search.priors]
+        tables = ensure(self.workspace, methods, self.space.free_sites)
+        self.tables = {Prior(method): tables[Method(method)] for method in methods}
+        self.seeds = make_plan(self.experiment, self.space, self.costs, self.tables).seeds
+        ends = np.array([[0] * len(self.space.free), [n - 1 for n in self.space.shape]])
+        self.least, self.largest = self.size.charge(ends).tolist()
+        self._scores: dict[Point | None, float] = {}
+
+    @cached_property
+    def full_precision(self) -> float:
+        """Quality of the base, dB."""
+        return self.quality(None)
+
+    def quality(self, point: Point | None) -> float:
+        """Scored once per process; the full-precision network for None."""
+        if point not in self._scores:
+            search = self.experiment
+            allocation = uniform(search.separator, FLOAT_BITS) if point is None else self.space.decode(point)
+            self._scores[point] = self._score(ScoringJob(allocation, Fidelity.SUBSET))[QUALITY]
+        return self._scores[point]
+
+    def values(self, point: Point) -> tuple[float, float]:
+        """Quality and bytes."""
+        return self.quality(point), float(self.size.charge(np.array([point]))[0])
+
+    def hypervolume(self, values: list[tuple[float, float]]) -> float:
+        """As a share of the rectangle."""
+        directions = [objective.direction for objective in QUALITY_AND_SIZE]
+        area = hypervolume_2d(np.array(values), directions, (0.0, self.largest))
+        return area / (self.full_precision * (self.largest - self.least))
+
+    @cached_property
+    def _score(self) -> Callable[[ScoringJob], object]:
+        calibration = self.workspace.folder / "calibration.json"
+        return ScorerFactory(self.experiment, self.workspace.base_path, self.workspace.data_folder, calibration)()
+
+
+def make_sampler(problem: Problem, job: Job, done: int) -> BaseSampler:
+    """A live sampler; one that continues an interrupted run is seeded by how far it had come."""
+    seed = int(np.random.SeedSequence([job.seed, done]).generate_state(1)[0])
+    match job.sampler:
+        case "random":
+            return RandomSampler(seed=seed)
+        case "qmc":
+            return QMCSampler(scramble=True, seed=job.seed)
+        case "nsga2":
+            return NSGAIISampler(population_size=POPULATION, seed=seed)
+        case "nsga3":
+            return NSGAIIISampler(population_size=POPULATION, seed=seed)
+        case "tpe":
+            return TPESampler(multivariate=True, n_startup_trials=POPULATION, seed=seed)
+        case "gp":
+            return GPSampler(n_startup_trials=POPULATION, deterministic_objective=True, seed=seed)
+        case _:
+            search = problem.experiment.search
+            engine = posterior_engine(problem.space, list(problem.tables.values()), problem.costs, search.objectives, {})
+            seeds = problem.seeds if job.seeded else ()
+            return PriorCorrectedSampler(problem.space, engine, seeds, problem.full_precision, seed)
+
+
+def run_job(problem: Problem, job: Job, evaluations: int) -> None:
+    """Run, or go on running, until there are as many evaluations; one line of JSON for each."""
+    path = problem.folder / f"{job.name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    history = [json.loads(line) for line in lines if line.endswith("\n")]
+    if job.sampler == "qmc" and len(history) < evaluations:
+        history = []  # its sequence lives in the study and begins anew
+    distributions = {name: IntDistribution(0, len(widths) - 1) for name, widths in problem.space.free}
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=make_sampler(problem, job, len(history)))
+
+    def add(point: Point, values: tuple[float, float], generation: dict[str, int]) -> None:
+        params = dict(zip(distributions, point, strict=True))
+        running = create_trial(
+            state=TrialState.RUNNING, params=params, distributions=dict(distributions), system_attrs=dict(generation)
+        )
+        study.add_trial(running)
+        study.tell(len(study.trials) - 1, values)
+
+    seeds = [seed.point for seed in problem.seeds] if job.seeded else []
+    for number, entry in enumerate(history):
+        generation = {key: entry["generation"] for key in GENERATION_KEYS} if "generation" in entry else {}
+        add(tuple(entry["point"]), tuple(entry["values"]), GENERATION_KEYS if number < len(seeds) else generation)
+    with path.open("w", encoding="utf-8") as stream:
+
+        def write(point: Point, values: tuple[float, float], attributes: dict[str, object]) -> None:
+            generation = [attributes[key] for key in GENERATION_KEYS if key in attributes]
+            entry = {"point": point, "values": values} | ({"generation": generation[0]} if generation else {})
+            stream.write(json.dumps(entry) + "\n")
+            stream.flush()
+
+        for entry in history:
+            stream.write(json.dumps(entry) + "\n")
+        for number in range(len(history), evaluations):
+            if number < len(seeds):
+                values = problem.values(seeds[number])
+                add(seeds[number], values, GENERATION_KEYS)
+                write(seeds[number], values, {})
+                continue
+            trial = study.ask(distributions)
+            point = tuple(int(trial.params[name]) for name in distributions)
+            values = problem.values(point)
+            study.tell(trial, values)
+            write(point, values, study.trials[trial.number].system_attrs)
+
+
+def run_front(problem: Problem, job: Job, evaluations: int) -> None:
+    """The first prior's exact front at ever finer sizes, after the seeds: what a prior is worth without correction."""
+    changes = {"strategy": "kl", "trials": evaluations}
+    search = problem.experiment.search.model_copy(update=changes)
+    first = problem.experiment.search.priors[0]
+    tables = {Prior.KL: problem.tables[first]}
+    finer = make_plan(problem.experiment.model_copy(update={"search": search}), problem.space, problem.costs, tables).seeds
+    points = list(dict.fromkeys(seed.point for seed in (*problem.seeds, *finer)))[:evaluations]
+    lines = [json.dumps({"point": point, "values": problem.values(point)}) for point in points]
+    atomic_write_bytes(problem.folder / f"{job.name}.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+_problem: Problem | None = None
+
+
+def work(arguments: tuple[Path, Path, Job, int]) -> str:
+    """A job in a process of its own, which keeps the problem for the next one."""
+    global _problem  # noqa: PLW0603 (once per process, as a pool's initialiser would)
+    experiment_path, runs, job, evaluations = arguments
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _problem = _problem or Problem(experiment_path, runs)
+    (run_front if job.sampler == FRONT else run_job)(_problem, job, evaluations)
+    return job.name
+
+
+def jobs(samplers: tuple[str, ...], seeds: int) -> list[Job]:
+    """Ours and the quick ones first, the Gaussian process last."""
+    found = [Job(FRONT, seeded=True, seed=0)] if FRONT in samplers else []
+    order = [sampler for sampler in (OURS, *RIVALS) if sampler in samplers]
+    return found + [Job(sampler, seeded, seed) for sampler, seeded, seed in product(order, (True, False), range(seeds))]
+
+
+def report(problem: Problem, seeds: int, results: Path) -> None:
+    """Means and intervals over seeds at the marks, and seed by seed who is ahead; JSON, Markdown and a plot."""
+    curves: dict[tuple[str, bool], dict[int, list[float]]] = {}
+    for job in jobs((FRONT, OURS, *RIVALS), seeds):
+        path = problem.folder / f"{job.name}.jsonl"
+        if path.is_file():
+            values = [tuple(json.loads(line)["values"]) for line in path.read_text(encoding="utf-8").splitlines()]
+            curve = [problem.hypervolume(values[: count + 1]) for count in range(len(values))]
+            curves.setdefault((job.sampler, job.seeded), {})[job.seed] = curve
+    rows = []
+    ours = curves.get((OURS, True), {})
+    for (sampler, seeded), runs in curves.items():
+        row: dict[str, object] = {"sampler": sampler, "seeded": seeded, "runs": len(runs)}
+        for mark in MARKS:
+            reached = [curve[mark - 1] for curve in runs.values() if len(curve) >= mark]
+            row[f"at_{mark}"] = float(np.mean(reached)) if reached else None
+            row[f"runs_at_{mark}"] = len(reached)
+            if len(reached) > 1:
+                row[f"ci95_at_{mark}"] = float(stats.t.ppf(0.975, len(reached) - 1) * stats.sem(reached))
+        if sampler != OURS:
+            last = {seed: min(len(curve), EVALUATIONS) for seed, curve in runs.items()}
+            both = [seed for seed in runs if seed in ours and len(ours[seed]) >= 100 and last[seed] >= 100]
+            row["ours_at_100_no_worse_than_its_last"] = sum(ours[seed][99] >= runs[seed][last[seed] - 1] for seed in both)
+            row["seeds_compared"] = len(both)
+            row["its_last"] = sorted({last[seed] for seed in both})
+        rows.append(row)
+    made_by = {
+        "command": "python experiments/search_efficiency.py run && python experiments/search_efficiency.py report",
+        "experiment": problem.experiment.name,
+        "validation_mixtures": problem.experiment.search.validation_mixtures,
+        "free_sites": len(problem.space.free),
+        "seed_allocations": len(problem.seeds),
+        "full_precision_db": problem.full_precision,
+        "size_bytes": [problem.least, problem.largest],
+        "provenance": dict(provenance(problem.workspace)),
+        "versions": {name: version(name) for name in ("hwsearch", "optuna", "torch", "numpy")},
+    }
+    atomic_write_json(results / "search_efficiency.json", {"made_by": made_by, "rows": rows})
+    lines = [
+        "| sampler | seeded | runs | " + " | ".join(f"after {mark}" for mark in MARKS) + " | ours at 100 no worse than its last |",
+        "|---|---|---|" + "---|" * (len(MARKS) + 1),
+    ]
+    for row in rows:
+        cells = []
+        for mark in MARKS:
+            mean, error = row[f"at_{mark}"], row.get(f"ci95_at_{mark}")
+            partial = f" (n={row[f'runs_at_{mark}']})" if row[f"runs_at_{mark}"] not in (0, row["runs"]) else ""
+            cells.append("" if mean is None else f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}") + partial)
+        compared = row.get("seeds_compared")
+        verdict = "" if not compared else f"{row['ours_at_100_no_worse_than_its_last']} of {compared}, after {row['its_last']}"
+        lines.append(f"| {row['sampler']} | {'yes' if row['seeded'] else 'no'} | {row['runs']} | {' | '.join(cells)} | {verdict} |")
+    table = "\n".join(lines) + "\n"
+    atomic_write_bytes(results / "search_efficiency.md", table.encode())
+    print(table)
+    _plot(curves, results / "search_efficiency.png")
+
+
+def _plot(curves: dict[tuple[str, bool], dict[int, list[float]]], path: Path) -> None:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (sampler, seeded), runs in curves.items():
+        shortest = min(len(curve) for curve in runs.values())
+        mean = np.mean([curve[:shortest] for curve in runs.values()], axis=0)
+        style = {"color": f"C{(FRONT, OURS, *RIVALS).index(sampler)}", "linestyle": "-" if seeded else ":"}
+        width = 2.4 if sampler == OURS else 1.2
+        axes.plot(np.arange(1, shortest + 1), mean, label=f"{sampler}{'' if seeded else ', unseeded'}", linewidth=width, **style)
+    axes.set_xlabel("evaluations")
+    axes.set_ylabel("hypervolume, share of the rectangle")
+    axes.set_ylim(bottom=max(0.0, math.floor(20 * axes.get_ylim()[0]) / 20))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Parse, run or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["run", "report"])
+    parser.add_argument("--experiment", type=Path, default=HERE / "comparison.toml")
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--evaluations", type=int, default=EVALUATIONS)
+    parser.add_argument("--samplers", nargs="+", default=[FRONT, OURS, *RIVALS], choices=[FRONT, OURS, *RIVALS])
+    parser.add_argument("--unseeded", choices=["yes", "no", "only"], default="yes", help="whether runs without seeds are made, too")
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    workspace = Workspace(options.runs_dir, load_experiment(options.experiment))
+    build(workspace, options.workers, lambda _done, _total: None)
+    problem = Problem(options.experiment, options.runs_dir)
+    if options.action == "report":
+        report(problem, options.seeds, options.results)
+        return
+    wanted = [
+        job
+        for job in jobs(tuple(options.samplers), options.seeds)
+        if options.unseeded == "yes" or job.seeded is (options.unseeded == "no")
+    ]
+    arguments = [(options.experiment, options.runs_dir, job, options.evaluations) for job in wanted]
+    with ProcessPoolExecutor(options.workers) as pool:
+        for number, name in enumerate(pool.map(work, arguments), start=1):
+            print(f"{number}/{len(wanted)}: {name}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a cheap fidelity says of a dear one: rank correlations between the rungs of a search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from hwsearch.experiment import Fidelity
+from hwsearch.search.objectives import QUALITY
+from hwsearch.search.record import REFERENCE, Scored, read_record
+
+_FEWEST = 4
+"""Candidates below which a rank correlation says nothing."""
+
+
+@dataclass(frozen=True)
+class RungCorrelation:
+    """How well one rung's qualities rank the next one's.
+
+    Attributes:
+        below: the cheaper fidelity.
+        above: the dearer one.
+        spearman: rank correlation of quality over the candidates that both scored; NaN for fewer than four, or equal qualities.
+        candidates: how many both scored.
+    """
+
+    below: Fidelity
+    above: Fidelity
+    spearman: float
+    candidates: int
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        figure = "too few to rank" if np.isnan(self.spearman) else f"rank correlation {self.spearman:.2f}"
+        return f"{self.below.value} to {self.above.value}: {figure} over {self.candidates} candidates"
+
+
+def rung_correlations(folder: Path) -> list[RungCorrelation]:
+    """Between each fidelity of a search and the next higher one it used.
+
+    Raises:
+        UserError: no record in the folder, or a damaged one.
+    """
+    _, events = read_record(folder)
+    rungs: dict[Fidelity, dict[int, float]] = {}
+    for event in events:
+        if isinstance(event, Scored) and event.candidate != REFERENCE:
+            rungs.setdefault(event.fidelity, {})[event.candidate] = event.metrics[QUALITY]
+    used = [fidelity for fidelity in Fidelity if fidelity in rungs]
+    found = []
+    for below, above in zip(used, used[1:], strict=False):
+        both = sorted(rungs[below].keys() & rungs[above].keys())
+        lower, upper = ([rungs[fidelity][number] for number in both] for fidelity in (below, above))
+        enough = len(both) >= _FEWEST and np.ptp(lower) > 0 and np.ptp(upper) > 0
+        found.append(RungCorrelation(below, above, float(spearmanr(lower, upper)[0]) if enough else float("nan"), len(both)))
+    return found

@@ -1,0 +1,139 @@
+"""The costs that a search minimises or limits, in the forms that its parts take: exact sums, and tables to propose with."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hw_models.compile import CostTable
+from hw_models.cost import evaluate, runnable
+from hw_models.packed import average_weight_bits, packed_size_bytes
+from hw_models.workload import Workload
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment
+from hwsearch.search.costing import TCN_PREFIX, compile_targets, experiment_workload
+from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
+from hwsearch.search.exact.milp import optimum
+from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray
+from hwsearch.search.objectives import SIZE
+from hwsearch.search.posterior.engine import KnownCost
+from hwsearch.search.posterior.model import OptionArray
+from hwsearch.search.space import SearchSpace
+
+_TARGET_METRICS = ("latency_ms", "weight_bytes", "peak_activation_bytes")
+
+Charge = Callable[[IntArray], FloatArray]
+"""Cost [allocations] of widths [allocations, sites of the workload]."""
+
+
+class CostBook:
+    """Every cost that an experiment's candidates have, by column name."""
+
+    def __init__(self, experiment: Experiment, space: SearchSpace) -> None:
+        """Compile the targets.
+
+        Raises:
+            UserError: an unknown target or a wrong target file.
+        """
+        self._space = space
+        self._workload = experiment_workload(experiment)
+        self._targets = compile_targets(experiment, self._workload)
+        self._charges = _charges(self._workload, self._targets)
+
+    def exact(self, name: str) -> Cost:
+        """A cost as sums over the sites.
+
+        Raises:
+            UserError: an unknown cost, a width that the target cannot run, or (`NotSeparableError`) a cost that is no sum.
+        """
+        charge = self._charge(name)
+        metric, target = _parts(name)
+        if metric == "peak_activation_bytes":
+            return peak_activation_cost(self._targets[target], self._space.widths)
+        return separable_cost(name, charge, self._workload, self._space.widths)
+
+    def known(self, name: str) -> KnownCost:
+        """A cost for the posterior engine; one that is no sum is proposed with by its changes from the narrowest allocation.
+
+        Raises:
+            UserError: an unknown cost.
+        """
+        charge = self._charge(name)
+        by_site, _ = site_changes(charge, self._workload, self._space.widths)
+        row = {site: index for index, (site, _) in enumerate(self._space.widths)}
+        table = np.zeros((len(self._space.free), max((len(widths) for _, widths in self._space.free), default=0)))
+        for index, (choice, widths) in enumerate(self._space.free):
+            table[index, : len(widths)] = sum(by_site[row[site], : len(widths)] for site in self._space.members[choice])
+        return KnownCost(table, lambda options: charge(self._bits(options)))
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        """Refuse limits that no allocation meets.
+
+        Raises:
+            UserError: which, with the least that can be met; or an unknown cost.
+        """
+        sums: list[Cost] = []
+        for name, limit in limits.items():
+            try:
+                sums.append(self.exact(name))
+            except NotSeparableError:
+                narrowest = float(self._charge(name)(self._bits(np.zeros((1, len(self._space.free)), np.int64)))[0])
+                if narrowest > limit:
+                    raise UserError(
+                        f"search.limits: limit {name} <= {limit:.10g} cannot be met; the narrowest allocation takes "
+                        f"{narrowest:.10g}: raise it, or allow narrower widths"
+                    ) from None
+        if sums:
+            loss = np.zeros((len(self._space.widths), max(len(widths) for _, widths in self._space.widths)))
+            problem = AllocationProblem(self._space.widths, loss, tuple(sums), self._space.groups)
+            try:
+                optimum(problem, {cost.name: limits[cost.name] for cost in sums})
+            except UserError as error:
+                raise UserError(f"search.limits: {error}; raise it, or allow narrower widths") from None
+
+    def _charge(self, name: str) -> Charge:
+        if name not in self._charges:
+            raise UserError(f"no cost '{name}'; wanted one of {', '.join(self._charges)}")
+        return self._charges[name]
+
+    def _bits(self, options: OptionArray) -> IntArray:
+        """Widths [allocations, sites of the workload] of options [allocations, choices]."""
+        bits = np.empty((len(options), len(self._workload.sites)), np.int64)
+        for site, widths in self._space.widths:
+            bits[:, self._workload.column[site]] = widths[0]
+        for index, (choice, widths) in enumerate(self._space.free):
+            taken = np.array(widths, np.int64)[options[:, index]]
+            for site in self._space.members[choice]:
+                bits[:, self._workload.column[site]] = taken
+        return bits
+
+
+def _charges(workload: Workload, targets: Mapping[str, CostTable]) -> dict[str, Charge]:
+    tcn = [site for site in workload.sites if site.startswith(TCN_PREFIX) and site.endswith(".weight")]
+    charges: dict[str, Charge] = {
+        SIZE: lambda bits: packed_size_bytes(workload, bits).astype(np.float64),
+        "average_bits": lambda bits: average_weight_bits(workload, bits),
+        "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, tcn),
+    }
+    for name, table in targets.items():
+        for metric in _TARGET_METRICS:
+            charges[f"{metric}[{name}]"] = _target_charge(table, metric)
+    return charges
+
+
+def _target_charge(table: CostTable, metric: str) -> Charge:
+    def charge(bits: IntArray) -> FloatArray:
+        can: NDArray[np.bool_] = runnable(table, bits)
+        values = np.full(len(bits), math.inf)
+        if can.any():
+            values[can] = getattr(evaluate(table, bits[can]), metric)
+        return values
+
+    return charge
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """`latency_ms[target]` as its metric and target; the target is empty for costs of no target."""
+    metric, _, rest = name.partition("[")
+    return metric, rest.removesuffix("]")

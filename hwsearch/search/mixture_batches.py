@@ -1,0 +1,102 @@
+"""Mixtures that many candidates are scored on, a few of one length at a time, with all done once that no candidate changes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwsearch.metrics.si_snr import si_snr
+from hwsearch.separator.fast import KeptInput
+from hwsearch.separator.separator import Analysis, Separator
+
+BATCH = 8
+"""Mixtures per pass: enough to fill a kernel, few enough that an activation in bytes fits a core's cache."""
+
+SILENT_DB = -30.0
+"""What silence instead of the target is worth: worse than any mixture, and finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One mixture.
+
+    Attributes:
+        mixture: [mics, samples].
+        target: [samples].
+        doa_deg: direction of the target.
+    """
+
+    mixture: NDArray[np.float32]
+    target: NDArray[np.float32]
+    doa_deg: float
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureBatch:
+    """Mixtures of one length.
+
+    Attributes:
+        numbers: their positions among all examples.
+        analysis: what the front end makes of them.
+        features: the network's input.
+        targets: [samples] each.
+        unprocessed_db: SI-SNR of the reference microphone, [mixtures].
+    """
+
+    numbers: tuple[int, ...]
+    analysis: Analysis
+    features: KeptInput
+    targets: Sequence[NDArray[np.float32]]
+    unprocessed_db: NDArray[np.float64]
+
+
+def mixture_batches(separator: Separator, examples: Sequence[Example]) -> list[MixtureBatch]:
+    """Run the front end over all examples, `BATCH` of one length at a time."""
+    by_length: dict[int, list[int]] = {}
+    for number, example in enumerate(examples):
+        by_length.setdefault(len(example.target), []).append(number)
+    return [_batch(separator, examples, numbers) for same in by_length.values() for numbers in _parts(same)]
+
+
+def improvements(
+    separator: Separator, mask: Callable[[KeptInput], Tensor], batches: Sequence[MixtureBatch]
+) -> NDArray[np.float64]:
+    """SI-SNR improvement of every mixture in dB, in the order of the examples.
+
+    Args:
+        separator: its synthesis is used.
+        mask: a candidate's network.
+        batches: what `mixture_batches` gave.
+    """
+    found = np.empty(sum(len(batch.numbers) for batch in batches))
+    for batch in batches:
+        with torch.no_grad():
+            estimates = separator.synthesise(batch.analysis, mask(batch.features), len(batch.targets[0])).numpy()
+        scores = [_si_snr(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
+        found[list(batch.numbers)] = scores - batch.unprocessed_db
+    return found
+
+
+def _parts(numbers: list[int]) -> Iterator[tuple[int, ...]]:
+    for start in range(0, len(numbers), BATCH):
+        yield tuple(numbers[start : start + BATCH])
+
+
+def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int, ...]) -> MixtureBatch:
+    chosen = [examples[number] for number in numbers]
+    with torch.no_grad():
+        # One by one: the phases of many microphones and pairs at once would be the largest tensors of all.
+        parts = [separator.analyse(torch.from_numpy(one.mixture)[None], torch.tensor([one.doa_deg])) for one in chosen]
+    start = torch.cat([part.start for part in parts]) if parts[0].start.ndim else parts[0].start
+    normalised = torch.cat([part.normalised for part in parts])
+    analysis = Analysis(torch.cat([part.reference for part in parts]), start, normalised)
+    unprocessed = np.array([float(si_snr(one.mixture[0], one.target)) for one in chosen])
+    return MixtureBatch(numbers, analysis, KeptInput(normalised), [one.target for one in chosen], unprocessed)
+
+
+def _si_snr(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """SI-SNR in dB, or `SILENT_DB` for an estimate without sound: two bits may mask everything away."""
+    return float(si_snr(estimate, target)) if np.any(estimate) else SILENT_DB

@@ -1,0 +1,94 @@
+"""Every layer at every width that its choice may take, made once for all cost weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hwsearch.search.exact.problem import AllocationProblem
+from hwsearch.separator.folding import input_site
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight, weight_scale
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGrids:
+    """The grids of a layer's options; none where weights or input stay in floating point.
+
+    Attributes:
+        weights: by option of the weights, width and scale.
+        inputs: by option of the input.
+    """
+
+    weights: tuple[tuple[int, Tensor] | None, ...]
+    inputs: tuple[ActivationGrid | None, ...]
+
+    def quantized(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer at every option.
+
+        A bias is rounded where both its weights and its input are.
+
+        Args:
+            weight: [out, in / groups, kernel].
+            bias: [out].
+
+        Returns:
+            Weights [weight options, out, in / groups, kernel], and biases [weight options, input options, out].
+        """
+        weights, biases = [], []
+        for grid in self.weights:
+            if grid is None:
+                weights.append(weight)
+                biases.append(bias.expand(len(self.inputs), -1))
+                continue
+            bits, scale = grid
+            weights.append(quantize_weight(weight, scale, bits).value)
+            biases.append(torch.stack([_quantized_bias(bias, scale, before) for before in self.inputs]))
+        return torch.stack(weights), torch.stack(biases)
+
+
+@dataclass(frozen=True, eq=False)
+class SiteOptions:
+    """A base at every option of a problem.
+
+    Attributes:
+        base: what is quantized.
+        problem: sites, widths and groups; its loss is not used.
+        widths: by site, the width of each option of its choice.
+        grids: by layer name.
+        layers: by layer name, its weights and biases at every option, as `LayerGrids.quantized` gives them.
+    """
+
+    base: PreparedBase
+    problem: AllocationProblem
+    widths: Mapping[str, tuple[int, ...]]
+    grids: Mapping[str, LayerGrids]
+    layers: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
+    """Quantize every layer at every width that its choice may take, as `FastNetwork` does: seconds."""
+    widths = {
+        site: tuple(bits[options[options >= 0]].tolist())
+        for site, bits, options in zip(problem.sites, problem.width_table, problem.site_option, strict=True)
+    }
+    grids = {}
+    for name, layer in base.folded.layers.items():
+        before = input_site(name)
+        grids[name] = LayerGrids(
+            weights=tuple(
+                None if is_float(bits) else (bits, weight_scale(layer.weight, bits, base.quantization))
+                for bits in widths[f"{name}.weight"]
+            ),
+            inputs=tuple(base.calibration.grid(before, bits) for bits in widths[before]),
+        )
+    layers = {name: grids[name].quantized(layer.weight, layer.bias) for name, layer in base.folded.layers.items()}
+    return SiteOptions(base, problem, widths, grids, layers)
+
+
+def _quantized_bias(bias: Tensor, scale: Tensor, grid: ActivationGrid | None) -> Tensor:
+    if grid is None:
+        return bias
+    product_scale = scale.flatten() * grid.scale
+    return bias_integers(bias, product_scale) * product_scale

@@ -1,0 +1,144 @@
+"""Candidates of a sweep over cost weights: jobs for an executor, and a file that keeps what they found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hwsearch.errors import UserError
+from hwsearch.executor import Executor, Factory, run_jobs
+from hwsearch.experiment import Experiment
+from hwsearch.files import atomic_write_json, digest, file_digest, read_json
+from hwsearch.search.exact.problem import AllocationProblem, Cost
+from hwsearch.search.nas.job import nas_job
+from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.result import NasResult
+from hwsearch.separator.base import base_digest
+from hwsearch.separator.prepare import prepare_base
+from hwsearch.training.pool import load_pool
+
+NAS_FILE = "nas.json"
+"""In the run folder."""
+
+_FORMAT = 1
+
+MakeExecutor = Callable[[Factory[float, NasResult]], Executor[float, NasResult]]
+
+Progress = Callable[[int, int], None]
+"""Called with (cost weights done, all of them)."""
+
+
+@dataclass(frozen=True)
+class NasFactory:
+    """Builds the function that runs one cost weight, in the process that will use it; what is large, it holds as paths.
+
+    Attributes:
+        experiment: its `nas`, `quantization`, `separator` and `seed`.
+        base: the base file.
+        data_folder: the data set.
+        calibration: the calibration's file, there before the first worker starts.
+        pool: the file of training examples.
+        problem: sites, widths and groups; its loss is not used.
+        cost: an additive cost for the same widths, such as `nas_cost` gives.
+    """
+
+    experiment: Experiment
+    base: Path
+    data_folder: Path
+    calibration: Path
+    pool: Path
+    problem: AllocationProblem
+    cost: Cost
+
+    def __call__(self) -> Callable[[float], NasResult]:
+        """Load the base and quantize it at every width once, for all cost weights.
+
+        Raises:
+            UserError: an unusable base, data set or pool, or a pool made for another base.
+        """
+        torch.set_num_threads(1)
+        base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
+        pool = load_pool(self.pool)
+        if pool.base_sha256 != base.base_sha256:
+            raise UserError(f"{self.pool}: training mixtures of another base; delete it and it is made again")
+        options = make_options(base, self.problem)
+
+        def work(cost_weight: float) -> NasResult:
+            return nas_job(options, self.cost, self.experiment.nas, pool, cost_weight, self.experiment.seed)
+
+        return work
+
+    def key(self) -> str:
+        """Hash of all that the results depend on. A cost weight's result does not depend on which others there are.
+
+        Raises:
+            UserError: no base, calibration or pool there.
+        """
+        if not self.pool.is_file():
+            raise UserError(f"{self.pool}: no such file; wanted training mixtures made by 'hwsearch'")
+        return digest(
+            {
+                "format": _FORMAT,
+                "nas": self.experiment.nas.model_dump(mode="json", exclude={"cost_weights", "cost"}),
+                "quantization": self.experiment.quantization.model_dump(mode="json"),
+                "seed": self.experiment.seed,
+                "base": base_digest(self.base),
+                "calibration": file_digest(self.calibration),
+                "pool": file_digest(self.pool),
+                "widths": self.problem.widths,
+                "groups": self.problem.groups,
+                "cost": [self.cost.name, self.cost.tables.tolist(), self.cost.constants.tolist()],
+            }
+        )
+
+
+def ensure_nas(
+    factory: NasFactory, path: Path, make_executor: MakeExecutor, progress: Progress = lambda _done, _all: None
+) -> list[NasResult]:
+    """The results of all `nas.cost_weights`, in their order; those that `path` holds are not computed again.
+
+    Args:
+        factory: what is searched.
+        path: the file of results, `NAS_FILE` of a run folder, written after each cost weight; results that belong to other
+            settings, base or data are replaced.
+        make_executor: opens the executor; only called if something is missing.
+        progress: told of every cost weight that is done.
+
+    Raises:
+        UserError: an unusable base, pool or file, a cost that is not additive, or a cost weight that failed; names it.
+    """
+    wanted = factory.experiment.nas.cost_weights
+    key = factory.key()
+    found = _read(path, key, factory.problem)
+    missing = [weight for weight in dict.fromkeys(wanted) if weight not in found]
+    progress(len(set(wanted)) - len(missing), len(set(wanted)))
+    if missing:
+        with make_executor(factory) as executor:
+            for outcome in run_jobs(executor, missing):
+                if outcome.result is None:
+                    raise UserError(f"nas: cost weight {missing[outcome.key]:g} failed: {outcome.error}")
+                found[outcome.result.cost_weight] = outcome.result
+                _write(path, key, found)
+                progress(sum(weight in found for weight in set(wanted)), len(set(wanted)))
+    return [found[weight] for weight in wanted]
+
+
+def _read(path: Path, key: str, problem: AllocationProblem) -> dict[float, NasResult]:
+    """Results by cost weight; none where the file is of other settings, or not there."""
+    if not path.is_file():
+        return {}
+    content: Any = read_json(path, "results of a differentiable search")
+    if not isinstance(content, dict) or content.get("key") != key:
+        return {}
+    rows = content.get("results")
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: holds no list of results; delete it and it is made again")
+    results = [NasResult.from_json(row, problem, str(path)) for row in rows]
+    return {result.cost_weight: result for result in results}
+
+
+def _write(path: Path, key: str, found: dict[float, NasResult]) -> None:
+    results = [found[weight].to_json() for weight in sorted(found)]
+    atomic_write_json(path, {"key": key, "results": results})

@@ -1,0 +1,240 @@
+"""Proposes the next allocation: solves the allocation problem under drawn losses, and takes what should lift the front most.
+
+Costs are known exactly, only quality is uncertain. Each proposal draws tables of losses from the posterior and solves the problem
+under each (Thompson sampling: the draws differ as much as what is known leaves open); changes of one to three sites in what is on
+the front already are added, because real losses do not quite add up. Among these, those are taken on which the front's expected
+growth is largest. With several costs each proposal weighs them anew at random, as ParEGO does (Knowles 2006), so that all
+directions of the front are visited. Candidates that are being scored count as scored, at what is expected of them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hwsearch.search.exact.front import supported_options
+from hwsearch.search.posterior.improvement import expected_improvement
+from hwsearch.search.posterior.model import FloatArray, LossPosterior, OptionArray, PriorSpread
+from hwsearch.search.space import Point
+
+_DRAWS = 3
+"""Tables of losses drawn for each proposal, beside the posterior's mean."""
+
+_MUTANTS = 256
+"""Changes of front members among which a proposal may be found."""
+
+_MOST_STEPS = 3
+"""Largest number of sites changed in one of them."""
+
+_FINALISTS = 64
+"""Of the pool, those whose uncertainty is computed: it takes a matrix product."""
+
+_MODEL_DB = 0.1
+"""How far the sum of losses is from the measured quality at first, dB; then the residuals tell."""
+
+_MODEL_WEIGHT = 10
+"""Residuals that `_MODEL_DB` counts as."""
+
+_RESIDUALS = 64
+"""Last candidates whose residuals tell it."""
+
+_GAINABLE = 0.05
+"""Share of the model's variance that a new candidate may turn out better by. Most of it is what no table can express, and
+chasing it scores one candidate after another that differs from the best by luck."""
+
+_DB = 10.0 / np.log(10.0)
+
+
+@dataclass(frozen=True)
+class KnownCost:
+    """A cost that is known before a candidate is scored.
+
+    Attributes:
+        table: [choices, options] what each choice adds, exactly or nearly so: proposals are found with it, and judged by `charge`.
+        charge: exact costs [N] of options [N, choices].
+    """
+
+    table: FloatArray
+    charge: Callable[[OptionArray], FloatArray]
+
+
+class PosteriorEngine:
+    """The state of the search: posterior, front and what is being scored."""
+
+    def __init__(
+        self,
+        prior: FloatArray,
+        deviation: FloatArray,
+        valid: npt.NDArray[np.bool_],
+        objectives: Sequence[KnownCost],
+        limits: Sequence[tuple[KnownCost, float]],
+        spread: PriorSpread | None = None,
+    ) -> None:
+        """Start from prior losses.
+
+        Args:
+            prior: [choices, options] relative noise that each choice adds, 0 or more.
+            deviation: [choices, options] standard deviations of these, above 0.
+            valid: [choices, options] which options exist.
+            objectives: costs to be kept low beside high quality, one to three.
+            limits: costs with their largest allowed values.
+            spread: how far off the prior may be.
+        """
+        self._posterior = LossPosterior(prior, deviation, valid, spread or PriorSpread())
+        self._valid = valid
+        self._counts = valid.sum(axis=1)
+        self._objectives = tuple(objectives)
+        self._limits = tuple(limits)
+        steered = [*self._objectives, *(cost for cost, _ in self._limits)]
+        self._tables = [_to_unit_range(cost.table, valid) for cost in steered]
+        self._known: set[Point] = set()
+        self._running: dict[Point, None] = {}
+        self._reference: float | None = None
+        self._waiting: list[tuple[Point, float]] = []
+        self._recent: list[tuple[OptionArray, float]] = []
+        self._points = np.zeros((0, len(valid)), np.int64)
+        self._qualities = np.zeros(0)
+        self._costs = np.zeros((0, len(self._objectives)))
+
+    def refer(self, quality: float) -> None:
+        """Take the quality of full precision, dB, from which losses are counted."""
+        self._reference = quality
+        waiting, self._waiting = self._waiting, []
+        for point, found in waiting:
+            self._learn(point, found)
+
+    def start(self, point: Point) -> None:
+        """A candidate is being scored."""
+        self._known.add(point)
+        self._running[point] = None
+
+    def finish(self, point: Point, quality: float | None) -> None:
+        """A candidate has its quality in dB; None if it has failed."""
+        self._known.add(point)
+        self._running.pop(point, None)
+        if quality is None:
+            return
+        if self._reference is None:
+            self._waiting.append((point, quality))
+        else:
+            self._learn(point, quality)
+        self._keep(point, quality)
+
+    def propose(self, rng: np.random.Generator) -> Point | None:
+        """The next point to score; None if nothing new was found near what is known."""
+        weights = rng.dirichlet(np.ones(len(self._objectives)))
+        pool = self._pool(weights, rng)
+        if not len(pool):
+            return None
+        ranges = np.array([np.ptp(cost.table[self._valid]) or 1.0 for cost in self._objectives]) * len(self._valid)
+        scales = weights / ranges
+        costs = np.stack([cost.charge(pool) for cost in self._objectives], axis=1)
+        fronted, levels = self._staircase(scales)
+        combined = costs @ scales
+        widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
+        ends = (float(levels.min(initial=self._expected(pool[:1])[0][0])) - 1.0, widest)
+        mean = self._quality(self._mean_loss(pool))
+        rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db()), (fronted, levels), ends)
+        final = np.argsort(-rough, kind="stable")[:_FINALISTS]
+        expected, deviation = self._expected(pool[final])
+        gain = expected_improvement(combined[final], expected, deviation, (fronted, levels), ends)
+        return tuple(pool[final[int(gain.argmax())]].tolist())
+
+    def _learn(self, point: Point, quality: float) -> None:
+        options = np.array(point, np.int64)
+        loss = self._loss(quality)
+        self._posterior.update(options, loss, self._model_db() / _DB * (1.0 + max(loss, -0.5)))
+        self._recent = [*self._recent[1 - _RESIDUALS :], (options, quality)]
+
+    def _keep(self, point: Point, quality: float) -> None:
+        """Keep a candidate if it is not dominated, and drop those it dominates."""
+        options = np.array([point], np.int64)
+        if any(cost.charge(options)[0] > limit for cost, limit in self._limits):
+            return
+        costs = np.array([[cost.charge(options)[0] for cost in self._objectives]])
+        if ((self._qualities >= quality) & (self._costs <= costs).all(axis=1)).any():
+            return
+        kept = ~((self._qualities <= quality) & (self._costs >= costs).all(axis=1))
+        self._points = np.concatenate([self._points[kept], options])
+        self._qualities = np.append(self._qualities[kept], quality)
+        self._costs = np.concatenate([self._costs[kept], costs])
+
+    def _pool(self, weights: FloatArray, rng: np.random.Generator) -> OptionArray:
+        """New allocations within the limits, [N, choices]."""
+        found = [self._mutants(rng)]
+        for draw in range(_DRAWS + 1):
+            losses = np.maximum(self._posterior.mean, 0.0) if draw == 0 else self._posterior.draw(rng)
+            pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
+            steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
+            solved = supported_options(np.where(self._valid, steering, np.inf), np.where(self._valid, losses, np.inf))
+            found.append(solved.astype(np.int64))
+        pool = np.unique(np.concatenate(found), axis=0)
+        new = np.array([tuple(row) not in self._known for row in pool.tolist()], np.bool_)
+        for cost, limit in self._limits:
+            new &= cost.charge(pool) <= limit
+        return pool[new]
+
+    def _mutants(self, rng: np.random.Generator) -> OptionArray:
+        """Front members with one to a few sites one step narrower or wider."""
+        if not len(self._points):
+            return np.zeros((0, len(self._valid)), np.int64)
+        mutants = self._points[rng.integers(len(self._points), size=_MUTANTS)]
+        steps = rng.integers(1, _MOST_STEPS + 1, size=_MUTANTS)
+        for step in range(_MOST_STEPS):
+            rows = np.flatnonzero(steps > step)
+            choice = rng.integers(mutants.shape[1], size=len(rows))
+            moved = mutants[rows, choice] + rng.choice([-1, 1], size=len(rows))
+            mutants[rows, choice] = np.clip(moved, 0, self._counts[choice] - 1)
+        return mutants
+
+    def _staircase(self, scales: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Combined costs, rising, and qualities of the front and of what is being scored."""
+        costs, qualities = self._costs, self._qualities
+        if self._running:
+            running = np.array(list(self._running), np.int64)
+            costs = np.concatenate([costs, np.stack([cost.charge(running) for cost in self._objectives], axis=1)])
+            qualities = np.concatenate([qualities, self._quality(self._mean_loss(running))])
+        combined = costs @ scales
+        order = np.argsort(combined, kind="stable")
+        return combined[order], qualities[order]
+
+    def _mean_loss(self, options: OptionArray) -> FloatArray:
+        return self._posterior.expect(options)
+
+    def _expected(self, options: OptionArray) -> tuple[FloatArray, FloatArray]:
+        """Quality in dB and its standard deviation, each [N]."""
+        loss, deviation = self._posterior.predict(options)
+        in_db = _DB * deviation / (1.0 + np.maximum(loss, 0.0))
+        return self._quality(loss), np.sqrt(in_db**2 + _GAINABLE * self._model_db() ** 2)
+
+    def _quality(self, loss: FloatArray) -> FloatArray:
+        quality: FloatArray = (self._reference or 0.0) - _DB * np.log(1.0 + np.maximum(loss, -0.5))
+        return quality
+
+    def _loss(self, quality: float) -> float:
+        return float(np.exp(((self._reference or 0.0) - quality) / _DB) - 1.0)
+
+    def _model_db(self) -> float:
+        """How far the sum of losses is from the quality of single candidates, dB."""
+        if not self._recent:
+            return _MODEL_DB
+        fitted = self._quality(self._mean_loss(np.stack([options for options, _ in self._recent])))
+        squares = float(np.square(fitted - [quality for _, quality in self._recent]).sum())
+        return float(np.sqrt((_MODEL_WEIGHT * _MODEL_DB**2 + squares) / (_MODEL_WEIGHT + len(self._recent))))
+
+
+def table_cost(table: FloatArray, constant: float) -> KnownCost:
+    """A cost that is the sum of its table [choices, options] and a constant."""
+
+    def charge(options: OptionArray) -> FloatArray:
+        total: FloatArray = constant + np.take_along_axis(table, options.T, axis=1).sum(axis=0)
+        return total
+
+    return KnownCost(table, charge)
+
+
+def _to_unit_range(table: FloatArray, valid: npt.NDArray[np.bool_]) -> FloatArray:
+    low = np.where(valid, table, np.inf).min(axis=1).sum()
+    high = np.where(valid, table, -np.inf).max(axis=1).sum()
+    return table / (high - low) if high > low else table

@@ -1,0 +1,144 @@
+"""What an experiment's strategy comes to: the seeds that are always scored, and who proposes behind them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, Prior, SamplerKind, Strategy
+from hwsearch.search.exact.problem import AllocationProblem, Cost
+from hwsearch.search.known_costs import CostBook
+from hwsearch.search.objectives import QUALITY, SIZE, objectives_of
+from hwsearch.search.posterior.engine import PosteriorEngine
+from hwsearch.search.posterior.model import PriorSpread
+from hwsearch.search.posterior.proposer import PosteriorProposer
+from hwsearch.search.priors import front_seeds, loss_prior, prior_problem, separable_loss
+from hwsearch.search.proposer import Proposer
+from hwsearch.search.space import Point, SearchSpace, Seed, ends_seeds, uniform_seeds
+from hwsearch.search.study import OptunaProposer
+from hwsearch.sensitivity.table import SensitivityTable
+
+_RANKING_SPREAD = PriorSpread(common=2.0)
+"""Of a prior that only ranks: its scale is a guess."""
+
+_STRATEGY_PRIORS = {
+    Strategy.UNIFORM: (),
+    Strategy.CURVATURE: (Prior.AVERAGE_CURVATURE,),
+    Strategy.KL: (Prior.KL,),
+    Strategy.NAS: (),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seeds, and who proposes behind them; None where the strategy is the seeds alone."""
+
+    seeds: tuple[Seed, ...]
+    proposer: Proposer | None
+
+
+def wanted_priors(experiment: Experiment) -> tuple[Prior, ...]:
+    """The sensitivities that a search needs."""
+    return _STRATEGY_PRIORS.get(experiment.search.strategy, experiment.search.priors)
+
+
+def wants_nas(experiment: Experiment) -> bool:
+    """Whether a search needs the candidates of the differentiable search."""
+    strategy = experiment.search.strategy
+    return strategy is Strategy.NAS or (strategy is Strategy.PRIOR_CORRECTED and experiment.search.nas)
+
+
+def make_plan(
+    experiment: Experiment,
+    space: SearchSpace,
+    costs: CostBook,
+    tables: Mapping[Prior, SensitivityTable],
+    nas: Sequence[Point] = (),
+) -> Plan:
+    """The seeds and the proposer of an experiment.
+
+    Args:
+        experiment: says which strategy.
+        space: its space.
+        costs: what allocations are charged.
+        tables: sensitivities, of `wanted_priors` at least.
+        nas: what the differentiable search found, where `wants_nas`.
+
+    Raises:
+        UserError: an objective that is no cost of the experiment, or no seeds and nobody to propose.
+    """
+    search = experiment.search
+    size = costs.exact(SIZE)
+    seeds = uniform_seeds(space) + ends_seeds(space) + [Seed("nas", point) for point in nas]
+    problems = {prior: _problem(space, tables[prior], size) for prior in wanted_priors(experiment)}
+    if search.strategy is not Strategy.PRIOR_CORRECTED:
+        for prior, problem in problems.items():
+            seeds += _ever_finer(problem, prior, search.seed_sizes, search.trials)
+        return Plan(_distinct(seeds), None)
+    for prior, problem in problems.items():
+        seeds += front_seeds(problem, SIZE, prior.value, search.seed_sizes)
+    return Plan(_distinct(seeds), _proposer(experiment, space, costs, tables) if space.free else None)
+
+
+def _proposer(
+    experiment: Experiment, space: SearchSpace, costs: CostBook, tables: Mapping[Prior, SensitivityTable]
+) -> Proposer:
+    search = experiment.search
+    if search.sampler is not SamplerKind.POSTERIOR:
+        return OptunaProposer(search, space, objectives_of(search.objectives), experiment.seed)
+    if not search.priors:
+        raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
+    engine = posterior_engine(space, [tables[prior] for prior in search.priors], costs, search.objectives, search.limits)
+    return PosteriorProposer(engine, experiment.seed)
+
+
+def posterior_engine(
+    space: SearchSpace,
+    priors: Sequence[SensitivityTable],
+    costs: CostBook,
+    objectives: Sequence[str],
+    limits: Mapping[str, float],
+) -> PosteriorEngine:
+    """The engine of a search.
+
+    Args:
+        space: the space.
+        priors: sensitivities that the posterior starts from (`priors.loss_prior`).
+        costs: what allocations are charged.
+        objectives: columns; quality is skipped.
+        limits: largest values by column.
+
+    Raises:
+        UserError: an objective or limit that is no cost.
+    """
+    prior = loss_prior(priors, space)
+    return PosteriorEngine(
+        prior.mean,
+        prior.deviation,
+        prior.valid,
+        [costs.known(column) for column in objectives if column != QUALITY],
+        [(costs.known(column), limit) for column, limit in limits.items()],
+        None if prior.noise_ratio else _RANKING_SPREAD,
+    )
+
+
+def _problem(space: SearchSpace, table: SensitivityTable, size: Cost) -> AllocationProblem:
+    return prior_problem(space, separable_loss(table, space), (size,))
+
+
+def _ever_finer(problem: AllocationProblem, prior: Prior, sizes: int, trials: int) -> list[Seed]:
+    """A prior's front at ever more sizes, until there are as many candidates as wanted or the front has no more."""
+    found: dict[Point, Seed] = {}
+    before = -1
+    while len(found) < trials and len(found) > before:
+        before = len(found)
+        for seed in front_seeds(problem, SIZE, prior.value, sizes):
+            found.setdefault(seed.point, seed)
+        sizes = 2 * sizes + 1
+    return list(found.values())
+
+
+def _distinct(seeds: Sequence[Seed]) -> tuple[Seed, ...]:
+    found: dict[Point, Seed] = {}
+    for seed in seeds:
+        found.setdefault(seed.point, seed)
+    return tuple(found.values())

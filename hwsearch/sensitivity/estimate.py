@@ -1,0 +1,251 @@
+"""Sensitivity tables of an experiment: what is missing is estimated, on as many workers as there are, and kept."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.data.dataset import manifest_hash, open_dataset
+from hwsearch.errors import UserError
+from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
+from hwsearch.experiment import Experiment, Split
+from hwsearch.files import atomic_write_json, digest, read_json
+from hwsearch.sensitivity.cache import Journal, open_journal
+from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
+from hwsearch.sensitivity.curvature import Trace, curvature_table
+from hwsearch.sensitivity.jobs import (
+    FULL_PRECISION,
+    KINDS,
+    MEAN_SQUARED_ERROR,
+    SQUARED_ERROR,
+    TRAINED_BELOW_BITS,
+    Job,
+    Kind,
+    Result,
+    Results,
+    missing_jobs,
+)
+from hwsearch.sensitivity.recoverability import check_trainable, lost_noise_ratio
+from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
+from hwsearch.sensitivity.work import WorkFactory
+from hwsearch.separator.prepare import PreparedBase, prepare_base
+from hwsearch.workspace import Workspace
+
+DEFAULT_METHODS = (
+    Method.MEASURED_NOISE_RATIO,
+    Method.OUTPUT_NOISE,
+    Method.KL,
+    Method.CURVATURE,
+    Method.AVERAGE_CURVATURE,
+    Method.GRADIENT,
+    Method.FISHER,
+)
+"""Those that no training is needed for; the ones left out are their variants."""
+
+Progress = Callable[[int, int], None]
+
+
+def sensitivity_folder(workspace: Workspace) -> Path:
+    """Where an experiment's sensitivities lie."""
+    return workspace.folder / "sensitivity"
+
+
+def table_path(workspace: Workspace, method: Method) -> Path:
+    """The file of a method's table."""
+    return sensitivity_folder(workspace) / f"{method}.json"
+
+
+def parse_methods(names: Sequence[str]) -> tuple[Method, ...]:
+    """Methods by name, each once.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for name in names:
+        if name not in set(Method):
+            raise UserError(f"unknown method '{name}'; wanted one of {', '.join(Method)}")
+    return tuple(dict.fromkeys(Method(name) for name in names))
+
+
+def needs_pool(methods: Sequence[Method]) -> bool:
+    """Whether training examples are needed."""
+    return any(Kind.TRAINING in KINDS[method] for method in methods)
+
+
+def check_sensitivity(experiment: Experiment, methods: Sequence[Method], candidates: Candidates) -> None:
+    """Refuse, before any work, what `ensure` would refuse of the experiment alone.
+
+    Raises:
+        UserError: a site or width that cannot be quantized, no validation mixtures, or nothing to train on for recoverability.
+    """
+    check_candidates(experiment.separator, candidates)
+    if Split.VALIDATION not in experiment.data.mixtures.count:
+        raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
+    if needs_pool(methods):
+        check_trainable(experiment)
+
+
+def ensure(
+    workspace: Workspace,
+    methods: Sequence[str],
+    candidates: Candidates,
+    *,
+    pool: Path | None = None,
+    workers: int = 0,
+    ray_address: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> dict[Method, SensitivityTable]:
+    """The tables of an experiment; what is not there yet is estimated.
+
+    Every job is kept as soon as it is done, so that after Ctrl-C or a kill the same call goes on, and a method, site or width
+    added later costs only its own jobs. Tables depend neither on the number of workers nor on interruptions.
+
+    Args:
+        workspace: of the experiment; its data are built.
+        methods: names of `Method`, such as values of `experiment.Prior`.
+        candidates: sites and widths, such as `SearchSpace.free_sites`.
+        pool: training examples, for methods that train (`needs_pool`).
+        workers: Ray workers; with none, jobs run in this process without Ray.
+        ray_address: a running cluster instead of a local one.
+        progress: called with (done, total) effort of the jobs that were missing.
+
+    Returns:
+        By method; a `Prior` finds its table, too.
+
+    Raises:
+        UserError: an unknown method, what `check_sensitivity` refuses, an unusable base or data set, sensitivities made with
+            something else (names what), a loss that is no number (names mixture or site), or a job whose workers keep dying.
+    """
+    experiment = workspace.experiment
+    wanted = parse_methods(methods)
+    check_sensitivity(experiment, wanted, candidates)
+    if needs_pool(wanted) and pool is None:
+        raise ValueError("recoverability wants training examples")
+    calibration = workspace.folder / "calibration.json"
+    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
+    validation = open_dataset(workspace.data_folder, Split.VALIDATION)[: experiment.sensitivity.mixtures]
+    mixtures = [mixture.id for mixture in validation]
+    factory = WorkFactory(
+        experiment,
+        workspace.base_path.resolve(),
+        workspace.data_folder.resolve(),
+        calibration.resolve(),
+        None if pool is None else pool.resolve(),
+    )
+    with open_journal(sensitivity_folder(workspace), _parts(workspace, wanted, base, len(mixtures), pool)) as journal:
+        results = Results()
+        for result in journal.results:
+            results.add(result)
+        jobs = missing_jobs(wanted, candidates, mixtures, results)
+        if jobs:
+            progress(0, sum(job.effort for job in jobs))
+            with _executor(factory, min(workers, len(jobs)), ray_address, experiment.search.max_attempts) as executor:
+                run_and_keep(executor, jobs, journal, results, progress)
+        tables = {method: make_table(method, candidates, mixtures, results) for method in wanted}
+        for method, table in tables.items():
+            atomic_write_json(table_path(workspace, method), table.to_json())
+    return tables
+
+
+def make_table(method: Method, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:
+    """The table of a method from the results of all its jobs.
+
+    Args:
+        method: which.
+        candidates: sites and widths.
+        mixtures: ids; traces and trainings are over all of them.
+        results: complete for the method.
+    """
+    sites, widths = [site for site, _ in candidates], all_widths(candidates)
+
+    def of_mixtures(quantity: str) -> list[NDArray[np.float64]]:
+        return [results.of_mixture(quantity, mixture, candidates) for mixture in mixtures]
+
+    match method:
+        case Method.CURVATURE | Method.AVERAGE_CURVATURE:
+            errors = of_mixtures(SQUARED_ERROR if method is Method.CURVATURE else MEAN_SQUARED_ERROR)
+            traces = {site: Trace(results.traces[site]) for site in sites}
+            return curvature_table(sites, widths, traces, errors, method)
+        case Method.RECOVERABILITY:
+            values = np.stack(of_mixtures(Method.MEASURED_NOISE_RATIO))
+            for row, (site, tried) in enumerate(candidates):
+                for bits in tried:
+                    if bits < TRAINED_BELOW_BITS:
+                        full_precision, quantized = results.trained[FULL_PRECISION, None], results.trained[site, bits]
+                        values[:, row, widths.index(bits)] = lost_noise_ratio(full_precision, quantized)
+            return over_mixtures(method, sites, widths, values)
+        case _:
+            return over_mixtures(method, sites, widths, of_mixtures(method))
+
+
+def kept_tables(workspace: Workspace, candidates: Candidates) -> list[SensitivityTable]:
+    """The tables that are there for exactly these sites and widths, by any method.
+
+    Raises:
+        UserError: a broken table.
+    """
+    shape = tuple(site for site, _ in candidates), all_widths(candidates)
+    paths = [path for path in (table_path(workspace, method) for method in Method) if path.is_file()]
+    tables = [SensitivityTable.from_json(read_json(path, "a sensitivity table"), str(path)) for path in paths]
+    return [table for table in tables if (table.sites, table.widths) == shape]
+
+
+def run_and_keep(
+    executor: Executor[Job, Result], jobs: Sequence[Job], journal: Journal, results: Results, progress: Progress
+) -> None:
+    """Run jobs and keep each result as it comes.
+
+    Raises:
+        UserError: a job failed, which is said when all others are done; or what a job raises of that kind, at once.
+    """
+    done, total = 0, sum(job.effort for job in jobs)
+    failures = []
+    for outcome in run_jobs(executor, jobs):
+        job = jobs[outcome.key]
+        if outcome.result is None:
+            failures.append(f"{job}: {outcome.error}")
+        else:
+            result = outcome.result.model_copy(update={"seconds": round(outcome.seconds, 3)})
+            journal.append(result)
+            results.add(result)
+        done += job.effort
+        progress(done, total)
+    if failures:
+        raise UserError(
+            f"sensitivity: {len(failures)} of {len(jobs)} jobs failed, the first: {failures[0]}; the others are kept, and the "
+            "same command tries again"
+        )
+
+
+def _parts(
+    workspace: Workspace, methods: Sequence[Method], base: PreparedBase, mixtures: int, pool: Path | None
+) -> dict[str, Any]:
+    """What the jobs of these methods depend on, besides a mixture, site or width itself."""
+    experiment, config = workspace.experiment, workspace.experiment.sensitivity
+    kinds = {kind for method in methods for kind in KINDS[method]}
+    parts: dict[str, Any] = {
+        "base": base.base_sha256,
+        "validation set": manifest_hash(workspace.data_folder, Split.VALIDATION),
+        "[quantization]": experiment.quantization.model_dump(mode="json"),
+        "calibration": digest(base.calibration.to_json()),
+    }
+    if Kind.TRACE in kinds:
+        settings = config.model_dump(mode="json", include={"probe", "relative_error", "max_probes"})
+        parts["[sensitivity]"] = {"mixtures": mixtures, "seed": experiment.seed, **settings}
+    if Kind.TRAINING in kinds and pool is not None:
+        parts["[qat]"] = {
+            "mixtures": mixtures,
+            "seed": experiment.seed,
+            "recoverability_steps": config.recoverability_steps,
+            "training examples": pool.stem,
+            **experiment.qat.model_dump(mode="json", exclude={"steps", "full_steps"}),
+        }
+    return parts
+
+
+def _executor(factory: WorkFactory, workers: int, ray_address: str | None, max_attempts: int) -> Executor[Job, Result]:
+    if workers == 0:
+        return LocalExecutor(factory)
+    return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address)

@@ -1,0 +1,204 @@
+"""What is to be done for the tables that are wanted: pure jobs, what each gives, and which are missing.
+
+Most methods take a mixture at a time. A trace is probed over all mixtures until it is known well enough, so its job is a site;
+and training with one site quantized is a job for each site and width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hwsearch.sensitivity.choices import Candidates, all_widths
+from hwsearch.sensitivity.table import Method
+
+TRAINED_BELOW_BITS = 5
+"""Recoverability is trained for below this width. Above it so little is lost that training steps move the score by more."""
+
+SQUARED_ERROR, MEAN_SQUARED_ERROR = "squared-error", "mean-squared-error"
+"""Quantities that are no method by themselves: a site's error, in all or for each of its values."""
+
+FULL_PRECISION = ""
+"""In place of a site: nothing is quantized."""
+
+
+class Kind(StrEnum):
+    """What a job computes. All but the last two are of one mixture."""
+
+    MEASURED = "measured"
+    OUTPUT_NOISE = "output-noise"
+    KL = "kl"
+    PAPER_KL = "paper-kl"
+    GRADIENT = "gradient"
+    FISHER = "fisher"
+    ERRORS = "errors"
+    TRACE = "trace"
+    TRAINING = "training"
+
+
+KINDS: Mapping[Method, tuple[Kind, ...]] = {
+    Method.CURVATURE: (Kind.TRACE, Kind.ERRORS),
+    Method.AVERAGE_CURVATURE: (Kind.TRACE, Kind.ERRORS),
+    Method.FISHER: (Kind.FISHER,),
+    Method.AVERAGE_FISHER: (Kind.FISHER,),
+    Method.KL: (Kind.KL,),
+    Method.PAPER_KL: (Kind.PAPER_KL,),
+    Method.MEASURED: (Kind.MEASURED,),
+    Method.MEASURED_NOISE: (Kind.MEASURED,),
+    Method.MEASURED_NOISE_RATIO: (Kind.MEASURED,),
+    Method.OUTPUT_NOISE: (Kind.OUTPUT_NOISE,),
+    Method.GRADIENT: (Kind.GRADIENT,),
+    Method.RECOVERABILITY: (Kind.TRAINING, Kind.MEASURED),
+}
+"""The kinds of job that each method is made of."""
+
+QUANTITIES: Mapping[Kind, tuple[str, ...]] = {
+    Kind.MEASURED: (Method.MEASURED, Method.MEASURED_NOISE, Method.MEASURED_NOISE_RATIO),
+    Kind.OUTPUT_NOISE: (Method.OUTPUT_NOISE,),
+    Kind.KL: (Method.KL,),
+    Kind.PAPER_KL: (Method.PAPER_KL,),
+    Kind.GRADIENT: (Method.GRADIENT,),
+    Kind.FISHER: (Method.FISHER, Method.AVERAGE_FISHER),
+    Kind.ERRORS: (SQUARED_ERROR, MEAN_SQUARED_ERROR),
+}
+"""What a job of one mixture gives, by site and width."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pure piece of work.
+
+    Attributes:
+        kind: what is computed.
+        subject: id of the mixture, or name of the site; `FULL_PRECISION` where nothing is quantized.
+        candidates: sites and widths to compute it for; none for a trace.
+    """
+
+    kind: Kind
+    subject: str
+    candidates: Candidates = ()
+
+    @property
+    def effort(self) -> int:
+        """About how long the job takes, in units of one site at one width tried out on one mixture (10 ms)."""
+        count = sum(len(widths) for _, widths in self.candidates)
+        match self.kind:
+            case Kind.GRADIENT | Kind.FISHER | Kind.ERRORS:
+                return 10 + count // 10
+            case Kind.TRACE:
+                return 250
+            case Kind.TRAINING:
+                return 250
+            case _:
+                return count
+
+    def __str__(self) -> str:
+        widths = (
+            ""
+            if self.kind is not Kind.TRAINING
+            else "".join(f" at {bits} bits" for _, found in self.candidates for bits in found)
+        )
+        return f"{self.kind} of {self.subject or 'the full-precision network'}{widths}"
+
+
+class Result(BaseModel):
+    """What a job gave: a line of the journal, complete in itself.
+
+    Attributes:
+        by_width: of a mixture: quantity, site, width to number.
+        samples: of a trace: probes of each mixture. Of a training: a single SI-SNR in dB of each mixture.
+        bits: the width trained with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind
+    subject: str
+    by_width: dict[str, dict[str, dict[int, Finite]]] = {}
+    samples: tuple[Annotated[tuple[Finite, ...], Field(min_length=1)], ...] = ()
+    bits: int | None = None
+    seconds: Finite = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({len(samples) for samples in self.samples}) > 1:
+            raise ValueError("samples of the mixtures differ in number")
+        if self.kind in (Kind.TRACE, Kind.TRAINING) and not self.samples:
+            raise ValueError("samples are missing")
+        return self
+
+
+@dataclass
+class Results:
+    """All that jobs gave so far, ready to be looked up."""
+
+    numbers: dict[tuple[str, str, str, int], float] = field(default_factory=dict)
+    """By quantity, mixture, site and width."""
+    traces: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Samples [mixtures, probes] by site."""
+    trained: dict[tuple[str, int | None], NDArray[np.float64]] = field(default_factory=dict)
+    """SI-SNR [mixtures] in dB by site and width; `(FULL_PRECISION, None)` of the full-precision network."""
+
+    def add(self, result: Result) -> None:
+        """Take in what a job gave."""
+        match result.kind:
+            case Kind.TRACE:
+                self.traces[result.subject] = np.array(result.samples)
+            case Kind.TRAINING:
+                self.trained[result.subject, result.bits] = np.array(result.samples)[:, 0]
+            case _:
+                for quantity, by_site in result.by_width.items():
+                    for site, by_bits in by_site.items():
+                        for bits, number in by_bits.items():
+                            self.numbers[quantity, result.subject, site, bits] = number
+
+    def of_mixture(self, quantity: str, mixture: str, candidates: Candidates) -> NDArray[np.float64]:
+        """A quantity of a mixture, [sites, widths]; NaN at widths that a site is not tried at."""
+        widths = all_widths(candidates)
+        missing = float("nan")
+        return np.array(
+            [
+                [self.numbers[quantity, mixture, site, bits] if bits in tried else missing for bits in widths]
+                for site, tried in candidates
+            ]
+        )
+
+
+def missing_jobs(methods: Sequence[Method], candidates: Candidates, mixtures: Sequence[str], results: Results) -> list[Job]:
+    """The jobs still to be run, those that take longest first.
+
+    Args:
+        methods: tables wanted.
+        candidates: sites and widths.
+        mixtures: ids.
+        results: of earlier jobs.
+    """
+    kinds = {kind for method in methods for kind in KINDS[method]}
+    jobs = []
+    if Kind.TRAINING in kinds:
+        wanted = [(site, bits) for site, widths in candidates for bits in widths if bits < TRAINED_BELOW_BITS]
+        if wanted and (FULL_PRECISION, None) not in results.trained:
+            jobs.append(Job(Kind.TRAINING, FULL_PRECISION))
+        jobs += [Job(Kind.TRAINING, site, ((site, (bits,)),)) for site, bits in wanted if (site, bits) not in results.trained]
+    if Kind.TRACE in kinds:
+        jobs += [Job(Kind.TRACE, site) for site, _ in candidates if site not in results.traces]
+    for mixture in mixtures:
+        for kind, (quantity, *_) in QUANTITIES.items():
+            if kind in kinds:
+                untried = _untried(quantity, mixture, candidates, results)
+                jobs += [Job(kind, mixture, untried)] if untried else []
+    return jobs
+
+
+def _untried(quantity: str, mixture: str, candidates: Candidates, results: Results) -> Candidates:
+    untried = (
+        (site, tuple(bits for bits in widths if (quantity, mixture, site, bits) not in results.numbers))
+        for site, widths in candidates
+    )
+    return tuple((site, widths) for site, widths in untried if widths)

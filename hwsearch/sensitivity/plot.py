@@ -1,0 +1,170 @@
+"""Pictures of sensitivities along the network's depth: every site at every width, and the bits that an allocation gives it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from hwsearch.files import atomic_write
+from hwsearch.sensitivity.table import SensitivityTable
+from hwsearch.separator.allocation import BitAllocation, is_weight
+
+DECADES = 6
+"""Span of the colours: what lies further below the largest value has the last of them, and matters to no allocation."""
+
+INCHES_PER_SITE = 0.115
+INCHES_PER_WIDTH = 0.22
+BITS_INCHES = 1.6
+FRAME_INCHES = 0.75
+"""Title of a panel, and room to the next one."""
+MIN_WIDTH_INCHES, MAX_WIDTH_INCHES = 7.0, 40.0
+NAMES_INCHES = 1.5
+LABEL_SIZE = 6.0
+DPI = 140
+
+NOT_ABOVE_ZERO_COLOUR = "#d3d7dd"
+KINDS = {
+    "input_proj": ("first and last", "#404040"),
+    "mask_head": ("first and last", "#404040"),
+    "expand": ("expand", "#0b5fa5"),
+    "depthwise": ("depthwise", "#c2410c"),
+    "project": ("project", "#3f8f4f"),
+}
+"""Layer to legend and colour."""
+ACTIVATION = ("activations", "#9aa3ad")
+
+
+def plot_tables(tables: Sequence[SensitivityTable], path: Path, title: str) -> None:
+    """Draw a heat map of each table into one PNG; see `draw_tables`."""
+    _save(draw_tables(tables, title), path)
+
+
+def plot_bits(allocations: Mapping[str, BitAllocation], sites: Sequence[str], path: Path, title: str) -> None:
+    """Draw the bits of allocations into one PNG; see `draw_bits`."""
+    _save(draw_bits(allocations, sites, title), path)
+
+
+def draw_tables(tables: Sequence[SensitivityTable], title: str) -> Figure:
+    """One panel per table: sites along the network's depth, widths upwards, the value as a colour on a log scale of its own.
+
+    Weights stand before activations, as in the table. Values not above zero are grey, widths that a site is not tried at white.
+
+    Args:
+        tables: of the same sites.
+        title: of the whole picture.
+    """
+    sites = tables[0].sites
+    heights = [FRAME_INCHES + INCHES_PER_WIDTH * len(table.widths) for table in tables]
+    figure = _figure(len(sites), sum(heights), f"{title} (grey: not above zero)")
+    axes = figure.subplots(len(tables), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, table in zip(axes, tables, strict=True):
+        _draw_table(figure, panel, table)
+    _name_sites(axes[-1], sites)
+    return figure
+
+
+def draw_bits(allocations: Mapping[str, BitAllocation], sites: Sequence[str], title: str) -> Figure:
+    """One panel per allocation: a bar of bits for each site along the network's depth, coloured by the kind of layer.
+
+    Args:
+        allocations: by the name that stands over their panel.
+        sites: those to draw, in order.
+        title: of the whole picture.
+    """
+    figure = _figure(len(sites), (FRAME_INCHES + BITS_INCHES) * len(allocations), title)
+    axes = figure.subplots(len(allocations), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    kinds = [_kind(site) for site in sites]
+    for panel, (name, allocation) in zip(axes, allocations.items(), strict=True):
+        bits = [allocation.by_site[site] for site in sites]
+        panel.bar(range(len(sites)), bits, width=0.8, color=[colour for _, colour in kinds])
+        panel.set_title(f"{name}, mean {np.mean(bits):.2f} bits", loc="left", fontsize=9)
+        panel.set_ylabel("bits", fontsize=8)
+        panel.tick_params(axis="y", labelsize=7)
+        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(axis="y", color="#e5e7eb", linewidth=0.7)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        _mark_blocks(panel, sites, "#e5e7eb", 0.5)
+    axes[0].legend(
+        handles=[Patch(color=colour, label=name) for name, colour in dict.fromkeys(kinds)],
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=5,
+        frameon=False,
+        fontsize=8,
+    )
+    _name_sites(axes[-1], sites)
+    return figure
+
+
+def _draw_table(figure: Figure, panel: Axes, table: SensitivityTable) -> None:
+    value = np.asarray(table.value).T
+    above = np.ma.masked_where(~(value > 0.0), value)
+    top = float(above.max()) if above.count() else 1.0
+    bottom = max(float(above.min()), top / 10**DECADES) if above.count() else top
+    not_above = np.ma.masked_where(~(value <= 0.0), np.zeros_like(value))
+    panel.imshow(not_above, cmap=ListedColormap([NOT_ABOVE_ZERO_COLOUR]), aspect="auto", origin="lower")
+    norm = LogNorm(min(bottom, top * 0.5), top, clip=True)
+    drawn = panel.imshow(above, cmap="viridis", norm=norm, aspect="auto", interpolation="nearest", origin="lower")
+    panel.set_yticks(range(len(table.widths)), [str(bits) for bits in table.widths], fontsize=7)
+    panel.set_ylabel("bits", fontsize=8)
+    panel.set_title(f"{table.method}   ({table.method.unit}, {_mixtures(table)})", loc="left", fontsize=9)
+    panel.spines[:].set_visible(False)
+    _mark_blocks(panel, table.sites, "white", 3.0)
+    bar = figure.colorbar(drawn, ax=panel, pad=0.005, fraction=0.03, aspect=8)
+    bar.ax.yaxis.set_major_locator(LogLocator(numticks=4))
+    bar.ax.tick_params(labelsize=7)
+    bar.ax.minorticks_off()
+
+
+def _mixtures(table: SensitivityTable) -> str:
+    return f"{table.mixtures} mixture{'s' if table.mixtures > 1 else ''}"
+
+
+def _figure(sites: int, height: float, title: str) -> Figure:
+    width = min(max(INCHES_PER_SITE * sites + 1.6, MIN_WIDTH_INCHES), MAX_WIDTH_INCHES)
+    figure = Figure(figsize=(width, height + NAMES_INCHES), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def _name_sites(panel: Axes, sites: Sequence[str]) -> None:
+    panel.set_xticks(range(len(sites)), [_short(site) for site in sites], rotation=90, fontsize=LABEL_SIZE)
+    panel.tick_params(axis="x", pad=2)
+    panel.set_xlim(-0.5, len(sites) - 0.5)
+
+
+def _mark_blocks(panel: Axes, sites: Sequence[str], colour: str, height: float) -> None:
+    """A line wherever another block begins, a heavier one between weights and activations."""
+    panel.tick_params(axis="x", length=0)
+    for position in range(1, len(sites)):
+        before, here = sites[position - 1], sites[position]
+        if is_weight(before) is not is_weight(here):
+            panel.axvline(position - 0.5, color="#404040", linewidth=1.4, zorder=3)
+        elif _block(before) != _block(here):
+            panel.axvline(position - 0.5, color=colour, linewidth=0.8, zorder=height)
+
+
+def _block(site: str) -> str:
+    return ".".join(site.split(".")[:2]) if site.startswith("blocks.") else site
+
+
+def _short(site: str) -> str:
+    """`3 expand` for a layer's weights, `3 expand out` for the tensor behind it."""
+    name = site.removesuffix(".weight").removeprefix("blocks.").replace(".output", " out")
+    return name.replace(".", " ")
+
+
+def _kind(site: str) -> tuple[str, str]:
+    return KINDS[site.removesuffix(".weight").rsplit(".", 1)[-1]] if is_weight(site) else ACTIVATION
+
+
+def _save(figure: Figure, path: Path) -> None:
+    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=DPI))

@@ -1,0 +1,90 @@
+"""The recoverability sensitivity: what is still lost at a site after a few steps of quantization-aware training.
+
+One site alone is quantized, all others keep their floating point, and the network is trained; so is the full-precision network,
+for as many steps on the same examples in the same order. The loss is a noise ratio, 10^(lost dB / 10) - 1, on the validation
+mixtures. Training is dear, so it is done only below `jobs.TRAINED_BELOW_BITS`; wider sites take the measured noise ratio without
+training.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hwsearch.data.seeding import generator
+from hwsearch.errors import UserError
+from hwsearch.experiment import FLOAT_BITS, Experiment, Split
+from hwsearch.metrics.errors import MetricUnavailable
+from hwsearch.metrics.si_snr import si_snr
+from hwsearch.sensitivity.choices import Candidates
+from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.separator.allocation import BitAllocation, all_sites
+from hwsearch.separator.prepare import PreparedBase
+
+if TYPE_CHECKING:
+    from hwsearch.training.pool import TrainingPool
+
+
+def check_trainable(experiment: Experiment) -> None:
+    """Refuse an experiment that has nothing to train on.
+
+    Raises:
+        UserError: no rooms or no speech for training.
+    """
+    if Split.TRAIN not in experiment.data.rooms.count:
+        raise UserError("data.rooms.count: no 'train'; recoverability trains with each site quantized, wanted rooms to train in")
+    if not any(corpus.splits.get(Split.TRAIN, 0.0) > 0.0 for corpus in experiment.data.corpora):
+        raise UserError(
+            "data.corpora: none has a share 'train'; recoverability trains with each site quantized, wanted speech for it"
+        )
+
+
+def score_trained(
+    base: PreparedBase, mixtures: Sequence[AnalysedMixture], candidates: Candidates, pool: "TrainingPool", experiment: Experiment
+) -> list[float]:
+    """SI-SNR in dB of each mixture after training with the given sites quantized, `sensitivity.recoverability_steps` long.
+
+    Args:
+        base: what is trained.
+        mixtures: scored afterwards.
+        candidates: quantized sites, one width each; none for the full-precision network.
+        pool: training examples.
+        experiment: its settings of training and its seed.
+
+    Raises:
+        UserError: training diverges, or an estimate that is silent or not finite; names the site.
+    """
+    # Brevitas takes long to load; only this needs it.
+    from hwsearch.separator.trained import trained_mask_function
+    from hwsearch.training.qat import TrainingDivergedError, train_quantized
+
+    widths = dict.fromkeys(all_sites(base.folded.config), FLOAT_BITS) | {site: bits for site, (bits,) in candidates}
+    steps = experiment.sensitivity.recoverability_steps
+    # The same seed for every site: all see the same examples, so that their differences are the sites'.
+    seed = int(generator("recoverability", experiment.seed).integers(2**31))
+    what = ", ".join(f"'{site}' at {bits} bits" for site, (bits,) in candidates) or "nothing"
+    try:
+        state = train_quantized(base, BitAllocation.of(widths), pool, experiment.qat, steps, seed)
+    except TrainingDivergedError as error:
+        raise UserError(f"recoverability, training with {what} quantized: {error}") from None
+    mask = trained_mask_function(base, state)
+    scores = []
+    for mixture in mixtures:
+        with torch.no_grad():
+            samples = mixture.target.shape[-1]
+            estimate = base.separator.synthesise(mixture.analysis, mask(mixture.analysis.normalised), samples)
+        try:
+            scores.append(float(si_snr(estimate[0].numpy(), mixture.target[0].numpy())))
+        except MetricUnavailable as error:
+            raise UserError(
+                f"mixture '{mixture.name}', trained with {what} quantized: SI-SNR has no value ({error}); wanted a lower "
+                "qat.learning_rate or qat.scale_learning_rate"
+            ) from None
+    return scores
+
+
+def lost_noise_ratio(full_precision: NDArray[np.float64], quantized: NDArray[np.float64]) -> NDArray[np.float64]:
+    """10^(lost dB / 10) - 1 from SI-SNR in dB, both [mixtures]."""
+    return np.asarray(10 ** ((full_precision - quantized) / 10) - 1)

@@ -1,0 +1,273 @@
+"""The state that quantization-aware training leaves a candidate in: in memory, on disk, and as a network.
+
+A state is a plain value: tensors by name, for each layer its floating-point master copy, for each quantized site
+its grid.
+
+    LAYER.weight         [out, in / groups, kernel]
+    LAYER.bias           [out]
+    LAYER.weight.scale   [out, 1, 1] or [1, 1, 1], where the weights are quantized
+    SITE.scale           [], where the activation is quantized
+    SITE.zero_point      [] int32, with the scale; not trained
+    SITE.slope           [], of a PReLU
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import QuantizationConfig
+from hwsearch.files import atomic_write
+from hwsearch.separator.allocation import BitAllocation, activation_sites
+from hwsearch.separator.calibration import Calibration
+from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, input_site, run_folded
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.quantizers import (
+    ActivationGrid,
+    bias_integers,
+    fake_quantize,
+    is_float,
+    quantize_weight,
+    weight_scale,
+)
+from hwsearch.separator.separator import MaskFunction
+
+if TYPE_CHECKING:
+    from hwsearch.separator.quantized import QuantizedMaskNetwork
+
+_KEY = "hwsearch_trained"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedState:
+    """A candidate as training has left it.
+
+    Attributes:
+        parameters: tensors by name, float32 but for the zero points.
+        allocation: width of every site.
+        base_sha256: the base it was trained from.
+        steps: training steps so far, those of a warm start's origin included; 0 is post-training quantization.
+    """
+
+    parameters: Mapping[str, Tensor]
+    allocation: BitAllocation
+    base_sha256: str
+    steps: int
+
+
+def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedState | None = None) -> TrainedState:
+    """Post-training quantization as a state, or the warm start of an allocation from another's state.
+
+    Weights, biases and slopes are those of `start`; so are the grids of sites whose width is the same in both. Other
+    grids are made anew: a weight's from the weights taken over, an activation's from the calibration.
+
+    Args:
+        base: what is quantized.
+        allocation: width of every site.
+        start: state of another allocation of the same base; absent: the base itself.
+
+    Raises:
+        ValueError: `start` belongs to another base.
+    """
+    if start is not None and start.base_sha256 != base.base_sha256:
+        raise ValueError(f"a warm start of base {start.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
+    widths = allocation.by_site
+    parameters: dict[str, Tensor] = {}
+
+    def kept(site: str) -> Mapping[str, Tensor] | None:
+        """The parameters of `start` if it has the site at the same width."""
+        return start.parameters if start is not None and start.allocation.by_site[site] == widths[site] else None
+
+    for name, layer in base.folded.layers.items():
+        site = f"{name}.weight"
+        source = {site: layer.weight, f"{name}.bias": layer.bias} if start is None else start.parameters
+        parameters[site], parameters[f"{name}.bias"] = source[site].clone(), source[f"{name}.bias"].clone()
+        if not is_float(widths[site]):
+            if (earlier := kept(site)) is not None:
+                scale = earlier[f"{site}.scale"]
+            elif start is None:
+                scale = _base_weight_scale(base, name, widths[site])
+            else:
+                scale = weight_scale(parameters[site], widths[site], base.quantization)
+            parameters[f"{site}.scale"] = scale.clone()
+    for site in activation_sites(base.folded.config):
+        grid = base.calibration.grid(site, widths[site])
+        if grid is not None:
+            fresh = {
+                f"{site}.scale": torch.tensor(grid.scale),
+                f"{site}.zero_point": torch.tensor(grid.zero_point, dtype=torch.int32),
+            }
+            parameters |= {name: (kept(site) or fresh)[name].clone() for name in fresh}
+        if site in base.folded.slopes:
+            name = f"{site}.slope"
+            parameters[name] = torch.tensor(base.folded.slopes[site]) if start is None else start.parameters[name].clone()
+    return TrainedState(parameters, allocation, base.base_sha256, 0 if start is None else start.steps)
+
+
+def save_trained(path: Path, state: TrainedState) -> None:
+    """Write a state atomically."""
+    tensors = {name: tensor.detach().contiguous() for name, tensor in state.parameters.items()}
+    content = {
+        "format": _FORMAT,
+        "base_sha256": state.base_sha256,
+        "allocation": state.allocation.to_json(),
+        "steps": state.steps,
+    }
+    metadata = {_KEY: json.dumps(content, sort_keys=True)}
+    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> TrainedState:
+    """Read the state of an allocation of a base.
+
+    Raises:
+        UserError: no such file, no trained state, one of another base or allocation, or tensors that are missing, too
+            many, of another shape or out of range.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; wanted the trained state of a candidate")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            content = json.loads((stored.metadata() or {})[_KEY])
+            parameters = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a trained state ({reason}); delete it and train the candidate again") from None
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise UserError(f"{path}: not a trained state of format {_FORMAT}; delete it and train the candidate again")
+    if content.get("base_sha256") != base.base_sha256:
+        raise UserError(f"{path}: trained from base {str(content.get('base_sha256'))[:12]}; wanted base {base.base_sha256[:12]}")
+    if content.get("allocation") != allocation.to_json():
+        raise UserError(f"{path}: trained at another bit allocation; wanted the candidate's own")
+    steps = content.get("steps")
+    if type(steps) is not int or steps < 0:
+        raise UserError(f"{path}: trained for {steps!r} steps; wanted a whole number")
+    _check_parameters(path, base, allocation, parameters)
+    return TrainedState(parameters, allocation, base.base_sha256, steps)
+
+
+def trained_network(base: PreparedBase, state: TrainedState) -> "QuantizedMaskNetwork":
+    """The Brevitas network in a trained state, in eval mode: what the state means, and what is exported."""
+    # Brevitas takes long to load; training and scoring do without it.
+    from hwsearch.separator.quantized import build_quantized
+
+    folded, grids = _folded(base, state), _grids(base, state)
+    calibration = Calibration({site: {grid.bits: grid} for site, grid in grids.items() if grid is not None})
+    # The constructor's own weight scales are replaced; those of the largest weight cost nothing to make.
+    config = base.quantization.model_copy(update={"weight_scale_method": "max"})
+    network = build_quantized(folded, state.allocation, calibration, config)
+    with torch.no_grad():
+        for name in folded.layers:
+            if not is_float(state.allocation.by_site[f"{name}.weight"]):
+                network.convolution(name).weight_quant.tensor_quant.scale.copy_(state.parameters[f"{name}.weight.scale"])
+    return network
+
+
+def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFunction:
+    """The numbers of `trained_network`, many times faster and without gradients.
+
+    Returns:
+        Normalised features [batch, features, frames] to mask [batch, 2 * bins, frames].
+    """
+    folded, grids = _folded(base, state), _grids(base, state)
+    layers: dict[str, FoldedLayer] = {}
+    for name, layer in folded.layers.items():
+        bits = state.allocation.by_site[f"{name}.weight"]
+        if is_float(bits):
+            layers[name] = layer
+            continue
+        scale, bias, grid = state.parameters[f"{name}.weight.scale"], layer.bias, grids[input_site(name)]
+        if grid is not None:
+            product_scale = scale.flatten() * grid.scale
+            bias = bias_integers(bias, product_scale) * product_scale
+        layers[name] = replace(layer, weight=quantize_weight(layer.weight, scale, bits).value, bias=bias)
+    quantized = replace(folded, layers=layers)
+
+    def at_site(site: str, x: Tensor) -> Tensor:
+        grid = grids[site]
+        return x if grid is None else fake_quantize(x, grid)
+
+    def mask(normalised: Tensor) -> Tensor:
+        with torch.no_grad():
+            return run_folded(quantized, normalised, at_site, fast_convolve)
+
+    return mask
+
+
+@lru_cache(maxsize=2048)
+def _base_weight_scale(base: PreparedBase, layer: str, bits: int) -> Tensor:
+    """Post-training scale of a layer's weights; a process that trains many candidates of one base searches it once."""
+    return weight_scale(base.folded.layers[layer].weight, bits, base.quantization)
+
+
+def _folded(base: PreparedBase, state: TrainedState) -> FoldedNetwork:
+    """The master copy as a folded network."""
+    layers = {
+        name: replace(layer, weight=state.parameters[f"{name}.weight"], bias=state.parameters[f"{name}.bias"])
+        for name, layer in base.folded.layers.items()
+    }
+    slopes = {site: float(state.parameters[f"{site}.slope"]) for site in base.folded.slopes}
+    return FoldedNetwork(base.folded.config, layers, slopes)
+
+
+def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid | None]:
+    """Grids of the activation sites; none where a site stays in floating point."""
+    grids: dict[str, ActivationGrid | None] = {}
+    for site in activation_sites(base.folded.config):
+        bits = state.allocation.by_site[site]
+        grids[site] = None
+        if not is_float(bits):
+            scale, zero_point = state.parameters[f"{site}.scale"], state.parameters[f"{site}.zero_point"]
+            grids[site] = ActivationGrid(bits, float(scale), int(zero_point))
+    return grids
+
+
+def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation, found: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of the allocation."""
+    wanted = _shapes(base, allocation)
+    if found.keys() != wanted.keys():
+        name = min(found.keys() ^ wanted.keys())
+        raise UserError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown'}; wanted those of the candidate")
+    for name, shape in wanted.items():
+        tensor = found[name]
+        kind = torch.int32 if name.endswith(".zero_point") else torch.float32
+        if tensor.shape != shape or tensor.dtype != kind:
+            raise UserError(f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}; wanted {kind} {list(shape)}")
+        good = torch.isfinite(tensor)
+        if name.endswith(".scale"):
+            good &= tensor > 0
+        elif name.endswith(".zero_point"):
+            good = (tensor >= 0) & (tensor < 2 ** allocation.by_site[name.removesuffix(".zero_point")])
+        if not bool(good.all()):
+            raise UserError(f"{path}: tensor '{name}' holds values out of range; delete the file and train the candidate again")
+
+
+def _shapes(base: PreparedBase, allocation: BitAllocation) -> dict[str, torch.Size]:
+    """Name and shape of every tensor of an allocation's state."""
+    shapes: dict[str, torch.Size] = {}
+    widths = allocation.by_site
+    for name, layer in base.folded.layers.items():
+        shapes |= {f"{name}.weight": layer.weight.shape, f"{name}.bias": layer.bias.shape}
+        if not is_float(widths[f"{name}.weight"]):
+            scales = _scale_count(layer, base.quantization)
+            shapes[f"{name}.weight.scale"] = torch.Size((scales, 1, 1))
+    for site in activation_sites(base.folded.config):
+        if not is_float(widths[site]):
+            shapes |= {f"{site}.scale": torch.Size(), f"{site}.zero_point": torch.Size()}
+        if site in base.folded.slopes:
+            shapes[f"{site}.slope"] = torch.Size()
+    return shapes
+
+
+def _scale_count(layer: FoldedLayer, config: QuantizationConfig) -> int:
+    return len(layer.weight) if config.weight_scale == "per_channel" else 1

@@ -1,0 +1,141 @@
+"""Quantization-aware training of one candidate, with distillation from the full-precision base.
+
+Weights are rounded in the forward pass and trained as floating-point master copies through straight-through
+gradients; scales are trained beside them (learned step size quantization, arXiv 1902.08153). The loss is the
+separator's own, to the target in part and to the base's estimate in part.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from hwsearch.data.seeding import generator
+from hwsearch.experiment import QatConfig
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.separator import Analysis
+from hwsearch.separator.trained import TrainedState, initial_state
+from hwsearch.training.loss import si_snr
+from hwsearch.training.pool import TrainingPool
+from hwsearch.training.trainable import trainable_mask
+
+FINAL_RATE = 0.05
+"""Learning rate of the last step against that of the first."""
+
+StepReport = Callable[[int, int, float], None]
+"""Called after each step with (steps done, steps in all, loss in dB)."""
+
+
+class TrainingDivergedError(ValueError):
+    """The loss is no number any more; the message is one line."""
+
+
+def train_quantized(
+    base: PreparedBase,
+    allocation: BitAllocation,
+    pool: TrainingPool,
+    config: QatConfig,
+    steps: int,
+    seed: int,
+    *,
+    start: TrainedState | None = None,
+    on_step: StepReport | None = None,
+) -> TrainedState:
+    """Train an allocation of the base; a pure function, bit for bit on one thread.
+
+    Args:
+        base: what is quantized, and the teacher.
+        allocation: width of every site.
+        pool: training mixtures, made for the same base.
+        config: sizes and rates; its numbers of steps are not read.
+        steps: training steps, at least 1.
+        seed: of the order of examples.
+        start: trained state of another allocation to begin from (`separator.trained.initial_state`).
+        on_step: told of every step.
+
+    Raises:
+        TrainingDivergedError: the loss became NaN or infinite.
+        ValueError: `pool` or `start` belongs to another base, or no steps.
+    """
+    if steps < 1:
+        raise ValueError(f"{steps} training steps; wanted at least 1")
+    if pool.base_sha256 != base.base_sha256:
+        raise ValueError(f"training mixtures for base {pool.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
+    state = initial_state(base, allocation, start)
+    fixed = {name: tensor for name, tensor in state.parameters.items() if not tensor.is_floating_point()}
+    # A scale is trained as its logarithm: it stays positive, and a step changes it by a share of its size.
+    logarithms = {name: tensor.log().requires_grad_() for name, tensor in state.parameters.items() if name.endswith(".scale")}
+    others = {
+        name: tensor.clone().requires_grad_()
+        for name, tensor in state.parameters.items()
+        if name not in fixed and name not in logarithms
+    }
+    trained = [*others.values(), *logarithms.values()]
+    optimizer = torch.optim.Adam([{"params": list(others.values())}, {"params": list(logarithms.values())}], fused=True)
+    rates = config.learning_rate, config.scale_learning_rate
+    for step, examples in zip(range(steps), batches(len(pool), config.batch_size, seed), strict=False):
+        parameters = {**fixed, **others, **{name: logarithm.exp() for name, logarithm in logarithms.items()}}
+        loss = distilled_loss(base, allocation, parameters, pool, examples, config.distillation)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingDivergedError(
+                f"the loss became {value} at training step {step + 1} of {steps}; wanted a lower qat.learning_rate than "
+                f"{config.learning_rate} or qat.scale_learning_rate than {config.scale_learning_rate}"
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * cosine(step / steps)
+        optimizer.step()
+        if on_step is not None:
+            on_step(step + 1, steps, value)
+    scales = {name: logarithm.detach().exp() for name, logarithm in logarithms.items()}
+    weights = {name: tensor.detach() for name, tensor in others.items()}
+    return TrainedState({**fixed, **weights, **scales}, allocation, base.base_sha256, state.steps + steps)
+
+
+def distilled_loss(
+    base: PreparedBase,
+    allocation: BitAllocation,
+    parameters: dict[str, Tensor],
+    pool: TrainingPool,
+    examples: Sequence[int],
+    distillation: float,
+) -> Tensor:
+    """Mean loss over examples in dB, []: negative SI-SNR to the target and to the base's estimate.
+
+    Args:
+        base: for its network's shape and its synthesis.
+        allocation: width of every site.
+        parameters: as in `TrainedState`.
+        pool: training mixtures.
+        examples: numbers in the pool.
+        distillation: share of the loss that the base's estimate has.
+    """
+    batch = pool.batch(examples)
+    mask = trainable_mask(base.folded, allocation, parameters, batch.normalised).transpose(0, 1)
+    analysis = Analysis(batch.reference, batch.start, batch.normalised)
+    estimate = base.separator.synthesise(analysis, mask, batch.target.shape[-1])
+    to_target = -si_snr(estimate, batch.target).mean()
+    to_base = -si_snr(estimate, batch.estimate).mean()
+    return (1 - distillation) * to_target + distillation * to_base
+
+
+def batches(examples: int, batch_size: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Endless batches of example numbers: pass after pass over all examples, each in an order of its own."""
+    waiting: list[int] = []
+    sweep = 0
+    while True:
+        while len(waiting) < batch_size:
+            waiting += generator("qat", seed, sweep).permutation(examples).tolist()
+            sweep += 1
+        yield tuple(waiting[:batch_size])
+        del waiting[:batch_size]
+
+
+def cosine(share: float) -> float:
+    """Factor of the learning rate: half a cosine from 1 to `FINAL_RATE` (arXiv 1608.03983, equation 5, one period)."""
+    return FINAL_RATE + 0.5 * (1 - FINAL_RATE) * (1 + math.cos(math.pi * share))

@@ -1,0 +1,154 @@
+"""The relaxed network, against the scorer's network and finite differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from hwsearch.search.exact.problem import AllocationProblem
+from hwsearch.search.nas.network import RelaxedNetwork
+from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.relaxation import relaxed_choice
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
+from hwsearch.separator.fast import FastNetwork
+from hwsearch.separator.folding import run_folded
+from tests.search.nas.small import POOL, problem_of
+from tests.separator.small import KINDS, RELU, allocations
+from tests.training.pools import small_base
+
+FEATURES = POOL.batch((0, 1)).normalised
+
+
+def full_problem(config):
+    """Every site free at every width it can take."""
+    widths = tuple((site, WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS) for site in all_sites(config))
+    return AllocationProblem(widths, np.zeros((len(widths), len(WEIGHT_WIDTHS))), ())
+
+
+OPTIONS = {name: make_options(small_base(config), full_problem(config)) for name, config in KINDS.items()}
+
+
+def logits_of(problem, allocation):
+    """Logits that prefer one allocation."""
+    logits = torch.zeros(problem.option_valid.shape).masked_fill(~torch.from_numpy(problem.option_valid), -torch.inf)
+    for row, (site, widths) in enumerate(problem.widths):
+        logits[row, widths.index(allocation.by_site[site])] = 1.0
+    return logits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("train_weights", [False, True])
+def test_a_cold_choice_is_the_network_of_its_allocation(kind, train_weights):
+    options = OPTIONS[kind]
+    base = options.base
+    fast = FastNetwork(base.folded, base.calibration, base.quantization)
+    network = RelaxedNetwork(options, train_weights=train_weights)
+
+    @settings(deadline=None, max_examples=8)
+    @given(allocation=allocations(KINDS[kind]))
+    def check(allocation):
+        shares, _ = relaxed_choice(logits_of(options.problem, allocation), 1e-3, "softmax", torch.Generator())
+        assert set(shares.flatten().tolist()) == {0.0, 1.0}
+        found = network.mask(FEATURES, shares).detach().transpose(0, 1)
+        wanted = fast.mask_function(allocation)(FEATURES.transpose(0, 1))
+        # Sums in another order may round a value to the next step of its grid, rarely.
+        far = (found - wanted).abs() > 1e-4 * wanted.abs().max()
+        assert float(far.float().mean()) < 0.02
+
+    check()
+
+
+def test_weights_in_a_mixture_are_the_mean_of_their_versions():
+    """At half 2 and half 8 bits, against the folded network with the mean of the two weights."""
+    site = "blocks.0.expand.weight"
+    options = make_options(small_base(), problem_of([site], widths=(2, 8)))
+    row = int(options.problem.choice_of[options.problem.sites.index(site)])
+    shares = torch.from_numpy(options.problem.option_valid).float()
+    shares[row] = torch.tensor([0.5, 0.5])
+    folded = options.base.folded
+    layers = {
+        name: replace(layer, weight=options.layers[name][0].mean(dim=0), bias=layer.bias) for name, layer in folded.layers.items()
+    }
+    wanted = run_folded(replace(folded, layers=layers), FEATURES.transpose(0, 1), lambda _site, x: x)
+    np.testing.assert_allclose(RelaxedNetwork(options).mask(FEATURES, shares).transpose(0, 1), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_of_weight_shares_are_those_of_finite_differences():
+    """Activations in floating point, so that the network is smooth between its kinks."""
+    sites = ["blocks.0.expand.weight", "blocks.1.depthwise.weight", "mask_head.weight"]
+    options = make_options(small_base(), problem_of(sites))
+    network = RelaxedNetwork(options)
+    shares = torch.from_numpy(options.problem.option_valid / options.problem.option_valid.sum(axis=1, keepdims=True)).float()
+    shares.requires_grad_()
+    probe = torch.randn(network.mask(FEATURES, shares).shape, generator=torch.Generator().manual_seed(5))
+    (network.mask(FEATURES, shares) * probe).sum().backward()
+    for site in sites:
+        row = int(options.problem.choice_of[options.problem.sites.index(site)])
+        for column in range(3):
+            ends = []
+            for step in (-1e-2, 1e-2):
+                moved = shares.detach().clone()
+                moved[row, column] += step
+                ends.append(float((network.mask(FEATURES, moved).double() * probe).sum()))
+            slope = (ends[1] - ends[0]) / 2e-2
+            assert float(shares.grad[row, column]) == pytest.approx(slope, rel=0.05, abs=0.05)
+
+
+def test_activations_pass_gradients_where_nothing_is_clipped():
+    """With one 4-bit activation before the head, the share of its 4-bit version moves the output by the difference of the two."""
+    site = "mask_input"
+    options = make_options(small_base(), problem_of([site], widths=(4, 8)))
+    network = RelaxedNetwork(options)
+    row = int(options.problem.choice_of[options.problem.sites.index(site)])
+    shares = torch.from_numpy(options.problem.option_valid).float()
+    shares[row] = torch.tensor([0.25, 0.75])
+    shares.requires_grad_()
+    features = FEATURES.clone().requires_grad_()
+    total = network.mask(features, shares).sum()
+    total.backward()
+    only = []
+    for share in ([1.0, 0.0], [0.0, 1.0]):
+        alone = shares.detach().clone()
+        alone[row] = torch.tensor(share)
+        only.append(float(network.mask(FEATURES, alone).sum()))
+    assert float(total.detach()) == pytest.approx(0.25 * only[0] + 0.75 * only[1], rel=1e-3, abs=1e-2)
+    assert float(shares.grad[row, 0] - shares.grad[row, 1]) == pytest.approx(only[0] - only[1], rel=1e-3, abs=1e-2)
+    assert float(features.grad.abs().max()) > 0
+
+
+def test_trained_weights_have_the_gradient_of_the_mixture_and_the_base_stays():
+    site = "blocks.0.expand.weight"
+    options = make_options(small_base(), problem_of([site], widths=(2, 8)))
+    before = options.base.folded.layers["blocks.0.expand"].weight.clone()
+    network = RelaxedNetwork(options, train_weights=True)
+    shares = torch.from_numpy(options.problem.option_valid / options.problem.option_valid.sum(axis=1, keepdims=True)).float()
+    network.mask(FEATURES, shares).square().sum().backward()
+    folded = options.base.folded
+    leaves = {name: weights[0].mean(dim=0).requires_grad_() for name, weights in options.layers.items()}
+    layers = {name: replace(layer, weight=leaves[name]) for name, layer in folded.layers.items()}
+    run_folded(replace(folded, layers=layers), FEATURES.transpose(0, 1), lambda _site, x: x).square().sum().backward()
+    for name, (weight, bias) in network.masters.items():
+        largest = float(leaves[name].grad.abs().max())
+        np.testing.assert_allclose(weight.grad, leaves[name].grad, rtol=1e-2, atol=1e-3 * largest)
+        assert float(bias.grad.abs().max()) > 0
+    with torch.no_grad():
+        network.masters["blocks.0.expand"][0].zero_()
+    assert torch.equal(folded.layers["blocks.0.expand"].weight, before)
+
+
+def test_sites_of_a_group_share_their_mixture():
+    group = ("blocks.0.expand.weight", "blocks.1.expand.weight")
+    options = make_options(small_base(), problem_of(group, groups=(group,)))
+    problem = options.problem
+    assert problem.option_valid.sum() == len(all_sites(RELU)) - 2 + 3
+    row = int(problem.choice_of[problem.sites.index(group[0])])
+    shares = torch.from_numpy(problem.option_valid).float()
+    shares[row] = torch.tensor([1.0, 0.0, 0.0])
+    allocation = problem.allocation(problem.expand(np.zeros((1, len(problem.members)), np.int8))[0])
+    assert [allocation.by_site[site] for site in group] == [2, 2]
+    base = options.base
+    wanted = FastNetwork(base.folded, base.calibration, base.quantization).mask_function(allocation)(FEATURES.transpose(0, 1))
+    found = RelaxedNetwork(options).mask(FEATURES, shares).transpose(0, 1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)

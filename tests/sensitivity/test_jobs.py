@@ -1,0 +1,67 @@
+"""Which jobs are missing, and what their results are looked up by."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwsearch.sensitivity.jobs import KINDS, QUANTITIES, Job, Kind, Result, Results, missing_jobs
+from hwsearch.sensitivity.table import Method
+
+SITES = (("a.weight", (2, 4, 8)), ("features", (4, 8)))
+MIXTURES = ("m-0", "m-1", "m-2")
+
+
+def done(job: Job, number: float = 1.0) -> Result:
+    if job.kind is Kind.TRACE:
+        return Result(kind=job.kind, subject=job.subject, samples=((number,),) * 3)
+    if job.kind is Kind.TRAINING:
+        bits = job.candidates[0][1][0] if job.candidates else None
+        return Result(kind=job.kind, subject=job.subject, samples=((number,),) * 3, bits=bits)
+    by_width = {name: {site: dict.fromkeys(widths, number) for site, widths in job.candidates} for name in QUANTITIES[job.kind]}
+    return Result(kind=job.kind, subject=job.subject, by_width=by_width)
+
+
+def test_every_method_has_jobs_and_every_kind_is_used() -> None:
+    assert set(KINDS) == set(Method)
+    assert {kind for kinds in KINDS.values() for kind in kinds} == set(Kind)
+
+
+@given(st.lists(st.sampled_from(list(Method)), min_size=1, unique=True), st.data())
+@settings(deadline=None)
+def test_whatever_jobs_are_done_the_missing_ones_make_it_whole_and_none_is_done_twice(
+    methods: list[Method], data: st.DataObject
+) -> None:
+    results = Results()
+    every = missing_jobs(methods, SITES, MIXTURES, results)
+    kept = data.draw(st.lists(st.sampled_from(every), unique=True))
+    for job in kept:
+        results.add(done(job))
+    missing = missing_jobs(methods, SITES, MIXTURES, results)
+    assert set(missing) == set(every) - set(kept)
+    assert all(job.effort > 0 for job in missing)
+    for job in missing:
+        results.add(done(job))
+    assert missing_jobs(methods, SITES, MIXTURES, results) == []
+
+
+def test_only_narrow_widths_are_trained_and_full_precision_once() -> None:
+    jobs = [job for job in missing_jobs([Method.RECOVERABILITY], SITES, MIXTURES, Results()) if job.kind is Kind.TRAINING]
+    assert [str(job) for job in jobs] == [
+        "training of the full-precision network",
+        "training of a.weight at 2 bits",
+        "training of a.weight at 4 bits",
+        "training of features at 4 bits",
+    ]
+    wide = (("a.weight", (5, 8)),)
+    assert {job.kind for job in missing_jobs([Method.RECOVERABILITY], wide, MIXTURES, Results())} == {Kind.MEASURED}
+
+
+def test_numbers_stand_at_their_site_and_width() -> None:
+    results = Results()
+    results.add(Result(kind=Kind.KL, subject="m-0", by_width={"kl": {"a.weight": {2: 1, 4: 2, 8: 3}, "features": {4: 4}}}))
+    results.add(Result(kind=Kind.KL, subject="m-0", by_width={"kl": {"features": {8: 5.0}}}))
+    found = results.of_mixture("kl", "m-0", SITES)
+    assert found[0].tolist() == [1.0, 2.0, 3.0]
+    assert math.isnan(found[1, 0])
+    assert found[1, 1:].tolist() == [4.0, 5.0]

@@ -1,0 +1,87 @@
+"""Every site at every width has its colour, every site of an allocation its bar."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from hwsearch.experiment import SeparatorConfig
+from hwsearch.sensitivity.plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
+from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, weight_sites
+
+PAPER = SeparatorConfig(X=8, R=4)
+SITES = ("input_proj.weight", "blocks.0.expand.weight", "features")
+
+
+def make_table(method: Method = Method.KL, sites: tuple[str, ...] = SITES, value: object = None) -> SensitivityTable:
+    if value is None:
+        value = np.random.default_rng(0).lognormal(0.0, 3.0, size=(len(sites), 3))
+    return SensitivityTable(method, sites, (2, 4, 8), value, np.full(np.shape(value), math.nan), 4)
+
+
+def test_each_table_has_a_panel_that_says_method_unit_and_mixtures() -> None:
+    figure = draw_tables([make_table(), make_table(Method.CURVATURE)], "run")
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "kl   (nats per frame, 4 mixtures)",
+        "curvature   (dB times values, 4 mixtures)",
+    ]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["2", "4", "8"]
+    assert [label.get_text() for label in panels[1].get_xticklabels()] == ["input_proj", "0 expand", "features"]
+
+
+def test_values_above_zero_are_coloured_by_their_logarithm_others_are_grey_and_missing_ones_white() -> None:
+    value = [[1.0, 1e-2, 1e-4], [1e-12, 0.0, -3.0], [math.nan, 1e-1, 1e-3]]
+    panel = draw_tables([make_table(value=value)], "run").axes[0]
+    grey, coloured = panel.images
+    assert np.array_equal(grey.get_array().mask, ~(np.array(value).T <= 0))
+    assert np.array_equal(coloured.get_array().mask, ~(np.array(value).T > 0))
+    assert grey.cmap(0) == to_rgba(NOT_ABOVE_ZERO_COLOUR)
+    # Equal ratios are equal steps; what lies far below the largest has the last colour.
+    steps = coloured.norm(np.array([1.0, 1e-2, 1e-4, 1e-6, 1e-12]))
+    np.testing.assert_allclose(steps, [1.0, 2 / 3, 1 / 3, 0.0, 0.0], atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.zeros((3, 3)), -np.ones((3, 3)), np.full((3, 3), 0.5)])
+def test_a_table_without_a_span_of_values_is_drawn(tmp_path: Path, value: np.ndarray) -> None:
+    plot_tables([make_table(value=value)], tmp_path / "map.png", "run")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_names_of_229_sites_do_not_touch(tmp_path: Path) -> None:
+    sites = all_sites(PAPER)
+    assert len(sites) == 229
+    figure = draw_tables([make_table(sites=sites)], "run")
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) == 229
+    assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
+    plot_tables([make_table(sites=sites)], tmp_path / "map.png", "run")
+    assert list(tmp_path.iterdir()) == [tmp_path / "map.png"]
+
+
+def test_a_bar_is_as_high_as_its_sites_bits() -> None:
+    rng = np.random.default_rng(0)
+    allocations = {
+        name: BitAllocation.of({site: int(rng.choice([4, 6, 8])) for site in all_sites(PAPER)}) for name in ("64.0 kB", "99.5 kB")
+    }
+    sites = weight_sites(PAPER)
+    figure = draw_bits(allocations, sites, "run")
+    for panel, (name, allocation) in zip(figure.axes, allocations.items(), strict=True):
+        bits = [allocation.by_site[site] for site in sites]
+        assert [bar.get_height() for bar in panel.patches] == bits
+        assert panel.get_title(loc="left") == f"{name}, mean {np.mean(bits):.2f} bits"
+    colours = {site.split(".")[-2]: bar.get_facecolor() for site, bar in zip(sites, figure.axes[0].patches, strict=True)}
+    assert len(set(colours.values())) == 4
+    assert colours["input_proj"] == colours["mask_head"]
+
+
+def test_bits_are_drawn_into_one_file(tmp_path: Path) -> None:
+    allocation = BitAllocation.of({site: 2 if is_weight(site) else 8 for site in SITES})
+    plot_bits({"1.0 kB": allocation}, SITES, tmp_path / "bits.png", "run")
+    assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [tmp_path / "bits.png"]

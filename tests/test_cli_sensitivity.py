@@ -1,0 +1,240 @@
+"""`hwsearch sensitivity`: what it says and leaves, that it goes on after a kill, and what it refuses."""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hwsearch.sensitivity.cache import JOBS_FILE
+from hwsearch.sensitivity.estimate import DEFAULT_METHODS
+from hwsearch.separator.base import BaseDescription, load_base, save_base
+from tests.separator.small import RELU, small_separator
+from tests.tiny import HWSEARCH, hwsearch, refusal, snapshot
+
+TOML = """\
+name = "small"
+base = "small.safetensors"
+
+[data]
+array = "linear4"
+
+[[data.corpora]]
+kind = "espeak"
+speakers = 6
+utterances_per_speaker = 2
+splits = { train = 0.5, validation = 0.5 }
+
+[data.rooms]
+count = { train = 1, validation = 1 }
+size_max_m = [6.0, 5.0, 3.0]
+t60_max_s = 0.12
+
+[data.mixtures]
+count = { validation = 2 }
+seconds = 1.0
+
+[separator]
+B = 8
+H = 16
+X = 2
+R = 1
+n_fft = 128
+hop_length = 64
+
+[quantization]
+calibration_mixtures = 2
+
+[sensitivity]
+mixtures = 2
+max_probes = 8
+recoverability_steps = 2
+
+[qat]
+examples = 4
+batch_size = 2
+segment_seconds = 0.5
+
+[search]
+allowed = { "*" = [8], "blocks.*.expand.weight" = [2, 4, 8], "mask_head.weight" = [2, 4, 8], "features" = [4, 8] }
+"""
+SITES = ["blocks.0.expand.weight", "blocks.1.expand.weight", "mask_head.weight", "features"]
+ARGUMENTS = ("--workers", 0, "--processes", 1)
+
+
+def write(path: Path, *changes: tuple[str, str]) -> Path:
+    """Write the experiment with pieces of its text replaced, and its base beside it."""
+    text = TOML
+    for old, new in changes:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    description = BaseDescription(sample_rate=8000, array="linear4", separator=RELU, made_by={})
+    save_base(path.with_name("small.safetensors"), small_separator(), description)
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the command has ended, and its answer; tests must not change it."""
+    folder = tmp_path_factory.mktemp("sensitivity")
+    answer = hwsearch("sensitivity", write(folder / "small.toml"), "--runs-dir", folder / "runs", *ARGUMENTS)
+    assert answer.code == 0, answer.stderr
+    return folder, answer.stdout
+
+
+@pytest.fixture
+def again(made: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of that folder to go on in."""
+    return shutil.copytree(made[0], tmp_path / "again")
+
+
+def sensitivities(folder: Path) -> Path:
+    return folder / "runs" / "small" / "sensitivity"
+
+
+def tables(folder: Path) -> dict[str, dict]:
+    paths = sorted(sensitivities(folder).glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths if path.name != "key.json"}
+
+
+def test_every_method_that_needs_no_training_has_a_table(made: tuple[Path, str]) -> None:
+    found = tables(made[0])
+    assert set(found) == set(DEFAULT_METHODS)
+    for method, table in found.items():
+        assert (table["method"], table["sites"], table["widths"], table["mixtures"]) == (method, SITES, [2, 4, 8], 2)
+
+
+def test_the_answer_names_the_most_fragile_sites_of_each_method_with_their_error(made: tuple[Path, str]) -> None:
+    folder, answer = made
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.splitlines() if line.startswith("│")]
+    assert len(rows) == len(DEFAULT_METHODS) * len(SITES)
+    for index, method in enumerate(DEFAULT_METHODS):
+        shown, table = rows[index * len(SITES) : (index + 1) * len(SITES)], tables(folder)[method]
+        assert (shown[0][0], shown[0][4]) == (method, table["unit"])
+        narrowest = [1 if site == "features" else 0 for site in SITES]
+        value = np.array([row[column] for row, column in zip(table["value"], narrowest, strict=True)])
+        error = np.array([row[column] for row, column in zip(table["standard_error"], narrowest, strict=True)])
+        order = np.argsort(-value)
+        assert [row[1] for row in shown] == [SITES[position] for position in order]
+        assert [row[2] for row in shown] == [str(table["widths"][narrowest[position]]) for position in order]
+        assert [row[3] for row in shown] == [f"{value[position]:.3g} ± {error[position]:.2g}" for position in order]
+
+
+def test_the_answer_ends_with_files_that_are_there_and_the_next_command(made: tuple[Path, str]) -> None:
+    folder, answer = made
+    named = [line.split(":", 1) for line in answer.splitlines() if line.startswith(("table:", "plot:", "next:"))]
+    paths = {kind: [Path(text.strip()) for found, text in named if found == kind] for kind in ("table", "plot")}
+    assert {path.stem for path in paths["table"]} == set(DEFAULT_METHODS)
+    assert all(path.is_file() for path in paths["table"])
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths["plot"])
+    assert len(paths["plot"]) == 2
+    (following,) = [text for kind, text in named if kind == "next"]
+    program, *arguments = shlex.split(following)
+    assert Path(program).name == "hwsearch"
+    assert arguments == ["search", str(folder / "small.toml"), "--runs-dir", str(folder / "runs")]
+
+
+def test_the_same_command_estimates_nothing_twice(again: Path) -> None:
+    before = snapshot(sensitivities(again))
+    answer = hwsearch("sensitivity", again / "small.toml", "--runs-dir", again / "runs", *ARGUMENTS)
+    assert answer.code == 0
+    assert "sensitivities:" not in answer.stderr
+    after = snapshot(sensitivities(again))
+    assert {name: content for name, content in after.items() if name != "lock"} == {
+        name: content for name, content in before.items() if name != "lock"
+    }
+
+
+def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(again: Path) -> None:
+    before = tables(again)
+    command = ("sensitivity", again / "small.toml", "--method", "recoverability", "--runs-dir", again / "runs", *ARGUMENTS)
+    answer = hwsearch(*command)
+    assert answer.code == 0, answer.stderr
+    after = tables(again)
+    assert after == {**before, "recoverability": after["recoverability"]}
+    wide = [row[2] for row in after["recoverability"]["value"]]
+    assert wide == [row[2] for row in after["measured-noise-ratio"]["value"]]
+    assert [line for line in answer.stdout.splitlines() if line.startswith("│ kl")] == []
+
+
+def test_a_command_that_was_ended_goes_on(made: tuple[Path, str], tmp_path: Path) -> None:
+    slow = ("max_probes = 8", "max_probes = 60\nrelative_error = 1e-9")
+    file = write(tmp_path / "small.toml", slow)
+    for shared in ("data", "corpora"):
+        shutil.copytree(made[0] / "runs" / shared, tmp_path / "runs" / shared)
+    command = ["sensitivity", file, "--method", "curvature", "--runs-dir", tmp_path / "runs", *ARGUMENTS]
+    journal = sensitivities(tmp_path) / JOBS_FILE
+    for lines, ended_by in ((1, signal.SIGINT), (2, signal.SIGKILL)):
+        with subprocess.Popen([HWSEARCH, *map(str, command)], stderr=subprocess.PIPE, text=True) as process:
+            while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.01)
+            process.send_signal(ended_by)
+            _, errors = process.communicate()
+        if ended_by is signal.SIGINT:
+            assert process.returncode == 130
+            assert errors.endswith("hwsearch: interrupted; the same command goes on where it stopped\n")
+    kept = journal.read_bytes()
+    assert tables(tmp_path) == {}
+    assert hwsearch(*command).code == 0
+    assert journal.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    assert len(journal.read_bytes().splitlines()) == len(SITES) + 2
+    undisturbed = write(tmp_path / "other" / "small.toml", slow, ('name = "small"', 'name = "undisturbed"'))
+    assert hwsearch("sensitivity", undisturbed, *command[2:]).code == 0
+    whole = tmp_path / "runs" / "undisturbed" / "sensitivity" / "curvature.json"
+    assert tables(tmp_path)["curvature"] == json.loads(whole.read_text())
+
+
+# What is refused
+
+
+def test_an_unknown_method_is_answered_with_those_there_are(again: Path) -> None:
+    answer = hwsearch("sensitivity", again / "small.toml", "--method", "hessian", "--runs-dir", again / "runs")
+    assert refusal(answer).startswith("unknown method 'hessian'; wanted one of curvature, ")
+
+
+def test_sensitivities_of_another_base_are_kept_and_not_used(again: Path) -> None:
+    before = tables(again)
+    separator, description = load_base(again / "small.safetensors")
+    with torch.no_grad():
+        separator.network.mask_head.bias.mul_(1.01)
+    save_base(again / "small.safetensors", separator, description)
+    answer = hwsearch("sensitivity", again / "small.toml", "--runs-dir", again / "runs", *ARGUMENTS)
+    assert refusal(answer).startswith(f"{sensitivities(again)}: its sensitivities were made with another base; delete the folder")
+    assert tables(again) == before
+
+
+def test_changed_settings_under_cached_sensitivities_are_named(again: Path) -> None:
+    file = write(again / "small.toml", ("max_probes = 8", "max_probes = 12"))
+    answer = hwsearch("sensitivity", file, "--runs-dir", again / "runs", *ARGUMENTS)
+    assert "another [sensitivity] (max_probes 8, now 12); delete the folder" in refusal(answer)
+
+
+def test_recoverability_without_anything_to_train_on_is_refused_before_any_work(tmp_path: Path) -> None:
+    file = write(tmp_path / "small.toml", ("count = { train = 1, validation = 1 }", "count = { validation = 1 }"))
+    answer = hwsearch("sensitivity", file, "--method", "recoverability", "--runs-dir", tmp_path / "runs", *ARGUMENTS)
+    assert refusal(answer).startswith("data.rooms.count: no 'train'; recoverability trains")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_without_a_free_site_is_refused_before_any_work(tmp_path: Path) -> None:
+    text = ', "blocks.*.expand.weight" = [2, 4, 8], "mask_head.weight" = [2, 4, 8], "features" = [4, 8] }'
+    file = write(tmp_path / "small.toml", (text, " }"))
+    answer = hwsearch("sensitivity", file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)
+    assert refusal(answer).startswith("sensitivity: no site is free to take another width")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_base_is_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "small.toml")
+    (tmp_path / "small.safetensors").unlink()
+    answer = hwsearch("sensitivity", file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)
+    assert "no base there" in refusal(answer)

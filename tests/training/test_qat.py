@@ -1,0 +1,144 @@
+"""Quantization-aware training lowers the loss, repeatably, and says when it cannot."""
+
+from dataclasses import replace
+from itertools import islice, pairwise
+
+import pytest
+import torch
+
+from hwsearch.experiment import FLOAT_BITS, QatConfig
+from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.trained import initial_state, trained_network
+from hwsearch.training.loss import si_snr
+from hwsearch.training.qat import FINAL_RATE, TrainingDivergedError, batches, cosine, distilled_loss, train_quantized
+from tests.separator.small import KINDS, PRELU, RELU
+from tests.training.pools import small_base, small_pool
+
+CONFIG = QatConfig(batch_size=2, learning_rate=3e-4, scale_learning_rate=1e-3)
+
+
+def loss_of(base, state, pool, distillation=0.5):
+    with torch.no_grad():
+        everything = range(len(pool))
+        return float(distilled_loss(base, state.allocation, dict(state.parameters), pool, everything, distillation))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("widths", [(2, 4), (3, 8), (4, FLOAT_BITS), (FLOAT_BITS, 4), (FLOAT_BITS, FLOAT_BITS)])
+def test_training_lowers_the_loss(kind, widths):
+    config = KINDS[kind]
+    base, pool, allocation = small_base(config), small_pool(config), uniform(config, *widths)
+    # A network that nothing is quantized in is its own teacher; only the target is left to come nearer to.
+    share = 0.0 if widths == (FLOAT_BITS, FLOAT_BITS) else 0.5
+    state = train_quantized(base, allocation, pool, CONFIG.model_copy(update={"distillation": share}), 20, 0)
+    assert (state.allocation, state.base_sha256, state.steps) == (allocation, base.base_sha256, 20)
+    assert loss_of(base, state, pool, share) < loss_of(base, initial_state(base, allocation), pool, share) - 0.02
+
+
+def test_the_loss_mixes_target_and_teacher():
+    """Computed from the Brevitas network, with the base itself as the teacher."""
+    base, pool = small_base(), small_pool()
+    state = initial_state(base, uniform(RELU, 4, 32))
+    mixtures, targets = pool.mixtures[:3].float(), pool.target[:3].float()
+    with torch.no_grad():
+        estimates = base.separator.separate(mixtures, pool.doa_deg[:3], trained_network(base, state))
+        teacher = base.separator(mixtures, pool.doa_deg[:3])
+    to_target, to_teacher = -float(si_snr(estimates, targets).mean()), -float(si_snr(estimates, teacher).mean())
+    assert to_teacher < to_target - 1.0
+    for share in (0.0, 0.3, 1.0):
+        found = float(distilled_loss(base, state.allocation, dict(state.parameters), pool, (0, 1, 2), share))
+        assert found == pytest.approx((1 - share) * to_target + share * to_teacher, abs=0.02)  # the pool keeps 16 bits
+
+
+def test_the_same_arguments_give_the_same_state_bit_for_bit():
+    base, pool, allocation = small_base(), small_pool(), uniform(RELU, 3, 6)
+    first, second = (train_quantized(base, allocation, pool, CONFIG, 5, 3) for _ in range(2))
+    assert all(torch.equal(second.parameters[name], tensor) for name, tensor in first.parameters.items())
+    other = train_quantized(base, allocation, pool, CONFIG, 5, 4)
+    assert not torch.equal(other.parameters["mask_head.weight"], first.parameters["mask_head.weight"])
+
+
+def test_training_changes_neither_base_nor_warm_start():
+    base, pool = small_base(PRELU), small_pool(PRELU)
+    before = {name: layer.weight.clone() for name, layer in base.folded.layers.items()}
+    start = train_quantized(base, uniform(PRELU, 4, 8), pool, CONFIG, 2, 0)
+    kept = {name: tensor.clone() for name, tensor in start.parameters.items()}
+    train_quantized(base, uniform(PRELU, 3, 8), pool, CONFIG, 2, 0, start=start)
+    assert all(torch.equal(base.folded.layers[name].weight, weight) for name, weight in before.items())
+    assert all(torch.equal(start.parameters[name], tensor) for name, tensor in kept.items())
+
+
+def test_a_warm_start_begins_where_the_other_ended():
+    base, pool, allocation = small_base(), small_pool(), uniform(RELU, 3, 6)
+    start = train_quantized(base, allocation, pool, CONFIG, 30, 0)
+    losses = []
+    narrower = BitAllocation.of({**start.allocation.by_site, "mask_head.weight": 2})
+    state = train_quantized(
+        base,
+        narrower,
+        pool,
+        CONFIG.model_copy(update={"batch_size": 6}),
+        1,
+        0,
+        start=start,
+        on_step=lambda *step: losses.append(step),
+    )
+    assert state.steps == 31
+    assert losses == [(1, 1, pytest.approx(loss_of(base, initial_state(base, narrower, start), pool)))]
+    assert losses[0][2] < loss_of(base, initial_state(base, narrower), pool)
+
+
+def test_zero_points_and_absent_grids_stay():
+    base, pool, allocation = small_base(), small_pool(), uniform(RELU, 32, 8)
+    before, after = initial_state(base, allocation), train_quantized(base, allocation, pool, CONFIG, 3, 0)
+    assert after.parameters.keys() == before.parameters.keys()
+    for name, tensor in after.parameters.items():
+        assert tensor.dtype == before.parameters[name].dtype
+        assert torch.equal(tensor, before.parameters[name]) == name.endswith(".zero_point"), name
+        assert not tensor.requires_grad
+
+
+def test_a_rate_that_is_too_high_is_named():
+    base, pool = small_base(), small_pool()
+    config = QatConfig(batch_size=2, learning_rate=1.0, scale_learning_rate=1.0, gradient_clip=1e30)
+    broken = replace(pool, target=torch.full_like(pool.target, torch.nan))
+    with pytest.raises(
+        TrainingDivergedError, match=r"^the loss became nan at training step 1 of 9; .*qat.learning_rate than 1.0"
+    ):
+        train_quantized(base, uniform(RELU, 4, 8), broken, config, 9, 0)
+
+
+def test_a_pool_of_another_base_is_refused():
+    with pytest.raises(ValueError, match="training mixtures for base bbbb"):
+        train_quantized(small_base(), uniform(RELU, 4, 8), replace(small_pool(), base_sha256="b" * 64), CONFIG, 1, 0)
+
+
+def test_every_pass_visits_every_example_once():
+    found = [number for batch in islice(batches(5, 3, 1), 10) for number in batch]
+    passes = [found[first : first + 5] for first in range(0, 30, 5)]
+    assert all(sorted(order) == list(range(5)) for order in passes)
+    assert len({tuple(order) for order in passes}) > 3
+    assert found == [number for batch in islice(batches(5, 3, 1), 10) for number in batch]
+    assert found != [number for batch in islice(batches(5, 3, 2), 10) for number in batch]
+
+
+def test_a_batch_may_be_larger_than_the_pool():
+    assert sorted(next(batches(2, 6, 0))) == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_rate_falls_from_one_to_the_last():
+    rates = [cosine(step / 50) for step in range(51)]
+    assert rates[0] == 1.0
+    assert rates[-1] == pytest.approx(FINAL_RATE)
+    assert all(later < earlier for earlier, later in pairwise(rates))
+
+
+def test_a_batch_is_what_the_front_end_makes_of_its_mixtures():
+    base, pool = small_base(), small_pool()
+    with torch.no_grad():
+        analysis = base.separator.analyse(pool.mixtures[:4].float(), pool.doa_deg[:4])
+    batch = pool.batch((0, 1, 2, 3))
+    # Sixteen bits show in the phases of bins that hold almost nothing.
+    assert float((batch.normalised.transpose(0, 1) - analysis.normalised).abs().mean()) < 1e-3
+    torch.testing.assert_close(batch.reference, analysis.reference)
+    torch.testing.assert_close(batch.start, analysis.start, rtol=5e-3, atol=5e-3)
