@@ -1,9 +1,9 @@
 """How many evaluations a front costs: the prior-corrected sampler against every sampler of Optuna that takes several objectives.
 
-All optimise the same study: SI-SNR improvement against the bytes of the packed file, over the widths of all weights of the real-speech
-base, scored on real speech. Every sampler runs unseeded, and seeded alike: with the uniform allocations, 'ends at 8 bits', and the
-exact fronts of all priors. Hypervolume is the share of the rectangle between nothing and full precision's quality, and between the
-smallest and the largest file.
+All optimise the same study: SI-SNR improvement against the bytes of the packed file, over the widths of all weights of the
+real-speech base, scored on real speech. Every sampler runs unseeded, and seeded alike: with the uniform allocations, 'ends at 8
+bits', and the exact fronts of all priors. Hypervolume is the share of the rectangle between nothing and full precision's quality,
+and between the smallest and the largest file.
 
     python experiments/search_efficiency.py run --workers 2      # hours, most of them in the Gaussian process; continues
     python experiments/search_efficiency.py report               # what has finished, at any time
@@ -19,6 +19,7 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -46,6 +47,8 @@ from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
 EVALUATIONS = 300
+OURS_AT = 100
+"""Evaluations of ours that are compared with all of a rival's."""
 MARKS = (60, 100, 150, 200, 300)
 OURS = "prior-corrected"
 FRONT = "prior front"
@@ -122,24 +125,19 @@ class Problem:
 def make_sampler(problem: Problem, job: Job, done: int) -> BaseSampler:
     """A live sampler; one that continues an interrupted run is seeded by how far it had come."""
     seed = int(np.random.SeedSequence([job.seed, done]).generate_state(1)[0])
-    match job.sampler:
-        case "random":
-            return RandomSampler(seed=seed)
-        case "qmc":
-            return QMCSampler(scramble=True, seed=job.seed)
-        case "nsga2":
-            return NSGAIISampler(population_size=POPULATION, seed=seed)
-        case "nsga3":
-            return NSGAIIISampler(population_size=POPULATION, seed=seed)
-        case "tpe":
-            return TPESampler(multivariate=True, n_startup_trials=POPULATION, seed=seed)
-        case "gp":
-            return GPSampler(n_startup_trials=POPULATION, deterministic_objective=True, seed=seed)
-        case _:
-            search = problem.experiment.search
-            engine = posterior_engine(problem.space, list(problem.tables.values()), problem.costs, search.objectives, {})
-            seeds = problem.seeds if job.seeded else ()
-            return PriorCorrectedSampler(problem.space, engine, seeds, problem.full_precision, seed)
+    if job.sampler == OURS:
+        search = problem.experiment.search
+        engine = posterior_engine(problem.space, list(problem.tables.values()), problem.costs, search.objectives, {})
+        return PriorCorrectedSampler(problem.space, engine, problem.seeds if job.seeded else (), problem.full_precision, seed)
+    rivals: dict[str, Callable[[], BaseSampler]] = {
+        "random": lambda: RandomSampler(seed=seed),
+        "qmc": lambda: QMCSampler(scramble=True, seed=job.seed),
+        "nsga2": lambda: NSGAIISampler(population_size=POPULATION, seed=seed),
+        "nsga3": lambda: NSGAIIISampler(population_size=POPULATION, seed=seed),
+        "tpe": lambda: TPESampler(multivariate=True, n_startup_trials=POPULATION, seed=seed),
+        "gp": lambda: GPSampler(n_startup_trials=POPULATION, deterministic_objective=True, seed=seed),
+    }
+    return rivals[job.sampler]()
 
 
 def run_job(problem: Problem, job: Job, evaluations: int) -> None:
@@ -162,7 +160,7 @@ def run_job(problem: Problem, job: Job, evaluations: int) -> None:
 
     seeds = [seed.point for seed in problem.seeds] if job.seeded else []
     for number, entry in enumerate(history):
-        generation = {key: entry["generation"] for key in GENERATION_KEYS} if "generation" in entry else {}
+        generation = dict.fromkeys(GENERATION_KEYS, entry["generation"]) if "generation" in entry else {}
         add(tuple(entry["point"]), tuple(entry["values"]), GENERATION_KEYS if number < len(seeds) else generation)
     with path.open("w", encoding="utf-8") as stream:
 
@@ -212,39 +210,52 @@ def work(arguments: tuple[Path, Path, Job, int]) -> str:
     return job.name
 
 
-def jobs(samplers: tuple[str, ...], seeds: int) -> list[Job]:
+def jobs(samplers: tuple[str, ...], seeds: int, first: int = 0) -> list[Job]:
     """Ours and the quick ones first, the Gaussian process last."""
     found = [Job(FRONT, seeded=True, seed=0)] if FRONT in samplers else []
     order = [sampler for sampler in (OURS, *RIVALS) if sampler in samplers]
-    return found + [Job(sampler, seeded, seed) for sampler, seeded, seed in product(order, (True, False), range(seeds))]
+    return found + [Job(sampler, seeded, seed) for sampler, seeded, seed in product(order, (True, False), range(first, seeds))]
 
 
-def report(problem: Problem, seeds: int, results: Path) -> None:
-    """Means and intervals over seeds at the marks, and seed by seed who is ahead; JSON, Markdown and a plot."""
-    curves: dict[tuple[str, bool], dict[int, list[float]]] = {}
+Curves = dict[tuple[str, bool], dict[int, list[float]]]
+"""Hypervolume after each evaluation, by sampler and whether it was seeded, by random seed."""
+
+
+def read_curves(problem: Problem, seeds: int) -> Curves:
+    """What has been run so far."""
+    curves: Curves = {}
     for job in jobs((FRONT, OURS, *RIVALS), seeds):
         path = problem.folder / f"{job.name}.jsonl"
         if path.is_file():
-            values = [tuple(json.loads(line)["values"]) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+            values = [tuple(json.loads(line)["values"]) for line in lines[:EVALUATIONS]]
             curve = [problem.hypervolume(values[: count + 1]) for count in range(len(values))]
             curves.setdefault((job.sampler, job.seeded), {})[job.seed] = curve
-    rows = []
+    return curves
+
+
+def summary(sampler: str, runs: dict[int, list[float]], ours: dict[int, list[float]], *, seeded: bool) -> dict[str, Any]:
+    """A sampler's means and 95 % intervals over seeds, and how often ours after 100 evaluations is no worse than its last."""
+    row: dict[str, Any] = {"sampler": sampler, "seeded": seeded, "runs": len(runs)}
+    for mark in MARKS:
+        reached = [curve[mark - 1] for curve in runs.values() if len(curve) >= mark]
+        row[f"runs_at_{mark}"] = len(reached)
+        row[f"at_{mark}"] = float(np.mean(reached)) if reached else None
+        several = len(reached) > 1
+        row[f"ci95_at_{mark}"] = float(stats.t.ppf(0.975, len(reached) - 1) * stats.sem(reached)) if several else None
+    if sampler != OURS:
+        both = [seed for seed, curve in runs.items() if len(curve) >= OURS_AT and len(ours.get(seed, [])) >= OURS_AT]
+        row["ours_at_100_no_worse_than_its_last"] = sum(ours[seed][OURS_AT - 1] >= runs[seed][-1] for seed in both)
+        row["seeds_compared"] = len(both)
+        row["its_last"] = sorted({len(runs[seed]) for seed in both})
+    return row
+
+
+def report(problem: Problem, seeds: int, results: Path) -> None:
+    """JSON, Markdown and a plot of what has been run so far."""
+    curves = read_curves(problem, seeds)
     ours = curves.get((OURS, True), {})
-    for (sampler, seeded), runs in curves.items():
-        row: dict[str, object] = {"sampler": sampler, "seeded": seeded, "runs": len(runs)}
-        for mark in MARKS:
-            reached = [curve[mark - 1] for curve in runs.values() if len(curve) >= mark]
-            row[f"at_{mark}"] = float(np.mean(reached)) if reached else None
-            row[f"runs_at_{mark}"] = len(reached)
-            if len(reached) > 1:
-                row[f"ci95_at_{mark}"] = float(stats.t.ppf(0.975, len(reached) - 1) * stats.sem(reached))
-        if sampler != OURS:
-            last = {seed: min(len(curve), EVALUATIONS) for seed, curve in runs.items()}
-            both = [seed for seed in runs if seed in ours and len(ours[seed]) >= 100 and last[seed] >= 100]
-            row["ours_at_100_no_worse_than_its_last"] = sum(ours[seed][99] >= runs[seed][last[seed] - 1] for seed in both)
-            row["seeds_compared"] = len(both)
-            row["its_last"] = sorted({last[seed] for seed in both})
-        rows.append(row)
+    rows = [summary(sampler, runs, ours, seeded=seeded) for (sampler, seeded), runs in curves.items()]
     made_by = {
         "command": "python experiments/search_efficiency.py run && python experiments/search_efficiency.py report",
         "experiment": problem.experiment.name,
@@ -257,26 +268,25 @@ def report(problem: Problem, seeds: int, results: Path) -> None:
         "versions": {name: version(name) for name in ("hwsearch", "optuna", "torch", "numpy")},
     }
     atomic_write_json(results / "search_efficiency.json", {"made_by": made_by, "rows": rows})
-    lines = [
-        "| sampler | seeded | runs | " + " | ".join(f"after {mark}" for mark in MARKS) + " | ours at 100 no worse than its last |",
-        "|---|---|---|" + "---|" * (len(MARKS) + 1),
-    ]
-    for row in rows:
-        cells = []
-        for mark in MARKS:
-            mean, error = row[f"at_{mark}"], row.get(f"ci95_at_{mark}")
-            partial = f" (n={row[f'runs_at_{mark}']})" if row[f"runs_at_{mark}"] not in (0, row["runs"]) else ""
-            cells.append("" if mean is None else f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}") + partial)
-        compared = row.get("seeds_compared")
-        verdict = "" if not compared else f"{row['ours_at_100_no_worse_than_its_last']} of {compared}, after {row['its_last']}"
-        lines.append(f"| {row['sampler']} | {'yes' if row['seeded'] else 'no'} | {row['runs']} | {' | '.join(cells)} | {verdict} |")
-    table = "\n".join(lines) + "\n"
+    headings = ["sampler", "seeded", "runs", *(f"after {mark}" for mark in MARKS), "ours at 100 no worse than its last"]
+    lines = [headings, ["---"] * len(headings), *(_cells(row) for row in rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
     atomic_write_bytes(results / "search_efficiency.md", table.encode())
     print(table)
     _plot(curves, results / "search_efficiency.png")
 
 
-def _plot(curves: dict[tuple[str, bool], dict[int, list[float]]], path: Path) -> None:
+def _cells(row: dict[str, Any]) -> list[str]:
+    cells = [row["sampler"], "yes" if row["seeded"] else "no", str(row["runs"])]
+    for mark in MARKS:
+        mean, error, runs = row[f"at_{mark}"], row[f"ci95_at_{mark}"], row[f"runs_at_{mark}"]
+        partial = "" if runs == row["runs"] else f" (n={runs})"
+        cells.append("" if mean is None else f"{mean:.4f}" + ("" if error is None else f" ± {error:.4f}") + partial)
+    compared = row.get("seeds_compared")
+    return [*cells, f"{row['ours_at_100_no_worse_than_its_last']} of {compared}, at {row['its_last']}" if compared else ""]
+
+
+def _plot(curves: Curves, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for (sampler, seeded), runs in curves.items():
@@ -301,9 +311,10 @@ def main() -> None:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--evaluations", type=int, default=EVALUATIONS)
     parser.add_argument("--samplers", nargs="+", default=[FRONT, OURS, *RIVALS], choices=[FRONT, OURS, *RIVALS])
-    parser.add_argument("--unseeded", choices=["yes", "no", "only"], default="yes", help="whether runs without seeds are made, too")
+    parser.add_argument("--unseeded", choices=["yes", "no", "only"], default="yes", help="runs without seeds, too")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     workspace = Workspace(options.runs_dir, load_experiment(options.experiment))
@@ -314,7 +325,7 @@ def main() -> None:
         return
     wanted = [
         job
-        for job in jobs(tuple(options.samplers), options.seeds)
+        for job in jobs(tuple(options.samplers), options.seeds, options.first_seed)
         if options.unseeded == "yes" or job.seeded is (options.unseeded == "no")
     ]
     arguments = [(options.experiment, options.runs_dir, job, options.evaluations) for job in wanted]

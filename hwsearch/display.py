@@ -451,9 +451,7 @@ def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
     return separator
 
 
-def _subject(
-    workspace: Workspace, candidate: int | None, model: Path | None, fidelity: Fidelity | None
-) -> tuple[System, str]:
+def _subject(workspace: Workspace, candidate: int | None, model: Path | None, fidelity: Fidelity | None) -> tuple[System, str]:
     if model is not None:
         return _open_model(workspace, model).separate, str(model)
     if candidate is not None:

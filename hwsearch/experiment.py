@@ -250,7 +250,7 @@ class Strategy(StrEnum):
 class SensitivityConfig(Section):
     """How the sensitivities of sites and widths are estimated."""
 
-    mixtures: Annotated[int, Field(ge=1, le=1000)] = 8
+    mixtures: Annotated[int, Field(ge=1, le=1000)] = 4
     """Validation mixtures, the first ones."""
     probe: Literal["rademacher", "gaussian"] = "rademacher"
     relative_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
@@ -316,7 +316,7 @@ class SearchConfig(Section):
     strategy: Strategy = Strategy.PRIOR_CORRECTED
     sampler: SamplerKind = SamplerKind.POSTERIOR
     """Of the strategy `prior-corrected`."""
-    priors: tuple[Prior, ...] = (Prior.MEASURED, Prior.OUTPUT_NOISE, Prior.KL, Prior.AVERAGE_CURVATURE, Prior.GRADIENT)
+    priors: tuple[Prior, ...] = (Prior.OUTPUT_NOISE, Prior.MEASURED, Prior.KL, Prior.CURVATURE, Prior.GRADIENT)
     """Whose exact fronts seed the search. The posterior starts from those in noise ratios, or else from the first."""
     seed_sizes: Annotated[int, Field(ge=8, le=1000)] = 8
     """Sizes at which each prior's exact front is scored."""
@@ -337,6 +337,9 @@ class SearchConfig(Section):
     groups: tuple[tuple[str, ...], ...] = ()
     """Lists of site patterns; all sites that a list matches share one width."""
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
+    integer_kernels: bool = False
+    """Whether a subset of the mixtures is scored in the processor's 8-bit kernels where it has them: several times faster, and
+    ties of rounding may fall otherwise than on the next machine (0.02 dB in the mean, by `experiments/scoring_speed.py`)."""
     promotions: tuple[Promotion, ...] = ()
     """Rungs above the first, in rising fidelity; each keeps fewer candidates or as many."""
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")

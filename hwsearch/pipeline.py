@@ -208,9 +208,7 @@ class SearchReports:
     on_candidates: Callable[[SearchProgress], None]
 
 
-def search(
-    workspace: Workspace, processes: int, workers: int, ray_address: str | None, reports: SearchReports
-) -> SearchSummary:
+def search(workspace: Workspace, processes: int, workers: int, ray_address: str | None, reports: SearchReports) -> SearchSummary:
     """Search, or go on searching: sensitivities and differentiable search first, then candidates.
 
     Args:

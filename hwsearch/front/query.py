@@ -22,8 +22,8 @@ from rich.table import Table
 
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.search.pareto import non_dominated
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE
+from hwsearch.search.pareto import non_dominated
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=\s]+)\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^<>=\s]+)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {

@@ -1,6 +1,7 @@
 """What a cheap fidelity says of a dear one: rank correlations between the rungs of a search."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def rung_correlations(folder: Path) -> list[RungCorrelation]:
             rungs.setdefault(event.fidelity, {})[event.candidate] = event.metrics[QUALITY]
     used = [fidelity for fidelity in Fidelity if fidelity in rungs]
     found = []
-    for below, above in zip(used, used[1:], strict=False):
+    for below, above in pairwise(used):
         both = sorted(rungs[below].keys() & rungs[above].keys())
         lower, upper = ([rungs[fidelity][number] for number in both] for fidelity in (below, above))
         enough = len(both) >= _FEWEST and np.ptp(lower) > 0 and np.ptp(upper) > 0

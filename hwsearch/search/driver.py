@@ -99,7 +99,7 @@ class SearchSummary:
         return f"done: {counts}, in {self.folder}"
 
 
-def run_search(
+def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
     experiment: Experiment,
     space: SearchSpace,
     executor: Executor[ScoringJob, Mapping[str, float]],

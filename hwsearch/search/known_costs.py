@@ -57,10 +57,12 @@ class CostBook:
         """A cost for the posterior engine; one that is no sum is proposed with by its changes from the narrowest allocation.
 
         Raises:
-            UserError: an unknown cost.
+            UserError: an unknown cost, or one of a target that does not run the narrowest allocation.
         """
         charge = self._charge(name)
-        by_site, _ = site_changes(charge, self._workload, self._space.widths)
+        by_site, least = site_changes(charge, self._workload, self._space.widths)
+        if not math.isfinite(least):
+            raise UserError(f"{name}: the target does not run the narrowest allocation; wanted widths that it runs")
         row = {site: index for index, (site, _) in enumerate(self._space.widths)}
         table = np.zeros((len(self._space.free), max((len(widths) for _, widths in self._space.free), default=0)))
         for index, (choice, widths) in enumerate(self._space.free):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, allocation_problem
-from hwsearch.search.space import Seed, SearchSpace
+from hwsearch.search.space import SearchSpace, Seed
 from hwsearch.sensitivity.table import SensitivityTable
 
 NOISE_RATIO = "noise power over full-precision noise power"
@@ -41,9 +41,7 @@ def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dic
     return found
 
 
-def prior_problem(
-    space: SearchSpace, loss: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]
-) -> AllocationProblem:
+def prior_problem(space: SearchSpace, loss: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]) -> AllocationProblem:
     """The allocation problem of a prior, its sites grouped as the space groups them."""
     return allocation_problem(space, loss, costs, space.groups)
 
@@ -82,7 +80,9 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace) -> LossPr
     errors = [_errors(table, space) for table in ratios or tables[:1]]
     shape = len(space.free), max((len(widths) for _, widths in space.free), default=0)
     mean, variance, valid = np.zeros(shape), np.ones(shape), np.zeros(shape, np.bool_)
-    floor = _FLOOR * float(np.mean([value for loss in losses for by_width in loss.values() for value in by_width.values()]))
+    average = float(np.mean([value for loss in losses for by_width in loss.values() for value in by_width.values()]))
+    # Tables that are zero throughout say nothing: then any loss is as likely as full precision's own noise.
+    floor = _FLOOR * average or 1.0
     for row, (name, widths) in enumerate(space.free):
         for column, bits in enumerate(widths):
             fused = [

@@ -37,7 +37,7 @@ def promoted(
 
 
 def _crowding(values: Values) -> Values:
-    """Crowding distance (Deb et al. 2002, NSGA-II, section III.B): how far apart each point's neighbours are, the ends infinite."""
+    """Crowding distance (Deb et al. 2002, NSGA-II, section III.B): how far apart its neighbours are; infinite at the ends."""
     distance = np.zeros(len(values))
     for column in values.T:
         order = np.argsort(column, kind="stable")

@@ -1,6 +1,6 @@
 """The quality of a bit allocation: SI-SNR improvement on the validation mixtures, at a fidelity."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,23 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
+from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.files import digest
-from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import mean_interval
+from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform
-from hwsearch.separator.fast import FastNetwork
+from hwsearch.separator.fast import FastNetwork, KeptInput
 from hwsearch.separator.prepare import PreparedBase, prepare_base
-from hwsearch.separator.separator import Analysis, MaskFunction
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
 from hwsearch.training.qat import train_quantized
-
-SILENT_DB = -30.0
-"""What silence instead of the target is worth: worse than any mixture, and finite."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +89,13 @@ class _Scorer:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        self._network = FastNetwork(prepared.folded, prepared.calibration, prepared.quantization)
+        parts = prepared.folded, prepared.calibration, prepared.quantization
+        self._network = FastNetwork(*parts)
+        self._rough_network = FastNetwork(*parts, integers=True) if self._experiment.search.integer_kernels else self._network
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
-        self._examples: list[tuple[Analysis, NDArray[np.float32], float]] = []
-        self._full_precision: list[float] = []
+        self._batches: list[list[MixtureBatch]] = []
+        """The subset, then the rest of the validation set, once a job has wanted it."""
+        self._full_precision: list[NDArray[np.float64]] = []
 
     def score(self, job: ScoringJob) -> Mapping[str, float]:
         """Metrics by column name.
@@ -103,33 +103,35 @@ class _Scorer:
         Raises:
             ValueError: its training diverged.
         """
-        count = self._experiment.search.validation_mixtures if job.fidelity is Fidelity.SUBSET else len(self._mixtures)
-        self._load(self._mixtures[:count])
-        found = np.array(self._improvements(self._mask_function(job), 0, min(count, len(self._mixtures))))
-        quality, drop = mean_interval(found), mean_interval(np.array(self._full_precision[: len(found)]) - found)
+        parts = 1 if job.fidelity is Fidelity.SUBSET else 2
+        while len(self._batches) < parts:
+            self._load()
+        mask = self._mask_function(job)
+        found = np.concatenate([improvements(self._prepared.separator, mask, batches) for batches in self._batches[:parts]])
+        quality, drop = mean_interval(found), mean_interval(np.concatenate(self._full_precision[:parts]) - found)
         scores = {QUALITY: quality.value, UTTERANCES: float(len(found))}
         for name, estimate in ((QUALITY_CI95, quality), (DROP_CI95, drop)):
             if estimate.high is not None:
                 scores[name] = estimate.high - estimate.value
         return scores
 
-    def _load(self, mixtures: Sequence[Mixture]) -> None:
-        """Analyse the mixtures that no job has wanted so far, and separate them in full precision."""
-        before = len(self._examples)
-        for mixture in mixtures[before:]:
-            sound, target = load_mixture(self._factory.data_folder, mixture)
-            with torch.no_grad():
-                doa = torch.tensor([mixture.target.doa_deg])
-                analysis = self._prepared.separator.analyse(torch.from_numpy(sound)[None], doa)
-            self._examples.append((analysis, target, float(si_snr(sound[0], target))))
-        reference = uniform(self._experiment.separator, FLOAT_BITS, FLOAT_BITS)
-        self._full_precision += self._improvements(self._network.mask_function(reference), before, len(self._examples))
+    def _load(self) -> None:
+        """Analyse the next part of the mixtures, and separate it in full precision."""
+        subset = self._experiment.search.validation_mixtures
+        mixtures = self._mixtures[subset:] if self._batches else self._mixtures[:subset]
+        sounds = [(*load_mixture(self._factory.data_folder, mixture), mixture.target.doa_deg) for mixture in mixtures]
+        batches = mixture_batches(self._prepared.separator, [Example(*sound) for sound in sounds])
+        reference = self._network.mask_function(uniform(self._experiment.separator, FLOAT_BITS, FLOAT_BITS))
+        self._full_precision.append(improvements(self._prepared.separator, reference, batches))
+        self._batches.append(batches)
 
-    def _mask_function(self, job: ScoringJob) -> MaskFunction:
+    def _mask_function(self, job: ScoringJob) -> Callable[[KeptInput], Tensor]:
         """The network of a job; full precision is never trained, so that it stays what candidates are compared with."""
         if not job.fidelity.trained or set(job.allocation.by_site.values()) == {FLOAT_BITS}:
-            return self._network.mask_function(job.allocation)
-        return trained_mask_function(self._prepared, self._trained(job))
+            network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
+            return network.mask_function(job.allocation)
+        mask = trained_mask_function(self._prepared, self._trained(job))
+        return lambda features: mask(features.normalised)
 
     def _trained(self, job: ScoringJob) -> TrainedState:
         """Train, or find what an earlier attempt at the same job has left."""
@@ -150,20 +152,7 @@ class _Scorer:
             raise ValueError("a job that trains wants training mixtures")
         return load_pool(self._factory.pool)
 
-    def _improvements(self, mask: MaskFunction, first: int, end: int) -> list[float]:
-        found = []
-        for analysis, target, unprocessed in self._examples[first:end]:
-            with torch.no_grad():
-                estimate = self._prepared.separator.synthesise(analysis, mask(analysis.normalised), len(target))[0].numpy()
-            found.append(_si_snr(estimate, target) - unprocessed)
-        return found
-
 
 def trained_name(allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
     """File name of a candidate's trained weights: a hash of what is trained, how far, and from which other file."""
     return f"{digest({'allocation': allocation.to_json(), 'fidelity': fidelity.value, 'start': start})[:24]}.safetensors"
-
-
-def _si_snr(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """SI-SNR in dB, or `SILENT_DB` for an estimate without sound: two bits may mask everything away."""
-    return float(si_snr(estimate, target)) if np.any(estimate) else SILENT_DB

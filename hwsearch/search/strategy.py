@@ -22,7 +22,7 @@ _RANKING_SPREAD = PriorSpread(common=2.0)
 
 _STRATEGY_PRIORS = {
     Strategy.UNIFORM: (),
-    Strategy.CURVATURE: (Prior.AVERAGE_CURVATURE,),
+    Strategy.CURVATURE: (Prior.CURVATURE,),
     Strategy.KL: (Prior.KL,),
     Strategy.NAS: (),
 }
@@ -79,9 +79,7 @@ def make_plan(
     return Plan(_distinct(seeds), _proposer(experiment, space, costs, tables) if space.free else None)
 
 
-def _proposer(
-    experiment: Experiment, space: SearchSpace, costs: CostBook, tables: Mapping[Prior, SensitivityTable]
-) -> Proposer:
+def _proposer(experiment: Experiment, space: SearchSpace, costs: CostBook, tables: Mapping[Prior, SensitivityTable]) -> Proposer:
     search = experiment.search
     if search.sampler is not SamplerKind.POSTERIOR:
         return OptunaProposer(search, space, objectives_of(search.objectives), experiment.seed)

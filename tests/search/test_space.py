@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
-from hwsearch.separator.allocation import all_sites, is_weight, uniform, weight_sites
+from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform, weight_sites
 
 SMALL = SeparatorConfig(X=1, R=1)
 
@@ -89,3 +91,137 @@ def test_a_space_of_constants_has_one_allocation() -> None:
     space = space_of(weight_bits=[4], activation_bits=[8])
     assert space.size == 1
     assert space.decode(()) == uniform(SMALL, 4, 8)
+
+
+# Groups
+
+
+BLOCK = ("blocks.0.expand.weight", "blocks.0.depthwise.weight", "blocks.0.project.weight")
+
+
+def test_the_sites_of_a_group_share_a_width_everywhere() -> None:
+    space = space_of(weight_bits=[2, 4, 8], groups=[["blocks.0.*.weight"], ["mask*", "input_proj.weight"]])
+    # The second group holds activations too, at 8 bits only: it is a constant.
+    assert [name for name, _ in space.free] == [BLOCK[0]]
+    assert space.members[BLOCK[0]] == BLOCK
+    assert (space.shape, space.size) == ((3,), 3)
+    for index, bits in enumerate((2, 4, 8)):
+        allocation = space.decode((index,))
+        assert {allocation.by_site[site] for site in BLOCK} == {bits}
+        assert allocation.by_site["input_proj.weight"] == allocation.by_site["mask_head.weight"] == 8
+        assert space.encode(allocation) == (index,)
+    for seed in uniform_seeds(space) + ends_seeds(space):
+        assert len({space.decode(seed.point).by_site[site] for site in BLOCK}) == 1
+
+
+def test_a_group_may_take_the_widths_that_all_its_sites_may() -> None:
+    space = space_of(
+        weight_bits=[2, 3, 4, 6, 8],
+        allowed={BLOCK[1]: [3, 4, 5, 8, 16], BLOCK[2]: [2, 3, 4, 5, 8]},
+        groups=[["blocks.0.*.weight"]],
+    )
+    assert dict(space.free)[BLOCK[0]] == (3, 4, 8)
+    assert all(dict(space.widths)[site] == (3, 4, 8) for site in BLOCK)
+    assert dict(space.free_sites).keys() >= set(BLOCK)
+
+
+def test_a_group_with_a_fixed_site_has_its_width() -> None:
+    space = space_of(weight_bits=[2, 4, 8], fixed={BLOCK[1]: 4}, groups=[["blocks.0.*.weight"]])
+    assert all(space.decode((0,) * len(space.shape)).by_site[site] == 4 for site in BLOCK)
+    assert not set(BLOCK) & dict(space.free_sites).keys()
+
+
+@given(st.data())
+def test_points_and_allocations_of_grouped_spaces_are_one_to_one(data: st.DataObject) -> None:
+    sites = list(weight_sites(SMALL))
+    shuffled = data.draw(st.permutations(sites))
+    cut = data.draw(st.integers(0, len(sites)))
+    groups = [group for group in (shuffled[:cut], shuffled[cut:]) if group]
+    space = space_of(weight_bits=[2, 8], activation_bits=[8], groups=groups)
+    assert len(space.free) == len(groups)
+    allocations = [space.decode(point) for point in product(*(range(n) for n in space.shape))]
+    assert len(set(allocations)) == space.size == 2 ** len(groups)
+    assert [space.encode(allocation) for allocation in allocations] == list(product(*(range(n) for n in space.shape)))
+    for allocation in allocations:
+        assert all(len({allocation.by_site[site] for site in group}) == 1 for group in groups)
+
+
+def test_an_allocation_with_several_widths_in_a_group_has_no_point() -> None:
+    space = space_of(weight_bits=[2, 4], groups=[["blocks.0.*.weight"]])
+    mixed = BitAllocation.of(uniform(SMALL, 2, 8).by_site | {BLOCK[2]: 4})
+    with pytest.raises(ValueError, match="are a group of the space and have several widths"):
+        space.encode(mixed)
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"groups": [["block.*"]]}, r"search\.groups: pattern 'block\.\*' matches no site; sites are like 'input_proj\.weight'"),
+        (
+            {"groups": [["blocks.0.*.weight"], ["*.depthwise.weight"]]},
+            r"search\.groups: site 'blocks\.0\.depthwise\.weight' stands in two groups",
+        ),
+        (
+            {"groups": [["blocks.0.*.weight"]], "fixed": {BLOCK[0]: 4, BLOCK[1]: 8}},
+            r"search\.groups: no width that all sites of a group may take; they may take 'blocks\.0\.expand\.weight' \[4\], ",
+        ),
+        ({"allowed": {"nowhere": [4]}}, r"search\.allowed: pattern 'nowhere' matches no site"),
+        ({"allowed": {"masks": [4, 16]}}, r"search\.allowed: pattern 'masks' sets site 'masks' to 16 bits; wanted one of"),
+    ],
+)
+def test_wrong_groups_and_widths_are_refused_by_name(search: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        space_of(**search)
+    assert "\n" not in str(refused.value)
+
+
+def test_sites_that_one_list_matches_twice_are_one_group() -> None:
+    space = space_of(weight_bits=[2, 4], groups=[["blocks.0.*.weight", "*.depthwise.weight"]])
+    assert space.groups == (BLOCK,)
+
+
+# Widths of single sites
+
+
+def test_allowed_widths_hold_instead_of_the_common_ones_and_the_last_match_holds() -> None:
+    space = space_of(
+        weight_bits=[2, 4],
+        allowed={"blocks.*.weight": [3, 16], BLOCK[1]: [8], "masks": [4, 8]},
+        fixed={BLOCK[2]: 6},
+    )
+    widths = dict(space.widths)
+    assert widths["input_proj.weight"] == (2, 4)
+    assert (widths[BLOCK[0]], widths[BLOCK[1]], widths[BLOCK[2]]) == ((3, 16), (8,), (6,))
+    assert (widths["masks"], widths["features"]) == ((4, 8), (8,))
+    assert space.fixed == {BLOCK[2]}
+
+
+def nearest(widths: tuple[int, ...], wanted: int) -> int:
+    """By hand: the least distance, the wider one where two are as near."""
+    distance = min(abs(bits - wanted) for bits in widths)
+    return max(bits for bits in widths if abs(bits - wanted) == distance)
+
+
+NARROW_OR_WIDE = st.sets(st.sampled_from([2, 3, 4, 6, 8, 16]), min_size=1, max_size=4).map(lambda found: sorted(found))
+
+
+@given(st.dictionaries(st.sampled_from(weight_sites(SMALL)), NARROW_OR_WIDE, max_size=4), st.booleans())
+def test_sites_that_cannot_take_a_seeds_width_take_the_nearest(allowed: dict[str, list[int]], grouped: bool) -> None:
+    if grouped:
+        allowed = {site: bits for site, bits in allowed.items() if site not in BLOCK}
+    space = space_of(weight_bits=[2, 4, 8], allowed=allowed, groups=[["blocks.0.*.weight"]] if grouped else [])
+    widths = dict(space.widths)
+    free = [site for site, options in space.widths if len(options) > 1 and is_weight(site)]
+    wanted = sorted({bits for site in free for bits in widths[site]}) or [8]
+    found = [space.decode(seed.point).by_site for seed in uniform_seeds(space)]
+    assert {tuple(row[site] for site in free) for row in found} == {
+        tuple(nearest(widths[site], bits) for site in free) for bits in wanted
+    }
+    first, last = weight_sites(SMALL)[0], weight_sites(SMALL)[-1]
+    ends = [site for site in (first, last) if len(widths[site]) > 1 and 8 in widths[site]]
+    found = [space.decode(seed.point).by_site for seed in ends_seeds(space)]
+    assert {tuple(row[site] for site in free) for row in found} == (
+        {tuple(8 if site in ends else nearest(widths[site], bits) for site in free) for bits in wanted if bits < 8}
+        if ends
+        else set()
+    )

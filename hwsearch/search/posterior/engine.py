@@ -7,6 +7,7 @@ growth is largest. With several costs each proposal weighs them anew at random, 
 directions of the front are visited. Candidates that are being scored count as scored, at what is expected of them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,11 +22,17 @@ from hwsearch.search.space import Point
 _DRAWS = 3
 """Tables of losses drawn for each proposal, beside the posterior's mean."""
 
+_CORNERS = 128
+"""Allocations taken of each solved front; a large one has a corner for every step of every site."""
+
 _MUTANTS = 256
 """Changes of front members among which a proposal may be found."""
 
 _MOST_STEPS = 3
 """Largest number of sites changed in one of them."""
+
+_COUNTED = 4096
+"""Largest space that is gone through whole once everything near what is known is known."""
 
 _FINALISTS = 64
 """Of the pool, those whose uncertainty is computed: it takes a matrix product."""
@@ -51,7 +58,8 @@ class KnownCost:
     """A cost that is known before a candidate is scored.
 
     Attributes:
-        table: [choices, options] what each choice adds, exactly or nearly so: proposals are found with it, and judged by `charge`.
+        table: [choices, options] what each choice adds, exactly or nearly so: proposals are found with it and judged by `charge`.
+            Infinite for options that have no such cost, because a target does not run them; those are never proposed.
         charge: exact costs [N] of options [N, choices].
     """
 
@@ -87,8 +95,10 @@ class PosteriorEngine:
         self._objectives = tuple(objectives)
         self._limits = tuple(limits)
         steered = [*self._objectives, *(cost for cost, _ in self._limits)]
-        self._tables = [_to_unit_range(cost.table, valid) for cost in steered]
-        self._known: set[Point] = set()
+        self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
+        self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
+        self._known: set[bytes] = set()
+        """Options of every candidate, as bytes: those hash faster than tuples of hundreds of numbers."""
         self._running: dict[Point, None] = {}
         self._reference: float | None = None
         self._waiting: list[tuple[Point, float]] = []
@@ -106,12 +116,12 @@ class PosteriorEngine:
 
     def start(self, point: Point) -> None:
         """A candidate is being scored."""
-        self._known.add(point)
+        self._known.add(np.array(point, np.int8).tobytes())
         self._running[point] = None
 
     def finish(self, point: Point, quality: float | None) -> None:
         """A candidate has its quality in dB; None if it has failed."""
-        self._known.add(point)
+        self._known.add(np.array(point, np.int8).tobytes())
         self._running.pop(point, None)
         if quality is None:
             return
@@ -122,18 +132,18 @@ class PosteriorEngine:
         self._keep(point, quality)
 
     def propose(self, rng: np.random.Generator) -> Point | None:
-        """The next point to score; None if nothing new was found near what is known."""
+        """The next point to score; None if nothing new was found."""
         weights = rng.dirichlet(np.ones(len(self._objectives)))
         pool = self._pool(weights, rng)
         if not len(pool):
             return None
-        ranges = np.array([np.ptp(cost.table[self._valid]) or 1.0 for cost in self._objectives]) * len(self._valid)
+        ranges = np.array([np.ptp(cost.table[self._usable]) or 1.0 for cost in self._objectives]) * len(self._valid)
         scales = weights / ranges
         costs = np.stack([cost.charge(pool) for cost in self._objectives], axis=1)
         fronted, levels = self._staircase(scales)
         combined = costs @ scales
         widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
-        ends = (float(levels.min(initial=self._expected(pool[:1])[0][0])) - 1.0, widest)
+        ends = (float(levels.min(initial=self._quality(self._mean_loss(pool[:1]))[0])) - 1.0, widest)
         mean = self._quality(self._mean_loss(pool))
         rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db()), (fronted, levels), ends)
         final = np.argsort(-rough, kind="stable")[:_FINALISTS]
@@ -167,13 +177,31 @@ class PosteriorEngine:
             losses = np.maximum(self._posterior.mean, 0.0) if draw == 0 else self._posterior.draw(rng)
             pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
             steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
-            solved = supported_options(np.where(self._valid, steering, np.inf), np.where(self._valid, losses, np.inf))
+            solved = supported_options(np.where(self._usable, steering, np.inf), np.where(self._usable, losses, np.inf))
+            if len(solved) > _CORNERS:
+                solved = solved[rng.choice(len(solved), _CORNERS, replace=False)]
             found.append(solved.astype(np.int64))
-        pool = np.unique(np.concatenate(found), axis=0)
-        new = np.array([tuple(row) not in self._known for row in pool.tolist()], np.bool_)
+        near = self._new(np.concatenate(found))
+        return near if len(near) else self._new(self._anywhere(rng))
+
+    def _new(self, options: OptionArray) -> OptionArray:
+        """Those that are not known, have every cost, and are within the limits; each once."""
+        keys = [row.tobytes() for row in options.astype(np.int8)]
+        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
+        pool = options[sorted(first.values())]
+        new = np.ones(len(pool), np.bool_)
         for cost, limit in self._limits:
             new &= cost.charge(pool) <= limit
+        for cost in self._objectives:
+            new &= np.isfinite(cost.charge(pool))
         return pool[new]
+
+    def _anywhere(self, rng: np.random.Generator) -> OptionArray:
+        """All of a small space, or some of a large one."""
+        size = math.prod(self._counts.tolist())
+        if size <= _COUNTED:
+            return np.stack(np.unravel_index(np.arange(size), self._counts.tolist()), axis=1).astype(np.int64)
+        return rng.integers(self._counts, size=(_MUTANTS, len(self._counts)))
 
     def _mutants(self, rng: np.random.Generator) -> OptionArray:
         """Front members with one to a few sites one step narrower or wider."""
@@ -193,7 +221,10 @@ class PosteriorEngine:
         costs, qualities = self._costs, self._qualities
         if self._running:
             running = np.array(list(self._running), np.int64)
-            costs = np.concatenate([costs, np.stack([cost.charge(running) for cost in self._objectives], axis=1)])
+            charged = np.stack([cost.charge(running) for cost in self._objectives], axis=1)
+            has_cost = np.isfinite(charged).all(axis=1)
+            running, charged = running[has_cost], charged[has_cost]
+            costs = np.concatenate([costs, charged])
             qualities = np.concatenate([qualities, self._quality(self._mean_loss(running))])
         combined = costs @ scales
         order = np.argsort(combined, kind="stable")
@@ -234,7 +265,9 @@ def table_cost(table: FloatArray, constant: float) -> KnownCost:
     return KnownCost(table, charge)
 
 
-def _to_unit_range(table: FloatArray, valid: npt.NDArray[np.bool_]) -> FloatArray:
-    low = np.where(valid, table, np.inf).min(axis=1).sum()
-    high = np.where(valid, table, -np.inf).max(axis=1).sum()
-    return table / (high - low) if high > low else table
+def _to_unit_range(table: FloatArray, usable: npt.NDArray[np.bool_]) -> FloatArray:
+    """The table with 0 at what is not usable, scaled so that the largest sum is 1 above the least."""
+    low = np.where(usable, table, np.inf).min(axis=1).sum()
+    high = np.where(usable, table, -np.inf).max(axis=1).sum()
+    kept = np.where(usable, table, 0.0)
+    return kept / (high - low) if high > low else kept

@@ -41,9 +41,7 @@ class PriorCorrectedSampler(BaseSampler):
         """
         engine.refer(reference_db)
         self._engine = engine
-        self._space: dict[str, BaseDistribution] = {
-            name: IntDistribution(0, len(widths) - 1) for name, widths in space.free
-        }
+        self._space: dict[str, BaseDistribution] = {name: IntDistribution(0, len(widths) - 1) for name, widths in space.free}
         self._seeds = list(seeds)
         self._seed = seed
         self._rng = np.random.default_rng(seed)
