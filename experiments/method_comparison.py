@@ -255,7 +255,7 @@ def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, floa
         for name, choice in {**simple_choices(bench, bits), NAS: nas_choice(bench, seed, bits)}.items()
     ]
     seeds = {item.point: item for item in (*others, *plan.seeds)}
-    engine = posterior_engine(bench.space, tables, bench.costs, search.objectives, {})
+    engine = posterior_engine(bench.space, tables, bench.costs, search.objectives, {}, search.validation_mixtures)
     calibration = (bench.workspace.folder / "calibration.json").resolve()
     factory = ScorerFactory(experiment, bench.workspace.base_path.resolve(), bench.workspace.data_folder.resolve(), calibration)
     run_search(

@@ -1,6 +1,6 @@
 """Times one proposal and one result of the posterior sampler on synthetic problems, in processor seconds on one thread.
 
-    OMP_NUM_THREADS=1 python experiments/proposal_speed.py
+OMP_NUM_THREADS=1 python experiments/proposal_speed.py
 """
 
 import argparse

@@ -127,7 +127,9 @@ def make_sampler(problem: Problem, job: Job, done: int) -> BaseSampler:
     seed = int(np.random.SeedSequence([job.seed, done]).generate_state(1)[0])
     if job.sampler == OURS:
         search = problem.experiment.search
-        engine = posterior_engine(problem.space, list(problem.tables.values()), problem.costs, search.objectives, {})
+        engine = posterior_engine(
+            problem.space, list(problem.tables.values()), problem.costs, search.objectives, {}, search.validation_mixtures
+        )
         return PriorCorrectedSampler(problem.space, engine, problem.seeds if job.seeded else (), problem.full_precision, seed)
     rivals: dict[str, Callable[[], BaseSampler]] = {
         "random": lambda: RandomSampler(seed=seed),

@@ -33,7 +33,6 @@ from hwsearch.front.rungs import rung_correlations
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
     Run,
-    SearchReports,
     build,
     candidate_system,
     check,
@@ -46,7 +45,6 @@ from hwsearch.pipeline import (
     needs_training,
     prepare,
     read_run,
-    search,
     trained_state,
 )
 from hwsearch.search.costing import experiment_workload
@@ -56,6 +54,7 @@ from hwsearch.search.exact.front import front_at
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.space import SearchSpace, build_space
+from hwsearch.searching import SearchReports, search
 from hwsearch.sensitivity.estimate import (
     DEFAULT_METHODS,
     check_sensitivity,

@@ -235,6 +235,19 @@ class RayExecutor(Generic[Argument, Result]):
         return Outcome(job.key, None, reason, job.attempts, seconds=0.0, worker="")
 
 
+def open_executor(
+    factory: Factory[Argument, Result], workers: int, *, max_attempts: int, ray_address: str | None
+) -> Executor[Argument, Result]:
+    """An executor with so many Ray workers; with none, this process does the work.
+
+    Raises:
+        UserError: no cluster answers at `ray_address`.
+    """
+    if workers == 0:
+        return LocalExecutor(factory)
+    return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address)
+
+
 @contextmanager
 def ray_session(workers: int, ray_address: str | None) -> Iterator[None]:
     """Keep Ray up for several executors in a row: starting it takes longer than many of their jobs.

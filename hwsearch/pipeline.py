@@ -1,7 +1,6 @@
 """The steps of the main job, each a function of an experiment's workspace: what the command line calls."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,25 +11,17 @@ from hwsearch.data.build import DataSet, build_data
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
-from hwsearch.executor import Executor, LocalExecutor, RayExecutor, ray_session
-from hwsearch.experiment import Experiment, Fidelity, Split
+from hwsearch.experiment import Fidelity, Split
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import query
 from hwsearch.search.costing import make_cost, target_digests
-from hwsearch.search.driver import TRAINED_FOLDER, SearchProgress, SearchSummary, run_search, search_digest
+from hwsearch.search.driver import TRAINED_FOLDER, search_digest
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.nas.expected_cost import nas_cost
-from hwsearch.search.nas.result import NasResult
-from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.priors import prior_problem
 from hwsearch.search.record import RECORD_FILE, read_record
-from hwsearch.search.scoring import ScorerFactory, ScoringJob
-from hwsearch.search.space import Point, SearchSpace, build_space
-from hwsearch.search.strategy import make_plan, wanted_priors, wants_nas
-from hwsearch.sensitivity.estimate import ensure, needs_pool
+from hwsearch.search.space import build_space
+from hwsearch.search.strategy import trainings
 from hwsearch.sensitivity.recoverability import check_trainable
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.fast import FastNetwork
@@ -38,7 +29,6 @@ from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_
 from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, load_trained, trained_mask_function
 from hwsearch.training.base import training_digest
-from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace, open_run
 
 if TYPE_CHECKING:
@@ -121,7 +111,7 @@ def build(workspace: Workspace, processes: int, progress: Progress) -> DataSet:
 
 def prepare(workspace: Workspace) -> PreparedBase:
     """The experiment's base, folded and calibrated."""
-    return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, _calibration(workspace))
+    return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, calibration_path(workspace))
 
 
 def provenance(workspace: Workspace) -> Mapping[str, str]:
@@ -153,8 +143,8 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
         if column != QUALITY:
             costs.known(column)
     costs.check_limits(experiment.search.limits)
-    if trains(experiment):
-        check_trainable(experiment)
+    for why in trainings(experiment):
+        check_trainable(experiment, why)
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if not (may_train and needs_training(workspace)):
@@ -193,114 +183,6 @@ def claim(workspace: Workspace) -> None:
                     "--runs-dir"
                 )
     workspace.describe()
-
-
-@dataclass(frozen=True)
-class SearchReports:
-    """Whom a search tells of its progress, step by step; each is called with what is done and all of it."""
-
-    on_pool: Progress
-    """Training mixtures, where a fidelity or a prior trains."""
-    on_sensitivity: Progress
-    """Effort of the sensitivities that were missing."""
-    on_nas: Progress
-    """Weights of the cost in the differentiable search."""
-    on_candidates: Callable[[SearchProgress], None]
-
-
-def search(workspace: Workspace, processes: int, workers: int, ray_address: str | None, reports: SearchReports) -> SearchSummary:
-    """Search, or go on searching: sensitivities and differentiable search first, then candidates.
-
-    Args:
-        workspace: of the experiment; its data are built and its base is there.
-        processes: that make training mixtures.
-        workers: on Ray; with none everything runs in this process, without Ray.
-        ray_address: a cluster to join.
-        reports: told of progress.
-
-    Raises:
-        UserError: unusable base, data, sensitivities or record, or another experiment's folder.
-    """
-    experiment = workspace.experiment
-    claim(workspace)
-    space = build_space(experiment.search, experiment.separator)
-    costs = CostBook(experiment, space)
-    prepare(workspace)
-    with ray_session(workers, ray_address) if workers else nullcontext():
-        priors = wanted_priors(experiment)
-        pool = build_pool(workspace, processes, reports.on_pool) if trains(experiment) else None
-        methods = [prior.value for prior in priors]
-        tables = ensure(
-            workspace,
-            methods,
-            space.free_sites,
-            pool=pool,
-            workers=workers,
-            ray_address=ray_address,
-            progress=reports.on_sensitivity,
-        )
-        nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_nas(experiment) else []
-        plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
-        factory = ScorerFactory(
-            experiment,
-            workspace.base_path.resolve(),
-            workspace.data_folder.resolve(),
-            _calibration(workspace).resolve(),
-            None if pool is None else pool.resolve(),
-        )
-        with _executor(factory, workers, ray_address, experiment.search.max_attempts) as executor:
-            return run_search(
-                experiment,
-                space,
-                executor,
-                make_cost(experiment),
-                workspace.folder,
-                reports.on_candidates,
-                seeds=plan.seeds,
-                proposer=plan.proposer,
-                provenance=provenance(workspace),
-            )
-
-
-def trains(experiment: Experiment) -> bool:
-    """Whether a search needs training mixtures: for a fidelity, a prior, or the differentiable search."""
-    return (
-        any(promotion.fidelity.trained for promotion in experiment.search.promotions)
-        or needs_pool([Method(prior.value) for prior in wanted_priors(experiment)])
-        or wants_nas(experiment)
-    )
-
-
-def _nas_points(
-    workspace: Workspace, space: SearchSpace, pool: Path | None, workers: int, ray_address: str | None, progress: Progress
-) -> list[Point]:
-    """What the differentiable search finds, from the largest weight of the cost to the smallest, without repeats."""
-    if pool is None:
-        raise ValueError("the differentiable search wants training mixtures")
-    experiment = workspace.experiment
-    zeros = {site: dict.fromkeys(widths, 0.0) for site, widths in space.free_sites}
-    factory = NasFactory(
-        experiment,
-        workspace.base_path.resolve(),
-        workspace.data_folder.resolve(),
-        _calibration(workspace).resolve(),
-        pool.resolve(),
-        prior_problem(space, zeros, ()),
-        nas_cost(experiment, space.widths),
-    )
-
-    def make_executor(factory: Callable[[], Callable[[float], NasResult]]) -> Executor[float, NasResult]:
-        if workers == 0:
-            return LocalExecutor(factory)
-        return RayExecutor(factory, workers, max_attempts=experiment.search.max_attempts, ray_address=ray_address)
-
-    results = ensure_nas(factory, workspace.folder / NAS_FILE, make_executor, progress)
-    found = [allocation for result in results for allocation in (result.allocation, result.halfway)]
-    return list(dict.fromkeys(space.encode(allocation) for allocation in found))
-
-
-def _calibration(workspace: Workspace) -> Path:
-    return workspace.folder / "calibration.json"
 
 
 def choose(table: CandidateTable, max_drop_db: float) -> int:
@@ -438,9 +320,6 @@ def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
     return open_dataset(workspace.data_folder, split)
 
 
-def _executor(
-    factory: ScorerFactory, workers: int, ray_address: str | None, max_attempts: int
-) -> Executor[ScoringJob, Mapping[str, float]]:
-    if workers == 0:
-        return LocalExecutor(factory)
-    return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address)
+def calibration_path(workspace: Workspace) -> Path:
+    """Where the activation ranges of the base are kept."""
+    return workspace.folder / "calibration.json"

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from hw_models.target import BUILT_IN, built_in_targets
-from hwsearch.experiment import Split
+from hwsearch.experiment import Fidelity, Split
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.query import query
 from hwsearch.search.record import RECORD_FILE
+from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.folding import fold
@@ -269,7 +270,8 @@ def test_more_trials_go_on_with_the_same_search_and_ray_workers_score_alike(copi
     assert not {event["worker"] for event in on_ray} & {event["worker"] for event in copied.events()[: TRIALS + 1]}
     score = copied.scorer_factory()
     for event in on_ray:
-        assert score(BitAllocation.of(event["allocation"])) == pytest.approx(event["metrics"], abs=1e-9)
+        job = ScoringJob(BitAllocation.of(event["allocation"]), Fidelity.POST_TRAINING)
+        assert score(job) == pytest.approx(event["metrics"], abs=1e-9)
 
 
 def lines(path: Path) -> int:
@@ -346,6 +348,66 @@ def test_ctrl_c_stops_a_build_which_then_goes_on(tiny: Tiny, tmp_path: Path) -> 
     assert lines(journal[0].parent / "validation" / "manifest.jsonl") == count
     assert {path: (journal[0].parent / path).stat().st_mtime_ns for path in done} == written
     assert not list(runs.rglob(".*"))
+
+
+def fresh_runs(tiny: Tiny, runs: Path) -> Path:
+    """Data and sensitivities of the main job, and no search."""
+    for folder in ("data", "corpora", "tiny/sensitivity"):
+        shutil.copytree(tiny.runs / folder, runs / folder)
+    return runs
+
+
+def test_the_main_job_scores_its_priors_before_its_sampler(tiny: Tiny) -> None:
+    strategies = [event["strategy"] for event in tiny.events()]
+    assert list(dict.fromkeys(strategies)) == [
+        *("full-precision", "uniform", "ends-at-8", "output-noise-ratio", "kl"),
+        "prior-corrected",
+    ]
+    for method in ("output-noise-ratio", "kl"):
+        table = json.loads((tiny.folder / "sensitivity" / f"{method}.json").read_text())
+        assert (table["mixtures"], set(table["widths"])) == (1, {2, 3, 4, 5, 6, 8})
+
+
+def test_a_strategy_and_a_sampler_may_be_chosen_on_the_command_line(tiny: Tiny, tmp_path: Path) -> None:
+    runs = fresh_runs(tiny, tmp_path / "runs")
+    file = write_tiny(tmp_path / "tiny.toml", (f"trials = {TRIALS}", "trials = 32"))
+    command = ("search", file, "--runs-dir", runs, *ARGUMENTS)
+    answer = hwsearch(*command, "--strategy", "uniform")
+    assert answer.code == 0, answer.stderr
+    assert {event["strategy"] for event in read_events(runs / "tiny")} == {"full-precision", "uniform", "ends-at-8"}
+    assert "no more allocations to propose: 11 of 32 candidates scored" in answer.stderr
+    assert refusal(hwsearch(*command)).startswith(f"{runs / 'tiny'}: holds the search of an experiment 'tiny' that differs")
+    (runs / "tiny" / RECORD_FILE).unlink()
+    answer = hwsearch(*command, "--sampler", "random")
+    assert answer.code == 0, answer.stderr
+    assert "sensitivities" not in answer.stderr  # they are there
+    strategies = [event["strategy"] for event in read_events(runs / "tiny")]
+    assert list(dict.fromkeys(strategies)) == ["full-precision", "uniform", "ends-at-8", "output-noise-ratio", "kl", "random"]
+
+
+def test_candidates_are_asked_for_by_fidelity(tiny: Tiny, tmp_path: Path) -> None:
+    assert rows("json", tiny.folder, "--fidelity", "post-training") == rows("json", tiny.folder)
+    wanted = f"{tiny.folder}: nothing was scored at fidelity 'short-qat'; it has 'post-training'"
+    for command in (
+        ("pareto", tiny.folder),
+        ("export", tiny.folder, "--candidate", 1, "--output", tmp_path / "out"),
+        ("evaluate", tiny.folder, "--candidate", 1),
+    ):
+        assert refusal(hwsearch(*command, "--fidelity", "short-qat")) == wanted
+    assert not (tmp_path / "out").exists()
+
+
+def test_sensitivities_of_an_experiment_that_has_changed_are_refused(tiny: Tiny, tmp_path: Path) -> None:
+    runs = fresh_runs(tiny, tmp_path / "runs")
+    per_tensor = ("calibration_mixtures = 2", 'calibration_mixtures = 2\nweight_scale = "per_tensor"')
+    file = write_tiny(tmp_path / "tiny.toml", per_tensor)
+    before = snapshot(runs / "tiny" / "sensitivity")
+    message = refusal(hwsearch("search", file, "--runs-dir", runs, *ARGUMENTS))
+    assert message.startswith(f"{runs / 'tiny' / 'sensitivity'}")
+    assert "[quantization]" in message
+    after = snapshot(runs / "tiny" / "sensitivity")
+    assert {**after, "lock": None} == {**before, "lock": None}
+    assert not (runs / "tiny" / RECORD_FILE).exists()
 
 
 # Wrong input
@@ -542,7 +604,8 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
             assert message.startswith(f"{copied.folder / name}"), (name, message)
             assert reason in message
             after = snapshot(copied.folder)
-            for path in ("search.lock", "optuna-journal.log"):  # whose lock it is, and the mirror, which is made anew
+            # Whose locks they are, and the mirror, which is made anew.
+            for path in ("search.lock", "sensitivity/lock", "optuna-journal.log"):
                 before.pop(path), after.pop(path)
             assert after == before, command
     assert not (tmp_path / "out").exists()
@@ -597,6 +660,14 @@ def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> Non
         (("{ validation = 2, test = 2 }", "{ test = 2 }"), "data.rooms.count: no 'validation'"),
         (("population = 8", 'fixed = { "blocks.99.*" = 8 }'), "blocks.99.*"),
         (("population = 8", "fixed = { masks = 3 }"), "masks"),
+        (("population = 8", "limits = { size_bytes = 1000.0 }"), "search.limits: limit size_bytes <= 1000 cannot be met"),
+        (("population = 8", "limits = { colour = 3.0 }"), "no cost 'colour'; wanted size_bytes"),
+        (("population = 8", 'objectives = ["si_snr_improvement_db", "watts"]'), "no cost 'watts'; wanted size_bytes"),
+        (("population = 8", 'groups = [["mask_head.weight", "masks"]]\nweight_bits = [2, 4]'), "search.groups: no width that"),
+        (
+            ("population = 8", 'promotions = [{ fidelity = "short-qat", keep = 4 }]'),
+            "data.rooms.count: no 'train'; fidelity 'short-qat' trains, wanted rooms to train in",
+        ),
         (("population = 8", 'targets = ["abacus"]'), "target 'abacus'"),
         (("population = 8", 'targets = ["abacus.toml"]'), "abacus.toml"),
         (('base = "embedded"', 'base = "nowhere.safetensors"'), "nowhere.safetensors: no base there"),
@@ -692,6 +763,9 @@ def test_a_command_line_that_is_none_is_refused() -> None:
         ["pareto", "runs", "--format", "xml"],
         ["run", "a", "b"],
         ["run", "a", "--workers", "-1"],
+        ["search", "a", "--strategy", "luck"],
+        ["run", "a", "--sampler", "grid"],
+        ["pareto", "a", "--fidelity", "high"],
     ):
         refusal(hwsearch(*arguments))
 

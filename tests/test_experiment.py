@@ -11,7 +11,17 @@ import pytest
 from pydantic import BaseModel
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Section, SeparatorConfig, load_experiment, parse_experiment
+from hwsearch.experiment import (
+    Experiment,
+    Fidelity,
+    SamplerKind,
+    Section,
+    SeparatorConfig,
+    Strategy,
+    load_experiment,
+    parse_experiment,
+    with_search,
+)
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from tests.tiny import tiny_content, write_tiny
 
@@ -108,9 +118,10 @@ def test_every_default_is_stated_once() -> None:
 
 
 def test_an_unknown_key_is_refused_in_every_section() -> None:
-    places = list(sections(parsed()))
-    assert len(places) == 11
-    whole = parsed().model_dump(mode="json")
+    promoted = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]})
+    places = list(sections(promoted))
+    assert len(places) == 15
+    whole = promoted.model_dump(mode="json")
     for place in places:
         with pytest.raises(UserError) as refused:
             parse_experiment(put(whole, (*place, "colour"), "red"), source="here")
@@ -170,6 +181,32 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
         (("search", "activation_bits"), [2]),
         (("search", "utterance_seconds"), float("inf")),
         (("search", "sampler"), "grid"),
+        (("search", "strategy"), "luck"),
+        (("search", "priors"), ["kl", "kl"]),
+        (("search", "priors"), ["paper-kl"]),
+        (("search", "seed_sizes"), 7),
+        (("search", "objectives"), ["si_snr_improvement_db"]),
+        (("search", "objectives"), ["size_bytes", "si_snr_improvement_db"]),
+        (("search", "objectives"), ["si_snr_improvement_db", "size_bytes", "size_bytes"]),
+        (("search", "objectives"), ["si_snr_improvement_db", "a", "b", "c", "d"]),
+        (("search", "limits"), {"size_bytes": "small"}),
+        (("search", "limits"), {"size_bytes": float("nan")}),
+        (("search", "allowed"), {"masks": []}),
+        (("search", "allowed"), {"masks": [8, 4]}),
+        (("search", "groups"), ["masks"]),
+        (("search", "promotions"), [{"fidelity": "post-training-subset", "keep": 3}]),
+        (("search", "promotions"), [{"fidelity": "short-qat", "keep": 0}]),
+        (("search", "promotions"), [{"fidelity": "full-qat", "keep": 3}, {"fidelity": "short-qat", "keep": 3}]),
+        (("search", "promotions"), [{"fidelity": "short-qat", "keep": 3}, {"fidelity": "short-qat", "keep": 2}]),
+        (("sensitivity", "mixtures"), 0),
+        (("sensitivity", "probe"), "sine"),
+        (("sensitivity", "relative_error"), 0.0),
+        (("qat", "steps"), 0),
+        (("qat", "learning_rate"), 0.0),
+        (("qat", "distillation"), 1.5),
+        (("nas", "cost_weights"), []),
+        (("nas", "temperature"), [1.0]),
+        (("nas", "relaxation"), "hard"),
         (("export", "max_drop_db"), -0.1),
         (("evaluation", "angle_bins_deg"), [0, 90, 45]),
         (("evaluation", "angle_bins_deg"), [0, 200]),
@@ -248,6 +285,9 @@ def test_data_depend_on_their_section_and_the_seed_alone() -> None:
         (("name",), "other"),
         (("separator", "B"), 32),
         (("search", "trials"), 5),
+        (("search", "sampler"), "random"),
+        (("sensitivity", "mixtures"), 2),
+        (("qat", "steps"), 7),
         (("evaluation", "recogniser"), "none"),
     ):
         assert changed_digests(place, value) == (False, True), place
@@ -264,3 +304,17 @@ def test_an_experiment_is_a_value() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parsed().seed = 4  # type: ignore[misc]
     assert tomllib.loads(SHIPPED[0].read_text())["name"] == load_experiment(SHIPPED[0]).name
+
+
+def test_keys_of_the_search_may_be_replaced() -> None:
+    experiment = parsed()
+    changed = with_search(experiment, {"strategy": "kl", "sampler": "random"})
+    assert (changed.search.strategy, changed.search.sampler) == (Strategy.KL, SamplerKind.RANDOM)
+    assert with_search(changed, {"strategy": "prior-corrected", "sampler": "posterior"}) == experiment
+    assert with_search(experiment, {}) == experiment
+    with pytest.raises(UserError, match=r"command line: search\.sampler is 'grid'"):
+        with_search(experiment, {"sampler": "grid"})
+
+
+def test_fidelities_rise_from_cheap_to_dear_and_the_last_two_train() -> None:
+    assert [fidelity.trained for fidelity in Fidelity] == [False, False, True, True]

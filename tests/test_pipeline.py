@@ -57,6 +57,7 @@ def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: 
     for changes in (
         {"search": {"trials": 500}},
         {"search": {"max_attempts": 1}},
+        {"search": {"promotions": [{"fidelity": "post-training", "keep": 3}]}},
         {"export": {"max_drop_db": 3.0}},
         {"evaluation": {"recogniser": "none"}},
     ):
@@ -70,6 +71,12 @@ def test_what_candidates_depend_on_may_not(copied: Tiny) -> None:
     for changes in (
         {"seed": 4},
         {"search": {"population": 9}},
+        {"search": {"sampler": "random"}},
+        {"search": {"strategy": "kl"}},
+        {"search": {"priors": ["kl", "output-noise-ratio"]}},
+        {"search": {"limits": {"size_bytes": 1e6}}},
+        {"sensitivity": {"mixtures": 2}},
+        {"qat": {"steps": 7}},
         {"search": {"weight_bits": [4, 8]}},
         {"search": {"utterance_seconds": 2.0}},
         {"search": {"targets": ["bitfusion"]}},
@@ -100,7 +107,7 @@ def test_a_candidate_that_failed_is_refused_with_its_reason(copied: Tiny) -> Non
     path = copied.folder / RECORD_FILE
     lines = path.read_text().splitlines()
     last = json.loads(lines[-1])
-    kept = ("candidate", "strategy", "seconds", "worker", "attempts", "time")
+    kept = ("candidate", "strategy", "fidelity", "seconds", "worker", "attempts", "time")
     failed = {"event": "failed", "reason": "no sound", **{name: last[name] for name in kept}}
     path.write_text("\n".join([*lines[:-1], json.dumps(failed)]) + "\n")
     with pytest.raises(UserError, match=rf"candidate {last['candidate']} failed \(no sound\); wanted one that was scored"):
@@ -121,6 +128,10 @@ def test_an_experiment_that_cannot_be_searched_leaves_no_trace(tmp_path: Path, m
     for changes, reason in (
         ({"search": {"fixed": {"blocks.77.*": 8}}}, "blocks.77"),
         ({"search": {"targets": ["abacus"]}}, "abacus"),
+        ({"search": {"limits": {"size_bytes": 1000.0}}}, "limit size_bytes <= 1000 cannot be met"),
+        ({"search": {"objectives": ["si_snr_improvement_db", "latency_ms[abacus]"]}}, r"no cost 'latency_ms\[abacus\]'"),
+        ({"search": {"groups": [["blocks.77.*"]]}}, r"search\.groups: pattern 'blocks\.77"),
+        ({"search": {"promotions": [{"fidelity": "short-qat", "keep": 3}]}}, "fidelity 'short-qat' trains, wanted rooms"),
         ({"base": str(tmp_path / "absent")}, "no base there"),
         ({"separator": {"B": 32}}, "separator.B"),
         ({"data": {**data, "mixtures": {"count": {"test": 3}}}}, "validation"),

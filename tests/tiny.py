@@ -51,13 +51,20 @@ seconds = 1.5
 [quantization]
 calibration_mixtures = 2
 
+[sensitivity]
+mixtures = 1
+
 [search]
+priors = ["output-noise-ratio", "kl"]
 trials = {TRIALS}
 population = 8
 validation_mixtures = 3
 """
 
-_PROGRESS = re.compile(r"(rooms|rooms and mixtures|training|candidates|test mixtures): \d+/\d+|data: .*|starting Ray|epoch .*")
+_PROGRESS = re.compile(
+    r"(rooms|rooms and mixtures|training|training mixtures|sensitivities|candidates, [a-z-]+|test mixtures): \d+/\d+"
+    r"|data: .*|starting Ray|epoch .*"
+)
 
 
 @dataclass(frozen=True)

@@ -416,7 +416,9 @@ class _Search:
             for name, value in ((name, _finite(value)) for name, value in (outcome.result or {}).items())
             if value is not None
         }
-        reason = outcome.error or _missing_objective(self._objectives, metrics, costs, outcome.result)
+        # Full precision need not run on the targets: only its quality is compared with.
+        wanted = self._objectives if number != REFERENCE else self._objectives[:1]
+        reason = outcome.error or _missing_objective(wanted, metrics, costs, outcome.result)
         candidate, (start, weights) = self._asked[number], self._training.pop(number, (None, None))
         if candidate is None and reason is not None:
             raise UserError(f"the full-precision network cannot be scored ({reason}); wanted a scorer that works")

@@ -96,8 +96,15 @@ class CostBook:
 
     def _charge(self, name: str) -> Charge:
         if name not in self._charges:
-            raise UserError(f"no cost '{name}'; wanted one of {', '.join(self._charges)}")
+            raise UserError(f"search.objectives, search.limits: no cost '{name}'; wanted {self._names()}")
         return self._charges[name]
+
+    def _names(self) -> str:
+        """The costs there are, in words."""
+        own = ", ".join(known for known in self._charges if "[" not in known)
+        if not self._targets:
+            return own
+        return f"{own}, or {', '.join(f'{metric}[T]' for metric in _TARGET_METRICS)} with T one of {', '.join(self._targets)}"
 
     def _bits(self, options: OptionArray) -> IntArray:
         """Widths [allocations, sites of the workload] of options [allocations, choices]."""

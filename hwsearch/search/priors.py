@@ -11,16 +11,23 @@ import numpy.typing as npt
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, allocation_problem
 from hwsearch.search.space import SearchSpace, Seed
-from hwsearch.sensitivity.table import SensitivityTable
+from hwsearch.sensitivity.table import Method, SensitivityTable
 
 NOISE_RATIO = "noise power over full-precision noise power"
 """Unit of the tables whose values are what candidates are found to lose."""
 
-_SHARE = 0.4
-"""Standard deviation of an entry beyond its standard error, as a share of it."""
+_OFF = {Method.MEASURED_NOISE_RATIO: 0.15}
+"""How far off an entry is beyond its standard error, as a share of it: what is measured is the very thing."""
+
+_PROXY_OFF = 1.0
+"""The same of tables that only stand for it."""
+
+_JOINT = 0.4
+"""How far a site's loss in company may be from its loss alone, as a share of it, beside the table's standard error: a site that
+mixtures differ on is one that the noise of other sites matters to."""
 
 _FLOOR = 0.02
-"""The same, as a share of the mean over the table: what is estimated as nothing may be something."""
+"""Added to both, as a share of the mean over the tables: what is estimated as nothing may be something."""
 
 
 def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dict[int, float]]:
@@ -63,12 +70,14 @@ class LossPrior:
     noise_ratio: bool
 
 
-def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace) -> LossPrior:
-    """What tables say together.
+def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mixtures: int) -> LossPrior:
+    """What tables say together of the losses on the mixtures that candidates are scored on.
 
-    Tables in noise ratios are fused, each entry weighted by its precision: its standard error, and a share of its size for what
-    an error bar over a few mixtures leaves out. Where there is none, the first table is taken, scaled so that the narrowest
-    allocation adds as much noise as full precision has.
+    Tables in noise ratios are fused, each entry weighted by its precision: its standard error, as far as the mixtures of the
+    table are not those of the scores themselves (the finite population correction; Cochran, Sampling Techniques, section 2.6),
+    and a share of its size for what else may be off. How far the fused loss may be from that in company follows from the whole
+    standard error. Where no table is in noise ratios the first is taken, scaled so that the narrowest allocation adds as much
+    noise as full precision has.
 
     Raises:
         ValueError: no table.
@@ -76,45 +85,45 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace) -> LossPr
     if not tables:
         raise ValueError("wanted a table to start from")
     ratios = [table for table in tables if table.method.unit == NOISE_RATIO]
-    losses = [separable_loss(table, space) for table in ratios or tables[:1]]
-    errors = [_errors(table, space) for table in ratios or tables[:1]]
+    taken = ratios or tables[:1]
     shape = len(space.free), max((len(widths) for _, widths in space.free), default=0)
-    mean, variance, valid = np.zeros(shape), np.ones(shape), np.zeros(shape, np.bool_)
-    average = float(np.mean([value for loss in losses for by_width in loss.values() for value in by_width.values()]))
+    mean, variance, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
+    losses = [separable_loss(table, space) for table in taken]
     # Tables that are zero throughout say nothing: then any loss is as likely as full precision's own noise.
-    floor = _FLOOR * average or 1.0
+    floor = (
+        _FLOOR * float(np.mean([value for loss in losses for by_width in loss.values() for value in by_width.values()])) or 1.0
+    )
     for row, (name, widths) in enumerate(space.free):
-        for column, bits in enumerate(widths):
-            fused = [
-                _fused([(loss[site][bits], error[site][bits]) for loss, error in zip(losses, errors, strict=True)], floor)
-                for site in space.members[name]
-            ]
-            mean[row, column], variance[row, column] = (sum(part) for part in zip(*fused, strict=True))
-            valid[row, column] = True
-    deviation = np.sqrt(variance)
+        valid[row, : len(widths)] = True
+        for site in space.members[name]:
+            values = np.array([[loss[site][bits] for bits in widths] for loss in losses])
+            errors = np.array([_errors(table, site, widths) for table in taken])
+            fused = _fused(values, errors, taken, scored_mixtures, floor)
+            mean[row, : len(widths)] += fused
+            variance[row, : len(widths)] += errors.max(axis=0) ** 2 + (_JOINT * fused + floor) ** 2
+    deviation = np.sqrt(np.where(valid, variance, 1.0))
     if not ratios:
         scale = mean.max(axis=1).sum() or 1.0
         mean, deviation = mean / scale, np.maximum(deviation / scale, np.finfo(float).tiny)
     return LossPrior(mean, deviation, valid, bool(ratios))
 
 
-def _fused(entries: Sequence[tuple[float, float]], floor: float) -> tuple[float, float]:
-    """Mean and variance of one site at one width by several tables' (value, standard error)."""
-    largest = max(value for value, _ in entries)
-    variances = [error**2 + (_SHARE * largest + floor) ** 2 for _, error in entries]
-    precision = sum(1.0 / variance for variance in variances)
-    mean = sum(value / variance for (value, _), variance in zip(entries, variances, strict=True)) / precision
-    return mean, 1.0 / precision
+def _fused(
+    values: FloatArray, errors: FloatArray, tables: Sequence[SensitivityTable], scored_mixtures: int, floor: float
+) -> FloatArray:
+    """Values [tables, widths] of a site with their standard errors as one mean, [widths]."""
+    sampling = np.array([[max(0.0, 1.0 - table.mixtures / scored_mixtures) ** 0.5] for table in tables])
+    off = np.array([[_OFF.get(table.method, _PROXY_OFF)] for table in tables])
+    precision = 1.0 / ((sampling * errors) ** 2 + (off * values + floor) ** 2)
+    mean: FloatArray = (precision * values).sum(axis=0) / precision.sum(axis=0)
+    return mean
 
 
-def _errors(table: SensitivityTable, space: SearchSpace) -> dict[str, dict[int, float]]:
-    """Standard errors by free site and width; 0 where they are not known."""
-    row = {site: index for index, site in enumerate(table.sites)}
-    column = {bits: index for index, bits in enumerate(table.widths)}
-    return {
-        site: {bits: float(np.nan_to_num(table.standard_error[row[site], column[bits]])) for bits in widths}
-        for site, widths in space.free_sites
-    }
+def _errors(table: SensitivityTable, site: str, widths: Sequence[int]) -> FloatArray:
+    """Standard errors of a site, [widths]; 0 where they are not known."""
+    row = table.sites.index(site)
+    errors: FloatArray = np.nan_to_num(table.standard_error[row, [table.widths.index(bits) for bits in widths]])
+    return errors
 
 
 def front_seeds(problem: AllocationProblem, metric: str, strategy: str, count: int) -> list[Seed]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Prior, SamplerKind, Strategy
+from hwsearch.experiment import Experiment, Prior, SamplerKind, Split, Strategy
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, SIZE, objectives_of
@@ -15,7 +15,8 @@ from hwsearch.search.priors import front_seeds, loss_prior, prior_problem, separ
 from hwsearch.search.proposer import Proposer
 from hwsearch.search.space import Point, SearchSpace, Seed, ends_seeds, uniform_seeds
 from hwsearch.search.study import OptunaProposer
-from hwsearch.sensitivity.table import SensitivityTable
+from hwsearch.sensitivity.estimate import needs_pool
+from hwsearch.sensitivity.table import Method, SensitivityTable
 
 _RANKING_SPREAD = PriorSpread(common=2.0)
 """Of a prior that only ranks: its scale is a guess."""
@@ -47,6 +48,16 @@ def wants_nas(experiment: Experiment) -> bool:
     return strategy is Strategy.NAS or (strategy is Strategy.PRIOR_CORRECTED and experiment.search.nas)
 
 
+def trainings(experiment: Experiment) -> list[str]:
+    """What a search needs training mixtures for, as messages say it: a fidelity, a prior, the differentiable search."""
+    found = [f"fidelity '{rung.fidelity.value}' trains" for rung in experiment.search.promotions if rung.fidelity.trained]
+    if needs_pool([Method(prior.value) for prior in wanted_priors(experiment)]):
+        found.append("recoverability trains with each site quantized")
+    if wants_nas(experiment):
+        found.append("the differentiable search trains")
+    return found
+
+
 def make_plan(
     experiment: Experiment,
     space: SearchSpace,
@@ -60,7 +71,7 @@ def make_plan(
         experiment: says which strategy.
         space: its space.
         costs: what allocations are charged.
-        tables: sensitivities, of `wanted_priors` at least.
+        tables: sensitivities, of `wanted_priors` at least; none where no site is free.
         nas: what the differentiable search found, where `wants_nas`.
 
     Raises:
@@ -69,7 +80,8 @@ def make_plan(
     search = experiment.search
     size = costs.exact(SIZE)
     seeds = uniform_seeds(space) + ends_seeds(space) + [Seed("nas", point) for point in nas]
-    problems = {prior: _problem(space, tables[prior], size) for prior in wanted_priors(experiment)}
+    priors = wanted_priors(experiment) if space.free else ()
+    problems = {prior: _problem(space, tables[prior], size) for prior in priors}
     if search.strategy is not Strategy.PRIOR_CORRECTED:
         for prior, problem in problems.items():
             seeds += _ever_finer(problem, prior, search.seed_sizes, search.trials)
@@ -85,7 +97,9 @@ def _proposer(experiment: Experiment, space: SearchSpace, costs: CostBook, table
         return OptunaProposer(search, space, objectives_of(search.objectives), experiment.seed)
     if not search.priors:
         raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
-    engine = posterior_engine(space, [tables[prior] for prior in search.priors], costs, search.objectives, search.limits)
+    priors = [tables[prior] for prior in search.priors]
+    scored = min(search.validation_mixtures, experiment.data.mixtures.count.get(Split.VALIDATION, search.validation_mixtures))
+    engine = posterior_engine(space, priors, costs, search.objectives, search.limits, scored)
     return PosteriorProposer(engine, experiment.seed)
 
 
@@ -95,6 +109,7 @@ def posterior_engine(
     costs: CostBook,
     objectives: Sequence[str],
     limits: Mapping[str, float],
+    scored_mixtures: int,
 ) -> PosteriorEngine:
     """The engine of a search.
 
@@ -104,11 +119,12 @@ def posterior_engine(
         costs: what allocations are charged.
         objectives: columns; quality is skipped.
         limits: largest values by column.
+        scored_mixtures: how many mixtures a candidate is scored on; those of the sensitivities are the first of them.
 
     Raises:
         UserError: an objective or limit that is no cost.
     """
-    prior = loss_prior(priors, space)
+    prior = loss_prior(priors, space, scored_mixtures)
     return PosteriorEngine(
         prior.mean,
         prior.deviation,

@@ -27,18 +27,20 @@ if TYPE_CHECKING:
     from hwsearch.training.pool import TrainingPool
 
 
-def check_trainable(experiment: Experiment) -> None:
+def check_trainable(experiment: Experiment, why: str = "recoverability trains with each site quantized") -> None:
     """Refuse an experiment that has nothing to train on.
+
+    Args:
+        experiment: whose rooms and speech.
+        why: what trains, for the message.
 
     Raises:
         UserError: no rooms or no speech for training.
     """
     if Split.TRAIN not in experiment.data.rooms.count:
-        raise UserError("data.rooms.count: no 'train'; recoverability trains with each site quantized, wanted rooms to train in")
+        raise UserError(f"data.rooms.count: no 'train'; {why}, wanted rooms to train in")
     if not any(corpus.splits.get(Split.TRAIN, 0.0) > 0.0 for corpus in experiment.data.corpora):
-        raise UserError(
-            "data.corpora: none has a share 'train'; recoverability trains with each site quantized, wanted speech for it"
-        )
+        raise UserError(f"data.corpora: none has a share 'train'; {why}, wanted speech for it")
 
 
 def score_trained(

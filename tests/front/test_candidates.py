@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch.experiment import SeparatorConfig
+from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.front.candidates import read_candidates
+from hwsearch.search.record import RECORD_FILE, Scored
 from hwsearch.separator.allocation import BitAllocation, all_sites, uniform
-from tests.front.tables import write_record
+from tests.front.tables import TIME, write_record
 
 SMALL = SeparatorConfig(X=1, R=1)
 
@@ -27,6 +29,8 @@ def test_rows_are_the_scored_candidates_without_the_reference(tmp_path: Path) ->
     assert table.columns["drop_db"] == pytest.approx([0.001, 0.003])
     assert table.reference["si_snr_improvement_db"] == 12.0
     assert table.failures == {2: "boom"}
+    assert table.fidelity is Fidelity.POST_TRAINING
+    assert table.weights == {}
 
 
 def test_an_absent_cost_is_nan(tmp_path: Path) -> None:
@@ -71,3 +75,46 @@ def test_taking_rows_takes_every_column(tmp_path: Path) -> None:
     assert table.candidate.tolist() == [3, 1]
     assert table.columns["size_bytes"].tolist() == [1003.0, 1001.0]
     assert table.allocation(0) == uniform(SMALL, 8, 8)
+
+
+def rung(number: int, fidelity: Fidelity, allocation: BitAllocation, quality: float) -> Scored:
+    return Scored(
+        candidate=number,
+        strategy="full-precision" if number == 0 else "test",
+        seed=0,
+        allocation=allocation.to_json(),
+        metrics={"si_snr_improvement_db": quality},
+        costs={"size_bytes": 1000.0 + number},
+        fidelity=fidelity,
+        weights=f"{number:02x}.safetensors" if fidelity.trained and number else None,
+        seconds=1.0,
+        worker="here:1",
+        attempts=1,
+        time=TIME,
+    )
+
+
+def test_scores_of_different_fidelities_are_never_mixed(tmp_path: Path) -> None:
+    allocations = [uniform(SMALL, 32, 32), uniform(SMALL, 4, 8), uniform(SMALL, 2, 8), uniform(SMALL, 8, 8)]
+    write_record(tmp_path, SMALL, allocations)
+    with (tmp_path / RECORD_FILE).open("a") as stream:
+        for number, quality in ((0, 13.0), (3, 12.5), (1, 12.0)):
+            stream.write(rung(number, Fidelity.SHORT_QAT, allocations[number], quality).model_dump_json() + "\n")
+    low, high = read_candidates(tmp_path, Fidelity.POST_TRAINING), read_candidates(tmp_path, Fidelity.SHORT_QAT)
+    assert low.candidate.tolist() == [1, 2, 3]
+    assert low.columns["drop_db"] == pytest.approx([0.001, 0.002, 0.003])
+    assert low.weights == {}
+    assert high.candidate.tolist() == [3, 1]
+    assert high.columns["drop_db"].tolist() == [0.5, 1.0]  # against full precision at the same fidelity
+    assert high.weights == {3: "03.safetensors", 1: "01.safetensors"}
+    assert read_candidates(tmp_path).candidate.tolist() == [3, 1]
+    assert high.take(np.array([1])).fidelity is Fidelity.SHORT_QAT
+    assert high.take(np.array([1])).weights == high.weights
+    with pytest.raises(UserError, match=r"nothing was scored at fidelity 'full-qat'; it has 'post-training', 'short-qat'"):
+        read_candidates(tmp_path, Fidelity.FULL_QAT)
+
+
+def test_a_search_without_any_score_says_so(tmp_path: Path) -> None:
+    write_record(tmp_path, SMALL, [])
+    with pytest.raises(UserError, match="nothing was scored at fidelity 'post-training'; it has nothing yet"):
+        read_candidates(tmp_path, Fidelity.POST_TRAINING)

@@ -108,10 +108,7 @@ def prior_table(space: SearchSpace, seed: int = 0) -> SensitivityTable:
     widths = tuple(sorted({bits for _, options in space.free_sites for bits in options}))
     rng = np.random.default_rng(seed)
     value = np.array(
-        [
-            [noise(index[site], bits) if bits in options else math.nan for bits in widths]
-            for site, options in space.free_sites
-        ]
+        [[noise(index[site], bits) if bits in options else math.nan for bits in widths] for site, options in space.free_sites]
     ) * rng.lognormal(sigma=0.7, size=(len(space.free_sites), 1))
     sites = tuple(site for site, _ in space.free_sites)
     return SensitivityTable(Method.OUTPUT_NOISE, sites, widths, value, np.where(np.isnan(value), np.nan, 0.0), 4)
@@ -120,15 +117,13 @@ def prior_table(space: SearchSpace, seed: int = 0) -> SensitivityTable:
 def posterior(space: SearchSpace, seed: int) -> PosteriorProposer:
     """The posterior sampler behind a prior that is off."""
     index = {site: number for number, (site, _) in enumerate(space.widths)}
-    prior = loss_prior([prior_table(space)], space)
+    prior = loss_prior([prior_table(space)], space, 16)
     table = np.zeros(prior.mean.shape)
     for row, (name, widths) in enumerate(space.free):
         for site in space.members[name]:
             if is_weight(site):
                 table[row, : len(widths)] += [site_bytes(index[site], bits) for bits in widths]
-    fixed = sum(
-        site_bytes(index[site], widths[0]) for site, widths in space.widths if len(widths) == 1 and is_weight(site)
-    )
+    fixed = sum(site_bytes(index[site], widths[0]) for site, widths in space.widths if len(widths) == 1 and is_weight(site))
     engine = PosteriorEngine(prior.mean, prior.deviation, prior.valid, [table_cost(table, fixed)], [])
     return PosteriorProposer(engine, seed)
 

@@ -15,13 +15,27 @@ from optuna.trial import TrialState
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity
-from hwsearch.search.driver import unknown_neighbour
+from hwsearch.front.candidates import read_candidates
+from hwsearch.search.driver import run_search, unknown_neighbour
+from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.study import MIRROR_FILE
 from hwsearch.separator.allocation import BitAllocation, uniform
-from tests.search.synthetic import cost, cut_record, essence, events, make_experiment, make_scorer, quality, score, search
+from tests.search.synthetic import (
+    cost,
+    cut_record,
+    default_seeds,
+    essence,
+    events,
+    make_experiment,
+    make_scorer,
+    quality,
+    score,
+    search,
+    space_of,
+)
 
 SAMPLERS = ("random", "nsga2", "tpe", "posterior")
 
@@ -90,6 +104,57 @@ def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(tmp_path: Path, samp
         assert finished(folder) == finished(tmp_path / "whole"), f"cut at byte {cut}"
 
 
+def test_a_search_with_the_gaussian_process_goes_on_as_if_undisturbed(tmp_path: Path) -> None:
+    """By itself, and few trials: fitting it takes a second for each."""
+    experiment = make_experiment(14, sampler="gp")
+    search(tmp_path / "whole", experiment)
+    content = (tmp_path / "whole" / RECORD_FILE).read_bytes()
+    cut_record(tmp_path / "whole", tmp_path / "cut", content.index(b'"strategy":"gp"', len(content) * 3 // 4))
+    search(tmp_path / "cut", experiment)
+    assert finished(tmp_path / "cut") == finished(tmp_path / "whole")
+    assert sum(event.strategy == "gp" for event in events(tmp_path / "whole") if isinstance(event, Scored)) == 3
+
+
+def test_a_prior_that_is_off_is_corrected_by_what_is_scored(tmp_path: Path) -> None:
+    """With as many candidates, the posterior's front dominates more than a random search's, and than the seeds alone."""
+    volumes = {}
+    for sampler, trials in (("posterior", 60), ("random", 60), ("uniform", 11)):
+        search(tmp_path / sampler, make_experiment(trials, sampler="random" if sampler == "uniform" else sampler))
+        table = read_candidates(tmp_path / sampler)
+        values = np.stack([table.columns["si_snr_improvement_db"], table.columns["size_bytes"]], axis=1)
+        volumes[sampler] = hypervolume_2d(values, [objective.direction for objective in table.objectives], (10.0, 5000.0))
+    assert volumes["posterior"] > volumes["random"] >= volumes["uniform"]
+
+
+def test_fewer_trials_than_seeds_score_the_first_seeds(tmp_path: Path) -> None:
+    experiment = make_experiment(4, sampler="posterior")
+    search(tmp_path, experiment)
+    assert [event.strategy for event in events(tmp_path) if isinstance(event, Scored)][1:] == ["uniform"] * 4
+    space = space_of(experiment)
+    points = [event.point for event in events(tmp_path) if isinstance(event, Asked)][1:]
+    assert points == [seed.point for seed in default_seeds(space)[:4]]
+
+
+def test_seeds_alone_end_when_they_are_scored(tmp_path: Path) -> None:
+    experiment = make_experiment(40)
+    seeds = default_seeds(space_of(experiment))
+    summary = run_search(
+        experiment, space_of(experiment), LocalExecutor(make_scorer), cost, tmp_path, lambda _: None, seeds=seeds
+    )
+    assert summary.scored == len(seeds) == 11
+    assert str(summary) == f"no more allocations to propose: 11 of 40 candidates scored, 0 failed, in {tmp_path}"
+
+
+def test_a_group_shares_a_width_in_every_candidate_of_the_record(tmp_path: Path) -> None:
+    group = ("blocks.0.expand.weight", "blocks.1.expand.weight", "mask_head.weight")
+    for sampler in SAMPLERS:
+        search(tmp_path / sampler, make_experiment(25, sampler=sampler, groups=[["*.expand.weight", "mask_head.weight"]]))
+        found = [event for event in events(tmp_path / sampler) if isinstance(event, Scored)][1:]
+        assert len(found) == 25
+        assert all(len({event.allocation[site] for site in group}) == 1 for event in found)
+        assert len({event.allocation[group[0]] for event in found}) == 6
+
+
 def finished(folder: Path) -> list[dict[str, object]]:
     """What was scored, in order; a cut may move an `asked` line against a `scored` one."""
     return [event for event in essence(folder) if event["event"] != "asked"]
@@ -154,6 +219,24 @@ def test_costs_that_are_not_finite_are_recorded_as_absent(tmp_path: Path) -> Non
     assert isinstance(event, Scored)
     assert event.costs["latency_ms[chip]"] is None
     assert event.costs["size_bytes"] is not None
+
+
+def test_full_precision_need_not_run_on_the_targets(tmp_path: Path) -> None:
+    """Only its quality is compared with; a candidate without an objective has failed."""
+
+    def charge(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
+        found = cost(allocations)
+        for allocation, values in zip(allocations, found, strict=True):
+            if allocation.by_site["mask_head.weight"] > 6:
+                values["latency_ms[chip]"] = math.nan
+        return found
+
+    objectives = ["si_snr_improvement_db", "size_bytes", "latency_ms[chip]"]
+    summary = search(tmp_path, make_experiment(20, objectives=objectives), charge=charge)
+    assert summary.scored == 20
+    reasons = {event.reason for event in events(tmp_path) if isinstance(event, Failed)}
+    assert reasons == {"objective 'latency_ms[chip]' is absent; wanted a finite number"}
+    assert search(tmp_path, make_experiment(20, objectives=objectives), charge=charge).failed == summary.failed
 
 
 def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_mended(

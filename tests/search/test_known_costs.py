@@ -57,7 +57,7 @@ def test_sums_are_what_candidates_are_charged(column: str) -> None:
 
 @pytest.mark.parametrize("column", ["latency_ms[bitfusion]", "latency_ms[ethos-u55-128]", "size_bytes"])
 def test_where_weights_and_activations_are_free_the_charge_stays_exact(column: str) -> None:
-    """The bit-flexible accelerator's time depends on a layer's two widths jointly: it is no sum, and proposed with all the same."""
+    """A bit-flexible accelerator's time depends on a layer's two widths jointly: it is no sum, and proposed with anyhow."""
     book, space, experiment = book_of(
         weight_bits=[2, 4, 8], activation_bits=[4, 8], groups=GROUPS, targets=["bitfusion", "ethos-u55-128"]
     )
@@ -82,9 +82,9 @@ def test_an_unknown_cost_is_refused_with_those_there_are() -> None:
     for refused in (book.exact, book.known, lambda name: book.check_limits({name: 1.0})):
         with pytest.raises(UserError) as refusal:
             refused("latency_ms[abacus]")
-        assert str(refusal.value) == (
-            "no cost 'latency_ms[abacus]'; wanted one of size_bytes, average_bits, tcn_average_bits, latency_ms[bitfusion], "
-            "weight_bytes[bitfusion], peak_activation_bytes[bitfusion]"
+        assert str(refusal.value).endswith(
+            "no cost 'latency_ms[abacus]'; wanted size_bytes, average_bits, tcn_average_bits, or latency_ms[T], weight_bytes[T], "
+            "peak_activation_bytes[T] with T one of bitfusion"
         )
 
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsearch.search.pareto import hypervolume_2d, non_dominated
 from hwsearch.search.objectives import Direction
+from hwsearch.search.pareto import hypervolume_2d, non_dominated
 
 MAX, MIN = Direction.MAXIMIZE, Direction.MINIMIZE
 

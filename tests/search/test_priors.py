@@ -13,6 +13,8 @@ from hwsearch.search.space import SearchSpace
 from hwsearch.sensitivity.table import Method, SensitivityTable
 
 WIDTHS = (2, 3, 4, 6, 8)
+SCORED = 16
+"""Mixtures that candidates are scored on; tables are of four of them."""
 SITES = ("a.weight", "b.weight", "c.weight", "d.weight")
 
 
@@ -70,7 +72,10 @@ def test_seeds_lose_least_at_their_sizes(space: SearchSpace, values: np.ndarray,
             widths = ((SITES[0], common), (SITES[1], common), *space.widths[2:])
             space = SearchSpace(widths, groups=((SITES[0], SITES[1]),))
     loss = separable_loss(table_of(space, values), space)
-    charges = {site: {bits: float(count * bits) for bits in options} for (site, options), count in zip(space.widths, counts, strict=False)}
+    charges = {
+        site: {bits: float(count * bits) for bits in options}
+        for (site, options), count in zip(space.widths, counts, strict=False)
+    }
     problem = prior_problem(space, loss, [additive_cost("size_bytes", space.widths, charges, 5.0)])
     seeds = front_seeds(problem, "size_bytes", "kl", 8)
 
@@ -91,7 +96,9 @@ def test_seeds_lose_least_at_their_sizes(space: SearchSpace, values: np.ndarray,
     for place in range(1, 9):
         budget = least * ratio ** (place / 9)
         best = min(lost for size, lost, _ in every if size <= budget * (1 + 1e-12))
-        assert min((lost for size, lost in scored if size <= budget * (1 + 1e-9)), default=math.inf) == pytest.approx(best, abs=1e-9)
+        assert min((lost for size, lost in scored if size <= budget * (1 + 1e-9)), default=math.inf) == pytest.approx(
+            best, abs=1e-9
+        )
     for size, lost in scored:  # each is on the exact front
         assert lost <= min(other for at, other, _ in every if at <= size) + 1e-9
     assert 1 <= len(seeds) <= 8
@@ -106,14 +113,23 @@ def test_tables_in_noise_ratios_are_fused_by_their_precision() -> None:
     space = space_of([(2, 8), (4, 8)])
     first = table_of(space, np.array([[2.0, 9, 9, 9, 0.5], [9, 9, 1.0, 9, 0.25], *np.ones((2, 5))]), np.full((4, 5), 0.1))
     second = table_of(
-        space, np.array([[1.0, 9, 9, 9, 0.5], [9, 9, 3.0, 9, 0.0], *np.ones((2, 5))]), np.full((4, 5), 0.7), Method.MEASURED_NOISE_RATIO
+        space,
+        np.array([[1.0, 9, 9, 9, 0.5], [9, 9, 3.0, 9, 0.0], *np.ones((2, 5))]),
+        np.full((4, 5), 0.7),
+        Method.MEASURED_NOISE_RATIO,
     )
     ranking = table_of(space, np.full((4, 5), 77.0), method=Method.KL)
-    found = loss_prior([first, ranking, second], space)
+    found = loss_prior([first, ranking, second], space, SCORED)
     average = np.mean([2.0, 0.5, 1.0, 0.25, 1.0, 0.5, 3.0, 0.0])
+    # Four of the sixteen mixtures of the scores are known exactly: the error over the others is all that is left.
+    left = 1 - 4 / 16
     for row, column, (one, two) in ((0, 0, (2.0, 1.0)), (0, 1, (0.5, 0.5)), (1, 0, (1.0, 3.0)), (1, 1, (0.25, 0.0))):
-        extra = 0.4 * max(one, two) + 0.02 * average
-        weights = [1.0 / (0.1**2 + extra**2), 1.0 / (0.7**2 + extra**2)]
+        # A proxy may be off by more of its size than what is measured.
+        variances = [
+            left * 0.1**2 + (0.6 * one + 0.02 * average) ** 2,
+            left * 0.7**2 + (0.15 * two + 0.02 * average) ** 2,
+        ]
+        weights = [1.0 / variance for variance in variances]
         assert found.mean[row, column] == pytest.approx((weights[0] * one + weights[1] * two) / sum(weights))
         assert found.deviation[row, column] == pytest.approx(sum(weights) ** -0.5)
     assert found.noise_ratio
@@ -126,7 +142,10 @@ def test_a_group_loses_what_its_sites_lose_together() -> None:
     grouped = space_of([options, options, (2, 8)], groups=(("a.weight", "b.weight"),))
     values = np.abs(np.random.default_rng(0).normal(size=(4, 5)))
     values = np.sort(values, axis=1)[:, ::-1]
-    apart, together = loss_prior([table_of(alone, values)], alone), loss_prior([table_of(grouped, values)], grouped)
+    apart, together = (
+        loss_prior([table_of(alone, values)], alone, SCORED),
+        loss_prior([table_of(grouped, values)], grouped, SCORED),
+    )
     np.testing.assert_allclose(together.mean, [apart.mean[0] + apart.mean[1], apart.mean[2]])
     np.testing.assert_allclose(together.deviation[0], np.sqrt(apart.deviation[0] ** 2 + apart.deviation[1] ** 2))
     assert together.valid.tolist() == [[True, True, True], [True, True, False]]
@@ -136,7 +155,7 @@ def test_a_table_that_only_ranks_is_scaled_to_as_much_noise_as_full_precision_ha
     space = space_of([(2, 8), (2, 4, 8)])
     values = np.array([[30.0, 9, 9, 9, 3.0], [50.0, 9, 20.0, 9, 5.0], *np.ones((2, 5))])
     priors = [
-        loss_prior([table_of(space, scale * values, method=method)], space)
+        loss_prior([table_of(space, scale * values, method=method)], space, SCORED)
         for scale in (1.0, 1e-9)
         for method in (Method.KL, Method.GRADIENT)
     ]
@@ -153,13 +172,13 @@ def test_of_several_tables_that_only_rank_the_first_is_taken() -> None:
         table_of(space, np.full((4, 5), scale) * [4.0, 3.0, 2.0, 1.0, shape], method=Method.KL)
         for scale, shape in ((1.0, 1.0), (5.0, 0.0))
     ]
-    np.testing.assert_allclose(loss_prior(tables, space).mean, [[1.0, 0.25]])
+    np.testing.assert_allclose(loss_prior(tables, space, SCORED).mean, [[1.0, 0.25]])
 
 
 @pytest.mark.parametrize("method", [Method.OUTPUT_NOISE, Method.KL])
 def test_tables_of_nothing_but_zeros_leave_everything_open(method: Method) -> None:
     space = space_of([(2, 8), (2, 4)])
-    found = loss_prior([table_of(space, np.full((4, 5), -0.1), method=method)], space)
+    found = loss_prior([table_of(space, np.full((4, 5), -0.1), method=method)], space, SCORED)
     assert not found.mean.any()
     assert np.isfinite(found.deviation).all()
     assert (found.deviation > 0.1).all()
@@ -169,10 +188,22 @@ def test_unknown_errors_count_as_none() -> None:
     """A table over a single mixture has no standard errors."""
     space = space_of([(2, 8)])
     values = np.tile([4.0, 3.0, 2.0, 1.0, 0.5], (4, 1))
-    known, unknown = (loss_prior([table_of(space, values, error)], space) for error in (np.zeros((4, 5)), np.full((4, 5), np.nan)))
+    known, unknown = (
+        loss_prior([table_of(space, values, error)], space, SCORED) for error in (np.zeros((4, 5)), np.full((4, 5), np.nan))
+    )
     np.testing.assert_array_equal(known.deviation, unknown.deviation)
+
+
+@pytest.mark.parametrize("scored", [1, 4])
+def test_errors_over_mixtures_do_not_count_where_they_are_those_that_are_scored(scored: int) -> None:
+    space = space_of([(2, 8)])
+    values = np.tile([4.0, 3.0, 2.0, 1.0, 0.5], (4, 1))
+    sure, unsure = (loss_prior([table_of(space, values, np.full((4, 5), error))], space, scored) for error in (0.0, 2.0))
+    np.testing.assert_array_equal(sure.deviation, unsure.deviation)
+    many = loss_prior([table_of(space, values, np.full((4, 5), 2.0))], space, 10**6)
+    assert (many.deviation > unsure.deviation).all()
 
 
 def test_no_table_is_refused() -> None:
     with pytest.raises(ValueError, match="wanted a table to start from"):
-        loss_prior([], space_of([(2, 8)]))
+        loss_prior([], space_of([(2, 8)]), SCORED)

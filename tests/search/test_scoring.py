@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from hwsearch.data.arrays import ARRAYS
-from hwsearch.experiment import SeparatorConfig, Split
-from hwsearch.search.scoring import SILENT_DB, ScorerFactory
+from hwsearch.experiment import Fidelity, SeparatorConfig, Split
+from hwsearch.search.mixture_batches import SILENT_DB
+from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.folding import fold
@@ -24,13 +25,15 @@ from hwsearch.separator.separator import MaskFunction, Separator
 from tests.tiny import Tiny
 
 Score = Callable[[BitAllocation], Mapping[str, float]]
+PLAIN = Fidelity.POST_TRAINING
 CONFIG = SeparatorConfig()
 FULL_PRECISION = uniform(CONFIG, 32, 32)
 
 
 @pytest.fixture(scope="module")
 def score(tiny: Tiny) -> Score:
-    return tiny.scorer_factory()
+    scorer = tiny.scorer_factory()
+    return lambda allocation: scorer(ScoringJob(allocation, PLAIN))
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +97,19 @@ def test_only_the_mixtures_asked_for_are_scored(tiny: Tiny) -> None:
     factory = tiny.scorer_factory
     experiment = factory.experiment
     one = experiment.model_copy(update={"search": experiment.search.model_copy(update={"validation_mixtures": 1})})
-    found = replace(factory, experiment=one)()(FULL_PRECISION)
-    assert found == {
+    scorer, whole = replace(factory, experiment=one)(), factory()
+    assert first_fidelity(one) is Fidelity.SUBSET
+    assert first_fidelity(experiment) is PLAIN
+    assert scorer(ScoringJob(FULL_PRECISION, Fidelity.SUBSET)) == {
         "si_snr_improvement_db": pytest.approx(improvements(tiny, None)[0], abs=1e-3),
         "utterances": 1.0,
     }
+    # The same worker then scores on the whole set, and on the subset again, as one that does only that.
+    allocation = uniform(CONFIG, 4, 8)
+    before = scorer(ScoringJob(allocation, Fidelity.SUBSET))
+    assert scorer(ScoringJob(allocation, PLAIN)) == pytest.approx(whole(ScoringJob(allocation, PLAIN)), abs=1e-4)
+    assert scorer(ScoringJob(allocation, Fidelity.SUBSET)) == before
+    assert before["utterances"] == 1.0
 
 
 def test_silence_is_worth_less_than_any_mixture(tiny: Tiny, tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ def test_silence_is_worth_less_than_any_mixture(tiny: Tiny, tmp_path: Path) -> N
     mute_factory = ScorerFactory(experiment, tmp_path / "mute.safetensors", factory.data_folder, tmp_path / "calibration.json")
     mixtures = [si_snr_db(sound[0], target) for _, sound, target in tiny.mixtures(Split.VALIDATION)]
     assert max(mixtures) > SILENT_DB
-    found = mute_factory()(FULL_PRECISION)
+    found = mute_factory()(ScoringJob(FULL_PRECISION, PLAIN))
     assert found["si_snr_improvement_db"] == pytest.approx(np.mean(SILENT_DB - np.array(mixtures)), abs=1e-3)
 
 

@@ -202,7 +202,7 @@ def nearest(widths: tuple[int, ...], wanted: int) -> int:
     return max(bits for bits in widths if abs(bits - wanted) == distance)
 
 
-NARROW_OR_WIDE = st.sets(st.sampled_from([2, 3, 4, 6, 8, 16]), min_size=1, max_size=4).map(lambda found: sorted(found))
+NARROW_OR_WIDE = st.sets(st.sampled_from([2, 3, 4, 6, 8, 16]), min_size=1, max_size=4).map(sorted)
 
 
 @given(st.dictionaries(st.sampled_from(weight_sites(SMALL)), NARROW_OR_WIDE, max_size=4), st.booleans())

@@ -81,9 +81,7 @@ def run(experiment: Experiment, plan: Plan, folder: Path, score: Callable[[Scori
     space = space_of(experiment)
     cost = make_cost(experiment)
     executor = LocalExecutor(lambda: score)
-    return run_search(
-        experiment, space, executor, cost, folder, lambda _: None, seeds=plan.seeds, proposer=plan.proposer
-    )
+    return run_search(experiment, space, executor, cost, folder, lambda _: None, seeds=plan.seeds, proposer=plan.proposer)
 
 
 def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, float]]:
@@ -98,7 +96,10 @@ def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, flo
 
 @settings(deadline=None, max_examples=24)
 @given(
-    st.sampled_from(["random", "nsga2", "tpe", "posterior"]), st.integers(0, 6), st.integers(0, 2**20), st.sampled_from([2, 5, 1000])
+    st.sampled_from(["random", "nsga2", "tpe", "posterior"]),
+    st.integers(0, 6),
+    st.integers(0, 2**20),
+    st.sampled_from([2, 5, 1000]),
 )
 def test_whatever_is_found_the_front_is_nowhere_below_uniform_ends_or_any_priors_front(
     sampler: str, more: int, seed: int, levels: int
@@ -126,7 +127,10 @@ def test_whatever_is_found_the_front_is_nowhere_below_uniform_ends_or_any_priors
     quality, cheap = front.columns["si_snr_improvement_db"], front.columns["size_bytes"]
     for prior in PRIORS:
         by_prior = np.array(
-            [sum(losses[prior][site][bits] for site, bits in table.allocation(row).widths if site in losses[prior]) for row in range(len(table))]
+            [
+                sum(losses[prior][site][bits] for site, bits in table.allocation(row).widths if site in losses[prior])
+                for row in range(len(table))
+            ]
         )
         for budget, least in prior_front(prior):
             reached = np.flatnonzero((sizes <= budget * (1 + 1e-9)) & (by_prior <= least * (1 + 1e-9) + 1e-12))
@@ -214,21 +218,30 @@ def test_nas_candidates_join_the_default_where_they_are_wanted() -> None:
 def test_what_cannot_propose_is_refused() -> None:
     for search, message in (
         ({"priors": [], "sampler": "posterior"}, "search.priors: empty; the posterior sampler wants one to start from"),
-        ({"objectives": ["si_snr_improvement_db", "latency_ms[abacus]"], "sampler": "posterior"}, "no cost 'latency_ms[abacus]'"),
-        ({"limits": {"colour": 3.0}, "sampler": "posterior"}, "no cost 'colour'"),
+        (
+            {"objectives": ["si_snr_improvement_db", "latency_ms[abacus]"], "sampler": "posterior"},
+            "no cost 'latency_ms[abacus]'; wanted size_bytes",
+        ),
+        (
+            {"limits": {"colour": 3.0}, "sampler": "posterior"},
+            "no cost 'colour'; wanted size_bytes",
+        ),
     ):
         experiment = experiment_of(**search)
         space = space_of(experiment)
         with pytest.raises(UserError) as refused:
             make_plan(experiment, space, CostBook(experiment, space), tables_of(space))
-        assert str(refused.value).startswith(message)
+        assert message in str(refused.value)
     experiment = experiment_of(priors=[], sampler="random")
     space = space_of(experiment)
-    assert {seed.strategy for seed in make_plan(experiment, space, CostBook(experiment, space), {}).seeds} == {"uniform", "ends-at-8"}
+    assert {seed.strategy for seed in make_plan(experiment, space, CostBook(experiment, space), {}).seeds} == {
+        "uniform",
+        "ends-at-8",
+    }
 
 
 def test_a_space_of_constants_has_one_seed_and_nobody_to_propose() -> None:
-    experiment = experiment_of(priors=[], weight_bits=[4], sampler="posterior")
+    experiment = experiment_of(weight_bits=[4], sampler="posterior")
     space = space_of(experiment)
     plan = make_plan(experiment, space, CostBook(experiment, space), {})
     assert [seed.point for seed in plan.seeds] == [()]
@@ -236,7 +249,7 @@ def test_a_space_of_constants_has_one_seed_and_nobody_to_propose() -> None:
 
 
 def test_the_posterior_of_an_experiment_stays_within_its_limits(tmp_path: Path) -> None:
-    points, sizes = everything()
+    _, sizes = everything()
     limit = float(np.quantile(sizes, 0.3))
     seeds = len(plan_of("random").seeds)
     experiment = experiment_of(seeds + 15, sampler="posterior", limits={"size_bytes": limit})
@@ -254,7 +267,9 @@ def test_an_engine_of_priors_that_only_rank_may_be_off_by_more() -> None:
     space = build_space(experiment.search, experiment.separator)
     book = CostBook(experiment, space)
     tables = tables_of(space)
-    engines = [posterior_engine(space, [tables[prior]], book, experiment.search.objectives, {}) for prior in (PRIORS[0], PRIORS[1])]
+    engines = [
+        posterior_engine(space, [tables[prior]], book, experiment.search.objectives, {}, 16) for prior in (PRIORS[0], PRIORS[1])
+    ]
     narrowest = np.zeros((1, len(space.free)), np.int64)
     relative = []
     for engine in engines:

@@ -5,7 +5,14 @@ from hw_models.compile import compile_target
 from hw_models.cost import evaluate
 from hw_models.packed import packed_size_bytes
 from hwsearch.errors import UserError
-from hwsearch.search.exact.costs import peak_activation_cost, size_cost, target_cost
+from hwsearch.search.exact.costs import (
+    NotSeparableError,
+    peak_activation_cost,
+    separable_cost,
+    site_changes,
+    size_cost,
+    target_cost,
+)
 from hwsearch.search.exact.problem import AllocationProblem
 from tests.hw_models.networks import TARGETS, tcn
 
@@ -61,7 +68,7 @@ def test_the_peak_is_the_largest_sum_over_the_cuts(name):
 
 def test_a_latency_that_depends_on_widths_jointly_is_refused():
     table = compile_target(TARGETS["bitfusion"], NETWORK)
-    with pytest.raises(UserError, match=r"latency_ms\[bitfusion\] is no sum over the sites: .* activations fixed"):
+    with pytest.raises(NotSeparableError, match=r"latency_ms\[bitfusion\] is no sum over the sites: .* activations fixed"):
         target_cost("latency_ms", table, space((2, 4, 8), (2, 8)))
 
 
@@ -76,3 +83,37 @@ def test_widths_that_a_target_refuses_are_named():
 def test_sites_of_another_network_are_refused():
     with pytest.raises(ValueError, match="not those of workload"):
         size_cost(NETWORK, (("a.weight", (2, 4)),))
+
+
+def test_changes_are_counted_from_the_narrowest_allocation():
+    """Also where a cost is no sum: each entry is what one site alone changes."""
+    widths = space((2, 4, 8), (4, 8))
+    table = compile_target(TARGETS["bitfusion"], NETWORK)
+
+    def latency(bits):
+        return evaluate(table, bits).latency_ms
+
+    found, start = site_changes(latency, NETWORK, widths)
+    narrowest = np.array([[2 if site in NETWORK.weight_sites else 4 for site in NETWORK.sites]])
+    before = float(latency(narrowest)[0])
+    assert start == pytest.approx(before, rel=1e-9)
+    for row, (site, options) in enumerate(widths):
+        for place, bits in enumerate(options):
+            changed = narrowest.copy()
+            changed[0, NETWORK.sites.index(site)] = bits
+            assert found[row, place] == pytest.approx(float(latency(changed)[0]) - before, abs=1e-9 * before)
+        assert not found[row, len(options) :].any()
+
+
+def test_changes_to_widths_without_a_cost_are_infinite():
+    def charge(bits):
+        total = bits.sum(axis=1).astype(float)
+        return np.where((bits == 16).any(axis=1), np.inf, total)
+
+    widths = space((2, 16), (8,))
+    found, start = site_changes(charge, NETWORK, widths)
+    assert np.isfinite(start)
+    for row, (_, options) in enumerate(widths):
+        assert np.isinf(found[row, : len(options)]).tolist() == [bits == 16 for bits in options]
+    with pytest.raises(UserError, match="not finite at some widths of the space"):
+        separable_cost("time", charge, NETWORK, widths)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
 from hwsearch.search.exact import front
-from hwsearch.search.exact.front import exact_front, front_at, supported_front
+from hwsearch.search.exact.front import exact_front, front_at, supported_front, supported_options
 from tests.search.exact.problems import any_numbers, every_allocation, paper_sized, problems
 
 # The dynamic program over all costs, and the search between the corners of the hull.
@@ -125,3 +125,25 @@ def test_224_sites_of_6_widths_agree_in_all_ways(whole):
         on_front = np.searchsorted(all_of_it.costs, hull.costs)
         np.testing.assert_array_equal(all_of_it.costs[on_front], hull.costs)
         np.testing.assert_allclose(all_of_it.losses[on_front], hull.losses, rtol=1e-12)
+
+
+@settings(deadline=None)
+@given(problem=problems())
+def test_bare_tables_give_the_options_of_the_supported_front(problem):
+    """The same corners of the hull, as options of the choices instead of positions of the sites' widths."""
+    found = supported_front(problem, "size")
+    options = supported_options(problem.merged(problem.cost("size").tables[0]), problem.merged(problem.loss))
+    indices = problem.expand(options.astype(np.int8))
+    np.testing.assert_array_equal(problem.cost_of("size", indices), found.costs)
+    np.testing.assert_array_equal(problem.loss_of(indices), found.losses)
+    assert all(problem.option_valid[choice, option] for row in options for choice, option in enumerate(row))
+
+
+@settings(deadline=None)
+@given(problem=problems())
+def test_options_that_are_infinitely_dear_are_never_taken(problem):
+    costs, losses = problem.merged(problem.cost("size").tables[0]), problem.merged(problem.loss)
+    costs[:, 1:] = np.inf
+    options = supported_options(costs, losses)
+    assert options.shape == (1, len(costs))
+    assert not options.any()

@@ -55,7 +55,9 @@ class Problem:
         """Above the quality of the narrowest allocation less half a decibel, below the cost of the widest."""
         worst = float(self.quality(np.zeros(len(self.valid), int))[0]) - 0.5
         values = np.stack([self.quality(points), self.cost(points)], axis=1)
-        return hypervolume_2d(values, [Direction.MAXIMIZE, Direction.MINIMIZE], (worst, float(self.tables[0].max(axis=1).sum()) + 11))
+        return hypervolume_2d(
+            values, [Direction.MAXIMIZE, Direction.MINIMIZE], (worst, float(self.tables[0].max(axis=1).sum()) + 11)
+        )
 
 
 def make_problem(seed: int, choices: int = 16, counts: tuple[int, ...] | None = None, off: float = 1.0) -> Problem:
@@ -84,7 +86,11 @@ def score(problem: Problem, engine: PosteriorEngine, points: np.ndarray) -> list
 
 
 def search(
-    problem: Problem, engine: PosteriorEngine, known: list[Point], count: int, quality: Callable[[Point], float | None] | None = None
+    problem: Problem,
+    engine: PosteriorEngine,
+    known: list[Point],
+    count: int,
+    quality: Callable[[Point], float | None] | None = None,
 ) -> list[Point]:
     """Ask for candidates and score them one by one until `count` are known, or the engine has no more."""
     found = list(known)

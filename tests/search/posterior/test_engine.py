@@ -27,7 +27,9 @@ def test_corrected_priors_find_more_than_the_prior_front_or_chance(seed: int) ->
     engine, known = started(problem)
     found = np.array(search(problem, engine, known, BUDGET))
     assert len(np.unique(found, axis=0)) == BUDGET
-    by_chance = np.concatenate([problem.prior_front(STARTED_WITH), problem.random(np.random.default_rng(seed), BUDGET - STARTED_WITH)])
+    by_chance = np.concatenate(
+        [problem.prior_front(STARTED_WITH), problem.random(np.random.default_rng(seed), BUDGET - STARTED_WITH)]
+    )
     reached = problem.hypervolume(found)
     assert reached > problem.hypervolume(problem.prior_front(BUDGET))
     assert reached > problem.hypervolume(by_chance)
@@ -106,6 +108,7 @@ def test_with_several_costs_all_directions_of_the_front_are_visited(objectives: 
 
     by_chance = np.concatenate([np.array(known), problem.random(np.random.default_rng(0), BUDGET - len(known))])
     mine, chance = front(found), front(by_chance)
+
     # Of chance's front more is dominated by what was proposed than the other way round.
     def beaten(losers: np.ndarray, winners: np.ndarray) -> float:
         return float(((winners[:, None] <= losers).all(axis=2) & (winners[:, None] < losers).any(axis=2)).any(axis=0).mean())
@@ -202,9 +205,7 @@ def partly_runnable(problem: Problem) -> KnownCost:
 def test_what_a_target_does_not_run_is_not_proposed() -> None:
     problem = make_problem(11, choices=6)
     deviation = 0.4 * problem.prior + 0.01
-    engine = PosteriorEngine(
-        problem.prior, deviation, problem.valid, [problem.costs()[0], partly_runnable(problem)], []
-    )
+    engine = PosteriorEngine(problem.prior, deviation, problem.valid, [problem.costs()[0], partly_runnable(problem)], [])
     engine.refer(REFERENCE_DB)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -226,9 +227,7 @@ def test_a_cost_that_is_no_sum_is_judged_exactly() -> None:
 
     limit = float(charge(np.full((1, 6), 3))[0])
     rough = KnownCost(problem.tables[1], charge)
-    engine = PosteriorEngine(
-        problem.prior, 0.4 * problem.prior + 0.01, problem.valid, [problem.costs()[0]], [(rough, limit)]
-    )
+    engine = PosteriorEngine(problem.prior, 0.4 * problem.prior + 0.01, problem.valid, [problem.costs()[0]], [(rough, limit)])
     engine.refer(REFERENCE_DB)
     found = np.array(search(problem, engine, [], 40))
     assert len(found) == 40

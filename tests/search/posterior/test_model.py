@@ -91,7 +91,7 @@ def test_updates_are_gaussian_conditioning(case: Case) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(cases(), st.randoms(use_true_random=False))
-def test_the_order_of_updates_does_not_matter(case: Case, random) -> None:  # noqa: ANN001
+def test_the_order_of_updates_does_not_matter(case: Case, random) -> None:
     order = list(range(len(case.updates)))
     random.shuffle(order)
     every = np.array(list(np.ndindex(*case.valid.sum(axis=1).tolist())))

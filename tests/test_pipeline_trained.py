@@ -1,0 +1,184 @@
+"""A search that trains what it promotes, from the command line's point of view: a small untrained base, seconds of work."""
+
+from pathlib import Path
+from typing import Any
+
+import fast_bss_eval
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity, Split
+from hwsearch.pipeline import candidate_system, check, prepare, read_run, trained_state
+from hwsearch.search.driver import SearchSummary
+from hwsearch.search.strategy import trainings
+from hwsearch.searching import SearchReports, search
+from hwsearch.search.strategy import trainings
+from hwsearch.searching import SearchReports, search
+from hwsearch.separator.trained import load_trained
+from hwsearch.workspace import Workspace
+from tests.sensitivity.workspaces import BASE, SEARCH, build, make_experiment
+
+Promoted = tuple[Workspace, SearchSummary, dict[str, tuple[int, int]]]
+QAT = {"examples": 4, "batch_size": 2, "segment_seconds": 0.5, "steps": 2}
+
+
+def si_snr_db(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """By another library."""
+    return float(fast_bss_eval.si_sdr(target[None].astype(float), estimate[None].astype(float), zero_mean=True)[0])
+
+
+def workspace_of(runs: Path, name: str = "trained", **search: Any) -> Workspace:
+    wanted = {**SEARCH, "trials": 8, "targets": ["bitfusion"], "priors": ["output-noise-ratio"], **search}
+    nas = {"steps": 2, "cost_weights": [0.5, 20.0]}
+    return Workspace(runs, make_experiment(name=name, base=str(runs / BASE), qat=QAT, nas=nas, search=wanted))
+
+
+def run(workspace: Workspace) -> tuple[SearchSummary, dict[str, tuple[int, int]]]:
+    """Search in this process; also the last that was told of each step."""
+    told: dict[str, tuple[int, int]] = {}
+
+    def bar(name: str):
+        return lambda done, total: told.__setitem__(name, (done, total))
+
+    reports = SearchReports(
+        bar("pool"),
+        bar("sensitivities"),
+        bar("nas"),
+        lambda progress: told.__setitem__(progress.fidelity.value, (progress.scored, progress.trials)),
+    )
+    return search(workspace, 1, 0, None, reports), told
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("pipeline"))
+
+
+PROMOTIONS = [{"fidelity": "short-qat", "keep": 2}]
+
+
+@pytest.fixture(scope="module")
+def promoted(runs: Path) -> Promoted:
+    workspace = workspace_of(runs, promotions=PROMOTIONS)
+    check(workspace, may_train=False)
+    return workspace, *run(workspace)
+
+
+def test_promoted_candidates_are_trained_and_kept(promoted: Promoted) -> None:
+    workspace, summary, told = promoted
+    assert trainings(workspace.experiment)
+    assert summary.scored == 8
+    trained = summary.promoted[Fidelity.SHORT_QAT]
+    assert told["pool"][0] == told["pool"][1]
+    assert told["sensitivities"][0] == told["sensitivities"][1]
+    assert told["short-qat"] == (trained, trained)
+    opened = read_run(workspace.folder)
+    assert opened.table.fidelity is Fidelity.SHORT_QAT
+    assert len(opened.table) == len(opened.table.weights) == trained
+    assert {path.name for path in (workspace.folder / "trained").iterdir()} == set(opened.table.weights.values())
+    assert len(read_run(workspace.folder, Fidelity.POST_TRAINING).table) == 8
+
+
+def test_a_trained_candidate_separates_as_it_was_scored(promoted: Promoted) -> None:
+    workspace, _, _ = promoted
+    opened, prepared = read_run(workspace.folder), prepare(workspace)
+    number = int(opened.table.candidate[-1])
+    system = candidate_system(prepared, opened.allocation(number), trained_state(opened, prepared, number))
+    found = []
+    for mixture in open_dataset(workspace.data_folder, Split.VALIDATION):
+        sound, target = load_mixture(workspace.data_folder, mixture)
+        estimate = system(sound, mixture.target.doa_deg)
+        found.append(si_snr_db(estimate, target) - si_snr_db(sound[0], target))
+    recorded = opened.table.columns["si_snr_improvement_db"][opened.row(number)]
+    assert recorded == pytest.approx(np.mean(found), abs=0.02)
+    plain = read_run(workspace.folder, Fidelity.POST_TRAINING)
+    assert trained_state(plain, prepared, number) is None
+
+
+def test_training_is_no_part_of_what_goes_on(promoted: Promoted) -> None:
+    workspace, _, _ = promoted
+    before = {path: path.stat().st_mtime_ns for path in (workspace.folder / "trained").iterdir()}
+    record = (workspace.folder / "record.jsonl").read_bytes()
+    summary, told = run(workspace)
+    assert summary.scored == 8
+    assert "sensitivities" not in told
+    assert {path: path.stat().st_mtime_ns for path in (workspace.folder / "trained").iterdir()} == before
+    assert (workspace.folder / "record.jsonl").read_bytes() == record
+
+
+def test_weights_that_are_gone_are_named(runs: Path, promoted: Promoted) -> None:
+    workspace, _, _ = promoted
+    opened, prepared = read_run(workspace.folder), prepare(workspace)
+    number, name = next(iter(opened.table.weights.items()))
+    path = workspace.folder / "trained" / name
+    content = path.read_bytes()
+    for damaged in (None, content[:-9], b"no weights"):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        try:
+            with pytest.raises(UserError) as refused:
+                trained_state(opened, prepared, number)
+        finally:
+            path.write_bytes(content)
+        assert str(path) in str(refused.value)
+        assert "\n" not in str(refused.value)
+    state = load_trained(path, prepared, opened.allocation(number))
+    assert all(torch.isfinite(tensor).all() for tensor in state.parameters.values() if tensor.is_floating_point())
+
+
+def test_the_strategy_nas_scores_what_the_differentiable_search_finds(runs: Path) -> None:
+    workspace = workspace_of(runs, "nas", strategy="nas", trials=30)
+    summary, told = run(workspace)
+    assert told["nas"][0] == told["nas"][1] > 0
+    table = read_run(workspace.folder).table
+    assert set(table.strategy.tolist()) <= {"uniform", "ends-at-8", "nas"}
+    assert "sensitivities" not in told
+    assert not summary.interrupted
+    again, told = run(workspace)  # what was found is kept
+    assert "nas" not in told or told["nas"][0] == told["nas"][1]
+    assert again.scored == summary.scored
+
+
+@pytest.mark.parametrize("search_section", [{}, {"strategy": "kl"}, {"sampler": "random"}])
+def test_where_no_site_is_free_the_one_allocation_is_scored(runs: Path, tmp_path: Path, search_section: dict[str, Any]) -> None:
+    experiment = workspace_of(runs, allowed={"*": [8]}, **search_section).experiment
+    for shared in ("data", "corpora"):
+        (tmp_path / shared).symlink_to(runs / shared)
+    summary, told = run(Workspace(tmp_path, experiment))
+    assert summary.scored == 1
+    assert "sensitivities" not in told
+    assert set(read_run(tmp_path / "trained").table.allocation(0).by_site.values()) == {8}
+
+
+@pytest.mark.parametrize(
+    ("search_section", "why"),
+    [
+        ({"promotions": PROMOTIONS}, "fidelity 'short-qat' trains"),
+        ({"priors": ["recoverability"]}, "recoverability trains with each site quantized"),
+        ({"strategy": "nas"}, "the differentiable search trains"),
+        ({"nas": True}, "the differentiable search trains"),
+    ],
+)
+def test_what_trains_is_refused_before_any_work_where_there_is_nothing_to_train_on(
+    runs: Path, tmp_path: Path, search_section: dict[str, Any], why: str
+) -> None:
+    workspace = workspace_of(runs, **search_section)
+    content = workspace.experiment.model_dump(mode="json")
+    content["data"]["rooms"]["count"] = {"validation": 1}
+    no_rooms = type(workspace.experiment).model_validate(content)
+    content["data"]["rooms"]["count"] = {"train": 1, "validation": 1}
+    content["data"]["corpora"][0]["splits"] = {"validation": 1.0}
+    no_speech = type(workspace.experiment).model_validate(content)
+    for experiment, start, end in (
+        (no_rooms, "data.rooms.count: no 'train'; ", "wanted rooms to train in"),
+        (no_speech, "data.corpora: none has a share 'train'; ", "wanted speech for it"),
+    ):
+        with pytest.raises(UserError) as refused:
+            check(Workspace(tmp_path, experiment), may_train=False)
+        assert str(refused.value) == f"{start}{why}, {end}"
+    assert not list(tmp_path.iterdir())
