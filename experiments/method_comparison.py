@@ -51,8 +51,8 @@ from hwsearch.search.record import Scored, read_record
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.space import Seed, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
-from hwsearch.sensitivity.estimate import ensure
-from hwsearch.sensitivity.table import Method
+from hwsearch.sensitivity.estimate import ensure, table_path
+from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import mse_scale, weight_limit
@@ -113,11 +113,19 @@ class Bench:
         return {"per_channel": self.base, "per_tensor": changed, "one_scale": changed}
 
     @cached_property
-    def sensitivities(self) -> Mapping[Prior, object]:
-        """Tables of all priors."""
-        names = [prior.value for prior in dict.fromkeys((*self.experiment.search.priors, *PRIORS.values()))]
-        tables = ensure(self.workspace, names, self.space.free_sites)
-        return {Prior(name): tables[Method(name)] for name in names}
+    def priors(self) -> list[Prior]:
+        """Those of the experiment, and those that are methods here."""
+        return list(dict.fromkeys((*self.experiment.search.priors, *PRIORS.values())))
+
+    @cached_property
+    def sensitivities(self) -> Mapping[Prior, SensitivityTable]:
+        """Tables of all priors, which `estimate` has written."""
+        paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.priors}
+        return {prior: SensitivityTable.from_json(read_json(path, "sensitivities"), str(path)) for prior, path in paths.items()}
+
+    def estimate(self) -> None:
+        """Estimate what is missing of the sensitivities; one process at a time may."""
+        ensure(self.workspace, [prior.value for prior in self.priors], self.space.free_sites)
 
     def bytes_of(self, allocation: BitAllocation) -> float:
         """Size of the packed file with one scale per channel."""
@@ -473,7 +481,7 @@ def main() -> None:
     if options.action == "report":
         report(bench, options.seeds, options.results)
         return
-    _ = bench.sensitivities  # before there are processes that would all make them
+    bench.estimate()
     wanted = [(settings, method, seed, bits) for seed in range(options.seeds) for method in METHODS for bits in BITS]
     with ProcessPoolExecutor(options.workers) as pool:
         for name in pool.map(prepare_seed, [(settings, seed) for seed in range(options.seeds)]):

@@ -31,7 +31,7 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from hwsearch.experiment import FLOAT_BITS, Fidelity, Prior, load_experiment
-from hwsearch.files import atomic_write_bytes, atomic_write_json
+from hwsearch.files import atomic_write_bytes, atomic_write_json, read_json
 from hwsearch.pipeline import build, prepare, provenance
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
@@ -40,8 +40,8 @@ from hwsearch.search.posterior.sampler import PriorCorrectedSampler
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
-from hwsearch.sensitivity.estimate import ensure
-from hwsearch.sensitivity.table import Method
+from hwsearch.sensitivity.estimate import ensure, table_path
+from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import uniform
 from hwsearch.workspace import Workspace
 
@@ -72,6 +72,13 @@ class Job:
         return f"{self.sampler.replace(' ', '-')}-{'seeded' if self.seeded else 'unseeded'}-{self.seed}"
 
 
+def estimate(workspace: Workspace) -> None:
+    """Estimate what is missing of the sensitivities; one process at a time may."""
+    experiment = workspace.experiment
+    space = build_space(experiment.search, experiment.separator)
+    ensure(workspace, [prior.value for prior in experiment.search.priors], space.free_sites)
+
+
 class Problem:
     """What is searched: loaded once in each process."""
 
@@ -85,9 +92,10 @@ class Problem:
         self.costs = CostBook(self.experiment, self.space)
         self.size = self.costs.known(SIZE)
         prepare(self.workspace)
-        methods = [prior.value for prior in self.experiment.search.priors]
-        tables = ensure(self.workspace, methods, self.space.free_sites)
-        self.tables = {Prior(method): tables[Method(method)] for method in methods}
+        paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.experiment.search.priors}
+        self.tables = {
+            prior: SensitivityTable.from_json(read_json(path, "sensitivities"), str(path)) for prior, path in paths.items()
+        }
         self.seeds = make_plan(self.experiment, self.space, self.costs, self.tables).seeds
         ends = np.array([[0] * len(self.space.free), [n - 1 for n in self.space.shape]])
         self.least, self.largest = self.size.charge(ends).tolist()
@@ -321,6 +329,7 @@ def main() -> None:
     options = parser.parse_args()
     workspace = Workspace(options.runs_dir, load_experiment(options.experiment))
     build(workspace, options.workers, lambda _done, _total: None)
+    estimate(workspace)
     problem = Problem(options.experiment, options.runs_dir)
     if options.action == "report":
         report(problem, options.seeds, options.results)

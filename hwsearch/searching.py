@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from hwsearch.errors import UserError
 from hwsearch.executor import Executor, open_executor, ray_session
 from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
 from hwsearch.search.costing import make_cost
@@ -47,7 +48,7 @@ def search(workspace: Workspace, processes: int, workers: int, ray_address: str 
         reports: told of progress.
 
     Raises:
-        UserError: unusable base, data, sensitivities or record, or another experiment's folder.
+        UserError: unusable base, data, sensitivities or record, fewer trials than seeds, or another experiment's folder.
     """
     experiment = workspace.experiment
     claim(workspace)
@@ -74,6 +75,11 @@ def search(workspace: Workspace, processes: int, workers: int, ray_address: str 
         wants_points = wants_nas(experiment) and bool(space.free)
         nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_points else []
         plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
+        if experiment.search.trials < len(plan.seeds):
+            raise UserError(
+                f"search.trials is {experiment.search.trials}; uniform allocations and the priors' fronts, which are always "
+                f"scored, are {len(plan.seeds)}: wanted at least as many trials, or fewer search.priors"
+            )
         factory = ScorerFactory(
             experiment,
             workspace.base_path.resolve(),

@@ -687,7 +687,7 @@ def test_a_wrong_experiment_is_refused_before_anything_is_built(tmp_path: Path, 
 def test_a_mistake_mended_costs_nothing(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny.runs / "data", tmp_path / "runs" / "data")
     shutil.copytree(tiny.runs / "corpora", tmp_path / "runs" / "corpora")
-    few = (f"trials = {TRIALS}", "trials = 2")
+    few = (f"trials = {TRIALS}", "trials = 27")
     wrong = write_tiny(tmp_path / "tiny.toml", few, ("population = 8", 'targets = ["abacus"]'))
     refusal(hwsearch("search", wrong, "--runs-dir", tmp_path / "runs", *ARGUMENTS))
     right = write_tiny(tmp_path / "tiny.toml", few)

@@ -16,8 +16,6 @@ from hwsearch.pipeline import candidate_system, check, prepare, read_run, traine
 from hwsearch.search.driver import SearchSummary
 from hwsearch.search.strategy import trainings
 from hwsearch.searching import SearchReports, search
-from hwsearch.search.strategy import trainings
-from hwsearch.searching import SearchReports, search
 from hwsearch.separator.trained import load_trained
 from hwsearch.workspace import Workspace
 from tests.sensitivity.workspaces import BASE, SEARCH, build, make_experiment

@@ -2,7 +2,8 @@
 
 Everything it knows follows from the record, so it can be killed at any instant and run again: what was asked
 and not scored is submitted again under its number, nothing is scored twice, and with results in the same
-order the search goes on as if it had never been interrupted.
+order the search goes on as if it had never been interrupted. Where trainings start from the nearest one that
+has finished, whose that is depends on that order too.
 """
 
 import math

@@ -5,11 +5,13 @@ differently, and one seeded as before would repeat its first draws. `ResumableSa
 for every draw, seeded by the experiment's seed and the draw's place in the search.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -37,9 +39,16 @@ def sampler_factory(kind: SamplerKind, population: int) -> Callable[[int], BaseS
         case SamplerKind.TPE:
             return lambda seed: TPESampler(n_startup_trials=population, multivariate=True, constant_liar=True, seed=seed)
         case SamplerKind.GP:
-            return lambda seed: GPSampler(n_startup_trials=population, deterministic_objective=True, seed=seed)
+            return lambda seed: _gaussian_process(population, seed)
         case SamplerKind.POSTERIOR:
             raise ValueError("the posterior sampler is not one of Optuna's")
+
+
+def _gaussian_process(population: int, seed: int) -> GPSampler:
+    with warnings.catch_warnings():
+        # That it knows a deterministic objective is an experimental argument; it is the one that fits.
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return GPSampler(n_startup_trials=population, deterministic_objective=True, seed=seed)
 
 
 class ResumableSampler(BaseSampler):

@@ -2,7 +2,7 @@
 
 The loss of an allocation is the sum of its sites' losses and of an intercept (what the sites that are not searched lose), as
 noise powers add: the relative noise 10^(drop in dB / 10) - 1. The prior's mean is a sensitivity table; its covariance says that
-a table may be off by a factor common to all sites, by one of each site, and by one of each width. The posterior of such a
+a table may be off by a factor common to all sites, by one of each site, and at each width by itself. The posterior of such a
 linear model stays Gaussian and is kept as a mean and a square root of the covariance, which a scored candidate changes by a
 matrix of rank one (Potter's form of the Kalman update; Bierman, Factorization Methods for Discrete Sequential Estimation, 1977,
 section II.8): no matrix is factorised or inverted however many candidates are scored.
