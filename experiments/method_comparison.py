@@ -7,11 +7,11 @@ small depthwise weights at 8; every method gets the best it can within it. Activ
     python experiments/method_comparison.py run --workers 2     # continues where it was interrupted
     python experiments/method_comparison.py report
 
-Methods: `uniform, one scale` is the reference system's (arXiv 2111.14479: one table for all layers); `uniform, per layer` and
-`uniform, per channel` have least-squares scales; `uniform, small at 8` keeps depthwise weights at 8 bits; `curvature`, `kl` and
-`output noise` are the exact allocations of those sensitivities; `nas` takes the best of the differentiable search's candidates
-that fits; `prior-corrected` searches post-training, takes the best few that fit on the whole validation set, trains those and
-what the other methods propose, and takes the best on validation again.
+Methods: `uniform, one scale` is the reference system's (arXiv 2111.14479: one table for all layers, norms apart); `uniform, per
+layer` and `uniform, per channel` have least-squares scales; `uniform, small at 8` keeps depthwise weights at 8 bits;
+`curvature`, `kl` and `output noise` are the exact allocations of those sensitivities; `nas` takes the best of the
+differentiable search's candidates that fits; `prior-corrected` searches post-training, takes the best few that fit on the whole
+validation set, trains those and what the other methods propose, and takes the best on validation again.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.evaluation import System
@@ -48,7 +49,7 @@ from hwsearch.search.objectives import QUALITY, SIZE
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.record import Scored, read_record
-from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
+from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Seed, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, table_path
@@ -66,14 +67,18 @@ BITS = (2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 UNIFORM = ("uniform, one scale", "uniform, per layer", "uniform, per channel", "uniform, small at 8")
 ONE_SCALE, PER_LAYER, PER_CHANNEL, SMALL_AT_8 = UNIFORM
 PRIORS = {"curvature": Prior.CURVATURE, "kl": Prior.KL, "output noise": Prior.OUTPUT_NOISE}
+SHARED = "shared"
+"""The way of scaling with one table for the weights of all layers."""
 NAS, OURS = "nas", "prior-corrected"
 METHODS = (*UNIFORM, *PRIORS, NAS, OURS)
 GROUPS = {"single method": (*PRIORS, NAS), "uniform": UNIFORM}
 METRICS = ("si_snr_improvement_db", "pesq")
 EVALUATIONS = 200
+SEARCHED_ON = 48
+"""Validation mixtures that our search scores on: on a few it finds what suits those."""
 ON_VALIDATION = 8
 """Candidates of our search at each size that the whole validation set chooses among."""
-TRAINED = 3
+TRAINED = 4
 """The best of these that are trained, beside what the other methods propose."""
 NEAR = 0.96
 """They are at least this share of the size allowed."""
@@ -110,7 +115,7 @@ class Bench:
         """The base under each way of scaling weights."""
         per_tensor = QuantizationConfig(weight_scale="per_tensor")
         changed = replace(self.base, quantization=per_tensor)
-        return {"per_channel": self.base, "per_tensor": changed, "one_scale": changed}
+        return {"per_channel": self.base, "per_tensor": changed, SHARED: self.base}
 
     @cached_property
     def priors(self) -> list[Prior]:
@@ -140,15 +145,27 @@ class Bench:
     def initial(self, choice: Choice) -> TrainedState:
         """A choice post-training."""
         state = initial_state(self.bases[choice.scales], choice.allocation)
-        if choice.scales != "one_scale":
+        if choice.scales != SHARED:
             return state
-        weights = {site: bits for site, bits in choice.allocation.widths if is_weight(site)}
-        (bits,) = set(weights.values())
-        rows = torch.cat([state.parameters[site].double().flatten() for site in weights])[None]
-        limit = weight_limit(bits)
-        scale = mse_scale(rows, rows.abs().amax(dim=1) / limit, limit).float()
-        changed = {f"{site}.scale": scale.reshape(1, 1, 1).clone() for site in weights}
+        (bits,) = {bits for site, bits in choice.allocation.widths if is_weight(site)}
+        limit, gains = weight_limit(bits), self.gains
+        # Before the norms are folded in, as the reference system quantizes: one table for the weights of all layers.
+        unfolded = {site: state.parameters[site].double() / gain for site, gain in gains.items()}
+        rows = torch.cat([weight.flatten() for weight in unfolded.values()])[None]
+        scale = float(mse_scale(rows, rows.abs().amax(dim=1) / limit, limit))
+        changed = {f"{site}.scale": (scale * gain.abs()).float() for site, gain in gains.items()}
         return replace(state, parameters={**state.parameters, **changed})
+
+    @cached_property
+    def gains(self) -> Mapping[str, Tensor]:
+        """What folding has multiplied each output channel's weights with, [out, 1, 1], by weight site."""
+        found = {}
+        for name, layer in self.base.folded.layers.items():
+            before = self.base.separator.network.get_submodule(name).weight.detach().double()
+            power = before.square().sum(dim=(1, 2), keepdim=True)
+            gain = (before * layer.weight.double()).sum(dim=(1, 2), keepdim=True) / power.clamp_min(1e-30)
+            found[f"{name}.weight"] = torch.where(gain.abs() > 1e-12, gain, torch.ones_like(gain))
+        return found
 
     def state(self, choice: Choice, seed: int | None) -> TrainedState:
         """A choice post-training (no seed) or after QAT, which is kept on disk."""
@@ -159,7 +176,7 @@ class Bench:
         if path.is_file():
             return load_trained(path, base, choice.allocation)
         qat = self.experiment.qat
-        start = self.initial(choice) if choice.scales == "one_scale" else None
+        start = self.initial(choice) if choice.scales == SHARED else None
         state = train_quantized(base, choice.allocation, load_pool(self.pool_path), qat, qat.steps, seed, start=start)
         save_trained(path, state)
         return state
@@ -208,7 +225,7 @@ def simple_choices(bench: Bench, bits: float) -> dict[str, Choice]:
     widest = max(width for width in bench.experiment.search.weight_bits if width <= bits)
     plain = uniform(bench.experiment.separator, widest, 8)
     found = {
-        ONE_SCALE: Choice(plain, "one_scale"),
+        ONE_SCALE: Choice(plain, SHARED),
         PER_LAYER: Choice(plain, "per_tensor"),
         PER_CHANNEL: Choice(plain),
         SMALL_AT_8: Choice(small_at_8(bench.experiment, widest)),
@@ -250,11 +267,10 @@ def on_validation(bench: Bench, choice: Choice, seed: int | None) -> float:
     return float(np.mean(bench.judge(choice, seed, Split.VALIDATION)["si_snr_improvement_db"]))
 
 
-def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, float, float]]:
-    """Our search: allocation, bytes and quality on a subset of validation, of every candidate."""
-    search = bench.experiment.search.model_copy(update={"trials": EVALUATIONS})
+def run_our_search(bench: Bench, seed: int) -> None:
+    """Our search, post-training on a subset of validation; one process at a time may."""
+    search = bench.experiment.search.model_copy(update={"trials": EVALUATIONS, "validation_mixtures": SEARCHED_ON})
     experiment = bench.experiment.model_copy(update={"seed": seed, "search": search})
-    folder = bench.folder / f"search-{seed}"
     tables = [bench.sensitivities[prior] for prior in search.priors]
     plan = make_plan(experiment, bench.space, bench.costs, bench.sensitivities)
     others = [
@@ -263,7 +279,7 @@ def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, floa
         for name, choice in {**simple_choices(bench, bits), NAS: nas_choice(bench, seed, bits)}.items()
     ]
     seeds = {item.point: item for item in (*others, *plan.seeds)}
-    engine = posterior_engine(bench.space, tables, bench.costs, search.objectives, {}, search.validation_mixtures)
+    engine = posterior_engine(bench.space, tables, bench.costs, search.objectives, {}, SEARCHED_ON)
     calibration = (bench.workspace.folder / "calibration.json").resolve()
     factory = ScorerFactory(experiment, bench.workspace.base_path.resolve(), bench.workspace.data_folder.resolve(), calibration)
     run_search(
@@ -271,15 +287,23 @@ def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, floa
         bench.space,
         LocalExecutor[ScoringJob, Mapping[str, float]](factory),
         make_cost(experiment),
-        folder,
+        search_folder(bench, seed),
         lambda _progress: None,
         seeds=seeds.values(),
         proposer=PosteriorProposer(engine, seed),
         provenance=provenance(bench.workspace),
     )
-    _, events = read_record(folder)
-    first = first_fidelity(experiment)
-    scored = [event for event in events if isinstance(event, Scored) and event.candidate and event.fidelity is first]
+
+
+def search_folder(bench: Bench, seed: int) -> Path:
+    """Where our search of a seed is recorded."""
+    return bench.folder / f"search-{seed}"
+
+
+def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, float, float]]:
+    """Allocation, bytes and quality on a subset of validation of every candidate of our search."""
+    _, events = read_record(search_folder(bench, seed))
+    scored = [event for event in events if isinstance(event, Scored) and event.candidate]
     return [(BitAllocation.of(event.allocation), float(event.costs[SIZE] or 0.0), event.metrics[QUALITY]) for event in scored]
 
 
@@ -336,7 +360,7 @@ def prepare_seed(arguments: tuple[tuple[Path, Path, int, int], int]) -> str:
     global _bench  # noqa: PLW0603 (as in `work`)
     settings, seed = arguments
     _bench = _bench or Bench(*settings)
-    search_candidates(_bench, seed)
+    run_our_search(_bench, seed)
     return f"searches, seed {seed}"
 
 

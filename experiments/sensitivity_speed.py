@@ -1,13 +1,14 @@
-"""Times every sensitivity method, and the exact front of their sums, on the reference system's network at six widths per site.
+"""Times the sensitivity methods together, and the exact fronts of their sums, on the reference system's network at six widths.
 
     python experiments/sensitivity_speed.py [--workers 2] [--methods kl,gradient] [--mixtures 4] [--seconds 8]
 
 The network of `paper.toml` (98 weight and 131 activation sites; the reference system counts 224) has random weights and the
 batch-norm statistics that mixtures of noise give it; the mixtures are made here, too, so nothing but this repository is needed.
-They are as many and as long as the experiment file says. What is timed is what a search does: `estimate.ensure`, its jobs on Ray
-workers of one thread each (or in this process, with no workers), results kept on disk.
+They are as many and as long as the experiment file says. What is timed is what a search does: one `estimate.ensure` of all
+methods, its jobs on Ray workers of one thread each (or in this process, with no workers), results kept on disk.
 
-Wall seconds contain the start of Ray and of its workers; the jobs' own seconds, summed over workers, stand beside them. Writes
+Wall seconds contain the start of Ray and of its workers. On a busy machine they say little: the processor seconds of the jobs,
+summed over workers, stand beside them, by kind of result; kinds that share their passes share the seconds equally. Writes
 experiments/results/sensitivity_speed.json and prints a table in Markdown.
 """
 
@@ -60,19 +61,18 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class MethodTime:
-    """What a method took.
+class KindTime:
+    """What results of a kind took.
 
     Attributes:
-        seconds: from call to table.
-        job_seconds: of its jobs, summed over workers.
-        jobs: how many.
+        kind: of `hwsearch.sensitivity.jobs.Kind`.
+        processor_seconds: of their jobs, summed over workers.
+        results: how many: one for each mixture, or for a trace for each site.
     """
 
-    method: str
-    seconds: float
-    job_seconds: float
-    jobs: int
+    kind: str
+    processor_seconds: float
+    results: int
 
 
 def random_separator(experiment: Experiment, examples: Sequence[Example]) -> Separator:
@@ -174,30 +174,19 @@ def fewest(work: Callable[[], T]) -> tuple[T, float]:
     return result, min(seconds)
 
 
-def job_seconds(workspace: Workspace) -> list[float]:
-    """Seconds of every job in the journal so far."""
+def time_kinds(workspace: Workspace) -> list[KindTime]:
+    """What is in the journal, by kind."""
     path = sensitivity_folder(workspace) / JOBS_FILE
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line)["seconds"] for line in lines]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    seconds: dict[str, list[float]] = {}
+    for line in lines:
+        seconds.setdefault(line["kind"], []).append(line["seconds"])
+    return [KindTime(kind, sum(found), len(found)) for kind, found in seconds.items()]
 
 
-def time_methods(
-    workspace: Workspace, methods: Sequence[str], candidates: tuple[tuple[str, tuple[int, ...]], ...], workers: int
-) -> tuple[list[MethodTime], dict[str, SensitivityTable]]:
-    """Estimate one table after another; a method is only charged for jobs that those before it had not done."""
-    times, tables = [], {}
-    for method in methods:
-        before = job_seconds(workspace)
-
-        def progress(done: int, total: int, method: str = method) -> None:
-            print(f"\r{method}: {100 * done // max(1, total)}%", end="", file=sys.stderr, flush=True)
-
-        found, seconds = timed(lambda: ensure(workspace, [method], candidates, workers=workers, progress=progress))  # noqa: B023
-        tables.update(found)
-        mine = job_seconds(workspace)[len(before) :]
-        times.append(MethodTime(method, seconds, sum(mine), len(mine)))
-        print(f"\r{method}: {seconds:.1f} s", file=sys.stderr, flush=True)
-    return times, {str(method): table for method, table in tables.items()}
+def print_progress(done: int, total: int) -> None:
+    """On one line."""
+    print(f"\r{100 * done // max(1, total)}%", end="", file=sys.stderr, flush=True)
 
 
 def time_front(experiment: Experiment, table: SensitivityTable, activations: tuple[int, ...]) -> dict[str, Any]:
@@ -234,12 +223,13 @@ def time_front(experiment: Experiment, table: SensitivityTable, activations: tup
 def report(result: dict[str, Any]) -> str:
     """The result in Markdown."""
     sites = f"{result['weight_sites']} weight and {result['activation_sites']} activation sites at 6 widths"
+    spent = f"{result['wall_seconds']:.0f} s, of jobs {result['processor_seconds']:.0f} processor seconds"
     lines = [
-        f"{sites}, {result['mixtures']} mixtures of {result['seconds_per_mixture']:g} s, {result['workers']} workers",
+        f"{sites}, {result['mixtures']} mixtures of {result['seconds_per_mixture']:g} s, {result['workers']} workers: {spent}",
         "",
-        "| method | seconds | of its jobs, all workers | jobs |",
-        "|---|---|---|---|",
-        *(f"| {row['method']} | {row['seconds']:.1f} | {row['job_seconds']:.1f} | {row['jobs']} |" for row in result["methods"]),
+        "| kind | processor seconds, all workers | results |",
+        "|---|---|---|",
+        *(f"| {row['kind']} | {row['processor_seconds']:.1f} | {row['results']} |" for row in result["kinds"]),
         "",
         f"| front of | free sites | hull | optimum at {BUDGETS} costs | whole front |",
         "|---|---|---|---|---|",
@@ -257,7 +247,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Time the methods one after another, then the fronts of their tables."""
+    """Time the methods together, then the fronts of their tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--methods", default=",".join(DEFAULT_METHODS))
@@ -275,7 +265,10 @@ def main() -> None:
         )
         cache = workspace.folder / "calibration.json"
         _, calibration_seconds = timed(lambda: prepare_base(experiment, workspace.base_path, workspace.data_folder, cache))
-        times, tables = time_methods(workspace, methods, candidates, arguments.workers)
+        tables, wall_seconds = timed(
+            lambda: ensure(workspace, methods, candidates, workers=arguments.workers, progress=print_progress)
+        )
+        kinds = time_kinds(workspace)
     length = arguments.seconds or experiment.data.mixtures.seconds
     result = {
         "made_by": {"processor": processor(), "torch": version("torch"), "ray": version("ray")},
@@ -286,10 +279,13 @@ def main() -> None:
         "activation_sites": len(activation_sites(experiment.separator)),
         "sensitivity": experiment.sensitivity.model_dump(mode="json"),
         "calibration_seconds": calibration_seconds,
-        "methods": [vars(row) for row in times],
+        "methods": [str(method) for method in methods],
+        "wall_seconds": wall_seconds,
+        "processor_seconds": sum(row.processor_seconds for row in kinds),
+        "kinds": [vars(row) for row in kinds],
         "fronts": [
-            {"method": name, **time_front(experiment, table, activations)}
-            for name, table in tables.items()
+            {"method": str(method), **time_front(experiment, table, activations)}
+            for method, table in tables.items()
             for activations in ((8,), ACTIVATION_WIDTHS)
         ],
     }

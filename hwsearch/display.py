@@ -46,6 +46,7 @@ from hwsearch.pipeline import (
     prepare,
     read_run,
     trained_state,
+    within_limits,
 )
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.driver import SearchProgress, SearchSummary
@@ -135,13 +136,14 @@ def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address
         train_with_progress(workspace, processes)
     search_with_progress(workspace, processes, workers, ray_address)
     opened = read_run(workspace.folder)
-    chosen = choose(opened.table, workspace.experiment.export.max_drop_db)
+    limits = workspace.experiment.search.limits
+    chosen = choose(opened.table, workspace.experiment.export.max_drop_db, limits)
     plot = workspace.folder / "front.png"
     plot_front(opened.table, plot, workspace.experiment.name)
     folder = workspace.folder / "export"
     _tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
     report = export(opened, chosen, "onnx", folder)
-    print_candidates(query(opened.table), "table", [])
+    print_candidates(query(opened.table, within_limits(limits)), "table", list(limits))
     print_export(report, folder)
     _say(f"plot:   {plot}")
     _say(f"chosen: {_why_chosen(opened, chosen)}")
@@ -502,9 +504,10 @@ def _next_command(workspace: Workspace, export_folder: Path) -> str:
 
 def _why_chosen(run: Run, chosen: int) -> str:
     limit = run.workspace.experiment.export.max_drop_db
+    limits = " within search.limits" if run.workspace.experiment.search.limits else ""
     if run.table.columns[DROP][run.row(chosen)] <= limit:
-        return f"candidate {chosen}, the smallest that loses at most {limit} dB"
-    return f"candidate {chosen}, the best-sounding one: none loses at most {limit} dB"
+        return f"candidate {chosen}, the smallest{limits} that loses at most {limit} dB"
+    return f"candidate {chosen}, the best-sounding one{limits}: none loses at most {limit} dB"
 
 
 def _words(results: Sequence[object], experiment: Experiment) -> str:

@@ -13,14 +13,15 @@ from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
-from hwsearch.front.query import query
+from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
 from hwsearch.search.driver import TRAINED_FOLDER, search_digest
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.space import build_space
-from hwsearch.search.strategy import trainings
+from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import base_digest, load_base
@@ -132,8 +133,8 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
         may_train: whether a base that is not there yet will be trained.
 
     Raises:
-        UserError: an unusable run folder, base, target, pattern of sites, objective or limit, no mixtures to score on, or none to
-            train on where something trains.
+        UserError: an unusable run folder, base, target, pattern of sites, objective, limit or cost of the differentiable
+            search, no mixtures to score on, or none to train on where something trains.
     """
     experiment = workspace.experiment
     space = build_space(experiment.search, experiment.separator)
@@ -143,6 +144,8 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
         if column != QUALITY:
             costs.known(column)
     costs.check_limits(experiment.search.limits)
+    if wants_nas(experiment):
+        nas_cost(experiment, space.widths)
     for why in trainings(experiment):
         check_trainable(experiment, why)
     if Split.VALIDATION not in experiment.data.mixtures.count:
@@ -185,15 +188,27 @@ def claim(workspace: Workspace) -> None:
     workspace.describe()
 
 
-def choose(table: CandidateTable, max_drop_db: float) -> int:
+def within_limits(limits: Mapping[str, float]) -> list[Condition]:
+    """`search.limits` as conditions on candidates."""
+    return [Condition(column, "<=", limit) for column, limit in limits.items()]
+
+
+def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float]) -> int:
     """The smallest candidate of the front within `max_drop_db` of full precision, or else the best-sounding one.
 
+    Only candidates within `limits` (largest values by column) are considered.
+
     Raises:
-        UserError: no candidate is scored.
+        UserError: no candidate is scored, or none within the limits.
     """
-    front = query(table)
-    if len(front) == 0:
+    if len(table) == 0:
         raise UserError("the search has scored no candidate; wanted at least one to choose from")
+    front = query(table, within_limits(limits))
+    if len(front) == 0:
+        wanted = ", ".join(f"{column} <= {limit:.10g}" for column, limit in limits.items())
+        raise UserError(
+            f"none of {len(table)} candidates is within search.limits ({wanted}); wanted more trials or higher limits"
+        )
     near = front.take(front.columns[DROP] <= max_drop_db)
     if len(near):
         return int(near.candidate[near.columns["size_bytes"].argmin()])

@@ -174,7 +174,7 @@ def test_a_base_trained_with_other_settings_is_refused(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(1, 9)), min_size=1, max_size=12), st.integers(0, 8))
 def test_the_smallest_near_full_precision_is_chosen_else_the_best(pairs: list[tuple[int, int]], limit: int) -> None:
     quality, size = ([float(pair[side]) for pair in pairs] for side in (0, 1))
-    number = choose(make_table(quality, size, drop_db=[10 - value for value in quality]), float(limit))
+    number = choose(make_table(quality, size, drop_db=[10 - value for value in quality]), float(limit), {})
     chosen = pairs[number - 1]
     near = [pair for pair in pairs if 10 - pair[0] <= limit]
     if near:
@@ -185,11 +185,19 @@ def test_the_smallest_near_full_precision_is_chosen_else_the_best(pairs: list[tu
         assert chosen == (best, min(pair[1] for pair in pairs if pair[0] == best))
 
 
+def test_what_is_chosen_is_within_the_limits() -> None:
+    table = make_table([5.0, 8.0, 9.9], [1.0, 2.0, 3.0], drop_db=[5.0, 2.0, 0.1])
+    assert choose(table, 0.5, {}) == 3
+    assert choose(table, 0.5, {"size_bytes": 2.5}) == 2
+    with pytest.raises(UserError, match=r"none of 3 candidates is within search.limits \(size_bytes <= 0.5\)"):
+        choose(table, 0.5, {"size_bytes": 0.5})
+
+
 def test_nothing_is_chosen_where_nothing_is_scored(copied: Tiny) -> None:
     path = copied.folder / RECORD_FILE
     path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
     with pytest.raises(UserError, match="scored no candidate"):
-        choose(read_candidates(copied.folder), 0.5)
+        choose(read_candidates(copied.folder), 0.5, {})
 
 
 # What candidates depend on

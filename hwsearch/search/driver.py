@@ -313,7 +313,11 @@ class _Search:
 
     def _promoted(self, below: Fidelity, keep: int) -> list[int]:
         """Who is scored again, first the reference; widest first, so that narrow ones find trained neighbours to start from."""
-        scored = {number: result for number, result in self._rungs[below].items() if result is not None and number != REFERENCE}
+        scored = {
+            number: result
+            for number, result in self._rungs[below].items()
+            if result is not None and number != REFERENCE and (result.candidate.strategy in ALWAYS_PROMOTED or self._fits(result))
+        }
         if not scored:
             return []
         values = np.array([self._values(result) for result in scored.values()])
@@ -321,6 +325,11 @@ class _Search:
         chosen = promoted(values, [objective.direction for objective in self._objectives], keep, list(scored), always)
         widths = {number: sum(bits for _, bits in self._allocation(number).widths) for number in chosen}
         return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))]
+
+    def _fits(self, result: Result) -> bool:
+        """Whether a candidate is within the limits."""
+        costs = {name: value for name, value in result.costs.items() if value is not None}
+        return all(costs.get(name, math.inf) <= limit for name, limit in self._experiment.search.limits.items())
 
     def _values(self, result: Result) -> list[float]:
         return objective_values(self._objectives, result.metrics or {}, result.costs)

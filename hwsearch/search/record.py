@@ -242,9 +242,7 @@ def _parse_header(line: bytes, path: Path) -> Header:
         raise UserError(f"{path}: schema version {entry.schema_version}; wanted {SCHEMA_VERSION}")
     foreign = {site for group in entry.groups for site in group} - entry.widths.keys()
     if foreign:
-        raise UserError(
-            f"{path}, line 1: a group holds '{min(foreign)}', no site of the header; wanted an undamaged record"
-        )
+        raise UserError(f"{path}, line 1: a group holds '{min(foreign)}', no site of the header; wanted an undamaged record")
     return entry
 
 

@@ -31,7 +31,10 @@ _STRATEGY_PRIORS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """Seeds, and who proposes behind them; None where the strategy is the seeds alone."""
+    """Seeds, and who proposes behind them; None where the strategy is the seeds alone.
+
+    Then there are no more seeds than trials, but for those that are scored in any case.
+    """
 
     seeds: tuple[Seed, ...]
     proposer: Proposer | None
@@ -83,9 +86,11 @@ def make_plan(
     priors = wanted_priors(experiment) if space.free else ()
     problems = {prior: _problem(space, tables[prior], size) for prior in priors}
     if search.strategy is not Strategy.PRIOR_CORRECTED:
+        always = len(_distinct(seeds))
         for prior, problem in problems.items():
+            always = len(_distinct([*seeds, *front_seeds(problem, SIZE, prior.value, search.seed_sizes)]))
             seeds += _ever_finer(problem, prior, search.seed_sizes, search.trials)
-        return Plan(_distinct(seeds), None)
+        return Plan(_distinct(seeds)[: max(always, search.trials)], None)
     for prior, problem in problems.items():
         seeds += front_seeds(problem, SIZE, prior.value, search.seed_sizes)
     return Plan(_distinct(seeds), _proposer(experiment, space, costs, tables) if space.free else None)

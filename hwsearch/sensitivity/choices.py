@@ -1,7 +1,7 @@
 """Every site at each of its candidate widths, alone: what all methods try out."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.sensitivity.prefix import SiteTensors, continue_from, layer_output, output_site
+from hwsearch.sensitivity.prefix import SiteTensors, layer_output, output_site
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
 from hwsearch.separator.fast import fast_convolve
 from hwsearch.separator.folding import input_site
@@ -117,45 +117,27 @@ def all_widths(candidates: Candidates) -> tuple[int, ...]:
     return tuple(sorted({bits for _, widths in candidates for bits in widths}))
 
 
-def changed_tensors(choices: SiteChoices, site: str, tensors: SiteTensors) -> tuple[str, Tensor]:
+def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tensors: SiteTensors) -> tuple[str, Tensor]:
     """What stands at an activation site when one site alone is quantized.
 
     Args:
         choices: sites and widths.
         site: the one quantized: an activation, or a layer's weights.
+        widths: some of `choices.of(site)`.
         tensors: full-precision tensors of a mixture.
 
     Returns:
-        The activation site where the change first shows (behind the layer, for weights), and the tensors there at each of
-        `choices.of(site)`, [widths, channels, frames].
+        The activation site where the change first shows (behind the layer, for weights), and the tensors there at each width,
+        [widths, channels, frames].
     """
     with torch.no_grad():
         if not is_weight(site):
             x = tensors[site]
-            return site, torch.cat([choices.activation(site, bits, x) for bits in choices.of(site)])
+            return site, torch.cat([choices.activation(site, bits, x) for bits in widths])
         layer = layer_of(site)
         x = tensors[input_site(layer)]
-        outputs = [
-            layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_convolve) for bits in choices.of(site)
-        ]
+        outputs = [layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_convolve) for bits in widths]
         return output_site(layer), torch.cat(outputs)
-
-
-def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple[str, Tensor]]:
-    """The network's output with every site quantized alone.
-
-    Args:
-        choices: sites and widths.
-        tensors: full-precision tensors of a mixture.
-
-    Yields:
-        Each of `choices.sites` in turn, and its masks [widths, 2 * bins, frames] at `choices.of(site)`.
-    """
-    for site in choices.sites:
-        start, changed = changed_tensors(choices, site, tensors)
-        with torch.no_grad():
-            mask = continue_from(choices.base.folded, start, changed, tensors, fast_convolve)
-        yield site, mask
 
 
 def layer_of(site: str) -> str:
@@ -163,7 +145,7 @@ def layer_of(site: str) -> str:
     return site.removesuffix(".weight")
 
 
-def by_site_and_width(choices: SiteChoices, rows: Iterator[Sequence[float]]) -> NDArray[np.float64]:
+def by_site_and_width(choices: SiteChoices, rows: Iterable[Sequence[float]]) -> NDArray[np.float64]:
     """Rows, one per site with one number for each of its widths, as [sites, widths] with NaN at the other widths."""
     found = np.full((len(choices.sites), len(choices.widths)), math.nan)
     for index, (site, row) in enumerate(zip(choices.sites, rows, strict=True)):

@@ -4,13 +4,17 @@ To second order an error d at a site changes the loss by 1/2 d' H d. If its valu
 Tr(H) |d|^2 / (2 n) with n values: `average-curvature`, in dB, the average trace of HAWQ-V2 (arXiv 1911.03852, equation 2.11).
 `curvature` is not divided by n, as in the reference system (arXiv 2111.14479). Both keep the one half that the papers drop.
 
-The trace is Hutchinson's estimate (Communications in Statistics 19(2), 1990): z' H z has mean Tr(H) for z with independent values
-of mean 0 and variance 1. A site is probed alone. Probing all at once, one product for all of them, has the terms between sites as
-noise: on a trained network those made the relative spread of a single probe 1 to 100 and more, against 0.1 to 0.5 alone.
+An activation site is treated like weights, its tensor in place of theirs. The estimate is piecewise linear in the site's weights
+or tensor alone, so the Hessian there is the Gauss-Newton matrix J' H_L J, with J the Jacobian of the estimate and H_L the loss's
+Hessian in it; nothing further is approximated. But for a part of rank two H_L is a multiple of P P (`loss_hessian`), so
 
-An activation site is treated like weights, its tensor in place of theirs. The network behind a site is piecewise linear in the
-site's tensor, so the Hessian there is the Gauss-Newton matrix J' H_L J, with J that of the estimate and H_L the loss's Hessian
-in it; nothing further is approximated.
+    Tr(J' H_L J) = spread |P J|^2 + sum of weight |J' direction|^2.
+
+The second part is exact. The first is Hutchinson's estimate (Communications in Statistics 19(2), 1990): z' M z has mean Tr(M) for
+z with independent values of mean 0 and variance 1. Tr(P J J' P) = Tr(J' P P J), so z may stand at the estimate instead of the
+site, and one backward pass from there, J' P z, is a probe of every site at once, each with its own squared norm. Terms between
+sites, which ruin probes of all sites at once by Hessian-vector products, do not arise. Both matrices have the same eigenvalues,
+so Gaussian probes have the same variance on either side, and Rademacher probes less.
 
 The empirical Fisher variant takes the squared norm of each mixture's gradient in place of the trace: one backward pass for
 all sites, in other units and good for ranking only.
@@ -28,24 +32,23 @@ from torch import Tensor
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, layer_of
-from hwsearch.sensitivity.gradient import site_gradients
+from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
+from hwsearch.sensitivity.loss_hessian import loss_hessian
 from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
-from hwsearch.sensitivity.prefix import continue_from, layer_output, output_site
 from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
 from hwsearch.separator.allocation import is_weight
-from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
 
 PROBES_PER_VISIT = 4
-"""Probes drawn each time a mixture's graph is built: building it costs about as much as one probe, keeping those of all mixtures
-much memory."""
+"""Probes drawn each time a mixture's graph is built: building it and the exact part cost as much as four probes, keeping the
+graphs of all mixtures much memory."""
 
 MIN_SAMPLES = 16
 """Probes over all mixtures; from fewer the standard error is itself too uncertain to stop by."""
 
 
 class Probe(StrEnum):
-    """Distribution of a probe's values. Rademacher has the least variance: diagonal terms of the Hessian contribute none."""
+    """Distribution of a probe's values. Rademacher has the least variance: diagonal terms of the matrix contribute none."""
 
     RADEMACHER = "rademacher"
     GAUSSIAN = "gaussian"
@@ -59,7 +62,7 @@ class ProbeRule:
         probe: distribution of the probes.
         relative_error: stop when the probes' standard error is at most this share of the trace.
         max_probes: per mixture; stop there in any case. Probes come in visits of `PROBES_PER_VISIT`, so it is rounded up.
-        seed: of the probes; each site, mixture and visit has its own generator.
+        seed: of the probes; each mixture and visit has its own generator.
     """
 
     probe: Probe = Probe.RADEMACHER
@@ -73,7 +76,7 @@ class Trace:
     """Probed trace of the Hessian at a site, in dB per squared unit of the site.
 
     Attributes:
-        samples: [mixtures, probes], one z' H z each.
+        samples: [mixtures, probes].
     """
 
     samples: NDArray[np.float64]
@@ -97,42 +100,63 @@ class Trace:
         return float(np.sqrt(self.samples.var(axis=1, ddof=1).sum() / probes) / mixtures)
 
 
-def hutchinson(gradient: Tensor, x: Tensor, probe: Probe, count: int, random: torch.Generator) -> list[float]:
-    """`count` samples of z' H z by Hessian-vector products.
+def probe_traces(
+    base: PreparedBase, mixtures: Sequence[AnalysedMixture], sites: Sequence[str], rule: ProbeRule
+) -> dict[str, Trace]:
+    """Probe the trace of every site until it is known well enough.
 
-    Args:
-        gradient: of the loss with respect to `x`, with its graph (`create_graph`).
-        x: the variable.
-        probe: distribution of z.
-        count: number of probes.
-        random: where they are drawn from.
-    """
-    samples = []
-    for _ in range(count):
-        z = _draw(x, probe, random)
-        (product,) = torch.autograd.grad(gradient, x, grad_outputs=z, retain_graph=True)
-        samples.append(float((z * product).sum(dtype=torch.float64)))
-    return samples
-
-
-def probe_trace(base: PreparedBase, mixtures: Sequence[AnalysedMixture], site: str, rule: ProbeRule) -> Trace:
-    """Probe the trace of one site until it is known well enough.
-
-    A pure function of its arguments, whatever other sites are probed: one job per site is how it is run in parallel.
+    The trace of a site is a pure function of the other arguments, whatever sites are probed with it: they share the probes, and
+    each stops by itself.
 
     Raises:
         UserError: the loss or its curvature is not finite.
     """
-    visits: list[list[list[float]]] = []
-    while True:
-        visits.append([_visit(base, mixture, site, rule, len(visits)) for mixture in mixtures])
-        trace = Trace(np.concatenate([np.array(visit) for visit in visits], axis=1))
-        if not np.isfinite(trace.samples).all():
-            raise UserError(f"sensitivity: the curvature at site '{site}' is not finite; wanted a base that was trained well")
-        probes = trace.samples.shape[1]
-        certain = trace.samples.size >= MIN_SAMPLES and trace.probe_error <= rule.relative_error * abs(trace.value)
-        if certain or probes >= rule.max_probes:
-            return trace
+    visits: list[dict[str, NDArray[np.float64]]] = []
+    traces: dict[str, Trace] = {}
+    while wanted := [site for site in sites if site not in traces]:
+        found = [_visit(base, mixture, wanted, rule, len(visits)) for mixture in mixtures]
+        visits.append({site: np.stack([samples[site] for samples in found]) for site in wanted})
+        for site in wanted:
+            trace = Trace(np.concatenate([visit[site] for visit in visits], axis=1))
+            if not np.isfinite(trace.samples).all():
+                raise UserError(f"sensitivity: the curvature at site '{site}' is not finite; wanted a base that was trained well")
+            certain = trace.samples.size >= MIN_SAMPLES and trace.probe_error <= rule.relative_error * abs(trace.value)
+            if certain or trace.samples.shape[1] >= rule.max_probes:
+                traces[site] = trace
+    return traces
+
+
+def trace_samples(
+    base: PreparedBase, mixture: AnalysedMixture, sites: Sequence[str], probes: Tensor
+) -> dict[str, NDArray[np.float64]]:
+    """One estimate of the trace of a mixture's Hessian for each probe.
+
+    Args:
+        base: the network.
+        mixture: what the loss is of.
+        sites: weights and activations.
+        probes: [probes, samples], at the estimate.
+
+    Returns:
+        By site [probes].
+
+    Raises:
+        UserError: the loss is no finite number.
+    """
+    mask, graph = mask_with_graph(base, mixture)
+    separation_loss(base.separator, mask, mixture)  # raises if that is no number
+    estimate = base.separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])[0]
+    hessian = loss_hessian(estimate.detach(), mixture.target[0])
+    variables = [graph[site] for site in sites]
+
+    def squared_norms(direction: Tensor) -> NDArray[np.float64]:
+        """|J' direction|^2 of every site."""
+        gradients = torch.autograd.grad(estimate, variables, direction, retain_graph=True)
+        return np.array([float(gradient.square().sum(dtype=torch.float64)) for gradient in gradients])
+
+    exact = sum(weight * squared_norms(direction) for weight, direction in hessian.directions)
+    samples = np.array([hessian.spread * squared_norms(probe) + exact for probe in hessian.project(probes)])
+    return dict(zip(sites, samples.T, strict=True))
 
 
 def fisher_traces(base: PreparedBase, mixtures: Sequence[AnalysedMixture], sites: Sequence[str]) -> dict[str, Trace]:
@@ -190,23 +214,18 @@ def curvature_table(
     return replace(table, standard_error=0.5 * probe_error[:, None] * stacked[0])
 
 
-def _visit(base: PreparedBase, mixture: AnalysedMixture, site: str, rule: ProbeRule, visit: int) -> list[float]:
-    """`PROBES_PER_VISIT` samples of one mixture at one site; the graph starts at the site."""
-    folded, tensors = base.folded, mixture.tensors
-    if is_weight(site):
-        layer = layer_of(site)
-        x = folded.layers[layer].weight.detach().requires_grad_()
-        start, y = output_site(layer), layer_output(folded, layer, tensors[input_site(layer)], x)
-    else:
-        x = tensors[site].detach().requires_grad_()
-        start, y = site, x
-    loss = separation_loss(base.separator, continue_from(folded, start, y, tensors), mixture)
-    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    seed = int(generator("hutchinson", rule.seed, site, mixture.name, visit).integers(2**62))
-    return hutchinson(gradient, x, rule.probe, PROBES_PER_VISIT, torch.Generator().manual_seed(seed))
+def _visit(
+    base: PreparedBase, mixture: AnalysedMixture, sites: Sequence[str], rule: ProbeRule, visit: int
+) -> dict[str, NDArray[np.float64]]:
+    """`PROBES_PER_VISIT` samples of one mixture at each site."""
+    seed = int(generator("hutchinson", rule.seed, mixture.name, visit).integers(2**62))
+    random = torch.Generator().manual_seed(seed)
+    return trace_samples(base, mixture, sites, draw_probes(mixture.target, rule.probe, PROBES_PER_VISIT, random))
 
 
-def _draw(x: Tensor, probe: Probe, random: torch.Generator) -> Tensor:
+def draw_probes(x: Tensor, probe: Probe, count: int, random: torch.Generator) -> Tensor:
+    """Independent values of mean 0 and variance 1, [count, samples], like `x` [1, samples]."""
+    shape = count, x.shape[-1]
     if probe is Probe.GAUSSIAN:
-        return torch.randn(x.shape, generator=random, dtype=x.dtype)
-    return torch.randint(0, 2, x.shape, generator=random).mul_(2).sub_(1).to(x.dtype)
+        return torch.randn(shape, generator=random, dtype=x.dtype)
+    return torch.randint(0, 2, shape, generator=random).mul_(2).sub_(1).to(x.dtype)

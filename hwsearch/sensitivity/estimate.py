@@ -169,7 +169,7 @@ def make_table(method: Method, candidates: Candidates, mixtures: Sequence[str], 
             traces = {site: Trace(results.traces[site]) for site in sites}
             return curvature_table(sites, widths, traces, errors, method)
         case Method.RECOVERABILITY:
-            values = np.stack(of_mixtures(Method.MEASURED_NOISE_RATIO))
+            values = np.stack(of_mixtures(Method.OUTPUT_NOISE))
             for row, (site, tried) in enumerate(candidates):
                 for bits in tried:
                     if bits < TRAINED_BELOW_BITS:
@@ -193,9 +193,13 @@ def kept_tables(workspace: Workspace, candidates: Candidates) -> list[Sensitivit
 
 
 def run_and_keep(
-    executor: Executor[Job, Result], jobs: Sequence[Job], journal: Journal, results: Results, progress: Progress
+    executor: Executor[Job, tuple[Result, ...]],
+    jobs: Sequence[Job],
+    journal: Journal,
+    results: Results,
+    progress: Progress,
 ) -> None:
-    """Run jobs and keep each result as it comes.
+    """Run jobs and keep the results of each as they come.
 
     Raises:
         UserError: a job failed, which is said when all others are done; or what a job raises of that kind, at once.
@@ -207,9 +211,9 @@ def run_and_keep(
         if outcome.result is None:
             failures.append(f"{job}: {outcome.error}")
         else:
-            result = outcome.result.model_copy(update={"seconds": round(outcome.seconds, 3)})
-            journal.append(result)
-            results.add(result)
+            for result in outcome.result:
+                journal.append(result)
+                results.add(result)
         done += job.effort
         progress(done, total)
     if failures:
@@ -245,7 +249,9 @@ def _parts(
     return parts
 
 
-def _executor(factory: WorkFactory, workers: int, ray_address: str | None, max_attempts: int) -> Executor[Job, Result]:
+def _executor(
+    factory: WorkFactory, workers: int, ray_address: str | None, max_attempts: int
+) -> Executor[Job, tuple[Result, ...]]:
     if workers == 0:
         return LocalExecutor(factory)
     return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address)

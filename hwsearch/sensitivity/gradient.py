@@ -18,14 +18,12 @@ from hwsearch.separator.folding import run_folded
 from hwsearch.separator.prepare import PreparedBase
 
 
-def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Tensor]:
-    """Gradient of the loss with respect to every weight and activation site: one forward and one backward pass.
+def mask_with_graph(base: PreparedBase, mixture: AnalysedMixture) -> tuple[Tensor, dict[str, Tensor]]:
+    """A forward pass that can be differentiated.
 
     Returns:
-        By site, in the shape of its weights or of its tensor; dB per unit.
-
-    Raises:
-        UserError: the loss is no finite number.
+        The network's output [1, 2 * bins, frames], and by weight and activation site the variable that it depends on: the
+        layer's weights, or the tensor there.
     """
     layers = {name: replace(layer, weight=layer.weight.detach().requires_grad_()) for name, layer in base.folded.layers.items()}
     tensors: dict[str, Tensor] = {}
@@ -36,9 +34,20 @@ def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Te
 
     features = mixture.analysis.normalised.detach().requires_grad_()
     mask = run_folded(replace(base.folded, layers=layers), features, keep)
-    loss = separation_loss(base.separator, mask, mixture)
-    variables = {f"{name}.weight": layer.weight for name, layer in layers.items()} | tensors
-    gradients = torch.autograd.grad(loss, list(variables.values()))
+    return mask, {f"{name}.weight": layer.weight for name, layer in layers.items()} | tensors
+
+
+def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Tensor]:
+    """Gradient of the loss with respect to every weight and activation site: one forward and one backward pass.
+
+    Returns:
+        By site, in the shape of its weights or of its tensor; dB per unit.
+
+    Raises:
+        UserError: the loss is no finite number.
+    """
+    mask, variables = mask_with_graph(base, mixture)
+    gradients = torch.autograd.grad(separation_loss(base.separator, mask, mixture), list(variables.values()))
     return dict(zip(variables, gradients, strict=True))
 
 
@@ -58,7 +67,7 @@ def gradient_scores(choices: SiteChoices, mixture: AnalysedMixture) -> NDArray[n
 
     def rows() -> Iterator[list[float]]:
         for site in choices.sites:
-            start, changed = changed_tensors(choices, site, mixture.tensors)
+            start, changed = changed_tensors(choices, site, choices.of(site), mixture.tensors)
             weighted = (changed - mixture.tensors[start]) * gradients[start]
             yield weighted.square().sum(dim=(1, 2)).tolist()
 

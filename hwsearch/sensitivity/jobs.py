@@ -1,7 +1,8 @@
 """What is to be done for the tables that are wanted: pure jobs, what each gives, and which are missing.
 
-Most methods take a mixture at a time. A trace is probed over all mixtures until it is known well enough, so its job is a site;
-and training with one site quantized is a job for each site and width.
+Most methods take a mixture at a time, and those that try out each site of it at each width walk over the sites together, in one
+job. A trace is probed over all mixtures until it is known well enough, and probes serve all sites, so all traces are one job;
+training with one site quantized is a job for each site and width. Results are kept by kind, whatever jobs they came from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,12 @@ FULL_PRECISION = ""
 """In place of a site: nothing is quantized."""
 
 
+ALL_MIXTURES = "all mixtures"
+"""In place of a mixture."""
+
+
 class Kind(StrEnum):
-    """What a job computes. All but the last two are of one mixture."""
+    """What is computed. All but the last two are of one mixture."""
 
     MEASURED = "measured"
     OUTPUT_NOISE = "output-noise"
@@ -52,9 +57,12 @@ KINDS: Mapping[Method, tuple[Kind, ...]] = {
     Method.MEASURED_NOISE_RATIO: (Kind.MEASURED,),
     Method.OUTPUT_NOISE: (Kind.OUTPUT_NOISE,),
     Method.GRADIENT: (Kind.GRADIENT,),
-    Method.RECOVERABILITY: (Kind.TRAINING, Kind.MEASURED),
+    Method.RECOVERABILITY: (Kind.TRAINING, Kind.OUTPUT_NOISE),
 }
-"""The kinds of job that each method is made of."""
+"""What each method is made of."""
+
+ONE_SITE_KINDS = frozenset({Kind.MEASURED, Kind.OUTPUT_NOISE, Kind.KL, Kind.PAPER_KL})
+"""Those that are read off the output with one site quantized; a job of several walks over the sites once."""
 
 QUANTITIES: Mapping[Kind, tuple[str, ...]] = {
     Kind.MEASURED: (Method.MEASURED, Method.MEASURED_NOISE, Method.MEASURED_NOISE_RATIO),
@@ -65,7 +73,7 @@ QUANTITIES: Mapping[Kind, tuple[str, ...]] = {
     Kind.FISHER: (Method.FISHER, Method.AVERAGE_FISHER),
     Kind.ERRORS: (SQUARED_ERROR, MEAN_SQUARED_ERROR),
 }
-"""What a job of one mixture gives, by site and width."""
+"""What a kind of one mixture gives, by site and width."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -75,12 +83,13 @@ class Job:
     """A pure piece of work.
 
     Attributes:
-        kind: what is computed.
-        subject: id of the mixture, or name of the site; `FULL_PRECISION` where nothing is quantized.
-        candidates: sites and widths to compute it for; none for a trace.
+        kinds: what is computed; several only of `ONE_SITE_KINDS`.
+        subject: id of the mixture, `ALL_MIXTURES` for traces, or for a training the name of the site, `FULL_PRECISION` where
+            nothing is quantized.
+        candidates: sites and widths to compute it for; of traces the sites alone count.
     """
 
-    kind: Kind
+    kinds: tuple[Kind, ...]
     subject: str
     candidates: Candidates = ()
 
@@ -88,11 +97,11 @@ class Job:
     def effort(self) -> int:
         """About how long the job takes, in units of one site at one width tried out on one mixture (10 ms)."""
         count = sum(len(widths) for _, widths in self.candidates)
-        match self.kind:
+        match self.kinds[0]:
             case Kind.GRADIENT | Kind.FISHER | Kind.ERRORS:
                 return 10 + count // 10
             case Kind.TRACE:
-                return 250
+                return 400
             case Kind.TRAINING:
                 return 250
             case _:
@@ -101,19 +110,22 @@ class Job:
     def __str__(self) -> str:
         widths = (
             ""
-            if self.kind is not Kind.TRAINING
+            if Kind.TRAINING not in self.kinds
             else "".join(f" at {bits} bits" for _, found in self.candidates for bits in found)
         )
-        return f"{self.kind} of {self.subject or 'the full-precision network'}{widths}"
+        return f"{', '.join(self.kinds)} of {self.subject or 'the full-precision network'}{widths}"
 
 
 class Result(BaseModel):
-    """What a job gave: a line of the journal, complete in itself.
+    """What a job gave of one kind and subject: a line of the journal, complete in itself.
 
     Attributes:
+        kind: what was computed.
+        subject: id of the mixture, or name of the site; `FULL_PRECISION` where nothing is quantized.
         by_width: of a mixture: quantity, site, width to number.
         samples: of a trace: probes of each mixture. Of a training: a single SI-SNR in dB of each mixture.
         bits: the width trained with.
+        seconds: processor time; of a job with several results, an equal share for each.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -184,15 +196,21 @@ def missing_jobs(methods: Sequence[Method], candidates: Candidates, mixtures: Se
     if Kind.TRAINING in kinds:
         wanted = [(site, bits) for site, widths in candidates for bits in widths if bits < TRAINED_BELOW_BITS]
         if wanted and (FULL_PRECISION, None) not in results.trained:
-            jobs.append(Job(Kind.TRAINING, FULL_PRECISION))
-        jobs += [Job(Kind.TRAINING, site, ((site, (bits,)),)) for site, bits in wanted if (site, bits) not in results.trained]
+            jobs.append(Job((Kind.TRAINING,), FULL_PRECISION))
+        jobs += [Job((Kind.TRAINING,), site, ((site, (bits,)),)) for site, bits in wanted if (site, bits) not in results.trained]
     if Kind.TRACE in kinds:
-        jobs += [Job(Kind.TRACE, site) for site, _ in candidates if site not in results.traces]
+        unknown = tuple((site, widths) for site, widths in candidates if site not in results.traces)
+        jobs += [Job((Kind.TRACE,), ALL_MIXTURES, unknown)] if unknown else []
     for mixture in mixtures:
+        walks: dict[Candidates, list[Kind]] = {}
+        others = []
         for kind, (quantity, *_) in QUANTITIES.items():
-            if kind in kinds:
-                untried = _untried(quantity, mixture, candidates, results)
-                jobs += [Job(kind, mixture, untried)] if untried else []
+            if kind in kinds and (untried := _untried(quantity, mixture, candidates, results)):
+                if kind in ONE_SITE_KINDS:
+                    walks.setdefault(untried, []).append(kind)
+                else:
+                    others.append(Job((kind,), mixture, untried))
+        jobs += [Job(tuple(together), mixture, untried) for untried, together in walks.items()] + others
     return jobs
 
 

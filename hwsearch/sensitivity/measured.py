@@ -3,20 +3,20 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, one_site_masks
-from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.sensitivity.one_site import OneSiteOutput
 
 
 @dataclass(frozen=True, eq=False)
 class OneSiteScores:
     """SI-SNR of one mixture, in dB.
+
+    The sensitivity is the mean over mixtures of `lost_db`, `noise_added` or `noise_ratio` (`table.over_mixtures`); each mixture
+    is compared with itself, so the standard error is that of a paired difference.
 
     Attributes:
         full_precision: with nothing quantized.
@@ -45,32 +45,14 @@ class OneSiteScores:
         return np.asarray(10 ** (self.lost_db / 10) - 1)
 
 
-def measure(choices: SiteChoices, mixture: AnalysedMixture) -> OneSiteScores:
-    """Score a mixture with every site at every width, one at a time.
-
-    The sensitivity is the mean over mixtures of `lost_db`, `noise_added` or `noise_ratio` (`table.over_mixtures`); each mixture
-    is compared with itself, so the standard error is that of a paired difference.
+def measured_si_snr(output: OneSiteOutput) -> list[float]:
+    """SI-SNR of the estimates, dB.
 
     Raises:
-        UserError: an estimate that is silent or not finite; names site and width.
+        UserError: an estimate that is silent or not finite; names mixture and site.
     """
-    reference = _scores(choices, mixture, mixture.tensors["masks"], "in full precision")[0]
-    rows = (
-        _scores(choices, mixture, masks, f"with '{site}' alone quantized")
-        for site, masks in one_site_masks(choices, mixture.tensors)
-    )
-    return OneSiteScores(reference, by_site_and_width(choices, rows))
-
-
-def _scores(choices: SiteChoices, mixture: AnalysedMixture, masks: Tensor, what: str) -> list[float]:
-    """SI-SNR in dB for each of [masks, 2 * bins, frames]."""
-    samples = mixture.target.shape[-1]
-    target = mixture.target[0].numpy()
-    with torch.no_grad():
-        estimates = choices.base.separator.synthesise(mixture.analysis, masks, samples).numpy()
+    target = output.mixture.target[0].numpy()
     try:
-        return [float(si_snr(estimate, target)) for estimate in estimates]
+        return [float(si_snr(estimate, target)) for estimate in output.estimates.numpy()]
     except MetricUnavailable as error:
-        raise UserError(
-            f"mixture '{mixture.name}', {what}: SI-SNR has no value ({error}); wanted a finite, audible estimate"
-        ) from None
+        raise UserError(f"{output}: SI-SNR has no value ({error}); wanted a finite, audible estimate") from None

@@ -4,53 +4,46 @@ Unlike the measured loss it is a sum of squares: never negative, and small where
 happen to cancel. If the noises of different sites are independent, their powers add.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, one_site_masks
 from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.sensitivity.one_site import OneSiteOutput, Score, full_precision_output
+from hwsearch.separator.separator import Separator
 
 
-def output_noise(choices: SiteChoices, mixture: AnalysedMixture) -> NDArray[np.float64]:
-    """|estimate - full-precision estimate|^2 / |full-precision estimate - a * target|^2 with every site quantized alone.
+def output_noise(separator: Separator, mixture: AnalysedMixture) -> Score:
+    """|estimate - full-precision estimate|^2 / |full-precision estimate - a * target|^2.
 
     `a` is the target's best scale, so that the denominator is the noise that SI-SNR counts (arXiv 1811.02508, equation 4). All
     signals are made zero-mean, as there.
 
     Returns:
-        [sites, widths], 0 or more.
+        The score, 0 or more. It raises UserError for an estimate that is not finite.
 
     Raises:
-        UserError: an estimate that is not finite, or a full-precision one without any error; names the mixture.
+        UserError: a full-precision estimate that is not finite, or without any error; names the mixture.
     """
-
-    def estimates(masks: Tensor) -> Tensor:
-        with torch.no_grad():
-            found = choices.base.separator.synthesise(mixture.analysis, masks, mixture.target.shape[-1]).double()
-        return found - found.mean(dim=-1, keepdim=True)
-
-    full = estimates(mixture.tensors["masks"])
-    target = mixture.target.double() - mixture.target.double().mean()
+    reference = full_precision_output(separator, mixture)
+    full = _centred(reference.estimates)
+    target = _centred(mixture.target)
     own_noise = float((full - (full * target).sum() / target.square().sum() * target).square().sum())
     if not 0.0 < own_noise < float("inf"):
         raise UserError(
-            f"mixture '{mixture.name}', in full precision: the power of the estimate's error is {own_noise}; wanted a finite, "
-            "audible estimate and target (train the base or build the data again)"
+            f"{reference}: the power of the estimate's error is {own_noise}; wanted a finite, audible estimate and target (train "
+            "the base or build the data again)"
         )
 
-    def rows() -> Iterator[list[float]]:
-        for site, masks in one_site_masks(choices, mixture.tensors):
-            ratios = (estimates(masks) - full).square().sum(dim=-1) / own_noise
-            if not bool(ratios.isfinite().all()):
-                raise UserError(
-                    f"mixture '{mixture.name}', with '{site}' alone quantized: the estimate is not finite; wanted a base whose "
-                    "output is finite (train it again)"
-                )
-            yield ratios.tolist()
+    def score(output: OneSiteOutput) -> list[float]:
+        ratios = (_centred(output.estimates) - full).square().sum(dim=-1) / own_noise
+        if not bool(ratios.isfinite().all()):
+            raise UserError(f"{output}: the estimate is not finite; wanted a base whose output is finite (train it again)")
+        return ratios.tolist()
 
-    return by_site_and_width(choices, rows())
+    return score
+
+
+def _centred(signal: Tensor) -> Tensor:
+    """Zero-mean, in double precision."""
+    double = signal.double()
+    return double - double.mean(dim=-1, keepdim=True)

@@ -1,7 +1,8 @@
 """The work of the jobs, in the process that runs them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +15,19 @@ from hwsearch.data.dataset import open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
-from hwsearch.sensitivity.curvature import Probe, ProbeRule, curvature_table, fisher_traces, probe_trace, squared_errors
+from hwsearch.sensitivity.curvature import Probe, ProbeRule, curvature_table, fisher_traces, probe_traces, squared_errors
 from hwsearch.sensitivity.gradient import gradient_scores
-from hwsearch.sensitivity.jobs import MEAN_SQUARED_ERROR, SQUARED_ERROR, Job, Kind, Result
+from hwsearch.sensitivity.jobs import MEAN_SQUARED_ERROR, QUANTITIES, SQUARED_ERROR, Job, Kind, Result
+from hwsearch.sensitivity.kernels import through_onednn
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
-from hwsearch.sensitivity.measured import measure
+from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
 from hwsearch.sensitivity.mixture import AnalysedMixture, MixtureReader
+from hwsearch.sensitivity.one_site import Score, full_precision_output, score_sites
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.separator import Separator
 
 if TYPE_CHECKING:
     from hwsearch.training.pool import TrainingPool
@@ -46,7 +50,7 @@ class WorkFactory:
     calibration: Path
     pool: Path | None
 
-    def __call__(self) -> Callable[[Job], Result]:
+    def __call__(self) -> Callable[[Job], tuple[Result, ...]]:
         """Load the base once; mixtures and quantized weights are made when a job wants them.
 
         Raises:
@@ -54,6 +58,7 @@ class WorkFactory:
         """
         torch.set_num_threads(1)
         base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
+        base = replace(base, folded=through_onednn(base.folded))
         config = self.experiment.sensitivity
         mixtures = MixtureReader(base, self.data_folder, open_dataset(self.data_folder, Split.VALIDATION)[: config.mixtures])
         choices = lru_cache(maxsize=2)(partial(make_choices, base))
@@ -67,26 +72,68 @@ class WorkFactory:
                 raise ValueError("training wants examples")
             return load_pool(self.pool)
 
-        def run(job: Job) -> Result:
-            match job.kind:
+        def run(job: Job) -> tuple[Result, ...]:
+            start = time.process_time()
+            results = results_of(job)
+            seconds = round((time.process_time() - start) / len(results), 3)
+            return tuple(result.model_copy(update={"seconds": seconds}) for result in results)
+
+        def results_of(job: Job) -> tuple[Result, ...]:
+            match job.kinds[0]:
                 case Kind.TRACE:
-                    trace = probe_trace(base, mixtures, job.subject, rule)
-                    return Result(kind=job.kind, subject=job.subject, samples=trace.samples.tolist())
+                    traces = probe_traces(base, mixtures, [site for site, _ in job.candidates], rule)
+                    return tuple(
+                        Result(kind=Kind.TRACE, subject=site, samples=trace.samples.tolist()) for site, trace in traces.items()
+                    )
                 case Kind.TRAINING:
                     scores = score_trained(base, mixtures, job.candidates, pool(), self.experiment)
                     bits = job.candidates[0][1][0] if job.candidates else None
-                    return Result(kind=job.kind, subject=job.subject, samples=tuple((score,) for score in scores), bits=bits)
+                    samples = tuple((score,) for score in scores)
+                    return (Result(kind=Kind.TRAINING, subject=job.subject, samples=samples, bits=bits),)
                 case _:
-                    mixture = mixtures.named(job.subject)
-                    found = _QUANTITIES[job.kind](choices(job.candidates), mixture)
-                    by_width = {name: _by_width(job, name, values) for name, values in found.items()}
-                    return Result(kind=job.kind, subject=job.subject, by_width=by_width)
+                    found = of_mixture(job.kinds, choices(job.candidates), mixtures.named(job.subject))
+                    return tuple(
+                        Result(
+                            kind=kind,
+                            subject=job.subject,
+                            by_width={name: _by_width(job, name, values) for name, values in quantities.items()},
+                        )
+                        for kind, quantities in found.items()
+                    )
 
         return run
 
 
-def _measured(choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, NDArray[np.float64]]:
-    scores = measure(choices, mixture)
+Quantities = Mapping[str, NDArray[np.float64]]
+"""Values [sites, widths] by the name of the quantity."""
+
+
+def of_mixture(kinds: Sequence[Kind], choices: SiteChoices, mixture: AnalysedMixture) -> dict[Kind, Quantities]:
+    """What `jobs.QUANTITIES` names, for a job's kinds.
+
+    Raises:
+        UserError: a loss or an output that is no finite number; names mixture and site.
+    """
+    if kinds[0] in _QUANTITIES:
+        return {kind: _QUANTITIES[kind](choices, mixture) for kind in kinds}
+    separator = choices.base.separator
+    scores = score_sites(choices, mixture, [_SCORES[kind](separator, mixture) for kind in kinds])
+    return {
+        kind: _measured(separator, mixture, values) if kind is Kind.MEASURED else {QUANTITIES[kind][0]: values}
+        for kind, values in zip(kinds, scores, strict=True)
+    }
+
+
+_SCORES: Mapping[Kind, Callable[[Separator, AnalysedMixture], Score]] = {
+    Kind.MEASURED: lambda separator, mixture: measured_si_snr,
+    Kind.OUTPUT_NOISE: output_noise,
+    Kind.KL: lambda separator, mixture: output_divergence(mixture, bernoulli_kl),
+    Kind.PAPER_KL: lambda separator, mixture: output_divergence(mixture, paper_kl),
+}
+
+
+def _measured(separator: Separator, mixture: AnalysedMixture, si_snr: NDArray[np.float64]) -> Quantities:
+    scores = OneSiteScores(measured_si_snr(full_precision_output(separator, mixture))[0], si_snr)
     return {
         Method.MEASURED: scores.lost_db,
         Method.MEASURED_NOISE: scores.noise_added,
@@ -94,7 +141,7 @@ def _measured(choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, NDArr
     }
 
 
-def _fisher(choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, NDArray[np.float64]]:
+def _fisher(choices: SiteChoices, mixture: AnalysedMixture) -> Quantities:
     norms = fisher_traces(choices.base, [mixture], choices.sites)
     found: dict[str, NDArray[np.float64]] = {}
     for method, average in ((Method.FISHER, False), (Method.AVERAGE_FISHER, True)):
@@ -103,11 +150,7 @@ def _fisher(choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, NDArray
     return found
 
 
-_QUANTITIES: dict[Kind, Callable[[SiteChoices, AnalysedMixture], dict[str, NDArray[np.float64]]]] = {
-    Kind.MEASURED: _measured,
-    Kind.OUTPUT_NOISE: lambda choices, mixture: {Method.OUTPUT_NOISE: output_noise(choices, mixture)},
-    Kind.KL: lambda choices, mixture: {Method.KL: output_divergence(choices, mixture, bernoulli_kl)},
-    Kind.PAPER_KL: lambda choices, mixture: {Method.PAPER_KL: output_divergence(choices, mixture, paper_kl)},
+_QUANTITIES: Mapping[Kind, Callable[[SiteChoices, AnalysedMixture], Quantities]] = {
     Kind.GRADIENT: lambda choices, mixture: {Method.GRADIENT: gradient_scores(choices, mixture)},
     Kind.FISHER: _fisher,
     Kind.ERRORS: lambda choices, mixture: {

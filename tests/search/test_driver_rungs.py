@@ -108,6 +108,20 @@ def test_every_rung_scores_the_best_fronts_of_the_one_below_and_the_baselines(ru
         below = above
 
 
+def test_only_what_is_within_the_limits_is_promoted_beside_the_baselines(run: tuple[Path, Watched], tmp_path: Path) -> None:
+    sizes = [event.costs["size_bytes"] for event in scored(run[0], Fidelity.SUBSET).values() if event.strategy not in ALWAYS]
+    limit = float(np.median([size for size in sizes[1:] if size is not None]))
+    experiment = experiment_of(rungs=1)
+    limited = experiment.model_copy(update={"search": experiment.search.model_copy(update={"limits": {"size_bytes": limit}})})
+    search(tmp_path, limited, Watched())
+    below, above = (scored(tmp_path, fidelity) for fidelity in (Fidelity.SUBSET, Fidelity.POST_TRAINING))
+    assert {n for n, event in below.items() if event.strategy in ALWAYS} <= above.keys()
+    chosen = [event for event in above.values() if event.strategy not in ALWAYS and event.candidate != REFERENCE]
+    assert chosen
+    assert all(float(event.costs["size_bytes"] or 0.0) <= limit for event in chosen)
+    assert any(float(event.costs["size_bytes"] or 0.0) > limit for n, event in below.items() if n not in above)
+
+
 def test_candidates_are_scored_widest_first_and_once_at_each_fidelity(run: tuple[Path, Watched]) -> None:
     folder, executor = run
     for fidelity, _ in RUNGS:

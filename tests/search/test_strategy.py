@@ -205,6 +205,22 @@ def test_a_strategy_proposes_what_it_says_and_no_more(tmp_path: Path, strategy: 
         assert losses[number] <= losses[sizes <= sizes[number]].min() + 1e-12
 
 
+@pytest.mark.parametrize("trials", [1, 20, 33, 50])
+def test_a_prior_alone_plans_as_many_candidates_as_are_wanted_and_always_the_baselines_and_its_front(trials: int) -> None:
+    experiment = experiment_of(trials, strategy="kl", weight_bits=[2, 3, 4, 5, 6, 8])
+    space = space_of(experiment)
+    plan = make_plan(experiment, space, CostBook(experiment, space), {Prior.KL: prior_table(space)})
+    least = make_plan(
+        experiment_of(1, strategy="kl", weight_bits=[2, 3, 4, 5, 6, 8]),
+        space,
+        CostBook(experiment, space),
+        {Prior.KL: prior_table(space)},
+    )
+    assert len(plan.seeds) == max(trials, len(least.seeds))
+    assert plan.seeds[: len(least.seeds)] == least.seeds
+    assert sum(seed.strategy == "kl" for seed in least.seeds) <= 8
+
+
 def test_nas_candidates_join_the_default_where_they_are_wanted() -> None:
     experiment = experiment_of(nas=True)
     space = space_of(experiment)

@@ -15,12 +15,13 @@ from hwsearch.sensitivity.curvature import (
     ProbeRule,
     Trace,
     curvature_table,
+    draw_probes,
     fisher_traces,
-    hutchinson,
-    probe_trace,
+    probe_traces,
     squared_errors,
+    trace_samples,
 )
-from hwsearch.sensitivity.gradient import site_gradients
+from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
 from hwsearch.sensitivity.prefix import continue_from
 from hwsearch.sensitivity.table import Method
@@ -31,13 +32,6 @@ from tests.sensitivity.small import WIDTHS, broken_base, candidates, double_base
 from tests.separator.small import KINDS, RELU
 
 LONG = ProbeRule(relative_error=0.0, max_probes=200)
-
-
-def quadratic(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient, with its graph, of x' M x / 2 and x."""
-    x = torch.ones(len(matrix), dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(0.5 * x @ matrix @ x, x, create_graph=True)
-    return gradient, x
 
 
 def exact_weight_trace(base, mixture, layer):
@@ -58,18 +52,55 @@ def exact_activation_trace(base, mixture, site):
     return float(hessian(loss, x).reshape(x.numel(), -1).trace())
 
 
-def test_rademacher_probes_are_exact_for_a_diagonal_hessian():
-    diagonal = torch.tensor([3.0, -1.0, 0.5, 7.0], dtype=torch.float64)
-    samples = hutchinson(*quadratic(diagonal.diag()), Probe.RADEMACHER, 5, torch.Generator().manual_seed(0))
-    assert samples == pytest.approx([9.5] * 5)
+def hessian_vector_samples(base, mixture, site, count, random):
+    """z' H z at the site by double backward, without any of the closed forms."""
+    mask, variables = mask_with_graph(base, mixture)
+    x = variables[site]
+    (gradient,) = torch.autograd.grad(separation_loss(base.separator, mask, mixture), x, create_graph=True)
+    samples = []
+    for z in draw_probes(x.reshape(1, -1), Probe.RADEMACHER, count, random):
+        (product,) = torch.autograd.grad(gradient, x, z.reshape(x.shape), retain_graph=True)
+        samples.append(float((z.reshape(x.shape) * product).sum()))
+    return np.array(samples)
+
+
+def test_probes_at_every_sample_of_the_estimate_in_turn_give_the_exact_trace():
+    """Tr(P J J' P) is the sum over the unit vectors: nothing is random but the rounding."""
+    base = double_base()
+    mixture = double_mixture(base, samples=300)
+    sites = {
+        "blocks.0.depthwise.weight": exact_weight_trace(base, mixture, "blocks.0.depthwise"),
+        "mask_head.weight": exact_weight_trace(base, mixture, "mask_head"),
+        "blocks.0.input": exact_activation_trace(base, mixture, "blocks.0.input"),
+        "blocks.1.depthwise.output": exact_activation_trace(base, mixture, "blocks.1.depthwise.output"),
+        "masks": exact_activation_trace(base, mixture, "masks"),
+    }
+    units = torch.eye(mixture.target.shape[-1], dtype=torch.float64)
+    samples = trace_samples(base, mixture, list(sites), units)
+    nothing = trace_samples(base, mixture, list(sites), torch.zeros_like(units[:1]))  # the exact part alone
+    for site, exact in sites.items():
+        assert (samples[site] - nothing[site]).sum() + nothing[site][0] == pytest.approx(exact, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_probes_at_the_estimate_have_the_mean_of_probes_at_the_site(kind):
+    base = double_base(KINDS[kind])
+    mixture = double_mixture(base)
+    for site in ("input_proj.weight", "blocks.1.project.weight", "blocks.1.expand.output"):
+        there = hessian_vector_samples(base, mixture, site, 200, torch.Generator().manual_seed(0))
+        here = probe_traces(base, [mixture], [site], LONG)[site]
+        error = math.hypot(there.std(ddof=1) / math.sqrt(200), here.probe_error)
+        assert abs(there.mean() - here.value) < 4 * error
+        assert error < 0.2 * here.value
 
 
 @pytest.mark.parametrize("probe", Probe)
 def test_probes_have_the_mean_and_variance_of_theory(probe):
-    """Variance of z' H z: 2 (|H|^2 - sum of squared diagonal) for Rademacher, 2 |H|^2 for Gaussian probes."""
+    """Variance of z' M z: 2 (|M|^2 - sum of squared diagonal) for Rademacher, 2 |M|^2 for Gaussian probes."""
     half = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     matrix = half + half.T
-    samples = np.array(hutchinson(*quadratic(matrix), probe, 4000, torch.Generator().manual_seed(1)))
+    z = draw_probes(matrix[:1], probe, 4000, torch.Generator().manual_seed(1))
+    samples = ((z @ matrix) * z).sum(dim=1).numpy()
     off = matrix.square().sum() - (matrix.diagonal().square().sum() if probe is Probe.RADEMACHER else 0.0)
     assert abs(samples.mean() - float(matrix.trace())) < 4 * math.sqrt(2 * off / 4000)
     assert samples.var() == pytest.approx(2 * float(off), rel=0.15)
@@ -79,8 +110,10 @@ def test_probes_have_the_mean_and_variance_of_theory(probe):
 def test_the_trace_of_a_weight_site_is_that_of_the_exact_hessian(kind, probe):
     base = double_base(KINDS[kind])
     mixtures = [double_mixture(base, seed) for seed in (3, 4)]
-    for layer in ("blocks.0.depthwise", "blocks.1.expand"):
-        trace = probe_trace(base, mixtures, f"{layer}.weight", ProbeRule(probe, 0.0, 100))
+    layers = ("blocks.0.depthwise", "blocks.1.expand")
+    traces = probe_traces(base, mixtures, [f"{layer}.weight" for layer in layers], ProbeRule(probe, 0.0, 100))
+    for layer in layers:
+        trace = traces[f"{layer}.weight"]
         exact = [exact_weight_trace(base, mixture, layer) for mixture in mixtures]
         assert abs(trace.value - np.mean(exact)) < 4 * trace.probe_error
         assert trace.probe_error < 0.2 * abs(trace.value)
@@ -90,7 +123,7 @@ def test_the_trace_of_a_weight_site_is_that_of_the_exact_hessian(kind, probe):
 def test_the_trace_of_an_activation_site_is_that_of_the_exact_hessian(site):
     base = double_base()
     mixture = double_mixture(base, samples=400)
-    trace = probe_trace(base, [mixture], site, LONG)
+    trace = probe_traces(base, [mixture], [site], LONG)[site]
     assert abs(trace.value - exact_activation_trace(base, mixture, site)) < 4 * trace.probe_error
     assert trace.probe_error < 0.1 * abs(trace.value)
 
@@ -101,7 +134,7 @@ def test_the_average_curvature_is_the_loss_of_small_random_errors():
     mixture = double_mixture(base)
     site = "blocks.1.input"
     choices = make_choices(base, candidates((site,), (8,)))
-    trace = probe_trace(base, [mixture], site, LONG)
+    trace = probe_traces(base, [mixture], [site], LONG)[site]
     table = curvature_table(
         choices.sites, choices.widths, {site: trace}, [squared_errors(choices, mixture, average=True)], Method.AVERAGE_CURVATURE
     )
@@ -127,16 +160,30 @@ def test_probing_stops_when_the_trace_is_known_well_enough():
     base = double_base()
     mixtures = [double_mixture(base, seed) for seed in (3, 4)]
     site = "blocks.0.expand.weight"
-    loose, tight = (probe_trace(base, mixtures, site, ProbeRule(relative_error=bound, max_probes=400)) for bound in (0.5, 0.05))
+
+    def trace(**rule):
+        return probe_traces(base, mixtures, [site], ProbeRule(**rule))[site]
+
+    loose, tight = (trace(relative_error=bound, max_probes=400) for bound in (1.0, 0.05))
     assert loose.samples.size == MIN_SAMPLES
     assert loose.samples.shape[1] < tight.samples.shape[1] < 400
     assert tight.probe_error <= 0.05 * tight.value
-    capped = probe_trace(base, mixtures, site, ProbeRule(relative_error=0.0, max_probes=12))
+    capped = trace(relative_error=0.0, max_probes=12)
     assert capped.samples.shape == (2, 12)
     # The same seed begins with the same probes, however many follow; another seed does not.
     np.testing.assert_array_equal(tight.samples[:, :12], capped.samples)
-    other = probe_trace(base, mixtures, site, ProbeRule(relative_error=0.0, max_probes=12, seed=1))
+    other = trace(relative_error=0.0, max_probes=12, seed=1)
     assert (other.samples != capped.samples).all()
+
+
+def test_a_trace_does_not_depend_on_the_sites_that_are_probed_with_it():
+    base, rule = double_base(), ProbeRule(relative_error=0.1, max_probes=100)
+    mixtures = [double_mixture(base, seed) for seed in (3, 4)]
+    together = probe_traces(base, mixtures, all_sites(RELU), rule)
+    assert tuple(sorted(together)) == tuple(sorted(all_sites(RELU)))
+    assert len({trace.samples.shape[1] for trace in together.values()}) > 1
+    for site in all_sites(RELU)[::4]:
+        np.testing.assert_array_equal(probe_traces(base, mixtures, [site], rule)[site].samples, together[site].samples)
 
 
 def test_the_probe_error_is_that_of_a_mean_of_independent_means():
@@ -190,17 +237,9 @@ def test_with_a_single_mixture_the_standard_error_is_that_of_the_probes():
     assert table.standard_error[0, 0] == pytest.approx(0.5 * error[0, 0] * trace.probe_error)
 
 
-def test_every_site_can_be_probed():
-    base = double_base()
-    mixture = double_mixture(base, samples=300)
-    for site in all_sites(RELU):
-        trace = probe_trace(base, [mixture], site, ProbeRule(relative_error=1.0, max_probes=4))
-        assert np.isfinite(trace.samples).all()
-
-
 def test_a_loss_that_is_no_number_is_a_clear_error():
     base = broken_base()
     mixture = small_mixture(base)
     for site in ("mask_head.weight", "blocks.1.input"):
         with pytest.raises(UserError, match="loss of the full-precision network is nan"):
-            probe_trace(base, [mixture], site, ProbeRule())
+            probe_traces(base, [mixture], [site], ProbeRule())

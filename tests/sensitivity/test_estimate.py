@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Prior, Split
 from hwsearch.sensitivity.cache import JOBS_FILE, open_journal
 from hwsearch.sensitivity.choices import make_choices
-from hwsearch.sensitivity.curvature import ProbeRule, probe_trace
+from hwsearch.sensitivity.curvature import ProbeRule, probe_traces
 from hwsearch.sensitivity.estimate import (
     DEFAULT_METHODS,
     check_sensitivity,
@@ -29,9 +30,11 @@ from hwsearch.sensitivity.estimate import (
 )
 from hwsearch.sensitivity.gradient import gradient_scores, site_gradients
 from hwsearch.sensitivity.jobs import Job, Kind, Result, Results
+from hwsearch.sensitivity.kernels import through_onednn
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
-from hwsearch.sensitivity.measured import measure
-from hwsearch.sensitivity.mixture import MixtureReader
+from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
+from hwsearch.sensitivity.mixture import AnalysedMixture, MixtureReader
+from hwsearch.sensitivity.one_site import Score, full_precision_output, score_sites
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
 from hwsearch.sensitivity.table import Method
@@ -47,6 +50,7 @@ Maker = Callable[..., Workspace]
 def prepared(workspace: Workspace) -> tuple[PreparedBase, MixtureReader]:
     experiment, data = workspace.experiment, workspace.data_folder
     base = prepare_base(experiment, workspace.base_path, data, workspace.folder / "calibration.json")
+    base = replace(base, folded=through_onednn(base.folded))
     return base, MixtureReader(base, data, open_dataset(data, Split.VALIDATION)[: experiment.sensitivity.mixtures])
 
 
@@ -64,14 +68,22 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
     tables = ensure(here, methods, SITES)
     base, mixtures = prepared(here)
     choices = make_choices(base, SITES)
-    scores = [measure(choices, mixture) for mixture in mixtures]
+    separator = base.separator
+
+    def one_by_one(score: Callable[[AnalysedMixture], Score]) -> list[np.ndarray]:
+        return [score_sites(choices, mixture, [score(mixture)])[0] for mixture in mixtures]
+
+    scores = [
+        OneSiteScores(measured_si_snr(full_precision_output(separator, mixture))[0], si_snr)
+        for mixture, si_snr in zip(mixtures, one_by_one(lambda mixture: measured_si_snr), strict=True)
+    ]
     for method, wanted in {
         Method.MEASURED: [score.lost_db for score in scores],
         Method.MEASURED_NOISE: [score.noise_added for score in scores],
         Method.MEASURED_NOISE_RATIO: [score.noise_ratio for score in scores],
-        Method.KL: [output_divergence(choices, mixture, bernoulli_kl) for mixture in mixtures],
-        Method.PAPER_KL: [output_divergence(choices, mixture, paper_kl) for mixture in mixtures],
-        Method.OUTPUT_NOISE: [output_noise(choices, mixture) for mixture in mixtures],
+        Method.KL: one_by_one(lambda mixture: output_divergence(mixture, bernoulli_kl)),
+        Method.PAPER_KL: one_by_one(lambda mixture: output_divergence(mixture, paper_kl)),
+        Method.OUTPUT_NOISE: one_by_one(lambda mixture: output_noise(separator, mixture)),
         Method.GRADIENT: [gradient_scores(choices, mixture) for mixture in mixtures],
     }.items():
         np.testing.assert_allclose(tables[method].value, np.mean(wanted, axis=0), rtol=1e-12)
@@ -79,7 +91,7 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
     rule = ProbeRule(relative_error=0.1, max_probes=8, seed=here.experiment.seed)
     gradients = [site_gradients(base, mixture) for mixture in mixtures]
     for row, (site, widths) in enumerate(SITES):
-        traces = probe_trace(base, mixtures, site, rule).by_mixture
+        traces = probe_traces(base, mixtures, [site], rule)[site].by_mixture
         norms = [float(found[site].double().square().sum()) for found in gradients]
         for bits in widths:
             column = tables[Method.CURVATURE].widths.index(bits)
@@ -136,8 +148,9 @@ def test_work_goes_on_where_it_was_cut_off(workspace: Maker, share: float) -> No
     assert written(cut) == written(whole)
     assert len(lines(cut)) == len(lines(whole))
     assert lines(cut)[:kept] == [json.loads(line) for line in content.splitlines()[:kept]]
-    # One report before the first job and one behind each that was missing.
-    assert len(seen) == 1 + len(lines(whole)) - kept
+    # One report before the first job and one behind each that was missing; all traces are one job.
+    missing = {"traces" if line["kind"] == "trace" else (line["kind"], line["subject"]) for line in lines(whole)[kept:]}
+    assert len(seen) == 1 + len(missing)
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] == seen[0][1]
 
@@ -194,6 +207,37 @@ def test_a_method_a_site_or_a_width_added_later_costs_only_its_own_jobs(workspac
         np.testing.assert_allclose(table.value, fresh[method].value, rtol=1e-4)
 
 
+def test_methods_of_one_walk_over_the_sites_are_one_job_and_one_added_later_is_made_alone(workspace: Maker) -> None:
+    methods = ["measured", "output-noise-ratio", "kl", "paper-kl"]
+    together, apart = workspace(name="together"), workspace(name="apart")
+    seen: list[int] = []
+    whole = ensure(together, methods, SITES, progress=lambda done, total: seen.append(done))
+    assert len(seen) == 1 + 2
+    assert sorted(line["kind"] for line in lines(together)) == sorted(["measured", "output-noise", "kl", "paper-kl"] * 2)
+    for done, method in enumerate(methods, start=1):
+        found = ensure(apart, [method], SITES)
+        assert len(lines(apart)) == 2 * done
+        np.testing.assert_array_equal(found[Method(method)].value, whole[Method(method)].value)
+
+
+def test_a_walk_that_was_kept_in_part_is_walked_for_the_rest(workspace: Maker) -> None:
+    here = workspace()
+    methods = ["measured", "kl"]
+    whole = ensure(here, methods, SITES)
+    journal = sensitivity_folder(here) / JOBS_FILE
+    first, *_ = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first)
+    again = ensure(here, methods, SITES)
+    assert [(line["kind"], line["subject"]) for line in lines(here)] == [
+        ("measured", "validation-00000"),
+        ("kl", "validation-00000"),
+        ("measured", "validation-00001"),
+        ("kl", "validation-00001"),
+    ]
+    for method, table in whole.items():
+        np.testing.assert_array_equal(again[method].value, table.value)
+
+
 def test_more_mixtures_cost_only_the_new_ones_where_mixtures_stand_alone(workspace: Maker) -> None:
     ensure(workspace(), ["gradient"], SITES)
     more = workspace(sensitivity={"mixtures": 3})
@@ -209,10 +253,10 @@ def test_tables_on_disk_are_those_returned_and_only_of_the_same_sites(workspace:
     assert [table.method for table in kept_tables(here, SITES)] == [Method.GRADIENT]
 
 
-def test_recoverability_is_what_training_leaves_and_the_measured_ratio_at_wide_widths(workspace: Maker) -> None:
+def test_recoverability_is_what_training_leaves_and_the_output_noise_at_wide_widths(workspace: Maker) -> None:
     here = workspace()
     path = build_pool(here, 1, lambda done, total: None)
-    tables = ensure(here, ["recoverability", "measured-noise-ratio"], SITES, pool=path)
+    tables = ensure(here, ["recoverability", "output-noise-ratio"], SITES, pool=path)
     base, mixtures = prepared(here)
     pool = load_pool(path)
 
@@ -220,8 +264,8 @@ def test_recoverability_is_what_training_leaves_and_the_measured_ratio_at_wide_w
         return np.array(score_trained(base, mixtures, candidates, pool, here.experiment))
 
     floating = scores()
-    table, measured = tables[Method.RECOVERABILITY], tables[Method.MEASURED_NOISE_RATIO]
-    assert np.array_equal(table.value[:, 2], measured.value[:, 2])
+    table, noise = tables[Method.RECOVERABILITY], tables[Method.OUTPUT_NOISE]
+    assert np.array_equal(table.value[:, 2], noise.value[:, 2])
     for row, (site, (bits, _)) in enumerate(SITES):
         wanted = np.mean(10 ** ((floating - scores((site, (bits,)))) / 10) - 1)
         assert table.value[row, table.widths.index(bits)] == pytest.approx(wanted, rel=1e-9)
@@ -293,19 +337,19 @@ def test_a_loss_that_is_no_number_is_named(workspace: Maker, tmp_path: Path, met
         ensure(workspace(base=str(tmp_path / "broken.safetensors")), [method], SITES)
 
 
-def moody(fails: str) -> Callable[[Job], Result]:
-    def work(job: Job) -> Result:
+def moody(fails: str) -> Callable[[Job], tuple[Result, ...]]:
+    def work(job: Job) -> tuple[Result, ...]:
         if job.subject == fails:
             raise RuntimeError("no memory")
-        return Result(kind=job.kind, subject=job.subject, samples=((1.0, 2.0),))
+        return (Result(kind=job.kinds[0], subject=job.subject, samples=((1.0, 2.0),)),)
 
     return work
 
 
 def test_a_job_that_fails_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    jobs = [Job(Kind.TRACE, site) for site in ("a", "b", "c")]
+    jobs = [Job((Kind.TRAINING,), site) for site in ("a", "b", "c")]
     with open_journal(tmp_path, {}) as journal, LocalExecutor(partial(moody, "b")) as executor:
-        message = "1 of 3 jobs failed, the first: trace of b: RuntimeError: no memory; the others are kept"
+        message = "1 of 3 jobs failed, the first: training of b: RuntimeError: no memory; the others are kept"
         with pytest.raises(UserError, match=message):
             run_and_keep(executor, jobs, journal, Results(), lambda done, total: None)
     with open_journal(tmp_path, {}) as journal:

@@ -45,7 +45,7 @@ def test_the_score_is_the_mean_square_of_small_loss_changes_with_random_signs(si
     base = double_base()
     mixture = double_mixture(base)
     choices = double_choices(base, (site,), (4, 8))
-    start, changed = changed_tensors(choices, site, mixture.tensors)
+    start, changed = changed_tensors(choices, site, choices.of(site), mixture.tensors)
     error = changed[1:] - mixture.tensors[start]
     random = torch.Generator().manual_seed(0)
     small = 1e-3

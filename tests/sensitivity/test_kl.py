@@ -14,6 +14,7 @@ from torch.distributions import Bernoulli, kl_divergence
 from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
+from hwsearch.sensitivity.one_site import score_sites
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import WIDTHS, candidates, only, small_base, small_mixture
@@ -64,7 +65,8 @@ def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_f
 
     p = probabilities("masks", 32)
     frames = p.shape[1]
-    found = output_divergence(choices, mixture, bernoulli_kl if form == "bernoulli" else paper_kl)
+    divergence = output_divergence(mixture, bernoulli_kl if form == "bernoulli" else paper_kl)
+    (found,) = score_sites(choices, mixture, [divergence])
     for row, site in enumerate(choices.sites):
         for column, bits in enumerate(choices.widths):
             if bits not in choices.of(site):
@@ -82,5 +84,6 @@ def test_an_output_that_is_no_number_is_named():
     mixture = small_mixture(base)
     broken = {**mixture.tensors, "masks": torch.full_like(mixture.tensors["masks"], math.nan)}
     choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
-    with pytest.raises(UserError, match=r"the output with site 'mask_head\.weight' quantized is not finite"):
-        output_divergence(choices, replace(mixture, tensors=broken), bernoulli_kl)
+    broken_mixture = replace(mixture, tensors=broken)
+    with pytest.raises(UserError, match=r"with 'mask_head\.weight' alone quantized: the output is not finite"):
+        score_sites(choices, broken_mixture, [output_divergence(broken_mixture, bernoulli_kl)])

@@ -9,13 +9,20 @@ import pytest
 import torch
 
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.choices import make_choices, one_site_masks
-from hwsearch.sensitivity.measured import measure
+from hwsearch.sensitivity.choices import SiteChoices, make_choices
+from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
+from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.sensitivity.one_site import full_precision_output, one_site_masks, score_sites
 from hwsearch.sensitivity.table import Method, over_mixtures
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import WIDTHS, broken_base, candidates, only, small_base, small_mixture
 from tests.separator.small import KINDS, RELU
+
+
+def measure(choices: SiteChoices, mixture: AnalysedMixture) -> OneSiteScores:
+    full_precision = measured_si_snr(full_precision_output(choices.base.separator, mixture))[0]
+    return OneSiteScores(full_precision, score_sites(choices, mixture, [measured_si_snr])[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,12 +9,18 @@ import pytest
 import torch
 
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.choices import make_choices
+from hwsearch.sensitivity.choices import SiteChoices, make_choices
+from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.sensitivity.one_site import score_sites
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import broken_base, candidates, only, small_base, small_mixture
 from tests.separator.small import RELU
+
+
+def noises(choices: SiteChoices, mixture: AnalysedMixture) -> np.ndarray:
+    return score_sites(choices, mixture, [output_noise(choices.base.separator, mixture)])[0]
 
 
 def test_it_is_the_moved_power_over_the_noise_power_that_another_librarys_si_snr_means():
@@ -31,7 +37,7 @@ def test_it_is_the_moved_power_over_the_noise_power_that_another_librarys_si_snr
     si_snr = float(fast_bss_eval.si_sdr(mixture.target.double().numpy(), full[None], zero_mean=True)[0])
     # Signal and noise of SI-SNR are at right angles and make up the estimate.
     noise = np.square(full - full.mean()).sum() / (1 + 10 ** (si_snr / 10))
-    found = output_noise(choices, mixture)
+    found = noises(choices, mixture)
     for row, site in enumerate(choices.sites):
         for column, bits in enumerate(choices.widths):
             if bits not in choices.of(site):
@@ -45,7 +51,7 @@ def test_it_is_the_moved_power_over_the_noise_power_that_another_librarys_si_snr
 def test_it_is_never_negative_and_falls_with_the_width():
     base = small_base()
     choices = make_choices(base, candidates(all_sites(RELU), (4, 8, 32)))
-    found = output_noise(choices, small_mixture(base))
+    found = noises(choices, small_mixture(base))
     assert (found >= 0).all()
     assert (found[:, 0] > found[:, 1]).all()
     np.testing.assert_allclose(found[:, 2], 0.0, atol=1e-9)
@@ -55,7 +61,7 @@ def test_an_output_that_is_no_number_is_named():
     base = broken_base()
     choices = make_choices(base, (("features", (4,)),))
     with pytest.raises(UserError, match="mixture 'noise-3', in full precision: the power of the estimate's error is nan"):
-        output_noise(choices, small_mixture(base))
+        noises(choices, small_mixture(base))
 
 
 def test_a_silent_target_is_named():
@@ -63,7 +69,7 @@ def test_a_silent_target_is_named():
     mixture = small_mixture(base)
     choices = make_choices(base, (("features", (4,)),))
     with pytest.raises(UserError, match="mixture 'noise-3', in full precision"):
-        output_noise(choices, replace(mixture, target=torch.zeros_like(mixture.target)))
+        noises(choices, replace(mixture, target=torch.zeros_like(mixture.target)))
 
 
 def test_a_site_whose_output_is_no_number_is_named():
@@ -72,4 +78,4 @@ def test_a_site_whose_output_is_no_number_is_named():
     broken = {**mixture.tensors, "mask_input": torch.full_like(mixture.tensors["mask_input"], math.nan)}
     choices = make_choices(base, (("mask_input", (4,)),))
     with pytest.raises(UserError, match="mixture 'noise-3', with 'mask_input' alone quantized: the estimate is not finite"):
-        output_noise(choices, replace(mixture, tensors=broken))
+        noises(choices, replace(mixture, tensors=broken))

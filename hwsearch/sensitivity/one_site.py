@@ -1,0 +1,93 @@
+"""The separator's output with every site quantized alone, and all that is read off it, in one walk over the sites.
+
+Running the network behind each site at each width is nearly all the work of these methods, so those wanted together share it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
+from hwsearch.sensitivity.mixture import AnalysedMixture
+from hwsearch.sensitivity.prefix import SiteTensors, continue_from
+from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.quantizers import is_float
+from hwsearch.separator.separator import Separator
+
+
+@dataclass(frozen=True, eq=False)
+class OneSiteOutput:
+    """What the separator gives for a mixture with one site quantized, or with none.
+
+    Attributes:
+        site: the site; None where nothing is quantized.
+        masks: the network's output [widths, 2 * bins, frames], at each width of the site.
+        separator: whose synthesis is used.
+        mixture: what it is given.
+    """
+
+    site: str | None
+    masks: Tensor
+    separator: Separator
+    mixture: AnalysedMixture
+
+    @cached_property
+    def estimates(self) -> Tensor:
+        """Waveforms [widths, samples]."""
+        with torch.no_grad():
+            return self.separator.synthesise(self.mixture.analysis, self.masks, self.mixture.target.shape[-1])
+
+    def __str__(self) -> str:
+        """For messages."""
+        what = "in full precision" if self.site is None else f"with '{self.site}' alone quantized"
+        return f"mixture '{self.mixture.name}', {what}"
+
+
+Score = Callable[[OneSiteOutput], Sequence[float]]
+"""A number for each width of a site."""
+
+
+def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> OneSiteOutput:
+    """With nothing quantized; as if that were a single width."""
+    return OneSiteOutput(None, mixture.tensors["masks"], separator, mixture)
+
+
+def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence[Score]) -> list[NDArray[np.float64]]:
+    """Score a mixture with every site quantized alone.
+
+    Returns:
+        Of each score [sites, widths]; NaN at widths that a site is not tried at.
+    """
+    rows = [
+        [score(OneSiteOutput(site, masks, choices.base.separator, mixture)) for score in scores]
+        for site, masks in one_site_masks(choices, mixture.tensors)
+    ]
+    return [by_site_and_width(choices, found) for found in zip(*rows, strict=True)]
+
+
+def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple[str, Tensor]]:
+    """The network's output with every site quantized alone.
+
+    Args:
+        choices: sites and widths.
+        tensors: full-precision tensors of a mixture.
+
+    Yields:
+        Each of `choices.sites` in turn, and its masks [widths, 2 * bins, frames] at `choices.of(site)`.
+    """
+    full_precision = tensors["masks"]
+    for site in choices.sites:
+        widths = choices.of(site)
+        quantized = tuple(bits for bits in widths if not is_float(bits))
+        masks = full_precision[:0]
+        if quantized:
+            start, changed = changed_tensors(choices, site, quantized, tensors)
+            with torch.no_grad():
+                masks = continue_from(choices.base.folded, start, changed, tensors, fast_convolve)
+        # Floating point is the widest width, so the last, and changes nothing.
+        yield site, torch.cat([masks, full_precision]) if len(quantized) < len(widths) else masks
