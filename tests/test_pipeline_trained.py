@@ -185,6 +185,6 @@ def test_what_trains_is_refused_before_any_work_where_there_is_nothing_to_train_
 def test_a_cost_of_the_differentiable_search_that_there_is_not_is_refused_before_any_work(runs: Path, tmp_path: Path) -> None:
     workspace = workspace_of(runs, strategy="nas")
     changed = workspace.experiment.model_copy(update={"nas": workspace.experiment.nas.model_copy(update={"cost": "weight"})})
-    with pytest.raises(UserError, match="nas.cost is 'weight'; wanted one of size_bytes"):
+    with pytest.raises(UserError, match=r"nas\.cost is 'weight'; wanted one of size_bytes"):
         check(Workspace(tmp_path, changed), may_train=False)
     assert not list(tmp_path.iterdir())
