@@ -413,7 +413,17 @@ def compare(bench: Bench, found: Found) -> list[dict[str, Any]]:
         test = paired_permutation_test(per_mixture(found, OURS, bits, stage, METRICS[0]), rivals[best], 0, utterances)
         entry = {"stage": stage, "bits": bits, "against": kind, "method": best}
         tests.append(entry | {"difference_db": test.difference, "p_value": test.p_value, "mixtures": test.n})
+    for stage, kind in product(STAGES, GROUPS):
+        _correct([test for test in tests if (test["stage"], test["against"]) == (stage, kind)])
     return tests
+
+
+def _correct(tests: Sequence[dict[str, Any]]) -> None:
+    """Holm's correction for testing at every size (Scandinavian Journal of Statistics 6(2), 1979)."""
+    largest = 0.0
+    for rank, test in enumerate(sorted(tests, key=lambda test: test["p_value"])):
+        largest = max(largest, min(1.0, (len(tests) - rank) * test["p_value"]))
+        test["p_holm"] = largest
 
 
 def report(bench: Bench, seeds: int, results: Path) -> None:
@@ -447,7 +457,7 @@ def _markdown(rows: Sequence[dict[str, Any]], tests: Sequence[dict[str, Any]], f
     for stage in STAGES:
         by_cell = {(row["method"], row["bits"]): row for row in rows if row["stage"] == stage}
         by_test = {(test["against"], test["bits"]): test for test in tests if test["stage"] == stage}
-        lines += [f"**{stage}**: SI-SNR improvement, dB (PESQ)", ""]
+        lines += [f"**{stage}**: SI-SNR improvement, dB (PESQ; size with one scale per channel); p after Holm", ""]
         lines += [f"| method | {' | '.join(f'{bits:g} bits' for bits in BITS)} |", "|---|" + "---|" * len(BITS)]
         lines += [f"| {method} | {' | '.join(_figures(by_cell.get((method, bits))) for bits in BITS)} |" for method in METHODS]
         lines += [
@@ -462,11 +472,11 @@ def _figures(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
     value, low, high = row["si_snr_improvement_db"]
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] ({row['pesq'][0]:.2f})"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] ({row['pesq'][0]:.2f}; {row['bytes'] / 1e3:.0f} kB)"
 
 
 def _verdict(test: dict[str, Any] | None) -> str:
-    return "" if test is None else f"{test['difference_db']:+.2f} over {test['method']}, p = {test['p_value']:.2g}"
+    return "" if test is None else f"{test['difference_db']:+.2f} over {test['method']}, p = {test['p_holm']:.2g}"
 
 
 def _plot(rows: Sequence[dict[str, Any]], full: Mapping[str, float], path: Path) -> None:

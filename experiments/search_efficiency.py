@@ -172,7 +172,9 @@ def run_job(problem: Problem, job: Job, evaluations: int) -> None:
     for number, entry in enumerate(history):
         generation = dict.fromkeys(GENERATION_KEYS, entry["generation"]) if "generation" in entry else {}
         add(tuple(entry["point"]), tuple(entry["values"]), GENERATION_KEYS if number < len(seeds) else generation)
-    with path.open("w", encoding="utf-8") as stream:
+    if history or lines:
+        atomic_write_bytes(path, "".join(json.dumps(entry) + "\n" for entry in history).encode())  # without a torn last line
+    with path.open("a", encoding="utf-8") as stream:
 
         def write(point: Point, values: tuple[float, float], attributes: dict[str, object]) -> None:
             generation = [attributes[key] for key in GENERATION_KEYS if key in attributes]
@@ -180,8 +182,6 @@ def run_job(problem: Problem, job: Job, evaluations: int) -> None:
             stream.write(json.dumps(entry) + "\n")
             stream.flush()
 
-        for entry in history:
-            stream.write(json.dumps(entry) + "\n")
         for number in range(len(history), evaluations):
             if number < len(seeds):
                 values = problem.values(seeds[number])
@@ -254,10 +254,12 @@ def summary(sampler: str, runs: dict[int, list[float]], ours: dict[int, list[flo
         several = len(reached) > 1
         row[f"ci95_at_{mark}"] = float(stats.t.ppf(0.975, len(reached) - 1) * stats.sem(reached)) if several else None
     if sampler != OURS:
-        both = [seed for seed, curve in runs.items() if len(curve) >= OURS_AT and len(ours.get(seed, [])) >= OURS_AT]
-        row["ours_at_100_no_worse_than_its_last"] = sum(ours[seed][OURS_AT - 1] >= runs[seed][-1] for seed in both)
-        row["seeds_compared"] = len(both)
-        row["its_last"] = sorted({len(runs[seed]) for seed in both})
+        # The prior's front has no seed: it is compared with every one of ours.
+        pairs = [(seed, min(runs) if sampler == FRONT else seed) for seed, curve in ours.items() if len(curve) >= OURS_AT]
+        pairs = [(seed, other) for seed, other in pairs if len(runs.get(other, [])) >= OURS_AT]
+        row["ours_at_100_no_worse_than_its_last"] = sum(ours[seed][OURS_AT - 1] >= runs[other][-1] for seed, other in pairs)
+        row["seeds_compared"] = len(pairs)
+        row["its_last"] = sorted({len(runs[other]) for _, other in pairs})
     return row
 
 

@@ -20,7 +20,7 @@ from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import RECORD_FILE, read_record
-from hwsearch.search.space import build_space
+from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.allocation import BitAllocation
@@ -144,6 +144,12 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
         if column != QUALITY:
             costs.known(column)
     costs.check_limits(experiment.search.limits)
+    least = len(uniform_seeds(space) + ends_seeds(space))
+    if experiment.search.trials < least:
+        raise UserError(
+            f"search.trials is {experiment.search.trials}; uniform allocations and 'ends at 8 bits' alone, which are always "
+            f"scored, are {least}: wanted at least as many"
+        )
     if wants_nas(experiment):
         nas_cost(experiment, space.widths)
     for why in trainings(experiment):

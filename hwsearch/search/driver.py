@@ -340,7 +340,7 @@ class _Search:
             return ScoringJob(allocation, fidelity)
         start = self._nearest_trained(number, fidelity)
         source = None if start is None else TrainedFile(self._trained_path(self._weights[start]), self._allocation(start[1]))
-        name = trained_name(allocation, fidelity, None if source is None else source.path.name)
+        name = trained_name(self._record.header.experiment, allocation, fidelity, None if source is None else source.path.name)
         self._training[number] = (None if start is None else start[1], name)
         return ScoringJob(allocation, fidelity, self._trained_path(name), source)
 

@@ -13,6 +13,8 @@ DROP_CI95 = "drop_ci95_db"
 """Half width of the 95 % confidence interval of the quality lost against full precision, utterance by utterance, dB."""
 UTTERANCES = "utterances"
 """How many mixtures the mean is over."""
+TRAINING_STEPS = "training_steps"
+"""Steps that the candidate's weights were trained, those of the candidates its training started from included."""
 SIZE = "size_bytes"
 """Bytes of the file that ships."""
 

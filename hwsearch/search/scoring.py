@@ -15,7 +15,7 @@ from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.files import digest
 from hwsearch.metrics.statistics import mean_interval
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
-from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, UTTERANCES
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork, KeptInput
 from hwsearch.separator.prepare import PreparedBase, prepare_base
@@ -106,10 +106,10 @@ class _Scorer:
         parts = 1 if job.fidelity is Fidelity.SUBSET else 2
         while len(self._batches) < parts:
             self._load()
-        mask = self._mask_function(job)
+        mask, steps = self._mask_function(job)
         found = np.concatenate([improvements(self._prepared.separator, mask, batches) for batches in self._batches[:parts]])
         quality, drop = mean_interval(found), mean_interval(np.concatenate(self._full_precision[:parts]) - found)
-        scores = {QUALITY: quality.value, UTTERANCES: float(len(found))}
+        scores = {QUALITY: quality.value, UTTERANCES: float(len(found)), TRAINING_STEPS: float(steps)}
         for name, estimate in ((QUALITY_CI95, quality), (DROP_CI95, drop)):
             if estimate.high is not None:
                 scores[name] = estimate.high - estimate.value
@@ -125,13 +125,17 @@ class _Scorer:
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
 
-    def _mask_function(self, job: ScoringJob) -> Callable[[KeptInput], Tensor]:
-        """The network of a job; full precision is never trained, so that it stays what candidates are compared with."""
+    def _mask_function(self, job: ScoringJob) -> tuple[Callable[[KeptInput], Tensor], int]:
+        """The network of a job, and how many steps it was trained, those of warm starts included.
+
+        Full precision is never trained, so that it stays what candidates are compared with.
+        """
         if not job.fidelity.trained or set(job.allocation.by_site.values()) == {FLOAT_BITS}:
             network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
-            return network.mask_function(job.allocation)
-        mask = trained_mask_function(self._prepared, self._trained(job))
-        return lambda features: mask(features.normalised)
+            return network.mask_function(job.allocation), 0
+        state = self._trained(job)
+        mask = trained_mask_function(self._prepared, state)
+        return lambda features: mask(features.normalised), state.steps
 
     def _trained(self, job: ScoringJob) -> TrainedState:
         """Train, or find what an earlier attempt at the same job has left."""
@@ -153,6 +157,14 @@ class _Scorer:
         return load_pool(self._factory.pool)
 
 
-def trained_name(allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
-    """File name of a candidate's trained weights: a hash of what is trained, how far, and from which other file."""
-    return f"{digest({'allocation': allocation.to_json(), 'fidelity': fidelity.value, 'start': start})[:24]}.safetensors"
+def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
+    """File name of a candidate's trained weights: a hash of all that makes them.
+
+    Args:
+        experiment: `search_digest` of the experiment: how candidates are trained.
+        allocation: what is trained.
+        fidelity: how far.
+        start: the file that training starts from, if any.
+    """
+    content = {"experiment": experiment, "allocation": allocation.to_json(), "fidelity": fidelity.value, "start": start}
+    return f"{digest(content)[:24]}.safetensors"

@@ -15,7 +15,7 @@ from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.rungs import RungCorrelation, rung_correlations
 from hwsearch.search.driver import TRAINED_FOLDER
-from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored
+from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
 from hwsearch.search.scoring import ScoringJob, trained_name
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from tests.search.synthetic import cut_record, essence, events, make_experiment, quality, search
@@ -143,7 +143,7 @@ def test_jobs_ask_for_what_the_record_says(run: tuple[Path, Watched]) -> None:
         assert event.weights is not None
         assert job.output == (folder / TRAINED_FOLDER / event.weights).resolve()
         source = None if job.start is None else job.start.path.name
-        assert event.weights == trained_name(job.allocation, job.fidelity, source)
+        assert event.weights == trained_name(read_record(folder)[0].experiment, job.allocation, job.fidelity, source)
         assert (event.start is None) == (job.start is None)
     files = [event.weights for event in events(folder) if isinstance(event, Scored) and event.weights is not None]
     assert len(set(files)) == len(files)

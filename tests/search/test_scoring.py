@@ -103,6 +103,7 @@ def test_only_the_mixtures_asked_for_are_scored(tiny: Tiny) -> None:
     assert scorer(ScoringJob(FULL_PRECISION, Fidelity.SUBSET)) == {
         "si_snr_improvement_db": pytest.approx(improvements(tiny, None)[0], abs=1e-3),
         "utterances": 1.0,
+        "training_steps": 0.0,
     }
     # The same worker then scores on the whole set, and on the subset again, as one that does only that.
     allocation = uniform(CONFIG, 4, 8)

@@ -49,7 +49,7 @@ def score(factory: ScorerFactory) -> Score:
 def job(
     folder: Path, allocation: BitAllocation = FOUR, fidelity: Fidelity = SHORT, start: TrainedFile | None = None
 ) -> ScoringJob:
-    name = trained_name(allocation, fidelity, None if start is None else start.path.name)
+    name = trained_name("e", allocation, fidelity, None if start is None else start.path.name)
     return ScoringJob(allocation, fidelity, folder / name, start)
 
 
@@ -79,7 +79,7 @@ def test_a_trained_candidate_scores_what_its_brevitas_network_does(factory: Scor
     assert found[QUALITY] == pytest.approx(brevitas_improvement(factory, made), abs=0.02)
     assert found["utterances"] == 3.0
     assert found[QUALITY] != score(ScoringJob(FOUR, Fidelity.POST_TRAINING))[QUALITY]
-    assert [path.name for path in tmp_path.iterdir()] == [trained_name(FOUR, SHORT, None)]
+    assert [path.name for path in tmp_path.iterdir()] == [trained_name("e", FOUR, SHORT, None)]
 
 
 def test_a_second_attempt_finds_the_weights_and_trains_no_more(factory: ScorerFactory, score: Score, tmp_path: Path) -> None:
@@ -154,11 +154,11 @@ def test_the_first_fidelity_is_a_subset_where_there_are_more_mixtures(factory: S
 
 def test_weights_are_named_by_all_that_makes_them() -> None:
     names = {
-        trained_name(allocation, fidelity, start)
+        trained_name("e", allocation, fidelity, start)
         for allocation in (FOUR, uniform(RELU, 3, 8))
         for fidelity in (SHORT, FULL)
         for start in (None, "a.safetensors", "b.safetensors")
     }
     assert len(names) == 12
-    assert trained_name(FOUR, SHORT, None) == trained_name(uniform(RELU, 4, 8), SHORT, None)
+    assert trained_name("e", FOUR, SHORT, None) == trained_name("e", uniform(RELU, 4, 8), SHORT, None)
     assert all(name.removesuffix(".safetensors").isalnum() for name in names)
