@@ -10,8 +10,9 @@ small depthwise weights at 8; every method gets the best it can within it. Activ
 Methods: `uniform, one scale` is the reference system's (arXiv 2111.14479: one table for all layers, norms apart); `uniform, per
 layer` and `uniform, per channel` have least-squares scales; `uniform, small at 8` keeps depthwise weights at 8 bits;
 `curvature`, `kl` and `output noise` are the exact allocations of those sensitivities; `nas` takes the best of the
-differentiable search's candidates that fits; `prior-corrected` searches post-training, takes the best few that fit on the whole
-validation set, trains those and what the other methods propose, and takes the best on validation again.
+differentiable search's candidates that fits; `prior-corrected` searches post-training, solves the allocation at the size again
+under what it has learnt, takes the best few on the whole validation set, trains those and what the other methods propose, and
+takes the best on validation again.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY, SIZE
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import prior_problem, separable_loss
-from hwsearch.search.record import Scored, read_record
+from hwsearch.search.record import REFERENCE, Scored, read_record
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Seed, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
@@ -76,9 +77,11 @@ METRICS = ("si_snr_improvement_db", "pesq")
 EVALUATIONS = 200
 SEARCHED_ON = 48
 """Validation mixtures that our search scores on: on a few it finds what suits those."""
-ON_VALIDATION = 8
-"""Candidates of our search at each size that the whole validation set chooses among."""
-TRAINED = 4
+ON_VALIDATION = 3
+"""Candidates of our search at each size that the whole validation set chooses among,"""
+AT_SIZE = 5
+"""beside the best that fit under the corrected losses: their mean, and draws."""
+TRAINED = 3
 """The best of these that are trained, beside what the other methods propose."""
 NEAR = 0.96
 """They are at least this share of the size allowed."""
@@ -307,6 +310,29 @@ def search_candidates(bench: Bench, seed: int) -> list[tuple[BitAllocation, floa
     return [(BitAllocation.of(event.allocation), float(event.costs[SIZE] or 0.0), event.metrics[QUALITY]) for event in scored]
 
 
+def solved_at(bench: Bench, seed: int, bits: float) -> list[BitAllocation]:
+    """The exact optima at a size under the losses that our search has learnt: their mean, and draws."""
+    _, events = read_record(search_folder(bench, seed))
+    scored = [event for event in events if isinstance(event, Scored)]
+    priors = [bench.sensitivities[prior] for prior in bench.experiment.search.priors]
+    engine = posterior_engine(bench.space, priors, bench.costs, bench.experiment.search.objectives, {}, SEARCHED_ON)
+    for event in scored:
+        if event.candidate == REFERENCE:
+            engine.refer(event.metrics[QUALITY])
+        else:
+            engine.finish(bench.space.encode(BitAllocation.of(event.allocation)), event.metrics[QUALITY])
+    found = []
+    for draw in range(AT_SIZE):
+        table = engine.losses(np.random.default_rng([seed, draw]) if draw else None)
+        loss = {
+            name: dict(zip(widths, row.tolist(), strict=False))
+            for (name, widths), row in zip(bench.space.free, table, strict=True)
+        }
+        problem = prior_problem(bench.space, loss, (bench.costs.exact(SIZE),))
+        found.append(problem.allocation(front_at(problem, SIZE, [bench.budget(bits)]).indices[0]))
+    return found
+
+
 def our_choices(bench: Bench, seed: int, bits: float) -> dict[str, Choice]:
     """Our choice at a size, for each stage; chosen on validation."""
     budget = bench.budget(bits)
@@ -315,7 +341,8 @@ def our_choices(bench: Bench, seed: int, bits: float) -> dict[str, Choice]:
     best = sorted(near, key=lambda entry: -entry[2])[:ON_VALIDATION]
     others = [choice for name, choice in simple_choices(bench, bits).items() if name not in (ONE_SCALE, PER_LAYER)]
     others.append(nas_choice(bench, seed, bits))
-    candidates = list(dict.fromkeys([*(Choice(allocation) for allocation, _, _ in best), *others]))
+    searched = [allocation for allocation, _, _ in best] + solved_at(bench, seed, bits)
+    candidates = list(dict.fromkeys([*map(Choice, searched), *others]))
     candidates.sort(key=lambda choice: -on_validation(bench, choice, None))
     trained = list(dict.fromkeys([*candidates[:TRAINED], *others]))
     return {STAGES[0]: candidates[0], STAGES[1]: max(trained, key=lambda choice: on_validation(bench, choice, seed))}

@@ -131,6 +131,10 @@ class PosteriorEngine:
             self._learn(point, quality)
         self._keep(point, quality)
 
+    def losses(self, rng: np.random.Generator | None = None) -> FloatArray:
+        """What each choice is believed to lose at each option, [choices, options], 0 or more: the mean, or a draw by `rng`."""
+        return np.maximum(self._posterior.mean, 0.0) if rng is None else self._posterior.draw(rng)
+
     def propose(self, rng: np.random.Generator) -> Point | None:
         """The next point to score; None if nothing new was found."""
         weights = rng.dirichlet(np.ones(len(self._objectives)))
@@ -174,7 +178,7 @@ class PosteriorEngine:
         """New allocations within the limits, [N, choices]."""
         found = [self._mutants(rng)]
         for draw in range(_DRAWS + 1):
-            losses = np.maximum(self._posterior.mean, 0.0) if draw == 0 else self._posterior.draw(rng)
+            losses = self.losses(rng if draw else None)
             pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
             steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
             solved = supported_options(np.where(self._usable, steering, np.inf), np.where(self._usable, losses, np.inf))
