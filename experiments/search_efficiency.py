@@ -11,7 +11,6 @@ and between the smallest and the largest file.
 
 import argparse
 import json
-import math
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -309,7 +308,8 @@ def _plot(curves: Curves, path: Path) -> None:
         axes.plot(np.arange(1, shortest + 1), mean, label=f"{sampler}{'' if seeded else ', unseeded'}", linewidth=width, **style)
     axes.set_xlabel("evaluations")
     axes.set_ylabel("hypervolume, share of the rectangle")
-    axes.set_ylim(bottom=max(0.0, math.floor(20 * axes.get_ylim()[0]) / 20))
+    seeded = [curve[MARKS[0] - 1] for runs in curves.values() for curve in runs.values() if len(curve) >= MARKS[0]]
+    axes.set_ylim(bottom=min(seeded, default=0.0) - 0.005)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     figure.savefig(path, dpi=110)

@@ -161,7 +161,7 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
     after = tables(again)
     assert after == {**before, "recoverability": after["recoverability"]}
     wide = [row[2] for row in after["recoverability"]["value"]]
-    assert wide == [row[2] for row in after["measured-noise-ratio"]["value"]]
+    assert wide == [row[2] for row in after["output-noise-ratio"]["value"]]
     assert [line for line in answer.stdout.splitlines() if line.startswith("│ kl")] == []
 
 

@@ -126,12 +126,14 @@ def test_tables_in_noise_ratios_are_fused_by_their_precision() -> None:
     for row, column, (one, two) in ((0, 0, (2.0, 1.0)), (0, 1, (0.5, 0.5)), (1, 0, (1.0, 3.0)), (1, 1, (0.25, 0.0))):
         # A proxy may be off by more of its size than what is measured.
         variances = [
-            left * 0.1**2 + (0.6 * one + 0.02 * average) ** 2,
+            left * 0.1**2 + (1.0 * one + 0.02 * average) ** 2,
             left * 0.7**2 + (0.15 * two + 0.02 * average) ** 2,
         ]
         weights = [1.0 / variance for variance in variances]
-        assert found.mean[row, column] == pytest.approx((weights[0] * one + weights[1] * two) / sum(weights))
-        assert found.deviation[row, column] == pytest.approx(sum(weights) ** -0.5)
+        mean = (weights[0] * one + weights[1] * two) / sum(weights)
+        assert found.mean[row, column] == pytest.approx(mean)
+        # How far it may be off in company follows from the larger of the whole errors.
+        assert found.deviation[row, column] == pytest.approx(math.hypot(0.7, 0.4 * mean + 0.02 * average))
     assert found.noise_ratio
     assert found.valid.all()
 
@@ -195,13 +197,16 @@ def test_unknown_errors_count_as_none() -> None:
 
 
 @pytest.mark.parametrize("scored", [1, 4])
-def test_errors_over_mixtures_do_not_count_where_they_are_those_that_are_scored(scored: int) -> None:
+def test_errors_over_mixtures_do_not_weigh_where_they_are_those_that_are_scored(scored: int) -> None:
     space = space_of([(2, 8)])
     values = np.tile([4.0, 3.0, 2.0, 1.0, 0.5], (4, 1))
-    sure, unsure = (loss_prior([table_of(space, values, np.full((4, 5), error))], space, scored) for error in (0.0, 2.0))
-    np.testing.assert_array_equal(sure.deviation, unsure.deviation)
-    many = loss_prior([table_of(space, values, np.full((4, 5), 2.0))], space, 10**6)
-    assert (many.deviation > unsure.deviation).all()
+
+    def fused(error: float, mixtures: int) -> np.ndarray:
+        measured = table_of(space, values, np.full((4, 5), error), Method.MEASURED_NOISE_RATIO)
+        return loss_prior([table_of(space, 2 * values), measured], space, mixtures).mean
+
+    np.testing.assert_array_equal(fused(0.0, scored), fused(2.0, scored))
+    assert (fused(2.0, 10**6) > fused(0.0, 10**6)).all()  # an uncertain measurement leaves more to the proxy
 
 
 def test_no_table_is_refused() -> None:
