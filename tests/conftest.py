@@ -1,6 +1,7 @@
 """One small main job, run once through the installed command, for all tests that need a run folder."""
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import torch
 from hypothesis import settings
 
 from tests.tiny import HWSEARCH, Tiny, write_tiny
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run: whether a commit passes does not depend on the day.
 settings.register_profile("repeatable", derandomize=True)

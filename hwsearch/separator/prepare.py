@@ -75,7 +75,12 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     )
     calibration = _cached(cache, key, experiment)
     if calibration is None:
-        calibration = calibrate(folded, calibration_features(separator, experiment, data_folder))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
+        try:
+            calibration = calibrate(folded, calibration_features(separator, experiment, data_folder))
+        finally:
+            torch.set_num_threads(threads)
         atomic_write_json(cache, {"key": key, "calibration": calibration.to_json()})
     return PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
 
