@@ -1,7 +1,6 @@
 """Allocations: plain values that refuse what the network has not."""
 
 import json
-import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +15,7 @@ from hwsearch.separator.allocation import (
     weight_sites,
 )
 from tests.separator.small import RELU, allocations
+from tests.travel import travelled
 
 
 @given(allocations(RELU))
@@ -25,7 +25,7 @@ def test_json_gives_back_an_equal_and_equally_hashed_allocation(allocation):
     again = BitAllocation.from_json(json.loads(text), RELU, "file")
     assert again == allocation
     assert hash(again) == hash(allocation)
-    assert pickle.loads(pickle.dumps(allocation)) == allocation  # noqa: S301 (our own bytes)
+    assert travelled(allocation) == allocation
 
 
 def test_reading_brings_sites_into_the_order_of_execution():

@@ -1,7 +1,6 @@
 """A sweep over cost weights runs its jobs on an executor, keeps what they find, and goes on where it stopped."""
 
 import json
-import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from hwsearch.separator.prepare import prepare_base
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
 from tests.tiny import tiny_content
+from tests.travel import travelled
 
 WEIGHTS = (30.0, 0.1, 3.0)
 
@@ -93,7 +93,7 @@ def test_a_sweep_gives_a_candidate_for_each_cost_weight_in_their_order(factory, 
 
 def test_a_factory_that_travelled_gives_the_same_results(factory, whole):
     results, _ = whole
-    work = pickle.loads(pickle.dumps(factory))()  # noqa: S301 (its own bytes)
+    work = travelled(factory)()
     assert work(0.1) == results[1]
 
 
