@@ -25,7 +25,11 @@ from hwsearch.separator.allocation import is_weight
 WIDTHS = (2, 3, 4, 5, 6, 8)
 BUDGETS = 32
 TARGET = "bitfusion"
+BLOCKS = 32
+CLUSTERS = (131072.0, 1.0, 1024.0, 1536.0, 1.0, 1024.0, 131072.0)
+"""Weights of a block of arXiv 2111.14479: pointwise, PReLU, norm, depthwise, PReLU, norm, pointwise."""
 REPEATS, LONG_SECONDS = 3, 10.0
+MILP_SECONDS = 30.0
 
 T = TypeVar("T")
 
@@ -57,10 +61,12 @@ def paper_problem(rng: np.random.Generator) -> AllocationProblem:
     return AllocationProblem(widths, random_loss(widths, np.array(counts, np.float64), rng), costs)
 
 
-def random_problem(counts: FloatArray, rng: np.random.Generator) -> AllocationProblem:
-    """Sites of these weight counts, all free."""
+def random_problem(counts: FloatArray, rng: np.random.Generator, *, whole_bytes: bool = False) -> AllocationProblem:
+    """Sites of these weight counts, all free; each takes whole bytes, or as many bits as its weights."""
     widths = tuple((f"site{i}.weight", WIDTHS) for i in range(len(counts)))
     sizes = [values[:, None] * np.array(WIDTHS) / 8 for values in (counts, rng.permutation(counts))]
+    if whole_bytes:
+        sizes = [np.ceil(size) for size in sizes]
     costs = tuple(Cost(name, table[None], np.zeros(1)) for name, table in zip(("size_bytes", "other"), sizes, strict=True))
     return AllocationProblem(widths, random_loss(widths, counts, rng), costs)
 
@@ -78,7 +84,7 @@ def report(name: str, problem: AllocationProblem, second: str) -> None:
     one, one_seconds = timed(lambda: optimum(problem, {"size_bytes": middle}))
     np.testing.assert_allclose(one.loss, front_at(problem, "size_bytes", [middle]).losses[0], rtol=1e-9)
     limits = {"size_bytes": middle, second: float(np.quantile(problem.cost_of(second, hull.indices), 0.5))}
-    both, both_seconds = timed(lambda: optimum(problem, limits))
+    both, both_seconds = timed(lambda: optimum(problem, limits, MILP_SECONDS))
     print(f"{name}: {free} free sites, {len(WIDTHS)} widths")
     print(f"  hull                     {hull_seconds:8.3f} s   {len(hull.costs)} allocations")
     print(f"  optimum at {BUDGETS} budgets    {at_seconds:8.3f} s")
@@ -88,9 +94,10 @@ def report(name: str, problem: AllocationProblem, second: str) -> None:
 
 
 def main() -> None:
-    """Time the network of the paper, and random sizes: like layers, any whole bytes, any real numbers."""
+    """Time the network of `paper.toml`, the 224 clusters of arXiv 2111.14479, and random sizes: like layers, any bytes, any numbers."""
     rng = np.random.default_rng(0)
     report("paper.toml", paper_problem(rng), f"latency_ms[{TARGET}]")
+    report("the paper's clusters", random_problem(np.tile(CLUSTERS, BLOCKS), rng, whole_bytes=True), "other")
     report("layer-like sizes", random_problem(rng.choice([1536.0, 65536.0, 65536.0], 224), rng), "other")
     report("arbitrary sizes", random_problem(8 * np.rint(rng.uniform(100, 8192, 224)), rng), "other")
     report("costs without a unit", random_problem(rng.uniform(100, 65536, 224), rng), "other")
