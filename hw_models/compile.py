@@ -1,24 +1,36 @@
 """Compiles a target and a workload into tables, so that the cost of an allocation is a gather and a sum.
 
-The cost of a layer depends on nothing but its shape and the widths of its weights, inputs and output:
-`layer_cost` is asked once for each combination that the target tells apart.
+The cost of a layer depends on nothing but its shape, the widths of its weights, inputs and output, and the memory levels that
+hold all weights and all activations: every combination that the target tells apart is asked for once.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from hw_models.dataflow.table import RESOURCES, DataflowTable, compile_dataflow
 from hw_models.errors import TargetError
-from hw_models.layer_cost import aligned, execute, executed_activation, layer_cycles, stored_weight_bytes
+from hw_models.layer_cost import (
+    Executed,
+    aligned,
+    execute,
+    executed_activation,
+    layer_energy_pj,
+    layer_time,
+    stored_weight_bytes,
+)
+from hw_models.placement import placements
+from hw_models.rules.dataflow import DataflowCompute
 from hw_models.shape import Shape, executed_shape
 from hw_models.target import Target
 from hw_models.workload import FLOAT_BITS, WIDTHS, FloatArray, IntArray, Layer, LayerKind, Workload
 
-WIDTH_INDEX: Final[npt.NDArray[np.int32]] = np.full(FLOAT_BITS + 1, -1, np.int32)
+WIDTH_INDEX: Final[npt.NDArray[np.intp]] = np.full(FLOAT_BITS + 1, -1, np.intp)
 """Position of a bit-width on the width axes of the tables."""
-WIDTH_INDEX[list(WIDTHS)] = np.arange(len(WIDTHS), dtype=np.int32)
+WIDTH_INDEX[list(WIDTHS)] = np.arange(len(WIDTHS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,26 +40,41 @@ class CostTable:
     Attributes:
         target: the chip.
         workload: the network.
-        cycles: `[layers, W, A, O]` cycles by weight, input and output width; NaN where the target refuses.
+        cycles: `[placements, layers, W, A, O]` cycles by where the tensors lie (`placement.placements`) and by weight, input and
+            output width; NaN where the target refuses.
+        energy_pj: the same of energy; NaN where the target states none.
         weight_bytes: `[layers, W, A]` bytes stored, 0 where the target refuses.
-        site_bytes: `[activation sites, A]` bytes of each tensor over all frames, 0 where the target refuses.
+        site_bytes: `[activation sites, A]` bytes of each tensor over the frames of an inference, 0 where the target refuses.
+        state_bytes: `[activation sites, A]` bytes of each tensor kept from frame to frame, 0 unless streaming.
         live: `[layers, slots]` columns of `site_bytes` alive while a layer runs, padded with the number of
             sites.
         inputs: `[layers, 2]` columns of `bits` a layer reads (twice the same where it reads one).
         weights: `[layers]` column of `bits` of a layer's weights, or that of its first input where it has
             none.
         outputs: `[layers]` column of `bits` a layer writes.
+        dataflow: of an FPGA, the foldings and what they take; `cycles` and `energy_pj` are 0 there, since layers share a device
+            and run at once.
     """
 
     target: Target
     workload: Workload
     cycles: FloatArray
+    energy_pj: FloatArray
     weight_bytes: IntArray
     site_bytes: IntArray
+    state_bytes: IntArray
     live: npt.NDArray[np.int64]
     inputs: npt.NDArray[np.int64]
     weights: npt.NDArray[np.int64]
     outputs: npt.NDArray[np.int64]
+    dataflow: DataflowTable | None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the costs in `cost.Costs` that this target has of its own, those to search with."""
+        energy = () if self.target.energy is None else ("energy_uj",)
+        resources = () if self.dataflow is None else ("interval_ms", *RESOURCES)
+        return ("latency_ms", "weight_bytes", "peak_activation_bytes", *energy, *resources)
 
 
 def compile_target(target: Target, workload: Workload) -> CostTable:
@@ -57,36 +84,53 @@ def compile_target(target: Target, workload: Workload) -> CostTable:
         TargetError: a layer the target cannot run at any width; names the layer.
     """
     layers = workload.layers
-    shapes = [executed_shape(layer, workload.frames, target.dilation) for layer in layers]
+    shapes = [layer_shape(target, workload, layer) for layer in layers]
+    blocks: dict[Shape, _LayerTables] = {}
     for layer, shape in zip(layers, shapes, strict=True):
         if target.limits is not None and shape.taps > target.limits.max_kernel_size:
             found = f"layer '{layer.name}': {shape.taps} taps once dilated"
             wanted = f"{target.limits.max_kernel_size} or fewer"
             raise TargetError(f"{found}; wanted {wanted} on target '{target.name}'")
-    blocks: dict[Shape, tuple[FloatArray, IntArray]] = {}
-    for layer, shape in zip(layers, shapes, strict=True):
         if shape not in blocks:
             blocks[shape] = _layer_tables(target, layer, shape)
     column = workload.column
+    state = [workload.state_frames[site] for site in workload.site_channels]
     return CostTable(
         target=target,
         workload=workload,
-        cycles=np.stack([blocks[shape][0] for shape in shapes]),
-        weight_bytes=np.stack([blocks[shape][1] for shape in shapes]),
-        site_bytes=_site_bytes(target, workload),
+        cycles=np.stack([blocks[shape].cycles for shape in shapes], axis=1),
+        energy_pj=np.stack([blocks[shape].energy_pj for shape in shapes], axis=1),
+        weight_bytes=np.stack([blocks[shape].weight_bytes for shape in shapes]),
+        site_bytes=_tensor_bytes(target, workload, [workload.frames] * len(state)),
+        state_bytes=_tensor_bytes(target, workload, state),
         live=_live_sites(workload),
         inputs=np.array([[column[x.input_sites[0]], column[x.input_sites[-1]]] for x in layers], np.int64),
         weights=np.array([column[x.weight_site or x.input_sites[0]] for x in layers], np.int64),
         outputs=np.array([column[x.output_site] for x in layers], np.int64),
+        dataflow=compile_dataflow(target, workload) if isinstance(target.compute, DataflowCompute) else None,
     )
 
 
-def _layer_tables(target: Target, layer: Layer, shape: Shape) -> tuple[FloatArray, IntArray]:
-    """Cycles `[W, A, O]` and stored bytes `[W, A]` of one layer."""
-    size = len(WIDTHS)
-    cycles = np.full((size, size, size), np.nan)
+def layer_shape(target: Target, workload: Workload, layer: Layer) -> Shape:
+    """A layer of a workload as the target runs it."""
+    return executed_shape(layer, workload.frames, target.dilation, streaming=workload.streaming)
+
+
+@dataclass(frozen=True, eq=False)
+class _LayerTables:
+    """One layer's part of a `CostTable`."""
+
+    cycles: FloatArray
+    energy_pj: FloatArray
+    weight_bytes: IntArray
+
+
+def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
+    size, levels = len(WIDTHS), placements(target)
+    cycles = np.full((len(levels), size, size, size), np.nan)
+    energy = np.full_like(cycles, np.nan)
     weight_bytes = np.zeros((size, size), np.int64)
-    known: dict[tuple[object, int], float] = {}
+    known: dict[tuple[Executed, int], tuple[list[float], list[float]]] = {}
     for w, weight_bits in enumerate(WIDTHS):
         for a, activation_bits in enumerate(WIDTHS):
             for o, output_bits in enumerate(WIDTHS):
@@ -96,21 +140,35 @@ def _layer_tables(target: Target, layer: Layer, shape: Shape) -> tuple[FloatArra
                 stored = stored_weight_bytes(target, layer, shape, weight_bits, executed)
                 key = (executed, stored)
                 if key not in known:
-                    known[key] = layer_cycles(target, shape, executed, stored).total
-                cycles[w, a, o] = known[key]
+                    known[key] = _times_and_energies(target, shape, executed, stored)
+                cycles[:, w, a, o], energy[:, w, a, o] = known[key]
                 weight_bytes[w, a] = stored
         if layer.kind is LayerKind.ADD:  # it has no weights: every weight width is the first
-            cycles[:] = cycles[w]
+            cycles[:] = cycles[:, :1]
+            energy[:] = energy[:, :1]
             break
-    return cycles, weight_bytes
+    return _LayerTables(cycles, energy, weight_bytes)
 
 
-def _site_bytes(target: Target, workload: Workload) -> IntArray:
-    """Bytes of each activation tensor at each width: whole frames, each rounded up to whole bytes."""
+def _times_and_energies(target: Target, shape: Shape, executed: Executed, stored: int) -> tuple[list[float], list[float]]:
+    """Cycles and energy at every placement."""
+    if isinstance(target.compute, DataflowCompute):
+        return [0.0] * len(placements(target)), [0.0 if target.energy else math.nan] * len(placements(target))
+    work = target.compute.work(shape, executed.activation_bits, executed.weight_bits)
+    cycles, energies = [], []
+    for placement in placements(target):
+        total = layer_time(target, shape, executed, work, stored, placement).total
+        cycles.append(total)
+        energies.append(layer_energy_pj(target, shape, executed, work, stored, placement, total))
+    return cycles, energies
+
+
+def _tensor_bytes(target: Target, workload: Workload, frames: list[int]) -> IntArray:
+    """Bytes of so many frames of each activation tensor at each width: each frame rounded up to whole bytes."""
     held = [executed_activation(target.precisions, bits) or 0 for bits in WIDTHS]
     rows = [
-        [aligned(workload.frames * -(-channels * bits // 8), target.storage.alignment_bytes) for bits in held]
-        for channels in workload.site_channels.values()
+        [aligned(count * -(-channels * bits // 8), target.storage.alignment_bytes) for bits in held]
+        for channels, count in zip(workload.site_channels.values(), frames, strict=True)
     ]
     return np.array(rows, np.int64)
 

@@ -1,20 +1,22 @@
 """What allocations cost on a compiled target, thousands at a time."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from hw_models.bops import bit_operations
 from hw_models.compile import WIDTH_INDEX, CostTable
-from hw_models.cycles import Bound
+from hw_models.dataflow.table import RESOURCES, evaluate_dataflow
 from hw_models.errors import TargetError
-from hw_models.layer_cost import Executed, execute, layer_cycles
+from hw_models.layer_cost import execute, running_pj
 from hw_models.packed import packed_size_bytes
-from hw_models.shape import executed_shape
-from hw_models.workload import WIDTHS, FloatArray, IntArray, LayerKind, check_bits
+from hw_models.placement import Placement, place, placements
+from hw_models.workload import FloatArray, IntArray, check_bits
 
-_CHUNK: Final = 8192  # allocations whose indices stay in the cache
+_CHUNK: Final = 4096  # allocations whose indices and sums stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,34 +26,34 @@ class Costs:
     Attributes:
         size_bytes: the packed file that ships (`packed.packed_size_bytes`), the same on every target.
         weight_bytes: weights, biases and constants as the target stores them.
-        peak_activation_bytes: most bytes of tensors alive at once over the whole utterance, at the width the
-            target holds.
-        latency_ms: time of one inference.
+        peak_activation_bytes: most bytes of tensors alive at once over one inference, at the width the target holds, with the
+            state of a streaming one.
         macs: multiply-accumulates of the network, free of what dilation modes add.
+        bit_operations: MACs times weight bits times input bits (BOPS, as QONNX counts), at the widths chosen.
+        latency_ms: time of one inference, from its first input to its last output.
+        interval_ms: time from one inference to the next: the latency, unless inferences overlap, as on an FPGA.
+        energy_uj: energy of one inference; NaN where the target states none.
+        real_time_factor: interval over the length of what an inference processes.
+        fits: whether weights and activations are within the memory that the target states, and circuits on the device.
+        resources: of an FPGA, `lut`, `bram18`, `uram` and `dsp`.
     """
 
     size_bytes: IntArray
     weight_bytes: IntArray
     peak_activation_bytes: IntArray
-    latency_ms: FloatArray
     macs: IntArray
+    bit_operations: IntArray
+    latency_ms: FloatArray
+    interval_ms: FloatArray
+    energy_uj: FloatArray
+    real_time_factor: FloatArray
+    fits: npt.NDArray[np.bool_]
+    resources: Mapping[str, IntArray] = field(default_factory=dict)
 
-
-@dataclass(frozen=True)
-class LayerCost:
-    """One layer of one allocation; `weight_bits` is None and `executed.weight_bits` 0 for an `add`."""
-
-    layer: str
-    kind: LayerKind
-    weight_bits: int | None
-    activation_bits: int
-    output_bits: int
-    executed: Executed
-    macs: int
-    weight_bytes: int
-    cycles: float
-    latency_ms: float
-    bound: Bound
+    def column(self, metric: str) -> FloatArray:
+        """A metric `[allocations]` by its name in `CostTable.metrics`."""
+        values: FloatArray = np.asarray(self.resources.get(metric, getattr(self, metric, None)), np.float64)
+        return values
 
 
 def evaluate(table: CostTable, bits: IntArray) -> Costs:
@@ -61,23 +63,35 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
         TargetError: a wrong shape or width, or a width the target refuses; names the layer.
     """
     check_bits(table.workload, bits)
-    count = len(bits)
-    weight_bytes = np.empty(count, np.int64)
-    peak = np.empty(count, np.int64)
-    cycles = np.empty(count)
-    for start in range(0, count, _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        widths = np.ascontiguousarray(WIDTH_INDEX[bits[rows]].T)
-        cycles[rows], weight_bytes[rows] = _layer_sums(table, widths)
-        peak[rows] = _peak(table, widths)
+    sums, peak = _Sums.of(table, bits), _peaks(table, bits)
+    at, fits = place(table.target, sums.weight_bytes, peak)
+    row = np.arange(len(bits))
+    overhead = table.target.overheads.inference_cycles
+    cycles = sums.cycles[row, at] + overhead
     if np.isnan(cycles).any():
-        raise TargetError(_refusal(table, bits[int(np.isnan(cycles).argmax())]))
+        raise TargetError(refusal(table, bits[int(np.isnan(cycles).argmax())]))
+    interval = cycles
+    resources: dict[str, IntArray] = {}
+    energy_pj: FloatArray = sums.energy_pj[row, at] + running_pj(table.target, overhead)
+    if table.dataflow is not None:
+        designs = evaluate_dataflow(table.dataflow, bits)
+        cycles, interval = (count.astype(np.float64) + overhead for count in (designs.latency_cycles, designs.interval_cycles))
+        energy_pj = energy_pj + running_pj(table.target, 1.0) * designs.interval_cycles
+        fits = fits & designs.fits
+        resources = {name: getattr(designs, name) for name in RESOURCES}
+    milliseconds = 1e3 / table.target.clock.clock_hz
     return Costs(
         size_bytes=packed_size_bytes(table.workload, bits),
-        weight_bytes=weight_bytes,
+        weight_bytes=sums.weight_bytes,
         peak_activation_bytes=peak,
-        latency_ms=cycles / table.target.clock.clock_hz * 1e3,
-        macs=np.full(count, table.workload.macs, np.int64),
+        macs=np.full(len(bits), table.workload.macs, np.int64),
+        bit_operations=bit_operations(table.workload, bits),
+        latency_ms=cycles * milliseconds,
+        interval_ms=interval * milliseconds,
+        energy_uj=energy_pj / 1e6,
+        real_time_factor=interval * milliseconds / (1e3 * table.workload.seconds),
+        fits=fits,
+        resources=resources,
     )
 
 
@@ -88,78 +102,101 @@ def runnable(table: CostTable, bits: IntArray) -> npt.NDArray[np.bool_]:
         TargetError: a wrong shape or width.
     """
     check_bits(table.workload, bits)
-    can: npt.NDArray[np.bool_] = ~np.isnan(_layer_sums(table, WIDTH_INDEX[bits].T)[0])
+    can: npt.NDArray[np.bool_] = ~np.isnan(_Sums.of(table, bits).cycles[:, 0])
     return can
 
 
-def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
-    """Each layer of one allocation `[sites]`, in execution order, with what bounds it.
+def placement_of(table: CostTable, bits_row: IntArray) -> Placement:
+    """The memory levels that hold the weights and the activations of one allocation `[sites]`.
 
     Raises:
-        TargetError: a wrong shape or width, or a width the target refuses; names the layer.
+        TargetError: a wrong shape or width.
     """
-    check_bits(table.workload, bits_row[None])
-    costs: list[LayerCost] = []
-    for i, layer in enumerate(table.workload.layers):
-        activation = int(bits_row[table.inputs[i]].max())
-        weight = int(bits_row[table.weights[i]])
-        output = int(bits_row[table.outputs[i]])
-        executed = execute(table.target.precisions, layer.kind, activation, weight, output)
-        if executed is None:
-            raise TargetError(_refusal(table, bits_row))
-        stored = int(table.weight_bytes[i, WIDTH_INDEX[weight], WIDTH_INDEX[activation]])
-        shape = executed_shape(layer, table.workload.frames, table.target.dilation)
-        cycles = layer_cycles(table.target, shape, executed, stored)
-        costs.append(
-            LayerCost(
-                layer=layer.name,
-                kind=layer.kind,
-                weight_bits=None if layer.weight_site is None else weight,
-                activation_bits=activation,
-                output_bits=output,
-                executed=executed,
-                macs=layer.macs_per_frame * table.workload.frames,
-                weight_bytes=stored,
-                cycles=cycles.total,
-                latency_ms=cycles.total / table.target.clock.clock_hz * 1e3,
-                bound=cycles.bound,
-            )
+    bits = bits_row[None]
+    check_bits(table.workload, bits)
+    at, _ = place(table.target, _Sums.of(table, bits).weight_bytes, _peaks(table, bits))
+    return placements(table.target)[int(at[0])]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over the layers; `weight_bytes` are `[allocations]`, the others `[allocations, placements]`."""
+
+    weight_bytes: IntArray
+    cycles: FloatArray
+    energy_pj: FloatArray
+
+    @classmethod
+    def of(cls, table: CostTable, bits: IntArray) -> "_Sums":
+        """Gather from the tables and add.
+
+        All metrics of a layer at some widths lie side by side, and only for the widths that occur, so that they stay in the
+        cache. Layers are added one after another: an allocation costs the same to the last bit in every batch.
+        """
+        used = np.unique(bits)
+        rows = _rows(table, used)
+        position = np.searchsorted(used, np.arange(used[-1] + 1 if used.size else 0)).astype(np.intp)
+        sums = np.empty((len(bits), rows.shape[2]))
+        for start in range(0, len(bits), _CHUNK):
+            at = position[bits[start : start + _CHUNK].T]
+            total = np.zeros((at.shape[1], rows.shape[2]))
+            for layer, (first, second) in enumerate(table.inputs):
+                activation = at[first] if first == second else np.maximum(at[first], at[second])
+                index = (at[table.weights[layer]] * len(used) + activation) * len(used) + at[table.outputs[layer]]
+                total += rows[layer].take(index, axis=0)
+            sums[start : start + _CHUNK] = total
+        count = len(table.cycles)
+        return cls(
+            weight_bytes=sums[:, 0].astype(np.int64),
+            cycles=sums[:, 1 : 1 + count],
+            energy_pj=sums[:, 1 + count :],
         )
-    return tuple(costs)
 
 
-def _layer_sums(table: CostTable, widths: npt.NDArray[np.int32]) -> tuple[FloatArray, IntArray]:
-    """Cycles and stored bytes `[allocations]` of positions on the width axes `[sites, allocations]`.
-
-    Layers are added one after another, so that an allocation costs the same to the last bit in every batch.
-    """
-    cycles = np.zeros(widths.shape[1])
-    weight_bytes = np.zeros(widths.shape[1], np.int64)
-    for i, (first, second) in enumerate(table.inputs):
-        weight = widths[table.weights[i]]
-        stored_at = weight * len(WIDTHS) + np.maximum(widths[first], widths[second])
-        weight_bytes += table.weight_bytes[i].ravel()[stored_at]
-        cycles += table.cycles[i].ravel()[stored_at * len(WIDTHS) + widths[table.outputs[i]]]
-    return cycles, weight_bytes
+def _rows(table: CostTable, used: IntArray) -> FloatArray:
+    """Metrics `[layers, widths^3, 1 + 2 placements]` of every layer at every combination of the widths `used`."""
+    at = WIDTH_INDEX[used]
+    layers, size = len(table.workload.layers), len(used)
+    stored = table.weight_bytes[:, at[:, None], at].astype(np.float64)
+    grid = np.ix_(np.arange(len(table.cycles)), np.arange(layers), at, at, at)
+    metrics = [np.broadcast_to(stored[..., None], (layers, size, size, size))]
+    metrics += [*table.cycles[grid], *table.energy_pj[grid]]
+    return np.ascontiguousarray(np.stack(metrics, axis=-1).reshape(layers, size**3, len(metrics)))
 
 
-def _peak(table: CostTable, widths: npt.NDArray[np.int32]) -> IntArray:
-    """Most bytes alive at once `[allocations]` of positions on the width axes `[sites, allocations]`."""
+def _peaks(table: CostTable, bits: IntArray) -> IntArray:
+    """Most bytes alive at once `[allocations]`."""
     sites = len(table.site_bytes)
-    held = np.zeros((sites + 1, widths.shape[1]), np.int64)  # the last row is the empty slot
-    for site, sizes in enumerate(table.site_bytes):
-        held[site] = sizes[widths[site - sites]]
-    peak = np.zeros(widths.shape[1], np.int64)
-    for alive in table.live:
-        np.maximum(peak, held[alive].sum(axis=0), out=peak)
+    peak = np.zeros(len(bits), np.int64)
+    for start in range(0, len(bits), _CHUNK):
+        widths = WIDTH_INDEX[bits[start : start + _CHUNK, -sites:].T]
+        held = np.zeros((sites + 1, widths.shape[1]), np.int64)  # the last row is the empty slot
+        state = np.zeros(widths.shape[1], np.int64)
+        for site, (sizes, kept) in enumerate(zip(table.site_bytes, table.state_bytes, strict=True)):
+            held[site] = sizes[widths[site]]
+            if kept.any():
+                state += kept[widths[site]]
+        most = np.zeros(widths.shape[1], np.int64)
+        for alive in table.live:
+            np.maximum(most, held[alive].sum(axis=0), out=most)
+        peak[start : start + _CHUNK] = most + state
     return peak
 
 
-def _refusal(table: CostTable, bits_row: IntArray) -> str:
+def layer_widths(table: CostTable, bits_row: IntArray, layer: int) -> tuple[int, int, int]:
+    """Input, weight and output bits of a layer."""
+    return (
+        int(bits_row[table.inputs[layer]].max()),
+        int(bits_row[table.weights[layer]]),
+        int(bits_row[table.outputs[layer]]),
+    )
+
+
+def refusal(table: CostTable, bits_row: IntArray) -> str:
+    """Which layer of a refused allocation `[sites]` the target cannot run, and what it runs."""
     precisions = table.target.precisions
     for i, layer in enumerate(table.workload.layers):
-        activation, weight = int(bits_row[table.inputs[i]].max()), int(bits_row[table.weights[i]])
-        output = int(bits_row[table.outputs[i]])
+        activation, weight, output = layer_widths(table, bits_row, i)
         if execute(precisions, layer.kind, activation, weight, output) is None:
             weights = "" if layer.weight_site is None else f"{weight}-bit weights, "
             pairs = ", ".join(f"a{a}w{w}" for a, w in precisions.pairs)

@@ -1,14 +1,14 @@
-"""What one layer costs on a target: the widths that really run, the bytes stored, the cycles."""
+"""What one layer costs on a target: the widths that really run, the bytes stored, the cycles, the energy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hw_models.bit_flexible import bit_flexible_cycles
-from hw_models.cycles import Cycles
-from hw_models.micro_block import micro_block_cycles
-from hw_models.rates import rate_cycles
+from hw_models.placement import Placement
+from hw_models.sections import Memory, Precisions
 from hw_models.shape import Shape
-from hw_models.target import BitFlexibleCompute, MicroBlockCompute, Precisions, RateCompute, Target
+from hw_models.target import Target
+from hw_models.work import Work
 from hw_models.workload import FLOAT_BITS, Layer, LayerKind
 
 
@@ -69,22 +69,68 @@ def stored_weight_bytes(target: Target, layer: Layer, shape: Shape, weight_bits:
     return aligned(stream, storage.alignment_bytes) + aligned(constants, storage.alignment_bytes)
 
 
-def layer_cycles(target: Target, shape: Shape, executed: Executed, weight_bytes: int) -> Cycles:
-    """Cycles of a layer: compute by the target's rule, memory by the slowest level, tensors moved once."""
-    match target.compute:
-        case RateCompute() as rule:
-            cycles = rate_cycles(rule, shape, executed.activation_bits, executed.weight_bits)
-        case MicroBlockCompute() as rule:
-            cycles = micro_block_cycles(rule, shape, executed.activation_bits)
-        case BitFlexibleCompute() as rule:
-            cycles = bit_flexible_cycles(rule, shape, executed.activation_bits, executed.weight_bits)
-    activation_bytes = shape.inputs * executed.activation_bits / 8 + shape.outputs * executed.output_bits / 8
-    memory = cycles.memory
-    for level in target.memory:
+@dataclass(frozen=True)
+class LayerTime:
+    """Cycles of one layer, with its weights and activations in given memory levels.
+
+    Attributes:
+        parts: cycles of arithmetic (`compute`) and of each memory level by its name (`buffers`: traffic that the compute rule
+            models), which overlap unless the target says otherwise, and `overhead`, which overlaps with nothing.
+        total: from start to end.
+    """
+
+    parts: Mapping[str, float]
+    total: float
+
+    @property
+    def bound(self) -> str:
+        """The largest part: `compute`, `overhead`, or the name of a memory level."""
+        return max(self.parts, key=lambda part: self.parts[part])
+
+
+def layer_time(
+    target: Target, shape: Shape, executed: Executed, work: Work, weight_bytes: int, placement: Placement
+) -> LayerTime:
+    """Cycles of a layer: compute by the target's rule, memory by what each level moves, every tensor once."""
+    parts = {"compute": work.compute}
+    if work.memory:
+        parts["buffers"] = work.memory
+    for level in dict.fromkeys((placement.weights, placement.activations)):
         if level.bytes_per_cycle is not None:
-            moved = {"weights": float(weight_bytes), "activations": activation_bytes}
-            memory = max(memory, sum(moved[what] for what in level.holds) / level.bytes_per_cycle)
-    return Cycles(cycles.compute, memory, cycles.fixed + target.overheads.layer_cycles)
+            parts[level.name] = _moved(shape, executed, weight_bytes, placement, level) / level.bytes_per_cycle
+    busy = max(parts.values()) if target.overheads.transfers_overlap else sum(parts.values())
+    parts = {part: cycles * target.overheads.scale for part, cycles in parts.items()}
+    parts["overhead"] = target.overheads.scale * work.fixed + target.overheads.layer_cycles
+    return LayerTime(parts, target.overheads.scale * busy + parts["overhead"])
+
+
+def layer_energy_pj(
+    target: Target, shape: Shape, executed: Executed, work: Work, weight_bytes: int, placement: Placement, cycles: float
+) -> float:
+    """Energy of a layer: power while it runs, its multiply-accumulates, its traffic, and what the compute rule models; NaN where
+    the target states none.
+    """
+    if target.energy is None:
+        return math.nan
+    pair = (executed.activation_bits, executed.weight_bits)
+    per_mac = {(mac.activation_bits, mac.weight_bits): mac.pj_per_mac for mac in target.energy.macs}.get(pair, 0.0)
+    levels = dict.fromkeys((placement.weights, placement.activations))
+    traffic = sum(8 * _moved(shape, executed, weight_bytes, placement, level) * level.pj_per_bit for level in levels)
+    return running_pj(target, cycles) + per_mac * shape.macs + traffic + work.energy_pj
+
+
+def running_pj(target: Target, cycles: float) -> float:
+    """Energy of the chip's power over `cycles`."""
+    milliwatts = 0.0 if target.energy is None else target.energy.active_mw
+    return milliwatts * 1e9 * cycles / target.clock.clock_hz
+
+
+def _moved(shape: Shape, executed: Executed, weight_bytes: int, placement: Placement, level: Memory) -> float:
+    """Bytes that a layer moves through a level."""
+    moved = float(weight_bytes) if placement.weights == level else 0.0
+    if placement.activations == level:
+        moved += (shape.inputs * executed.activation_bits + shape.outputs * executed.output_bits) / 8
+    return moved
 
 
 def aligned(size: int, alignment: int) -> int:

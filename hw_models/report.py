@@ -2,21 +2,35 @@
 
 from typing import Final
 
+from hw_models.breakdown import LayerCost, per_layer
 from hw_models.compile import compile_target
-from hw_models.cost import LayerCost, evaluate, per_layer
+from hw_models.cost import evaluate
 from hw_models.target import Target
 from hw_models.workload import IntArray, LayerKind, Workload
 
-COLUMNS: Final = ("layer", "kind", "bits", "macs", "weight_bytes", "cycles", "latency_ms", "bound", "runs_as")
+COLUMNS: Final = (
+    "layer",
+    "kind",
+    "bits",
+    "macs",
+    "weight_bytes",
+    "cycles",
+    "latency_ms",
+    "energy_uj",
+    "utilisation",
+    "bound",
+    "runs_as",
+)
 
 Row = dict[str, str | int | float]
 
 
 def cost_rows(target: Target, workload: Workload, bits_row: IntArray) -> list[Row]:
-    """A row per layer in execution order and a last row `total`; keys are `COLUMNS`.
+    """A row per layer in execution order and a last row `total`; keys are `COLUMNS`, and on an FPGA its resources.
 
     `bits` reads `w4 a8` (weights and inputs, `-> a6` where the output differs); `runs_as` is empty where the
-    target runs those widths as they are, else the wider ones it runs; `bound` says what the layer waits for.
+    target runs those widths as they are, else the wider ones it runs; `bound` says what the layer waits for, and in the total
+    what most of the time does; `energy_uj` is NaN where the target states none.
 
     Args:
         target: the chip.
@@ -29,16 +43,24 @@ def cost_rows(target: Target, workload: Workload, bits_row: IntArray) -> list[Ro
     table = compile_target(target, workload)
     layers = per_layer(table, bits_row)
     costs = evaluate(table, bits_row[None])
+    time = dict.fromkeys((layer.bound for layer in layers), 0.0)
+    for layer in layers:
+        time[layer.bound] += layer.cycles
+    cycles = float(costs.latency_ms[0]) * target.clock.clock_hz / 1e3
     total: Row = {
         "layer": "total",
         "kind": "",
         "bits": "",
         "macs": int(costs.macs[0]),
         "weight_bytes": int(costs.weight_bytes[0]),
-        "cycles": sum(layer.cycles for layer in layers),
+        "cycles": cycles,
         "latency_ms": float(costs.latency_ms[0]),
-        "bound": "",
+        "energy_uj": float(costs.energy_uj[0]),
+        "utilisation": sum(layer.utilisation * layer.cycles for layer in layers) / cycles if cycles else 0.0,
+        "bound": "compute" if costs.resources else max(time, key=lambda bound: time[bound]),
         "runs_as": "",
+        **{name: int(counts[0]) for name, counts in costs.resources.items()},
+        **dict.fromkeys(("pe", "simd") if costs.resources else (), ""),
     }
     return [*(_row(layer) for layer in layers), total]
 
@@ -52,8 +74,11 @@ def _row(cost: LayerCost) -> Row:
         "weight_bytes": cost.weight_bytes,
         "cycles": cost.cycles,
         "latency_ms": cost.latency_ms,
+        "energy_uj": cost.energy_uj,
+        "utilisation": cost.utilisation,
         "bound": cost.bound,
         "runs_as": _runs_as(cost),
+        **cost.resources,
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Final
@@ -93,6 +93,9 @@ class Workload:
 
     `site_channels` maps each activation site to its channels, in the order of the activation columns of
     `bits`. A site that no layer writes is an input of the network; one that no layer reads is an output.
+
+    A `causal` network's kernels end at the current frame, another's are centred on it. A `streaming` workload is one frame of an
+    endless input: what kernels reach back to is kept from frame to frame (`state_frames`).
     """
 
     name: str
@@ -101,6 +104,8 @@ class Workload:
     frame_seconds: float
     per_channel_scales: bool
     site_channels: Mapping[str, int] = field(hash=False)
+    causal: bool = False
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         """Check that the layers form a graph that can run in order.
@@ -111,6 +116,8 @@ class Workload:
         if not self.layers or self.frames < 1 or self.frame_seconds <= 0:
             found = f"{len(self.layers)} layers, {self.frames} frames of {self.frame_seconds} s"
             raise TargetError(f"workload '{self.name}': {found}; wanted a layer, a frame and a positive hop")
+        if self.streaming and self.frames != 1:
+            raise TargetError(f"workload '{self.name}': streaming {self.frames} frames at once; wanted one")
         for what, names in (
             ("layer", [layer.name for layer in self.layers]),
             ("weight site", self.weight_sites),
@@ -141,6 +148,39 @@ class Workload:
     def weight_sites(self) -> tuple[str, ...]:
         """Sites of weights, in execution order."""
         return tuple(layer.weight_site for layer in self.layers if layer.weight_site is not None)
+
+    def streamed(self) -> "Workload":
+        """The same network run frame by frame."""
+        return replace(self, frames=1, streaming=True)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the input of one inference."""
+        return self.frames * self.frame_seconds
+
+    @cached_property
+    def delay_frames(self) -> Mapping[str, int]:
+        """Frames by which each activation site lags behind the network's input, for what centred kernels look ahead."""
+        delays = dict.fromkeys(self.site_channels, 0)
+        for layer in self.layers:
+            ahead = 0 if self.causal else (layer.kernel_size - 1) * layer.dilation // 2
+            delays[layer.output_site] = max(delays[site] for site in layer.input_sites) + ahead
+        return delays
+
+    @cached_property
+    def state_frames(self) -> Mapping[str, int]:
+        """Past frames of each activation site kept between two frames of a streaming inference, 0 in any other.
+
+        They are what a dilated kernel reaches back to, and what waits for the later operand of an `add`.
+        """
+        kept = dict.fromkeys(self.site_channels, 0)
+        if self.streaming:
+            for layer in self.layers:
+                latest = max(self.delay_frames[site] for site in layer.input_sites)
+                for site in layer.input_sites:
+                    reach = (layer.kernel_size - 1) * layer.dilation + latest - self.delay_frames[site]
+                    kept[site] = max(kept[site], reach)
+        return kept
 
     @cached_property
     def input_channels(self) -> int:

@@ -250,6 +250,8 @@ def evaluate(
 @click.option("--candidate", type=click.IntRange(1), default=None, help="Its number.")
 @click.option("--weight-bits", type=int, default=8, help="Width of all weights where no candidate is named.")
 @click.option("--activation-bits", type=int, default=8, help="Width of all activations where no candidate is named.")
+@click.option("--streaming", is_flag=True, help="Frame by frame, with the state of the dilated convolutions in memory.")
+@click.option("--plots", type=PATH, default=None, help="Folder for pictures: layers, roofline, one more bit.")
 def cost(
     target: str,
     experiment: Path | None,
@@ -257,19 +259,37 @@ def cost(
     candidate: int | None,
     weight_bits: int,
     activation_bits: int,
+    streaming: bool,  # noqa: FBT001 (click passes by name)
+    plots: Path | None,
 ) -> None:
     """What each layer costs on TARGET, a built-in name or a target file; without options, for the embedded base."""
-    from hwsearch import display
+    from hwsearch import hardware
 
-    display.print_cost(target, experiment, run_folder, candidate, weight_bits, activation_bits)
+    charged = hardware.Charged(experiment, run_folder, candidate, weight_bits, activation_bits)
+    hardware.print_cost(target, charged, streaming=streaming, plots=plots)
 
 
 @commands.command()
-def targets() -> None:
-    """List the built-in targets."""
-    from hwsearch import display
+@click.argument("target", required=False)
+def targets(target: str | None) -> None:
+    """List the built-in targets with their validation error, or describe TARGET, a name or a file."""
+    from hwsearch import hardware
 
-    display.print_targets()
+    if target is None:
+        hardware.print_targets()
+    else:
+        hardware.print_target(target)
+
+
+@commands.command()
+@click.argument("target")
+@click.option("--measurements", type=PATH, required=True, help="JSON file of measured networks or layers.")
+@click.option("--output", type=PATH, required=True, help="The new target file.")
+def calibrate(target: str, measurements: Path, output: Path) -> None:
+    """Fit TARGET, a built-in name or a target file, to measurements of your own, and check it on those held out."""
+    from hwsearch import hardware
+
+    hardware.calibrate_target(target, measurements, output)
 
 
 def _workspace(experiment: Path, runs_dir: Path, **search: str | None) -> Any:

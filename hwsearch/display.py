@@ -3,27 +3,21 @@
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hw_models.errors import TargetError
-from hw_models.report import cost_rows
-from hw_models.target import built_in_targets, load_target
-from hw_models.workload import bits_matrix
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
 from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
-from hwsearch.experiment import Experiment, Fidelity, Split, load_experiment
+from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.files import atomic_write_json, check_writable, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
@@ -68,8 +62,8 @@ from hwsearch.sensitivity.estimate import (
 )
 from hwsearch.sensitivity.plot import plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
-from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.terminal import Advance, progress_bar, say, tell, wide
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.workspace import Workspace
@@ -77,12 +71,6 @@ from hwsearch.workspace import Workspace
 if TYPE_CHECKING:
     from hwsearch.export.runtime import OnnxSeparator
     from hwsearch.export.verify import VerificationReport
-
-console = Console(stderr=True)
-output = Console()
-
-Advance = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 FRAGILE_SITES = 5
 """Sites listed for each method."""
@@ -105,29 +93,6 @@ FIGURES = (
 """Columns of the evaluation: heading, figure, format, factor."""
 
 
-@contextmanager
-def progress_bar(title: str) -> Iterator[Advance]:
-    """A bar with remaining time on a terminal; one line per tenth elsewhere."""
-    if not console.is_terminal:
-        yield _line_writer(title)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield advance
-
-
 def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> None:
     """Data, base, search, front, export; ends with where things are and what to try next."""
     check(workspace, may_train=True)
@@ -141,20 +106,20 @@ def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address
     plot = workspace.folder / "front.png"
     plot_front(opened.table, plot, workspace.experiment.name)
     folder = workspace.folder / "export"
-    _tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
+    tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
     report = export(opened, chosen, "onnx", folder)
     print_candidates(query(opened.table, within_limits(limits)), "table", list(limits))
     print_export(report, folder)
-    _say(f"plot:   {plot}")
-    _say(f"chosen: {_why_chosen(opened, chosen)}")
-    _say("next:   " + _next_command(workspace, folder))
+    say(f"plot:   {plot}")
+    say(f"chosen: {_why_chosen(opened, chosen)}")
+    say("next:   " + _next_command(workspace, folder))
 
 
 def build_with_progress(workspace: Workspace, processes: int) -> None:
     """Build the data, showing how many rooms and mixtures are there."""
     with progress_bar("rooms and mixtures") as advance:
         built = build(workspace, processes, advance)
-    _tell(f"data: {built.folder}")
+    tell(f"data: {built.folder}")
 
 
 def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgress:
@@ -171,20 +136,20 @@ def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgres
             nonlocal done_before
             done_before = progress.epoch
             loss, score = progress.history[-1]
-            _tell(
+            tell(
                 f"epoch {progress.epoch}/{config.epochs}: training loss {loss:.2f} dB, validation SI-SNR improvement "
                 f"{score:.2f} dB (best {progress.best_score_db:.2f} in epoch {progress.best_epoch})"
             )
 
         progress = train_base(workspace, processes, Reports(on_rooms, on_step, on_epoch))
-    _tell(f"base: {trained_path(workspace)}")
+    tell(f"base: {trained_path(workspace)}")
     return progress
 
 
 def search_with_progress(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> SearchSummary:
     """Search, showing sensitivities, candidates done and time left; an interrupted search ends the program with code 130."""
     if workers:
-        _tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
+        tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
     with ExitStack() as bars:
         advances: dict[str, Advance] = {}
 
@@ -204,11 +169,11 @@ def search_with_progress(workspace: Workspace, processes: int, workers: int, ray
 
         reports = SearchReports(bar("training mixtures"), bar("sensitivities"), bar("differentiable search"), on_candidates)
         summary = search(workspace, processes, workers, ray_address, reports)
-    _tell(str(summary))
+    tell(str(summary))
     if summary.interrupted:
         sys.exit(130)
     for correlation in rung_correlations(workspace.folder):
-        _tell(str(correlation))
+        tell(str(correlation))
     return summary
 
 
@@ -236,13 +201,13 @@ def sensitivity_with_progress(
     chosen = Method.OUTPUT_NOISE if Method.OUTPUT_NOISE in tables else wanted[0]
     sites = tables[chosen].sites
     plot_bits(_exact_allocations(tables[chosen], space, experiment), sites, bars, f"{experiment.name}: exact for {chosen}")
-    _wide().print(_most_fragile(list(tables.values())))
+    wide().print(_most_fragile(list(tables.values())))
     for method in tables:
-        _say(f"table:  {table_path(workspace, method)}")
-    _say(f"plot:   {heat_map}")
-    _say(f"plot:   {bars}")
+        say(f"table:  {table_path(workspace, method)}")
+    say(f"plot:   {heat_map}")
+    say(f"plot:   {bars}")
     program = "hwsearch" if shutil.which("hwsearch") else sys.argv[0]
-    _say("next:   " + shlex.join([program, "search", str(experiment_path), "--runs-dir", str(workspace.runs)]))
+    say("next:   " + shlex.join([program, "search", str(experiment_path), "--runs-dir", str(workspace.runs)]))
 
 
 def print_candidates(table: CandidateTable, output_format: str, also: Sequence[str]) -> None:
@@ -252,7 +217,7 @@ def print_candidates(table: CandidateTable, output_format: str, also: Sequence[s
     elif output_format == "csv":
         sys.stdout.write(to_csv(table))
     else:
-        _wide().print(to_table(table, also))
+        wide().print(to_table(table, also))
 
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
@@ -261,8 +226,8 @@ def print_export(report: "VerificationReport", folder: Path) -> None:
 
     content = report.to_json()
     graphs = [folder / name for name in GRAPH_FILES.values() if (folder / name).is_file()]
-    _say(f"model:  {graphs[0]}")
-    _say(
+    say(f"model:  {graphs[0]}")
+    say(
         f"        verified in {content['runtime']}: {content['quantized_values']} integers judged, {content['ties']} ties; "
         f"output within {content['max_abs_difference']:.2g} of the Brevitas network"
     )
@@ -304,16 +269,16 @@ def evaluate_with_progress(
         low, high = summary.angles_deg
         cells = [_interval(summary.figures.get(key), text, factor) for _, key, text, factor in FIGURES]
         table.add_row(f"{low:g}-{high:g}", str(summary.utterances), *cells)
-    _wide().print(table)
-    _say(f"95 % confidence intervals; words: {_words(results, experiment)}")
+    wide().print(table)
+    say(f"95 % confidence intervals; words: {_words(results, experiment)}")
     for key in sorted({key for result in results for key in result.unavailable}):
         missing = [result.id for result in results if key in result.unavailable]
-        _say(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+        say(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
     tests = {} if others is None else compare(results, others, experiment.seed)
     for key, test in tests.items():
         chance = "" if test.p_value is None else f", p = {test.p_value:.2g}"
         counts = f"{test.n} mixtures of {test.groups} utterances"
-        _say(f"{key} against {against}: {test.difference:+.3f}{chance} ({test.method}, {counts})")
+        say(f"{key} against {against}: {test.difference:+.3f}{chance} ({test.method}, {counts})")
     if report is not None:
         made_by = {
             "system": name,
@@ -329,60 +294,7 @@ def evaluate_with_progress(
             "test_sha256": manifest_hash(workspace.data_folder, Split.TEST),
         }
         atomic_write_json(report, {"made_by": made_by, **to_json(results, summaries)})
-        _say(f"figures: {report}")
-
-
-def print_cost(
-    target: str,
-    experiment_path: Path | None,
-    run_folder: Path | None,
-    candidate: int | None,
-    weight_bits: int,
-    activation_bits: int,
-) -> None:
-    """The cost of each layer on a target.
-
-    Raises:
-        UserError: an unknown target, a wrong file, a width that is none, or a candidate without its run.
-    """
-    if (run_folder is None) != (candidate is None):
-        raise UserError("--run and --candidate go together; wanted both or neither")
-    if run_folder is not None and experiment_path is not None:
-        raise UserError("--run and --experiment exclude each other; wanted one of them")
-    for name, bits, allowed in (
-        ("--weight-bits", weight_bits, WEIGHT_WIDTHS),
-        ("--activation-bits", activation_bits, ACTIVATION_WIDTHS),
-    ):
-        if bits not in allowed:
-            raise UserError(f"{name} is {bits}; wanted one of {list(allowed)}")
-    allocation: BitAllocation | None = None
-    if run_folder is not None and candidate is not None:
-        opened = read_run(run_folder)
-        experiment, allocation = opened.workspace.experiment, opened.allocation(candidate)
-    else:
-        experiment = _embedded_experiment() if experiment_path is None else load_experiment(experiment_path)
-    allocation = allocation or uniform(experiment.separator, weight_bits, activation_bits)
-    workload = experiment_workload(experiment)
-    try:
-        chip = load_target(target)
-        rows = cost_rows(chip, workload, bits_matrix(workload, [allocation.by_site])[0])
-    except TargetError as error:
-        raise UserError(str(error)) from None
-    table = Table(title=f"{chip.name}: {experiment.search.utterance_seconds:g} s of speech, {workload.macs:,} MACs")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in {"layer", "kind", "bits", "bound", "runs_as"} else "right")
-    for row in rows:
-        table.add_row(*(_number(value) for value in row.values()), end_section=row is rows[-2])
-    _wide().print(table)
-
-
-def print_targets() -> None:
-    """The built-in targets with family and runtime."""
-    table = Table("target", "family", "runtime", "clock MHz")
-    for name in built_in_targets():
-        chip = load_target(name)
-        table.add_row(name, str(chip.family), str(chip.runtime), f"{chip.clock.clock_hz / 1e6:g}")
-    _wide().print(table)
+        say(f"figures: {report}")
 
 
 def _pool_with_progress(workspace: Workspace, processes: int) -> Path:
@@ -471,24 +383,6 @@ def _allocation_of(workspace: Workspace, candidate: int | None, fidelity: Fideli
     return {"allocation": opened.allocation(candidate).to_json(), "fidelity": opened.table.fidelity.value}
 
 
-def _embedded_experiment() -> Experiment:
-    """An experiment around the embedded base: enough for its workload."""
-    _, description = load_base(EMBEDDED_BASE)
-    return Experiment.model_validate(
-        {
-            "name": "embedded-base",
-            "separator": description.separator,
-            "data": {
-                "sample_rate": description.sample_rate,
-                "array": description.array,
-                "corpora": [{"kind": "espeak", "splits": {"test": 1.0}}],
-                "rooms": {"count": {}},
-                "mixtures": {"count": {}},
-            },
-        }
-    )
-
-
 def _next_command(workspace: Workspace, export_folder: Path) -> str:
     """Separating the first test mixture, with its true direction."""
     from hwsearch.data.dataset import open_dataset
@@ -527,38 +421,3 @@ def _interval(estimate: Estimate | None, text: str, factor: float) -> str:
     if estimate.low is None or estimate.high is None:
         return value
     return f"{value} [{text.format(factor * estimate.low)}, {text.format(factor * estimate.high)}]"
-
-
-def _number(value: str | float) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
-
-
-def _wide() -> Console:
-    """Tables are never folded: a narrow terminal scrolls or wraps, a pipe gets whole lines."""
-    return Console(width=max(output.width, 240))
-
-
-def _say(line: str) -> None:
-    """A line of the answer, as it is: a path may be long, and hold what looks like markup."""
-    output.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _tell(line: str) -> None:
-    """A line on what goes on, as it is."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _line_writer(title: str) -> Advance:
-    last = -1
-
-    def advance(done: int, total: int) -> None:
-        nonlocal last
-        tenth = 10 * done // max(total, 1)
-        if tenth != last:
-            last = tenth
-            sys.stderr.write(f"{title}: {done}/{total}\n")
-            sys.stderr.flush()
-
-    return advance

@@ -346,6 +346,8 @@ class SearchConfig(Section):
     """Built-in target names, or paths of target files."""
     utterance_seconds: Annotated[float, Field(ge=0.1, le=3600.0)] = 4.0
     """Length of the inference that the targets are charged for."""
+    streaming: bool = False
+    """Whether the targets are charged frame by frame instead, with the state of the dilated convolutions in memory."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Times a candidate whose scorer dies is tried before it counts as failed."""
 

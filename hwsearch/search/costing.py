@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw_models.compile import CostTable, compile_target
-from hw_models.cost import Costs, evaluate, runnable
+from hw_models.cost import evaluate, runnable
 from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
-from hw_models.target import Holds, Target, load_target
+from hw_models.target import load_target
 from hw_models.workload import Workload, bits_matrix
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
@@ -27,16 +26,17 @@ TCN_PREFIX = "blocks."
 
 
 def experiment_workload(experiment: Experiment) -> Workload:
-    """The layer shapes of one inference of `search.utterance_seconds`."""
+    """The layer shapes of one inference: of `search.utterance_seconds`, or of one frame where `search.streaming` is on."""
     config, rate = experiment.separator, experiment.data.sample_rate
     bins = config.n_fft // 2 + 1
-    return build_workload(
+    workload = build_workload(
         config,
         features=feature_count(ARRAYS[experiment.data.array], bins, config.ipd, beam=config.beam),
         frames=frame_count(round(experiment.search.utterance_seconds * rate), config.hop_length),
         sample_rate=rate,
         per_channel=experiment.quantization.weight_scale == "per_channel",
     )
+    return workload.streamed() if experiment.search.streaming else workload
 
 
 def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, CostTable]:
@@ -67,8 +67,8 @@ def target_digests(experiment: Experiment) -> dict[str, str]:
 
 def make_cost(experiment: Experiment) -> Cost:
     """A function from allocations to `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target,
-    `latency_ms[target]`, `weight_bytes[target]`, `peak_activation_bytes[target]`, and `fits[target]`: 1 where weights and
-    activations are within the memory that the target states for them, else 0.
+    `latency_ms[target]` and the other `CostTable.metrics`, and `fits[target]`: 1 where weights and activations are within the
+    memory that the target states for them, else 0.
 
     A target that cannot run an allocation at all (floating point on an integer machine) gives NaN.
 
@@ -90,26 +90,12 @@ def make_cost(experiment: Experiment) -> Cost:
             can = runnable(table, bits)
             costs = evaluate(table, bits[can])
             fits = np.full(len(bits), np.nan)
-            fits[can] = fits_memory(table.target, costs)
+            fits[can] = costs.fits
             columns[f"fits[{name}]"] = fits
-            for metric in ("latency_ms", "weight_bytes", "peak_activation_bytes"):
+            for metric in table.metrics:
                 values = np.full(len(bits), np.nan)
-                values[can] = getattr(costs, metric)
+                values[can] = costs.column(metric)
                 columns[f"{metric}[{name}]"] = values
         return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(bits))]
 
     return cost
-
-
-def fits_memory(target: Target, costs: Costs) -> NDArray[np.bool_]:
-    """Which allocations' weights and activations are within the memories that `target` states a size of, [allocations]."""
-    fits = np.ones(len(costs.weight_bytes), dtype=np.bool_)
-    holdings: tuple[tuple[Holds, NDArray[np.int64]], ...] = (
-        ("weights", costs.weight_bytes),
-        ("activations", costs.peak_activation_bytes),
-    )
-    for what, wanted in holdings:
-        capacity = target.capacity_bytes(what)
-        if capacity is not None:
-            fits &= wanted <= capacity
-    return fits

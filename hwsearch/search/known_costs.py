@@ -21,8 +21,6 @@ from hwsearch.search.posterior.engine import KnownCost
 from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
 
-_TARGET_METRICS = ("latency_ms", "weight_bytes", "peak_activation_bytes")
-
 Charge = Callable[[IntArray], FloatArray]
 """Cost [allocations] of widths [allocations, sites of the workload]."""
 
@@ -104,7 +102,8 @@ class CostBook:
         own = ", ".join(known for known in self._charges if "[" not in known)
         if not self._targets:
             return own
-        return f"{own}, or {', '.join(f'{metric}[T]' for metric in _TARGET_METRICS)} with T one of {', '.join(self._targets)}"
+        every = dict.fromkeys(metric for table in self._targets.values() for metric in table.metrics)
+        return f"{own}, or {', '.join(f'{metric}[T]' for metric in every)} with T one of {', '.join(self._targets)}"
 
     def _bits(self, options: OptionArray) -> IntArray:
         """Widths [allocations, sites of the workload] of options [allocations, choices]."""
@@ -126,7 +125,7 @@ def _charges(workload: Workload, targets: Mapping[str, CostTable]) -> dict[str, 
         "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, tcn),
     }
     for name, table in targets.items():
-        for metric in _TARGET_METRICS:
+        for metric in table.metrics:
             charges[f"{metric}[{name}]"] = _target_charge(table, metric)
     return charges
 
@@ -136,7 +135,7 @@ def _target_charge(table: CostTable, metric: str) -> Charge:
         can: NDArray[np.bool_] = runnable(table, bits)
         values = np.full(len(bits), math.inf)
         if can.any():
-            values[can] = getattr(evaluate(table, bits[can]), metric)
+            values[can] = evaluate(table, bits[can]).column(metric)
         return values
 
     return charge

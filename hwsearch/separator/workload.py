@@ -65,6 +65,7 @@ def build_workload(config: SeparatorConfig, features: int, frames: int, sample_r
         frame_seconds=config.hop_length / sample_rate,
         per_channel_scales=per_channel,
         site_channels=channels,
+        causal=config.causal,
     )
 
 

@@ -2,16 +2,23 @@
 
 from hypothesis import strategies as st
 
-from hw_models.target import load_target
-from hw_models.workload import Layer, LayerKind, Workload
+from hw_models.target import built_in_targets, load_target
+from hw_models.workload import WIDTHS, Layer, LayerKind, Workload
 
-RUNNABLE_WIDTHS = {
-    "bitfusion": (1, 2, 3, 4, 5, 6, 7, 8),
-    "cortex-m7-cmsis-nn": (1, 2, 3, 4, 5, 6, 7, 8),
-    "ethos-u55-128": (1, 2, 3, 4, 5, 6, 7, 8),
-    "x86-onnxruntime": (1, 2, 3, 4, 5, 6, 7, 8, 16, 32),
-}
-TARGETS = {name: load_target(name) for name in RUNNABLE_WIDTHS}
+TARGETS = {name: load_target(name) for name in built_in_targets()}
+
+
+def runnable_widths(target):
+    """Widths that a target runs in weights and activations alike, in any combination."""
+
+    def runs(bits):
+        wider = [(a, w) for a, w in target.precisions.pairs if a >= bits and w >= bits]
+        return wider if target.precisions.unsupported == "widen" else (bits, bits) in target.precisions.pairs
+
+    return tuple(bits for bits in WIDTHS if runs(bits))
+
+
+RUNNABLE_WIDTHS = {name: runnable_widths(target) for name, target in TARGETS.items()}
 
 
 def layer(kind, name, source, target, channels_in, channels_out, kernel_size=1, dilation=1, *, bias=True):

@@ -3,9 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hw_models.breakdown import per_layer
 from hw_models.compile import compile_target
-from hw_models.cost import evaluate, per_layer, runnable
+from hw_models.cost import evaluate, runnable
 from hw_models.errors import TargetError
+from hw_models.layer_cost import running_pj
 from hw_models.packed import packed_size_bytes
 from hw_models.workload import LayerKind, Workload
 from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, layer, one_layer, tcn, workloads
@@ -75,7 +77,16 @@ def test_totals_are_the_sums_of_the_layers(name, network, seed):
     bits = random_bits(network, name, 1, seed)
     costs, layers = evaluate(table, bits), per_layer(table, bits[0])
     assert [x.layer for x in layers] == [x.name for x in network.layers]
-    assert costs.latency_ms[0] == pytest.approx(sum(x.latency_ms for x in layers), rel=1e-12)
+    time, overhead = sum(x.latency_ms for x in layers), table.target.overheads.inference_cycles
+    if table.dataflow is None:
+        assert costs.latency_ms[0] == pytest.approx(time + overhead / table.target.clock.clock_hz * 1e3, rel=1e-12)
+        if table.target.energy is not None:
+            power = running_pj(table.target, overhead) / 1e6
+            assert costs.energy_uj[0] == pytest.approx(power + sum(x.energy_uj for x in layers), rel=1e-9)
+    else:  # circuits overlap
+        assert max(x.latency_ms for x in layers) <= costs.interval_ms[0] <= costs.latency_ms[0]
+        for name in ("lut", "bram18", "uram", "dsp"):
+            assert costs.resources[name][0] == sum(x.resources[name] for x in layers)
     assert costs.weight_bytes[0] == sum(x.weight_bytes for x in layers)
     assert costs.macs[0] == sum(x.macs for x in layers) == network.macs
 
@@ -88,9 +99,19 @@ def test_a_batch_costs_what_its_allocations_cost_one_by_one(name):
     batch = evaluate(table, bits)
     for i in (0, 1, 8191, 8192, 8999):
         single = evaluate(table, bits[i : i + 1])
-        for metric in ("size_bytes", "weight_bytes", "peak_activation_bytes", "latency_ms", "macs"):
-            assert getattr(batch, metric)[i] == getattr(single, metric)[0]
+        for metric in ("size_bytes", "macs", "bit_operations", "real_time_factor", "fits", *table.metrics):
+            assert batch.column(metric)[i] == single.column(metric)[0]
     assert batch.size_bytes.tolist() == packed_size_bytes(network, bits).tolist()
+
+
+@every_target
+@settings(max_examples=15, deadline=None)
+@given(network=workloads(), data=st.data())
+def test_no_layer_does_more_than_the_roof_allows(name, network, data):
+    bits = np.array([data.draw(st.sampled_from(RUNNABLE_WIDTHS[name])) for _ in network.sites])
+    for cost in per_layer(compile_target(TARGETS[name], network), bits):
+        assert 0 <= cost.utilisation <= 1 + 1e-9
+        assert cost.cycles > 0
 
 
 @every_target

@@ -48,7 +48,7 @@ def test_the_columns_of_a_target_are_what_the_simulator_says() -> None:
         costs = evaluate(table, bits_matrix(workload, [allocation.by_site for allocation in ALLOCATIONS]))
         for metric in ("latency_ms", "weight_bytes", "peak_activation_bytes"):
             assert [row[f"{metric}[{name}]"] for row in found] == getattr(costs, metric).tolist()
-        memory = {what: load_target(name).capacity_bytes(what) or math.inf for what in ("weights", "activations")}
+        memory = {what: load_target(name).levels(what)[-1].bytes or math.inf for what in ("weights", "activations")}
         for row in found:
             inside = (
                 row[f"weight_bytes[{name}]"] <= memory["weights"]

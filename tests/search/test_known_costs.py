@@ -78,13 +78,13 @@ def test_where_weights_and_activations_are_free_the_charge_stays_exact(column: s
 
 
 def test_an_unknown_cost_is_refused_with_those_there_are() -> None:
-    book, _, _ = book_of(targets=["bitfusion"])
+    book, _, _ = book_of(targets=["ethos-u55-128"])
     for refused in (book.exact, book.known, lambda name: book.check_limits({name: 1.0})):
         with pytest.raises(UserError) as refusal:
             refused("latency_ms[abacus]")
         assert str(refusal.value).endswith(
             "no cost 'latency_ms[abacus]'; wanted size_bytes, average_bits, tcn_average_bits, or latency_ms[T], weight_bytes[T], "
-            "peak_activation_bytes[T] with T one of bitfusion"
+            "peak_activation_bytes[T] with T one of ethos-u55-128"
         )
 
 

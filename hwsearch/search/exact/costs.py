@@ -7,7 +7,6 @@ a sum is refused. Peak memory is the largest of several sums, one for each set o
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +35,8 @@ def size_cost(workload: Workload, widths: Widths) -> Cost:
     return separable_cost(SIZE, lambda bits: packed_size_bytes(workload, bits).astype(np.float64), workload, widths)
 
 
-def target_cost(metric: Literal["latency_ms", "weight_bytes"], table: CostTable, widths: Widths) -> Cost:
-    """Latency or stored weights on a target, named like `latency_ms[target]`.
+def target_cost(metric: str, table: CostTable, widths: Widths) -> Cost:
+    """A metric of a target (`CostTable.metrics`) but peak memory, named like `latency_ms[target]`.
 
     Raises:
         UserError: widths the target cannot run (names the layer), or the cost is no sum over the sites.
@@ -46,10 +45,9 @@ def target_cost(metric: Literal["latency_ms", "weight_bytes"], table: CostTable,
 
     def charge(bits: IntArray) -> FloatArray:
         try:
-            values: npt.NDArray[Any] = getattr(evaluate(table, bits), metric)
+            return evaluate(table, bits).column(metric)
         except TargetError as error:
             raise UserError(f"{name}: {error}") from None
-        return values.astype(np.float64)
 
     return separable_cost(name, charge, table.workload, widths)
 
@@ -57,7 +55,7 @@ def target_cost(metric: Literal["latency_ms", "weight_bytes"], table: CostTable,
 def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
     """Peak activation memory on a target, bytes: the largest sum over the tensors alive at once, one sum for each memory cut.
 
-    Cuts that lie within another are left out.
+    Cuts that lie within another are left out. The state of a streaming inference is alive in all of them.
 
     Raises:
         UserError: a width the target cannot hold; names the site.
@@ -69,15 +67,16 @@ def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
     cuts = {frozenset(alive[alive < tensors].tolist()) for alive in table.live}
     largest = sorted(sorted(cut) for cut in cuts if not any(cut < other for other in cuts))
     tables = np.zeros((len(largest), len(widths), max(len(options) for _, options in widths)))
-    for cut, tensors_alive in enumerate(largest):
-        for tensor in tensors_alive:
-            row = row_of[workload.activation_sites[tensor]]
-            options = widths[row][1]
-            sizes = table.site_bytes[tensor, WIDTH_INDEX[list(options)]]
-            if not sizes.all():
-                site, width = widths[row][0], options[int(sizes.argmin())]
-                raise UserError(f"{name}: the target cannot hold site '{site}' at {width} bits; wanted a width that it runs")
-            tables[cut, row, : len(options)] = sizes
+    for tensor, tensor_site in enumerate(workload.activation_sites):
+        row = row_of[tensor_site]
+        site, options = widths[row]
+        at = WIDTH_INDEX[list(options)]
+        sizes = table.site_bytes[tensor, at]
+        if not sizes.all():
+            width = options[int(sizes.argmin())]
+            raise UserError(f"{name}: the target cannot hold site '{site}' at {width} bits; wanted a width that it runs")
+        for cut, tensors_alive in enumerate(largest):
+            tables[cut, row, : len(options)] = table.state_bytes[tensor, at] + (sizes if tensor in tensors_alive else 0)
     return Cost(name, tables, np.zeros(len(largest)))
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -67,9 +66,10 @@ def nas_cost(experiment: Experiment, widths: Widths) -> Cost:
         return size_cost(workload, widths)
     metric, _, target = name.removesuffix("]").partition("[")
     tables = compile_targets(experiment, workload)
-    if metric in ("latency_ms", "weight_bytes") and target in tables and name.endswith("]"):
-        return target_cost(cast(Literal["latency_ms", "weight_bytes"], metric), tables[target], widths)
-    known = [SIZE, SUM_SQRT_BITS, *(f"{metric}[{table}]" for table in tables for metric in ("latency_ms", "weight_bytes"))]
+    sums = {known: [metric for metric in table.metrics if metric != "peak_activation_bytes"] for known, table in tables.items()}
+    if metric in sums.get(target, ()) and name.endswith("]"):
+        return target_cost(metric, tables[target], widths)
+    known = [SIZE, SUM_SQRT_BITS, *(f"{metric}[{table}]" for table, metrics in sums.items() for metric in metrics)]
     raise UserError(f"nas.cost is '{name}'; wanted one of {', '.join(known)}")
 
 

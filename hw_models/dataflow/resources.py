@@ -1,0 +1,202 @@
+"""What a layer's circuit takes of an FPGA: the estimates of FINN's `fpgadataflow` operators, in closed form.
+
+Symbols are FINN's: `pe` output channels and `simd` inputs computed at once; W, A, B bits of weights, inputs and outputs.
+Bit-widths may be arrays that broadcast against one another, so one call estimates a layer at every width. The engines follow
+FINN-R (Blott et al., TRETS 2018); everything agrees with github.com/Xilinx/finn at 39f0c9a, node by node:
+
+    conv        ConvolutionInputGenerator_rtl where taps > 1, MVAU_hls
+    depthwise   ConvolutionInputGenerator_rtl, VVAU_hls
+    add         StreamingFIFO_rtl, AddStreams_hls (no logic, says FINN), Thresholding_rtl
+
+Outputs are requantized by comparing the sum with 2^B - 1 thresholds: all at once in the engines, hence the cliff at 8 bits, and
+by binary search after an `add`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal, Self
+
+import numpy as np
+
+from hw_models.workload import IntArray
+
+WeightMemory = Literal["lutram", "bram", "uram", "by_depth"]
+"""Where the weights of a layer lie; `by_depth`: in LUTs up to `SHALLOW` words, in block RAM beyond."""
+
+Multipliers = Literal["lut", "dsp"]
+
+SHALLOW: Final = 128  # words that FINN keeps in LUTs where it may choose
+MAX_SHIFT_REGISTER: Final = 256  # words of a FIFO made of LUTs, `max_qsrl_depth`
+
+_FIXED_LUT = 300  # control of an engine or of a sliding window
+_ROUTING = 1.1
+_MAX_WIDTH = 16
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Lookup tables, 18-kbit block RAMs, UltraRAMs and DSP slices: counts, all of one shape."""
+
+    lut: IntArray
+    bram18: IntArray
+    uram: IntArray
+    dsp: IntArray
+
+    @classmethod
+    def of(cls, lut: IntArray | int = 0, bram18: IntArray | int = 0, uram: IntArray | int = 0, dsp: IntArray | int = 0) -> Self:
+        """Counts that broadcast against one another."""
+        return cls(*(np.asarray(count, np.int64) for count in np.broadcast_arrays(lut, bram18, uram, dsp)))
+
+    def __add__(self, other: "Resources") -> "Resources":
+        """Both side by side."""
+        return Resources(self.lut + other.lut, self.bram18 + other.bram18, self.uram + other.uram, self.dsp + other.dsp)
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Bits of a layer's weights, inputs and outputs; for an `add` the weights do not matter."""
+
+    weight: IntArray
+    activation: IntArray
+    output: IntArray
+    activation_signed: bool
+    accumulator_bits: int = 32
+
+    @classmethod
+    def of(cls, weight: int, activation: int, output: int, *, signed: bool = True, accumulator_bits: int = 32) -> Self:
+        """One of each."""
+        return cls(np.array(weight), np.array(activation), np.array(output), signed, accumulator_bits)
+
+
+def accumulator_bits(fan_in: int, widths: Widths) -> IntArray:
+    """Bits that hold any sum of `fan_in` products, at most the widths' `accumulator_bits`.
+
+    With a = log2(fan_in) + W + A - 1 - signed, the bound is ceil(a + log2(1 + 2^-a) + 1) (Colbert et al., arXiv:2301.13376),
+    which is 1 + ceil(log2(2^a + 1)): one more than the bits of the integer fan_in * 2^(W + A - 1 - signed).
+    """
+    shifts = [max(0, total - 1 - widths.activation_signed) for total in range(2 * _MAX_WIDTH + 1)]
+    by_sum = np.array([min(1 + (fan_in << shift).bit_length(), widths.accumulator_bits) for shift in shifts], np.int64)
+    return np.asarray(by_sum[widths.weight + widths.activation])
+
+
+def matrix_engine(
+    inputs: int, outputs: int, pe: int, simd: int, widths: Widths, multipliers: Multipliers, memory: WeightMemory
+) -> Resources:
+    """A matrix-vector-threshold unit of `inputs` by `outputs` weights (FINN's MW and MH); thresholds in LUTs."""
+    depth = inputs * outputs // (pe * simd)
+    weights = _weight_memory(depth, pe * simd * widths.weight, memory, word_bits=(9, 18, 36))
+    accumulator = accumulator_bits(inputs, widths)
+    steps = (1 << widths.output) - 1
+    thresholds = steps * accumulator * -(-(outputs // pe) // 64) + steps * accumulator
+    logic = _multiply_add(simd, widths, multipliers) + accumulator + thresholds
+    return Resources.of(
+        lut=np.floor(_FIXED_LUT + _ROUTING * (pe * logic) + weights.lut).astype(np.int64),
+        bram18=weights.bram18,
+        uram=weights.uram,
+        dsp=pe * simd * _dsp_per_product(widths) if multipliers == "dsp" else 0,
+    )
+
+
+def vector_engine(
+    channels: int, taps: int, pe: int, simd: int, widths: Widths, multipliers: Multipliers, memory: WeightMemory
+) -> Resources:
+    """A vector-vector-threshold unit (depthwise): each channel has `taps` weights of its own.
+
+    FINN counts its DSP slices by `pe` alone and does not round its thresholds' memory up.
+    """
+    depth = channels * taps // (pe * simd)
+    weights = _weight_memory(depth, pe * simd * widths.weight, memory, word_bits=(8, 16, 32))
+    accumulator = accumulator_bits(taps, widths)
+    steps = (1 << widths.output) - 1
+    thresholds = steps * accumulator * (channels // pe) / 64 + steps * accumulator
+    logic = _multiply_add(simd, widths, multipliers) + accumulator + thresholds
+    return Resources.of(
+        lut=np.floor(_FIXED_LUT + _ROUTING * (pe * logic) + weights.lut).astype(np.int64),
+        bram18=weights.bram18,
+        uram=weights.uram,
+        dsp=pe * _dsp_per_product(widths) if multipliers == "dsp" else 0,
+    )
+
+
+def window_depth(channels: int, taps: int, dilation: int, simd: int, *, parallel: bool) -> int:
+    """Words of `simd` channels that a sliding window holds: the frames that the dilated kernel spans."""
+    span = (taps - 1) * dilation
+    return span * (channels // simd) + 2 if parallel else (span + 1) * (channels // simd)
+
+
+def sliding_window(channels: int, taps: int, dilation: int, simd: int, activation: IntArray, *, parallel: bool) -> Resources:
+    """The buffer in front of a kernel of several taps: in LUTs up to `SHALLOW` words, in block RAM beyond.
+
+    A window whose taps are all read at once (`parallel`) is a chain of registers, for which no block RAM serves.
+    """
+    depth = window_depth(channels, taps, dilation, simd, parallel=parallel)
+    if parallel or depth <= SHALLOW:
+        return Resources.of(lut=_FIXED_LUT + simd * activation * -(-depth // 38))
+    rest = depth % 16384
+    full, partial = -(-simd * activation // _word_bits(depth)), -(-simd * activation // _word_bits(rest))
+    blocks = -(-depth // 16384) * full - ((full - partial) if depth > 16384 else 0)
+    return Resources.of(lut=_FIXED_LUT, bram18=blocks)
+
+
+def stream_fifo(words: int, width: IntArray) -> Resources:
+    """A FIFO of `words` words: shift registers up to `MAX_SHIFT_REGISTER`, block RAM of a power-of-two depth beyond."""
+    if words <= MAX_SHIFT_REGISTER:
+        depth = 2 if words <= 2 else max(words, 32)
+        return Resources.of(lut=2 * math.ceil(math.log2(depth)) + -(-depth // 32) * -(-width // 2))
+    depth = 1 << (words - 1).bit_length()
+    return Resources.of(lut=2 * math.ceil(math.log2(depth)), bram18=block_rams(depth, width, word_bits=(9, 18, 36)))
+
+
+def search_thresholds(channels: int, pe: int, input_bits: IntArray, output: IntArray) -> Resources:
+    """Requantization by binary search: B stages of 2^stage thresholds for each channel, in LUTs (64 words by one bit each).
+
+    FINN picks the memory that wastes least: LUTs, or block RAM or UltraRAM where those fit without waste.
+    """
+    stages = np.array([-(-(channels // pe) * 2**stage // 64) for stage in range(_MAX_WIDTH)])
+    return Resources.of(lut=pe * input_bits * np.cumsum(stages)[output - 1])
+
+
+def block_rams(depth: int, width: IntArray, word_bits: tuple[int, int, int]) -> IntArray:
+    """Block RAMs of 18 kbit for `depth` words of `width` bits.
+
+    `word_bits` are the bits that one block gives a word where it is used 2048, 1024 and 512 words deep.
+    """
+    narrow, middle, wide = word_bits
+    return np.select(
+        [width == 1, width == 2, width <= 4, width <= 9, (width <= 18) | (depth > 512)],
+        [
+            np.full_like(width, -(-depth // 16384)),
+            np.full_like(width, -(-depth // 8192)),
+            np.full_like(width, -(-depth // 4096)),
+            -(-depth // 2048) * -(-width // narrow),
+            -(-depth // 1024) * -(-width // middle),
+        ],
+        -(-depth // 512) * -(-width // wide),
+    )
+
+
+def _weight_memory(depth: int, width: IntArray, memory: WeightMemory, word_bits: tuple[int, int, int]) -> Resources:
+    match memory:
+        case "lutram":
+            return Resources.of(lut=width * -(-depth // 64))
+        case "bram":
+            return Resources.of(bram18=block_rams(depth, width, word_bits))
+        case "uram":
+            return Resources.of(uram=-(-width // 72) * -(-depth // 4096))
+        case "by_depth":
+            return _weight_memory(depth, width, "lutram" if depth <= SHALLOW else "bram", word_bits)
+
+
+def _multiply_add(simd: int, widths: Widths, multipliers: Multipliers) -> IntArray:
+    product = widths.weight + widths.activation
+    multiply = simd * (2 * -(-product // 6) - 1) * product if multipliers == "lut" else 0
+    return multiply + product * (2 * simd - 1)
+
+
+def _dsp_per_product(widths: Widths) -> IntArray:
+    return -(-(widths.weight + widths.activation) // 48)
+
+
+def _word_bits(depth: int) -> int:
+    """Bits of the widest word of a block RAM that is `depth` deep."""
+    return next((bits for words, bits in ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2)) if depth <= words), 1)

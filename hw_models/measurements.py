@@ -1,0 +1,132 @@
+"""Latencies (and energies) that a user has measured on a chip: the file, and the networks that were run."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from hw_models.errors import TargetError
+from hw_models.sections import Bits, Count, Positive, Section, Source
+from hw_models.workload import WIDTHS, IntArray, Layer, LayerKind, Workload
+
+
+class MeasuredLayer(Section):
+    """One layer as it ran; stride 1."""
+
+    kind: LayerKind
+    in_channels: Count
+    out_channels: Count
+    kernel_size: Count = 1
+    dilation: Count = 1
+
+
+class Measurement(Section):
+    """One timed run: a layer, a chain of layers or a whole network, all in the same widths (32 for float32).
+
+    `layers` run in a row, `repeats` times over. A layer reads the newest tensor with as many channels as it wants, an `add` the
+    two newest; what is not there is an input of the network.
+    """
+
+    name: Source
+    latency_ms: Positive
+    energy_uj: Positive | None = None
+    frames: Count
+    activation_bits: Bits
+    weight_bits: Bits
+    layers: Annotated[tuple[MeasuredLayer, ...], Field(min_length=1)]
+    repeats: Count = 1
+    held_out: bool = False
+
+    @model_validator(mode="after")
+    def _can_run(self) -> Self:
+        if wrong := {self.activation_bits, self.weight_bits} - set(WIDTHS):
+            raise ValueError(f"found {min(wrong)} bits; wanted 1 to 16, or 32 for float32")
+        for number, layer in enumerate(self.layers):
+            if layer.kind is not LayerKind.CONV and layer.in_channels != layer.out_channels:
+                found = f"{layer.in_channels} channels in and {layer.out_channels} out"
+                raise ValueError(f"layers.{number}: found {found}; wanted one number of channels for kind '{layer.kind}'")
+        return self
+
+    @property
+    def workload(self) -> Workload:
+        """The network that was run; its `frame_seconds` says nothing."""
+        layers: list[Layer] = []
+        channels: dict[str, int] = {}
+        for number, measured in enumerate(self.layers * self.repeats):
+            is_add = measured.kind is LayerKind.ADD
+            fitting = [site for site, found in channels.items() if found == measured.in_channels]
+            if not fitting:
+                fitting = [f"input{number}"]
+                channels[fitting[0]] = measured.in_channels
+            channels[f"output{number}"] = measured.out_channels
+            layers.append(
+                Layer(
+                    name=f"layer{number}",
+                    kind=measured.kind,
+                    in_channels=measured.in_channels,
+                    out_channels=measured.out_channels,
+                    kernel_size=measured.kernel_size,
+                    dilation=measured.dilation,
+                    weight_site=None if is_add else f"weight{number}",
+                    input_sites=(fitting[-2:][0], fitting[-1]) if is_add else (fitting[-1],),
+                    output_site=f"output{number}",
+                    bias=not is_add,
+                )
+            )
+        return Workload(self.name, tuple(layers), self.frames, 1.0, per_channel_scales=True, site_channels=channels)
+
+    @property
+    def bits(self) -> IntArray:
+        """Its allocation `[sites]`, in the order of `workload.sites`."""
+        workload = self.workload
+        widths = [self.weight_bits] * len(workload.weight_sites) + [self.activation_bits] * len(workload.activation_sites)
+        return np.array(widths, np.int64)
+
+
+class Measurements(Section):
+    """A measurements file; `source` says what was measured: chip, clock, runtime and its version, by whom and when."""
+
+    source: Source
+    measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [measurement.name for measurement in self.measurements]
+        if duplicates := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"measurements: name '{duplicates[0]}' occurs {names.count(duplicates[0])} times; wanted once")
+        return self
+
+
+def load_measurements(path: str | Path) -> Measurements:
+    """A measurements file (JSON).
+
+    Raises:
+        TargetError: the file cannot be read, is not JSON, or has a field that is wrong; one line that names file and field.
+    """
+    try:
+        text = Path(path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    try:
+        return Measurements.model_validate_json(text)
+    except ValidationError as error:
+        raise TargetError(_one_line(str(path), error)) from error
+
+
+def _one_line(where: str, error: ValidationError) -> str:
+    problems = [problem for problem in error.errors() if problem["type"] != "too_short"]  # a wrong entry counts as a missing one
+    problem = problems[0] if problems else error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    found, wanted = repr(problem["input"]), problem["msg"]
+    match problem["type"]:
+        case "json_invalid":
+            return f"{where}: not a JSON file ({wanted})"
+        case "missing":
+            found, wanted = "nothing", "a value"
+        case "extra_forbidden":
+            wanted = "no such field"
+        case "value_error":
+            return f"{where}: {field}{': ' if field else ''}{wanted.removeprefix('Value error, ')}{more}"
+    return f"{where}: {field or 'the file'}: found {found[:80]}; wanted {wanted[:1].lower()}{wanted[1:]}{more}"

@@ -1,0 +1,64 @@
+"""Compute time from a table of measured rates."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hw_models.rules.base import ComputeRule
+from hw_models.sections import Bits, KernelClass, NotNegative, Precisions, Section, Source
+from hw_models.shape import Shape
+from hw_models.work import Work
+from hw_models.workload import LayerKind
+
+
+class Rate(Section):
+    """Cycles of one kernel class at one (activation, weight) pair; `weight_bits` is 0 for `add`."""
+
+    kernel: KernelClass
+    activation_bits: Bits
+    weight_bits: Annotated[int, Field(ge=0, le=32)]
+    cycles_per_mac: NotNegative = 0.0
+    cycles_per_output: NotNegative = 0.0
+    cycles_per_channel: NotNegative = 0.0
+    layer_cycles: NotNegative = 0.0
+    source: Source
+
+
+class RateCompute(ComputeRule):
+    """Compute time from a table of measured rates."""
+
+    rule: Literal["rates"]
+    rates: Annotated[tuple[Rate, ...], Field(strict=False, min_length=1)]
+
+    def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
+        """A rate times MACs, outputs and channels."""
+        wanted = (shape.kind.value, activation_bits, 0 if shape.kind is LayerKind.ADD else weight_bits)
+        rate = next(r for r in self.rates if (r.kernel, r.activation_bits, r.weight_bits) == wanted)
+        return Work(
+            compute=rate.cycles_per_mac * shape.macs + rate.cycles_per_output * shape.outputs,
+            fixed=rate.layer_cycles + rate.cycles_per_channel * shape.out_channels,
+        )
+
+    def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
+        """That of the fastest kernel class at these widths."""
+        pair = (activation_bits, weight_bits)
+        return max(
+            1 / rate.cycles_per_mac
+            for rate in self.rates
+            if (rate.activation_bits, rate.weight_bits) == pair and rate.cycles_per_mac
+        )
+
+    def check(self, precisions: Precisions) -> None:
+        """One rate for every kernel class at every pair, and no other."""
+        wanted: list[tuple[str, int, int]] = [(kernel, a, w) for kernel in ("conv", "depthwise") for a, w in precisions.pairs]
+        wanted += [("add", a, 0) for a in precisions.activation_bits]
+        found: list[tuple[str, int, int]] = [(rate.kernel, rate.activation_bits, rate.weight_bits) for rate in self.rates]
+        for kernel, a, w in wanted:
+            if (count := found.count((kernel, a, w))) != 1:
+                what = f"kernel '{kernel}', activation_bits {a}, weight_bits {w}"
+                raise ValueError(f"compute.rates: found {count} rates for {what}; wanted one")
+        if extra := [key for key in found if key not in wanted]:
+            raise ValueError(f"compute.rates: rate {extra[0]} belongs to no pair of precisions.pairs")
+        for rate in self.rates:
+            if rate.kernel == "conv" and not rate.cycles_per_mac:
+                raise ValueError("compute.rates: cycles_per_mac of a conv is 0; wanted more")

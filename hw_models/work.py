@@ -1,0 +1,25 @@
+"""What running one layer takes, before memory levels and clocks are known."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Work:
+    """Cycles and energy of one layer by a compute rule.
+
+    Attributes:
+        compute: cycles of arithmetic.
+        memory: cycles of traffic that the rule itself models (tiles through its buffers); overlaps with `compute`.
+        fixed: cycles that overlap with nothing: set-up, filling, draining.
+        energy_pj: energy that the rule itself models, such as that of its buffers.
+    """
+
+    compute: float
+    memory: float = 0.0
+    fixed: float = 0.0
+    energy_pj: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Cycles from start to end."""
+        return max(self.compute, self.memory) + self.fixed

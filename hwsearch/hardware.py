@@ -1,0 +1,251 @@
+"""What the commands about chips print: costs layer by layer, the targets there are, a calibration."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from hw_models.calibration import Errors, calibrate, target_toml
+from hw_models.compile import CostTable, compile_target
+from hw_models.cost import evaluate, placement_of
+from hw_models.errors import TargetError
+from hw_models.measurements import load_measurements
+from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
+from hw_models.report import cost_rows
+from hw_models.target import built_in_targets, load_target
+from hw_models.workload import IntArray, bits_matrix
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment, load_experiment
+from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
+from hwsearch.pipeline import read_run
+from hwsearch.search.costing import experiment_workload
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
+from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.terminal import number, say, wide
+
+PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
+"""Files that a cost is drawn into."""
+
+DPI = 140
+MOST_PAIRS = 10
+"""Pairs of widths listed for a target; of more, the first and the last."""
+MOST_LETTERS = 60
+"""Of a runtime's name in the list of targets."""
+TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
+
+
+@dataclass(frozen=True)
+class Charged:
+    """What is charged: the network of an experiment, or of the embedded base, under a candidate or uniform widths."""
+
+    experiment: Path | None = None
+    run: Path | None = None
+    candidate: int | None = None
+    weight_bits: int = 8
+    activation_bits: int = 8
+
+    def resolve(self) -> tuple[Experiment, BitAllocation]:
+        """The experiment and the allocation.
+
+        Raises:
+            UserError: options that do not go together, a width that is none, or an unreadable experiment or run.
+        """
+        if (self.run is None) != (self.candidate is None):
+            raise UserError("--run and --candidate go together; wanted both or neither")
+        if self.run is not None and self.experiment is not None:
+            raise UserError("--run and --experiment exclude each other; wanted one of them")
+        for name, bits, allowed in (
+            ("--weight-bits", self.weight_bits, WEIGHT_WIDTHS),
+            ("--activation-bits", self.activation_bits, ACTIVATION_WIDTHS),
+        ):
+            if bits not in allowed:
+                raise UserError(f"{name} is {bits}; wanted one of {list(allowed)}")
+        if self.run is not None and self.candidate is not None:
+            opened = read_run(self.run)
+            return opened.workspace.experiment, opened.allocation(self.candidate)
+        experiment = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
+        return experiment, uniform(experiment.separator, self.weight_bits, self.activation_bits)
+
+
+def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | None) -> None:
+    """The cost of each layer on a target, the totals, and pictures of them.
+
+    Args:
+        target: a built-in name or a file.
+        charged: network and allocation.
+        streaming: frame by frame, whatever the experiment says.
+        plots: folder for the pictures.
+
+    Raises:
+        UserError: an unknown target, a wrong file, or widths that it does not run; see also `Charged.resolve`.
+    """
+    experiment, allocation = charged.resolve()
+    workload = experiment_workload(experiment)
+    if streaming:
+        workload = workload.streamed()
+    try:
+        chip = load_target(target)
+        bits = bits_matrix(workload, [allocation.by_site])[0]
+        rows = cost_rows(chip, workload, bits)
+        table = compile_target(chip, workload)
+        summary = _summary(table, bits)
+        figures = {} if plots is None else {name: draw(table, bits) for name, draw in PLOTS.items()}
+    except TargetError as error:
+        raise UserError(str(error)) from None
+    length = f"one frame of {1e3 * workload.frame_seconds:g} ms" if workload.streaming else f"{workload.seconds:.3g} s of speech"
+    shown = Table(title=f"{chip.name}: {length}, {workload.macs:,} MACs")
+    for column in rows[0]:
+        if any(not _absent(row[column]) for row in rows):
+            shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right")
+        else:
+            rows = [{name: value for name, value in row.items() if name != column} for row in rows]
+    for row in rows:
+        shown.add_row(*(number(value) for value in row.values()), end_section=row is rows[-2])
+    wide().print(shown)
+    for line in summary:
+        say(line)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            atomic_write(plots / name, partial(figure.savefig, dpi=DPI, format="png"))
+            say(f"plot: {plots / name}")
+
+
+def print_targets() -> None:
+    """The built-in targets: family, runtime, and the error of their latency where it was checked."""
+    table = Table("target", "family", "runtime", "clock MHz", "error of latency: median %", "worst %")
+    for name in built_in_targets():
+        chip = load_target(name)
+        errors = (chip.calibration.median_error_percent, chip.calibration.max_error_percent)
+        shown = ["not checked" if value is None else f"{value:g}" for value in errors]
+        table.add_row(name, str(chip.family), _short(chip.runtime), f"{chip.clock.clock_hz / 1e6:g}", *shown)
+    wide().print(table)
+    say("On what a target was fitted and checked: hwsearch targets TARGET")
+
+
+def print_target(target: str) -> None:
+    """One target: its memories, its widths, and how far to trust it.
+
+    Raises:
+        UserError: an unknown target or a wrong file.
+    """
+    try:
+        chip = load_target(target)
+    except TargetError as error:
+        raise UserError(str(error)) from None
+    say(f"{chip.name}: {chip.title}")
+    say(f"runtime:    {chip.runtime}")
+    for level in chip.memory:
+        size = "no size stated" if level.bytes is None else f"{level.bytes:,} bytes"
+        rate = "traffic inside the rates" if level.bytes_per_cycle is None else f"{level.bytes_per_cycle:g} bytes per cycle"
+        say(f"memory:     {level.name}, {size}, {rate}, for {' and '.join(level.holds)}")
+    pairs = chip.precisions.pairs
+    listed = pairs if len(pairs) <= MOST_PAIRS else (pairs[0], pairs[-1])
+    widths = (", " if listed is pairs else " to ").join(f"a{a}w{w}" for a, w in listed)
+    other = "runs in the next wider" if chip.precisions.unsupported == "widen" else "is refused"
+    say(f"precisions: {widths}; another {other}")
+    say(f"fitted on:  {chip.calibration.fitted_on}")
+    say(f"checked on: {chip.calibration.held_out}")
+    say(f"source:     {chip.calibration.source}")
+
+
+def calibrate_target(target: str, measurements: Path, output: Path) -> None:
+    """Fit a target to a file of measurements, write the new target, and say how far to trust it.
+
+    Raises:
+        UserError: an unknown target, a wrong file, measurements that do not fit, or an output that cannot be written.
+    """
+    if output.suffix != ".toml":
+        raise UserError(f"--output is {output}; wanted a .toml file")
+    check_writable(output)
+    try:
+        fit = calibrate(load_target(target), load_measurements(measurements), file=measurements.name, name=_name(output))
+    except TargetError as error:
+        raise UserError(str(error)) from None
+    atomic_write_bytes(output, target_toml(fit.target).encode())
+    held_out = {check.name for check in fit.held_out}
+    table = Table("measurement", "held out", "measured ms", "predicted ms", "error %")
+    for check in (*fit.fitted, *fit.held_out):
+        deviation = 100 * (check.predicted_ms / check.latency_ms - 1)
+        row = (f"{check.latency_ms:.4g}", f"{check.predicted_ms:.4g}", f"{deviation:+.1f}")
+        table.add_row(check.name, "yes" if check.name in held_out else "", *row)
+    wide().print(table)
+    for what, checks in (("fitted", fit.fitted), ("held out", fit.held_out)):
+        for metric, errors in (("latency", Errors.of_latency(checks)), ("energy", Errors.of_energy(checks))):
+            if errors is not None:
+                say(f"{what}, {metric}: {_errors(errors)}")
+    for title, names in (("not measured, left as they were", fit.unmeasured), ("not told apart", fit.undetermined)):
+        if names:
+            say(f"{title}: {', '.join(names)}")
+    say(f"target: {output}")
+    say(f"next:   hwsearch cost {output}")
+
+
+def _errors(errors: Errors) -> str:
+    order = "" if errors.spearman is None else f", rank correlation {errors.spearman:.3f}"
+    return (
+        f"{errors.count} measurements, error median {errors.median:.1%}, mean {errors.mean:.1%}, worst {errors.worst:.1%}{order}"
+    )
+
+
+def _name(output: Path) -> str:
+    """A target's name from its file's: lower case, everything else a hyphen."""
+    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in output.stem.lower()).strip("-")
+    if not plain:
+        raise UserError(f"--output is {output}; wanted a file name with a letter or digit")
+    return plain
+
+
+def _summary(table: CostTable, bits: IntArray) -> list[str]:
+    """The totals of an allocation `[sites]` in words."""
+    costs, placement = evaluate(table, bits[None]), placement_of(table, bits)
+    peak = costs.peak_activation_bytes[0]
+    lines = [
+        f"weights:     {costs.weight_bytes[0]:,} bytes in {placement.weights.name}{_of(placement.weights.bytes)}",
+        f"activations: {peak:,} bytes at most in {placement.activations.name}{_of(placement.activations.bytes)}",
+        f"fits:        {'yes' if costs.fits[0] else 'no'}",
+        f"time:        {costs.latency_ms[0]:,.4g} ms, {costs.real_time_factor[0]:.3g} of real time",
+        f"work:        {costs.bit_operations[0]:,} bit operations",
+    ]
+    if not math.isnan(float(costs.energy_uj[0])):
+        lines.append(f"energy:      {costs.energy_uj[0]:,.4g} uJ")
+    for name, counts in costs.resources.items():
+        lines.append(f"{name + ':':<12} {counts[0]:,}")
+    workload = table.workload
+    if workload.streaming:
+        delay = max(workload.delay_frames.values())
+        lines.append(f"delay:       {delay} frames, {1e3 * delay * workload.frame_seconds:g} ms, that the kernels look ahead")
+    return lines
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1].rstrip() + "…"
+
+
+def _of(capacity: int | None) -> str:
+    return "" if capacity is None else f" of {capacity:,}"
+
+
+def _absent(value: str | float) -> bool:
+    return value == "" if isinstance(value, str) else bool(np.isnan(value))
+
+
+def _embedded_experiment() -> Experiment:
+    """An experiment around the embedded base: enough for its workload."""
+    _, description = load_base(EMBEDDED_BASE)
+    return Experiment.model_validate(
+        {
+            "name": "embedded-base",
+            "separator": description.separator,
+            "data": {
+                "sample_rate": description.sample_rate,
+                "array": description.array,
+                "corpora": [{"kind": "espeak", "splits": {"test": 1.0}}],
+                "rooms": {"count": {}},
+                "mixtures": {"count": {}},
+            },
+        }
+    )

@@ -1,0 +1,73 @@
+"""What every part of the command line prints with: progress bars, tables and plain lines."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+output = Console()
+
+Advance = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Advance]:
+    """A bar with remaining time on a terminal; one line per tenth elsewhere."""
+    if not console.is_terminal:
+        yield _line_writer(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield advance
+
+
+def number(value: str | float) -> str:
+    """A cell of a table: thousands apart, three decimals, nothing for what is not stated."""
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+
+
+def wide() -> Console:
+    """Tables are never folded: a narrow terminal scrolls or wraps, a pipe gets whole lines."""
+    return Console(width=max(output.width, 240))
+
+
+def say(line: str) -> None:
+    """A line of the answer, as it is: a path may be long, and hold what looks like markup."""
+    output.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def tell(line: str) -> None:
+    """A line on what goes on, as it is."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _line_writer(title: str) -> Advance:
+    last = -1
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        tenth = 10 * done // max(total, 1)
+        if tenth != last:
+            last = tenth
+            sys.stderr.write(f"{title}: {done}/{total}\n")
+            sys.stderr.flush()
+
+    return advance
