@@ -94,7 +94,7 @@ def report(name: str, problem: AllocationProblem, second: str) -> None:
 
 
 def main() -> None:
-    """Time the network of `paper.toml`, the 224 clusters of arXiv 2111.14479, and random sizes: like layers, any bytes, any numbers."""
+    """Time the network of `paper.toml`, the 224 clusters of arXiv 2111.14479, and random sizes."""
     rng = np.random.default_rng(0)
     report("paper.toml", paper_problem(rng), f"latency_ms[{TARGET}]")
     report("the paper's clusters", random_problem(np.tile(CLUSTERS, BLOCKS), rng, whole_bytes=True), "other")

@@ -7,6 +7,9 @@ and between the smallest and the largest file.
 
     python experiments/search_efficiency.py run --workers 2      # hours, most of them in the Gaussian process; continues
     python experiments/search_efficiency.py report               # what has finished, at any time
+
+A report keeps the curves of whole runs in `search_efficiency_curves.json` beside its tables; `run` does not repeat these while
+base, mixtures, seeds and sizes are those they were made with.
 """
 
 import argparse
@@ -30,7 +33,7 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from hwsearch.experiment import FLOAT_BITS, Fidelity, Prior, load_experiment
-from hwsearch.files import atomic_write_bytes, atomic_write_json, read_json
+from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from hwsearch.pipeline import build, prepare, provenance
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
@@ -46,6 +49,7 @@ from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
 EVALUATIONS = 300
+ARCHIVE = "search_efficiency_curves.json"
 OURS_AT = 100
 """Evaluations of ours that are compared with all of a rival's."""
 MARKS = (60, 100, 150, 200, 300)
@@ -99,6 +103,18 @@ class Problem:
         ends = np.array([[0] * len(self.space.free), [n - 1 for n in self.space.shape]])
         self.least, self.largest = self.size.charge(ends).tolist()
         self._scores: dict[Point | None, float] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that a curve depends on but its sampler."""
+        made_with = {
+            "provenance": dict(provenance(self.workspace)),
+            "validation_mixtures": self.experiment.search.validation_mixtures,
+            "widths": [[name, *widths] for name, widths in self.space.free],
+            "seeds": [list(seed.point) for seed in self.seeds],
+            "sizes": [self.least, self.largest],
+        }
+        return digest(made_with)
 
     @cached_property
     def full_precision(self) -> float:
@@ -230,15 +246,40 @@ Curves = dict[tuple[str, bool], dict[int, list[float]]]
 """Hypervolume after each evaluation, by sampler and whether it was seeded, by random seed."""
 
 
-def read_curves(problem: Problem, seeds: int) -> Curves:
-    """What has been run so far."""
+def read_archive(problem: Problem, results: Path) -> dict[str, list[float]]:
+    """Curves of whole runs that an earlier report has kept, by the job's name; none where they are of another problem."""
+    path = results / ARCHIVE
+    content = read_json(path, "curves") if path.is_file() else {}
+    kept: dict[str, list[float]] = content["curves"] if content.get("problem") == problem.digest else {}
+    return kept
+
+
+def write_archive(problem: Problem, curves: Curves, results: Path) -> None:
+    """Keep the curves of whole runs beside those kept before."""
+    whole = {
+        Job(sampler, seeded, seed).name: [round(value, 6) for value in curve]
+        for (sampler, seeded), runs in curves.items()
+        for seed, curve in runs.items()
+        if len(curve) >= EVALUATIONS
+    }
+    kept = dict(sorted((read_archive(problem, results) | whole).items()))
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(curve, separators=(',', ':'))}" for name, curve in kept.items())
+    text = f'{{\n "problem": {json.dumps(problem.digest)},\n "curves": {{\n{lines}\n }}\n}}\n'
+    atomic_write_bytes(results / ARCHIVE, text.encode())
+
+
+def read_curves(problem: Problem, seeds: int, results: Path) -> Curves:
+    """What has been run so far, here or in an earlier report."""
     curves: Curves = {}
+    archive = read_archive(problem, results)
     for job in jobs((FRONT, OURS, *RIVALS), seeds):
         path = problem.folder / f"{job.name}.jsonl"
+        curve = archive.get(job.name)
         if path.is_file():
             lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
             values = [tuple(json.loads(line)["values"]) for line in lines[:EVALUATIONS]]
             curve = [problem.hypervolume(values[: count + 1]) for count in range(len(values))]
+        if curve:
             curves.setdefault((job.sampler, job.seeded), {})[job.seed] = curve
     return curves
 
@@ -264,7 +305,8 @@ def summary(sampler: str, runs: dict[int, list[float]], ours: dict[int, list[flo
 
 def report(problem: Problem, seeds: int, results: Path) -> None:
     """JSON, Markdown and a plot of what has been run so far."""
-    curves = read_curves(problem, seeds)
+    curves = read_curves(problem, seeds, results)
+    write_archive(problem, curves, results)
     ours = curves.get((OURS, True), {})
     rows = [summary(sampler, runs, ours, seeded=seeded) for (sampler, seeded), runs in curves.items()]
     made_by = {
@@ -336,10 +378,12 @@ def main() -> None:
     if options.action == "report":
         report(problem, options.seeds, options.results)
         return
+    kept = read_archive(problem, options.results)
     wanted = [
         job
         for job in jobs(tuple(options.samplers), options.seeds, options.first_seed)
-        if options.unseeded == "yes" or job.seeded is (options.unseeded == "no")
+        if (options.unseeded == "yes" or job.seeded is (options.unseeded == "no"))
+        and (len(kept.get(job.name, [])) < options.evaluations or (problem.folder / f"{job.name}.jsonl").is_file())
     ]
     arguments = [(options.experiment, options.runs_dir, job, options.evaluations) for job in wanted]
     with ProcessPoolExecutor(options.workers) as pool:

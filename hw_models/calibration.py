@@ -124,8 +124,8 @@ def calibrate(target: Target, measurements: Measurements, *, file: str, name: st
         name: name of the new target.
 
     Raises:
-        TargetError: a target with nothing to fit, a measurement that it cannot run (names it), or measurements that no such target
-            explains.
+        TargetError: a target with nothing to fit, a measurement that it cannot run (names it), or measurements that no such
+            target explains.
     """
     if target.compute.rule == "dataflow":
         raise TargetError(

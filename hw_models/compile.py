@@ -24,6 +24,7 @@ from hw_models.layer_cost import (
 )
 from hw_models.placement import placements
 from hw_models.rules.dataflow import DataflowCompute
+from hw_models.sections import Precisions
 from hw_models.shape import Shape, executed_shape
 from hw_models.target import Target
 from hw_models.workload import FLOAT_BITS, WIDTHS, FloatArray, IntArray, Layer, LayerKind, Workload
@@ -131,23 +132,34 @@ def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
     energy = np.full_like(cycles, np.nan)
     weight_bytes = np.zeros((size, size), np.int64)
     known: dict[tuple[Executed, int], tuple[list[float], list[float]]] = {}
+    outputs = _output_groups(target.precisions)
     for w, weight_bits in enumerate(WIDTHS):
         for a, activation_bits in enumerate(WIDTHS):
-            for o, output_bits in enumerate(WIDTHS):
-                executed = execute(target.precisions, layer.kind, activation_bits, weight_bits, output_bits)
+            for o in outputs:
+                executed = execute(target.precisions, layer.kind, activation_bits, weight_bits, WIDTHS[o[0]])
                 if executed is None:
                     continue
                 stored = stored_weight_bytes(target, layer, shape, weight_bits, executed)
                 key = (executed, stored)
                 if key not in known:
                     known[key] = _times_and_energies(target, shape, executed, stored)
-                cycles[:, w, a, o], energy[:, w, a, o] = known[key]
+                times, energies = known[key]
+                cycles[:, w, a, o], energy[:, w, a, o] = np.array(times)[:, None], np.array(energies)[:, None]
                 weight_bytes[w, a] = stored
         if layer.kind is LayerKind.ADD:  # it has no weights: every weight width is the first
             cycles[:] = cycles[:, :1]
             energy[:] = energy[:, :1]
             break
     return _LayerTables(cycles, energy, weight_bytes)
+
+
+def _output_groups(precisions: Precisions) -> list[list[int]]:
+    """Positions on the output axis of the widths that are written alike."""
+    groups: dict[int, list[int]] = {}
+    for o, bits in enumerate(WIDTHS):
+        if (held := executed_activation(precisions, bits)) is not None:
+            groups.setdefault(held, []).append(o)
+    return list(groups.values())
 
 
 def _times_and_energies(target: Target, shape: Shape, executed: Executed, stored: int) -> tuple[list[float], list[float]]:

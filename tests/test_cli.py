@@ -236,12 +236,13 @@ def test_mixtures_that_have_no_figure_are_counted_and_named(tmp_path: Path) -> N
 
 def test_the_layers_of_a_candidate_cost_together_what_the_record_says(tiny: Tiny) -> None:
     event = tiny.events()[9]
-    for target in built_in_targets():
+    for target in tiny.workspace.experiment.search.targets:
         answer = hwsearch("cost", target, "--run", tiny.folder, "--candidate", event["candidate"])
-        total = [cell.strip() for cell in answer.stdout.splitlines()[-2].split("│")][1:-1]
-        assert total[0] == "total"
-        assert float(total[6].replace(",", "")) == pytest.approx(event["costs"][f"latency_ms[{target}]"], abs=5e-4)
-        assert int(total[4].replace(",", "")) == event["costs"][f"weight_bytes[{target}]"]
+        lines = [line.replace("┃", "│").split("│") for line in answer.stdout.splitlines() if line.startswith(("┃", "│"))]
+        total = {heading.strip(): cell.strip() for heading, cell in zip(lines[0], lines[-1], strict=True)}
+        assert total["layer"] == "total"
+        assert float(total["latency_ms"].replace(",", "")) == pytest.approx(event["costs"][f"latency_ms[{target}]"], abs=5e-4)
+        assert int(total["weight_bytes"].replace(",", "")) == event["costs"][f"weight_bytes[{target}]"]
 
 
 def test_the_embedded_base_is_charged_where_nothing_is_named() -> None:

@@ -10,7 +10,7 @@ There is no tool to run. `measured` gives what the sources named in the cases re
 - 0.25-MobileNet-160 on STM32H743 at 400 MHz, layer by layer in cycles, github.com/EEESlab/mobilenet_v1_stm32_cmsis_nn at 401f0bb,
   profiling_160_0_25.png: 8-bit kernels of the authors of CMix-NN, which grew out of them.
 
-What a target was fitted on has the metric `fitted_latency_ms`; `latency_ms` is held out. The networks are 2-D: a layer counts its
+What a target was fitted on has the metrics `fitted_...`; the others are held out. The networks are 2-D: a layer counts its
 output positions as frames and its kernel's area as taps, which makes strides plain. Pooling and softmax are neglected.
 """
 
@@ -66,57 +66,82 @@ _SYSTEMS: Final = (
         ("kws", "ad"),
     ),
 )
+_POWER_FITTED: Final = ("kws", "ic", "ad")
+"""The networks whose mean power is a target's."""
 
 # Side of the input, channels of the stem, blocks "expanded:kernel:out:stride", + where a block has a skip connection,
-# channels after the last block, classes.
+# channels after the last block, classes: the authors' configurations, of which github.com/Eaglewzw/GD_Net holds copies.
 _MCUNET: Final = {
     "mcunet-vww0": (
         64,
         16,
-        "16:3:8:1 48:5:16:2 64:3:16:1+ 80:3:24:2 96:3:24:1+ 96:3:24:1+ 120:3:40:2 160:3:40:1+ 120:7:40:1+ 120:3:48:1 "
-        "192:3:48:1+ 240:7:96:2 480:5:96:1+ 384:7:160:1",
+        (
+            "16:3:8:1 48:5:16:2 64:3:16:1+ 80:3:24:2 96:3:24:1+ 96:3:24:1+ 120:3:40:2 160:3:40:1+ 120:7:40:1+ 120:3:48:1 "
+            "192:3:48:1+ 240:7:96:2 480:5:96:1+ 384:7:160:1"
+        ),
         None,
         2,
     ),
     "mcunet-vww1": (
         80,
         16,
-        "16:3:8:1 48:3:16:2 48:3:16:1+ 48:3:16:1+ 48:7:24:2 144:3:24:1+ 120:5:24:1+ 144:7:40:2 240:7:40:1+ 240:3:48:1 "
-        "192:3:48:1+ 240:5:96:2 480:3:96:1+ 384:3:96:1+ 288:7:160:1",
+        (
+            "16:3:8:1 48:3:16:2 48:3:16:1+ 48:3:16:1+ 48:7:24:2 144:3:24:1+ 120:5:24:1+ 144:7:40:2 240:7:40:1+ 240:3:48:1 "
+            "192:3:48:1+ 240:5:96:2 480:3:96:1+ 384:3:96:1+ 288:7:160:1"
+        ),
         None,
         2,
     ),
     "mcunet-vww2": (
         144,
         16,
-        "16:3:8:1 24:3:16:2 80:3:16:1+ 96:5:16:1+ 48:3:16:1+ 80:7:24:2 96:5:24:1+ 96:3:24:1+ 144:7:24:1+ 144:3:40:2 "
-        "240:7:40:1+ 160:5:40:1+ 200:3:40:1+ 200:5:48:1 144:5:48:1+ 192:3:48:1+ 144:5:48:1+ 192:3:96:2 480:5:96:1+ "
-        "384:5:96:1+ 384:3:96:1+ 480:3:160:1",
+        (
+            "16:3:8:1 24:3:16:2 80:3:16:1+ 96:5:16:1+ 48:3:16:1+ 80:7:24:2 96:5:24:1+ 96:3:24:1+ 144:7:24:1+ 144:3:40:2 "
+            "240:7:40:1+ 160:5:40:1+ 200:3:40:1+ 200:5:48:1 144:5:48:1+ 192:3:48:1+ 144:5:48:1+ 192:3:96:2 480:5:96:1+ "
+            "384:5:96:1+ 384:3:96:1+ 480:3:160:1"
+        ),
         None,
         2,
     ),
     "mcunet-in2": (
         160,
         16,
-        "16:3:8:1 24:5:16:2 96:7:16:1+ 80:3:16:1+ 80:5:16:1+ 80:3:24:2 144:7:24:1+ 144:5:24:1+ 96:7:40:2 200:5:40:1+ "
-        "200:3:48:1 240:5:48:1+ 192:3:48:1+ 288:5:96:2 384:5:96:1+ 288:5:96:1+ 384:3:96:1+ 480:5:160:1",
+        (
+            "16:3:8:1 24:5:16:2 96:7:16:1+ 80:3:16:1+ 80:5:16:1+ 80:3:24:2 144:7:24:1+ 144:5:24:1+ 96:7:40:2 200:5:40:1+ "
+            "200:3:48:1 240:5:48:1+ 192:3:48:1+ 288:5:96:2 384:5:96:1+ 288:5:96:1+ 384:3:96:1+ 480:5:160:1"
+        ),
         None,
         1000,
     ),
     "mcunet-in3": (
         176,
         16,
-        "16:3:8:1 24:7:16:2 80:3:16:1+ 80:7:16:1+ 64:5:16:1+ 80:5:24:2 120:5:24:1+ 120:5:24:1+ 120:3:40:2 240:7:40:1+ "
-        "160:5:40:1+ 200:5:48:1 240:7:48:1+ 240:3:48:1+ 288:3:96:2 480:7:96:1+ 384:3:96:1+ 480:7:160:1",
+        (
+            "16:3:8:1 24:7:16:2 80:3:16:1+ 80:7:16:1+ 64:5:16:1+ 80:5:24:2 120:5:24:1+ 120:5:24:1+ 120:3:40:2 240:7:40:1+ "
+            "160:5:40:1+ 200:5:48:1 240:7:48:1+ 240:3:48:1+ 288:3:96:2 480:7:96:1+ 384:3:96:1+ 480:7:160:1"
+        ),
         None,
         1000,
     ),
     "mcunet-in4": (
         160,
         32,
-        "32:3:16:1 48:7:24:2 120:3:24:1+ 96:5:24:1+ 120:7:40:2 160:3:40:1+ 160:7:40:1+ 120:7:80:2 240:3:80:1+ 240:7:80:1+ "
-        "320:3:96:1 288:5:96:1+ 288:5:96:1+ 384:7:192:2 576:7:192:1+ 576:5:192:1+ 768:5:320:1",
+        (
+            "32:3:16:1 48:7:24:2 120:3:24:1+ 96:5:24:1+ 120:7:40:2 160:3:40:1+ 160:7:40:1+ 120:7:80:2 240:3:80:1+ 240:7:80:1+ "
+            "320:3:96:1 288:5:96:1+ 288:5:96:1+ 384:7:192:2 576:7:192:1+ 576:5:192:1+ 768:5:320:1"
+        ),
         None,
+        1000,
+    ),
+    "proxyless-w0.3-r176": (
+        176,
+        16,
+        (
+            "16:3:8:1 24:5:16:2 48:3:16:1+ 48:7:16:2 48:3:16:1+ 48:5:16:1+ 48:5:16:1+ 96:7:24:2 72:5:24:1+ 72:5:24:1+ "
+            "72:5:24:1+ 144:5:32:1 96:5:32:1+ 96:5:32:1+ 96:5:32:1+ 192:7:64:2 384:7:64:1+ 192:7:64:1+ 192:7:64:1+ "
+            "384:7:96:1"
+        ),
+        384,
         1000,
     ),
 }
@@ -129,10 +154,11 @@ _MCUNET_MS: Final = {
     "mcunet-in2": (642.0, 351.0),
     "mcunet-in3": (770.0, 414.0),
     "mcunet-in4": (None, 516.0),
+    "proxyless-w0.3-r176": (380.0, 205.0),
 }
 _MCUNET_FITTED: Final = {
     "cortex-m7-cmsis-nn": ("mcunet-vww0", "mcunet-vww1", "mcunet-vww2"),
-    "cortex-m7-x-cube-ai": tuple(_MCUNET),
+    "cortex-m7-x-cube-ai": tuple(name for name in _MCUNET if name.startswith("mcunet")),
 }
 _MCUNET_HZ: Final = 480e6
 
@@ -188,23 +214,24 @@ def _published() -> list[Published]:
     for system in _SYSTEMS:
         source = f"github.com/mlcommons/tiny_results_v1.0 c7761cf, closed/{system.results}"
         for network, (rate, microjoules) in system.published.items():
-            figures = {_latency(network in system.fitted): 1e3 / rate, "energy_uj": microjoules}
+            energy = "fitted_energy_uj" if network in _POWER_FITTED else "energy_uj"
+            figures = {_latency(fitted=network in system.fitted): 1e3 / rate, energy: microjoules}
             found.append(((f"MLPerf Tiny {network}", system.target, source, None, networks[network]), figures))
     for column, target in enumerate(_MCUNET_FITTED):
         source = "github.com/mit-han-lab/tinyengine 47bb283, README"
         for network, milliseconds in _MCUNET_MS.items():
             if (ms := milliseconds[column]) is not None:
-                figures = {_latency(network in _MCUNET_FITTED[target]): ms}
+                figures = {_latency(fitted=network in _MCUNET_FITTED[target]): ms}
                 found.append(((network, target, source, _MCUNET_HZ, _mcunet(*_MCUNET[network])), figures))
     source = "github.com/EEESlab/mobilenet_v1_stm32_cmsis_nn 401f0bb, profiling_160_0_25.png"
     for position, (kind, inputs, outputs, taps, pixels, cycles) in enumerate(_MOBILENET, start=1):
         name = f"MobileNet {kind} {inputs} to {outputs}, {pixels} pixels"
-        figures = {_latency(position in _MOBILENET_FITTED): cycles / _MOBILENET_HZ * 1e3}
+        figures = {_latency(fitted=position in _MOBILENET_FITTED): cycles / _MOBILENET_HZ * 1e3}
         found.append(((name, "cortex-m7-cmix-nn", source, _MOBILENET_HZ, [(kind, inputs, outputs, taps, pixels)]), figures))
     return found
 
 
-def _latency(fitted: bool) -> str:
+def _latency(*, fitted: bool) -> str:
     return "fitted_latency_ms" if fitted else "latency_ms"
 
 
@@ -218,7 +245,12 @@ def _prediction(case: dict[str, Any]) -> dict[str, float]:
     cycles = sum(cycles for cycles, _ in totals) + target.overheads.inference_cycles
     milliseconds = cycles / (case["clock_hz"] or target.clock.clock_hz) * 1e3
     microjoules = sum(picojoules for _, picojoules in totals) / 1e6
-    return {"latency_ms": milliseconds, "fitted_latency_ms": milliseconds, "energy_uj": microjoules}
+    return {
+        "latency_ms": milliseconds,
+        "fitted_latency_ms": milliseconds,
+        "energy_uj": microjoules,
+        "fitted_energy_uj": microjoules,
+    }
 
 
 def _layer(target: Target, kind: str, inputs: int, outputs: int, taps: int, positions: int) -> tuple[float, float]:

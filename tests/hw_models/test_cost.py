@@ -85,8 +85,8 @@ def test_totals_are_the_sums_of_the_layers(name, network, seed):
             assert costs.energy_uj[0] == pytest.approx(power + sum(x.energy_uj for x in layers), rel=1e-9)
     else:  # circuits overlap
         assert max(x.latency_ms for x in layers) <= costs.interval_ms[0] <= costs.latency_ms[0]
-        for name in ("lut", "bram18", "uram", "dsp"):
-            assert costs.resources[name][0] == sum(x.resources[name] for x in layers)
+        for resource in ("lut", "bram18", "uram", "dsp"):
+            assert costs.resources[resource][0] == sum(x.resources[resource] for x in layers)
     assert costs.weight_bytes[0] == sum(x.weight_bytes for x in layers)
     assert costs.macs[0] == sum(x.macs for x in layers) == network.macs
 

@@ -1,7 +1,7 @@
 import pytest
 
-from hw_models.shape import executed_shape
 from hw_models.sections import Dilation
+from hw_models.shape import executed_shape
 from hw_models.workload import LayerKind
 from tests.hw_models.networks import layer
 

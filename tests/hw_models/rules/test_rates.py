@@ -5,14 +5,6 @@ from hw_models.workload import LayerKind
 from tests.hw_models.networks import TARGETS
 
 
-def test_ds_cnn_takes_the_published_time_on_the_cortex_m7():
-    # MLPerf Tiny v1.0 keyword spotting: 2,656,768 MACs at 1.77 cycles and 280 MHz.
-    shape = Shape(LayerKind.CONV, 2_656_768, 1, 1, 1, 0)
-    target = TARGETS["cortex-m7-cmsis-nn"]
-    seconds = target.compute.work(shape, 8, 8).total / target.clock.clock_hz
-    assert seconds == pytest.approx(16.79e-3, rel=1e-3)
-
-
 def test_a_rate_adds_its_parts():
     rule = TARGETS["x86-onnxruntime"].compute
     rate = next(r for r in rule.rates if r.kernel == "conv" and r.activation_bits == 32)

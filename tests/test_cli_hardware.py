@@ -1,0 +1,152 @@
+"""`hwsearch cost`, `targets` and `calibrate`: what they say and leave, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from hw_models.calibration import target_toml
+from hw_models.compile import compile_target
+from hw_models.cost import evaluate
+from hw_models.measurements import Measurement
+from hw_models.target import BUILT_IN, built_in_targets, load_target
+from tests.tiny import hwsearch, refusal
+
+LAYERS = [
+    {"kind": "conv", "in_channels": 64, "out_channels": 128},
+    {"kind": "depthwise", "in_channels": 128, "out_channels": 128, "kernel_size": 3, "dilation": 4},
+    {"kind": "conv", "in_channels": 128, "out_channels": 64},
+    {"kind": "add", "in_channels": 64, "out_channels": 64},
+]
+
+
+def total(stdout: str) -> dict[str, str]:
+    """The last row of the table, by heading."""
+    lines = [line for line in stdout.splitlines() if line.startswith(("┃", "│"))]
+    headings, *_, last = ([cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]] for line in lines)
+    assert last[0] == "total"
+    return dict(zip(headings, last, strict=True))
+
+
+def said(stdout: str, word: str) -> str:
+    (line,) = [line for line in stdout.splitlines() if line.startswith(f"{word}:")]
+    return line.removeprefix(f"{word}:").strip()
+
+
+@pytest.mark.parametrize("name", built_in_targets())
+def test_every_built_in_target_charges_the_embedded_base(name: str) -> None:
+    answer = hwsearch("cost", name, "--weight-bits", 2, "--activation-bits", 4)
+    assert answer.code == 0, answer.stderr
+    row = total(answer.stdout)
+    assert float(row["latency_ms"].replace(",", "")) > 0
+    assert ("energy_uj" in row) == (load_target(name).energy is not None)
+    assert said(answer.stdout, "fits") in {"yes", "no"}
+
+
+def test_streaming_takes_less_time_and_says_what_it_waits_for() -> None:
+    whole, frame = (hwsearch("cost", "cortex-m7-cmsis-nn", *flag).stdout for flag in ((), ("--streaming",)))
+    times = [float(total(stdout)["latency_ms"].replace(",", "")) for stdout in (whole, frame)]
+    assert times[1] < times[0] / 50
+    # Two repeats of dilations 1 to 32: 2 (1 + ... + 32) frames of 16 ms that centred kernels look ahead.
+    assert said(frame, "delay") == "126 frames, 2016 ms, that the kernels look ahead"
+    assert "delay:" not in whole
+
+
+def test_pictures_are_drawn_where_they_are_wanted(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "plots"
+    answer = hwsearch("cost", "ethos-u55-128", "--plots", folder)
+    assert answer.code == 0, answer.stderr
+    names = {"layers.png", "roofline.png", "one_more_bit.png"}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names:
+        assert imread(folder / name).std() > 0.01
+        assert f"plot: {folder / name}" in answer.stdout
+
+
+def test_a_target_is_described_with_what_it_was_checked_on() -> None:
+    answer = hwsearch("targets", "ethos-u55-128")
+    chip = load_target("ethos-u55-128")
+    assert answer.code == 0
+    assert said(answer.stdout, "checked on") == chip.calibration.held_out
+    assert answer.stdout.count("memory:") == len(chip.memory)
+
+
+def test_the_list_gives_the_validation_error_of_each_target() -> None:
+    lines = [line.split("│")[1:-1] for line in hwsearch("targets").stdout.splitlines() if line.startswith("│")]
+    for name, *_, worst in ([cell.strip() for cell in line] for line in lines):
+        error = load_target(name).calibration.max_error_percent
+        assert worst == ("not checked" if error is None else f"{error:g}")
+
+
+def measurements_of(chip_name: str, slower: float) -> list[dict[str, object]]:
+    """What a chip slower than its target would measure, at several sizes."""
+    chip = load_target(chip_name)
+    found = []
+    for number, frames in enumerate((50, 80, 120, 200, 300, 400)):
+        entry = {"name": f"block{number}", "frames": frames, "activation_bits": 8, "weight_bits": 8, "layers": LAYERS}
+        one = Measurement.model_validate_json(json.dumps(entry | {"latency_ms": 1.0}))
+        latency = evaluate(compile_target(chip, one.workload), one.bits[None]).latency_ms[0]
+        found.append(entry | {"latency_ms": slower * float(latency), "held_out": number in {1, 4}})
+    return found
+
+
+def test_a_chip_is_calibrated_and_then_charged_what_was_measured(tmp_path: Path) -> None:
+    file, output = tmp_path / "measured.json", tmp_path / "My chip.toml"
+    entries = measurements_of("systolic-weight-stationary", 2.5)
+    file.write_text(json.dumps({"source": "a board", "measurements": entries}))
+    answer = hwsearch("calibrate", "systolic-weight-stationary", "--measurements", file, "--output", output)
+    assert answer.code == 0, answer.stderr
+    mine = load_target(output)
+    assert mine.name == "my-chip"
+    assert mine.overheads.scale == pytest.approx(2.5, rel=1e-3)
+    assert mine.calibration.max_error_percent == pytest.approx(0, abs=0.1)
+    assert "measured.json" in mine.calibration.fitted_on
+    assert "held out, latency: 2 measurements" in answer.stdout
+    assert hwsearch("cost", output).code == 0
+
+
+def test_a_calibration_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    good = {"source": "a board", "measurements": measurements_of("bitfusion", 1.0)}
+    file, output = tmp_path / "measured.json", tmp_path / "mine.toml"
+
+    def refused(content: object) -> str:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        message = refusal(hwsearch("calibrate", "bitfusion", "--measurements", file, "--output", output))
+        assert not output.exists()
+        return message
+
+    assert "not a JSON file" in refused("{")
+    assert "measurements: " in refused({"source": "s", "measurements": []})
+    assert "speed: found 3; wanted no such field" in refused(good | {"speed": 3})
+    negative = [good["measurements"][0] | {"latency_ms": -1.0}]
+    assert "latency_ms: found -1.0" in refused(good | {"measurements": negative})
+    floats = [entry | {"weight_bits": 32} for entry in good["measurements"]]
+    assert "target 'bitfusion' runs" in refused(good | {"measurements": floats})
+    file.write_text(json.dumps(good))
+    assert "wanted a .toml file" in refusal(
+        hwsearch("calibrate", "bitfusion", "--measurements", file, "--output", tmp_path / "mine.json")
+    )
+    assert "abacus" in refusal(hwsearch("calibrate", "abacus", "--measurements", file, "--output", output))
+
+
+@pytest.mark.parametrize("name", built_in_targets())
+def test_a_target_written_is_the_target_read(name: str, tmp_path: Path) -> None:
+    chip = load_target(name)
+    path = tmp_path / "copy.toml"
+    path.write_text(target_toml(chip))
+    assert load_target(path) == chip
+
+
+def test_a_copied_target_file_is_charged_as_the_built_in_one(tmp_path: Path) -> None:
+    path = tmp_path / "my_chip.toml"
+    path.write_text((BUILT_IN / "gap8-pulp-nn.toml").read_text("utf-8"))
+    mine, theirs = (hwsearch("cost", name).stdout for name in (path, "gap8-pulp-nn"))
+    assert mine == theirs
+
+
+def test_a_target_that_refuses_a_width_names_the_layer() -> None:
+    message = refusal(hwsearch("cost", "finn-pynq-z2", "--weight-bits", 16))
+    assert "layer 'input_proj': 16-bit weights" in message
+    assert np.all([word not in message for word in ("Traceback", "\n\n")])
