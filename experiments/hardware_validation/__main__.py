@@ -139,7 +139,8 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
         lines += [f"| {headings} |", "|---" * 8 + "|"]
         for row in entry["rows"]:
             rank = "" if row["spearman"] is None else f"{row['spearman']:.3f}"
-            figures = f"{row['mean_error_percent']:.2f} | {row['worst_error_percent']:+.2f} | {row['worst_case']} | {rank}"
+            worst = "" if row["equal"] == row["cases"] else f"{row['worst_error_percent']:+.2f} | {row['worst_case']}"
+            figures = f"{row['mean_error_percent']:.2f} | {worst or ' | '} | {rank}"
             lines.append(f"| {row['target']} | {row['metric']} | {row['cases']} | {row['equal']} | {figures} |")
         lines.append("")
     return "\n".join(lines)
