@@ -93,8 +93,8 @@ def layer_time(
 ) -> LayerTime:
     """Cycles of a layer: compute by the target's rule, memory by what each level moves, every tensor once."""
     parts = {"compute": work.compute}
-    if work.memory:
-        parts["buffers"] = work.memory
+    if buffers := work.memory + work.memory_per_weight_byte * weight_bytes:
+        parts["buffers"] = buffers
     for level in dict.fromkeys((placement.weights, placement.activations)):
         if level.bytes_per_cycle is not None:
             parts[level.name] = _moved(shape, executed, weight_bytes, placement, level) / level.bytes_per_cycle

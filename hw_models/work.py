@@ -10,16 +10,18 @@ class Work:
     Attributes:
         compute: cycles of arithmetic.
         memory: cycles of traffic that the rule itself models (tiles through its buffers); overlaps with `compute`.
+        memory_per_weight_byte: cycles of such traffic for each byte of weights as stored, which the rule does not know.
         fixed: cycles that overlap with nothing: set-up, filling, draining.
         energy_pj: energy that the rule itself models, such as that of its buffers.
     """
 
     compute: float
     memory: float = 0.0
+    memory_per_weight_byte: float = 0.0
     fixed: float = 0.0
     energy_pj: float = 0.0
 
     @property
     def total(self) -> float:
-        """Cycles from start to end."""
+        """Cycles from start to end, the weights' own traffic apart."""
         return max(self.compute, self.memory) + self.fixed

@@ -119,9 +119,9 @@ def validate(name: str, environments: Path) -> dict[str, Any]:
     if variable is not None and not os.environ.get(variable):
         raise UserError(f"{variable} is not set; wanted the folder of the tool's sources, which no package index has")
     cases = module.cases()
-    own = {package: version(package) for package in ("hwsearch", "numpy")}
+    own = {"hwsearch": version("hwsearch")}
     if hasattr(module, "measured"):
-        theirs, versions = module.measured(), dict(getattr(module, "VERSIONS", {}))
+        theirs, versions = module.measured(), module.versions() if hasattr(module, "versions") else {}
     else:
         python = tool_python(name, module.REQUIREMENTS, environments)
         theirs, versions = ask_tool(name, cases, python, environments / f"{name}-work")

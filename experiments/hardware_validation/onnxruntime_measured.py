@@ -36,7 +36,7 @@ from hw_models.cost import evaluate
 from hw_models.measurements import Measurement, Measurements
 from hw_models.rules.rates import RateCompute
 from hw_models.target import Target, load_target
-from hw_models.workload import LayerKind, Workload
+from hw_models.workload import FLOAT_BITS, LayerKind, Workload
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.separator.workload import build_workload
 
@@ -120,7 +120,7 @@ def cases() -> list[Case]:
 
 
 def predictions(cases: list[Case]) -> list[dict[str, float]]:
-    """`latency_us` by the target fitted in this process."""
+    """The latency by the target fitted in this process."""
     target = _fit().target
     tables = {_whole(case): compile_target(target, _measurement(case).workload) for case in cases if case["group"] == "network"}
     results = []
@@ -128,18 +128,29 @@ def predictions(cases: list[Case]) -> list[dict[str, float]]:
         table, bits = tables[_whole(case)], _measurement(case).bits
         whole = case["group"] == "network"
         milliseconds = evaluate(table, bits[None]).latency_ms[0] if whole else per_layer(table, bits)[case["layer"]].latency_ms
-        results.append({"latency_us": 1e3 * float(milliseconds)})
+        results.append({_metric(case): 1e3 * float(milliseconds)})
     return results
 
 
 def measured() -> list[dict[str, float]]:
-    """`latency_us` of `cases()` on this machine, timed beside what the target is fitted to."""
+    """The latency of `cases()` on this machine, timed beside what the target is fitted to."""
     seconds = _timed()
     layers = {_whole(case): _profiled_seconds(case) for case in cases() if case["group"] == "network"}
     return [
-        {"latency_us": 1e6 * (seconds[case["name"]] if case["group"] == "network" else layers[_whole(case)][case["layer"]])}
+        {_metric(case): 1e6 * (seconds[case["name"]] if case["group"] == "network" else layers[_whole(case)][case["layer"]])}
         for case in cases()
     ]
+
+
+def _metric(case: Case) -> str:
+    """Networks and layers, and precisions, are compared apart."""
+    precision = "float32" if case["weight_bits"] == FLOAT_BITS else f"int{case['weight_bits']}"
+    return f"{case['group']}_latency_us_{precision}"
+
+
+def versions() -> dict[str, str]:
+    """What was measured with and on."""
+    return {"onnxruntime": onnxruntime.__version__, "processor": _processor()}
 
 
 def measurements(*, lengths_held_out: bool = False) -> Measurements:
@@ -352,7 +363,7 @@ def main() -> None:
     for group in ("network", "layer"):
         for precision, (_, weight_bits) in PAIRS.items():
             checks = [
-                Check(case["name"], real["latency_us"] / 1e3, predicted["latency_us"] / 1e3, None, None)
+                Check(case["name"], real[_metric(case)] / 1e3, predicted[_metric(case)] / 1e3, None, None)
                 for case, predicted, real in pairs
                 if case["group"] == group and case["weight_bits"] == weight_bits
             ]

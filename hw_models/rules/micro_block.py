@@ -9,7 +9,7 @@ the sum over pieces of ceil(piece / 4):
     multiply   4 ceil(T/f) ceil(Cout/c) steps
     output     Cout T cycles_per_element
     compute    max(multiply, output) + fill;   fill = min(multiply, output) of one tile + its transfers + latency
-    memory     (input reads + outputs + n_T weights) / bytes per cycle, with ceil(Cout/D) input reads of a conv and one per
+    memory     (input reads + outputs + n_T stored weights) / bytes per cycle, with ceil(Cout/D) input reads of a conv and one per
                kernel piece of a depthwise layer
     add        compute is C T add_cycles
 
@@ -57,7 +57,7 @@ class MicroBlockCompute(ComputeRule):
     buffer_latency_cycles: NotNegative
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Cycles of a layer at 8- or 16-bit activations; weights pass the buffer uncompressed at `weight_bits`."""
+        """Cycles of a layer at 8- or 16-bit activations; weights pass the buffer as they are stored, whatever their width."""
         if shape.kind is LayerKind.ADD:
             return Work(compute=self.add_cycles_per_element * shape.outputs)
         widening = -(-activation_bits // _NATIVE_ACTIVATION_BITS)
@@ -79,10 +79,11 @@ class MicroBlockCompute(ComputeRule):
         fill = min(multiply(frames, channels), output(frames, channels))
         fill += tile_bytes / self.buffer_bytes_per_cycle + self.buffer_latency_cycles
         reads = -(-shape.out_channels // channels) if shape.kind is LayerKind.CONV else -(-shape.taps // self.kernel_piece)
-        moved = (reads * shape.inputs + shape.outputs) * activation_bits + tiles * _weights(shape) * weight_bits
+        moved = (reads * shape.inputs + shape.outputs) * activation_bits / 8
         return Work(
             compute=max(multiply(shape.frames, shape.out_channels), output(shape.frames, shape.out_channels)) + fill,
-            memory=moved / 8 / self.buffer_bytes_per_cycle,
+            memory=moved / self.buffer_bytes_per_cycle,
+            memory_per_weight_byte=tiles / self.buffer_bytes_per_cycle,
         )
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
@@ -108,9 +109,3 @@ class MicroBlockCompute(ComputeRule):
 def _kernel_steps(taps: int, piece: int, step: int) -> int:
     whole, rest = divmod(taps, piece)
     return whole * -(-piece // step) + -(-rest // step)
-
-
-def _weights(shape: Shape) -> int:
-    """Weights that are not inserted zeros: those take next to nothing in the encoded stream."""
-    per_output = shape.taps * (shape.in_channels if shape.kind is LayerKind.CONV else 1)
-    return per_output * shape.out_channels - shape.inserted_zeros

@@ -1,0 +1,34 @@
+"""What target files say of their error is what the committed validations found."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.hw_models.networks import TARGETS
+
+RESULTS = json.loads((Path(__file__).parents[2] / "experiments/results/hardware_validation.json").read_text("utf-8"))
+
+
+def rows(tool, metric):
+    return {row["target"]: row for row in RESULTS[tool]["rows"] if row["metric"] == metric}
+
+
+@pytest.mark.parametrize(("tool", "metric"), [("vela", "cycles"), ("scalesim", "cycles"), ("bitfusion", "cycles")])
+def test_the_error_in_a_target_file_is_that_of_its_validation(tool, metric):
+    assert rows(tool, metric)
+    for target, row in rows(tool, metric).items():
+        trust = TARGETS[target].calibration
+        assert trust.median_error_percent == pytest.approx(row["median_error_percent"], abs=0.06)
+        assert trust.max_error_percent == pytest.approx(abs(row["worst_error_percent"]), abs=0.06)
+
+
+@pytest.mark.parametrize("tool", ["scalesim", "bitfusion", "qonnx", "finn"])
+def test_closed_forms_are_equal_in_every_case(tool):
+    exact = RESULTS[tool]["rows"]
+    assert exact
+    assert all(row["equal"] == row["cases"] > 0 for row in exact)
+
+
+def test_separators_take_what_vela_says_within_fifteen_percent():
+    assert all(abs(row["worst_error_percent"]) < 15 for row in rows("vela", "cycles").values())
