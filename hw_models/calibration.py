@@ -290,7 +290,7 @@ def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> 
             key = (layer.kind.value, cost.executed.activation_bits, cost.executed.weight_bits)
             row[position[key]] = [shape.macs, shape.outputs, shape.out_channels, 1]
             features.append(row.ravel())
-            memory.append(layer_time(silent, shape, cost.executed, Work(0.0), cost.weight_bytes, placement).total)
+            memory.append(layer_time(silent, shape, cost.executed, Work(compute=0.0), cost.weight_bytes, placement).total)
             owner.append(number)
     return np.array(features), np.array(memory), np.array(owner)
 
@@ -349,9 +349,10 @@ def _check(target: Target, measurement: Measurement) -> Check:
 def _calibration_section(fitted_on: str, how: str, source: str, held_out: Sequence[Check]) -> Calibration:
     errors = Errors.of_latency(held_out)
     if errors is None:
-        return Calibration(fitted_on=fitted_on, held_out="nothing: too few measurements", source=source)
+        return Calibration(against="nothing", fitted_on=fitted_on, held_out="nothing: too few measurements", source=source)
     rank = "" if errors.spearman is None else f"; rank correlation {errors.spearman:.3f}"
     return Calibration(
+        against="measurements",
         fitted_on=fitted_on,
         held_out=f"{errors.count} other measurements of the file, {how}; mean error {errors.mean:.1%}{rank}",
         median_error_percent=round(100 * errors.median, 1),

@@ -75,7 +75,9 @@ class CostTable:
         """Names of the costs in `cost.Costs` that this target has of its own, those to search with."""
         energy = () if self.target.energy is None else ("energy_uj",)
         resources = () if self.dataflow is None else ("interval_ms", *RESOURCES)
-        return ("latency_ms", "weight_bytes", "peak_activation_bytes", *energy, *resources)
+        limited = any(level.bytes is not None for level in self.target.memory) or self.dataflow is not None
+        occupancy = ("occupancy",) if limited else ()
+        return ("latency_ms", "weight_bytes", "peak_activation_bytes", *energy, *occupancy, *resources)
 
 
 def compile_target(target: Target, workload: Workload) -> CostTable:

@@ -13,7 +13,7 @@ from hw_models.dataflow.table import RESOURCES, evaluate_dataflow
 from hw_models.errors import TargetError
 from hw_models.layer_cost import execute, running_pj
 from hw_models.packed import packed_size_bytes
-from hw_models.placement import Placement, place, placements
+from hw_models.placement import Placement, occupancies, place, placements
 from hw_models.workload import FloatArray, IntArray, check_bits
 
 _CHUNK: Final = 4096  # allocations whose indices and sums stay in the cache
@@ -32,9 +32,10 @@ class Costs:
         bit_operations: MACs times weight bits times input bits (BOPS, as QONNX counts), at the widths chosen.
         latency_ms: time of one inference, from its first input to its last output.
         interval_ms: time from one inference to the next: the latency, unless inferences overlap, as on an FPGA.
-        energy_uj: energy of one inference; NaN where the target states none.
+        energy_uj: energy of one inference, up to the next frame where frames are streamed; NaN where the target states none.
         real_time_factor: interval over the length of what an inference processes.
-        fits: whether weights and activations are within the memory that the target states, and circuits on the device.
+        occupancy: the largest share taken of what the target states: of a memory level's bytes, of an FPGA's usable logic.
+        fits: whether that is at most 1.
         resources: of an FPGA, `lut`, `bram18`, `uram` and `dsp`.
     """
 
@@ -47,6 +48,7 @@ class Costs:
     interval_ms: FloatArray
     energy_uj: FloatArray
     real_time_factor: FloatArray
+    occupancy: FloatArray
     fits: npt.NDArray[np.bool_]
     resources: Mapping[str, IntArray] = field(default_factory=dict)
 
@@ -64,8 +66,9 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
     """
     check_bits(table.workload, bits)
     sums, peak = _Sums.of(table, bits), _peaks(table, bits)
-    at, fits = place(table.target, sums.weight_bytes, peak)
-    row = np.arange(len(bits))
+    occupancy = occupancies(table.target, sums.weight_bytes, peak)
+    at, row = place(occupancy, sums.cycles), np.arange(len(bits))
+    taken = occupancy[row, at]
     overhead = table.target.overheads.inference_cycles
     cycles = sums.cycles[row, at] + overhead
     if np.isnan(cycles).any():
@@ -77,9 +80,12 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
         designs = evaluate_dataflow(table.dataflow, bits)
         cycles, interval = (count.astype(np.float64) + overhead for count in (designs.latency_cycles, designs.interval_cycles))
         energy_pj = energy_pj + running_pj(table.target, 1.0) * designs.interval_cycles
-        fits = fits & designs.fits
+        taken = np.maximum(taken, np.where(designs.fits | (designs.occupancy > 1), designs.occupancy, np.inf))
         resources = {name: getattr(designs, name) for name in RESOURCES}
     milliseconds = 1e3 / table.target.clock.clock_hz
+    if table.workload.streaming and table.target.energy is not None:
+        waiting_ms = np.maximum(1e3 * table.workload.seconds - interval * milliseconds, 0.0)
+        energy_pj = energy_pj + 1e6 * table.target.energy.idle_mw * waiting_ms
     return Costs(
         size_bytes=packed_size_bytes(table.workload, bits),
         weight_bytes=sums.weight_bytes,
@@ -90,7 +96,8 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
         interval_ms=interval * milliseconds,
         energy_uj=energy_pj / 1e6,
         real_time_factor=interval * milliseconds / (1e3 * table.workload.seconds),
-        fits=fits,
+        occupancy=taken,
+        fits=taken <= 1,
         resources=resources,
     )
 
@@ -114,7 +121,8 @@ def placement_of(table: CostTable, bits_row: IntArray) -> Placement:
     """
     bits = bits_row[None]
     check_bits(table.workload, bits)
-    at, _ = place(table.target, _Sums.of(table, bits).weight_bytes, _peaks(table, bits))
+    sums = _Sums.of(table, bits)
+    at = place(occupancies(table.target, sums.weight_bytes, _peaks(table, bits)), sums.cycles)
     return placements(table.target)[int(at[0])]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from hw_models.errors import TargetError
-from hw_models.sections import Bits, Count, Positive, Section, Source
+from hw_models.sections import Bits, Section, Source
 from hw_models.workload import WIDTHS, IntArray, Layer, LayerKind, Workload
 
 
@@ -15,10 +15,10 @@ class MeasuredLayer(Section):
     """One layer as it ran; stride 1."""
 
     kind: LayerKind
-    in_channels: Count
-    out_channels: Count
-    kernel_size: Count = 1
-    dilation: Count = 1
+    in_channels: Annotated[int, Field(ge=1, le=65536)]
+    out_channels: Annotated[int, Field(ge=1, le=65536)]
+    kernel_size: Annotated[int, Field(ge=1, le=1024)] = 1
+    dilation: Annotated[int, Field(ge=1, le=65536)] = 1
 
 
 class Measurement(Section):
@@ -29,13 +29,13 @@ class Measurement(Section):
     """
 
     name: Source
-    latency_ms: Positive
-    energy_uj: Positive | None = None
-    frames: Count
+    latency_ms: Annotated[float, Field(ge=1e-9, le=1e12, allow_inf_nan=False)]
+    energy_uj: Annotated[float, Field(ge=1e-9, le=1e15, allow_inf_nan=False)] | None = None
+    frames: Annotated[int, Field(ge=1, le=1_000_000)]
     activation_bits: Bits
     weight_bits: Bits
     layers: Annotated[tuple[MeasuredLayer, ...], Field(min_length=1)]
-    repeats: Count = 1
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
     held_out: bool = False
 
     @model_validator(mode="after")
@@ -56,9 +56,10 @@ class Measurement(Section):
         for number, measured in enumerate(self.layers * self.repeats):
             is_add = measured.kind is LayerKind.ADD
             fitting = [site for site, found in channels.items() if found == measured.in_channels]
-            if not fitting:
-                fitting = [f"input{number}"]
-                channels[fitting[0]] = measured.in_channels
+            missing = max(0, (2 if is_add else 1) - len(fitting))
+            inputs = [f"input{number}{operand}" for operand in ("", "-second")[:missing]]
+            channels |= dict.fromkeys(inputs, measured.in_channels)
+            fitting = inputs + fitting
             channels[f"output{number}"] = measured.out_channels
             layers.append(
                 Layer(

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
 from hw_models.sections import Memory
 from hw_models.target import Target
-from hw_models.workload import IntArray
+from hw_models.workload import FloatArray, IntArray
 
 
 @dataclass(frozen=True)
@@ -24,36 +23,33 @@ def placements(target: Target) -> tuple[Placement, ...]:
     return tuple(Placement(*levels) for levels in product(target.levels("weights"), target.levels("activations")))
 
 
-def place(target: Target, weight_bytes: IntArray, peak_activation_bytes: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """Where the tensors of allocations lie, and whether they fit at all.
-
-    Activations take the nearest level that has room for their peak; weights the nearest that has room for all of them, beside
-    the activations if those lie there too. What fits nowhere is charged as if it lay in the last level.
+def occupancies(target: Target, weight_bytes: IntArray, peak_activation_bytes: IntArray) -> FloatArray:
+    """The largest share of a level's bytes that each placement takes, `[allocations, placements]`; above 1 it does not fit.
 
     Args:
         target: the chip.
         weight_bytes: `[allocations]`.
         peak_activation_bytes: `[allocations]`.
-
-    Returns:
-        `[allocations]` positions in `placements(target)`, and `[allocations]` whether both fit.
     """
-    activation_levels, weight_levels = target.levels("activations"), target.levels("weights")
-    none = np.zeros_like(weight_bytes)
-    activations, fits = _nearest([_capacity(level) + none for level in activation_levels], peak_activation_bytes)
-    rooms = []
-    for level in weight_levels:
-        shared = np.array([level == other for other in activation_levels])[activations]
-        rooms.append(_capacity(level) - np.where(shared, peak_activation_bytes, 0))
-    weights, weights_fit = _nearest(rooms, weight_bytes)
-    return weights * len(activation_levels) + activations, np.logical_and(fits, weights_fit)
+    columns = []
+    for placement in placements(target):
+        shares = np.zeros(len(weight_bytes))
+        for level in dict.fromkeys((placement.weights, placement.activations)):
+            if level.bytes is not None:
+                held = np.where(placement.weights == level, weight_bytes, 0)
+                held = held + np.where(placement.activations == level, peak_activation_bytes, 0)
+                shares = np.maximum(shares, held / level.bytes)
+        columns.append(shares)
+    return np.stack(columns, axis=1)
 
 
-def _capacity(level: Memory) -> int:
-    return np.iinfo(np.int64).max if level.bytes is None else level.bytes
+def place(occupancy: FloatArray, cycles: FloatArray) -> IntArray:
+    """The fastest placement that fits, `[allocations]` positions on the axis of placements; the last where none does.
 
-
-def _nearest(rooms: list[IntArray], wanted: IntArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
-    """The first of the levels with room `[allocations]`, else the last, and whether there is room."""
-    enough = np.stack([wanted <= room for room in rooms])
-    return np.where(enough.any(axis=0), enough.argmax(axis=0), len(rooms) - 1), np.logical_or.reduce(enough)
+    Args:
+        occupancy: `[allocations, placements]`.
+        cycles: the same, of the whole inference.
+    """
+    time = np.where(occupancy <= 1, cycles, np.inf)
+    fastest: IntArray = np.where((occupancy <= 1).any(axis=1), time.argmin(axis=1), occupancy.shape[1] - 1)
+    return fastest

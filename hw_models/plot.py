@@ -13,6 +13,8 @@ from hw_models.breakdown import LayerCost, per_layer
 from hw_models.compile import CostTable
 from hw_models.cost import evaluate, placement_of, runnable
 from hw_models.errors import TargetError
+from hw_models.sections import Memory
+from hw_models.target import Target
 from hw_models.workload import WIDTHS, FloatArray, IntArray, LayerKind
 
 _COMPUTE_COLOUR: Final = "#0b5fa5"
@@ -57,10 +59,10 @@ def draw_layers(table: CostTable, bits_row: IntArray) -> Figure:
 
 
 def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
-    """Multiply-accumulates per second of each layer against MACs per byte moved, under the roofs of arithmetic and of memory.
+    """Multiply-accumulates per second of each layer against MACs per byte, under the roofs of arithmetic and of memory.
 
-    Layers without arithmetic (`add`) have no place here. A level without a bandwidth has no roof: its traffic is part of the
-    measured rates.
+    One panel for each memory level with a bandwidth: bytes are those moved through it. Where no level has one, because the
+    measured rates hold the traffic, one panel without that roof, over all bytes. Layers without arithmetic (`add`) have no place.
 
     Args:
         table: a compiled target.
@@ -69,35 +71,45 @@ def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
     Raises:
         TargetError: a wrong shape or width, or one the target refuses.
     """
-    target = table.target
     layers = [layer for layer in per_layer(table, bits_row) if layer.macs and layer.cycles]
+    placement = placement_of(table, bits_row)
+    levels = [level for level in dict.fromkeys((placement.weights, placement.activations)) if level.bytes_per_cycle is not None]
+    panels: list[Memory | None] = [*levels] or [None]
+    figure = _figure(0, 4.2 * len(panels))
+    for axes, level in zip(np.atleast_1d(figure.subplots(len(panels), 1)), panels, strict=True):
+        moved = [
+            layer.weight_bytes * (level in {None, placement.weights})
+            + layer.activation_bytes * (level in {None, placement.activations})
+            for layer in layers
+        ]
+        _draw_roofs(axes, table.target, layers, np.array(moved, np.float64), level)
+    figure.suptitle(f"{table.target.title}: roofline", fontsize=10)
+    return figure
+
+
+def _draw_roofs(axes: Axes, target: Target, layers: Sequence[LayerCost], moved: FloatArray, level: Memory | None) -> None:
+    """One panel: points of layers that move so many bytes `[layers]`, and the roofs over them."""
     hz = target.clock.clock_hz
-    intensity = np.array([layer.macs / (layer.weight_bytes + layer.activation_bytes) for layer in layers])
-    reached = np.array([layer.macs / layer.cycles * hz for layer in layers])
-    figure = _figure(0, 4.5)
-    axes = figure.subplots()
     colours = _colours(layers)
+    intensity = np.array([layer.macs for layer in layers]) / np.maximum(moved, 1.0)
+    reached = np.array([layer.macs / layer.cycles * hz for layer in layers])
     for kind, marker in _MARKERS.items():
         of_kind = np.array([layer.kind is kind for layer in layers])
         shades = [colours[layer.bound] for layer, wanted in zip(layers, of_kind, strict=True) if wanted]
         axes.scatter(intensity[of_kind], reached[of_kind], c=shades, marker=marker, s=26, label=str(kind), alpha=0.8)
     span = np.geomspace(intensity.min() / 3, intensity.max() * 3, 200)
-    pairs = sorted({(layer.executed.activation_bits, layer.executed.weight_bits) for layer in layers})
-    for activation, weight in pairs:
+    for activation, weight in sorted({(layer.executed.activation_bits, layer.executed.weight_bits) for layer in layers}):
         roof = target.compute.peak_macs_per_cycle(activation, weight) * hz
         axes.axhline(roof, color="0.4", linewidth=0.9, linestyle="--")
         axes.annotate(f"a{activation}w{weight}", (span[-1], roof), fontsize=7, ha="right", va="bottom")
-    placement = placement_of(table, bits_row)
-    for level in dict.fromkeys((placement.weights, placement.activations)):
-        if level.bytes_per_cycle is not None:
-            axes.plot(span, span * level.bytes_per_cycle * hz, linewidth=1, label=f"{level.name} bandwidth")
-    axes.set(xscale="log", yscale="log", xlabel="MACs per byte moved", ylabel="MACs per second")
+    if level is not None and level.bytes_per_cycle is not None:
+        axes.plot(span, span * level.bytes_per_cycle * hz, color="0.2", linewidth=1, label=f"{level.name} bandwidth")
+    where = "" if level is None else f" through {level.name}"
+    axes.set(xscale="log", yscale="log", xlabel=f"MACs per byte moved{where}", ylabel="MACs per second")
     axes.set_ylim(reached.min() / 3, None)
     handles, _ = axes.get_legend_handles_labels()
     axes.legend(handles=[*handles, *(Patch(color=colour, label=bound) for bound, colour in colours.items())], fontsize=8)
     axes.grid(alpha=0.3, which="both", linewidth=0.4)
-    axes.set_title(f"{target.title}: roofline", fontsize=10)
-    return figure
 
 
 def one_more_bit(table: CostTable, bits_row: IntArray, metric: str) -> FloatArray:
@@ -131,7 +143,7 @@ def draw_one_more_bit(table: CostTable, bits_row: IntArray) -> Figure:
     Raises:
         TargetError: a wrong shape or width, or one the target refuses.
     """
-    metrics = [metric for metric in table.metrics if metric != "peak_activation_bytes"]
+    metrics = [metric for metric in table.metrics if metric not in {"peak_activation_bytes", "occupancy"}]
     sites = [site.removesuffix(".weight") for site in table.workload.weight_sites]
     figure = _figure(len(sites), 1.8 * len(metrics) + 1.2)
     for axes, metric in zip(np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), metrics, strict=True):

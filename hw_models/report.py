@@ -3,10 +3,9 @@
 from typing import Final
 
 from hw_models.breakdown import LayerCost, per_layer
-from hw_models.compile import compile_target
+from hw_models.compile import CostTable
 from hw_models.cost import evaluate
-from hw_models.target import Target
-from hw_models.workload import IntArray, LayerKind, Workload
+from hw_models.workload import IntArray, LayerKind
 
 COLUMNS: Final = (
     "layer",
@@ -25,7 +24,7 @@ COLUMNS: Final = (
 Row = dict[str, str | int | float]
 
 
-def cost_rows(target: Target, workload: Workload, bits_row: IntArray) -> list[Row]:
+def cost_rows(table: CostTable, bits_row: IntArray) -> list[Row]:
     """A row per layer in execution order and a last row `total`; keys are `COLUMNS`, and on an FPGA its resources.
 
     `bits` reads `w4 a8` (weights and inputs, `-> a6` where the output differs); `runs_as` is empty where the
@@ -33,20 +32,18 @@ def cost_rows(target: Target, workload: Workload, bits_row: IntArray) -> list[Ro
     what most of the time does; `energy_uj` is NaN where the target states none.
 
     Args:
-        target: the chip.
-        workload: the network.
+        table: a compiled target.
         bits_row: `[sites]` bit-widths.
 
     Raises:
         TargetError: a wrong shape or width, or a width the target refuses; names the layer.
     """
-    table = compile_target(target, workload)
     layers = per_layer(table, bits_row)
     costs = evaluate(table, bits_row[None])
     time = dict.fromkeys((layer.bound for layer in layers), 0.0)
     for layer in layers:
         time[layer.bound] += layer.cycles
-    cycles = float(costs.latency_ms[0]) * target.clock.clock_hz / 1e3
+    cycles = float(costs.latency_ms[0]) * table.target.clock.clock_hz / 1e3
     total: Row = {
         "layer": "total",
         "kind": "",

@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 Source = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.\-]*$")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
 Bits = Annotated[int, Field(ge=1, le=32)]
 Pair = Annotated[tuple[Bits, Bits], Field(strict=False)]
 EncodedSize = Annotated[tuple[Bits, Positive], Field(strict=False)]
@@ -29,15 +29,15 @@ class Section(BaseModel):
 class Clock(Section):
     """The clock that turns cycles into time."""
 
-    clock_hz: Positive
+    clock_hz: Annotated[float, Field(ge=1, le=1e15, allow_inf_nan=False)]
     source: Source
 
 
 class Memory(Section):
     """One memory level; a file lists the nearest first.
 
-    `bytes` is its capacity, where the file states one. All weights lie in the first level that holds weights and has room for
-    them beside the activations, if those lie there too; otherwise in the next, and so for activations. Without
+    `bytes` is its capacity, where the file states one. All weights lie in one level that holds weights, all activations in one
+    that holds activations: of the levels with room for them, those in which the network runs fastest. Without
     `bytes_per_cycle` its traffic is not charged, because the compute rates, being measured end to end, hold it already.
     """
 
@@ -81,7 +81,8 @@ class Precisions(Section):
 
     A chosen pair that is not listed runs in the next wider one (least weight bits, then least activation
     bits) when `unsupported` is `widen`, and is refused when it is `refuse` or when nothing wider exists.
-    `output_bits` is the width in which results are written to memory, where the chip fixes one.
+    `output_bits` is the width in which results pass memory, where the chip fixes one; it is traffic: the next layer reads them,
+    and memory keeps them, at their own width.
     """
 
     pairs: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)]
@@ -132,9 +133,13 @@ class MacEnergy(Section):
 
 
 class Energy(Section):
-    """Energy: power while the chip runs, plus that of each multiply-accumulate, of memory levels and of the compute rule."""
+    """Energy: power while the chip runs, plus that of each multiply-accumulate, of memory levels and of the compute rule.
+
+    `idle_mw` is charged from the end of a frame to the next one when frames are streamed.
+    """
 
     active_mw: NotNegative
+    idle_mw: NotNegative = 0.0
     macs: Annotated[tuple[MacEnergy, ...], Field(strict=False)] = ()
     source: Source
 
@@ -147,8 +152,12 @@ class Limits(Section):
 
 
 class Calibration(Section):
-    """How far to trust the latency: against what it was fitted, and its error on what was held out."""
+    """How far to trust the latency: against what it was fitted, and its error on what was held out.
 
+    `against` says what the errors are against: a chip, another simulator, or nothing yet.
+    """
+
+    against: Literal["measurements", "simulator", "nothing"]
     fitted_on: Source
     held_out: Source
     median_error_percent: NotNegative | None = None

@@ -38,6 +38,9 @@ Compute = Annotated[
 ]
 """Every compute rule; a new one is registered here."""
 
+RESERVED: Final = frozenset({"compute", "buffers", "overhead", "slack"})
+"""What bounds a layer beside memory levels: no level can be called so."""
+
 RULES: Final = ("rates", "bit_flexible_array", "micro_block", "systolic_array", "dataflow", "roofline")
 
 
@@ -70,6 +73,8 @@ class Target(Section):
         names = [level.name for level in self.memory]
         if len(set(names)) < len(names):
             raise ValueError(f"memory: names {names}; wanted each once")
+        if taken := RESERVED.intersection(names):
+            raise ValueError(f"memory: name '{min(taken)}'; wanted another, it stands for what bounds a layer")
         self.compute.check(self.precisions)
         if self.storage.codec == "encoded":
             widest = max(weight for _, weight in self.precisions.pairs)

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from hw_models.calibration import Errors, calibrate, target_toml
@@ -89,8 +90,8 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
     try:
         chip = load_target(target)
         bits = bits_matrix(workload, [allocation.by_site])[0]
-        rows = cost_rows(chip, workload, bits)
         table = compile_target(chip, workload)
+        rows = cost_rows(table, bits)
         summary = _summary(table, bits)
         figures = {} if plots is None else {name: draw(table, bits) for name, draw in PLOTS.items()}
     except TargetError as error:
@@ -116,12 +117,13 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
 
 def print_targets() -> None:
     """The built-in targets: family, runtime, and the error of their latency where it was checked."""
-    table = Table("target", "family", "runtime", "clock MHz", "error of latency: median %", "worst %")
+    table = Table("target", "family", "runtime", "clock MHz", "latency checked against", "error: median %", "worst %")
     for name in built_in_targets():
         chip = load_target(name)
         errors = (chip.calibration.median_error_percent, chip.calibration.max_error_percent)
-        shown = ["not checked" if value is None else f"{value:g}" for value in errors]
-        table.add_row(name, str(chip.family), _short(chip.runtime), f"{chip.clock.clock_hz / 1e6:g}", *shown)
+        shown = ["" if value is None else f"{value:g}" for value in errors]
+        clock = f"{chip.clock.clock_hz / 1e6:g}"
+        table.add_row(name, str(chip.family), _short(chip.runtime), clock, chip.calibration.against, *shown)
     wide().print(table)
     say("On what a target was fitted and checked: hwsearch targets TARGET")
 
@@ -171,7 +173,7 @@ def calibrate_target(target: str, measurements: Path, output: Path) -> None:
     for check in (*fit.fitted, *fit.held_out):
         deviation = 100 * (check.predicted_ms / check.latency_ms - 1)
         row = (f"{check.latency_ms:.4g}", f"{check.predicted_ms:.4g}", f"{deviation:+.1f}")
-        table.add_row(check.name, "yes" if check.name in held_out else "", *row)
+        table.add_row(escape(check.name), "yes" if check.name in held_out else "", *row)
     wide().print(table)
     for what, checks in (("fitted", fit.fitted), ("held out", fit.held_out)):
         for metric, errors in (("latency", Errors.of_latency(checks)), ("energy", Errors.of_energy(checks))):

@@ -32,7 +32,7 @@ from hw_models.dataflow.resources import (
 from hw_models.errors import TargetError
 from hw_models.rules.dataflow import DataflowCompute
 from hw_models.target import Target
-from hw_models.workload import IntArray, Layer, LayerKind, Workload, check_bits
+from hw_models.workload import FloatArray, IntArray, Layer, LayerKind, Workload, check_bits
 
 RESOURCES: Final = ("lut", "bram18", "uram", "dsp")
 """The last axis of `DataflowTable.resources`."""
@@ -89,6 +89,7 @@ class DataflowCosts:
         bram18: block RAMs of 18 kbit.
         uram: UltraRAMs.
         dsp: DSP slices.
+        occupancy: the largest share of the usable part of the device that one of the four takes.
         fits: whether all four are within the usable part of the device, and the frame rate, if one is asked for, is met.
     """
 
@@ -99,6 +100,7 @@ class DataflowCosts:
     bram18: IntArray
     uram: IntArray
     dsp: IntArray
+    occupancy: FloatArray
     fits: npt.NDArray[np.bool_]
 
 
@@ -185,7 +187,9 @@ def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:
     if at_rate == rungs:
         fits[:] = False
     lut, bram18, uram, dsp = taken.T
-    return DataflowCosts(rung, table.intervals[rung], table.latencies[rung], lut, bram18, uram, dsp, fits)
+    # A kind of resource that the device lacks is full once anything takes it.
+    occupancy = (taken / np.maximum(budget, 1e-9)).max(axis=1)
+    return DataflowCosts(rung, table.intervals[rung], table.latencies[rung], lut, bram18, uram, dsp, occupancy, fits)
 
 
 def design(table: DataflowTable, bits_row: IntArray) -> tuple[LayerDesign, ...]:

@@ -156,7 +156,8 @@ def _dense_work(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, we
             writes=traffic | {"outputs": array_output_bits + traffic["outputs"]},
         )
         i = int(np.lexsort((energy, total))[0])
-        candidates.append(Work(float(compute[i]), float(memory[i]), float(fixed[i]), float(energy[i])))
+        parts = {"compute": compute, "memory": memory, "fixed": fixed, "energy_pj": energy}
+        candidates.append(Work(**{part: float(values[i]) for part, values in parts.items()}))
     return min(candidates, key=lambda work: (work.total, work.energy_pj))
 
 

@@ -59,7 +59,7 @@ class SystolicCompute(ComputeRule):
         """Cycles and buffer energy of a layer; widths change the energy only."""
         if shape.kind is LayerKind.ADD:
             moved_bits = (shape.inputs + shape.outputs) * activation_bits
-            return Work(shape.outputs / self.add_elements_per_cycle, energy_pj=self.buffer_pj_per_bit * moved_bits)
+            return Work(compute=shape.outputs / self.add_elements_per_cycle, energy_pj=self.buffer_pj_per_bit * moved_bits)
         repeats, m, k, n = _products(shape)
         row_folds, column_folds = self._folds(m, k, n)
         match self.dataflow:

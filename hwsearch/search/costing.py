@@ -49,7 +49,10 @@ def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, Cos
         tables = [compile_target(load_target(name), workload) for name in experiment.search.targets]
     except TargetError as error:
         raise UserError(str(error)) from None
-    return {table.target.name: table for table in tables}
+    names = [table.target.name for table in tables]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"search.targets: two targets are called '{repeated[0]}'; wanted a name of its own in each file")
+    return dict(zip(names, tables, strict=True))
 
 
 def target_digests(experiment: Experiment) -> dict[str, str]:

@@ -21,6 +21,9 @@ from hwsearch.search.posterior.engine import KnownCost
 from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
 
+_STARTS = 256
+"""Random allocations beside the uniform ones from which the least of a cost is looked for."""
+
 Charge = Callable[[IntArray], FloatArray]
 """Cost [allocations] of widths [allocations, sites of the workload]."""
 
@@ -78,11 +81,10 @@ class CostBook:
             try:
                 sums.append(self.exact(name))
             except NotSeparableError:
-                narrowest = float(self._charge(name)(self._bits(np.zeros((1, len(self._space.free)), np.int64)))[0])
-                if narrowest > limit:
+                if (least := self._least_found(name)) > limit:
                     raise UserError(
-                        f"search.limits: limit {name} <= {limit:.10g} cannot be met; the narrowest allocation takes "
-                        f"{narrowest:.10g}: raise it, or allow narrower widths"
+                        f"search.limits: limit {name} <= {limit:.10g} cannot be met; the least of all that was tried is "
+                        f"{least:.10g}: raise it, or allow other widths"
                     ) from None
         if sums:
             loss = np.zeros((len(self._space.widths), max(len(widths) for _, widths in self._space.widths)))
@@ -91,6 +93,26 @@ class CostBook:
                 optimum(problem, {cost.name: limits[cost.name] for cost in sums})
             except UserError as error:
                 raise UserError(f"search.limits: {error}; raise it, or allow narrower widths") from None
+
+    def _least_found(self, name: str) -> float:
+        """The least of a cost that is no sum, as far as descents from uniform and random allocations find it.
+
+        One choice after another takes the width that costs least, until none changes.
+        """
+        charge = self._charge(name)
+        shape = np.array(self._space.shape, np.int64)
+        random = np.random.default_rng(0).integers(shape, size=(_STARTS, len(shape)))
+        uniform = np.minimum(np.arange(shape.max(initial=1))[:, None], shape - 1)
+        starts = np.concatenate([uniform, random])
+        point = starts[int(charge(self._bits(starts)).argmin())]
+        while True:
+            before = point.copy()
+            for choice, widths in enumerate(shape):
+                tried = np.repeat(point[None], widths, axis=0)
+                tried[:, choice] = np.arange(widths)
+                point = tried[int(charge(self._bits(tried)).argmin())]
+            if (point == before).all():
+                return float(charge(self._bits(point[None]))[0])
 
     def _charge(self, name: str) -> Charge:
         if name not in self._charges:

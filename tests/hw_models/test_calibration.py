@@ -52,7 +52,7 @@ def target(memory=(), **changes):
         "compute": {"rule": "rates", "source": "guess", "rates": rates},
         "dilation": {"mode": "native", "source": "s"},
         "overheads": {"layer_cycles": 0.0, "source": "guess"},
-        "calibration": {"fitted_on": "nothing", "held_out": "nothing", "source": "s"},
+        "calibration": {"against": "nothing", "fitted_on": "nothing", "held_out": "nothing", "source": "s"},
     }
     return Target.model_validate({**content, **changes})
 

@@ -7,7 +7,7 @@ from hw_models.breakdown import per_layer
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate, placement_of
 from hw_models.errors import TargetError
-from hw_models.placement import place, placements
+from hw_models.placement import occupancies, place, placements
 from hw_models.sections import Memory
 from hw_models.target import Target
 from hw_models.workload import LayerKind
@@ -26,22 +26,41 @@ BOTH = ("weights", "activations")
 
 
 @given(
-    sizes=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    sizes=st.tuples(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50)),
     weights=st.integers(0, 120),
     activations=st.integers(0, 120),
+    seed=st.integers(0, 1000),
 )
-def test_tensors_lie_in_the_nearest_level_with_room(sizes, weights, activations):
-    target = chip(level("near", sizes[0], BOTH), level("mid", sizes[1], ("weights",)), level("far", 60, BOTH))
-    if activations <= sizes[0]:
-        holds_activations, room = "near", {"near": sizes[0] - activations, "mid": sizes[1], "far": 60}
-    else:
-        holds_activations, room = "far", {"near": sizes[0], "mid": sizes[1], "far": 60 - activations}
-    holds_weights = next((name for name in ("near", "mid", "far") if weights <= room[name]), None)
-    at, fits = place(target, np.array([weights]), np.array([activations]))
-    found = placements(target)[at[0]]
-    assert found.activations.name == holds_activations
-    assert found.weights.name == (holds_weights or "far")
-    assert fits[0] == (holds_weights is not None and (holds_activations == "near" or activations <= 60))
+def test_tensors_lie_where_the_network_runs_fastest_of_where_there_is_room(sizes, weights, activations, seed):
+    near, mid, far = level("near", sizes[0], BOTH), level("mid", sizes[1], ("weights",)), level("far", sizes[2], BOTH)
+    target = chip(near, mid, far)
+    options = [(w, a) for w in (near, mid, far) for a in (near, far)]
+    cycles = np.random.default_rng(seed).uniform(1, 2, len(options))
+
+    def share(option):
+        held = dict.fromkeys(("near", "mid", "far"), 0)
+        held[option[0].name] += weights
+        held[option[1].name] += activations
+        return max(held["near"] / sizes[0], held["mid"] / sizes[1], held["far"] / sizes[2])
+
+    occupancy = occupancies(target, np.array([weights]), np.array([activations]))
+    assert occupancy[0].tolist() == [share(option) for option in options]
+    room = [number for number, option in enumerate(options) if share(option) <= 1]
+    wanted = min(room, key=lambda number: cycles[number]) if room else len(options) - 1
+    at = place(occupancy, cycles[None])[0]
+    assert at == wanted
+    assert (placements(target)[at].weights, placements(target)[at].activations) == options[wanted]
+
+
+def test_narrower_activations_never_push_weights_out():
+    network = tcn(bottleneck=64, hidden=256, blocks=8).streamed()
+    table = compile_target(TARGETS["gap8-pulp-nn"], network)
+    bits = np.full((2, len(network.sites)), 2)
+    bits[:, len(network.weight_sites) :] = [[8], [4]]
+    costs = evaluate(table, bits)
+    assert costs.occupancy[1] <= costs.occupancy[0] <= 1
+    slow = [placement_of(table, row).weights.bytes_per_cycle for row in bits]
+    assert slow[0] == slow[1]
 
 
 def test_a_network_that_outgrows_the_chip_pays_for_the_slow_memory():

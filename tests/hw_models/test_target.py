@@ -193,3 +193,15 @@ def test_a_bad_field_is_refused_in_one_line_that_names_it(tmp_path, base, patter
     text = re.sub(pattern, replacement, text_of(base), count=1)
     assert text != text_of(base)
     assert refusal(tmp_path, text).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["compute", "buffers", "overhead", "slack"])
+def test_a_memory_level_is_not_called_like_what_bounds_a_layer(tmp_path, name):
+    text = text_of("bitfusion").replace('name = "dram"', f'name = "{name}"')
+    assert refusal(tmp_path, text).startswith(f"memory: name '{name}'; wanted another")
+
+
+@pytest.mark.parametrize("size", ["9223372036854775808", "4611686018427387904"])
+def test_a_number_too_large_to_count_with_is_refused(tmp_path, size):
+    text = text_of("cortex-m7-cmsis-nn").replace("bytes = 2097152", f"bytes = {size}")
+    assert refusal(tmp_path, text).startswith("memory.0.bytes: found ")

@@ -41,20 +41,31 @@ ALLOCATIONS = (uniform(CONFIG, 8, 8), uniform(CONFIG, 2, 8), random_allocation(0
 
 
 def test_the_columns_of_a_target_are_what_the_simulator_says() -> None:
-    workload = experiment_workload(experiment())
-    found = make_cost(experiment())(ALLOCATIONS)
+    everywhere = experiment(search={**tiny_content()["search"], "targets": list(built_in_targets())})
+    workload = experiment_workload(everywhere)
+    found = make_cost(everywhere)(ALLOCATIONS)
     for name in built_in_targets():
         table = compile_target(load_target(name), workload)
         costs = evaluate(table, bits_matrix(workload, [allocation.by_site for allocation in ALLOCATIONS]))
-        for metric in ("latency_ms", "weight_bytes", "peak_activation_bytes"):
-            assert [row[f"{metric}[{name}]"] for row in found] == getattr(costs, metric).tolist()
-        memory = {what: load_target(name).levels(what)[-1].bytes or math.inf for what in ("weights", "activations")}
-        for row in found:
-            inside = (
-                row[f"weight_bytes[{name}]"] <= memory["weights"]
-                and row[f"peak_activation_bytes[{name}]"] <= memory["activations"]
-            )
-            assert row[f"fits[{name}]"] == inside
+        for metric in (*table.metrics, "fits"):
+            assert [row[f"{metric}[{name}]"] for row in found] == costs.column(metric).tolist()
+            assert costs.column(metric).shape == (len(ALLOCATIONS),)
+        assert {"latency_ms", "weight_bytes", "peak_activation_bytes"} <= set(table.metrics)
+
+
+def test_two_targets_of_one_name_are_refused(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.toml"
+    copy.write_text((BUILT_IN / "bitfusion.toml").read_text("utf-8"), "utf-8")
+    twice = experiment(search={**tiny_content()["search"], "targets": ["bitfusion", str(copy)]})
+    with pytest.raises(UserError, match="two targets are called 'bitfusion'"):
+        make_cost(twice)
+
+
+def test_a_streaming_search_is_charged_frame_by_frame() -> None:
+    whole, frame = (experiment(search={**tiny_content()["search"], "streaming": on}) for on in (False, True))
+    rows = [make_cost(each)(ALLOCATIONS[:1])[0] for each in (whole, frame)]
+    assert experiment_workload(frame).streaming
+    assert rows[1]["latency_ms[cortex-m7-cmsis-nn]"] < rows[0]["latency_ms[cortex-m7-cmsis-nn]"] / 50
 
 
 def test_one_allocation_costs_what_it_costs_among_others() -> None:

@@ -113,9 +113,9 @@ def least_named(book: CostBook, limits: dict[str, float]) -> float:
         book.check_limits(limits)
     message = str(refusal.value)
     assert message.startswith("search.limits: ")
-    assert message.endswith("raise it, or allow narrower widths")
+    assert message.endswith(("raise it, or allow narrower widths", "raise it, or allow other widths"))
     assert "\n" not in message
-    found = re.search(r"(?:takes?(?: is)?|least any allocation takes is) ([0-9.e+]+)[:;]", message)
+    found = re.search(r"(?:takes?(?: is)?|least any allocation takes is|least of all that was tried is) ([0-9.e+]+)[:;]", message)
     assert found is not None, message
     return float(found[1])
 
@@ -134,11 +134,23 @@ def test_a_limit_that_cannot_be_met_names_the_least_that_can(column: str) -> Non
     book.check_limits({column: 2 * least})
 
 
-def test_a_limit_on_a_cost_that_is_no_sum_is_held_against_the_narrowest_allocation() -> None:
-    book, space, experiment = book_of(weight_bits=[2, 4, 8], activation_bits=[4, 8], targets=["bitfusion"])
-    (narrowest,) = charged(experiment, space, [(0,) * len(space.free)], "latency_ms[bitfusion]")
-    assert least_named(book, {"latency_ms[bitfusion]": 0.9 * narrowest}) == pytest.approx(narrowest)
-    book.check_limits({"latency_ms[bitfusion]": 1.001 * narrowest})
+@pytest.mark.parametrize(("target", "share"), [("bitfusion", 1.0), ("gap8-pulp-nn", 0.5)])
+def test_a_limit_on_a_cost_that_is_no_sum_is_held_against_the_least_that_is_found(target: str, share: float) -> None:
+    """On GAP8, whose kernels unpack narrow weights, the narrowest allocation takes twice the least."""
+    column = f"latency_ms[{target}]"
+    book, space, experiment = book_of(weight_bits=[2, 8], activation_bits=[4, 8], targets=[target])
+    drawn = np.random.default_rng(1).integers(0, 2, (3000, len(space.free)))
+    (narrowest, widest, *others) = charged(experiment, space, [*np.stack([drawn[0] * 0, drawn[0] * 0 + 1]), *drawn], column)
+    found = least_named(book, {column: 0.1 * narrowest})
+    assert found <= min(share * narrowest, widest, *others) * (1 + 1e-9)
+    book.check_limits({column: 1.001 * found})
+
+
+def test_a_search_can_be_kept_to_what_fits_a_device() -> None:
+    book, _, _ = book_of(weight_bits=[2, 4], activation_bits=[4], targets=["finn-zcu104"])
+    book.check_limits({"occupancy[finn-zcu104]": 1.0})
+    wide, _, _ = book_of(weight_bits=[8], activation_bits=[8], targets=["finn-zcu104"])
+    assert least_named(wide, {"occupancy[finn-zcu104]": 1.0}) > 1
 
 
 def test_limits_are_refused_exactly_where_no_allocation_meets_them_all() -> None:
