@@ -207,9 +207,8 @@ def refusal(table: CostTable, bits_row: IntArray) -> str:
         activation, weight, output = layer_widths(table, bits_row, i)
         if execute(precisions, layer.kind, activation, weight, output) is None:
             weights = "" if layer.weight_site is None else f"{weight}-bit weights, "
-            pairs = ", ".join(f"a{a}w{w}" for a, w in precisions.pairs)
             return (
                 f"layer '{layer.name}': {weights}{activation}-bit inputs and {output}-bit output; "
-                f"target '{table.target.name}' runs {pairs}"
+                f"target '{table.target.name}' runs {precisions.in_words}"
             )
     raise AssertionError("no layer of this allocation is refused")

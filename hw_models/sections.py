@@ -19,6 +19,8 @@ EncodedSize = Annotated[tuple[Bits, Positive], Field(strict=False)]
 Holds = Literal["weights", "activations"]
 KernelClass = Literal["conv", "depthwise", "add"]
 
+_MOST_LISTED = 10
+
 
 class Section(BaseModel):
     """A table of a target file: unknown keys and wrong types are errors."""
@@ -97,6 +99,13 @@ class Precisions(Section):
     def activation_bits(self) -> tuple[int, ...]:
         """Activation widths in rising order."""
         return tuple(sorted({activation for activation, _ in self.pairs}))
+
+    @property
+    def in_words(self) -> str:
+        """The pairs, such as `a8w8, a8w4`; of more than ten the first and the last."""
+        few = len(self.pairs) <= _MOST_LISTED
+        listed = self.pairs if few else (self.pairs[0], self.pairs[-1])
+        return (", " if few else " to ").join(f"a{activation}w{weight}" for activation, weight in listed)
 
 
 class Dilation(Section):

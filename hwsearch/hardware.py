@@ -31,8 +31,6 @@ PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit
 """Files that a cost is drawn into."""
 
 DPI = 140
-MOST_PAIRS = 10
-"""Pairs of widths listed for a target; of more, the first and the last."""
 MOST_LETTERS = 60
 """Of a runtime's name in the list of targets."""
 TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
@@ -144,11 +142,8 @@ def print_target(target: str) -> None:
         size = "no size stated" if level.bytes is None else f"{level.bytes:,} bytes"
         rate = "traffic inside the rates" if level.bytes_per_cycle is None else f"{level.bytes_per_cycle:g} bytes per cycle"
         say(f"memory:     {level.name}, {size}, {rate}, for {' and '.join(level.holds)}")
-    pairs = chip.precisions.pairs
-    listed = pairs if len(pairs) <= MOST_PAIRS else (pairs[0], pairs[-1])
-    widths = (", " if listed is pairs else " to ").join(f"a{a}w{w}" for a, w in listed)
     other = "runs in the next wider" if chip.precisions.unsupported == "widen" else "is refused"
-    say(f"precisions: {widths}; another {other}")
+    say(f"precisions: {chip.precisions.in_words}; another {other}")
     say(f"fitted on:  {chip.calibration.fitted_on}")
     say(f"checked on: {chip.calibration.held_out}")
     say(f"source:     {chip.calibration.source}")
