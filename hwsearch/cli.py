@@ -1,7 +1,10 @@
 """The command line: parse, call, print."""
 
+import functools
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import click
 
 from hwsearch import __version__
 from hwsearch.errors import UserError
+from hwsearch.search.address import redact
 
 PATH = click.Path(path_type=Path)
 EXPERIMENT = click.argument("experiment", type=PATH)
@@ -19,6 +23,13 @@ WORKERS = click.option(
     "--workers", type=click.IntRange(0), default=2, help="Ray workers, one core each; 0: this process, without Ray."
 )
 RAY_ADDRESS = click.option("--ray-address", default=None, help="A running Ray cluster to join instead of a local one.")
+STORAGE = click.option(
+    "--storage",
+    metavar="ADDRESS",
+    default=None,
+    help="A shared Optuna study beside the record: postgresql://USER:PASSWORD@HOST:PORT/DATABASE or "
+    "redis://:PASSWORD@HOST:PORT/NUMBER; or, so that it need not stand here, in the environment variable HWSEARCH_STORAGE.",
+)
 STRATEGY = click.option(
     "--strategy",
     type=click.Choice(["prior-corrected", "uniform", "curvature", "kl", "nas"]),
@@ -31,12 +42,44 @@ SAMPLER = click.option(
     default=None,
     help="Instead of the experiment's search.sampler, behind the seeds of 'prior-corrected'.",
 )
+TRIALS = click.option("--trials", type=click.IntRange(1), default=None, help="Instead of the experiment's search.trials.")
+HOURS = click.option(
+    "--hours",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Begin no more candidates after so long; those in flight finish. Instead of search.hours.",
+)
+STALLS = click.option(
+    "--until-hypervolume-stalls",
+    "stall_candidates",
+    metavar="[N]",
+    type=click.IntRange(2),
+    is_flag=False,
+    flag_value=50,
+    default=None,
+    help="Ask for no more once the hypervolume grows by less than search.stall_growth over N candidates (50 where N is left "
+    "out). Instead of search.stall_candidates.",
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost, and write nothing.")
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
     default=None,
     help="How candidates were scored; absent: the highest that the search used.",
 )
+
+
+def search_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that stand in for keys of an experiment's section `search`; the command gets them as `changes`, by key."""
+
+    @functools.wraps(command)
+    def collected(**arguments: Any) -> None:
+        given = {key: arguments.pop(key) for key in ("strategy", "sampler", "trials", "hours", "stall_candidates")}
+        command(changes={key: value for key, value in given.items() if value is not None}, **arguments)
+
+    for option in (STALLS, HOURS, TRIALS, SAMPLER, STRATEGY):
+        collected = option(collected)
+    return collected
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -51,22 +94,29 @@ def commands() -> None:
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
-@STRATEGY
-@SAMPLER
+@STORAGE
+@search_options
+@DRY_RUN
 def run(
     experiment: Path,
     runs_dir: Path,
     processes: int,
     workers: int,
     ray_address: str | None,
-    strategy: str | None,
-    sampler: str | None,
+    storage: str | None,
+    changes: dict[str, Any],
+    *,
+    dry_run: bool,
 ) -> None:
     """The main job: data, base, sensitivities, search, front, and an exported, verified model."""
-    workspace = _workspace(experiment, runs_dir, strategy=strategy, sampler=sampler)
+    address = _storage(storage)
+    workspace = _workspace(experiment, runs_dir, changes)
+    if dry_run:
+        _print_dry_run(workspace, workers, may_train=True)
+        return
     from hwsearch import display
 
-    display.run_main_job(workspace, processes, workers, ray_address)
+    display.run_main_job(workspace, processes, workers, ray_address, address)
 
 
 @commands.group()
@@ -104,25 +154,35 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
-@STRATEGY
-@SAMPLER
+@STORAGE
+@search_options
+@DRY_RUN
 def search(
     experiment: Path,
     runs_dir: Path,
     processes: int,
     workers: int,
     ray_address: str | None,
-    strategy: str | None,
-    sampler: str | None,
+    storage: str | None,
+    changes: dict[str, Any],
+    *,
+    dry_run: bool,
 ) -> None:
     """Search bit allocations on Ray; the same command continues an interrupted search."""
-    workspace = _workspace(experiment, runs_dir, strategy=strategy, sampler=sampler)
+    address = _storage(storage)
+    workspace = _workspace(experiment, runs_dir, changes)
+    if dry_run:
+        _print_dry_run(workspace, workers, may_train=False)
+        return
     from hwsearch import display
     from hwsearch.pipeline import check
+    from hwsearch.searching import check_storage
 
     check(workspace, may_train=False)
+    if address is not None:
+        check_storage(workspace, address)
     display.build_with_progress(workspace, processes)
-    display.search_with_progress(workspace, processes, workers, ray_address)
+    display.search_with_progress(workspace, processes, workers, ray_address, address)
 
 
 @commands.command()
@@ -142,6 +202,17 @@ def sensitivity(
     from hwsearch import display
 
     display.sensitivity_with_progress(workspace, methods, processes, workers, ray_address, experiment)
+
+
+@commands.command()
+@RUN
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
+@click.option("--watch", is_flag=True, help="Again and again, until no driver runs there any more.")
+def status(run: Path, output_format: str, *, watch: bool) -> None:
+    """Where a search stands, also while it runs: candidates, rates, hypervolume, failures, workers, time left."""
+    from hwsearch.status_display import print_status
+
+    print_status(run, output_format, watch=watch)
 
 
 @commands.command()
@@ -292,17 +363,36 @@ def calibrate(target: str, measurements: Path, output: Path) -> None:
     hardware.calibrate_target(target, measurements, output)
 
 
-def _workspace(experiment: Path, runs_dir: Path, **search: str | None) -> Any:
+def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None = None) -> Any:
     """Read the experiment file, before the heavy imports: a typing error is answered at once.
 
-    `search` replaces keys of that section, where it has a value for them.
+    `changes` replaces keys of its section `search`.
     """
     from hwsearch.experiment import load_experiment, with_search
 
-    loaded = with_search(load_experiment(experiment), {key: value for key, value in search.items() if value is not None})
+    loaded = with_search(load_experiment(experiment), changes or {})
     from hwsearch.workspace import Workspace
 
     return Workspace(runs_dir, loaded)
+
+
+def _storage(given: str | None) -> Any:
+    """The address of the shared study, from the option or else the environment; neither is left where others see it."""
+    from hwsearch.search.address import STORAGE_VARIABLE, forget_argument, parse_address
+
+    # Processes started from here do not need it.
+    text = given or os.environ.pop(STORAGE_VARIABLE, None)
+    if given:
+        forget_argument(given)
+    return parse_address(text) if text else None
+
+
+def _print_dry_run(workspace: Any, workers: int, *, may_train: bool) -> None:
+    from hwsearch.dry_run import dry_run, lines
+    from hwsearch.terminal import say
+
+    for line in lines(dry_run(workspace, workers, may_train=may_train)):
+        say(line)
 
 
 def _fidelity(name: str | None) -> Any:
@@ -318,13 +408,13 @@ def main() -> None:
     try:
         code = commands(prog_name="hwsearch", standalone_mode=False)
     except UserError as error:
-        click.echo(f"hwsearch: error: {error}", err=True)
+        click.echo(f"hwsearch: error: {redact(str(error))}", err=True)
         sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message(), err=True)
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"hwsearch: error: {error.format_message()}", err=True)
+        click.echo(f"hwsearch: error: {redact(error.format_message())}", err=True)
         sys.exit(2)
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "

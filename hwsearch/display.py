@@ -4,7 +4,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -42,14 +41,17 @@ from hwsearch.pipeline import (
     trained_state,
     within_limits,
 )
+from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import experiment_workload
-from hwsearch.search.driver import SearchProgress, SearchSummary
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.progress import SearchSummary
+from hwsearch.search.record import check_unlocked
 from hwsearch.search.space import SearchSpace, build_space
-from hwsearch.searching import SearchReports, search
+from hwsearch.search_display import search_display
+from hwsearch.searching import check_storage, search
 from hwsearch.sensitivity.estimate import (
     DEFAULT_METHODS,
     check_sensitivity,
@@ -63,7 +65,7 @@ from hwsearch.sensitivity.estimate import (
 from hwsearch.sensitivity.plot import plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.terminal import Advance, progress_bar, say, tell, wide
+from hwsearch.terminal import progress_bar, say, second_interrupt_ends, tell, wide
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.workspace import Workspace
@@ -93,13 +95,17 @@ FIGURES = (
 """Columns of the evaluation: heading, figure, format, factor."""
 
 
-def run_main_job(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> None:
+def run_main_job(
+    workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
+) -> None:
     """Data, base, search, front, export; ends with where things are and what to try next."""
     check(workspace, may_train=True)
+    if storage is not None:
+        check_storage(workspace, storage)
     build_with_progress(workspace, processes)
     if needs_training(workspace):
         train_with_progress(workspace, processes)
-    search_with_progress(workspace, processes, workers, ray_address)
+    search_with_progress(workspace, processes, workers, ray_address, storage)
     opened = read_run(workspace.folder)
     limits = workspace.experiment.search.limits
     chosen = choose(opened.table, workspace.experiment.export.max_drop_db, limits)
@@ -146,30 +152,21 @@ def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgres
     return progress
 
 
-def search_with_progress(workspace: Workspace, processes: int, workers: int, ray_address: str | None) -> SearchSummary:
+def search_with_progress(
+    workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
+) -> SearchSummary:
     """Search, showing sensitivities, candidates done and time left; an interrupted search ends the program with code 130."""
+    check_unlocked(workspace.folder)
     if workers:
         tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
-    with ExitStack() as bars:
-        advances: dict[str, Advance] = {}
-
-        def bar(title: str) -> Advance:
-            """A step's bar, shown from its first news on."""
-
-            def advance(done: int, total: int) -> None:
-                if title not in advances:
-                    bars.close()
-                    advances[title] = bars.enter_context(progress_bar(title))
-                advances[title](done, total)
-
-            return advance
-
-        def on_candidates(progress: SearchProgress) -> None:
-            bar(f"candidates, {progress.fidelity.value}")(progress.scored, progress.trials)
-
-        reports = SearchReports(bar("training mixtures"), bar("sensitivities"), bar("differentiable search"), on_candidates)
-        summary = search(workspace, processes, workers, ray_address, reports)
+    with second_interrupt_ends(), search_display(workspace) as (reports, log):
+        summary = search(workspace, processes, workers, ray_address, reports, storage)
+        log(str(summary))
+        if summary.shared is not None:
+            log(summary.shared)
     tell(str(summary))
+    if summary.shared is not None:
+        tell(summary.shared)
     if summary.interrupted:
         sys.exit(130)
     for correlation in rung_correlations(workspace.folder):

@@ -313,6 +313,12 @@ class SearchConfig(Section):
     """The search over bit allocations."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    hours: Annotated[float, Field(gt=0.0, le=100_000.0)] | None = None
+    """After so long a run of the search begins no more candidates; those in flight finish."""
+    stall_candidates: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
+    """No more are asked for when the hypervolume has grown by less than `stall_growth` over so many; seeds are always scored."""
+    stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
+    """Share of the hypervolume before them."""
     strategy: Strategy = Strategy.PRIOR_CORRECTED
     sampler: SamplerKind = SamplerKind.POSTERIOR
     """Of the strategy `prior-corrected`."""
@@ -370,6 +376,33 @@ class SearchConfig(Section):
         return self
 
 
+class WorkersConfig(Section):
+    """What each scorer on Ray gets; what candidates are does not depend on it.
+
+    Ray counts `gpus` and `memory_bytes` when it places scorers, and enforces neither. Scoring and training run on the processor.
+    """
+
+    cpus: Annotated[float, Field(gt=0.0, le=1024.0)] = 1.0
+    """Cores, or below 1 the share of one; a scorer computes with as many threads as whole cores, and at least one."""
+    gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
+    """GPUs, or below 1 the share of one."""
+    memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = None
+    time_limit_s: Positive | None = None
+    """Of one attempt at one candidate, its training included; after `search.max_attempts` without an answer it has failed."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, amount in (("cpus", self.cpus), ("gpus", self.gpus)):
+            if amount > 1 and amount != int(amount):
+                raise ValueError(f"{name} {amount:g} must be a whole number, or a share of one")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Of a scorer."""
+        return max(1, int(self.cpus))
+
+
 class ExportConfig(Section):
     """Which candidate the main job exports by itself."""
 
@@ -406,6 +439,7 @@ class Experiment(Section):
     qat: QatConfig = QatConfig()
     nas: NasConfig = NasConfig()
     search: SearchConfig = SearchConfig()
+    workers: WorkersConfig = WorkersConfig()
     export: ExportConfig = ExportConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -445,7 +479,7 @@ def load_experiment(path: Path) -> Experiment:
     return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
 
 
-def with_search(experiment: Experiment, changes: Mapping[str, str]) -> Experiment:
+def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:
     """The experiment with other values for some keys of its section `search`.
 
     Raises:

@@ -126,7 +126,13 @@ def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
-    """Refuse, before hours go into its data, what the search would refuse; then take the run folder.
+    """Refuse, before hours go into its data, what the search would refuse (`check_plan`); then take the run folder."""
+    check_plan(workspace, may_train=may_train)
+    workspace.describe()
+
+
+def check_plan(workspace: Workspace, *, may_train: bool) -> None:
+    """Refuse what the search would refuse; writes nothing.
 
     Args:
         workspace: of the experiment.
@@ -158,7 +164,7 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if not (may_train and needs_training(workspace)):
         load_float_base(workspace)
-    claim(workspace)
+    check_claim(workspace)
 
 
 def needs_training(workspace: Workspace) -> bool:
@@ -167,7 +173,13 @@ def needs_training(workspace: Workspace) -> bool:
 
 
 def claim(workspace: Workspace) -> None:
-    """Bind the run folder to the experiment.
+    """Bind the run folder to the experiment, where `check_claim` allows it."""
+    check_claim(workspace)
+    workspace.describe()
+
+
+def check_claim(workspace: Workspace) -> None:
+    """Refuse a run folder that cannot be bound to the experiment; writes nothing.
 
     Until a search has begun there, the folder follows the experiment file. From then on only that may change which no
     candidate depends on: how many are wanted, the export, the evaluation.
@@ -191,7 +203,6 @@ def claim(workspace: Workspace) -> None:
                     f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
                     "--runs-dir"
                 )
-    workspace.describe()
 
 
 def within_limits(limits: Mapping[str, float]) -> list[Condition]:

@@ -1,5 +1,6 @@
 """The search as a step of the main job: sensitivities, the differentiable search, candidates, promotions."""
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -8,14 +9,18 @@ from pathlib import Path
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, open_executor, ray_session
 from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
+from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import SearchProgress, SearchSummary, run_search
+from hwsearch.search.driver import run_search, search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.priors import prior_problem
+from hwsearch.search.progress import SearchProgress, SearchSummary
+from hwsearch.search.record import RECORD_FILE, check_unlocked, read_record
 from hwsearch.search.scoring import ScorerFactory
+from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.sensitivity.estimate import ensure
@@ -37,7 +42,26 @@ class SearchReports:
     on_candidates: Callable[[SearchProgress], None]
 
 
-def search(workspace: Workspace, processes: int, workers: int, ray_address: str | None, reports: SearchReports) -> SearchSummary:
+def check_storage(workspace: Workspace, storage: StorageAddress) -> None:
+    """Refuse, before hours go into data and sensitivities, a storage that the search would refuse.
+
+    Raises:
+        UserError: the server cannot be reached or refuses, its driver is not installed, or the study there is another search's.
+    """
+    record = workspace.folder / RECORD_FILE
+    begun = record.is_file() and record.stat().st_size > 0
+    header = read_record(workspace.folder)[0] if begun else None
+    check_shared_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
+
+
+def search(
+    workspace: Workspace,
+    processes: int,
+    workers: int,
+    ray_address: str | None,
+    reports: SearchReports,
+    storage: StorageAddress | None = None,
+) -> SearchSummary:
     """Search, or go on searching: sensitivities and differentiable search first, then candidates.
 
     Args:
@@ -46,16 +70,19 @@ def search(workspace: Workspace, processes: int, workers: int, ray_address: str 
         workers: on Ray; with none everything runs in this process, without Ray.
         ray_address: a cluster to join.
         reports: told of progress.
+        storage: of a shared study.
 
     Raises:
         UserError: unusable base, data, sensitivities or record, fewer trials than seeds, or another experiment's folder.
     """
+    start = time.monotonic()
     experiment = workspace.experiment
+    check_unlocked(workspace.folder)
     claim(workspace)
     space = build_space(experiment.search, experiment.separator)
     costs = CostBook(experiment, space)
     prepare(workspace)
-    with ray_session(workers, ray_address) if workers else nullcontext():
+    with ray_session(workers, ray_address, experiment.workers) if workers else nullcontext():
         # Where no site is free there is one candidate, and nothing to estimate.
         priors = wanted_priors(experiment) if space.free else ()
         pool = build_pool(workspace, processes, reports.on_pool) if trainings(experiment) else None
@@ -87,7 +114,13 @@ def search(workspace: Workspace, processes: int, workers: int, ray_address: str 
             calibration_path(workspace).resolve(),
             None if pool is None else pool.resolve(),
         )
-        with open_executor(factory, workers, max_attempts=experiment.search.max_attempts, ray_address=ray_address) as executor:
+        with open_executor(
+            factory,
+            workers,
+            max_attempts=experiment.search.max_attempts,
+            ray_address=ray_address,
+            each=experiment.workers,
+        ) as executor:
             return run_search(
                 experiment,
                 space,
@@ -98,6 +131,8 @@ def search(workspace: Workspace, processes: int, workers: int, ray_address: str 
                 seeds=plan.seeds,
                 proposer=plan.proposer,
                 provenance=provenance(workspace),
+                elapsed=lambda: time.monotonic() - start,
+                storage=storage,
             )
 
 

@@ -1,8 +1,11 @@
 """What every part of the command line prints with: progress bars, tables and plain lines."""
 
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,6 +38,48 @@ def progress_bar(title: str) -> Iterator[Advance]:
             progress.update(task, completed=done, total=total)
 
         yield advance
+
+
+@contextmanager
+def second_interrupt_ends() -> Iterator[None]:
+    """The first Ctrl-C inside raises `KeyboardInterrupt` as ever; another one, while that tidies up, ends the process at once.
+
+    Code 130, and nothing is tidied up any more: for work whose files stand a kill at any instant. Where Ctrl-C is ignored, as in
+    a job that a shell has put into the background, it stays so.
+    """
+
+    def first(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        signal.signal(signal.SIGINT, second)
+        os.write(2, b"\nstopping; press Ctrl-C again to end at once\n")
+        raise KeyboardInterrupt
+
+    def second(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        os.write(2, b"\nhwsearch: ended at once; the same command goes on where it stopped\n")
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min 20 s, 2 h 05 min, 3 d 4 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def number(value: str | float) -> str:

@@ -606,8 +606,8 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
             assert message.startswith(f"{copied.folder / name}"), (name, message)
             assert reason in message
             after = snapshot(copied.folder)
-            # Whose locks they are, and the mirror, which is made anew.
-            for path in ("search.lock", "sensitivity/lock", "optuna-journal.log"):
+            # Whose locks they are, the mirror, which is made anew, and the log, which says why the search was refused.
+            for path in ("search.lock", "sensitivity/lock", "optuna-journal.log", "search.log"):
                 before.pop(path), after.pop(path)
             assert after == before, command
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import (
@@ -18,6 +18,7 @@ from hwsearch.experiment import (
     Section,
     SeparatorConfig,
     Strategy,
+    WorkersConfig,
     load_experiment,
     parse_experiment,
     with_search,
@@ -120,7 +121,7 @@ def test_every_default_is_stated_once() -> None:
 def test_an_unknown_key_is_refused_in_every_section() -> None:
     promoted = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]})
     places = list(sections(promoted))
-    assert len(places) == 15
+    assert len(places) == 16
     whole = promoted.model_dump(mode="json")
     for place in places:
         with pytest.raises(UserError) as refused:
@@ -318,3 +319,16 @@ def test_keys_of_the_search_may_be_replaced() -> None:
 
 def test_fidelities_rise_from_cheap_to_dear_and_the_last_two_train() -> None:
     assert [fidelity.trained for fidelity in Fidelity] == [False, False, True, True]
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (4, 4)])
+def test_a_scorer_has_a_thread_for_every_whole_core(cpus: float, threads: int) -> None:
+    assert WorkersConfig(cpus=cpus).threads == threads
+
+
+@pytest.mark.parametrize(
+    "content", [{"cpus": 0}, {"cpus": 1.5}, {"gpus": 1.5}, {"gpus": -1}, {"time_limit_s": 0}, {"memory_bytes": 0}]
+)
+def test_workers_get_whole_things_or_a_share_of_one(content: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        WorkersConfig.model_validate(content)

@@ -13,7 +13,7 @@ from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.pipeline import candidate_system, check, prepare, read_run, trained_state
-from hwsearch.search.driver import SearchSummary
+from hwsearch.search.progress import SearchSummary
 from hwsearch.search.strategy import trainings
 from hwsearch.searching import SearchReports, search
 from hwsearch.separator.trained import load_trained

@@ -136,6 +136,16 @@ def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
     return tuple(mixtures)
 
 
+def dataset_files(folder: Path, split: Split) -> tuple[Path, ...]:
+    """Every file of a split.
+
+    Raises:
+        UserError: as `open_dataset`.
+    """
+    sounds = [folder / name for mixture in open_dataset(folder, split) for name in (mixture.mixture_path, mixture.target_path)]
+    return (manifest_path(folder, split), *sounds)
+
+
 def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Read a mixture [mics, samples] and its target [samples].
 

@@ -8,10 +8,10 @@ has finished, whose that is depends on that order too.
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from platform import python_version
 
@@ -22,8 +22,10 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity
 from hwsearch.files import digest
+from hwsearch.search.address import StorageAddress
 from hwsearch.search.objectives import Objective, objectives_of
-from hwsearch.search.promotion import promoted
+from hwsearch.search.progress import SearchProgress, SearchSummary
+from hwsearch.search.promotion import ALWAYS_PROMOTED, promoted
 from hwsearch.search.proposer import Candidate, Proposal, Proposer, Result, SeedProposer
 from hwsearch.search.record import (
     REFERENCE,
@@ -37,8 +39,11 @@ from hwsearch.search.record import (
     read_record,
 )
 from hwsearch.search.scoring import ScoringJob, TrainedFile, first_fidelity, trained_name
-from hwsearch.search.space import ENDS, UNIFORM, Point, SearchSpace, Seed
+from hwsearch.search.shared_study import SharedStudy, SharedSummary
+from hwsearch.search.space import Point, SearchSpace, Seed
+from hwsearch.search.stopping import Budgets
 from hwsearch.search.study import MIRROR_FILE, StudyMirror, objective_values
+from hwsearch.search.trials import Finished
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 
 Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
@@ -47,57 +52,15 @@ Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
 TRAINED_FOLDER = "trained"
 """Folder of a run with the weights of candidates that were trained."""
 
-ALWAYS_PROMOTED = (UNIFORM, ENDS)
-"""Strategies whose candidates are scored at every fidelity: what a search has to beat, and hand rules that look poor before
-training and good after it."""
-
 ASKS_BEFORE_MUTATION = 8
 """Proposals already known after which the last one is mutated instead of asking again."""
 
+MOST_AT_ONCE = 64
+"""Candidates that are charged at once, and outcomes that are settled at once, where so many are there: how many workers a driver
+keeps busy is decided by what it does for each candidate by itself."""
+
 MUTATIONS_BEFORE_COUNTING = 100
 """Mutations to known points after which the space counts as nearly full, and is counted through."""
-
-
-@dataclass(frozen=True)
-class SearchProgress:
-    """Where a search stands, after each finished candidate."""
-
-    fidelity: Fidelity
-    """The rung that is being scored; the counts are of it."""
-    scored: int
-    failed: int
-    trials: int
-    seconds: float
-    """Since this driver began the rung."""
-    candidates_per_second: float
-    """Finished by this driver."""
-    remaining_seconds: float | None
-    """None until this driver has finished a candidate."""
-
-
-@dataclass(frozen=True)
-class SearchSummary:
-    """How a search ended."""
-
-    folder: Path
-    scored: int
-    """Distinct candidates scored in all, the full-precision reference not among them."""
-    failed: int
-    trials: int
-    promoted: Mapping[Fidelity, int]
-    """Of these, scored at each higher fidelity."""
-    seconds: float
-    interrupted: bool
-
-    def __str__(self) -> str:
-        """One line for the user."""
-        counts = f"{self.scored} of {self.trials} candidates scored, {self.failed} failed"
-        counts += "".join(f", {count} at '{fidelity.value}'" for fidelity, count in self.promoted.items())
-        if self.interrupted:
-            return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
-        if self.scored < self.trials:
-            return f"no more allocations to propose: {counts}, in {self.folder}"
-        return f"done: {counts}, in {self.folder}"
 
 
 def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
@@ -111,13 +74,17 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
     seeds: Iterable[Seed],
     proposer: Proposer | None = None,
     provenance: Mapping[str, str] | None = None,
+    elapsed: Callable[[], float] | None = None,
+    storage: StorageAddress | None = None,
 ) -> SearchSummary:
-    """Search until `experiment.search.trials` distinct candidates are scored, or nobody proposes more; then promote.
+    """Search until `experiment.search.trials` distinct candidates are scored, another budget ends, or nobody proposes more;
+    then promote.
 
     The full-precision network is scored first, as candidate 0 outside the count. Then come the seeds, then `proposer`. Each of
     `search.promotions` then scores its share of the rung below again, and full precision with it. Ctrl-C ends the search
-    cleanly; calling this again with the same folder continues it. An experiment that differs only in `search.trials`,
-    `search.promotions`, `search.max_attempts`, `export` or `evaluation` continues it too.
+    cleanly; calling this again with the same folder continues it. An experiment that differs only in its budgets
+    (`search.trials`, `search.hours`, `search.stall_candidates`), `search.promotions`, `search.max_attempts`, `workers`,
+    `export` or `evaluation` continues it too. `search.hours` ends the promotions as well.
 
     Args:
         experiment: what to search.
@@ -130,6 +97,8 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
         proposer: the strategy behind the seeds.
         provenance: what else the candidates depend on, such as the hash of the base; must be the same on a
             resume.
+        elapsed: seconds since the run began whose `search.hours` count; by default since this call.
+        storage: where a shared study of everything finished is kept, too.
 
     Raises:
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
@@ -148,16 +117,21 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
         versions=_versions(),
         time=now(),
     )
-    proposers: list[Proposer] = [SeedProposer(seeds), *([] if proposer is None else [proposer])]
+    first = tuple(seeds)
+    proposers: list[Proposer] = [SeedProposer(first), *([] if proposer is None else [proposer])]
+    # Seeds alone may stop growing; where somebody proposes behind them, they are scored in any case.
+    budgets = Budgets(experiment.search, objectives, 0 if proposer is None else len(first), elapsed or _clock())
     with Record(folder, header) as record:
-        search = _Search(experiment, space, record, objectives, proposers, folder)
+        search = _Search(experiment, space, record, objectives, proposers, folder, budgets)
         interrupted = False
         try:
-            search.replay()
+            search.replay(storage)
             search.run(executor, cost, progress)
         except KeyboardInterrupt:
             interrupted = True
-        return search.summary(interrupted=interrupted)
+        finally:
+            shared = search.close_shared()
+        return search.summary(interrupted=interrupted, shared=shared)
 
 
 def search_digest(experiment: Experiment) -> str:
@@ -171,7 +145,8 @@ def search_digest(experiment: Experiment) -> str:
             exclude={
                 "base": True,
                 "data": {"corpora": {"__all__": {"root"}}},
-                "search": {"trials", "promotions", "max_attempts", "targets"},
+                "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
+                "workers": True,
                 "export": True,
                 "evaluation": True,
             },
@@ -190,8 +165,11 @@ class _Search:
         objectives: tuple[Objective, ...],
         proposers: Sequence[Proposer],
         folder: Path,
+        budgets: Budgets,
     ) -> None:
         self._experiment = experiment
+        self._budgets = budgets
+        self._stopped: str | None = None
         self._trials = experiment.search.trials
         self._first = first_fidelity(experiment)
         self._space = space
@@ -207,15 +185,21 @@ class _Search:
         self._finished: list[Result] = []
         self._rungs: dict[Fidelity, dict[int, Result | None]] = {self._first: {}}
         """What became of candidates at each fidelity, by number; None for one that failed."""
+        self._scored: Counter[Fidelity] = Counter()
+        """How many of these were scored, the reference not among them: looked at several times for each candidate."""
+        self._charged: dict[int, Mapping[str, float | None]] = {}
+        """Costs of candidates in flight, as far as they are known."""
         self._training: dict[int, tuple[int | None, str]] = {}
         """Of candidates whose training is in flight: whose weights it started from, and the file of its own."""
         self._weights: dict[tuple[Fidelity, int], str] = {}
         """Files of the weights of finished trainings."""
         self._start = time.perf_counter()
         self._mirror: StudyMirror
+        self._shared: SharedStudy | None = None
 
-    def replay(self) -> None:
-        """Take in the record as it is."""
+    def replay(self, storage: StorageAddress | None) -> None:
+        """Take in the record as it is, and open its studies."""
+        finished: list[Finished] = []
         _, events = read_record(self._folder)
         for event in events:
             if isinstance(event, Asked):
@@ -224,11 +208,15 @@ class _Search:
             candidate = self._asked[event.candidate] or _REFERENCE_CANDIDATE
             if isinstance(event, Scored) and event.weights is not None:
                 self._weights[event.fidelity, event.candidate] = event.weights
+            if storage is not None:
+                finished.append((event, candidate.point))
             scored = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else None
             self._note_finished(event.fidelity, scored or Result(candidate, None, {}))
         self._mirror = StudyMirror(
             self._folder / MIRROR_FILE, self._experiment.name, self._space, self._objectives, self._finished
         )
+        if storage is not None:
+            self._shared = SharedStudy(storage, self._record.header, self._folder, finished)
 
     def run(
         self,
@@ -243,17 +231,28 @@ class _Search:
         for promotion in self._experiment.search.promotions:
             if promotion.fidelity is below:
                 continue
+            if self._out_of_time():
+                return
             rung = self._rungs.setdefault(promotion.fidelity, {})
             waiting = deque(number for number in self._promoted(below, promotion.keep) if number not in rung)
 
             def next_promoted(_: set[int], waiting: deque[int] = waiting) -> int | None:
-                return waiting.popleft() if waiting else None
+                return waiting.popleft() if waiting and not self._out_of_time() else None
 
             total = len(waiting) + len(rung.keys() - {REFERENCE})
             self._run_rung(promotion.fidelity, next_promoted, executor, cost, progress, total - (REFERENCE in waiting))
             below = promotion.fidelity
 
-    def summary(self, *, interrupted: bool) -> SearchSummary:
+    def close_shared(self) -> SharedSummary | None:
+        """Bring the shared study up to date, if there is one and its server takes anything; Ctrl-C leaves it as it is."""
+        if self._shared is None:
+            return None
+        try:
+            return self._shared.close()
+        except KeyboardInterrupt:
+            return self._shared.abandon()
+
+    def summary(self, *, interrupted: bool, shared: SharedSummary | None) -> SearchSummary:
         """How it ended."""
         scored, failed = self._counts(self._first)
         return SearchSummary(
@@ -264,7 +263,20 @@ class _Search:
             promoted={fidelity: self._counts(fidelity)[0] for fidelity in self._rungs if fidelity is not self._first},
             seconds=time.perf_counter() - self._start,
             interrupted=interrupted,
+            stopped=self._stopped,
+            shared=None if shared is None else str(shared),
         )
+
+    def _out_of_time(self) -> bool:
+        """Whether nothing may be begun any more; asked only where something is left to begin."""
+        reason = self._budgets.out_of_time()
+        self._stopped = reason or self._stopped
+        return reason is not None
+
+    def _has_stalled(self) -> bool:
+        """Whether no more candidates are worth asking for."""
+        self._stopped = self._budgets.stalled()
+        return self._stopped is not None
 
     def _run_rung(
         self,
@@ -279,16 +291,16 @@ class _Search:
         trials = self._trials if total is None else total
         start, before = time.perf_counter(), len(self._rungs[fidelity])
 
-        def report() -> None:
+        def report(latest: Scored | Failed | None = None) -> None:
             seconds = time.perf_counter() - start
             scored, failed = self._counts(fidelity)
             done = len(self._rungs[fidelity]) - before
             rate = done / seconds if seconds > 0 else 0.0
             remaining = (trials - scored) / rate if done else None
-            progress(SearchProgress(fidelity, scored, failed, trials, seconds, rate, remaining))
+            progress(SearchProgress(fidelity, scored, failed, trials, seconds, rate, remaining, len(in_flight), latest))
 
-        report()
         in_flight: set[int] = set()
+        report()
         while True:
             while len(in_flight) < executor.capacity:
                 number = next_number(in_flight)
@@ -298,18 +310,18 @@ class _Search:
                 in_flight.add(number)
             if not in_flight:
                 return
-            outcome = executor.next_outcome()
-            in_flight.remove(outcome.key)
-            self._settle(outcome, fidelity, cost)
-            report()
+            outcomes = [executor.next_outcome()]
+            outcomes += [executor.next_outcome() for _ in range(min(executor.ready, MOST_AT_ONCE - 1))]
+            for event in self._settle(outcomes, in_flight, fidelity, cost):
+                in_flight.remove(event.candidate)
+                report(event)
             if fidelity is self._first and self._counts(fidelity)[1] >= self._trials:
                 raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
     def _counts(self, fidelity: Fidelity) -> tuple[int, int]:
         """Candidates scored and failed at a fidelity, the reference not among them."""
-        results = [result for number, result in self._rungs[fidelity].items() if number != REFERENCE]
-        scored = sum(result is not None for result in results)
-        return scored, len(results) - scored
+        rung, scored = self._rungs[fidelity], self._scored[fidelity]
+        return scored, len(rung) - (REFERENCE in rung) - scored
 
     def _promoted(self, below: Fidelity, keep: int) -> list[int]:
         """Who is scored again, first the reference; widest first, so that narrow ones find trained neighbours to start from."""
@@ -372,7 +384,8 @@ class _Search:
             return REFERENCE
         if backlog and backlog[0] == REFERENCE:
             return backlog.popleft()
-        if self._counts(self._first)[0] + len(in_flight - {REFERENCE}) >= self._trials:
+        enough = self._counts(self._first)[0] + len(in_flight) - (REFERENCE in in_flight) >= self._trials
+        if enough or self._out_of_time() or self._has_stalled():
             return None
         if backlog:
             return backlog.popleft()
@@ -416,11 +429,35 @@ class _Search:
             return uniform(self._experiment.separator, FLOAT_BITS, FLOAT_BITS)
         return self._space.decode(candidate.point)
 
-    def _settle(self, outcome: Outcome[Mapping[str, float]], fidelity: Fidelity, cost: Cost) -> None:
-        """Record what became of a candidate, then tell the proposers and the mirror."""
+    def _settle(
+        self, outcomes: Sequence[Outcome[Mapping[str, float]]], in_flight: set[int], fidelity: Fidelity, cost: Cost
+    ) -> Iterator[Scored | Failed]:
+        """Record what became of candidates, then tell proposers and mirrors of one after another."""
+        events = [self._event(outcome, self._charge(outcome.key, in_flight, cost), fidelity) for outcome in outcomes]
+        self._record.extend(events)
+        for event in events:
+            self._take_in(event, self._charged.pop(event.candidate))
+            yield event
+
+    def _charge(self, number: int, in_flight: set[int], cost: Cost) -> Mapping[str, float | None]:
+        """Costs of a candidate; those of others in flight come with it, because many take as long as one."""
+        if number not in self._charged:
+            others = (other for other in sorted(in_flight) if other != number and other not in self._charged)
+            numbers = [number, *islice(others, MOST_AT_ONCE - 1)]
+            for charged, costs in zip(numbers, cost([self._allocation(each) for each in numbers]), strict=True):
+                self._charged[charged] = {name: _finite(value) for name, value in costs.items()}
+        return self._charged[number]
+
+    def _event(
+        self, outcome: Outcome[Mapping[str, float]], costs: Mapping[str, float | None], fidelity: Fidelity
+    ) -> Scored | Failed:
+        """What became of a candidate, as the record has it.
+
+        Raises:
+            UserError: the full-precision network could not be scored.
+        """
         number = outcome.key
         allocation = self._allocation(number)
-        costs = {name: _finite(value) for name, value in cost([allocation])[0].items()}
         metrics = {
             name: value
             for name, value in ((name, _finite(value)) for name, value in (outcome.result or {}).items())
@@ -434,42 +471,44 @@ class _Search:
             raise UserError(f"the full-precision network cannot be scored ({reason}); wanted a scorer that works")
         strategy = REFERENCE_STRATEGY if candidate is None else candidate.strategy
         if reason is None:
-            self._record.append(
-                Scored(
-                    candidate=number,
-                    strategy=strategy,
-                    seed=self._experiment.seed,
-                    allocation=allocation.to_json(),
-                    metrics=metrics,
-                    costs=costs,
-                    fidelity=fidelity,
-                    start=start,
-                    weights=weights,
-                    seconds=outcome.seconds,
-                    worker=outcome.worker,
-                    attempts=outcome.attempts,
-                    time=now(),
-                )
+            return Scored(
+                candidate=number,
+                strategy=strategy,
+                seed=self._experiment.seed,
+                allocation=allocation.to_json(),
+                metrics=metrics,
+                costs=dict(costs),
+                fidelity=fidelity,
+                start=start,
+                weights=weights,
+                seconds=outcome.seconds,
+                worker=outcome.worker,
+                attempts=outcome.attempts,
+                time=now(),
             )
-        else:
-            self._record.append(
-                Failed(
-                    candidate=number,
-                    strategy=strategy,
-                    fidelity=fidelity,
-                    reason=reason,
-                    seconds=outcome.seconds,
-                    worker=outcome.worker,
-                    attempts=outcome.attempts,
-                    time=now(),
-                )
-            )
-        if reason is None and weights is not None:
-            self._weights[fidelity, number] = weights
-        result = Result(candidate or _REFERENCE_CANDIDATE, metrics if reason is None else None, costs)
-        self._note_finished(fidelity, result)
-        if candidate is not None and fidelity is self._first:
+        return Failed(
+            candidate=number,
+            strategy=strategy,
+            fidelity=fidelity,
+            reason=reason,
+            seconds=outcome.seconds,
+            worker=outcome.worker,
+            attempts=outcome.attempts,
+            time=now(),
+        )
+
+    def _take_in(self, event: Scored | Failed, costs: Mapping[str, float | None]) -> None:
+        """Remember what became of a candidate, and tell proposers and mirrors."""
+        candidate = self._asked[event.candidate]
+        metrics = event.metrics if isinstance(event, Scored) else None
+        if isinstance(event, Scored) and event.weights is not None:
+            self._weights[event.fidelity, event.candidate] = event.weights
+        result = Result(candidate or _REFERENCE_CANDIDATE, metrics, costs)
+        self._note_finished(event.fidelity, result)
+        if candidate is not None and event.fidelity is self._first:
             self._mirror.add(result)
+        if candidate is not None and self._shared is not None:
+            self._shared.add(event, candidate.point)
 
     def _note_asked(self, event: Asked) -> None:
         self._unfinished.add(event.candidate)
@@ -485,16 +524,25 @@ class _Search:
     def _note_finished(self, fidelity: Fidelity, result: Result) -> None:
         number = result.candidate.number
         self._rungs.setdefault(fidelity, {})[number] = None if result.metrics is None else result
+        self._scored[fidelity] += number != REFERENCE and result.metrics is not None
         if fidelity is not self._first:
             return
         self._unfinished.discard(number)
         if number != REFERENCE:
             self._finished.append(result)
+            if result.metrics is not None:
+                self._budgets.add(self._values(result) if self._fits(result) else None)
         for proposer in self._proposers:
             if number != REFERENCE:
                 proposer.tell(result)
             elif result.metrics is not None:
                 proposer.started(result.metrics)
+
+
+def _clock() -> Callable[[], float]:
+    """Seconds since this call."""
+    start = time.monotonic()
+    return lambda: time.monotonic() - start
 
 
 _REFERENCE_CANDIDATE = Candidate(REFERENCE, (), REFERENCE_STRATEGY, {})

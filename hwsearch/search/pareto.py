@@ -28,7 +28,7 @@ def non_dominated(values: Values, directions: Sequence[Direction]) -> npt.NDArra
     Returns:
         [N] mask.
     """
-    losses = _as_losses(values, directions)
+    losses = as_losses(values, directions)
     order = np.flatnonzero(~np.isnan(losses).any(axis=1))
     # In lexicographic order a row can only be dominated by an earlier one.
     order = order[np.lexsort(losses[order].T[::-1])]
@@ -63,8 +63,8 @@ def hypervolume_2d(values: Values, directions: Sequence[Direction], reference: S
     Returns:
         The area, in the product of the objectives' units.
     """
-    corner = _as_losses(np.asarray([reference], dtype=np.float64), directions)[0]
-    losses = _as_losses(values, directions)
+    corner = as_losses(np.asarray([reference], dtype=np.float64), directions)[0]
+    losses = as_losses(values, directions)
     losses = losses[(losses < corner).all(axis=1)]
     losses = losses[np.lexsort(losses.T[::-1])]
     if not len(losses):
@@ -74,7 +74,7 @@ def hypervolume_2d(values: Values, directions: Sequence[Direction], reference: S
     return float(((corner[0] - losses[:, 0]) * (floor[:-1] - floor[1:])).sum())
 
 
-def _as_losses(values: Values, directions: Sequence[Direction]) -> Values:
+def as_losses(values: Values, directions: Sequence[Direction]) -> Values:
     """The values with signs such that less is better."""
     if values.ndim != 2 or values.shape[1] != len(directions):
         raise ValueError(f"values of shape {values.shape}; wanted one column for each of {len(directions)} directions")

@@ -6,6 +6,11 @@ import numpy as np
 
 from hwsearch.search.objectives import Direction
 from hwsearch.search.pareto import Values, non_dominated
+from hwsearch.search.space import ENDS, UNIFORM
+
+ALWAYS_PROMOTED = (UNIFORM, ENDS)
+"""Strategies whose candidates are scored at every fidelity: what a search has to beat, and hand rules that look poor before
+training and good after it."""
 
 
 def promoted(

@@ -4,11 +4,16 @@ One JSON object per line. The first is the header; then one entry when a candida
 is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
 can tear only the last line; the next driver cuts it off. A lock of the operating system, which a kill
 releases, lets one driver at a time write to a folder.
+
+A record of an earlier schema is read as one of the present; a driver that opens it writes it anew, whole, and keeps the old one
+beside it.
 """
 
 import fcntl
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
+from hwsearch.files import atomic_write_bytes
+from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import Objective
 from hwsearch.search.space import SearchSpace
 
@@ -28,6 +35,10 @@ LOCK_FILE = "search.lock"
 REFERENCE = 0
 """Number of the candidate that is the full-precision base, scored first and outside the space."""
 REFERENCE_STRATEGY = "full-precision"
+
+_LOCK_TRIES = 5
+_LOCK_PAUSE_SECONDS = 0.02
+"""Between tries for a lock: `lock_holder` looks at it for an instant, which must not turn a driver away."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=0)]
@@ -136,15 +147,21 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise UserError(f"{path}: empty; wanted the record of a search")
+    lines = _present(lines, path)
     header = _parse_header(lines[0], path)
     return header, _parse_events(lines, path, header)
+
+
+def kept_aside(folder: Path, version: int) -> Path:
+    """Where a driver keeps the record as it was before it was brought up from an earlier schema version."""
+    return folder / f"record.version-{version}.jsonl"
 
 
 class Record:
     """A run folder's record, open for appending by the one driver that holds the folder's lock."""
 
     def __init__(self, folder: Path, header: Header) -> None:
-        """Lock the folder, cut off a torn last line, and write the header if the record is new.
+        """Lock the folder, cut off a torn last line, write the header if the record is new, and upgrade one of an earlier schema.
 
         Raises:
             UserError: another process holds the folder, or it belongs to another experiment.
@@ -164,10 +181,21 @@ class Record:
             raise
 
     def append(self, event: Event) -> None:
-        """Write one entry; a scored or failed one is on the disk when this returns."""
-        self._write(event)
-        if not isinstance(event, Asked):
-            os.fsync(self._handle)
+        """Write one entry; a scored or failed one is on the disk when this returns.
+
+        Raises:
+            UserError: as `extend`.
+        """
+        self.extend([event])
+
+    def extend(self, events: Sequence[Event]) -> None:
+        """Write entries; they are on the disk when this returns if any is scored or failed. Several wait for the disk once.
+
+        Raises:
+            UserError: it cannot be written, for example because the disk is full. What stood there before still does, and the
+                next driver cuts off what may be torn.
+        """
+        self._write(events, durably=not all(isinstance(event, Asked) for event in events))
 
     def close(self) -> None:
         """Close the record and release the folder."""
@@ -186,11 +214,12 @@ class Record:
         if whole < len(content):
             os.ftruncate(self._handle, whole)
         if whole == 0:
-            self._write(header)
-            os.fsync(self._handle)
+            self._write([header], durably=True)
             _sync_folder(folder)
             return header
-        found = _parse_header(content[: content.index(b"\n")], self._path)
+        lines = content[:whole].splitlines()
+        upgraded = _present(lines, self._path)
+        found = _parse_header(upgraded[0], self._path)
         if found.experiment != header.experiment:
             raise UserError(
                 f"{folder}: holds a search of experiment '{found.name}' ({found.experiment[:12]}), not of "
@@ -200,12 +229,33 @@ class Record:
             before, here = found.provenance.get(key), header.provenance.get(key)
             if before != here:
                 raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
+        if upgraded is not lines:
+            self._replace(folder, content[:whole], upgraded)
         return found
 
-    def _write(self, entry: Entry) -> None:
-        line = entry.model_dump_json().encode() + b"\n"
-        while line:
-            line = line[os.write(self._handle, line) :]
+    def _replace(self, folder: Path, before: bytes, upgraded: list[bytes]) -> None:
+        """Put the record of the present schema in the place of the old one, which is kept aside; a kill leaves either."""
+        version = schema_version(before[: before.index(b"\n")])
+        atomic_write_bytes(kept_aside(folder, version or 0), before)
+        atomic_write_bytes(self._path, b"".join(line + b"\n" for line in upgraded))
+        _sync_folder(folder)
+        # The old handle still leads to the old file.
+        handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
+        os.dup2(handle, self._handle, inheritable=False)
+        os.close(handle)
+
+    def _write(self, entries: Sequence[Entry], *, durably: bool) -> None:
+        lines = b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
+        try:
+            while lines:
+                lines = lines[os.write(self._handle, lines) :]
+            if durably:
+                os.fsync(self._handle)
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); it keeps all entries before: make room, and the same "
+                "command goes on"
+            ) from None
 
 
 def _lock_folder(folder: Path) -> int:
@@ -213,16 +263,75 @@ def _lock_folder(folder: Path) -> int:
 
     `flock` belongs to the open file, so a second driver in the same process is refused as well.
     """
-    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    path = folder / LOCK_FILE
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    tries = 1
+    while not _try_lock(handle, fcntl.LOCK_EX):
+        if tries == _LOCK_TRIES:
+            holder = os.read(handle, 32)
+            os.close(handle)
+            raise _searching_here(folder, holder)
+        time.sleep(_LOCK_PAUSE_SECONDS)
+        tries += 1
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(handle, 32).decode(errors="replace").strip()
+        os.ftruncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+    except OSError as error:
         os.close(handle)
-        raise UserError(f"{folder}: process {holder or 'unknown'} is searching here; wanted a folder of its own") from None
-    os.ftruncate(handle, 0)
-    os.write(handle, f"{os.getpid()}\n".encode())
+        raise UserError(f"{path}: cannot be written ({error.strerror}); wanted a place with room") from None
     return handle
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """The driver that holds a run folder."""
+
+    process: str
+    """Its id on the machine where it runs."""
+    since: datetime
+    """When it took the folder, UTC."""
+
+
+def lock_holder(folder: Path) -> LockHolder | None:
+    """Which driver is searching in a folder, if any; changes nothing there.
+
+    The lock is shared for an instant, which a driver that is just starting waits for.
+    """
+    try:
+        handle = os.open(folder / LOCK_FILE, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if _try_lock(handle, fcntl.LOCK_SH):
+            return None
+        process = os.read(handle, 32).decode(errors="replace").strip()
+        return LockHolder(process or "unknown", datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
+    finally:
+        os.close(handle)
+
+
+def check_unlocked(folder: Path) -> None:
+    """Refuse a folder in which a driver is searching.
+
+    Raises:
+        UserError: names its process.
+    """
+    holder = lock_holder(folder)
+    if holder is not None:
+        raise _searching_here(folder, holder.process.encode())
+
+
+def _searching_here(folder: Path, holder: bytes) -> UserError:
+    process = holder.decode(errors="replace").strip() or "unknown"
+    return UserError(f"{folder}: process {process} is searching here; wanted a folder of its own")
+
+
+def _try_lock(handle: int, kind: int) -> bool:
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -232,6 +341,21 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _present(lines: list[bytes], path: Path) -> list[bytes]:
+    """The lines of a record as those of the present schema; the very list where it is of that already.
+
+    Raises:
+        UserError: a schema that this version cannot read.
+    """
+    found = schema_version(lines[0])
+    if found is None or found == SCHEMA_VERSION:
+        return lines
+    if not can_upgrade(found, SCHEMA_VERSION):
+        newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
+        raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
+    return upgrade(lines, found, SCHEMA_VERSION)
 
 
 def _parse_header(line: bytes, path: Path) -> Header:

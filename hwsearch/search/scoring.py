@@ -1,16 +1,18 @@
 """The quality of a bit allocation: SI-SNR improvement on the validation mixtures, at a fidelity."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.data.dataset import dataset_files, load_mixture, open_dataset
+from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.files import digest
 from hwsearch.metrics.statistics import mean_interval
@@ -47,10 +49,23 @@ class ScoringJob:
     output: Path | None = None
     start: TrainedFile | None = None
 
+    def files(self) -> Iterable[Path]:
+        """What a worker reads where it is there: the weights it starts from, and those that an earlier attempt left."""
+        return (*(() if self.start is None else (self.start.path,)), *self.results())
+
+    def results(self) -> Iterable[Path]:
+        """What a worker writes."""
+        return () if self.output is None else (self.output,)
+
+    def below(self, root: Path) -> Self:
+        """The same with all files below another root."""
+        start = None if self.start is None else moved_paths(self.start, root)
+        return replace(moved_paths(self, root), start=start)
+
 
 @dataclass(frozen=True)
 class ScorerFactory:
-    """Builds the scoring function in the process that will use it; holds paths, so that it travels light.
+    """Builds the scoring function in the process that will use it; holds paths, absolute where it travels, so that it is light.
 
     Attributes:
         base: the base file.
@@ -71,9 +86,18 @@ class ScorerFactory:
         Raises:
             UserError: an unusable base, data set or pool.
         """
-        torch.set_num_threads(1)
+        torch.set_num_threads(self.experiment.workers.threads)
         prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
         return _Scorer(self, prepared).score
+
+    def files(self) -> Iterable[Path]:
+        """All that scoring reads, for workers that do not share it."""
+        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
+        return (self.base, self.calibration, *mixtures, *(() if self.pool is None else (self.pool,)))
+
+    def below(self, root: Path) -> Self:
+        """The same, reading copies below another root."""
+        return moved_paths(self, root)
 
 
 def first_fidelity(experiment: Experiment) -> Fidelity:

@@ -1,18 +1,19 @@
 """The work of the jobs, in the process that runs them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwsearch.data.dataset import open_dataset
+from hwsearch.data.dataset import dataset_files, open_dataset
 from hwsearch.errors import UserError
+from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.curvature import Probe, ProbeRule, curvature_table, fisher_traces, probe_traces, squared_errors
@@ -49,6 +50,15 @@ class WorkFactory:
     data_folder: Path
     calibration: Path
     pool: Path | None
+
+    def files(self) -> Iterable[Path]:
+        """All that the jobs read, for workers that do not share it."""
+        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
+        return (self.base, self.calibration, *mixtures, *(() if self.pool is None else (self.pool,)))
+
+    def below(self, root: Path) -> Self:
+        """The same, reading copies below another root."""
+        return moved_paths(self, root)
 
     def __call__(self) -> Callable[[Job], tuple[Result, ...]]:
         """Load the base once; mixtures and quantized weights are made when a job wants them.

@@ -114,17 +114,7 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
     separator = load_checked_base(experiment, workspace.base_path)
     base_sha256 = base_digest(workspace.base_path)
     count, seconds = experiment.qat.examples, experiment.qat.segment_seconds
-    key = digest(
-        {
-            "format": _FORMAT,
-            "data": experiment.data_digest(),
-            "speeds": experiment.training.speeds,
-            "base": base_sha256,
-            "examples": count,
-            "seconds": seconds,
-        }
-    )
-    path = workspace.data_folder / "pools" / f"{key[:16]}.safetensors"
+    path = pool_path(workspace)
     if path.is_file():
         return path
     check_writable(path)
@@ -141,6 +131,22 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
     tensors = {name: getattr(pool, name) for name in _TENSORS}
     atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
     return path
+
+
+def pool_path(workspace: Workspace) -> Path:
+    """Where the pool of an experiment lies, whose base must be there."""
+    experiment = workspace.experiment
+    key = digest(
+        {
+            "format": _FORMAT,
+            "data": experiment.data_digest(),
+            "speeds": experiment.training.speeds,
+            "base": base_digest(workspace.base_path),
+            "examples": experiment.qat.examples,
+            "seconds": experiment.qat.segment_seconds,
+        }
+    )
+    return workspace.data_folder / "pools" / f"{key[:16]}.safetensors"
 
 
 def load_pool(path: Path) -> TrainingPool:

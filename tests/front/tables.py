@@ -7,7 +7,7 @@ import numpy as np
 from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import Asked, Failed, Header, Record, Scored
+from hwsearch.search.record import Asked, Event, Failed, Header, Record, Scored
 from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight
 
 TIME = "2030-01-01T00:00:00.000+00:00"
@@ -56,16 +56,17 @@ def write_record(
         versions={},
         time=TIME,
     )
+    events: list[Event] = []
     with Record(folder, header) as record:
         for number, allocation in enumerate(allocations):
             strategy = "full-precision" if number == 0 else "test"
-            record._write(
+            events.append(
                 Asked(
                     candidate=number, strategy=strategy, point=(0,) * len(header.widths) if number else None, state={}, time=TIME
                 )
             )
             if number in fails:
-                record._write(
+                events.append(
                     Failed(
                         candidate=number,
                         strategy=strategy,
@@ -78,7 +79,7 @@ def write_record(
                     )
                 )
                 continue
-            record._write(
+            events.append(
                 Scored(
                     candidate=number,
                     strategy=strategy,
@@ -93,3 +94,4 @@ def write_record(
                     time=TIME,
                 )
             )
+        record.extend(events)

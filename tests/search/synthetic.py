@@ -1,10 +1,12 @@
 """A search problem with a known answer: noise powers of the sites add, sizes add. Run as a module, it is a
 driver to kill.
 
-`python -m tests.search.synthetic FOLDER TRIALS SECONDS_PER_CANDIDATE SAMPLER` searches in FOLDER.
+`python -m tests.search.synthetic FOLDER TRIALS SECONDS_PER_CANDIDATE SAMPLER` searches in FOLDER, with a shared
+study where HWSEARCH_STORAGE says.
 """
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +17,13 @@ import numpy as np
 
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, SamplerKind, parse_experiment
-from hwsearch.search.driver import SearchProgress, SearchSummary, run_search
+from hwsearch.search.address import STORAGE_VARIABLE, StorageAddress, parse_address
+from hwsearch.search.driver import run_search
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import loss_prior
+from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
 from hwsearch.search.scoring import ScoringJob
@@ -143,6 +147,7 @@ def search(
     *,
     seeds: Sequence[Seed] | None = None,
     proposer: Proposer | None = None,
+    storage: StorageAddress | None = None,
     progress: Callable[[SearchProgress], None] = lambda _: None,
     charge: Callable[[Sequence[BitAllocation]], list[dict[str, float]]] = cost,
 ) -> SearchSummary:
@@ -157,6 +162,7 @@ def search(
         progress,
         seeds=default_seeds(space) if seeds is None else seeds,
         proposer=proposer or proposer_of(experiment),
+        storage=storage,
     )
 
 
@@ -178,4 +184,6 @@ def cut_record(source: Path, target: Path, length: int) -> None:
 if __name__ == "__main__":
     scorer = LocalExecutor(partial(make_scorer, float(sys.argv[3])))
     experiment = make_experiment(int(sys.argv[2]), sampler=sys.argv[4])
-    sys.stdout.write(f"{search(Path(sys.argv[1]), experiment, scorer)}\n")
+    storage = parse_address(os.environ[STORAGE_VARIABLE]) if STORAGE_VARIABLE in os.environ else None
+    summary = search(Path(sys.argv[1]), experiment, scorer, storage=storage)
+    sys.stdout.write(f"{summary}\n" + (f"{summary.shared}\n" if summary.shared else ""))

@@ -155,13 +155,15 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     Record(tmp_path, header()).close()
 
 
-def test_another_schema_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (3, "3, which a newer hwsearch writes")])
+def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, what: str) -> None:
     path = write(tmp_path)
-    path.write_text(path.read_text().replace('"schema_version":2', '"schema_version":1'))
+    path.write_text(path.read_text().replace('"schema_version":2', f'"schema_version":{version}'))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=re.escape(f"{path}: schema version 1; wanted 2")):
+    message = re.escape(f"{path}: schema version {what}; wanted 2 or earlier, from 1 on")
+    with pytest.raises(UserError, match=message):
         read_record(tmp_path)
-    with pytest.raises(UserError, match="schema version 1; wanted 2"):
+    with pytest.raises(UserError, match=message):
         Record(tmp_path, header())
     assert path.read_bytes() == before
 

@@ -17,10 +17,11 @@ from hwsearch.experiment import Experiment, Prior
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.query import query
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import SearchSummary, run_search
+from hwsearch.search.driver import run_search
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import separable_loss
+from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds

@@ -1,15 +1,17 @@
 """Candidates of a sweep over cost weights: jobs for an executor, and a file that keeps what they found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
+from hwsearch.data.dataset import dataset_files
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
-from hwsearch.experiment import Experiment
+from hwsearch.executor.portable import moved_paths
+from hwsearch.experiment import Experiment, Split
 from hwsearch.files import atomic_write_json, digest, file_digest, read_json
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.job import nas_job
@@ -69,6 +71,14 @@ class NasFactory:
             return nas_job(options, self.cost, self.experiment.nas, pool, cost_weight, self.experiment.seed)
 
         return work
+
+    def files(self) -> Iterable[Path]:
+        """All that the work reads, for workers that do not share it."""
+        return (self.base, self.calibration, *dataset_files(self.data_folder, Split.VALIDATION), self.pool)
+
+    def below(self, root: Path) -> Self:
+        """The same, reading copies below another root."""
+        return moved_paths(self, root)
 
     def key(self) -> str:
         """Hash of all that the results depend on. A cost weight's result does not depend on which others there are.

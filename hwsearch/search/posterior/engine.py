@@ -5,6 +5,9 @@ under each (Thompson sampling: the draws differ as much as what is known leaves 
 the front already are added, because real losses do not quite add up. Among these, those are taken on which the front's expected
 growth is largest. With several costs each proposal weighs them anew at random, as ParEGO does (Knowles 2006), so that all
 directions of the front are visited. Candidates that are being scored count as scored, at what is expected of them.
+
+Several proposals at once share the draws and one pool, from which they are taken one after another, each counting as being scored
+for the next: solving and judging the pool is what takes time, and a thousand workers want a hundred proposals a second.
 """
 
 import math
@@ -36,6 +39,12 @@ _COUNTED = 4096
 
 _FINALISTS = 64
 """Of the pool, those whose uncertainty is computed: it takes a matrix product."""
+
+_MORE_DRAWS = 0.25
+"""Further tables drawn for each further proposal of several at once."""
+
+_MORE_FINALISTS = 4
+"""Further finalists for each of these."""
 
 _MODEL_DB = 0.1
 """How far the sum of losses is from the measured quality at first, dB; then the residuals tell."""
@@ -135,12 +144,21 @@ class PosteriorEngine:
         """What each choice is believed to lose at each option, [choices, options], 0 or more: the mean, or a draw by `rng`."""
         return np.maximum(self._posterior.mean, 0.0) if rng is None else self._posterior.draw(rng)
 
+    @property
+    def running(self) -> int:
+        """How many candidates are being scored."""
+        return len(self._running)
+
     def propose(self, rng: np.random.Generator) -> Point | None:
         """The next point to score; None if nothing new was found."""
+        return next(iter(self.propose_several(1, rng)), None)
+
+    def propose_several(self, count: int, rng: np.random.Generator) -> list[Point]:
+        """The next points to score, at most `count` different ones, the best first; none if nothing new was found."""
         weights = rng.dirichlet(np.ones(len(self._objectives)))
-        pool = self._pool(weights, rng)
+        pool = self._pool(weights, _DRAWS + int(_MORE_DRAWS * (count - 1)), rng)
         if not len(pool):
-            return None
+            return []
         ranges = np.array([np.ptp(cost.table[self._usable]) or 1.0 for cost in self._objectives]) * len(self._valid)
         scales = weights / ranges
         costs = np.stack([cost.charge(pool) for cost in self._objectives], axis=1)
@@ -149,11 +167,20 @@ class PosteriorEngine:
         widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
         ends = (float(levels.min(initial=self._quality(self._mean_loss(pool[:1]))[0])) - 1.0, widest)
         mean = self._quality(self._mean_loss(pool))
+        fronted, levels = _rising(fronted, levels)
         rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db()), (fronted, levels), ends)
-        final = np.argsort(-rough, kind="stable")[:_FINALISTS]
+        final = np.argsort(-rough, kind="stable")[: _FINALISTS + _MORE_FINALISTS * (count - 1)]
         expected, deviation = self._expected(pool[final])
-        gain = expected_improvement(combined[final], expected, deviation, (fronted, levels), ends)
-        return tuple(pool[final[int(gain.argmax())]].tolist())
+        taken: list[int] = []
+        while True:
+            gain = expected_improvement(combined[final], expected, deviation, (fronted, levels), ends)
+            gain[taken] = -np.inf
+            best = int(gain.argmax())
+            taken.append(best)
+            if len(taken) == min(count, len(final)):
+                return [tuple(pool[row].tolist()) for row in final[taken]]
+            place = int(np.searchsorted(fronted, combined[final[best]], side="right"))
+            fronted, levels = _rising(np.insert(fronted, place, combined[final[best]]), np.insert(levels, place, expected[best]))
 
     def _learn(self, point: Point, quality: float) -> None:
         options = np.array(point, np.int64)
@@ -174,10 +201,10 @@ class PosteriorEngine:
         self._qualities = np.append(self._qualities[kept], quality)
         self._costs = np.concatenate([self._costs[kept], costs])
 
-    def _pool(self, weights: FloatArray, rng: np.random.Generator) -> OptionArray:
+    def _pool(self, weights: FloatArray, draws: int, rng: np.random.Generator) -> OptionArray:
         """New allocations within the limits, [N, choices]."""
         found = [self._mutants(rng)]
-        for draw in range(_DRAWS + 1):
+        for draw in range(draws + 1):
             losses = self.losses(rng if draw else None)
             pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
             steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
@@ -267,6 +294,13 @@ def table_cost(table: FloatArray, constant: float) -> KnownCost:
         return total
 
     return KnownCost(table, charge)
+
+
+def _rising(costs: FloatArray, qualities: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Those, in rising order of cost, whose quality is above that of all before them."""
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], qualities]))
+    better = best[1:] > best[:-1]
+    return costs[better], qualities[better]
 
 
 def _to_unit_range(table: FloatArray, usable: npt.NDArray[np.bool_]) -> FloatArray:

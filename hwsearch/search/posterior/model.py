@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.blas import dger
 
 FloatArray = npt.NDArray[np.float64]
 OptionArray = npt.NDArray[np.int64]
@@ -68,7 +69,8 @@ class LossPosterior:
         gain = self._root @ direction
         self._theta += gain * ((loss - self._theta[columns].sum()) / variance)
         shrink = 1.0 / (variance + deviation * np.sqrt(variance))
-        self._root -= np.outer(gain, direction * shrink)
+        # In place: the matrix is by far the largest thing that moves here. BLAS wants the order of its transpose.
+        dger(-shrink, direction, gain, a=self._root.T, overwrite_a=True)
 
     def expect(self, options: OptionArray) -> FloatArray:
         """Mean of the loss of allocations [allocations, choices], [allocations]."""

@@ -1,0 +1,328 @@
+"""What a search would run and cost, found out without writing anything into its folders."""
+
+import math
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hwsearch.data.dataset import manifest_path
+from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split, Strategy
+from hwsearch.front.status import read_tally
+from hwsearch.pipeline import calibration_path, check_plan, needs_training
+from hwsearch.search.costing import make_cost
+from hwsearch.search.known_costs import CostBook
+from hwsearch.search.objectives import objectives_of
+from hwsearch.search.promotion import ALWAYS_PROMOTED
+from hwsearch.search.proposer import Candidate, Result
+from hwsearch.search.record import RECORD_FILE, Asked, Scored, lock_holder, now
+from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
+from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.study import StudyMirror
+from hwsearch.sensitivity.estimate import kept_tables
+from hwsearch.sensitivity.table import Method
+from hwsearch.separator.allocation import uniform
+from hwsearch.separator.prepare import prepare_base
+from hwsearch.terminal import duration
+from hwsearch.training.pool import load_pool, pool_path
+from hwsearch.training.qat import train_quantized
+from hwsearch.workspace import Workspace
+
+_TRAINED_STEPS = 4
+"""Steps of training that are timed; the first, which is slower, is left out."""
+
+_TIMED = 2
+"""Candidates that are timed, whose weights are quantized by then."""
+
+RAY_BYTES = 0.6e9
+"""Ray's own processes on a machine, without its dashboard."""
+
+
+@dataclass(frozen=True)
+class RungPlan:
+    """Candidates that a rung scores."""
+
+    fidelity: Fidelity
+    candidates: int
+    """At most, of rungs that are promoted to."""
+    done: int
+    """Of these, in the record already."""
+    seconds_each: float | None
+    """On one worker; None where it could not be measured."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What scoring on this machine costs."""
+
+    start_seconds: float
+    """Until a worker has base and mixtures loaded, and the weights quantized at all widths."""
+    seconds_each: float
+    """A candidate at the first fidelity, later."""
+    step_seconds: float | None
+    """A step of training; None where no training mixtures are there or none are needed."""
+    record_bytes: float
+    """A candidate in the record and its mirror."""
+    memory_bytes: float
+    """A process that scores, at its largest."""
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a search would do."""
+
+    seeds: Mapping[str, int]
+    """By origin, in the order they are scored; a rung does not score one twice."""
+    exact: bool
+    """Whether the seeds are known; else those of priors are the most there can be."""
+    proposer: str
+    rungs: tuple[RungPlan, ...]
+    workers: int
+    measured: Measured | None
+    missing: tuple[str, ...]
+    """What is not there yet and comes first; its time is in no estimate."""
+    seconds: float | None
+    """From the first candidate to the last; None where a rung could not be measured."""
+    disk_bytes: float | None
+    """Record, mirror and trained weights."""
+    memory_bytes: float | None
+    """All workers, and Ray."""
+
+
+def dry_run(workspace: Workspace, workers: int, *, may_train: bool) -> DryRun:
+    """Plan a search and measure what it would cost, by scoring full precision and some seeds where base and data are there.
+
+    Args:
+        workspace: of the experiment; nothing in it changes.
+        workers: on this machine; with none this process scores. More workers than processors count as so many.
+        may_train: whether a base that is not there yet would be trained.
+
+    Raises:
+        UserError: what the search would refuse.
+    """
+    check_plan(workspace, may_train=may_train)
+    experiment = workspace.experiment
+    seeds, exact = _seeds(workspace)
+    missing = _missing(workspace, exact=exact)
+    ready = not needs_training(workspace) and manifest_path(workspace.data_folder, Split.VALIDATION).is_file()
+    measured = _measure(workspace) if ready else None
+    rungs = _rungs(workspace, seeds, measured)
+    at_once = max(1, min(workers, os.cpu_count() or 1))
+    todo = [(max(0, rung.candidates - rung.done), rung) for rung in rungs]
+    unknown = measured is None or any(rung.seconds_each is None for count, rung in todo if count)
+    return DryRun(
+        seeds=dict(Counter(seed.strategy for seed in seeds)) if exact else _most_seeds(experiment, seeds),
+        exact=exact,
+        proposer=_proposer(experiment),
+        rungs=rungs,
+        workers=workers,
+        measured=measured,
+        missing=missing,
+        seconds=None if measured is None or unknown else _seconds(todo, measured, at_once),
+        disk_bytes=None if measured is None else _disk(workspace, todo, measured),
+        memory_bytes=None if measured is None else max(1, workers) * measured.memory_bytes + (RAY_BYTES if workers else 0),
+    )
+
+
+def _seeds(workspace: Workspace) -> tuple[tuple[Seed, ...], bool]:
+    """The seeds, and whether they are all of them: those of priors need sensitivities."""
+    experiment = workspace.experiment
+    space = build_space(experiment.search, experiment.separator)
+    wanted = wanted_priors(experiment) if space.free else ()
+    tables = {table.method: table for table in kept_tables(workspace, space.free_sites)}
+    nas = wants_nas(experiment) and bool(space.free)
+    if nas or any(Method(prior.value) not in tables for prior in wanted):
+        return tuple(uniform_seeds(space) + ends_seeds(space)), False
+    plan = make_plan(experiment, space, CostBook(experiment, space), {prior: tables[Method(prior.value)] for prior in wanted})
+    return plan.seeds, True
+
+
+def _most_seeds(experiment: Experiment, known: tuple[Seed, ...]) -> dict[str, int]:
+    found = dict(Counter(seed.strategy for seed in known))
+    if wants_nas(experiment):
+        found["nas"] = 2 * len(experiment.nas.cost_weights)
+    whole = experiment.search.strategy in {Strategy.CURVATURE, Strategy.KL}
+    for prior in wanted_priors(experiment):
+        found[prior.value] = experiment.search.trials - sum(found.values()) if whole else experiment.search.seed_sizes
+    return found
+
+
+def _proposer(experiment: Experiment) -> str:
+    if experiment.search.strategy is not Strategy.PRIOR_CORRECTED:
+        return f"none: strategy '{experiment.search.strategy.value}' is its seeds alone"
+    return f"sampler '{experiment.search.sampler.value}'"
+
+
+def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
+    experiment = workspace.experiment
+    found = []
+    if not manifest_path(workspace.data_folder, Split.VALIDATION).is_file():
+        found.append(f"rooms and mixtures in {workspace.data_folder}: 'hwsearch data build' makes them")
+    if needs_training(workspace):
+        found.append(f"the base {workspace.base_path}: 'hwsearch train' makes it")
+    elif trainings(experiment) and not pool_path(workspace).is_file():
+        found.append("training mixtures, which the search makes")
+    if not exact:
+        priors = ", ".join(prior.value for prior in wanted_priors(experiment))
+        first = [f"sensitivities ({priors})"] if priors else []
+        if wants_nas(experiment):
+            first.append("the differentiable search")
+        found.append(f"{' and '.join(first)}, which the search begins with")
+    return tuple(found)
+
+
+def _rungs(workspace: Workspace, seeds: tuple[Seed, ...], measured: Measured | None) -> tuple[RungPlan, ...]:
+    experiment = workspace.experiment
+    search, first = experiment.search, first_fidelity(experiment)
+    done: dict[Fidelity, int] = {}
+    record = workspace.folder / RECORD_FILE
+    if record.is_file() and record.stat().st_size > 0:
+        tally = read_tally(workspace.folder, experiment)
+        status = tally.status(workspace.folder, lock_holder(workspace.folder), datetime.now(UTC))
+        done = {rung.fidelity: rung.scored for rung in status.rungs}
+    validation = experiment.data.mixtures.count[Split.VALIDATION]
+    whole = validation / min(search.validation_mixtures, validation)
+    always = sum(seed.strategy in ALWAYS_PROMOTED for seed in seeds)
+    each = None if measured is None else measured.seconds_each
+    plans = [RungPlan(first, search.trials, done.get(first, 0), each)]
+    for promotion in search.promotions:
+        if promotion.fidelity is first:
+            continue
+        seconds = None if measured is None else _seconds_each(experiment, promotion.fidelity, whole, measured)
+        most = min(promotion.keep + always, plans[-1].candidates)
+        plans.append(RungPlan(promotion.fidelity, most, done.get(promotion.fidelity, 0), seconds))
+    return tuple(plans)
+
+
+def _seconds_each(experiment: Experiment, fidelity: Fidelity, whole: float, measured: Measured) -> float | None:
+    """A candidate at a rung above the first, on all mixtures, which are `whole` times those of the first."""
+    scoring = measured.seconds_each * whole
+    if not fidelity.trained:
+        return scoring
+    if measured.step_seconds is None:
+        return None
+    steps = experiment.qat.steps if fidelity is Fidelity.SHORT_QAT else experiment.qat.full_steps
+    return scoring + steps * measured.step_seconds
+
+
+def _seconds(todo: list[tuple[int, RungPlan]], measured: Measured, at_once: int) -> float:
+    """From the first candidate to the last, on so many workers; 0 where none is left to score."""
+    scoring = sum(count * (rung.seconds_each or 0.0) for count, rung in todo)
+    return measured.start_seconds + scoring / at_once if scoring else 0.0
+
+
+def _measure(workspace: Workspace) -> Measured:
+    """Score full precision and some seeds, and train a few steps where that is to come, all beside the run folder."""
+    experiment = workspace.experiment
+    space = build_space(experiment.search, experiment.separator)
+    fidelity = first_fidelity(experiment)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        calibration = folder / "calibration.json"
+        if calibration_path(workspace).is_file():
+            shutil.copyfile(calibration_path(workspace), calibration)
+        start = time.perf_counter()
+        score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
+        points = [seed.point for seed in uniform_seeds(space)]
+        # What a worker does once counts as its start: it loads mixtures, and quantizes each site's weights at each width.
+        score(ScoringJob(uniform(experiment.separator, FLOAT_BITS, FLOAT_BITS), fidelity))
+        for point in points:
+            score(ScoringJob(space.decode(point), fidelity))
+        started = time.perf_counter() - start
+        mixed = [seed.point for seed in ends_seeds(space)] or points
+        jobs = [ScoringJob(space.decode(point), fidelity) for point in mixed[:_TIMED]]
+        start = time.perf_counter()
+        metrics = [score(job) for job in jobs][-1]
+        each = (time.perf_counter() - start) / len(jobs)
+        steps = _step_seconds(workspace, calibration) if trainings(experiment) and pool_path(workspace).is_file() else None
+        candidate = Candidate(1, points[-1], "uniform", {})
+        costs = make_cost(experiment)([jobs[-1].allocation])[0]
+        size = _entry_bytes(workspace, candidate, Result(candidate, metrics, costs), fidelity, folder)
+    peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Measured(started, each, steps, size, peak)
+
+
+def _step_seconds(workspace: Workspace, calibration: Path) -> float:
+    experiment = workspace.experiment
+    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
+    allocation = uniform(experiment.separator, max(experiment.search.weight_bits), max(experiment.search.activation_bits))
+    times: list[float] = []
+    train_quantized(
+        base,
+        allocation,
+        load_pool(pool_path(workspace)),
+        experiment.qat,
+        _TRAINED_STEPS,
+        experiment.seed,
+        on_step=lambda *_: times.append(time.perf_counter()),
+    )
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _entry_bytes(workspace: Workspace, candidate: Candidate, result: Result, fidelity: Fidelity, folder: Path) -> float:
+    """A scored candidate in the record and in its mirror."""
+    experiment = workspace.experiment
+    space = build_space(experiment.search, experiment.separator)
+    asked = Asked(candidate=1, strategy=candidate.strategy, point=candidate.point, state={}, time=now())
+    scored = Scored(
+        candidate=1,
+        strategy=candidate.strategy,
+        seed=experiment.seed,
+        allocation=space.decode(candidate.point).to_json(),
+        metrics=dict(result.metrics or {}),
+        costs={name: value if value is not None and math.isfinite(value) else None for name, value in result.costs.items()},
+        fidelity=fidelity,
+        seconds=1.0,
+        worker="worker:1000000",
+        attempts=1,
+        time=now(),
+    )
+    sizes = []
+    for results in ((), (result,)):
+        StudyMirror(folder / "mirror", experiment.name, space, objectives_of(experiment.search.objectives), results)
+        sizes.append((folder / "mirror").stat().st_size)
+    return len(asked.model_dump_json()) + len(scored.model_dump_json()) + 2 + sizes[1] - sizes[0]
+
+
+def _disk(workspace: Workspace, todo: list[tuple[int, RungPlan]], measured: Measured) -> float:
+    """Entries for every rung; trained weights are as large as the base."""
+    trained = sum(count for count, rung in todo if rung.fidelity.trained)
+    return sum(count for count, _ in todo) * measured.record_bytes + trained * workspace.base_path.stat().st_size
+
+
+def lines(plan: DryRun) -> Iterator[str]:
+    """The plan as text for people."""
+    most = "" if plan.exact else "at most "
+    seeds = ", ".join(f"{count} {origin}" for origin, count in plan.seeds.items())
+    yield f"seeds:    {most}{sum(plan.seeds.values())}: {seeds}"
+    yield f"then:     {plan.proposer}"
+    for rung in plan.rungs:
+        each = "not measured" if rung.seconds_each is None else f"{rung.seconds_each:.2f} s each on one worker"
+        done = f" ({rung.done} are done)" if rung.done else ""
+        yield f"rung:     {rung.candidates} candidates at '{rung.fidelity.value}'{done}, {each}"
+    yield f"workers:  {plan.workers or 'this process alone'}"
+    for missing in plan.missing:
+        yield f"missing:  {missing}"
+    if plan.measured is None:
+        yield "cost:     not estimated: scoring is measured once base and mixtures are there"
+        return
+    yield (
+        f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, then {plan.measured.seconds_each:.2f} s each"
+        + ("" if plan.measured.step_seconds is None else f", {plan.measured.step_seconds:.2f} s for a training step")
+    )
+    beside = ", beside what is missing" if plan.missing else ""
+    time_said = (
+        "unknown: a training rung is measured once training mixtures are there"
+        if plan.seconds is None
+        else (f"about {duration(plan.seconds)} of scoring{beside}")
+    )
+    yield f"time:     {time_said}"
+    yield f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights"
+    yield f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB"

@@ -1,0 +1,44 @@
+"""Where pure jobs run: in this process, or on Ray.
+
+An executor is given a factory, a picklable callable (a module-level function, or a `functools.partial` of
+one) that builds the function which does the work. Every worker calls it once, so whatever is dear to load is
+loaded once per worker and shared by its jobs. Jobs are pure and idempotent: a job whose worker died is simply
+run again.
+
+`local` runs jobs in this process, `ray_workers` on warm actors; `ray_session` starts Ray here or joins a
+cluster, and `portable` is how files reach machines that do not share them.
+"""
+
+from hwsearch.executor.base import Argument, Executor, Factory, Outcome, Result, run_jobs
+from hwsearch.executor.local import LocalExecutor
+from hwsearch.executor.ray_session import ray_session
+from hwsearch.executor.ray_workers import RayExecutor
+from hwsearch.experiment import WorkersConfig
+
+__all__ = ["Executor", "Factory", "LocalExecutor", "Outcome", "RayExecutor", "open_executor", "ray_session", "run_jobs"]
+
+
+def open_executor(
+    factory: Factory[Argument, Result],
+    workers: int,
+    *,
+    max_attempts: int,
+    ray_address: str | None,
+    each: WorkersConfig | None = None,
+) -> Executor[Argument, Result]:
+    """An executor with so many Ray workers; with none, this process does the work.
+
+    Args:
+        factory: builds the work function.
+        workers: on Ray.
+        max_attempts: times that a job is tried whose worker dies or does not answer.
+        ray_address: a cluster to join.
+        each: what each worker gets; absent: one core, no time limit.
+
+    Raises:
+        UserError: no cluster answers at `ray_address`, or no machine has what one worker wants.
+    """
+    each = each or WorkersConfig()
+    if workers == 0:
+        return LocalExecutor(factory, max_attempts=max_attempts, time_limit_s=each.time_limit_s)
+    return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address, each=each)

@@ -1,0 +1,96 @@
+"""Jobs in this process, without Ray: for tests, for debugging, and as what Ray's results are compared with."""
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Generic, Self
+
+from hwsearch.errors import UserError
+from hwsearch.executor.base import Argument, Factory, Outcome, Result, attempt, no_answer, this_process
+
+REPEAT_SECONDS = 1.0
+"""An alarm that fires where its exception is lost, such as inside a destructor, fires again."""
+
+
+class LocalExecutor(Generic[Argument, Result]):
+    """Runs jobs in this process, one after another, in the order they were submitted.
+
+    A time limit is an alarm of the operating system: it ends whatever runs Python code or sleeps, and native code as soon as that
+    returns. What never returns from native code only a process of its own survives: use Ray.
+    """
+
+    capacity = 1
+    ready = 0
+
+    def __init__(self, factory: Factory[Argument, Result], *, max_attempts: int = 1, time_limit_s: float | None = None) -> None:
+        """An executor whose work is built at the first job.
+
+        Args:
+            factory: builds the work function.
+            max_attempts: times that a job is tried which does not answer in time. One that ends this process is not survived.
+            time_limit_s: of one attempt.
+
+        Raises:
+            UserError: a time limit outside the main thread, where no alarm can be set.
+        """
+        if time_limit_s is not None and threading.current_thread() is not threading.main_thread():
+            raise UserError("a time limit without Ray works in the main thread only; wanted workers on Ray, or no time limit")
+        self._factory = factory
+        self._max_attempts = max_attempts
+        self._time_limit_s = time_limit_s
+        self._work: Callable[[Argument], Result] | None = None
+        self._queue: deque[tuple[int, Argument]] = deque()
+
+    def submit(self, key: int, argument: Argument) -> None:
+        """Queue a job."""
+        self._queue.append((key, argument))
+
+    def next_outcome(self) -> Outcome[Result]:
+        """Run the oldest job; see `Executor`."""
+        if not self._queue:
+            raise LookupError("no job is in flight")
+        if self._work is None:
+            self._work = self._factory()
+        key, argument = self._queue.popleft()
+        if self._time_limit_s is None:
+            result, error, seconds = attempt(self._work, argument)
+            return Outcome(key, result, error, attempts=1, seconds=seconds, worker=this_process())
+        for attempts in range(1, self._max_attempts + 1):
+            try:
+                with _alarm(self._time_limit_s):
+                    result, error, seconds = attempt(self._work, argument)
+            except _TimeIsUp:
+                continue
+            return Outcome(key, result, error, attempts, seconds, this_process())
+        reason = no_answer(self._time_limit_s, self._max_attempts)
+        return Outcome(key, None, reason, self._max_attempts, self._time_limit_s, this_process())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._queue.clear()
+        self._work = None
+
+
+class _TimeIsUp(BaseException):
+    """No `Exception`, so that a job's own handlers let it pass."""
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raise `_TimeIsUp` in the block after so many seconds."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

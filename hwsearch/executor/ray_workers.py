@@ -1,0 +1,514 @@
+"""Jobs on Ray: warm actors, one job at a time each, replaced when they die or do not answer."""
+
+import logging
+import math
+import shutil
+import socket
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from hwsearch.errors import UserError
+from hwsearch.executor.base import (
+    Argument,
+    Factory,
+    Outcome,
+    Result,
+    attempt,
+    no_answer,
+    one_error,
+    this_process,
+    times,
+)
+from hwsearch.executor.portable import Portable, PortableJob, contents, moved, unpack
+from hwsearch.executor.ray_session import alive_nodes, check_fits, connect, head_answers, worker_environment
+from hwsearch.experiment import WorkersConfig
+from hwsearch.files import atomic_write_bytes
+
+CHECK_SECONDS = 5.0
+"""How often the driver looks whether Ray itself is alive."""
+
+HEAD_SECONDS = 30.0
+"""How long a cluster's head may be silent: Ray ends the driver's process, without a word, after 60 s."""
+
+PATIENCE_SECONDS = 600.0
+"""How long the driver waits for a worker where none is alive: a cluster may be starting machines."""
+
+REMIND_SECONDS = 30.0
+"""How often it says so; the start of a worker alone is no reason to."""
+
+CLEANUP_SECONDS = 10.0
+"""How long nodes may take to delete the files they were sent."""
+
+CONTINUE = "run the same command again to continue"
+
+logger = logging.getLogger(__name__)
+
+
+class RayExecutor(Generic[Argument, Result]):
+    """Runs jobs on Ray: warm actors with the cores that the experiment gives each, one job at a time per actor.
+
+    A job whose actor dies (a crash, memory, a lost node) or does not answer within the time limit is tried again on a new one,
+    `max_attempts` times in all. Without an address a fresh Ray is started on this machine, for this process only, and started
+    again if it dies; with one, the jobs go to that cluster. Its nodes need no file of this machine: those that a `Portable`
+    factory or job names travel through Ray's object store, once to each node, and what a job writes comes back.
+    """
+
+    def __init__(
+        self,
+        factory: Factory[Argument, Result],
+        workers: int,
+        *,
+        max_attempts: int = 3,
+        ray_address: str | None = None,
+        each: WorkersConfig | None = None,
+        patience_s: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Connect to Ray and start the workers.
+
+        Args:
+            factory: builds the work function, once per worker.
+            workers: how many.
+            max_attempts: times that a job is tried, that workers in a row may die at their start, and a local Ray on its own.
+            ray_address: a cluster to join.
+            each: what each worker gets.
+            patience_s: how long to wait for workers where none is alive.
+
+        Raises:
+            UserError: no cluster answers at `ray_address`, or no node has what one worker wants.
+        """
+        self._plain_factory = factory
+        self._workers = workers
+        self._max_attempts = max_attempts
+        self._address = ray_address
+        self._each = each or WorkersConfig()
+        self._patience_s = patience_s
+        self._queue: deque[_Job[Argument]] = deque()
+        self._outcomes: deque[Outcome[Result]] = deque()
+        self._starting: dict[Any, _Start] = {}
+        self._idle: list[_Worker] = []
+        self._running: dict[Any, tuple[_Worker, _Job[Argument], float]] = {}
+        """By what `ray.wait` waits for; the last is when it began, by `time.monotonic`."""
+        self._deaths_at_start: list[str] = []
+        """In a row."""
+        self._root: Path | None = None
+        """Where the files lie that travelled, below each node's folder for temporary files; None where none travel."""
+        self._restarts = 0
+        """Of a local Ray, since the last outcome."""
+        self._nodes: set[str] = set()
+        """That may hold files."""
+        self._owns_ray = connect(workers, ray_address, self._each)
+        try:
+            if ray_address is None:  # a cluster may be about to start larger machines
+                check_fits(self._each)
+            self._start_all()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+
+    @property
+    def capacity(self) -> int:
+        """One job per worker, and one waiting per eight workers to bridge the driver's time.
+
+        A single worker has none waiting, so that each proposal knows of every result before it, as it does without Ray.
+        """
+        return 1 if self._workers == 1 else self._workers + (self._workers + 7) // 8
+
+    @property
+    def ready(self) -> int:
+        """Outcomes that have come and were not taken."""
+        return len(self._outcomes)
+
+    def submit(self, key: int, argument: Argument) -> None:
+        """Queue a job."""
+        self._queue.append(_Job(key, argument))
+        self._dispatch()
+
+    def next_outcome(self) -> Outcome[Result]:
+        """Wait for any job; see `Executor`.
+
+        Raises:
+            UserError: also where Ray or all its nodes are gone for good.
+        """
+        while not self._outcomes:
+            if not self._running and not self._queue:
+                raise LookupError("no job is in flight")
+            self._collect()
+            self._end_overdue()
+            self._look_after_ray()
+            self._check_starts()
+            self._dispatch()
+        self._restarts = 0
+        return self._outcomes.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import ray
+
+        if ray.is_initialized():
+            if head_answers():
+                self._end_actors()
+                _delete_files(self._root, self._nodes)
+            if self._owns_ray:
+                ray.shutdown()
+        self._forget_actors()
+        self._queue.clear()
+        self._outcomes.clear()
+
+    def _start_all(self) -> None:
+        """Hand the factory to Ray, and start every worker."""
+        import ray
+
+        local = self._address is None
+        files: dict[Path, Any] = {}
+        self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
+        if not local and isinstance(self._plain_factory, Portable):
+            files = {path: ray.put(path.read_bytes()) for path in self._plain_factory.files()}
+        self._factory = ray.put((self._plain_factory, files))
+        self._actor_class = ray.remote(RayWorker).options(
+            num_cpus=self._each.cpus,
+            num_gpus=self._each.gpus,
+            memory=self._each.memory_bytes,
+            max_restarts=0,
+            runtime_env={"env_vars": worker_environment(self._each.threads, local=local)},
+        )
+        context = ray.get_runtime_context()
+        self._own_node = None if (self._address or "").startswith("ray://") else context.get_node_id()
+        now = time.monotonic()
+        self._checked, self._head_seen, self._worker_seen, self._reminded = now, now, now, now
+        for _ in range(self._workers):
+            self._start_actor()
+
+    def _start_actor(self) -> None:
+        # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
+        actor = self._actor_class.remote([self._factory], self._root)
+        where = actor.where.remote()
+        self._starting[actor.build.remote()] = _Start(actor, where)
+
+    def _dispatch(self) -> None:
+        while self._idle and self._queue:
+            worker, job = self._idle.pop(), self._queue.popleft()
+            files = contents(job.argument.files()) if self._root is not None and isinstance(job.argument, PortableJob) else {}
+            self._running[worker.actor.run.remote(job.argument, files)] = (worker, job, time.monotonic())
+
+    def _collect(self) -> None:
+        """Wait a while for whatever comes first, then take all that has come."""
+        import ray
+
+        waiting = [*self._running, *self._starting]
+        first, _ = ray.wait(waiting, num_returns=1, timeout=self._seconds_to_wait()) if waiting else ([], [])
+        if not first:
+            if not waiting:
+                time.sleep(self._seconds_to_wait())
+            return
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for reference in done:
+            if reference in self._starting:
+                self._started(reference)
+            else:
+                self._finished(reference)
+
+    def _seconds_to_wait(self) -> float:
+        limit = self._each.time_limit_s
+        if limit is None or not self._running:
+            return CHECK_SECONDS
+        oldest = min(since for _, _, since in self._running.values())
+        return min(CHECK_SECONDS, max(0.0, oldest + limit - time.monotonic()))
+
+    def _started(self, reference: Any) -> None:
+        """A worker is ready, or has died on the way.
+
+        Raises:
+            UserError: it cannot build the work; names the node.
+        """
+        import ray
+        from ray.exceptions import RayError
+
+        start = self._starting.pop(reference)
+        try:
+            node, host, failure = ray.get(reference)
+        except RayError as death:
+            self._deaths_at_start.append(f"{_node_of(start.where)}: {one_error(death)}")
+            self._checked = -math.inf
+            ray.kill(start.actor)
+            self._start_actor()
+            return
+        if failure is not None:
+            if self._address is None:
+                raise UserError(failure)
+            raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
+        self._deaths_at_start.clear()
+        self._nodes.add(node)
+        self._idle.append(_Worker(start.actor))
+
+    def _check_starts(self) -> None:
+        """Give up where no worker comes up.
+
+        Raises:
+            UserError: workers keep dying at their start; names the last one's node.
+        """
+        deaths = len(self._deaths_at_start)
+        if deaths >= self._max_attempts:
+            raise UserError(
+                f"workers die at their start, {times(deaths)} in a row, the last on {self._deaths_at_start[-1]}; "
+                f"{CONTINUE} when that is mended"
+            )
+
+    def _finished(self, reference: Any) -> None:
+        """A job is done, or its worker has died.
+
+        Raises:
+            UserError: the job raised one, which concerns every job.
+        """
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        worker, job, _ = self._running.pop(reference)
+        try:
+            result, error, seconds, name, files = ray.get(reference)
+        except RayTaskError as failure:
+            self._idle.append(worker)
+            if isinstance(failure.cause, UserError):
+                raise failure.cause from None
+            raise
+        except RayError as death:
+            self._checked = -math.inf
+            self._replace(worker, job, one_error(death), hung=False)
+            return
+        for path, content in files.items():
+            atomic_write_bytes(path, content)
+        self._idle.append(worker)
+        self._outcomes.append(Outcome(job.key, result, error, job.attempts, seconds, name))
+
+    def _end_overdue(self) -> None:
+        limit = self._each.time_limit_s
+        if limit is None:
+            return
+        now = time.monotonic()
+        for reference, (worker, job, since) in list(self._running.items()):
+            if now - since >= limit:
+                del self._running[reference]
+                self._replace(worker, job, f"no answer within {limit:g} s", hung=True)
+
+    def _replace(self, worker: "_Worker", job: "_Job[Argument]", what: str, *, hung: bool) -> None:
+        """Replace a dead or hung actor and requeue its job, or give the job's outcome if its attempts are spent."""
+        import ray
+
+        ray.kill(worker.actor)
+        self._start_actor()
+        hangs = job.hangs + hung
+        if job.attempts < self._max_attempts:
+            self._queue.appendleft(replace(job, attempts=job.attempts + 1, hangs=hangs))
+            return
+        if hangs == job.attempts and self._each.time_limit_s is not None:
+            reason = no_answer(self._each.time_limit_s, job.attempts)
+        elif hangs:
+            reason = f"its worker died or gave no answer {times(job.attempts)}; the last time: {what}"
+        else:
+            reason = f"its worker died {times(job.attempts)}; the last time: {what}"
+        seconds = self._each.time_limit_s if hung and self._each.time_limit_s is not None else 0.0
+        self._outcomes.append(Outcome(job.key, None, reason, job.attempts, seconds, worker=""))
+
+    def _look_after_ray(self) -> None:
+        """Start a local Ray again whose node has died; wait for a cluster that has lost its workers, though not for ever.
+
+        Raises:
+            UserError: the head or this machine's node of a cluster is gone, no worker has come for too long, or a local Ray
+                dies again and again.
+        """
+        now = time.monotonic()
+        if now - self._checked < CHECK_SECONDS:
+            return
+        self._checked = now
+        answers = head_answers()
+        nodes = alive_nodes() if answers else []
+        own_node_lives = self._own_node is None or any(node["NodeID"] == self._own_node for node in nodes)
+        if self._address is None:
+            if not answers:  # what this process keeps of a dead head ends it within a minute, even if a new one is started
+                raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
+            if not own_node_lives:
+                self._restart()
+            return
+        if answers:
+            self._head_seen = now
+            if not own_node_lives:
+                raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
+        elif now - self._head_seen >= HEAD_SECONDS:
+            raise UserError(
+                f"no answer from the Ray cluster at '{self._address}' for {now - self._head_seen:.0f} s; {CONTINUE} when there is"
+            )
+        self._wait_for_workers(now, len(nodes))
+
+    def _wait_for_workers(self, now: float, nodes: int) -> None:
+        """Say so where a cluster has no worker for us, and in the end give up.
+
+        Raises:
+            UserError: none has come for too long.
+        """
+        if self._running or self._idle:
+            self._worker_seen = self._reminded = now
+            return
+        waited = now - self._worker_seen
+        state = f"no worker on the Ray cluster at '{self._address}' for {waited:.0f} s: no room on its {nodes} nodes"
+        if waited >= self._patience_s:
+            raise UserError(f"{state}; {CONTINUE} when there is")
+        if now - self._reminded >= REMIND_SECONDS:
+            self._reminded = now
+            logger.warning("%s; waiting %.0f s more", state, self._patience_s - waited)
+
+    def _restart(self) -> None:
+        """A new local Ray with new workers; the jobs that ran on the old one count it as a death of their worker.
+
+        Raises:
+            UserError: Ray has died before, and no job was done in between.
+        """
+        import ray
+
+        self._restarts += 1
+        if self._restarts > self._max_attempts:
+            raise UserError(f"Ray has died on this machine {times(self._restarts)} in a row; {CONTINUE}")
+        logger.warning("Ray has died on this machine; starting it again")
+        lost = [job for _, job, _ in self._running.values()]
+        self._forget_actors()
+        self._deaths_at_start.clear()
+        ray.shutdown()
+        connect(self._workers, None, self._each)
+        for job in reversed(lost):
+            if job.attempts < self._max_attempts:
+                self._queue.appendleft(replace(job, attempts=job.attempts + 1))
+            else:
+                reason = f"its worker died {times(job.attempts)}; the last time: Ray itself died on this machine"
+                self._outcomes.append(Outcome(job.key, None, reason, job.attempts, seconds=0.0, worker=""))
+        self._start_all()
+
+    def _end_actors(self) -> None:
+        import ray
+
+        for actor in (
+            *(worker.actor for worker in self._idle),
+            *(worker.actor for worker, _, _ in self._running.values()),
+            *(start.actor for start in self._starting.values()),
+        ):
+            ray.kill(actor)
+
+    def _forget_actors(self) -> None:
+        self._idle.clear()
+        self._running.clear()
+        self._starting.clear()
+
+
+@dataclass(frozen=True)
+class _Job(Generic[Argument]):
+    key: int
+    argument: Argument
+    attempts: int = 1
+    hangs: int = 0
+    """Attempts before this one that were not answered in time."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A ready actor."""
+
+    actor: Any
+
+
+@dataclass(frozen=True)
+class _Start:
+    """An actor that is building its work; `where` is answered before that."""
+
+    actor: Any
+    where: Any
+
+
+class RayWorker:
+    """The actor: builds the work function once and keeps it."""
+
+    def __init__(self, factory: list[Any], root: Path | None) -> None:
+        self._factory = factory
+        self._root = None if root is None else Path(tempfile.gettempdir()) / root
+        self._work: Callable[[Any], Any] | None = None
+
+    def where(self) -> tuple[str, str]:
+        """Node and host."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), socket.gethostname()
+
+    def build(self) -> tuple[str, str, str | None]:
+        """Fetch what the work needs, and build it; node and host, and what went wrong."""
+        import ray
+
+        failure = None
+        try:
+            factory, files = ray.get(self._factory[0])
+            if self._root is not None:
+                self._root.mkdir(mode=0o700, exist_ok=True)
+                if isinstance(factory, Portable):
+                    # Workers of one node share them: whoever comes first has written them.
+                    for path in (path for path in files if not moved(path, self._root).is_file()):
+                        unpack({path: ray.get(files[path])}, self._root)
+                    factory = factory.below(self._root)
+            self._work = factory()
+        except UserError as error:
+            failure = str(error)
+        except Exception as error:  # noqa: BLE001 - foreign code; the driver says which node it failed on
+            failure = f"a worker cannot start: {one_error(error)}"
+        return (*self.where(), failure)
+
+    def run(self, argument: Any, files: Mapping[Path, bytes]) -> tuple[Any, str | None, float, str, dict[Path, bytes]]:
+        """Run a job that comes with the files it names; its outcome, and the files that it left."""
+        if self._work is None:
+            raise RuntimeError("a worker was given a job before it was built")
+        if self._root is None or not isinstance(argument, PortableJob):
+            return (*attempt(self._work, argument), this_process(), {})
+        unpack(files, self._root)
+        outcome = attempt(self._work, argument.below(self._root))
+        left = {path: moved(path, self._root) for path in argument.results()}
+        found = {path: there.read_bytes() for path, there in left.items() if there.is_file() and path not in files}
+        for path in {*files, *found}:
+            moved(path, self._root).unlink()
+        return (*outcome, this_process(), found)
+
+
+def _node_of(where: Any) -> str:
+    """The node of an actor, if it has said where it is."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        node, host = ray.get(where, timeout=0)
+    except RayError:
+        return "a node that is not known"
+    return f"node {host} ({node[:8]})"
+
+
+def _delete_files(root: Path | None, nodes: set[str]) -> None:
+    """Delete what travelled to the nodes, where these still answer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if root is None:
+        return
+    alive = nodes & {node["NodeID"] for node in alive_nodes()}
+    delete = ray.remote(_delete_folder)
+    waiting = [
+        delete.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            root
+        )
+        for node in alive
+    ]
+    if waiting:
+        ray.wait(waiting, num_returns=len(waiting), timeout=CLEANUP_SECONDS)
+
+
+def _delete_folder(root: Path) -> None:
+    shutil.rmtree(Path(tempfile.gettempdir()) / root, ignore_errors=True)

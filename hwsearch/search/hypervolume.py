@@ -1,0 +1,70 @@
+"""The hypervolume of a search: how much its candidates dominate, and whether that still grows.
+
+The reference point is the worst value of each objective among the candidates themselves, so that volumes of one
+search compare with each other and with nothing else.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from optuna._hypervolume import compute_hypervolume
+
+from hwsearch.search.objectives import Direction
+from hwsearch.search.pareto import Values, as_losses, hypervolume_2d, non_dominated
+
+
+def hypervolume(values: Values, directions: Sequence[Direction], reference: Sequence[float]) -> float:
+    """Volume that the points dominate within a reference point, exactly, in the product of the objectives' units.
+
+    Args:
+        values: [N, K]; points that do not beat the reference in every objective add nothing, nor do NaN.
+        directions: K directions. With K = 2 it takes milliseconds for 10,000 points, with 4 seconds for a front of hundreds.
+        reference: the worst corner.
+    """
+    if len(directions) == 2:
+        return hypervolume_2d(values, directions, reference)
+    corner = as_losses(np.asarray([reference], dtype=np.float64), directions)[0]
+    losses = as_losses(values, directions)
+    losses = np.unique(losses[(losses < corner).all(axis=1)], axis=0)
+    if not len(losses):
+        return 0.0
+    front = losses[non_dominated(losses, [Direction.MINIMIZE] * losses.shape[1])]
+    return float(compute_hypervolume(front, corner, assume_pareto=True))
+
+
+def worst(values: Values, directions: Sequence[Direction]) -> list[float] | None:
+    """The worst value of each objective; None where no row is without NaN."""
+    whole = values[~np.isnan(values).any(axis=1)]
+    if not len(whole):
+        return None
+    return [
+        float(column.min() if direction is Direction.MAXIMIZE else column.max())
+        for column, direction in zip(whole.T, directions, strict=True)
+    ]
+
+
+def volumes_at(values: Values, directions: Sequence[Direction], counts: Sequence[int]) -> list[float]:
+    """Hypervolume of the first so many rows, for each count, against the worst corner of all rows: never falls.
+
+    Args:
+        values: [N, K], in the order of scoring; rows with a NaN add nothing.
+        directions: K directions.
+        counts: at most N each.
+    """
+    reference = worst(values, directions)
+    if reference is None:
+        return [0.0] * len(counts)
+    return [hypervolume(values[:count], directions, reference) for count in counts]
+
+
+def has_stalled(values: Values, directions: Sequence[Direction], window: int, growth: float) -> bool:
+    """Whether the hypervolume has grown by less than a share of what it was, over the last rows.
+
+    Args:
+        values: [N, K], in the order of scoring; rows with a NaN add nothing.
+        directions: K directions.
+        window: so many last rows; with fewer before them than one that dominates anything, nothing has stalled.
+        growth: the share.
+    """
+    before, after = volumes_at(values, directions, (max(len(values) - window, 0), len(values)))
+    return before > 0.0 and after - before < growth * before

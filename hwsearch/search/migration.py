@@ -1,0 +1,65 @@
+"""Records of earlier schema versions, brought up to the present one line by line.
+
+A step knows one version and makes the next one's line of a line; old records take all steps from theirs on. Steps work on JSON
+values and never on the record's classes, which only describe the present version, so that an old step never has to change. A line
+that is no JSON object passes unchanged: whoever reads it names it.
+
+When `SCHEMA_VERSION` of the record is raised, a step is added here and a record of the version left behind to the tests.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Step = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes a line of the next version; the header's `schema_version` is raised for it."""
+
+
+def _to_version_2(entry: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one fidelity, named it in what was scored and left it out of what failed, and no groups of sites."""
+    return {**entry, "fidelity": "post-training"} if entry.get("event") == "failed" else entry
+
+
+STEPS: Mapping[int, Step] = {1: _to_version_2}
+"""By the version that they start from."""
+
+
+def schema_version(header: bytes) -> int | None:
+    """The version that a record's first line states; None where it states none."""
+    entry = _object(header)
+    version = None if entry is None else entry.get("schema_version")
+    return version if type(version) is int else None
+
+
+def upgrade(lines: Iterable[bytes], found: int, wanted: int, steps: Mapping[int, Step] = STEPS) -> list[bytes]:
+    """Lines of a record of version `found` as lines of version `wanted`, without their newlines.
+
+    Raises:
+        KeyError: a version between them has no step.
+    """
+    path = [steps[version] for version in range(found, wanted)]
+    return [_upgrade_line(line, path, wanted) for line in lines]
+
+
+def can_upgrade(found: int, wanted: int, steps: Mapping[int, Step] = STEPS) -> bool:
+    """Whether there is a step from every version between the two."""
+    return found < wanted and all(version in steps for version in range(found, wanted))
+
+
+def _upgrade_line(line: bytes, path: Iterable[Step], wanted: int) -> bytes:
+    entry = _object(line)
+    if entry is None:
+        return line
+    for step in path:
+        entry = step(entry)
+    if entry.get("event") == "header":
+        entry = {**entry, "schema_version": wanted}
+    return json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -1,0 +1,76 @@
+"""Finished candidates as Optuna's trials, with everything that the record says of them."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from hwsearch.search.record import Failed, Header, Scored
+from hwsearch.search.space import Point, SearchSpace
+from hwsearch.search.study import objective_values
+
+Finished = tuple[Scored | Failed, Point]
+"""What became of a candidate at a fidelity, and the point that it was asked at."""
+
+
+class TrialWriter:
+    """Makes trials of one search. Parameters are widths of the free choices; the study's attributes say those of other sites."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._space = SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
+        self._distributions: dict[str, BaseDistribution] = {
+            site: CategoricalDistribution(widths) for site, widths in self._space.free
+        }
+
+    def study_attributes(self) -> dict[str, Any]:
+        """What all candidates share, and which search they belong to."""
+        header = self._header
+        return {
+            "schema_version": header.schema_version,
+            "experiment": header.experiment,
+            "run": header.time,
+            "seed": header.seed,
+            "provenance": header.provenance,
+            "objectives": [objective.column for objective in header.objectives],
+            "fixed_widths": {site: widths[0] for site, widths in header.widths.items() if len(widths) == 1},
+            "groups": {name: list(members) for name, members in self._space.members.items() if len(members) > 1},
+            "versions": header.versions,
+        }
+
+    def trial(self, event: Scored | Failed, point: Point) -> FrozenTrial:
+        """A candidate as it ended at a fidelity."""
+        allocation = self._space.decode(point).by_site
+        end = datetime.fromisoformat(event.time).astimezone().replace(tzinfo=None)
+        return FrozenTrial(
+            number=-1,
+            trial_id=-1,
+            state=TrialState.COMPLETE if isinstance(event, Scored) else TrialState.FAIL,
+            value=None,
+            values=objective_values(self._header.objectives, event.metrics, event.costs) if isinstance(event, Scored) else None,
+            datetime_start=end - timedelta(seconds=event.seconds),
+            datetime_complete=end,
+            params={site: allocation[site] for site in self._distributions},
+            distributions=self._distributions,
+            user_attrs={**self._found(event), **self._provenance(event)},
+            system_attrs={},
+            intermediate_values={},
+        )
+
+    def _found(self, event: Scored | Failed) -> Mapping[str, Any]:
+        return {"reason": event.reason} if isinstance(event, Failed) else {**event.metrics, **event.costs}
+
+    def _provenance(self, event: Scored | Failed) -> Mapping[str, Any]:
+        return {
+            "candidate": event.candidate,
+            "fidelity": event.fidelity.value,
+            "strategy": event.strategy,
+            "seed": self._header.seed,
+            "seconds": event.seconds,
+            "worker": event.worker,
+            "attempts": event.attempts,
+            "versions": self._header.versions,
+            "schema_version": self._header.schema_version,
+        }

@@ -1,0 +1,203 @@
+"""How a search's status looks: as a table, as JSON, and as a panel that lives while it runs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from hwsearch.experiment import Fidelity
+from hwsearch.front.status import Notable, RungStatus, SearchStatus, Tally, quarters, read_status, read_tally, to_json
+from hwsearch.search.progress import SearchProgress
+from hwsearch.search.record import LockHolder
+from hwsearch.terminal import console, duration, output
+from hwsearch.workspace import Workspace
+
+SPARKS = "▁▂▃▄▅▆▇█"
+
+REASONS_SHOWN = 5
+WORKERS_SHOWN = 8
+
+WATCH_SECONDS = 2.0
+"""Between two looks of `--watch`."""
+
+LIVE_SECONDS = 0.5
+LIVE_SHARE = 0.02
+"""The panel is drawn anew this often, or more rarely where drawing would take more than this share of the time."""
+
+
+def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
+    """Print where a run folder's search stands; with `watch` again and again until no driver runs there any more.
+
+    Raises:
+        UserError: not a run folder, no search has begun there, or its record is damaged.
+    """
+    status = read_status(folder)
+    if output_format == "json":
+        while True:
+            sys.stdout.write(json.dumps(to_json(status), allow_nan=False) + "\n" if watch else _indented(status))
+            sys.stdout.flush()
+            if not watch or status.driver is None:
+                return
+            time.sleep(WATCH_SECONDS)
+            status = read_status(folder)
+    if not watch or not output.is_terminal:
+        _print(status)
+        while watch and status.driver is not None:
+            time.sleep(WATCH_SECONDS)
+            status = read_status(folder)
+            _print(status)
+        return
+    with Live(panel(status), console=output, auto_refresh=False) as live:
+        while status.driver is not None:
+            time.sleep(WATCH_SECONDS)
+            status = read_status(folder)
+            live.update(panel(status), refresh=True)
+
+
+class LivePanel:
+    """The panel of a search that this process drives: drawn from its record once, then from what the driver says."""
+
+    def __init__(self, workspace: Workspace, live: Live) -> None:
+        self._workspace = workspace
+        self._live = live
+        self._tally: Tally | None = None
+        self._driver = LockHolder("this process", datetime.now(UTC))
+        self._next = 0.0
+
+    def show(self, progress: SearchProgress) -> None:
+        """Take in what the driver says, and draw where it is time to."""
+        if self._tally is None:
+            self._tally = read_tally(self._workspace.folder, self._workspace.experiment)
+        elif progress.latest is not None:
+            self._tally.add(progress.latest)
+        start = time.monotonic()
+        done = progress.scored >= progress.trials
+        if start < self._next and not done:
+            return
+        status = self._tally.status(self._workspace.folder, self._driver, datetime.now(UTC))
+        self._live.update(panel(status, {progress.fidelity: progress.in_flight}), refresh=True)
+        took = time.monotonic() - start
+        self._next = start + took + max(LIVE_SECONDS, took / LIVE_SHARE)
+
+
+@contextmanager
+def live_panel(workspace: Workspace) -> Iterator[LivePanel]:
+    """A panel on standard error, which is a terminal; its last state stays there."""
+    with Live(console=console, auto_refresh=False) as live:
+        yield LivePanel(workspace, live)
+
+
+def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None) -> Panel:
+    """The status in a frame: rungs, rates, hypervolume, the best candidates, failures, workers, files.
+
+    Args:
+        status: what is shown.
+        in_flight: candidates in flight by rung, where the driver says so instead of the record.
+    """
+    driver = status.driver
+    who = "no driver is running" if driver is None else f"driver: process {driver.process}, since {_clock(driver.since)}"
+    parts: list[RenderableType] = [Text(who), _rungs(status, in_flight), _rates(status)]
+    parts += [_curve(rung) for rung in status.rungs if rung.curve]
+    parts += [Text(_notable(notable)) for notable in status.notable]
+    if status.reasons:
+        parts.append(_reasons(status))
+    if status.workers:
+        parts.append(_workers(status))
+    files = f"record: {status.record}" + ("" if status.log is None else f"\nlog:    {status.log}")
+    return Panel(Group(*parts, Text(files, overflow="fold")), title=f"search of {escape(status.name)}, {_clock(status.taken)}")
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One block per value, from the least to the largest; of equal values the tallest."""
+    low, high = min(values), max(values)
+    if high == low:
+        return SPARKS[-1] * len(values)
+    return "".join(SPARKS[round((value - low) / (high - low) * (len(SPARKS) - 1))] for value in values)
+
+
+def _print(status: SearchStatus) -> None:
+    # A pipe gets whole lines.
+    target = output if output.is_terminal else Console(width=max(output.width, 160))
+    target.print(panel(status))
+
+
+def _indented(status: SearchStatus) -> str:
+    return json.dumps(to_json(status), indent=2, allow_nan=False) + "\n"
+
+
+def _rungs(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None) -> Table:
+    unsettled = "in flight" if status.driver is not None else "left unfinished"
+    table = Table("fidelity", "scored", "of", "failed", unsettled, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for rung in status.rungs:
+        flying = rung.in_flight if in_flight is None else in_flight.get(rung.fidelity)
+        cells = (rung.scored, rung.wanted, rung.failed, "" if flying is None else flying)
+        table.add_row(rung.fidelity.value, *map(str, cells))
+    return table
+
+
+def _rates(status: SearchStatus) -> Text:
+    overall = "" if status.per_second is None else f"{_per_time(status.per_second)} overall"
+    recent = "" if status.recent_per_second is None else f"{_per_time(status.recent_per_second)} lately"
+    left = f"{duration(status.remaining_seconds)} left at '{status.present.fidelity.value}'" if status.remaining_seconds else ""
+    if left and status.driver is None:
+        left += " once it is started again"
+    return Text(", ".join(part for part in (overall, recent, left) if part) or "nothing is scored yet")
+
+
+def _per_time(rate: float) -> str:
+    """A rate in the unit that leaves digits before the point."""
+    for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if rate * seconds >= 1 or unit == "h":
+            return f"{rate * seconds:.3g} per {unit}"
+    raise AssertionError
+
+
+def _curve(rung: RungStatus) -> Text:
+    by_count = {point.candidates: point.hypervolume for point in rung.curve}
+    last = rung.curve[-1]
+    figures = ", ".join(
+        f"{by_count[count]:.4g} at {share} %" for share, count in zip((25, 50, 75, 100), quarters(last.candidates), strict=True)
+    )
+    values = [point.hypervolume for point in rung.curve]
+    took = duration(last.seconds)
+    return Text(f"hypervolume {sparkline(values)} {figures} of {last.candidates} at '{rung.fidelity.value}' in {took}")
+
+
+def _notable(notable: Notable) -> str:
+    figures = ", ".join(f"{column} {value:,.6g}" for column, value in notable.values.items())
+    return f"{notable.why}: candidate {notable.candidate} at '{notable.fidelity.value}', {figures}"
+
+
+def _reasons(status: SearchStatus) -> Table:
+    table = Table("failed", "because", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for reason in status.reasons[:REASONS_SHOWN]:
+        table.add_row(str(reason.count), escape(reason.reason))
+    rest = sum(reason.count for reason in status.reasons[REASONS_SHOWN:])
+    if rest:
+        table.add_row(str(rest), "of other reasons")
+    return table
+
+
+def _workers(status: SearchStatus) -> Table:
+    table = Table("worker", "finished", "mean s", "last seen", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for worker in status.workers[:WORKERS_SHOWN]:
+        ago = duration(max(timedelta(), status.taken - worker.last_seen).total_seconds())
+        table.add_row(escape(worker.worker), str(worker.finished), f"{worker.mean_seconds:.2f}", f"{ago} ago")
+    rest = status.workers[WORKERS_SHOWN:]
+    if rest:
+        table.add_row(f"{len(rest)} more", str(sum(worker.finished for worker in rest)), "", "")
+    return table
+
+
+def _clock(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,0 +1,42 @@
+"""A driver that searches on a cluster, to take nodes away from.
+
+`python -m tests.cluster_driver FOLDER ADDRESS TRIALS` searches with two workers; `none` for ADDRESS is a Ray of its own.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from hwsearch.errors import UserError
+from hwsearch.executor import RayExecutor
+from hwsearch.search.scoring import ScoringJob
+from tests.search.synthetic import make_experiment, score, search
+
+SECONDS_PER_CANDIDATE = 0.1
+PATIENCE_SECONDS = 60.0
+BROKEN = "TEST_NODE_IS_BROKEN"
+
+
+def make_scorer() -> Callable[[ScoringJob], Mapping[str, float]]:
+    if BROKEN in os.environ:
+        raise FileNotFoundError("no library here")
+    return partial(score, seconds=SECONDS_PER_CANDIDATE)
+
+
+def main() -> int:
+    folder, address, trials = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    ray_address = None if address == "none" else address
+    try:
+        with RayExecutor(make_scorer, workers=2, ray_address=ray_address, patience_s=PATIENCE_SECONDS) as executor:
+            summary = search(folder, make_experiment(trials), executor)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{summary}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
+from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, search_log
+from hwsearch.search.progress import SearchProgress
+from tests.search.synthetic import make_experiment, search
+from tests.search.test_record import failed, scored
+
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 "
+
+
+def texts(folder: Path) -> list[str]:
+    """The log's lines without their times, which all are in UTC."""
+    lines = (folder / LOG_FILE).read_text().splitlines()
+    assert all(re.match(TIME, line) for line in lines)
+    return [re.sub(TIME, "", line, count=1) for line in lines]
+
+
+def test_the_log_says_where_it_is_and_what_became_of_each_candidate(tmp_path: Path) -> None:
+    experiment = make_experiment(3)
+    with search_log(tmp_path) as log:
+        summary = search(tmp_path, experiment, progress=lambda progress: log(describe(progress, experiment.search.objectives)))
+        log(str(summary))
+    found = texts(tmp_path)
+    assert found[0].startswith(f"{tmp_path / LOG_FILE} of process ")
+    assert found[1] == f"record: {tmp_path / 'record.jsonl'}"
+    assert found[2] == "scoring: 0/3 at 'post-training', 0 failed"
+    assert re.fullmatch(
+        r"0/3 at 'post-training': full precision scored in 0\.\d\d s on \S+: si_snr_improvement_db 12, size_bytes [\d.]+",
+        found[3],
+    )
+    assert re.fullmatch(r"1/3 at 'post-training': candidate 1 \(uniform\) scored in .*", found[4])
+    assert found[-1] == f"done: 3 of 3 candidates scored, 0 failed, in {tmp_path}"
+
+
+def test_failures_and_attempts_are_told() -> None:
+    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 1.0, 1.0, 5.0, 2, failed(5))
+    assert describe(progress, ()) == "4/9 at 'post-training': candidate 5 (test) failed after 0.50 s, attempt 3: boom"
+    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 1.0, 1.0, 5.0, 2, scored(5))
+    assert describe(progress, ["size_bytes", "latency_ms[chip]"]).endswith("scored in 0.50 s on here:1: size_bytes 12")
+
+
+def test_what_ends_a_search_is_the_last_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no base"), search_log(tmp_path):
+        raise UserError("no base\nthere")
+    assert texts(tmp_path)[-1] == "ended by UserError: no base there"
+
+
+def test_a_log_that_has_grown_large_is_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
+    for number in range(OLDER_LOGS + 2):
+        with search_log(tmp_path) as log:
+            log(f"this is {number} " + LOG_BYTES * "x")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {LOG_FILE, *(f"{LOG_FILE}.{age}" for age in range(1, OLDER_LOGS + 1))}
+    assert "this is 4" in (tmp_path / LOG_FILE).read_text()
+    assert "this is 1" in (tmp_path / f"{LOG_FILE}.3").read_text()

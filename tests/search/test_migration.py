@@ -1,0 +1,165 @@
+"""Records of earlier schema versions. `records/version-1` was written by the code that had it: a search of the synthetic problem
+for 12 candidates with NSGA-II, in which four more could not be scored.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
+from hwsearch.front.candidates import read_candidates
+from hwsearch.search import record as record_module
+from hwsearch.search.migration import STEPS, can_upgrade, schema_version, upgrade
+from hwsearch.search.record import (
+    RECORD_FILE,
+    SCHEMA_VERSION,
+    Asked,
+    Failed,
+    Header,
+    Record,
+    Scored,
+    kept_aside,
+    read_record,
+)
+from tests.tiny import snapshot
+
+RECORDS = Path(__file__).with_name("records")
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A run folder with the record of version 1."""
+    return Path(shutil.copytree(RECORDS / "version-1", tmp_path / "old"))
+
+
+def old_lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (RECORDS / "version-1" / RECORD_FILE).read_text().splitlines()]
+
+
+def test_every_version_left_behind_has_a_step_and_a_record() -> None:
+    assert sorted(STEPS) == list(range(1, SCHEMA_VERSION))
+    for version in STEPS:
+        first = (RECORDS / f"version-{version}" / RECORD_FILE).read_bytes().splitlines()[0]
+        assert schema_version(first) == version
+
+
+@pytest.mark.parametrize("version", sorted(STEPS))
+def test_a_record_of_an_earlier_version_is_read_and_left_as_it_is(version: int, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RECORDS / f"version-{version}", tmp_path / "run"))
+    before = snapshot(folder)
+    header, events = read_record(folder)
+    assert header.schema_version == SCHEMA_VERSION
+    assert sum(isinstance(event, Scored) for event in events) == 13
+    assert len(read_candidates(folder).candidate) == 12
+    assert snapshot(folder) == before
+
+
+def test_version_1_says_the_same_in_the_words_of_the_present(old: Path) -> None:
+    """Everything that it held is there unchanged; what failed, failed at the one fidelity that there was."""
+    header, events = read_record(old)
+    lines = old_lines()
+    assert header.model_dump(mode="json") == {**lines[0], "schema_version": SCHEMA_VERSION, "groups": []}
+    found = list(events)
+    assert [type(event) for event in found] == [
+        {"asked": Asked, "scored": Scored, "failed": Failed}[line["event"]] for line in lines[1:]
+    ]
+    for event, line in zip(found, lines[1:], strict=True):
+        assert line.items() <= event.model_dump(mode="json").items()
+        if not isinstance(event, Asked):
+            assert event.fidelity is Fidelity.POST_TRAINING
+
+
+def test_a_driver_writes_it_anew_keeps_the_old_one_and_appends(old: Path) -> None:
+    before = (old / RECORD_FILE).read_bytes()
+    header, iterator = read_record(old)
+    events = list(iterator)
+    (old / RECORD_FILE).write_bytes(before + b'{"event":"sco')
+    asked = Asked(candidate=17, strategy="test", point=(0,) * 8, state={}, time=header.time)
+    with Record(old, header) as record:
+        record.append(asked)
+    assert kept_aside(old, 1).read_bytes() == before
+    assert schema_version((old / RECORD_FILE).read_bytes().splitlines()[0]) == SCHEMA_VERSION
+    assert list(read_record(old)[1]) == [*events, asked]
+    after = (old / RECORD_FILE).read_bytes()
+    Record(old, header).close()
+    assert (old / RECORD_FILE).read_bytes() == after
+    assert kept_aside(old, 1).read_bytes() == before
+
+
+def test_a_record_of_another_search_is_refused_before_anything_is_written(old: Path) -> None:
+    header, _ = read_record(old)
+    before = (old / RECORD_FILE).read_bytes()
+    with pytest.raises(UserError, match="holds a search of experiment 'synthetic'"):
+        Record(old, header.model_copy(update={"experiment": "a" * 64}))
+    assert (old / RECORD_FILE).read_bytes() == before
+    assert not kept_aside(old, 1).exists()
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_driver_that_dies_while_it_writes_leaves_a_whole_record(
+    old: Path, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the old one is aside, and between that and the new one's coming."""
+    header, _ = read_record(old)
+    before = (old / RECORD_FILE).read_bytes()
+    write, done = record_module.atomic_write_bytes, []
+
+    def die(path: Path, content: bytes) -> None:
+        if len(done) == writes:
+            raise KeyboardInterrupt
+        done.append(path)
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_module, "atomic_write_bytes", die)
+        with pytest.raises(KeyboardInterrupt):
+            Record(old, header)
+    assert (old / RECORD_FILE).read_bytes() == before
+    Record(old, header).close()
+    assert kept_aside(old, 1).read_bytes() == before
+    assert read_record(old)[0] == header
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b'{"event":"asked", torn', "line 5: not a valid entry"),
+        (b'{"event":"failed","candidate":0}', "line 5: not a valid entry (failed.strategy: Field required)"),
+        (b"[]", "line 5: not a valid entry"),
+    ],
+)
+def test_a_damaged_line_of_an_earlier_version_is_named(old: Path, damage: bytes, message: str) -> None:
+    lines = (old / RECORD_FILE).read_bytes().splitlines()
+    lines[4] = damage
+    (old / RECORD_FILE).write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(UserError) as refused:
+        list(read_record(old)[1])
+    assert str(refused.value).startswith(f"{old / RECORD_FILE}, {message}")
+
+
+def test_steps_are_taken_one_after_another() -> None:
+    """A version 3 that would count time in milliseconds, from a record of version 1."""
+
+    def to_version_3(entry: dict[str, Any]) -> dict[str, Any]:
+        return {**entry, "seconds": 1000 * entry["seconds"]} if "seconds" in entry else entry
+
+    steps = {**STEPS, 2: to_version_3}
+    raw = (RECORDS / "version-1" / RECORD_FILE).read_bytes().splitlines()
+    found = [json.loads(line) for line in upgrade(raw, 1, 3, steps)]
+    for before, after in zip(old_lines(), found, strict=True):
+        assert after.get("seconds") == (None if "seconds" not in before else 1000 * before["seconds"])
+        assert after.get("fidelity") == ("post-training" if before["event"] in {"scored", "failed"} else None)
+    assert found[0]["schema_version"] == 3
+    assert can_upgrade(1, 3, steps)
+    assert not can_upgrade(1, 3)
+    assert not can_upgrade(3, 2, steps)
+
+
+def test_a_header_of_the_present_needs_no_upgrade(tmp_path: Path) -> None:
+    header, _ = read_record(RECORDS / "version-1")
+    Record(tmp_path, Header.model_validate(header.model_dump())).close()
+    assert [path.name for path in tmp_path.glob("record*")] == [RECORD_FILE]

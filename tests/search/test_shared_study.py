@@ -1,0 +1,300 @@
+"""The shared study on real servers: what it holds, and that nothing in it is lost or doubled whatever is killed or cut."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hwsearch.errors import UserError
+from hwsearch.executor import LocalExecutor
+from hwsearch.search import shared_study
+from hwsearch.search.address import STORAGE_VARIABLE, parse_address
+from hwsearch.search.record import RECORD_FILE, REFERENCE, SCHEMA_VERSION, Failed, Scored, read_record
+from hwsearch.search.scoring import ScoringJob
+from tests.search.synthetic import events, make_experiment, score, search
+from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
+
+KINDS = ("postgresql", "redis")
+ROOT = Path(__file__).parents[2]
+WRITES = {"postgresql": (b"INSERT INTO trials", b"COMMIT"), "redis": (b"hsetnx", b"hsetnx")}
+"""How a trial is written, and what ends that."""
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest) -> Iterator[str]:
+    with fresh_database(request.param) as address:
+        yield address
+
+
+@pytest.fixture(params=KINDS)
+def mortal(request: pytest.FixtureRequest) -> Iterator[Mortal]:
+    server = Mortal(request.param)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(autouse=True)
+def brief_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_study, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(shared_study, "LONGEST_PAUSE_SECONDS", 0.5)
+
+
+def finished(folder: Path) -> list[Scored | Failed]:
+    return [event for event in events(folder) if isinstance(event, Scored | Failed) and event.candidate != REFERENCE]
+
+
+def check_study(folder: Path, address: str) -> optuna.Study:
+    """It holds what the record has finished, each once, and nothing that is running."""
+    study = load_study(address)
+    held = Counter((trial.user_attrs["candidate"], trial.user_attrs["fidelity"]) for trial in study.trials)
+    assert held == Counter((event.candidate, event.fidelity.value) for event in finished(folder))
+    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    return study
+
+
+def scorer(fail: int | None = None, hook: Callable[[int], None] = lambda _: None) -> LocalExecutor:
+    """Calls `hook` with the number of each job, and fails one of them."""
+    count = 0
+
+    def work(job: ScoringJob) -> Mapping[str, float]:
+        nonlocal count
+        count += 1
+        hook(count)
+        if count == fail:
+            raise RuntimeError("no sound")
+        return score(job)
+
+    return LocalExecutor(lambda: work)
+
+
+def test_every_finished_candidate_is_there_with_all_that_the_record_says(tmp_path: Path, database: str) -> None:
+    experiment = make_experiment(
+        20,
+        validation=4,
+        validation_mixtures=2,
+        promotions=[{"fidelity": "post-training", "keep": 6}],
+        allowed={"blocks.0.input": [4, 8]},
+        groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]],
+    )
+    summary = search(tmp_path, experiment, scorer(fail=9), storage=parse_address(database))
+    shown = str(parse_address(database))
+    study = check_study(tmp_path, database)
+    assert summary.shared == f"shared study: all {len(study.trials)} results are in {shown}"
+    assert {event.fidelity.value for event in finished(tmp_path)} == {"post-training-subset", "post-training"}
+    header, _ = read_record(tmp_path)
+    described = study.user_attrs["hwsearch"]
+    assert described["experiment"] == header.experiment
+    assert described["versions"] == header.versions
+    assert [direction.name.lower() for direction in study.directions] == [o.direction.value for o in header.objectives]
+    by_key = {(event.candidate, event.fidelity.value): event for event in finished(tmp_path)}
+    for trial in study.trials:
+        found = trial.user_attrs
+        event = by_key[found["candidate"], found["fidelity"]]
+        assert found["strategy"] == event.strategy
+        assert (found["seed"], found["worker"], found["attempts"]) == (3, event.worker, event.attempts)
+        assert found["seconds"] == event.seconds
+        assert found["versions"] == header.versions
+        assert found["schema_version"] == SCHEMA_VERSION
+        assert trial.datetime_complete == datetime.fromisoformat(event.time).astimezone().replace(tzinfo=None)
+        if isinstance(event, Failed):
+            assert found["reason"] == event.reason == "RuntimeError: no sound"
+            assert trial.state is TrialState.FAIL
+            continue
+        assert (event.metrics | event.costs).items() <= found.items()
+        assert trial.values == [event.metrics["si_snr_improvement_db"], event.costs["size_bytes"]]
+        implied = dict(described["fixed_widths"]) | trial.params
+        for name, members in described["groups"].items():
+            implied |= dict.fromkeys(members, trial.params[name])
+        assert implied == event.allocation
+
+
+def test_a_search_without_a_shared_study_gets_one_later_and_goes_on_with_it(tmp_path: Path, database: str) -> None:
+    address = parse_address(database)
+    search(tmp_path, make_experiment(12))
+    search(tmp_path, make_experiment(12), storage=address)
+    check_study(tmp_path, database)
+    search(tmp_path, make_experiment(16))
+    search(tmp_path, make_experiment(20), storage=address)
+    assert len(check_study(tmp_path, database).trials) == 20
+
+
+def test_two_searches_share_a_storage(tmp_path: Path, database: str) -> None:
+    other = make_experiment(12).model_copy(update={"name": "other"})
+    search(tmp_path / "a", make_experiment(12), storage=parse_address(database))
+    search(tmp_path / "b", other, storage=parse_address(database))
+    check_study(tmp_path / "a", database)
+    assert len(load_study(database, "other").trials) == 12
+
+
+def test_a_study_of_someone_else_is_refused_and_left_alone(tmp_path: Path, database: str) -> None:
+    address = parse_address(database)
+    search(tmp_path / "mine", make_experiment(12), storage=address)
+    begun = read_record(tmp_path / "mine")[0].time
+    before = everything_stored(database)
+    for experiment, reason in (
+        (make_experiment(12, seed=4), "study 'synthetic' belongs to a search of another experiment"),
+        (make_experiment(12), f"belongs to the same experiment's search in another run folder, begun {begun}"),
+    ):
+        for folder in ("theirs", "theirs"):
+            with pytest.raises(UserError) as refused:
+                search(tmp_path / folder, experiment, storage=address)
+            assert reason in str(refused.value)
+            assert "\n" not in str(refused.value)
+        (tmp_path / "theirs" / RECORD_FILE).unlink()
+    assert everything_stored(database) == before
+    check_study(tmp_path / "mine", database)
+
+
+def test_a_study_that_optuna_made_is_refused_where_it_holds_trials(tmp_path: Path, database: str) -> None:
+    study = optuna.create_study(storage=optuna_storage(database), study_name="synthetic", directions=["maximize", "minimize"])
+    study.ask()
+    with pytest.raises(UserError, match="study 'synthetic' was made by something else"):
+        search(tmp_path, make_experiment(12), storage=parse_address(database))
+
+
+def test_a_study_that_a_killed_driver_had_just_made_is_taken(tmp_path: Path, database: str) -> None:
+    optuna.create_study(storage=optuna_storage(database), study_name="synthetic", directions=["maximize", "minimize"])
+    search(tmp_path, make_experiment(12), storage=parse_address(database))
+    check_study(tmp_path, database)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_trial_whose_answer_was_lost_is_stored_once(tmp_path: Path, database: str, lost: int) -> None:
+    """The server has stored it, and the connection breaks before it says so."""
+    wire = Wire(database)
+    kind = urlsplit(database).scheme
+
+    def hook(number: int) -> None:
+        if number in range(3, 3 + 4 * lost, 4):
+            wire.swallow_answer(*WRITES[kind])
+        elif number in range(6, 6 + 4 * lost, 4):
+            wait_for(lambda: wire.swallowed == 1 + (number - 6) // 4)
+
+    summary = search(tmp_path, make_experiment(12), scorer(hook=hook), storage=parse_address(wire.address))
+    wire.close()
+    assert wire.swallowed == lost
+    assert summary.shared is not None
+    assert "all 12 results" in summary.shared
+    check_study(tmp_path, database)
+
+
+def test_a_server_that_is_killed_and_comes_back_gets_what_it_missed(tmp_path: Path, mortal: Mortal) -> None:
+    def hook(number: int) -> None:
+        if number in {5, 20}:
+            mortal.kill()
+        elif number in {15, 21}:
+            mortal.start()
+
+    summary = search(tmp_path, make_experiment(30), scorer(hook=hook), storage=parse_address(mortal.address))
+    assert summary.scored == 30
+    assert summary.shared is not None
+    assert "all 30 results" in summary.shared
+    check_study(tmp_path, mortal.address)
+
+
+def test_a_server_that_stays_away_leaves_the_search_whole_and_the_same_command_adds_what_is_missing(
+    tmp_path: Path, mortal: Mortal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = parse_address(mortal.address)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_study, "PATIENCE_SECONDS", 1.0)
+        summary = search(tmp_path, make_experiment(20), scorer(hook=lambda n: mortal.kill() if n == 8 else None), storage=address)
+    assert summary.scored == 20
+    assert summary.shared is not None
+    assert f"of 20 results are missing in {address}" in summary.shared
+    with pytest.raises(UserError, match="wanted a server that answers there"):
+        search(tmp_path, make_experiment(20), storage=address)
+    mortal.start()
+    summary = search(tmp_path, make_experiment(20), storage=address)
+    assert summary.shared == f"shared study: all 20 results are in {address}"
+    check_study(tmp_path, mortal.address)
+
+
+def test_a_server_that_says_nothing_any_more_keeps_nobody(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_study, "PATIENCE_SECONDS", 1.0)
+        summary = search(
+            tmp_path,
+            make_experiment(20),
+            scorer(hook=lambda n: wire.block() if n == 8 else None),
+            storage=parse_address(wire.address),
+        )
+    wire.close()
+    assert summary.scored == 20
+    assert summary.shared is not None
+    assert "results are missing" in summary.shared
+    search(tmp_path, make_experiment(20), storage=parse_address(database))
+    check_study(tmp_path, database)
+
+
+def test_a_study_deleted_while_the_search_runs_is_made_again(tmp_path: Path, database: str) -> None:
+    def hook(number: int) -> None:
+        if number == 10:
+            optuna.delete_study(study_name="synthetic", storage=optuna_storage(database))
+
+    search(tmp_path, make_experiment(20), scorer(hook=hook), storage=parse_address(database))
+    check_study(tmp_path, database)
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param((25, 60), id="twice"), pytest.param((5, 15, 25, 35, 45, 55, 65, 75), id="often", marks=pytest.mark.slow)],
+)
+def test_a_driver_killed_again_and_again_leaves_every_candidate_once(tmp_path: Path, database: str, kills: Sequence[int]) -> None:
+    environment = {**os.environ, STORAGE_VARIABLE: database}
+    command = [sys.executable, "-m", "tests.search.synthetic", str(tmp_path), "40", "0.03", "nsga2"]
+
+    def held() -> int:
+        record = tmp_path / RECORD_FILE
+        return record.read_bytes().count(b"\n") if record.exists() else 0
+
+    for count in kills:
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as driver:
+            while held() < count:
+                assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+                time.sleep(0.005)
+            driver.send_signal(signal.SIGKILL)
+        if optuna_storage(database).get_all_studies():
+            trials = load_study(database).trials
+            held_now = Counter(trial.user_attrs["candidate"] for trial in trials)
+            assert set(held_now) <= {event.candidate for event in finished(tmp_path)}
+            assert max(held_now.values(), default=1) == 1
+            assert all(trial.state.is_finished() for trial in trials)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert "all 40 results are in" in ended.stdout
+    check_study(tmp_path, database)
+
+
+def test_ctrl_c_while_the_study_is_brought_up_to_date_says_what_is_missing(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = Wire(database)
+
+    def interrupt(study: shared_study.SharedStudy) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shared_study.SharedStudy, "close", interrupt)
+    summary = search(
+        tmp_path,
+        make_experiment(12),
+        scorer(hook=lambda n: wire.block() if n == 2 else None),
+        storage=parse_address(wire.address),
+    )
+    wire.close()
+    assert summary.scored == 12
+    assert summary.shared is not None
+    assert "of 12 results are missing" in summary.shared

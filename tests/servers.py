@@ -1,0 +1,233 @@
+"""Real servers for the storage tests: those that the environment names, some to kill, and a wire to cut."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import optuna
+import psycopg
+import pytest
+import redis
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalRedisBackend
+from psycopg import sql
+
+VARIABLES = {"postgresql": "HWSEARCH_TEST_POSTGRES", "redis": "HWSEARCH_TEST_REDIS"}
+"""Environment variables that hold the address of a throwaway server on this machine, by its kind; `.ci/services` starts both."""
+
+
+@contextlib.contextmanager
+def fresh_database(kind: str) -> Iterator[str]:
+    """The address of an empty database on the server that the environment names; skips the test where it names none."""
+    server = os.environ.get(VARIABLES[kind])
+    if not server:
+        pytest.skip(f"no {VARIABLES[kind]}: wanted the address of a throwaway server on this machine; .ci/services starts one")
+    if kind == "redis":
+        with redis.Redis.from_url(server) as client:
+            client.flushdb()
+            yield server
+            client.flushdb()
+        return
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        try:
+            yield urlsplit(server)._replace(path=f"/{name}").geturl()
+        finally:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+def optuna_storage(address: str) -> BaseStorage:
+    """How people open it: with Optuna's own classes."""
+    if address.startswith("redis"):
+        return JournalStorage(JournalRedisBackend(address))
+    return RDBStorage(address.replace("postgresql://", "postgresql+psycopg://"))
+
+
+def load_study(address: str, name: str = "synthetic") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=optuna_storage(address))
+
+
+def everything_stored(address: str) -> str:
+    """All that a database holds, as text."""
+    if address.startswith("redis"):
+        with redis.Redis.from_url(address) as client:
+            return "\n".join(
+                str(client.dump(key)) if client.type(key) != b"string" else str(client.get(key))
+                for key in sorted(client.scan_iter())
+            )
+    with psycopg.connect(address) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        return "\n".join(
+            str(connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(table))).fetchall()) for (table,) in tables
+        )
+
+
+class Mortal:
+    """A server of the test's own, to be killed by SIGKILL and started again on what it left."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._folder = Path(tempfile.mkdtemp(prefix="hwsearch-server-"))
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: str | None = None
+        if kind == "redis":
+            self.address = f"redis://127.0.0.1:{self._port}/0"
+            return
+        self.address = f"postgresql://hwsearch@127.0.0.1:{self._port}/postgres"
+        if os.geteuid() == 0:
+            # It refuses to run as root.
+            self._user = "postgres"
+            shutil.chown(self._folder, self._user)
+        initdb = (_program("initdb"), "-D", self._folder / "data", "-U", "hwsearch", "--auth=trust", "--no-locale", "-E", "UTF8")
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/", user=self._user)
+
+    def start(self) -> None:
+        if self._kind == "redis":
+            settings = ("--bind", "127.0.0.1", "--port", str(self._port), "--dir", self._folder, "--appendonly", "yes")
+            self._start(_program("redis-server"), *settings, "--appendfsync", "always")
+        else:
+            settings = ("-h", "127.0.0.1", "-p", str(self._port), "-k", "")
+            self._start(_program("postgres"), "-D", self._folder / "data", *settings)
+
+    def kill(self) -> None:
+        """Kill every process of it at once."""
+        assert self._process is not None
+        for child in _descendants(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        self._process.wait()
+
+    def remove(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+        shutil.rmtree(self._folder)
+
+    def _start(self, *command: str | Path) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, user=self._user)
+        wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self._folder / "log").read_text()
+        try:
+            if self._kind == "redis":
+                with redis.Redis.from_url(self.address) as client:
+                    return bool(client.ping())
+            with psycopg.connect(self.address, connect_timeout=2):
+                return True
+        except (redis.RedisError, psycopg.Error):
+            return False
+
+
+class Wire:
+    """Forwards connections to a server, until it is cut, or swallows an answer."""
+
+    def __init__(self, address: str) -> None:
+        parts = urlsplit(address)
+        assert parts.hostname
+        assert parts.port
+        self._server = (parts.hostname, parts.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        user, _, _ = parts.netloc.rpartition("@")
+        self.address = parts._replace(netloc=f"{user}@127.0.0.1:{self._listener.getsockname()[1]}").geturl()
+        self._write, self._end = b"", b""
+        self._written = False
+        self.swallowed = 0
+        self._blocked = threading.Event()
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def swallow_answer(self, write: bytes, end: bytes) -> None:
+        """Lose the answer to the next request with `end` in it after one with `write`, and break the connection."""
+        self._written, self._write, self._end = False, write, end
+
+    def block(self) -> None:
+        """Take everything and deliver nothing from now on, as a network that lost the server."""
+        self._blocked.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._open |= {client, server}
+                swallow = threading.Event()
+                threading.Thread(target=self._requests, args=(client, server, swallow), daemon=True).start()
+                threading.Thread(target=self._answers, args=(server, client, swallow), daemon=True).start()
+
+    def _requests(self, client: socket.socket, server: socket.socket, swallow: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                self._written = self._written or (bool(self._write) and self._write in data)
+                if self._written and self._end in data:
+                    self._write, self._written = b"", False
+                    swallow.set()
+                if not self._blocked.is_set():
+                    server.sendall(data)
+            server.shutdown(socket.SHUT_WR)
+
+    def _answers(self, server: socket.socket, client: socket.socket, swallow: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if swallow.is_set():
+                    self.swallowed += 1
+                    break
+                if not self._blocked.is_set():
+                    client.sendall(data)
+            for connection in (client, server):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until it holds; a minute is far more than anything here takes."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+def _program(name: str) -> str:
+    """A server's program, which Debian keeps off the path, by version; skips the test where it is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    program = str(found[-1]) if found else shutil.which(name)
+    if program is None:
+        pytest.skip(f"no program {name} here; wanted Debian's packages postgresql and redis-server")
+    return program
+
+
+def _descendants(process: int) -> list[int]:
+    """A process and all below it, itself first."""
+    parents: dict[int, int] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    found = [process]
+    for parent in found:
+        found += [child for child, of in parents.items() if of == parent]
+    return found

@@ -1,0 +1,122 @@
+"""Seeing and bounding a search from the command line: status, budgets, dry runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hwsearch.search.log import LOG_FILE
+from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
+
+ARGUMENTS = ("--workers", 0, "--processes", 1)
+
+
+def said(answer_stdout: str, word: str) -> list[str]:
+    """What a dry run says behind a word."""
+    return [line.removeprefix(f"{word}:").strip() for line in answer_stdout.splitlines() if line.startswith(f"{word}:")]
+
+
+def test_the_status_of_a_finished_search(tiny: Tiny) -> None:
+    before = snapshot(tiny.folder)
+    answer = hwsearch("status", tiny.folder, "--format", "json")
+    assert (answer.code, answer.stderr) == (0, "")
+    status = json.loads(answer.stdout)
+    (rung,) = status["rungs"]
+    assert (rung["scored"], rung["failed"], rung["in_flight"], rung["wanted"]) == (TRIALS, 0, 0, TRIALS)
+    assert (status["driver"], status["remaining_seconds"]) == (None, 0.0)
+    assert status["log"] == str(tiny.folder / LOG_FILE)
+    assert sum(worker["finished"] for worker in status["workers"]) == TRIALS + 1
+    shown = hwsearch("status", tiny.folder, "--watch")
+    assert shown.code == 0
+    assert "no driver is running" in shown.stdout
+    assert snapshot(tiny.folder) == before
+
+
+def test_a_log_is_kept_and_standard_error_is_as_before(tiny: Tiny) -> None:
+    log = (tiny.folder / LOG_FILE).read_text().splitlines()
+    assert f"{tiny.folder / LOG_FILE} of process" in log[0]
+    assert f"done: {TRIALS} of {TRIALS} candidates scored" in log[-1]
+    assert sum("candidate " in line and " scored in " in line for line in log) == TRIALS
+    assert "scored in" not in tiny.stderr
+
+
+def test_a_folder_without_a_search_has_no_status(tiny: Tiny, tmp_path: Path) -> None:
+    assert "not a run folder" in refusal(hwsearch("status", tmp_path))
+    assert "not a run folder" in refusal(hwsearch("status", tiny.runs / "data"))
+
+
+def test_budgets_are_given_on_the_command_line_and_a_larger_one_goes_on(copied: Tiny) -> None:
+    command = ("search", copied.file, "--runs-dir", copied.runs, *ARGUMENTS)
+    answer = hwsearch(*command, "--trials", TRIALS + 2)
+    assert answer.code == 0, answer.stderr
+    assert f"done: {TRIALS + 2} of {TRIALS + 2} candidates scored" in answer.stderr
+    answer = hwsearch(*command, "--trials", TRIALS + 4, "--hours", "0.00000001")
+    assert answer.code == 0, answer.stderr
+    assert f"stopped, 1e-08 hours (search.hours) are over: {TRIALS + 2} of {TRIALS + 4} candidates scored" in answer.stderr
+    assert "the same command with a larger budget goes on" in answer.stderr
+    file = write_tiny(copied.file, ("[search]\n", "[search]\nstall_growth = 1.0\n"))
+    answer = hwsearch("search", file, *command[2:], "--trials", TRIALS + 4, "--until-hypervolume-stalls", "20")
+    assert answer.code == 0, answer.stderr
+    assert "stopped, the hypervolume grew by less than 1 of itself over 20 candidates: " in answer.stderr
+    answer = hwsearch(*command, "--trials", TRIALS + 3, "--hours", 5)
+    assert answer.code == 0, answer.stderr
+    scored = [event["candidate"] for event in copied.events()]
+    assert scored == list(range(TRIALS + 4))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--trials", "0", "--trials"),
+        ("--trials", "3", "search.trials is 3"),
+        ("--hours", "0", "--hours"),
+        ("--hours", "nan", "hours"),
+        ("--hours", "inf", "hours"),
+        ("--until-hypervolume-stalls", "1", "--until-hypervolume-stalls"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "search"])
+def test_a_budget_that_is_none_is_refused(tiny: Tiny, tmp_path: Path, command: str, option: str, value: str, named: str) -> None:
+    assert named in refusal(hwsearch(command, tiny.file, "--runs-dir", tmp_path / "runs", option, value))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_before_anything_says_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    for command in ("run", "search"):
+        answer = hwsearch(command, file, "--runs-dir", tmp_path / "runs", "--dry-run")
+        assert answer.code == 0, answer.stderr
+        assert said(answer.stdout, "seeds") == ["at most 27: 6 uniform, 5 ends-at-8, 8 output-noise-ratio, 8 kl"]
+        assert said(answer.stdout, "rung") == [f"{TRIALS} candidates at 'post-training', not measured"]
+        missing = said(answer.stdout, "missing")
+        assert missing[0].startswith("rooms and mixtures")
+        assert missing[1].startswith("sensitivities (output-noise-ratio, kl)")
+        assert said(answer.stdout, "cost")[0].startswith("not estimated")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_a_dry_run_measures_and_counts_what_is_done(tiny: Tiny) -> None:
+    before = snapshot(tiny.runs)
+    answer = hwsearch("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0, "--trials", TRIALS + 40)
+    assert (answer.code, answer.stderr) == (0, "")
+    found = [event["strategy"] for event in tiny.events()]
+    (seeds,) = said(answer.stdout, "seeds")
+    for origin in ("uniform", "ends-at-8", "output-noise-ratio", "kl"):
+        assert f"{found.count(origin)} {origin}" in seeds
+    assert not seeds.startswith("at most")
+    (rung,) = said(answer.stdout, "rung")
+    assert rung.startswith(f"{TRIALS + 40} candidates at 'post-training' ({TRIALS} are done), ")
+    assert said(answer.stdout, "missing") == []
+    assert said(answer.stdout, "time")[0].startswith("about ")
+    assert said(answer.stdout, "workers") == ["this process alone"]
+    whole = hwsearch("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0)
+    assert said(whole.stdout, "time") == ["about 0 s of scoring"]
+    assert snapshot(tiny.runs) == before
+
+
+def test_a_dry_run_refuses_what_the_search_refuses(tiny: Tiny, tmp_path: Path) -> None:
+    before = snapshot(tiny.folder)
+    file = write_tiny(tmp_path / "tiny.toml", ("population = 8", "population = 9"))
+    line = refusal(hwsearch("search", file, "--runs-dir", tiny.runs, "--dry-run"))
+    assert "holds the search of an experiment 'tiny' that differs" in line
+    assert snapshot(tiny.folder) == before

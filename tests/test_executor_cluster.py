@@ -1,0 +1,160 @@
+"""Searches on a cluster of real nodes on this machine: what travels to them, and what happens when they go."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import hwsearch
+from hwsearch.search.record import RECORD_FILE, Asked, Scored
+from tests.cluster_driver import BROKEN
+from tests.ray_cluster import RayCluster, can_hide
+from tests.search.synthetic import essence, events
+from tests.sockets import descendants, is_loopback, listening, named
+from tests.tiny import HWSEARCH, Tiny
+
+ROOT = Path(__file__).parents[1]
+CODE_HERE = {"PYTHONPATH": str(ROOT)}
+MANY = 100_000
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    """A head without cores; each test adds its nodes."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, RayCluster(Path(folder)) as started:
+        yield started
+
+
+def start_driver(folder: Path, address: str, trials: int, environment: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.cluster_driver", str(folder), address, str(trials)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_more(folder: Path, driver: subprocess.Popen[str], count: int) -> None:
+    """Until the record has grown by so many lines."""
+    path = folder / RECORD_FILE
+
+    def lines() -> int:
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    before = lines()
+    while lines() < before + count:
+        assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+        time.sleep(0.02)
+
+
+def last_line(driver: subprocess.Popen[str]) -> str:
+    output, errors = driver.communicate(timeout=300)
+    assert (driver.returncode, output) == (2, ""), errors
+    return errors.splitlines()[-1]
+
+
+def assert_once(folder: Path) -> int:
+    """No candidate is lost or counted twice; how many there are."""
+    found = events(folder)
+    scored = [event.candidate for event in found if isinstance(event, Scored)]
+    assert len(set(scored)) == len(scored) == len({tuple(e.allocation.values()) for e in found if isinstance(e, Scored)})
+    asked = [event.candidate for event in found if isinstance(event, Asked)]
+    assert asked == list(range(len(asked)))
+    assert set(scored) <= set(asked)
+    return len(scored)
+
+
+@pytest.mark.skipif(not can_hide(), reason="a node that cannot see the run folder wants 'unshare --map-root-user --mount'")
+def test_a_node_that_sees_neither_run_folder_nor_code_scores_alike(cluster: RayCluster, tiny: Tiny, tmp_path: Path) -> None:
+    """Code, base, calibration and mixtures come through Ray, and nothing of them stays."""
+    runs = tmp_path / "runs"
+    for shared in ("data", "corpora"):
+        shutil.copytree(tiny.runs / shared, runs / shared)
+    code = Path(hwsearch.__file__).parents[1]
+    cluster.add("far", cpus=1, hidden=[runs, tiny.runs, code / "hwsearch", code / "hw_models"])
+    command = [HWSEARCH, "search", tiny.file, "--runs-dir", runs, "--workers", "1", "--ray-address", cluster.address]
+    ended = subprocess.run(
+        [*map(str, command), "--processes", "1"], capture_output=True, text=True, check=False, env=cluster.environment, cwd=ROOT
+    )
+    left = list((cluster.folder / "far" / "tmp").iterdir())
+    cluster.kill("far")
+    assert ended.returncode == 0, ended.stderr
+    assert essence(runs / "tiny") == essence(tiny.folder)
+    assert left == []
+
+
+@pytest.mark.slow
+def test_a_cluster_may_lose_nodes_and_get_new_ones(cluster: RayCluster, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        cluster.add(name, cpus=1, environment=CODE_HERE)
+    with start_driver(tmp_path, cluster.address, MANY, cluster.environment) as driver:
+        wait_for_more(tmp_path, driver, 40)
+        assert [address for address in listening(descendants(os.getpid())) if not is_loopback(address[0])] == []
+        cluster.kill("two")
+        wait_for_more(tmp_path, driver, 60)
+        cluster.kill("one")
+        cluster.add("three", cpus=2, environment=CODE_HERE)
+        wait_for_more(tmp_path, driver, 40)
+        cluster.kill("three")
+        line = last_line(driver)
+    assert line.startswith(f"error: no worker on the Ray cluster at '{cluster.address}' for 6")
+    assert line.endswith("run the same command again to continue when there is")
+    found = assert_once(tmp_path)
+
+    cluster.add("four", cpus=2, environment=CODE_HERE)
+    with start_driver(tmp_path, cluster.address, found + 20, cluster.environment) as driver:
+        output, errors = driver.communicate(timeout=300)
+    cluster.kill("four")
+    assert f"done: {found + 20} of {found + 20} candidates scored, 0 failed" in output, errors
+    assert assert_once(tmp_path) == found + 21
+
+
+def test_a_node_that_cannot_start_workers_is_named(cluster: RayCluster, tmp_path: Path) -> None:
+    cluster.add("broken", cpus=2, environment={**CODE_HERE, BROKEN: "1"})
+    with start_driver(tmp_path, cluster.address, 20, cluster.environment) as driver:
+        line = last_line(driver)
+    cluster.kill("broken")
+    assert line.startswith(
+        f"error: node {os.uname().nodename} of the Ray cluster: a worker cannot start: FileNotFoundError: no lib"
+    )
+
+
+def test_a_driver_without_the_clusters_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("0" * 64)
+    with start_driver(
+        tmp_path / "run", cluster.address, 20, {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    ) as driver:
+        line = last_line(driver)
+    assert line.startswith(f"error: cannot join the Ray cluster at '{cluster.address}' (")
+    assert "RAY_AUTH_TOKEN_PATH" in line
+
+
+@pytest.mark.slow
+def test_a_cluster_without_its_head_is_given_up(cluster: RayCluster, tmp_path: Path) -> None:
+    """The last of this file: the cluster is gone."""
+    cluster.add("five", cpus=2, environment=CODE_HERE)
+    with start_driver(tmp_path, cluster.address, MANY, cluster.environment) as driver:
+        wait_for_more(tmp_path, driver, 30)
+        cluster.kill("head")
+        line = last_line(driver)
+    assert "run the same command again to continue" in line
+    assert assert_once(tmp_path) >= 10
+
+
+@pytest.mark.slow
+def test_a_dead_head_of_a_local_ray_is_one_line(tmp_path: Path) -> None:
+    with start_driver(tmp_path, "none", MANY, dict(os.environ)) as driver:
+        wait_for_more(tmp_path, driver, 30)
+        (head,) = named(driver.pid, "gcs_server")
+        os.kill(head, signal.SIGKILL)
+        assert last_line(driver) == "error: the head of Ray on this machine has died; run the same command again to continue"
+    assert assert_once(tmp_path) >= 10

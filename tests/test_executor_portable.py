@@ -1,0 +1,79 @@
+"""Files that travel keep their shape below another root."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwsearch.executor.portable import Portable, PortableJob, contents, moved, moved_paths, unpack
+from hwsearch.executor.ray_workers import RayWorker
+from hwsearch.experiment import Fidelity, Split
+from hwsearch.search.scoring import ScoringJob, TrainedFile
+from hwsearch.separator.allocation import BitAllocation
+from tests.tiny import Tiny
+
+ROOT = Path("/elsewhere")
+ALLOCATION = BitAllocation((("x.weight", 4), ("masks", 8)))
+
+
+@dataclass(frozen=True)
+class Holder:
+    one: Path
+    none: Path | None
+    number: int
+
+
+def test_only_paths_are_moved() -> None:
+    assert moved_paths(Holder(Path("/a/b"), None, 3), ROOT) == Holder(Path("/elsewhere/a/b"), None, 3)
+
+
+def test_unpacked_files_lie_where_moved_says(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    file = tmp_path / "here" / "file"
+    file.write_bytes(b"content")
+    found = contents([file, tmp_path / "absent"])
+    unpack(found, tmp_path / "there")
+    assert moved(file, tmp_path / "there").read_bytes() == b"content"
+    assert list(found) == [file]
+
+
+def test_a_scorer_reads_nothing_but_what_it_names(tiny: Tiny, tmp_path: Path) -> None:
+    factory = tiny.scorer_factory
+    files = list(factory.files())
+    assert isinstance(factory, Portable)
+    assert len(files) == 3 + 2 * len(tiny.mixtures(Split.VALIDATION))
+    unpack(contents(files), tmp_path)
+    job = ScoringJob(BitAllocation.of(tiny.events()[3]["allocation"]), Fidelity.POST_TRAINING)
+    assert factory.below(tmp_path)()(job) == tiny.events()[3]["metrics"]
+
+
+def test_a_job_takes_its_start_along_and_leaves_its_weights() -> None:
+    job = ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, Path("/run/new"), TrainedFile(Path("/run/old"), ALLOCATION))
+    assert isinstance(job, PortableJob)
+    assert (set(job.files()), list(job.results())) == ({Path("/run/old"), Path("/run/new")}, [Path("/run/new")])
+    there = job.below(ROOT)
+    assert there.start is not None
+    assert (there.output, there.start.path) == (ROOT / "run/new", ROOT / "run/old")
+    plain = ScoringJob(ALLOCATION, Fidelity.POST_TRAINING)
+    assert (list(plain.files()), list(plain.results()), plain.below(ROOT)) == ([], [], plain)
+
+
+def test_weights_travel_to_the_worker_and_back_and_leave_nothing_there(tmp_path: Path) -> None:
+    old, new, there = tmp_path / "run" / "old", tmp_path / "run" / "new", tmp_path / "there"
+    old.parent.mkdir()
+    old.write_bytes(b"old")
+    job = ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, new, TrainedFile(old, ALLOCATION))
+
+    def train(given: ScoringJob) -> float:
+        assert given.start is not None
+        assert given.output is not None
+        if not given.output.is_file():
+            given.output.write_bytes(given.start.path.read_bytes() + b" and trained")
+        return 1.0
+
+    worker = RayWorker([], there)
+    worker._work = train
+    result, error, _, _, files = worker.run(job, contents(job.files()))
+    assert (result, error, files) == (1.0, None, {new: b"old and trained"})
+    new.write_bytes(b"left by an earlier attempt")
+    assert worker.run(job, contents(job.files()))[4] == {}
+    assert [path for path in there.rglob("*") if path.is_file()] == []
+    assert old.read_bytes() == b"old"

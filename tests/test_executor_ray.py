@@ -1,0 +1,154 @@
+"""Workers on Ray that hang, die and are killed; the local Ray itself killed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.executor import LocalExecutor, RayExecutor, ray_session, run_jobs
+from hwsearch.experiment import WorkersConfig
+from tests.search.synthetic import essence, make_experiment, make_scorer, search
+from tests.sockets import descendants, is_loopback, listening, named
+
+HANG, DIE, HANG_THEN_DIE = -1, -2, -3
+ONE_HOUR = 3600.0
+
+
+def work(number: int, folder: Path, seconds: float) -> int:
+    marker = folder / "hung-once"
+    if number == HANG or (number == HANG_THEN_DIE and not marker.exists()):
+        marker.touch()
+        time.sleep(ONE_HOUR)
+    if number in (DIE, HANG_THEN_DIE):
+        os._exit(1)
+    time.sleep(seconds)
+    return number**2
+
+
+def make_work(folder: Path, seconds: float = 0.0) -> Callable[[int], int]:
+    return partial(work, folder=folder, seconds=seconds)
+
+
+def make_lookup() -> Callable[[str], str | float]:
+    import ray
+
+    found = ray.get_runtime_context().get_assigned_resources() | os.environ
+    return lambda name: found[name]
+
+
+def make_nothing(how: str) -> Callable[[int], int]:
+    if how == "exit":
+        os._exit(1)
+    raise (UserError if how == "user" else RuntimeError)("no base\nhere")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    """One Ray for all that leave it alive."""
+    with ray_session(2, None):
+        yield
+
+
+def test_a_hung_job_fails_after_its_attempts_and_others_go_on(tmp_path: Path) -> None:
+    each = WorkersConfig(time_limit_s=1.0)
+    with RayExecutor(partial(make_work, tmp_path), workers=2, max_attempts=2, each=each) as executor:
+        outcomes = {outcome.key: outcome for outcome in run_jobs(executor, [1, HANG, 2, DIE, 3, HANG_THEN_DIE, 4])}
+    assert [outcomes[key].result for key in (0, 2, 4, 6)] == [1, 4, 9, 16]
+    assert (outcomes[1].error, outcomes[1].attempts) == ("no answer within 1 s, 2 times", 2)
+    assert outcomes[3].attempts == outcomes[5].attempts == 2
+    assert str(outcomes[3].error).startswith("its worker died 2 times; the last time: ActorDiedError: ")
+
+
+def test_hanging_and_dying_add_up(tmp_path: Path) -> None:
+    each = WorkersConfig(time_limit_s=1.0)
+    with RayExecutor(partial(make_work, tmp_path), workers=1, max_attempts=2, each=each) as executor:
+        (outcome,) = run_jobs(executor, [HANG_THEN_DIE])
+    assert str(outcome.error).startswith("its worker died or gave no answer 2 times; the last time: ActorDiedError: ")
+
+
+def test_a_time_limit_begins_when_the_job_does(tmp_path: Path) -> None:
+    """Not when it is queued, nor while its worker starts."""
+    each = WorkersConfig(time_limit_s=1.0)
+    with RayExecutor(partial(make_work, tmp_path, 0.3), workers=1, max_attempts=1, each=each) as executor:
+        for number in range(6):
+            executor.submit(number, number)
+        assert [executor.next_outcome().result for _ in range(6)] == [0, 1, 4, 9, 16, 25]
+
+
+def test_a_worker_killed_at_any_moment_loses_no_job(tmp_path: Path) -> None:
+    results: list[int | None] = []
+    with RayExecutor(partial(make_work, tmp_path, 0.05), workers=2, max_attempts=5) as executor:
+        for outcome in run_jobs(executor, range(40)):
+            results.append(outcome.result)
+            if outcome.key in (3, 11, 25):
+                with suppress(ProcessLookupError):  # the kill before may have hit the same one
+                    os.kill(int(outcome.worker.rpartition(":")[2]), signal.SIGKILL)
+    assert sorted(result for result in results if result is not None) == [number**2 for number in range(40)]
+
+
+def test_a_worker_gets_what_the_experiment_says() -> None:
+    each = WorkersConfig(cpus=2, memory_bytes=10_000_000)
+    with RayExecutor(make_lookup, workers=1, each=each) as executor:
+        found = [outcome.result for outcome in run_jobs(executor, ["CPU", "memory", "OMP_NUM_THREADS", "MKL_NUM_THREADS"])]
+    assert found == [2.0, 10_000_000, "2", "2"]
+    with RayExecutor(make_lookup, workers=2, each=WorkersConfig(cpus=0.5)) as executor:
+        assert [outcome.result for outcome in run_jobs(executor, ["CPU", "OMP_NUM_THREADS"])] == [0.5, "1"]
+
+
+@pytest.mark.parametrize(("each", "key"), [(WorkersConfig(memory_bytes=2**50), "memory_bytes"), (WorkersConfig(gpus=64), "gpus")])
+def test_more_than_the_machine_has_is_refused(each: WorkersConfig, key: str) -> None:
+    with pytest.raises(UserError, match=rf"^workers\.{key} is .*; the largest node of Ray has .*: wanted at most that$"):
+        RayExecutor(make_scorer, workers=1, each=each)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("user", r"^no base\nhere$"),
+        ("bug", "^a worker cannot start: RuntimeError: no base here$"),
+        (
+            "exit",
+            r"^workers die at their start, 2 times in a row, the last on node \S+ \(\w{8}\): ActorDiedError: .*; run the same",
+        ),
+    ],
+)
+def test_work_that_cannot_be_built_is_one_line(how: str, message: str) -> None:
+    with RayExecutor(partial(make_nothing, how), workers=1, max_attempts=2) as executor:
+        executor.submit(0, 1)
+        with pytest.raises(UserError, match=message):
+            executor.next_outcome()
+
+
+def test_one_worker_searches_as_this_process_does(tmp_path: Path) -> None:
+    experiment = make_experiment(24)
+    with RayExecutor(make_scorer, workers=1) as executor:
+        search(tmp_path / "ray", experiment, executor)
+    search(tmp_path / "local", experiment, LocalExecutor(make_scorer))
+    assert essence(tmp_path / "ray") == essence(tmp_path / "local")
+
+
+def test_nobody_else_can_reach_ray(tmp_path: Path) -> None:
+    with RayExecutor(partial(make_work, tmp_path), workers=2) as executor:
+        list(run_jobs(executor, range(4)))
+        found = listening(descendants(os.getpid()))
+    assert len(set(found.values())) >= 3  # the head, the node, workers
+    assert [address for address in found if not is_loopback(address[0])] == []
+
+
+def test_a_local_ray_whose_node_is_killed_is_started_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The last of this file: it kills the Ray of the session."""
+    with RayExecutor(partial(make_work, tmp_path, 0.2), workers=2) as executor:
+        outcomes = []
+        for outcome in run_jobs(executor, range(12)):
+            outcomes.append(outcome)
+            if len(outcomes) == 3:
+                (killed,) = named(os.getpid(), "raylet")
+                os.kill(killed, signal.SIGKILL)
+    assert sorted((outcome.key, outcome.result) for outcome in outcomes) == [(number, number**2) for number in range(12)]
+    assert capfd.readouterr().out == ""

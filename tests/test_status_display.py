@@ -1,0 +1,90 @@
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.live import Live
+
+from hwsearch.experiment import Fidelity
+from hwsearch.front.status import SearchStatus
+from hwsearch.search.record import LockHolder
+from hwsearch.status_display import LivePanel, panel, sparkline
+from hwsearch.terminal import duration
+from hwsearch.workspace import Workspace
+from tests.front.test_status import START, asked, failed, scored, tally
+from tests.search.synthetic import make_experiment, search
+
+
+def rendered(status: SearchStatus, in_flight: dict[Fidelity, int] | None = None) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(panel(status, in_flight))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_sparkline_goes_from_the_least_to_the_largest() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([3.0, 3.0]) == "██"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (273_600, "3 d 4 h")]
+)
+def test_durations_are_said_as_people_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_the_panel_shows_what_there_is(tmp_path: Path) -> None:
+    events = [
+        *(asked(number, 0) for number in range(6)),
+        scored(0, 1, quality=9.0),
+        scored(1, 2, 4.0, 50.0),
+        scored(2, 3, 8.0, 80.0),
+        failed(3, 4, "[red]no sound[/red]"),
+    ]
+    driver = LockHolder("4711", START)
+    text = rendered(tally(make_experiment(20), *events).status(tmp_path, driver, START))
+    assert "driver: process 4711, since 2030-01-01 00:00:00 UTC" in text
+    assert [word for word in next(line for line in text.splitlines() if "post-training  " in line).split() if word.isdigit()] == [
+        "2",
+        "20",
+        "1",
+        "2",
+    ]
+    assert "[red]no sound[/red]" in text, "reasons are no markup"
+    assert "best quality: candidate 2 at 'post-training', si_snr_improvement_db 8, size_bytes 80" in text
+    assert "hypervolume" in text
+    assert "a:1" in text
+    assert f"record: {tmp_path}" in text.replace("│\n│ ", "")
+
+
+def test_nothing_scored_is_shown_as_that(tmp_path: Path) -> None:
+    text = rendered(tally(make_experiment(20)).status(tmp_path, None, START))
+    assert "no driver is running" in text
+    assert "nothing is scored yet" in text
+
+
+def test_the_live_panel_ends_as_the_record_has_it_also_after_a_resume(tmp_path: Path) -> None:
+    rungs = {"validation": 4, "validation_mixtures": 2, "promotions": [{"fidelity": "post-training", "keep": 3}]}
+    workspace = Workspace(tmp_path, make_experiment(20, **rungs))
+    workspace.describe()
+    for trials in (8, 20):
+        experiment = make_experiment(trials, **rungs)
+        stream = io.StringIO()
+        with Live(console=Console(file=stream, force_terminal=True, width=160), auto_refresh=False) as live:
+            shown = LivePanel(Workspace(tmp_path, experiment), live)
+            search(workspace.folder, experiment, progress=shown.show)
+        last = stream.getvalue().split("search of synthetic")[-1]
+        assert f"{Fidelity.SUBSET.value}  " in last
+        line = next(line for line in last.splitlines() if line.startswith("│ post-training-subset"))
+        assert line.split()[2:6] == [str(trials), str(trials), "0", "│"]
+        assert "this process" in last
+
+
+def test_a_panel_says_how_many_the_driver_has_in_flight(tmp_path: Path) -> None:
+    status = tally(make_experiment(20), asked(0, 0), asked(1, 0), scored(0, 1), scored(1, 2)).status(
+        tmp_path, LockHolder("1", START), datetime(2030, 1, 2, tzinfo=UTC)
+    )
+    line = next(line for line in rendered(status, {Fidelity.POST_TRAINING: 7}).splitlines() if "post-training " in line)
+    assert line.split()[2:6] == ["1", "20", "0", "7"]
