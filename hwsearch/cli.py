@@ -403,6 +403,8 @@ def _fidelity(name: str | None) -> Any:
 
 def main() -> None:
     """Run the command line; a user's error is one line and exit code 2."""
+    # NumPy's threads wait by spinning: between two proposals they would take the cores that scorers work on.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Brevitas says so at import, of a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
     try:

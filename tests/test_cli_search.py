@@ -1,6 +1,9 @@
 """Seeing and bounding a search from the command line: status, budgets, dry runs."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +123,17 @@ def test_a_dry_run_refuses_what_the_search_refuses(tiny: Tiny, tmp_path: Path) -
     line = refusal(hwsearch("search", file, "--runs-dir", tiny.runs, "--dry-run"))
     assert "holds the search of an experiment 'tiny' that differs" in line
     assert snapshot(tiny.folder) == before
+
+
+@pytest.mark.parametrize(("given", "wanted"), [({}, "1"), ({"OPENBLAS_NUM_THREADS": "3"}, "3")])
+def test_the_driver_leaves_the_cores_to_the_scorers(given: dict[str, str], wanted: str) -> None:
+    script = (
+        "import atexit, os, sys\n"
+        "atexit.register(lambda: print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules))\n"
+        "from hwsearch.cli import main\n"
+        "sys.argv = ['hwsearch', '--version']\n"
+        "main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"} | given
+    answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert answer.stdout.splitlines()[-1] == f"{wanted} False"  # set before NumPy is loaded, which reads it once
