@@ -1,7 +1,5 @@
 """The scorer's network gives the Brevitas network's numbers."""
 
-import pickle
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +12,7 @@ from hwsearch.separator.folding import FoldedLayer, convolve, run_folded
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
 from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network
+from tests.travel import travelled
 
 CONFIG = QuantizationConfig()
 CONFIGS = [
@@ -164,6 +163,6 @@ def test_inputs_are_left_alone_and_masks_carry_no_gradient():
 def test_a_fast_network_travels_to_a_worker():
     separator, folded, calibration = small_network()
     network = FastNetwork(folded, calibration, CONFIG)
-    there = pickle.loads(pickle.dumps(network))  # noqa: S301 (our own bytes)
+    there = travelled(network)
     features, allocation = normalised_features(separator), uniform(RELU, 4, 8)
     assert torch.equal(there.mask_function(allocation)(features), network.mask_function(allocation)(features))
