@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -65,14 +66,32 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
         TargetError: a wrong shape or width, or a width the target refuses; names the layer.
     """
     check_bits(table.workload, bits)
-    sums, peak = _Sums.of(table, bits), _peaks(table, bits)
+    sums = _Sums.of(table, bits)
+    if (refused := ~sums.runnable).any():
+        raise TargetError(refusal(table, bits[int(refused.argmax())]))
+    return _costs(table, bits, sums)
+
+
+def evaluate_runnable(table: CostTable, bits: IntArray) -> tuple[npt.NDArray[np.bool_], Costs]:
+    """Which allocations `[allocations, sites]` the target can run at all, `[allocations]`, and the costs of these in their order.
+
+    Raises:
+        TargetError: a wrong shape or width.
+    """
+    check_bits(table.workload, bits)
+    sums = _Sums.of(table, bits)
+    can = sums.runnable
+    return can, _costs(table, bits[can], sums.rows(can))
+
+
+def _costs(table: CostTable, bits: IntArray, sums: "_Sums") -> Costs:
+    """Costs of allocations that the target runs, from the sums over their layers."""
+    peak = _peaks(table, bits)
     occupancy = occupancies(table.target, sums.weight_bytes, peak)
     at, row = place(occupancy, sums.cycles), np.arange(len(bits))
     taken = occupancy[row, at]
     overhead = table.target.overheads.inference_cycles
     cycles = sums.cycles[row, at] + overhead
-    if np.isnan(cycles).any():
-        raise TargetError(refusal(table, bits[int(np.isnan(cycles).argmax())]))
     interval = cycles
     resources: dict[str, IntArray] = {}
     energy_pj: FloatArray = sums.energy_pj[row, at] + running_pj(table.target, overhead)
@@ -109,8 +128,7 @@ def runnable(table: CostTable, bits: IntArray) -> npt.NDArray[np.bool_]:
         TargetError: a wrong shape or width.
     """
     check_bits(table.workload, bits)
-    can: npt.NDArray[np.bool_] = ~np.isnan(_Sums.of(table, bits).cycles[:, 0])
-    return can
+    return _Sums.of(table, bits).runnable
 
 
 def placement_of(table: CostTable, bits_row: IntArray) -> Placement:
@@ -142,16 +160,16 @@ class _Sums:
         cache. Layers are added one after another: an allocation costs the same to the last bit in every batch.
         """
         used = np.unique(bits)
-        rows = _rows(table, used)
+        rows = _rows(table, tuple(used.tolist()))
         position = np.searchsorted(used, np.arange(used[-1] + 1 if used.size else 0)).astype(np.intp)
         sums = np.empty((len(bits), rows.shape[2]))
         for start in range(0, len(bits), _CHUNK):
             at = position[bits[start : start + _CHUNK].T]
+            activations = np.maximum(at[table.inputs[:, 0]], at[table.inputs[:, 1]])
+            index = (at[table.weights] * len(used) + activations) * len(used) + at[table.outputs]
             total = np.zeros((at.shape[1], rows.shape[2]))
-            for layer, (first, second) in enumerate(table.inputs):
-                activation = at[first] if first == second else np.maximum(at[first], at[second])
-                index = (at[table.weights[layer]] * len(used) + activation) * len(used) + at[table.outputs[layer]]
-                total += rows[layer].take(index, axis=0)
+            for layer, row in enumerate(index):
+                total += rows[layer].take(row, axis=0)
             sums[start : start + _CHUNK] = total
         count = len(table.cycles)
         return cls(
@@ -160,10 +178,21 @@ class _Sums:
             energy_pj=sums[:, 1 + count :],
         )
 
+    @property
+    def runnable(self) -> npt.NDArray[np.bool_]:
+        """Which allocations the target runs: a layer that it refuses makes the sum not a number."""
+        can: npt.NDArray[np.bool_] = ~np.isnan(self.cycles[:, 0])
+        return can
 
-def _rows(table: CostTable, used: IntArray) -> FloatArray:
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> "_Sums":
+        """Those of some allocations."""
+        return _Sums(self.weight_bytes[chosen], self.cycles[chosen], self.energy_pj[chosen])
+
+
+@lru_cache(maxsize=4)  # allocations come one by one, too, and mostly of the same widths
+def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
     """Metrics `[layers, widths^3, 1 + 2 placements]` of every layer at every combination of the widths `used`."""
-    at = WIDTH_INDEX[used]
+    at = WIDTH_INDEX[np.array(used, np.int64)]
     layers, size = len(table.workload.layers), len(used)
     stored = table.weight_bytes[:, at[:, None], at].astype(np.float64)
     grid = np.ix_(np.arange(len(table.cycles)), np.arange(layers), at, at, at)

@@ -33,15 +33,11 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
         TargetError: a wrong shape or bit-width.
     """
     check_bits(workload, bits)
-    layers = workload.weight_layers
-    weight_bits = bits[:, : len(layers)]
-    counts = np.array([layer.weight_count for layer in layers], np.int64)
-    per_channel = workload.per_channel_scales
-    scales = np.array([layer.out_channels if per_channel else 1 for layer in layers], np.int64)
-    streams = (counts * weight_bits + 7) // 8 + np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * scales)
-    biases = FLOAT_BYTES * sum(layer.out_channels for layer in layers if layer.bias)
+    weight_bits = bits[:, : len(workload.weight_layers)]
+    scales = np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * workload.scale_counts)
+    streams = ((workload.weight_counts * weight_bits + 7) >> 3) + scales
     normalisation = INPUT_CHANNEL_BYTES * workload.input_channels
-    fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + biases + normalisation
+    fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + FLOAT_BYTES * workload.bias_count + normalisation
     total: IntArray = streams.sum(axis=1) + fixed
     return total
 
@@ -65,6 +61,6 @@ def average_weight_bits(workload: Workload, bits: IntArray, sites: Collection[st
     if not chosen:
         raise TargetError("no weight sites to average over; wanted at least one")
     columns = [workload.column[site] for site in chosen]
-    counts = np.array([workload.weight_layers[column].weight_count for column in columns], np.float64)
+    counts = workload.weight_counts[columns].astype(np.float64)
     mean: FloatArray = bits[:, columns] @ counts / counts.sum()
     return mean

@@ -193,7 +193,7 @@ class Workload:
         """Sites of activations, in the order of `site_channels`."""
         return tuple(self.site_channels)
 
-    @property
+    @cached_property
     def sites(self) -> tuple[str, ...]:
         """Every site, in the order of the columns of `bits`: weights, then activations."""
         return (*self.weight_sites, *self.activation_sites)
@@ -207,6 +207,21 @@ class Workload:
     def weight_layers(self) -> tuple[Layer, ...]:
         """Layers with weights, in execution order: one per weight column."""
         return tuple(layer for layer in self.layers if layer.weight_site is not None)
+
+    @cached_property
+    def weight_counts(self) -> IntArray:
+        """Elements `[weight layers]` of each weight tensor."""
+        return np.array([layer.weight_count for layer in self.weight_layers], np.int64)
+
+    @cached_property
+    def scale_counts(self) -> IntArray:
+        """Scales `[weight layers]` of each weight tensor."""
+        return np.array([layer.out_channels if self.per_channel_scales else 1 for layer in self.weight_layers], np.int64)
+
+    @cached_property
+    def bias_count(self) -> int:
+        """Elements of all biases."""
+        return sum(layer.out_channels for layer in self.weight_layers if layer.bias)
 
     @property
     def parameters(self) -> int:

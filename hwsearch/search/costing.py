@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hw_models.compile import CostTable, compile_target
-from hw_models.cost import evaluate, runnable
+from hw_models.cost import evaluate_runnable
 from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import load_target
@@ -90,8 +90,7 @@ def make_cost(experiment: Experiment) -> Cost:
             "tcn_average_bits": average_weight_bits(workload, bits, tcn),
         }
         for name, table in tables.items():
-            can = runnable(table, bits)
-            costs = evaluate(table, bits[can])
+            can, costs = evaluate_runnable(table, bits)
             fits = np.full(len(bits), np.nan)
             fits[can] = costs.fits
             columns[f"fits[{name}]"] = fits

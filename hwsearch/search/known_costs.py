@@ -4,10 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hw_models.compile import CostTable
-from hw_models.cost import evaluate, runnable
+from hw_models.cost import evaluate_runnable
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.workload import Workload
 from hwsearch.errors import UserError
@@ -17,7 +16,7 @@ from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost,
 from hwsearch.search.exact.milp import optimum
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray
 from hwsearch.search.objectives import SIZE
-from hwsearch.search.posterior.engine import KnownCost
+from hwsearch.search.posterior.engine import KnownCost, table_cost
 from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
 
@@ -41,6 +40,7 @@ class CostBook:
         self._workload = experiment_workload(experiment)
         self._targets = compile_targets(experiment, self._workload)
         self._charges = _charges(self._workload, self._targets)
+        self._bits = _Widths(space, self._workload)
 
     def exact(self, name: str) -> Cost:
         """A cost as sums over the sites.
@@ -68,6 +68,8 @@ class CostBook:
         table = np.zeros((len(self._space.free), max((len(widths) for _, widths in self._space.free), default=0)))
         for index, (choice, widths) in enumerate(self._space.free):
             table[index, : len(widths)] = sum(by_site[row[site], : len(widths)] for site in self._space.members[choice])
+        if name == SIZE:  # a sum of whole bytes: its changes add up to the last bit
+            return table_cost(table, least)
         return KnownCost(table, lambda options: charge(self._bits(options)))
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
@@ -127,15 +129,28 @@ class CostBook:
         every = dict.fromkeys(metric for table in self._targets.values() for metric in table.metrics)
         return f"{own}, or {', '.join(f'{metric}[T]' for metric in every)} with T one of {', '.join(self._targets)}"
 
-    def _bits(self, options: OptionArray) -> IntArray:
+
+class _Widths:
+    """Options of the space as widths of the workload's sites."""
+
+    def __init__(self, space: SearchSpace, workload: Workload) -> None:
+        self._narrowest = np.zeros(len(workload.sites), np.int64)
+        for site, widths in space.widths:
+            self._narrowest[workload.column[site]] = widths[0]
+        members = [(choice, site) for choice, (name, _) in enumerate(space.free) for site in space.members[name]]
+        self._choices = np.array([choice for choice, _ in members], np.int64)
+        """Choice [free sites] of each site that has one."""
+        self._columns = np.array([workload.column[site] for _, site in members], np.int64)
+        self._widths = np.zeros((len(members), max(space.shape, default=0)), np.int64)
+        """Width [free sites, options] at each option."""
+        for row, (choice, _) in enumerate(members):
+            widths = space.free[choice][1]
+            self._widths[row, : len(widths)] = widths
+
+    def __call__(self, options: OptionArray) -> IntArray:
         """Widths [allocations, sites of the workload] of options [allocations, choices]."""
-        bits = np.empty((len(options), len(self._workload.sites)), np.int64)
-        for site, widths in self._space.widths:
-            bits[:, self._workload.column[site]] = widths[0]
-        for index, (choice, widths) in enumerate(self._space.free):
-            taken = np.array(widths, np.int64)[options[:, index]]
-            for site in self._space.members[choice]:
-                bits[:, self._workload.column[site]] = taken
+        bits = np.repeat(self._narrowest[None], len(options), axis=0)
+        bits[:, self._columns] = self._widths[np.arange(len(self._choices)), np.asarray(options, np.int64)[:, self._choices]]
         return bits
 
 
@@ -154,10 +169,9 @@ def _charges(workload: Workload, targets: Mapping[str, CostTable]) -> dict[str, 
 
 def _target_charge(table: CostTable, metric: str) -> Charge:
     def charge(bits: IntArray) -> FloatArray:
-        can: NDArray[np.bool_] = runnable(table, bits)
+        can, costs = evaluate_runnable(table, bits)
         values = np.full(len(bits), math.inf)
-        if can.any():
-            values[can] = evaluate(table, bits[can]).column(metric)
+        values[can] = costs.column(metric)
         return values
 
     return charge

@@ -14,7 +14,7 @@ Exact means: no allocation within the problem is better, but for rounding in the
 Costs whose tables are whole multiples of one number, such as bytes, are summed without rounding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,18 +62,23 @@ def supported_front(problem: AllocationProblem, metric: str) -> Front:
     return _front(problem, metric, knapsack, _corners(knapsack, _hull_steps(knapsack)))
 
 
-def supported_options(costs: FloatArray, losses: FloatArray) -> IndexArray:
+def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[int], IntArray] = np.arange) -> IndexArray:
     """As `supported_front`, of bare tables, for callers that solve under many losses.
 
     Args:
         costs: `[choices, options]`, infinite where a choice has no such option.
         losses: the same of the loss.
+        choose: given how many there are, which of them are wanted, each once; all by default.
 
     Returns:
-        `[allocations, choices]` options in rising order of cost.
+        `[allocations, choices]` options in the order of `choose`; all are in rising order of cost.
     """
     knapsack = _sorted_tables(costs, losses)
-    return _options(knapsack, _corners(knapsack, _hull_steps(knapsack)))
+    steps = _hull_steps(knapsack)
+    wanted = choose(len(steps.cost) + 1)
+    rising = np.sort(wanted)
+    positions = _corners(knapsack, steps, rising)[:, np.searchsorted(rising, wanted)]
+    return _options(knapsack, positions)
 
 
 def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) -> Front:
@@ -209,11 +214,15 @@ def _hull_steps(knapsack: _Knapsack) -> _Steps:
     return _Steps(choice[order], position[order], cost[order], slope[order])
 
 
-def _corners(knapsack: _Knapsack, steps: _Steps) -> IndexArray:
-    """Positions `[choices, steps + 1]` before the first step and after each."""
-    positions = np.zeros((len(knapsack.counts), len(steps.cost) + 1), np.int8)
-    positions[steps.choice, np.arange(1, len(steps.cost) + 1)] = steps.position
-    return np.maximum.accumulate(positions, axis=1)
+def _corners(knapsack: _Knapsack, steps: _Steps, after: IntArray | None = None) -> IndexArray:
+    """Positions `[choices, steps + 1]` before the first step and after each, or only after as many as `after` says, rising."""
+    if after is None:
+        after = np.arange(len(steps.cost) + 1)
+    # Each step is entered where it first shows; of several of one choice there the farthest stays, which comes last.
+    shown = np.searchsorted(after, np.arange(1, len(steps.cost) + 1))
+    positions = np.zeros((len(knapsack.counts), len(after) + 1), np.int8)
+    positions[steps.choice, shown] = steps.position
+    return np.maximum.accumulate(positions[:, :-1], axis=1)
 
 
 def _windows(steps: _Steps) -> list[_Window]:

@@ -108,10 +108,13 @@ class PosteriorEngine:
         self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
         self._known: set[bytes] = set()
         """Options of every candidate, as bytes: those hash faster than tuples of hundreds of numbers."""
-        self._running: dict[Point, None] = {}
+        self._running: dict[Point, tuple[OptionArray, FloatArray]] = {}
+        """Options [1, choices] and costs [1, objectives] of what is being scored."""
         self._reference: float | None = None
         self._waiting: list[tuple[Point, float]] = []
         self._recent: list[tuple[OptionArray, float]] = []
+        self._model_db = _MODEL_DB
+        """How far the sum of losses is from the quality of single candidates, dB, by the recent ones."""
         self._points = np.zeros((0, len(valid)), np.int64)
         self._qualities = np.zeros(0)
         self._costs = np.zeros((0, len(self._objectives)))
@@ -126,7 +129,8 @@ class PosteriorEngine:
     def start(self, point: Point) -> None:
         """A candidate is being scored."""
         self._known.add(np.array(point, np.int8).tobytes())
-        self._running[point] = None
+        options = np.array([point], np.int64)
+        self._running[point] = options, self._charge(options)
 
     def finish(self, point: Point, quality: float | None) -> None:
         """A candidate has its quality in dB; None if it has failed."""
@@ -156,19 +160,18 @@ class PosteriorEngine:
     def propose_several(self, count: int, rng: np.random.Generator) -> list[Point]:
         """The next points to score, at most `count` different ones, the best first; none if nothing new was found."""
         weights = rng.dirichlet(np.ones(len(self._objectives)))
-        pool = self._pool(weights, _DRAWS + int(_MORE_DRAWS * (count - 1)), rng)
+        pool, costs = self._pool(weights, _DRAWS + int(_MORE_DRAWS * (count - 1)), rng)
         if not len(pool):
             return []
         ranges = np.array([np.ptp(cost.table[self._usable]) or 1.0 for cost in self._objectives]) * len(self._valid)
         scales = weights / ranges
-        costs = np.stack([cost.charge(pool) for cost in self._objectives], axis=1)
         fronted, levels = self._staircase(scales)
         combined = costs @ scales
         widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
         ends = (float(levels.min(initial=self._quality(self._mean_loss(pool[:1]))[0])) - 1.0, widest)
         mean = self._quality(self._mean_loss(pool))
         fronted, levels = _rising(fronted, levels)
-        rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db()), (fronted, levels), ends)
+        rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db), (fronted, levels), ends)
         final = np.argsort(-rough, kind="stable")[: _FINALISTS + _MORE_FINALISTS * (count - 1)]
         expected, deviation = self._expected(pool[final])
         taken: list[int] = []
@@ -185,15 +188,16 @@ class PosteriorEngine:
     def _learn(self, point: Point, quality: float) -> None:
         options = np.array(point, np.int64)
         loss = self._loss(quality)
-        self._posterior.update(options, loss, self._model_db() / _DB * (1.0 + max(loss, -0.5)))
+        self._posterior.update(options, loss, self._model_db / _DB * (1.0 + max(loss, -0.5)))
         self._recent = [*self._recent[1 - _RESIDUALS :], (options, quality)]
+        self._model_db = self._spread()
 
     def _keep(self, point: Point, quality: float) -> None:
         """Keep a candidate if it is not dominated, and drop those it dominates."""
         options = np.array([point], np.int64)
         if any(cost.charge(options)[0] > limit for cost, limit in self._limits):
             return
-        costs = np.array([[cost.charge(options)[0] for cost in self._objectives]])
+        costs = self._charge(options)
         if ((self._qualities >= quality) & (self._costs <= costs).all(axis=1)).any():
             return
         kept = ~((self._qualities <= quality) & (self._costs >= costs).all(axis=1))
@@ -201,31 +205,32 @@ class PosteriorEngine:
         self._qualities = np.append(self._qualities[kept], quality)
         self._costs = np.concatenate([self._costs[kept], costs])
 
-    def _pool(self, weights: FloatArray, draws: int, rng: np.random.Generator) -> OptionArray:
-        """New allocations within the limits, [N, choices]."""
+    def _charge(self, options: OptionArray) -> FloatArray:
+        """What is to be kept low, [N, objectives], of options [N, choices]."""
+        return np.stack([cost.charge(options) for cost in self._objectives], axis=1)
+
+    def _pool(self, weights: FloatArray, draws: int, rng: np.random.Generator) -> tuple[OptionArray, FloatArray]:
+        """New allocations within the limits, [N, choices], and their costs, [N, objectives]."""
         found = [self._mutants(rng)]
         for draw in range(draws + 1):
             losses = self.losses(rng if draw else None)
             pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
             steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
-            solved = supported_options(np.where(self._usable, steering, np.inf), np.where(self._usable, losses, np.inf))
-            if len(solved) > _CORNERS:
-                solved = solved[rng.choice(len(solved), _CORNERS, replace=False)]
-            found.append(solved.astype(np.int64))
+            costs, losses = (np.where(self._usable, table, np.inf) for table in (steering, losses))
+            found.append(supported_options(costs, losses, lambda count: _some(count, rng)).astype(np.int64))
         near = self._new(np.concatenate(found))
-        return near if len(near) else self._new(self._anywhere(rng))
+        return near if len(near[0]) else self._new(self._anywhere(rng))
 
-    def _new(self, options: OptionArray) -> OptionArray:
-        """Those that are not known, have every cost, and are within the limits; each once."""
+    def _new(self, options: OptionArray) -> tuple[OptionArray, FloatArray]:
+        """Those that are not known, have every cost, and are within the limits, each once; and their costs."""
         keys = [row.tobytes() for row in options.astype(np.int8)]
         first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
         pool = options[sorted(first.values())]
-        new = np.ones(len(pool), np.bool_)
+        costs = self._charge(pool)
+        new = np.isfinite(costs).all(axis=1)
         for cost, limit in self._limits:
             new &= cost.charge(pool) <= limit
-        for cost in self._objectives:
-            new &= np.isfinite(cost.charge(pool))
-        return pool[new]
+        return pool[new], costs[new]
 
     def _anywhere(self, rng: np.random.Generator) -> OptionArray:
         """All of a small space, or some of a large one."""
@@ -251,8 +256,7 @@ class PosteriorEngine:
         """Combined costs, rising, and qualities of the front and of what is being scored."""
         costs, qualities = self._costs, self._qualities
         if self._running:
-            running = np.array(list(self._running), np.int64)
-            charged = np.stack([cost.charge(running) for cost in self._objectives], axis=1)
+            running, charged = (np.concatenate(parts) for parts in zip(*self._running.values(), strict=True))
             has_cost = np.isfinite(charged).all(axis=1)
             running, charged = running[has_cost], charged[has_cost]
             costs = np.concatenate([costs, charged])
@@ -268,7 +272,7 @@ class PosteriorEngine:
         """Quality in dB and its standard deviation, each [N]."""
         loss, deviation = self._posterior.predict(options)
         in_db = _DB * deviation / (1.0 + np.maximum(loss, 0.0))
-        return self._quality(loss), np.sqrt(in_db**2 + _GAINABLE * self._model_db() ** 2)
+        return self._quality(loss), np.sqrt(in_db**2 + _GAINABLE * self._model_db**2)
 
     def _quality(self, loss: FloatArray) -> FloatArray:
         quality: FloatArray = (self._reference or 0.0) - _DB * np.log(1.0 + np.maximum(loss, -0.5))
@@ -277,10 +281,8 @@ class PosteriorEngine:
     def _loss(self, quality: float) -> float:
         return float(np.exp(((self._reference or 0.0) - quality) / _DB) - 1.0)
 
-    def _model_db(self) -> float:
+    def _spread(self) -> float:
         """How far the sum of losses is from the quality of single candidates, dB."""
-        if not self._recent:
-            return _MODEL_DB
         fitted = self._quality(self._mean_loss(np.stack([options for options, _ in self._recent])))
         squares = float(np.square(fitted - [quality for _, quality in self._recent]).sum())
         return float(np.sqrt((_MODEL_WEIGHT * _MODEL_DB**2 + squares) / (_MODEL_WEIGHT + len(self._recent))))
@@ -288,12 +290,18 @@ class PosteriorEngine:
 
 def table_cost(table: FloatArray, constant: float) -> KnownCost:
     """A cost that is the sum of its table [choices, options] and a constant."""
+    first = np.arange(len(table)) * table.shape[1]
 
     def charge(options: OptionArray) -> FloatArray:
-        total: FloatArray = constant + np.take_along_axis(table, options.T, axis=1).sum(axis=0)
+        total: FloatArray = constant + table.take(options + first).sum(axis=1)
         return total
 
     return KnownCost(table, charge)
+
+
+def _some(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which of so many corners are taken."""
+    return rng.choice(count, _CORNERS, replace=False) if count > _CORNERS else np.arange(count)
 
 
 def _rising(costs: FloatArray, qualities: FloatArray) -> tuple[FloatArray, FloatArray]:

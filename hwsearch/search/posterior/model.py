@@ -53,6 +53,8 @@ class LossPosterior:
         self._valid = valid
         self._column = np.full(valid.shape, -1)
         self._column[valid] = np.arange(valid.sum())
+        self._first = np.arange(len(valid)) * valid.shape[1]
+        """Where in `_column`, laid out flat, each choice begins."""
         self._theta = np.append(prior[valid], 0.0)
         self._root = _prior_root(prior[valid], deviation[valid], np.nonzero(valid)[0], spread)
 
@@ -80,17 +82,20 @@ class LossPosterior:
     def predict(self, options: OptionArray) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the loss of allocations [allocations, choices]; each [allocations]."""
         columns = self._columns(options)
-        rows = np.zeros((len(options), len(self._theta)))
+        rows = np.zeros((len(options), len(self._theta)), np.float32)
         rows[:, -1] = 1.0
-        np.put_along_axis(rows, columns, 1.0, axis=1)
-        return rows @ self._theta, np.sqrt(np.square(rows @ self._root).sum(axis=1))
+        rows[np.arange(len(rows))[:, None], columns] = 1.0
+        # Single precision halves the time of the largest product there is, and moves a deviation by a millionth.
+        roots = rows @ self._root.astype(np.float32)
+        return self.expect(options), np.sqrt(np.square(roots, dtype=np.float64).sum(axis=1))
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
         """A table [choices, options] from the posterior, 0 or more, without the intercept."""
         return np.maximum(self._table(self._theta + self._root @ rng.standard_normal(self._root.shape[1])), 0.0)
 
     def _columns(self, options: OptionArray) -> npt.NDArray[np.int64]:
-        return np.take_along_axis(self._column[None], options[:, :, None], axis=2)[:, :, 0]
+        columns: npt.NDArray[np.int64] = self._column.take(options + self._first)
+        return columns
 
     def _table(self, values: FloatArray) -> FloatArray:
         table = np.zeros(self._valid.shape)
