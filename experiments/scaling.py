@@ -39,16 +39,15 @@ from hwsearch.search.address import parse_address
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
-from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import RECORD_FILE, Record, Scored, read_record
+from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.storage import Key, open_storage
-from hwsearch.search.study import StudyMirror
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -490,7 +489,19 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
     rng = np.random.default_rng(0)
     points = [tuple(row) for row in rng.integers(problem.space.shape, size=(STORED, SITES)).tolist()]
     results = [
-        Result(Candidate(number, point, "random", {}), {QUALITY: problem.quality(point)}, {SIZE: 1e5})
+        Scored(
+            candidate=number,
+            strategy="random",
+            seed=0,
+            allocation=problem.space.decode(point).to_json(),
+            metrics={QUALITY: problem.quality(point)},
+            costs={SIZE: 1e5},
+            fidelity=Fidelity.POST_TRAINING,
+            seconds=1.0,
+            worker="none",
+            attempts=1,
+            time=now(),
+        )
         for number, point in enumerate(points, start=1)
     ]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -499,17 +510,27 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
     trials = [
         optuna.trial.create_trial(
             values=[result.metrics[QUALITY], 1e5],
-            params={name: distributions[name].choices[index] for name, index in zip(names, result.candidate.point, strict=True)},
+            params={name: distributions[name].choices[index] for name, index in zip(names, point, strict=True)},
             distributions=distributions,
-            user_attrs={"candidate": result.candidate.number, "fidelity": Fidelity.POST_TRAINING.value},
+            user_attrs={"candidate": result.candidate, "fidelity": Fidelity.POST_TRAINING.value},
         )
-        for result in results
-        if result.metrics is not None
+        for result, point in zip(results, points, strict=True)
     ]
     directions = ["maximize", "minimize"]
     memory = optuna.create_study(directions=directions)
     work.mkdir(parents=True, exist_ok=True)
-    mirror = StudyMirror(work / "mirror.log", "scaling", problem.space, QUALITY_AND_SIZE, [])
+    header = Header(
+        name="scaling",
+        experiment="",
+        provenance={},
+        seed=0,
+        objectives=QUALITY_AND_SIZE,
+        widths=dict(problem.space.widths),
+        fixed=(),
+        versions=versions_here(),
+        time=now(),
+    )
+    mirror = StudyMirror(work / "mirror.log", header, [])
     journal_path = work / f"journal-{os.getpid()}.log"
     journal = optuna.create_study(
         storage=optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal_path))),
@@ -517,7 +538,7 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
     )
     found: list[tuple[str, Callable[[int], object]]] = [
         ("in memory, Optuna's", lambda number: memory.add_trial(trials[number])),
-        ("mirror in the run folder", lambda number: mirror.add(results[number])),
+        ("mirror in the run folder", lambda number: mirror.add(results[number], points[number])),
         ("journal file, Optuna's", lambda number: journal.add_trial(trials[number])),
     ]
     rows = []

@@ -18,14 +18,14 @@ from hwsearch.front.status import read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
 from hwsearch.search.costing import make_cost
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import RECORD_FILE, Asked, Scored, lock_holder, now
+from hwsearch.search.record import RECORD_FILE, Asked, Header, Scored, lock_holder, now, versions_here
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
-from hwsearch.search.study import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
@@ -284,9 +284,21 @@ def _entry_bytes(workspace: Workspace, candidate: Candidate, result: Result, fid
         attempts=1,
         time=now(),
     )
+    header = Header(
+        name=experiment.name,
+        experiment="",
+        provenance={},
+        seed=experiment.seed,
+        objectives=objectives_of(experiment.search.objectives),
+        widths=dict(space.widths),
+        fixed=tuple(sorted(space.fixed)),
+        groups=space.groups,
+        versions=versions_here(),
+        time=now(),
+    )
     sizes = []
-    for results in ((), (result,)):
-        StudyMirror(folder / "mirror", experiment.name, space, objectives_of(experiment.search.objectives), results)
+    for finished in ((), ((scored, candidate.point),)):
+        StudyMirror(folder / "mirror", header, finished)
         sizes.append((folder / "mirror").stat().st_size)
     return len(asked.model_dump_json()) + len(scored.model_dump_json()) + 2 + sizes[1] - sizes[0]
 

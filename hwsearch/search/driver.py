@@ -10,19 +10,17 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
-from platform import python_version
 
 import numpy as np
 
-import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity
 from hwsearch.files import digest
 from hwsearch.search.address import StorageAddress
+from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.objectives import Objective, objectives_of
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.promotion import ALWAYS_PROMOTED, promoted
@@ -37,12 +35,13 @@ from hwsearch.search.record import (
     Scored,
     now,
     read_record,
+    versions_here,
 )
 from hwsearch.search.scoring import ScoringJob, TrainedFile, first_fidelity, trained_name
 from hwsearch.search.shared_study import SharedStudy, SharedSummary
 from hwsearch.search.space import Point, SearchSpace, Seed
 from hwsearch.search.stopping import Budgets
-from hwsearch.search.study import MIRROR_FILE, StudyMirror, objective_values
+from hwsearch.search.study import objective_values
 from hwsearch.search.trials import Finished
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 
@@ -114,7 +113,7 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
         widths=dict(space.widths),
         fixed=tuple(sorted(space.fixed)),
         groups=space.groups,
-        versions=_versions(),
+        versions=versions_here(),
         time=now(),
     )
     first = tuple(seeds)
@@ -182,7 +181,6 @@ class _Search:
         self._known: set[Point] = set()
         self._unfinished: set[int] = set()
         """Asked and not finished at the first fidelity."""
-        self._finished: list[Result] = []
         self._rungs: dict[Fidelity, dict[int, Result | None]] = {self._first: {}}
         """What became of candidates at each fidelity, by number; None for one that failed."""
         self._scored: Counter[Fidelity] = Counter()
@@ -199,7 +197,16 @@ class _Search:
 
     def replay(self, storage: StorageAddress | None) -> None:
         """Take in the record as it is, and open its studies."""
-        finished: list[Finished] = []
+        finished = self._replayed()
+        if storage is None:
+            self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, finished)
+            return
+        both = list(finished)
+        self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, both)
+        self._shared = SharedStudy(storage, self._record.header, self._folder, both)
+
+    def _replayed(self) -> Iterator[Finished]:
+        """Take in the record, entry by entry; gives what was finished, the reference not among it."""
         _, events = read_record(self._folder)
         for event in events:
             if isinstance(event, Asked):
@@ -208,15 +215,10 @@ class _Search:
             candidate = self._asked[event.candidate] or _REFERENCE_CANDIDATE
             if isinstance(event, Scored) and event.weights is not None:
                 self._weights[event.fidelity, event.candidate] = event.weights
-            if storage is not None:
-                finished.append((event, candidate.point))
             scored = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else None
             self._note_finished(event.fidelity, scored or Result(candidate, None, {}))
-        self._mirror = StudyMirror(
-            self._folder / MIRROR_FILE, self._experiment.name, self._space, self._objectives, self._finished
-        )
-        if storage is not None:
-            self._shared = SharedStudy(storage, self._record.header, self._folder, finished)
+            if candidate is not _REFERENCE_CANDIDATE:
+                yield event, candidate.point
 
     def run(
         self,
@@ -505,10 +507,10 @@ class _Search:
             self._weights[event.fidelity, event.candidate] = event.weights
         result = Result(candidate or _REFERENCE_CANDIDATE, metrics, costs)
         self._note_finished(event.fidelity, result)
-        if candidate is not None and event.fidelity is self._first:
-            self._mirror.add(result)
-        if candidate is not None and self._shared is not None:
-            self._shared.add(event, candidate.point)
+        if candidate is not None:
+            self._mirror.add(event, candidate.point)
+            if self._shared is not None:
+                self._shared.add(event, candidate.point)
 
     def _note_asked(self, event: Asked) -> None:
         self._unfinished.add(event.candidate)
@@ -528,10 +530,8 @@ class _Search:
         if fidelity is not self._first:
             return
         self._unfinished.discard(number)
-        if number != REFERENCE:
-            self._finished.append(result)
-            if result.metrics is not None:
-                self._budgets.add(self._values(result) if self._fits(result) else None)
+        if number != REFERENCE and result.metrics is not None:
+            self._budgets.add(self._values(result) if self._fits(result) else None)
         for proposer in self._proposers:
             if number != REFERENCE:
                 proposer.tell(result)
@@ -586,8 +586,3 @@ def _missing_objective(
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _versions() -> dict[str, str]:
-    names = ("optuna", "ray", "numpy", "torch", "brevitas")
-    return {"hwsearch": hwsearch.__version__, "python": python_version()} | {name: metadata.version(name) for name in names}

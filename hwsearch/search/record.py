@@ -15,12 +15,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from platform import python_version
 from types import TracebackType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.files import atomic_write_bytes
@@ -47,6 +50,12 @@ Number = Annotated[int, Field(ge=0)]
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def versions_here() -> dict[str, str]:
+    """Of what makes candidates in this process."""
+    names = ("optuna", "ray", "numpy", "torch", "brevitas")
+    return {"hwsearch": hwsearch.__version__, "python": python_version()} | {name: metadata.version(name) for name in names}
 
 
 class Entry(BaseModel):

@@ -20,10 +20,7 @@ from hwsearch.errors import UserError
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.storage import Key, SharedStorage, StorageError, open_storage
-from hwsearch.search.trials import Finished, TrialWriter
-
-SEARCH_ATTRIBUTE = "hwsearch"
-"""Attribute of the study that says whose it is."""
+from hwsearch.search.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Between attempts to reach a server again; each is twice as long as the one before."""

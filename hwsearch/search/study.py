@@ -1,31 +1,16 @@
-"""The Optuna study: in memory, to sample from; and its mirror on disk, for Optuna's own tools.
+"""The Optuna study in memory, to sample from: rebuilt from the record, with indices of widths, which samplers can order."""
 
-Both are rebuilt from the record. The study in memory holds indices of widths, which are what samplers can
-order; the mirror holds finished candidates only, with the widths themselves, so that nothing in it is ever
-left running.
-"""
-
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig
-from hwsearch.files import atomic_write
 from hwsearch.search.objectives import Objective
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.samplers import GENERATION_KEY, ResumableSampler, sampler_factory
 from hwsearch.search.space import Point, SearchSpace
-
-MIRROR_FILE = "optuna-journal.log"
 
 
 def objective_values(
@@ -120,102 +105,3 @@ class OptunaProposer:
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
-
-
-class StudyMirror:
-    """An Optuna journal file of the finished candidates, made at the start of a driver and appended to."""
-
-    def __init__(
-        self,
-        path: Path,
-        name: str,
-        space: SearchSpace,
-        objectives: Sequence[Objective],
-        results: Iterable[Result],
-    ) -> None:
-        """Write the results known so far.
-
-        Another process that reads the file sees the old one or the new one, whole.
-        """
-        self._objectives = objectives
-        self._sites = [site for site, _ in space.free]
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = _Journal()
-        study = optuna.create_study(
-            storage=JournalStorage(journal),
-            study_name=name,
-            directions=[objective.direction.value for objective in objectives],
-        )
-        header = list(journal.logs)
-        study.add_trial(
-            create_trial(
-                values=[0.0] * len(objectives),
-                params={site: widths[0] for site, widths in space.free},
-                distributions={site: CategoricalDistribution(widths) for site, widths in space.free},
-            )
-        )
-        # What Optuna writes for one trial is the form of all: writing hundreds of distributions anew takes it milliseconds.
-        self._form = _json({key: value for key, value in journal.logs[-1].items() if key not in _OF_ONE_TRIAL})[:-1]
-        self._path = path
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as stream:
-                stream.writelines(_json(log) + b"\n" for log in header)
-                stream.writelines(self._line(result) for result in results)
-
-        atomic_write(path, write)
-
-    def add(self, result: Result) -> None:
-        """Add a finished candidate.
-
-        Optuna's own file backend puts every line on the disk at once and leaves a lock behind when it is killed. The mirror needs
-        neither: the record is durable, the folder is locked, and a torn mirror is written anew.
-
-        Raises:
-            UserError: it cannot be written, for example because the disk is full.
-        """
-        try:
-            with self._path.open("ab") as stream:
-                stream.write(self._line(result))
-        except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); the record beside it is whole: make room, and the same "
-                "command goes on"
-            ) from None
-
-    def _line(self, result: Result) -> bytes:
-        scored = result.metrics is not None
-        time = datetime.now(UTC).isoformat(timespec="microseconds")
-        attributes = {"candidate": result.candidate.number, "strategy": result.candidate.strategy}
-        values = objective_values(self._objectives, result.metrics or {}, result.costs) if scored else None
-        own = {
-            "datetime_start": time,
-            "datetime_complete": time,
-            "state": int(TrialState.COMPLETE if scored else TrialState.FAIL),
-            "value": values[0] if values is not None and len(values) == 1 else None,
-            "values": values if values is not None and len(values) > 1 else None,
-            "params": dict(zip(self._sites, result.candidate.point, strict=True)),
-            "user_attrs": {**attributes, **(result.metrics or {}), **result.costs},
-        }
-        return self._form + b"," + _json(own)[1:] + b"\n"
-
-
-_OF_ONE_TRIAL = ("datetime_start", "datetime_complete", "state", "value", "values", "params", "user_attrs")
-"""What differs from trial to trial in Optuna's journal. Parameters are written as positions of their categories, as in points."""
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-class _Journal(BaseJournalBackend):
-    """A journal in memory, to see what Optuna writes."""
-
-    def __init__(self) -> None:
-        self.logs: list[dict[str, Any]] = []
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        return self.logs[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self.logs += [json.loads(_json(log)) for log in logs]

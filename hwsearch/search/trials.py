@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.search.study import objective_values
+
+SEARCH_ATTRIBUTE = "hwsearch"
+"""Attribute of the study that says whose it is."""
 
 Finished = tuple[Scored | Failed, Point]
 """What became of a candidate at a fidelity, and the point that it was asked at."""
@@ -21,9 +24,7 @@ class TrialWriter:
     def __init__(self, header: Header) -> None:
         self._header = header
         self._space = SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
-        self._distributions: dict[str, BaseDistribution] = {
-            site: CategoricalDistribution(widths) for site, widths in self._space.free
-        }
+        self.distributions = {site: CategoricalDistribution(widths) for site, widths in self._space.free}
 
     def study_attributes(self) -> dict[str, Any]:
         """What all candidates share, and which search they belong to."""
@@ -42,22 +43,39 @@ class TrialWriter:
 
     def trial(self, event: Scored | Failed, point: Point) -> FrozenTrial:
         """A candidate as it ended at a fidelity."""
-        allocation = self._space.decode(point).by_site
-        end = datetime.fromisoformat(event.time).astimezone().replace(tzinfo=None)
+        # Optuna's trials know local time, without saying so.
+        start, end = (time.astimezone().replace(tzinfo=None) for time in self.times(event))
         return FrozenTrial(
             number=-1,
             trial_id=-1,
-            state=TrialState.COMPLETE if isinstance(event, Scored) else TrialState.FAIL,
+            state=self.state(event),
             value=None,
-            values=objective_values(self._header.objectives, event.metrics, event.costs) if isinstance(event, Scored) else None,
-            datetime_start=end - timedelta(seconds=event.seconds),
+            values=self.values(event),
+            datetime_start=start,
             datetime_complete=end,
-            params={site: allocation[site] for site in self._distributions},
-            distributions=self._distributions,
-            user_attrs={**self._found(event), **self._provenance(event)},
+            params={site: widths[index] for (site, widths), index in zip(self._space.free, point, strict=True)},
+            distributions=dict(self.distributions),
+            user_attrs=self.attributes(event),
             system_attrs={},
             intermediate_values={},
         )
+
+    def state(self, event: Scored | Failed) -> TrialState:
+        """Finished either way: nothing is stored that runs."""
+        return TrialState.COMPLETE if isinstance(event, Scored) else TrialState.FAIL
+
+    def values(self, event: Scored | Failed) -> list[float] | None:
+        """The objectives."""
+        return objective_values(self._header.objectives, event.metrics, event.costs) if isinstance(event, Scored) else None
+
+    def times(self, event: Scored | Failed) -> tuple[datetime, datetime]:
+        """When it began and ended."""
+        end = datetime.fromisoformat(event.time)
+        return end - timedelta(seconds=event.seconds), end
+
+    def attributes(self, event: Scored | Failed) -> dict[str, Any]:
+        """What else the record says of it; the allocation is in the parameters."""
+        return {**self._found(event), **self._provenance(event)}
 
     def _found(self, event: Scored | Failed) -> Mapping[str, Any]:
         return {"reason": event.reason} if isinstance(event, Failed) else {**event.metrics, **event.costs}

@@ -4,13 +4,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import optuna
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
 
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
@@ -21,7 +17,6 @@ from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
-from hwsearch.search.study import MIRROR_FILE
 from hwsearch.separator.allocation import BitAllocation, uniform
 from tests.search.synthetic import (
     cost,
@@ -310,42 +305,6 @@ def test_a_strategy_of_ones_own_replaces_the_sampler_and_hears_of_every_candidat
     search(tmp_path, make_experiment(15), proposer=second)
     assert (second.heard, second.told, second.reference) == (first.heard, first.told, first.reference)
     assert [metrics["si_snr_improvement_db"] for metrics in first.reference] == [pytest.approx(12.0)]
-
-
-def test_optuna_reads_the_mirror(tmp_path: Path) -> None:
-    executor = LocalExecutor(lambda: partial(failing, when=lambda a: a.by_site["mask_head.weight"] == 3))
-    search(tmp_path, make_experiment(20), executor)
-    study = load_mirror(tmp_path)
-    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
-    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
-    assert len(complete) == 20
-    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.FAIL}
-    by_number = {event.candidate: event for event in events(tmp_path) if isinstance(event, Scored)}
-    for trial in complete:
-        event = by_number[trial.user_attrs["candidate"]]
-        assert trial.values == [event.metrics["si_snr_improvement_db"], event.costs["size_bytes"]]
-        assert trial.params == {site: event.allocation[site] for site in trial.params}
-        assert trial.user_attrs["strategy"] == event.strategy
-
-
-@pytest.mark.parametrize("damage", ["missing", "torn", "stale lock"])
-def test_the_mirror_is_made_anew_from_the_record(tmp_path: Path, damage: str) -> None:
-    search(tmp_path, make_experiment(10))
-    path = tmp_path / MIRROR_FILE
-    match damage:
-        case "missing":
-            path.unlink()
-        case "torn":
-            path.write_bytes(path.read_bytes()[:-7])
-        case "stale lock":
-            (tmp_path / f"{MIRROR_FILE}.lock").symlink_to(path)
-    search(tmp_path, make_experiment(12))
-    assert len(load_mirror(tmp_path).trials) == 12
-
-
-def load_mirror(folder: Path) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(folder / MIRROR_FILE)))
-    return optuna.load_study(study_name="synthetic", storage=storage)
 
 
 SHAPE = (3, 2, 2)

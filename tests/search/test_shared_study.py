@@ -6,22 +6,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
 import pytest
-from optuna.trial import TrialState
 
 from hwsearch.errors import UserError
-from hwsearch.executor import LocalExecutor
 from hwsearch.search import shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
-from hwsearch.search.record import RECORD_FILE, REFERENCE, SCHEMA_VERSION, Failed, Scored, read_record
-from hwsearch.search.scoring import ScoringJob
-from tests.search.synthetic import events, make_experiment, score, search
+from hwsearch.search.record import RECORD_FILE, read_record
+from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
+from tests.search.synthetic import make_experiment, search
 from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
 
 KINDS = ("postgresql", "redis")
@@ -52,73 +49,31 @@ def brief_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_study, "LONGEST_PAUSE_SECONDS", 0.5)
 
 
-def finished(folder: Path) -> list[Scored | Failed]:
-    return [event for event in events(folder) if isinstance(event, Scored | Failed) and event.candidate != REFERENCE]
-
-
 def check_study(folder: Path, address: str) -> optuna.Study:
-    """It holds what the record has finished, each once, and nothing that is running."""
     study = load_study(address)
-    held = Counter((trial.user_attrs["candidate"], trial.user_attrs["fidelity"]) for trial in study.trials)
-    assert held == Counter((event.candidate, event.fidelity.value) for event in finished(folder))
-    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.FAIL}
+    check_trials(folder, study)
     return study
 
 
-def scorer(fail: int | None = None, hook: Callable[[int], None] = lambda _: None) -> LocalExecutor:
-    """Calls `hook` with the number of each job, and fails one of them."""
-    count = 0
-
-    def work(job: ScoringJob) -> Mapping[str, float]:
-        nonlocal count
-        count += 1
-        hook(count)
-        if count == fail:
-            raise RuntimeError("no sound")
-        return score(job)
-
-    return LocalExecutor(lambda: work)
-
-
 def test_every_finished_candidate_is_there_with_all_that_the_record_says(tmp_path: Path, database: str) -> None:
-    experiment = make_experiment(
-        20,
-        validation=4,
-        validation_mixtures=2,
-        promotions=[{"fidelity": "post-training", "keep": 6}],
-        allowed={"blocks.0.input": [4, 8]},
-        groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]],
-    )
-    summary = search(tmp_path, experiment, scorer(fail=9), storage=parse_address(database))
+    summary = search(tmp_path, RICH, scorer(fail=9), storage=parse_address(database))
     shown = str(parse_address(database))
     study = check_study(tmp_path, database)
     assert summary.shared == f"shared study: all {len(study.trials)} results are in {shown}"
     assert {event.fidelity.value for event in finished(tmp_path)} == {"post-training-subset", "post-training"}
-    header, _ = read_record(tmp_path)
-    described = study.user_attrs["hwsearch"]
-    assert described["experiment"] == header.experiment
-    assert described["versions"] == header.versions
-    assert [direction.name.lower() for direction in study.directions] == [o.direction.value for o in header.objectives]
-    by_key = {(event.candidate, event.fidelity.value): event for event in finished(tmp_path)}
-    for trial in study.trials:
-        found = trial.user_attrs
-        event = by_key[found["candidate"], found["fidelity"]]
-        assert found["strategy"] == event.strategy
-        assert (found["seed"], found["worker"], found["attempts"]) == (3, event.worker, event.attempts)
-        assert found["seconds"] == event.seconds
-        assert found["versions"] == header.versions
-        assert found["schema_version"] == SCHEMA_VERSION
-        assert trial.datetime_complete == datetime.fromisoformat(event.time).astimezone().replace(tzinfo=None)
-        if isinstance(event, Failed):
-            assert found["reason"] == event.reason == "RuntimeError: no sound"
-            assert trial.state is TrialState.FAIL
-            continue
-        assert (event.metrics | event.costs).items() <= found.items()
-        assert trial.values == [event.metrics["si_snr_improvement_db"], event.costs["size_bytes"]]
-        implied = dict(described["fixed_widths"]) | trial.params
-        for name, members in described["groups"].items():
-            implied |= dict.fromkeys(members, trial.params[name])
-        assert implied == event.allocation
+    check_attributes(tmp_path, study)
+    check_attributes(tmp_path, load_mirror(tmp_path))
+    for theirs, ours in zip(by_key(study), by_key(load_mirror(tmp_path)), strict=True):
+        assert (theirs.user_attrs, theirs.params, theirs.distributions) == (ours.user_attrs, ours.params, ours.distributions)
+        assert (theirs.values, theirs.datetime_start, theirs.datetime_complete) == (
+            ours.values,
+            ours.datetime_start,
+            ours.datetime_complete,
+        )
+
+
+def by_key(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    return sorted(study.trials, key=lambda trial: (trial.user_attrs["candidate"], trial.user_attrs["fidelity"]))
 
 
 def test_a_search_without_a_shared_study_gets_one_later_and_goes_on_with_it(tmp_path: Path, database: str) -> None:

@@ -1,0 +1,136 @@
+"""The mirror: every finished candidate in an Optuna journal file of the run folder, for Optuna's own tools.
+
+It holds what a shared study holds, and follows from the record alone: a driver that starts writes it anew, and to the byte what
+stood there before, so that a tool that has it open reads on.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import TrialState, create_trial
+
+from hwsearch.errors import UserError
+from hwsearch.files import atomic_write
+from hwsearch.search.record import Failed, Header, Scored
+from hwsearch.search.space import Point
+from hwsearch.search.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
+
+MIRROR_FILE = "optuna-journal.log"
+
+_OF_ONE_TRIAL = ("datetime_start", "datetime_complete", "state", "value", "values", "params", "user_attrs")
+"""What differs from trial to trial in Optuna's journal. Parameters are written as positions of their categories, as in points."""
+
+_WRITER = "hwsearch"
+"""Who wrote an entry; Optuna draws a new name in every process."""
+
+
+class StudyMirror:
+    """An Optuna journal file of the finished candidates, made at the start of a driver and appended to."""
+
+    def __init__(self, path: Path, header: Header, finished: Iterable[Finished]) -> None:
+        """Write what is finished by now.
+
+        Another process that reads the file sees the old one or the new one, whole.
+
+        Args:
+            path: of the file, in a folder that this driver has locked.
+            header: of the record.
+            finished: what the record holds; taken while the file is written.
+        """
+        self._writer = TrialWriter(header)
+        self._path = path
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        head, self._form = self._forms(header)
+        # Left by a driver that was killed here; with many candidates they are large.
+        for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
+            left.unlink(missing_ok=True)
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as stream:
+                stream.write(head)
+                stream.writelines(self._line(event, point) for event, point in finished)
+
+        atomic_write(path, write)
+
+    def add(self, event: Scored | Failed, point: Point) -> None:
+        """Add a finished candidate.
+
+        Optuna's own file backend puts every line on the disk at once and leaves a lock behind when it is killed. The mirror needs
+        neither: the record is durable, the folder is locked, and a torn mirror is written anew.
+
+        Raises:
+            UserError: it cannot be written, for example because the disk is full.
+        """
+        try:
+            with self._path.open("ab") as stream:
+                stream.write(self._line(event, point))
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); the record beside it is whole: make room, and the same "
+                "command goes on"
+            ) from None
+
+    def _forms(self, header: Header) -> tuple[bytes, bytes]:
+        """What Optuna writes for the study, and for a trial without what differs between trials.
+
+        What it writes for one trial is the form of all: writing hundreds of distributions anew takes it milliseconds.
+        """
+        journal = _Journal()
+        study = optuna.create_study(
+            storage=JournalStorage(journal),
+            study_name=header.name,
+            directions=[objective.direction.value for objective in header.objectives],
+        )
+        study.set_user_attr(SEARCH_ATTRIBUTE, self._writer.study_attributes())
+        study.add_trial(
+            create_trial(
+                state=TrialState.FAIL,
+                params={site: widths.choices[0] for site, widths in self._writer.distributions.items()},
+                distributions=dict(self._writer.distributions),
+            )
+        )
+        *head, form = [{**log, "worker_id": _WRITER} for log in journal.logs]
+        form = {key: value for key, value in form.items() if key not in _OF_ONE_TRIAL}
+        # JSON within JSON; Optuna puts spaces into it.
+        form["distributions"] = {site: _json(json.loads(text)).decode() for site, text in form["distributions"].items()}
+        return b"".join(_json(log) + b"\n" for log in head), _json(form)[:-1]
+
+    def _line(self, event: Scored | Failed, point: Point) -> bytes:
+        start, end = (_utc(time) for time in self._writer.times(event))
+        own = {
+            "datetime_start": start,
+            "datetime_complete": end,
+            "state": int(self._writer.state(event)),
+            "value": None,
+            "values": self._writer.values(event),
+            "params": dict(zip(self._writer.distributions, point, strict=True)),
+            "user_attrs": self._writer.attributes(event),
+        }
+        return self._form + b"," + _json(own)[1:] + b"\n"
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+class _Journal(BaseJournalBackend):
+    """A journal in memory, to see what Optuna writes."""
+
+    def __init__(self) -> None:
+        self.logs: list[dict[str, Any]] = []
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        yield from self.logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.logs += [json.loads(_json(log)) for log in logs]
