@@ -77,3 +77,28 @@ def test_weights_travel_to_the_worker_and_back_and_leave_nothing_there(tmp_path:
     assert worker.run(job, contents(job.files()))[4] == {}
     assert [path for path in there.rglob("*") if path.is_file()] == []
     assert old.read_bytes() == b"old"
+
+
+def test_jobs_on_one_node_that_start_from_the_same_weights_do_not_take_them_from_each_other(tmp_path: Path) -> None:
+    start, there = tmp_path / "run" / "start", tmp_path / "there"
+    start.parent.mkdir()
+    start.write_bytes(b"start")
+    first, second = RayWorker([], there), RayWorker([], there)
+
+    def job(name: str) -> ScoringJob:
+        return ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, tmp_path / "run" / name, TrainedFile(start, ALLOCATION))
+
+    def run(worker: RayWorker, given: ScoringJob) -> tuple[object, str | None]:
+        return worker.run(given, contents(given.files()))[:2]
+
+    def while_the_other_runs(given: ScoringJob) -> bytes:
+        assert run(second, job("two")) == (b"start", None)
+        return read(given)
+
+    def read(given: ScoringJob) -> bytes:
+        assert given.start is not None
+        return given.start.path.read_bytes()
+
+    first._work, second._work = while_the_other_runs, read
+    assert run(first, job("one")) == (b"start", None)
+    assert [path for path in there.rglob("*") if path.is_file()] == []

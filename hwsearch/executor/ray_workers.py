@@ -435,6 +435,8 @@ class RayWorker:
     def __init__(self, factory: list[Any], root: Path | None) -> None:
         self._factory = factory
         self._root = None if root is None else Path(tempfile.gettempdir()) / root
+        # Jobs on one node may name the same file, and each deletes what came with it.
+        self._jobs_root = None if self._root is None else self._root / f"jobs-{uuid.uuid4().hex}"
         self._work: Callable[[Any], Any] | None = None
 
     def where(self) -> tuple[str, str]:
@@ -468,14 +470,15 @@ class RayWorker:
         """Run a job that comes with the files it names; its outcome, and the files that it left."""
         if self._work is None:
             raise RuntimeError("a worker was given a job before it was built")
-        if self._root is None or not isinstance(argument, PortableJob):
+        root = self._jobs_root
+        if root is None or not isinstance(argument, PortableJob):
             return (*attempt(self._work, argument), this_process(), {})
-        unpack(files, self._root)
-        outcome = attempt(self._work, argument.below(self._root))
-        left = {path: moved(path, self._root) for path in argument.results()}
+        unpack(files, root)
+        outcome = attempt(self._work, argument.below(root))
+        left = {path: moved(path, root) for path in argument.results()}
         found = {path: there.read_bytes() for path, there in left.items() if there.is_file() and path not in files}
         for path in {*files, *found}:
-            moved(path, self._root).unlink()
+            moved(path, root).unlink()
         return (*outcome, this_process(), found)
 
 
