@@ -22,7 +22,7 @@ from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import RECORD_FILE, Asked, Header, Scored, lock_holder, now, versions_here
+from hwsearch.search.record import Asked, Header, Scored, has_begun, lock_holder, now, versions_here
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
@@ -182,8 +182,7 @@ def _rungs(workspace: Workspace, seeds: tuple[Seed, ...], measured: Measured | N
     experiment = workspace.experiment
     search, first = experiment.search, first_fidelity(experiment)
     done: dict[Fidelity, int] = {}
-    record = workspace.folder / RECORD_FILE
-    if record.is_file() and record.stat().st_size > 0:
+    if has_begun(workspace.folder):
         tally = read_tally(workspace.folder, experiment)
         status = tally.status(workspace.folder, lock_holder(workspace.folder), datetime.now(UTC))
         done = {rung.fidelity: rung.scored for rung in status.rungs}

@@ -19,7 +19,7 @@ from hwsearch.search.driver import TRAINED_FOLDER, search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.record import RECORD_FILE, read_record
+from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.sensitivity.recoverability import check_trainable
@@ -187,8 +187,7 @@ def check_claim(workspace: Workspace) -> None:
     Raises:
         UserError: the folder holds the search of an experiment that differs.
     """
-    record = workspace.folder / RECORD_FILE
-    begun = record.is_file() and record.stat().st_size > 0
+    begun = has_begun(workspace.folder)
     if begun and search_digest(open_run(workspace.folder)) != search_digest(workspace.experiment):
         raise UserError(
             f"{workspace.folder}: holds the search of an experiment '{workspace.experiment.name}' that differs from the file "

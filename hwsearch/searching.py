@@ -18,7 +18,7 @@ from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.record import RECORD_FILE, check_unlocked, read_record
+from hwsearch.search.record import check_unlocked, has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
@@ -48,9 +48,7 @@ def check_storage(workspace: Workspace, storage: StorageAddress) -> None:
     Raises:
         UserError: the server cannot be reached or refuses, its driver is not installed, or the study there is another search's.
     """
-    record = workspace.folder / RECORD_FILE
-    begun = record.is_file() and record.stat().st_size > 0
-    header = read_record(workspace.folder)[0] if begun else None
+    header = read_record(workspace.folder)[0] if has_begun(workspace.folder) else None
     check_shared_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
 
 

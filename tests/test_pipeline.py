@@ -53,6 +53,15 @@ def test_until_a_search_has_begun_the_folder_follows_the_file(tmp_path: Path) ->
         assert open_run(tmp_path / "tiny").seed == seed
 
 
+@pytest.mark.parametrize("left", [b"", b'{"event":"header","schema_ver'])
+def test_a_header_that_a_kill_tore_is_no_search_that_has_begun(tmp_path: Path, left: bytes) -> None:
+    claim(workspace(tmp_path))
+    (tmp_path / "tiny" / RECORD_FILE).write_bytes(left)
+    for seed in (1, 2):
+        claim(workspace(tmp_path, seed=seed))
+        assert open_run(tmp_path / "tiny").seed == seed
+
+
 def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: Tiny) -> None:
     for changes in (
         {"search": {"trials": 500}},

@@ -161,6 +161,17 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
     return header, _parse_events(lines, path, header)
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a folder's record has its header. One that a kill or a full disk tore is none: no candidate stands behind it, and
+    the next driver writes it again.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.readline().endswith(b"\n")
+
+
 def kept_aside(folder: Path, version: int) -> Path:
     """Where a driver keeps the record as it was before it was brought up from an earlier schema version."""
     return folder / f"record.version-{version}.jsonl"
