@@ -1,6 +1,7 @@
 """The steps of the main job, each a function of an experiment's workspace: what the command line calls."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dat
 from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.experiment import Fidelity, Split
+from hwsearch.files import read_json
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
@@ -19,7 +21,7 @@ from hwsearch.search.driver import TRAINED_FOLDER, search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.record import has_begun, read_record
+from hwsearch.search.record import check_unlocked, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.sensitivity.recoverability import check_trainable
@@ -128,7 +130,7 @@ def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
 def check(workspace: Workspace, *, may_train: bool) -> None:
     """Refuse, before hours go into its data, what the search would refuse (`check_plan`); then take the run folder."""
     check_plan(workspace, may_train=may_train)
-    workspace.describe()
+    _describe(workspace)
 
 
 def check_plan(workspace: Workspace, *, may_train: bool) -> None:
@@ -173,9 +175,13 @@ def needs_training(workspace: Workspace) -> bool:
 
 
 def claim(workspace: Workspace) -> None:
-    """Bind the run folder to the experiment, where `check_claim` allows it."""
+    """Bind the run folder to the experiment, where `check_claim` allows it.
+
+    Raises:
+        UserError: it does not, or a driver is searching there with other budgets.
+    """
     check_claim(workspace)
-    workspace.describe()
+    _describe(workspace)
 
 
 def check_claim(workspace: Workspace) -> None:
@@ -202,6 +208,19 @@ def check_claim(workspace: Workspace) -> None:
                     f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
                     "--runs-dir"
                 )
+
+
+def _describe(workspace: Workspace) -> None:
+    """Say in the run folder which experiment it belongs to; whoever looks at a search that runs sees what its driver was given.
+
+    Raises:
+        UserError: a driver is searching there whose experiment is not this one to the letter.
+    """
+    with suppress(UserError):  # where nothing is said, or nothing readable, it is said anew
+        if read_json(workspace.folder / "experiment.json", "an experiment") == workspace.experiment.model_dump(mode="json"):
+            return
+    check_unlocked(workspace.folder)
+    workspace.describe()
 
 
 def within_limits(limits: Mapping[str, float]) -> list[Condition]:

@@ -1,6 +1,7 @@
 """The steps of the main job: what may go on in a run folder, what is chosen, and what is refused before hours are spent."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from hwsearch.pipeline import (
     provenance,
     read_run,
 )
-from hwsearch.search.record import RECORD_FILE
+from hwsearch.search.record import RECORD_FILE, Record, read_record
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest
@@ -60,6 +61,16 @@ def test_a_header_that_a_kill_tore_is_no_search_that_has_begun(tmp_path: Path, l
     for seed in (1, 2):
         claim(workspace(tmp_path, seed=seed))
         assert open_run(tmp_path / "tiny").seed == seed
+
+
+def test_a_driver_that_searches_keeps_the_budgets_it_was_given(copied: Tiny) -> None:
+    begun, other = workspace(copied.runs), workspace(copied.runs, search={"trials": 500})
+    with Record(copied.folder, read_record(copied.folder)[0]):
+        for bind in (claim, lambda given: check(given, may_train=False)):
+            bind(begun)
+            with pytest.raises(UserError, match=rf"process {os.getpid()} is searching here"):
+                bind(other)
+    assert open_run(copied.folder) == begun.experiment
 
 
 def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: Tiny) -> None:
