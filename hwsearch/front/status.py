@@ -65,6 +65,11 @@ class RungStatus:
     """Candidates that are to be scored; of a rung above one that is not done yet, at most."""
     curve: tuple[VolumePoint, ...]
 
+    @property
+    def left(self) -> int:
+        """Candidates still to be scored; only at the first rung another one takes the place of one that failed."""
+        return self.wanted - self.scored - (self.failed if self.in_flight is None else 0)
+
 
 @dataclass(frozen=True)
 class WorkerStatus:
@@ -107,6 +112,8 @@ class SearchStatus:
     """None: no driver is running."""
     rungs: tuple[RungStatus, ...]
     """Those of the experiment in rising fidelity."""
+    fidelity: Fidelity
+    """The rung at which anything was finished last."""
     reasons: tuple[Reason, ...]
     """The most frequent first."""
     per_second: float | None
@@ -125,7 +132,7 @@ class SearchStatus:
     @property
     def present(self) -> RungStatus:
         """The rung that is being scored, or was last."""
-        return next((rung for rung in reversed(self.rungs) if rung.scored + rung.failed), self.rungs[0])
+        return next((rung for rung in self.rungs if rung.fidelity is self.fidelity), self.rungs[0])
 
 
 class Tally:
@@ -140,6 +147,8 @@ class Tally:
         self._scored: dict[Fidelity, list[Scored]] = {}
         self._times: dict[Fidelity, list[datetime]] = {}
         """When anything was finished, the reference among them."""
+        self._last = self._first
+        """Fidelity of what was finished last."""
         self._failed: Counter[Fidelity] = Counter()
         self._reasons: Counter[str] = Counter()
         self._latest_reason: dict[str, str] = {}
@@ -155,6 +164,7 @@ class Tally:
             self._asked += 1
             return
         self._times.setdefault(event.fidelity, []).append(time)
+        self._last = event.fidelity
         if event.worker:
             count, seconds, _ = self._workers.get(event.worker, (0, 0.0, time))
             self._workers[event.worker] = count + 1, seconds + event.seconds, time
@@ -184,6 +194,7 @@ class Tally:
             taken=taken,
             driver=driver,
             rungs=rungs,
+            fidelity=self._last,
             reasons=tuple(Reason(self._latest_reason[key], count) for key, count in self._reasons.most_common()),
             per_second=None if self._begun is None or not finished else _rate(len(finished), finished[-1] - self._begun),
             recent_per_second=None,
@@ -201,9 +212,11 @@ class Tally:
         times = self._times.get(fidelity, [])
         if self._begun is None or not times:
             return None
+        # Rungs follow one another: what came before the present one says nothing of its pace.
+        since = max([self._begun, *(other[-1] for name, other in self._times.items() if name is not fidelity)])
         if driver is None:
-            return recent_rate(times, times[-1], self._begun)
-        return recent_rate(times, taken, max(self._begun, driver.since))
+            return recent_rate(times, times[-1], since)
+        return recent_rate(times, taken, max(since, driver.since))
 
     def _rungs(self) -> tuple[RungStatus, ...]:
         search = self._experiment.search
@@ -215,7 +228,7 @@ class Tally:
             scored = self._scored.get(below.fidelity, [])
             always = sum(event.strategy in ALWAYS_PROMOTED for event in scored)
             contest = sum(event.strategy not in ALWAYS_PROMOTED and self._fits(event) for event in scored)
-            done = below.scored >= below.wanted
+            done = below.left <= 0
             wanted = min(promotion.keep, contest) + always if done else promotion.keep + always
             rungs.append(self._rung(promotion.fidelity, wanted, in_flight=False))
         return tuple(rungs)
@@ -302,7 +315,7 @@ def recent_rate(times: Sequence[datetime], now: datetime, since: datetime) -> fl
     Args:
         times: when each was finished, rising.
         now: end of the time looked at.
-        since: when the driver began; what was finished before does not count.
+        since: when the driver or the rung began; what was finished before does not count.
     """
     start = max(since, now - timedelta(seconds=RECENT_SECONDS))
     if sum(time > start for time in times) < RECENT_LEAST:
@@ -315,10 +328,9 @@ def remaining_seconds(
     rung: RungStatus, rate: float | None, driver: LockHolder | None, hours: float | None, now: datetime
 ) -> float | None:
     """Time to the end of a rung at a rate, or to the end of the hours that a running driver may take; None if unknown."""
-    left = rung.wanted - rung.scored
-    if left <= 0:
+    if rung.left <= 0:
         return 0.0
-    found = [left / rate] if rate else []
+    found = [rung.left / rate] if rate else []
     if driver is not None and hours is not None:
         found.append(max(0.0, (driver.since + timedelta(hours=hours) - now).total_seconds()))
     return min(found, default=None)

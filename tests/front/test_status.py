@@ -199,6 +199,37 @@ def test_the_recent_rate_is_over_minutes_or_over_the_last_few() -> None:
     assert recent_rate(slow, now, now) is None
 
 
+RUNGS = {"validation": 4, "validation_mixtures": 2, "promotions": [{"fidelity": "post-training", "keep": 20}]}
+
+
+def two_rungs(above: int) -> list[Event]:
+    """A subset candidate a second for 100 s, then one a minute on the whole set."""
+    events: list[Event] = [*(asked(number, 0) for number in range(101))]
+    events += [scored(number, number, fidelity=Fidelity.SUBSET) for number in range(101)]
+    return [*events, *(scored(number, 100 + 60 * (number + 1)) for number in range(above))]
+
+
+def test_the_pace_of_a_rung_is_its_own(tmp_path: Path) -> None:
+    driver = LockHolder("1", START - timedelta(hours=10))
+    status = tally(make_experiment(100, **RUNGS), *two_rungs(4)).status(tmp_path, driver, START + timedelta(seconds=340))
+    assert status.recent_per_second == pytest.approx(1 / 60)
+    assert status.remaining_seconds == pytest.approx(17 * 60)
+
+
+def test_a_rung_whose_trials_were_raised_is_the_present_one_again(tmp_path: Path) -> None:
+    events = [*two_rungs(21), asked(101, 7200), asked(102, 7200), scored(101, 7260, fidelity=Fidelity.SUBSET)]
+    driver = LockHolder("1", START + timedelta(seconds=7200))
+    status = tally(make_experiment(104, **RUNGS), *events).status(tmp_path, driver, START + timedelta(seconds=7260))
+    assert status.present.fidelity is Fidelity.SUBSET
+    assert status.remaining_seconds == pytest.approx(3 * 60)
+
+
+def test_nothing_is_left_of_a_rung_above_where_some_failed(tmp_path: Path) -> None:
+    events = [*two_rungs(20), failed(20, 1500, "no sound")]
+    status = tally(make_experiment(100, **RUNGS), *events).status(tmp_path, None, START + timedelta(seconds=1500))
+    assert (status.rungs[1].scored, status.rungs[1].failed, status.remaining_seconds) == (19, 1, 0.0)
+
+
 def test_time_left_ends_with_the_hours_of_a_running_driver() -> None:
     rung = RungStatus(FIRST, scored=40, failed=1, in_flight=2, wanted=100, curve=())
     driver = LockHolder("1", START)
