@@ -92,6 +92,19 @@ def test_a_worker_killed_at_any_moment_loses_no_job(tmp_path: Path) -> None:
     assert sorted(result for result in results if result is not None) == [number**2 for number in range(40)]
 
 
+@pytest.mark.parametrize("pause", [0.0, 2.0])
+def test_workers_that_die_idle_cost_no_job_its_attempts(tmp_path: Path, pause: float) -> None:
+    """At once the first job may find out; the others are asked from then on."""
+    with RayExecutor(partial(make_work, tmp_path, 0.2), workers=2, max_attempts=2) as executor:
+        outcomes = [*run_jobs(executor, range(8))]
+        for process in {int(outcome.worker.rpartition(":")[2]) for outcome in outcomes}:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(pause)
+        (outcome,) = run_jobs(executor, [7])
+    assert (outcome.result, outcome.error) == (49, None)
+    assert outcome.attempts == 1 or not pause
+
+
 def test_a_worker_gets_what_the_experiment_says() -> None:
     each = WorkersConfig(cpus=2, memory_bytes=10_000_000)
     with RayExecutor(make_lookup, workers=1, each=each) as executor:

@@ -43,6 +43,10 @@ PATIENCE_SECONDS = 600.0
 REMIND_SECONDS = 30.0
 """How often it says so; the start of a worker alone is no reason to."""
 
+RESTED_SECONDS = 1.0
+"""A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
+cost the job an attempt."""
+
 CLEANUP_SECONDS = 10.0
 """How long nodes may take to delete the files they were sent."""
 
@@ -93,6 +97,8 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes: deque[Outcome[Result]] = deque()
         self._starting: dict[Any, _Start] = {}
         self._idle: list[_Worker] = []
+        self._asked: dict[Any, _Worker] = {}
+        """Idle ones that were asked whether they live, by their answers to come."""
         self._running: dict[Any, tuple[_Worker, _Job[Argument], float]] = {}
         """By what `ray.wait` waits for; the last is when it began, by `time.monotonic`."""
         self._deaths_at_start: list[str] = []
@@ -194,8 +200,12 @@ class RayExecutor(Generic[Argument, Result]):
         self._starting[actor.build.remote()] = _Start(actor, where)
 
     def _dispatch(self) -> None:
-        while self._idle and self._queue:
-            worker, job = self._idle.pop(), self._queue.popleft()
+        while self._idle and len(self._queue) > len(self._asked):
+            worker = self._idle.pop()
+            if time.monotonic() - worker.heard > RESTED_SECONDS:
+                self._asked[worker.actor.where.remote()] = worker
+                continue
+            job = self._queue.popleft()
             files = contents(job.argument.files()) if self._root is not None and isinstance(job.argument, PortableJob) else {}
             self._running[worker.actor.run.remote(job.argument, files)] = (worker, job, time.monotonic())
 
@@ -203,7 +213,7 @@ class RayExecutor(Generic[Argument, Result]):
         """Wait a while for whatever comes first, then take all that has come."""
         import ray
 
-        waiting = [*self._running, *self._starting]
+        waiting = [*self._running, *self._starting, *self._asked]
         first, _ = ray.wait(waiting, num_returns=1, timeout=self._seconds_to_wait()) if waiting else ([], [])
         if not first:
             if not waiting:
@@ -213,6 +223,8 @@ class RayExecutor(Generic[Argument, Result]):
         for reference in done:
             if reference in self._starting:
                 self._started(reference)
+            elif reference in self._asked:
+                self._answered(reference)
             else:
                 self._finished(reference)
 
@@ -247,7 +259,20 @@ class RayExecutor(Generic[Argument, Result]):
             raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
         self._deaths_at_start.clear()
         self._nodes.add(node)
-        self._idle.append(_Worker(start.actor))
+        self._idle.append(_Worker(start.actor, time.monotonic()))
+
+    def _answered(self, reference: Any) -> None:
+        """An idle worker lives, or has died meanwhile."""
+        import ray
+        from ray.exceptions import RayError
+
+        worker = self._asked.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError:
+            self._end_worker(worker)
+            return
+        self._idle.append(_Worker(worker.actor, time.monotonic()))
 
     def _check_starts(self) -> None:
         """Give up where no worker comes up.
@@ -275,17 +300,16 @@ class RayExecutor(Generic[Argument, Result]):
         try:
             result, error, seconds, name, files = ray.get(reference)
         except RayTaskError as failure:
-            self._idle.append(worker)
+            self._idle.append(_Worker(worker.actor, time.monotonic()))
             if isinstance(failure.cause, UserError):
                 raise failure.cause from None
             raise
         except RayError as death:
-            self._checked = -math.inf
             self._replace(worker, job, one_error(death), hung=False)
             return
         for path, content in files.items():
             atomic_write_bytes(path, content)
-        self._idle.append(worker)
+        self._idle.append(_Worker(worker.actor, time.monotonic()))
         self._outcomes.append(Outcome(job.key, result, error, job.attempts, seconds, name))
 
     def _end_overdue(self) -> None:
@@ -300,10 +324,7 @@ class RayExecutor(Generic[Argument, Result]):
 
     def _replace(self, worker: "_Worker", job: "_Job[Argument]", what: str, *, hung: bool) -> None:
         """Replace a dead or hung actor and requeue its job, or give the job's outcome if its attempts are spent."""
-        import ray
-
-        ray.kill(worker.actor)
-        self._start_actor()
+        self._end_worker(worker)
         hangs = job.hangs + hung
         if job.attempts < self._max_attempts:
             self._queue.appendleft(replace(job, attempts=job.attempts + 1, hangs=hangs))
@@ -316,6 +337,15 @@ class RayExecutor(Generic[Argument, Result]):
             reason = f"its worker died {times(job.attempts)}; the last time: {what}"
         seconds = self._each.time_limit_s if hung and self._each.time_limit_s is not None else 0.0
         self._outcomes.append(Outcome(job.key, None, reason, job.attempts, seconds, worker=""))
+
+    def _end_worker(self, worker: "_Worker") -> None:
+        """Put a new actor in the place of a dead or hung one; others may have died with it, such as all of a node."""
+        import ray
+
+        ray.kill(worker.actor)
+        self._start_actor()
+        self._checked = -math.inf
+        self._idle = [replace(idle, heard=-math.inf) for idle in self._idle]
 
     def _look_after_ray(self) -> None:
         """Start a local Ray again whose node has died; wait for a cluster that has lost its workers, though not for ever.
@@ -393,7 +423,7 @@ class RayExecutor(Generic[Argument, Result]):
         import ray
 
         for actor in (
-            *(worker.actor for worker in self._idle),
+            *(worker.actor for worker in (*self._idle, *self._asked.values())),
             *(worker.actor for worker, _, _ in self._running.values()),
             *(start.actor for start in self._starting.values()),
         ):
@@ -401,6 +431,7 @@ class RayExecutor(Generic[Argument, Result]):
 
     def _forget_actors(self) -> None:
         self._idle.clear()
+        self._asked.clear()
         self._running.clear()
         self._starting.clear()
 
@@ -416,9 +447,10 @@ class _Job(Generic[Argument]):
 
 @dataclass(frozen=True)
 class _Worker:
-    """A ready actor."""
+    """A ready actor, and when it was last heard of, by `time.monotonic`."""
 
     actor: Any
+    heard: float
 
 
 @dataclass(frozen=True)
