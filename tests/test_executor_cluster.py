@@ -14,7 +14,7 @@ import pytest
 
 import hwsearch
 from hwsearch.search.record import RECORD_FILE, Asked, Scored
-from tests.cluster_driver import BROKEN
+from tests.cluster_driver import BROKEN, SLOW
 from tests.ray_cluster import RayCluster, can_hide
 from tests.search.synthetic import essence, events
 from tests.sockets import descendants, is_loopback, listening, named
@@ -32,9 +32,9 @@ def cluster() -> Iterator[RayCluster]:
         yield started
 
 
-def start_driver(folder: Path, address: str, trials: int, environment: dict[str, str]) -> subprocess.Popen[str]:
+def start_driver(folder: Path, address: str, trials: int, environment: dict[str, str], workers: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.cluster_driver", str(folder), address, str(trials)],
+        [sys.executable, "-m", "tests.cluster_driver", str(folder), address, str(trials), str(workers)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -118,14 +118,31 @@ def test_a_cluster_may_lose_nodes_and_get_new_ones(cluster: RayCluster, tmp_path
     assert assert_once(tmp_path) == found + 21
 
 
+@pytest.mark.slow
+def test_a_node_that_dies_while_workers_start_on_it_takes_nothing_else_along(cluster: RayCluster, tmp_path: Path) -> None:
+    cluster.add("slow", cpus=4, environment={**CODE_HERE, SLOW: "1"})
+    with start_driver(tmp_path, cluster.address, 20, cluster.environment, workers=4) as driver:
+        for _ in range(600):
+            if len(list((cluster.folder / "slow" / "tmp").glob("starting-*"))) == 4:
+                break
+            time.sleep(0.1)
+        cluster.kill("slow")
+        cluster.add("next", cpus=4, environment=CODE_HERE)
+        output, errors = driver.communicate(timeout=300)
+    cluster.kill("next")
+    assert "done: 20 of 20 candidates scored, 0 failed" in output, errors
+
+
 def test_a_node_that_cannot_start_workers_is_named(cluster: RayCluster, tmp_path: Path) -> None:
     cluster.add("broken", cpus=2, environment={**CODE_HERE, BROKEN: "1"})
     with start_driver(tmp_path, cluster.address, 20, cluster.environment) as driver:
         line = last_line(driver)
+    left = list((cluster.folder / "broken" / "tmp").iterdir())
     cluster.kill("broken")
     assert line.startswith(
         f"error: node {os.uname().nodename} of the Ray cluster: a worker cannot start: FileNotFoundError: no lib"
     )
+    assert left == []
 
 
 def test_a_driver_without_the_clusters_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ class RayExecutor(Generic[Argument, Result]):
         self._running: dict[Any, tuple[_Worker, _Job[Argument], float]] = {}
         """By what `ray.wait` waits for; the last is when it began, by `time.monotonic`."""
         self._deaths_at_start: list[str] = []
-        """In a row."""
+        """In a row, each of a worker that was started after the one before had died: what takes many at once counts once."""
+        self._start_death_seen = -math.inf
+        """When the last of them was noticed, by `time.monotonic`."""
         self._root: Path | None = None
         """Where the files lie that travelled, below each node's folder for temporary files; None where none travel."""
         self._restarts = 0
@@ -162,7 +164,8 @@ class RayExecutor(Generic[Argument, Result]):
         if ray.is_initialized():
             if head_answers():
                 self._end_actors()
-                _delete_files(self._root, self._nodes)
+                begun = (_node_of(start.where) for start in self._starting.values())
+                _delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
             if self._owns_ray:
                 ray.shutdown()
         self._forget_actors()
@@ -197,7 +200,7 @@ class RayExecutor(Generic[Argument, Result]):
         # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
         actor = self._actor_class.remote([self._factory], self._root)
         where = actor.where.remote()
-        self._starting[actor.build.remote()] = _Start(actor, where)
+        self._starting[actor.build.remote()] = _Start(actor, where, time.monotonic())
 
     def _dispatch(self) -> None:
         while self._idle and len(self._queue) > len(self._asked):
@@ -248,17 +251,19 @@ class RayExecutor(Generic[Argument, Result]):
         try:
             node, host, failure = ray.get(reference)
         except RayError as death:
-            self._deaths_at_start.append(f"{_node_of(start.where)}: {one_error(death)}")
+            if start.began > self._start_death_seen:
+                self._deaths_at_start.append(f"{_place(start.where)}: {one_error(death)}")
+                self._start_death_seen = time.monotonic()
             self._checked = -math.inf
             ray.kill(start.actor)
             self._start_actor()
             return
+        self._nodes.add(node)
         if failure is not None:
             if self._address is None:
                 raise UserError(failure)
             raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
         self._deaths_at_start.clear()
-        self._nodes.add(node)
         self._idle.append(_Worker(start.actor, time.monotonic()))
 
     def _answered(self, reference: Any) -> None:
@@ -455,10 +460,11 @@ class _Worker:
 
 @dataclass(frozen=True)
 class _Start:
-    """An actor that is building its work; `where` is answered before that."""
+    """An actor that is building its work since a time by `time.monotonic`; `where` is answered before that."""
 
     actor: Any
     where: Any
+    began: float
 
 
 class RayWorker:
@@ -514,16 +520,22 @@ class RayWorker:
         return (*outcome, this_process(), found)
 
 
-def _node_of(where: Any) -> str:
-    """The node of an actor, if it has said where it is."""
+def _node_of(where: Any) -> tuple[str, str] | None:
+    """Node and host of an actor, if it has said where it is."""
     import ray
     from ray.exceptions import RayError
 
     try:
         node, host = ray.get(where, timeout=0)
     except RayError:
-        return "a node that is not known"
-    return f"node {host} ({node[:8]})"
+        return None
+    return node, host
+
+
+def _place(where: Any) -> str:
+    """The node of an actor as an error names it."""
+    found = _node_of(where)
+    return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"
 
 
 def _delete_files(root: Path | None, nodes: set[str]) -> None:
