@@ -73,6 +73,7 @@ class LivePanel:
         self._tally: Tally | None = None
         self._driver = LockHolder("this process", datetime.now(UTC))
         self._next = 0.0
+        self._undrawn: SearchProgress | None = None
 
     def show(self, progress: SearchProgress) -> None:
         """Take in what the driver says, and draw where it is time to."""
@@ -80,10 +81,16 @@ class LivePanel:
             self._tally = read_tally(self._workspace.folder, self._workspace.experiment)
         elif progress.latest is not None:
             self._tally.add(progress.latest)
-        start = time.monotonic()
-        done = progress.scored >= progress.trials
-        if start < self._next and not done:
+        self._undrawn = progress
+        if time.monotonic() >= self._next or progress.scored >= progress.trials:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what was taken in since the last time."""
+        progress, self._undrawn = self._undrawn, None
+        if self._tally is None or progress is None:
             return
+        start = time.monotonic()
         status = self._tally.status(self._workspace.folder, self._driver, datetime.now(UTC))
         self._live.update(panel(status, {progress.fidelity: progress.in_flight}), refresh=True)
         took = time.monotonic() - start
@@ -92,9 +99,13 @@ class LivePanel:
 
 @contextmanager
 def live_panel(workspace: Workspace) -> Iterator[LivePanel]:
-    """A panel on standard error, which is a terminal; its last state stays there."""
+    """A panel on standard error, which is a terminal; its last state stays there, however the search ends."""
     with Live(console=console, auto_refresh=False) as live:
-        yield LivePanel(workspace, live)
+        shown = LivePanel(workspace, live)
+        try:
+            yield shown
+        finally:
+            shown.draw()
 
 
 def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None) -> Panel:

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
+from hwsearch import status_display
 from hwsearch.experiment import Fidelity
 from hwsearch.front.status import SearchStatus
 from hwsearch.search.record import LockHolder
-from hwsearch.status_display import LivePanel, panel, sparkline
+from hwsearch.status_display import LivePanel, live_panel, panel, sparkline
 from hwsearch.terminal import duration
 from hwsearch.workspace import Workspace
 from tests.front.test_status import START, asked, failed, scored, tally
@@ -80,6 +81,24 @@ def test_the_live_panel_ends_as_the_record_has_it_also_after_a_resume(tmp_path: 
         line = next(line for line in last.splitlines() if line.startswith("│ post-training-subset"))
         assert line.split()[2:6] == [str(trials), str(trials), "0", "│"]
         assert "this process" in last
+
+
+def test_the_last_state_of_the_panel_stays_where_a_budget_ends_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came within a moment of the last drawing."""
+    stream = io.StringIO()
+    monkeypatch.setattr(status_display, "console", Console(file=stream, force_terminal=True, width=160))
+    monkeypatch.setattr(status_display, "LIVE_SECONDS", 3600.0)
+    experiment = make_experiment(60, stall_candidates=10, stall_growth=0.05)
+    workspace = Workspace(tmp_path, experiment)
+    workspace.describe()
+    with live_panel(workspace) as shown:
+        scored = search(workspace.folder, experiment, progress=shown.show).scored
+    last = stream.getvalue().split("search of synthetic")[-1]
+    line = next(line for line in last.splitlines() if line.startswith("│ post-training"))
+    assert line.split()[2:4] == [str(scored), "60"]
+    assert scored < 60
 
 
 def test_a_panel_says_how_many_the_driver_has_in_flight(tmp_path: Path) -> None:
