@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import functools
+import io
 import os
 import sys
 import warnings
@@ -403,6 +404,10 @@ def _fidelity(name: str | None) -> Any:
 
 def main() -> None:
     """Run the command line; a user's error is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without the signs of curves and frames, or a path that is no text, must not end a search.
+            stream.reconfigure(errors="replace")
     # NumPy's threads wait by spinning: between two proposals they would take the cores that scorers work on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Brevitas says so at import, of a kernel that nothing here uses.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.search.log import LOG_FILE
-from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
+from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
 
@@ -33,6 +33,13 @@ def test_the_status_of_a_finished_search(tiny: Tiny) -> None:
     assert shown.code == 0
     assert "no driver is running" in shown.stdout
     assert snapshot(tiny.folder) == before
+
+
+def test_a_terminal_that_cannot_show_the_curve_gets_the_figures(tiny: Tiny) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    answer = subprocess.run([HWSEARCH, "status", tiny.folder], env=environment, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "hypervolume ????" in answer.stdout
 
 
 def test_a_log_is_kept_and_standard_error_is_as_before(tiny: Tiny) -> None:
