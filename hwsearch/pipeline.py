@@ -193,21 +193,23 @@ def check_claim(workspace: Workspace) -> None:
     Raises:
         UserError: the folder holds the search of an experiment that differs.
     """
-    begun = has_begun(workspace.folder)
-    if begun and search_digest(open_run(workspace.folder)) != search_digest(workspace.experiment):
+    if not has_begun(workspace.folder):
+        return
+    # The record's own word: another command may have bound the folder while the first one still estimated sensitivities.
+    header, _ = read_record(workspace.folder)
+    if header.experiment != search_digest(workspace.experiment):
         raise UserError(
             f"{workspace.folder}: holds the search of an experiment '{workspace.experiment.name}' that differs from the file "
             "given; wanted the same content, another name, or another --runs-dir"
         )
-    if begun:
-        before = {name: value for name, value in read_record(workspace.folder)[0].provenance.items() if name != VALIDATION}
-        here = _provenance_without_data(workspace)
-        for name in sorted(before.keys() | here.keys()):
-            if before.get(name) != here.get(name):
-                raise UserError(
-                    f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
-                    "--runs-dir"
-                )
+    before = {name: value for name, value in header.provenance.items() if name != VALIDATION}
+    here = _provenance_without_data(workspace)
+    for name in sorted(before.keys() | here.keys()):
+        if before.get(name) != here.get(name):
+            raise UserError(
+                f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
+                "--runs-dir"
+            )
 
 
 def _describe(workspace: Workspace) -> None:

@@ -73,6 +73,16 @@ def test_a_driver_that_searches_keeps_the_budgets_it_was_given(copied: Tiny) -> 
     assert open_run(copied.folder) == begun.experiment
 
 
+def test_the_record_says_whose_folder_it_is(copied: Tiny) -> None:
+    """Not what another command has said there before the record was begun."""
+    ours, other = workspace(copied.runs), workspace(copied.runs, seed=99)
+    other.describe()
+    with pytest.raises(UserError, match="holds the search of an experiment 'tiny' that differs"):
+        claim(other)
+    claim(ours)
+    assert open_run(copied.folder) == ours.experiment
+
+
 def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: Tiny) -> None:
     for changes in (
         {"search": {"trials": 500}},
