@@ -17,13 +17,14 @@ from hwsearch.files import read_json
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
-from hwsearch.search.driver import TRAINED_FOLDER, search_digest
+from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import check_unlocked, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
+from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import base_digest, load_base

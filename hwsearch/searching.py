@@ -11,7 +11,8 @@ from hwsearch.executor import Executor, open_executor, ray_session
 from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import run_search, search_digest
+from hwsearch.search.driver import run_search
+from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult

@@ -1,6 +1,6 @@
 """What a search optimises: a column of metrics or costs, and its direction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -46,3 +46,15 @@ def objectives_of(columns: Sequence[str]) -> tuple[Objective, ...]:
     return tuple(
         Objective(column=column, direction=Direction.MAXIMIZE if column == QUALITY else Direction.MINIMIZE) for column in columns
     )
+
+
+def objective_values(
+    objectives: Sequence[Objective], metrics: Mapping[str, float], costs: Mapping[str, float | None]
+) -> list[float]:
+    """The objectives of a scored candidate, in order.
+
+    Raises:
+        KeyError: neither metrics nor costs have a finite value for an objective.
+    """
+    values = {name: value for name, value in {**costs, **metrics}.items() if value is not None}
+    return [values[objective.column] for objective in objectives]

@@ -7,22 +7,10 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from hwsearch.experiment import SearchConfig
-from hwsearch.search.objectives import Objective
+from hwsearch.search.objectives import Objective, objective_values
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.samplers import GENERATION_KEY, ResumableSampler, sampler_factory
 from hwsearch.search.space import Point, SearchSpace
-
-
-def objective_values(
-    objectives: Sequence[Objective], metrics: Mapping[str, float], costs: Mapping[str, float | None]
-) -> list[float]:
-    """The objectives of a scored candidate, in order.
-
-    Raises:
-        KeyError: neither metrics nor costs have a finite value for an objective.
-    """
-    values = {name: value for name, value in {**costs, **metrics}.items() if value is not None}
-    return [values[objective.column] for objective in objectives]
 
 
 class OptunaProposer:

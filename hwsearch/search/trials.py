@@ -7,9 +7,9 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hwsearch.search.objectives import objective_values
 from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point, SearchSpace
-from hwsearch.search.study import objective_values
 
 SEARCH_ATTRIBUTE = "hwsearch"
 """Attribute of the study that says whose it is."""

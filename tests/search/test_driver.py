@@ -12,7 +12,8 @@ from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
-from hwsearch.search.driver import run_search, unknown_neighbour
+from hwsearch.search.driver import run_search
+from hwsearch.search.novelty import unknown_neighbour
 from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored

@@ -14,9 +14,9 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.rungs import RungCorrelation, rung_correlations
-from hwsearch.search.driver import TRAINED_FOLDER
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
 from hwsearch.search.scoring import ScoringJob, trained_name
+from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from tests.search.synthetic import cut_record, essence, events, make_experiment, quality, search
 

@@ -9,8 +9,9 @@ import pytest
 
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.search.driver import run_search, search_digest
+from hwsearch.search.driver import run_search
 from hwsearch.search.hypervolume import has_stalled
+from hwsearch.search.identity import search_digest
 from hwsearch.search.objectives import Direction, objectives_of
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import REFERENCE, Asked, Scored

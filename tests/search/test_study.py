@@ -5,10 +5,10 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import TrialState, create_trial
 
 from hwsearch.experiment import SearchConfig, SeparatorConfig
-from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE, objective_values
 from hwsearch.search.proposer import Candidate, Result, SeedProposer
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
-from hwsearch.search.study import OptunaProposer, objective_values
+from hwsearch.search.study import OptunaProposer
 
 POPULATION = 5
 

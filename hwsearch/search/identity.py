@@ -1,0 +1,51 @@
+"""Which search a run folder belongs to: what its candidates and the order of its proposals depend on."""
+
+from collections.abc import Mapping
+
+from hwsearch.experiment import Experiment
+from hwsearch.files import digest
+from hwsearch.search.objectives import objectives_of
+from hwsearch.search.record import Header, now, versions_here
+from hwsearch.search.space import SearchSpace
+
+
+def search_digest(experiment: Experiment) -> str:
+    """Hash of what candidates and the order of proposals depend on, and not when the search ends or where files lie.
+
+    Targets are left out by name: what they say belongs to the provenance.
+    """
+    return digest(
+        experiment.model_dump(
+            mode="json",
+            exclude={
+                "base": True,
+                "data": {"corpora": {"__all__": {"root"}}},
+                "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
+                "workers": True,
+                "export": True,
+                "evaluation": True,
+            },
+        )
+    )
+
+
+def search_header(experiment: Experiment, space: SearchSpace, provenance: Mapping[str, str]) -> Header:
+    """The first line of the record of a search that begins now.
+
+    Args:
+        experiment: what is searched.
+        space: the space of its search.
+        provenance: what else the candidates depend on, such as the hash of the base.
+    """
+    return Header(
+        name=experiment.name,
+        experiment=search_digest(experiment),
+        provenance=dict(provenance),
+        seed=experiment.seed,
+        objectives=objectives_of(experiment.search.objectives),
+        widths=dict(space.widths),
+        fixed=tuple(sorted(space.fixed)),
+        groups=space.groups,
+        versions=versions_here(),
+        time=now(),
+    )

@@ -1,0 +1,123 @@
+"""What the record says of every candidate: who was asked, and what became of each at each fidelity."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence, Set
+
+import numpy as np
+
+from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity
+from hwsearch.search.objectives import Objective, objective_values
+from hwsearch.search.promotion import ALWAYS_PROMOTED, promoted
+from hwsearch.search.proposer import Candidate, Result
+from hwsearch.search.record import REFERENCE, Asked, Failed, Scored
+from hwsearch.search.scoring import first_fidelity
+from hwsearch.search.space import Point, SearchSpace
+from hwsearch.separator.allocation import BitAllocation, uniform
+
+
+class Ledger:
+    """Candidates by number and their results by fidelity; number 0 is full precision, which is outside the space."""
+
+    def __init__(self, experiment: Experiment, space: SearchSpace, objectives: Sequence[Objective]) -> None:
+        """Start from nothing asked."""
+        self._space = space
+        self._objectives = objectives
+        self._limits = experiment.search.limits
+        self._separator = experiment.separator
+        self._candidates: dict[int, Candidate] = {}
+        self._points: set[Point] = set()
+        self._unfinished: set[int] = set()
+        self.first = first_fidelity(experiment)
+        """The fidelity at which every candidate is scored."""
+        self._rungs: dict[Fidelity, dict[int, Result | None]] = {self.first: {}}
+        """None for what failed."""
+        self._scored: Counter[Fidelity] = Counter()
+        """How many were scored, the reference not among them: looked at several times for each candidate."""
+
+    @property
+    def asked(self) -> int:
+        """How many candidates were asked, the reference among them: the number of the next one."""
+        return len(self._candidates)
+
+    @property
+    def points(self) -> Set[Point]:
+        """Of all candidates."""
+        return self._points
+
+    @property
+    def unfinished(self) -> Set[int]:
+        """Numbers of those asked and not finished at the first fidelity."""
+        return self._unfinished
+
+    @property
+    def rungs(self) -> Sequence[Fidelity]:
+        """Fidelities that were begun, the first one first."""
+        return tuple(self._rungs)
+
+    def begin(self, rung: Fidelity) -> None:
+        """Take in that a fidelity has begun."""
+        self._rungs.setdefault(rung, {})
+
+    def ask(self, event: Asked) -> Candidate:
+        """Take in that a candidate was asked."""
+        candidate = Candidate(event.candidate, event.point or (), event.strategy, event.state)
+        self._candidates[event.candidate] = candidate
+        self._unfinished.add(event.candidate)
+        if event.point is not None:
+            self._points.add(event.point)
+        return candidate
+
+    def finish(self, event: Scored | Failed) -> Result:
+        """Take in what became of a candidate at a fidelity."""
+        candidate = self._candidates[event.candidate]
+        scored = isinstance(event, Scored)
+        result = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else Result(candidate, None, {})
+        self._rungs.setdefault(event.fidelity, {})[event.candidate] = result if scored else None
+        self._scored[event.fidelity] += scored and event.candidate != REFERENCE
+        if event.fidelity is self.first:
+            self._unfinished.discard(event.candidate)
+        return result
+
+    def candidate(self, number: int) -> Candidate:
+        """A candidate that was asked."""
+        return self._candidates[number]
+
+    def allocation(self, number: int) -> BitAllocation:
+        """Its bit allocation."""
+        if number == REFERENCE:
+            return uniform(self._separator, FLOAT_BITS, FLOAT_BITS)
+        return self._space.decode(self._candidates[number].point)
+
+    def finished(self, fidelity: Fidelity) -> Set[int]:
+        """Numbers of those scored or failed at a fidelity, the reference among them."""
+        return self._rungs.get(fidelity, {}).keys()
+
+    def counts(self, fidelity: Fidelity) -> tuple[int, int]:
+        """Candidates scored and failed at a fidelity, the reference not among them."""
+        rung, scored = self._rungs.get(fidelity, {}), self._scored[fidelity]
+        return scored, len(rung) - (REFERENCE in rung) - scored
+
+    def fits(self, result: Result) -> bool:
+        """Whether a candidate is within the limits."""
+        costs = {name: value for name, value in result.costs.items() if value is not None}
+        return all(costs.get(name, math.inf) <= limit for name, limit in self._limits.items())
+
+    def values(self, result: Result) -> list[float]:
+        """The objectives of a candidate that was scored."""
+        return objective_values(self._objectives, result.metrics or {}, result.costs)
+
+    def promoted(self, below: Fidelity, keep: int) -> list[int]:
+        """Who is scored again, first the reference; widest first, so that narrow ones find trained neighbours to start from."""
+        scored = {
+            number: result
+            for number, result in self._rungs.get(below, {}).items()
+            if result is not None and number != REFERENCE and (result.candidate.strategy in ALWAYS_PROMOTED or self.fits(result))
+        }
+        if not scored:
+            return []
+        values = np.array([self.values(result) for result in scored.values()])
+        always = {number for number, result in scored.items() if result.candidate.strategy in ALWAYS_PROMOTED}
+        chosen = promoted(values, [objective.direction for objective in self._objectives], keep, list(scored), always)
+        widths = {number: sum(bits for _, bits in self.allocation(number).widths) for number in chosen}
+        return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))]

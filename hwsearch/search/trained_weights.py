@@ -1,0 +1,63 @@
+"""The weights of trained candidates: where they lie, and whose weights a training starts from."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hwsearch.experiment import Fidelity
+from hwsearch.search.record import Scored
+from hwsearch.search.scoring import ScoringJob, TrainedFile, trained_name
+from hwsearch.separator.allocation import BitAllocation, is_weight
+
+TRAINED_FOLDER = "trained"
+"""Folder of a run with the weights of candidates that were trained."""
+
+
+class TrainedWeights:
+    """What a search has trained."""
+
+    def __init__(self, folder: Path, experiment: str, allocation_of: Callable[[int], BitAllocation], *, warm_start: bool) -> None:
+        """Start from nothing trained.
+
+        Args:
+            folder: the run folder.
+            experiment: hash of the experiment.
+            allocation_of: the allocation of a candidate by number.
+            warm_start: whether trainings start from what was trained before, and not each from the base.
+        """
+        self._folder = folder
+        self._experiment = experiment
+        self._allocation_of = allocation_of
+        self._warm_start = warm_start
+        self._files: dict[tuple[Fidelity, int], str] = {}
+
+    def note(self, event: Scored) -> None:
+        """Remember where a candidate's weights are, if it was trained."""
+        if event.weights is not None:
+            self._files[event.fidelity, event.candidate] = event.weights
+
+    def job(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[ScoringJob, int | None]:
+        """The job that trains and scores a candidate, and whose weights it starts from; None: those of the base."""
+        start = self._nearest(number, allocation, fidelity)
+        source = None if start is None else TrainedFile(self._path(self._files[start]), self._allocation_of(start[1]))
+        name = trained_name(self._experiment, allocation, fidelity, None if source is None else source.path.name)
+        return ScoringJob(allocation, fidelity, self._path(name), source), None if start is None else start[1]
+
+    def _path(self, name: str) -> Path:
+        return (self._folder / TRAINED_FOLDER / name).resolve()
+
+    def _nearest(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[Fidelity, int] | None:
+        """The trained candidate with the fewest steps between its widths and this one's: its own weights of the trained rung
+        below, or of the same rung; None while there is none, or where warm starts are off.
+        """
+        if not self._warm_start:
+            return None
+        trained = [key for key in self._files if key[0] is not Fidelity.FULL_QAT or fidelity is Fidelity.FULL_QAT]
+        own = next((key for key in trained if key[1] == number), None)
+        if own is not None or not trained:
+            return own
+
+        def distance(key: tuple[Fidelity, int]) -> int:
+            theirs = self._allocation_of(key[1]).by_site
+            return sum(abs(bits - theirs[site]) for site, bits in allocation.by_site.items() if is_weight(site))
+
+        return min(trained, key=distance)
