@@ -18,9 +18,8 @@ def bit_operations(workload: Workload, bits: IntArray) -> IntArray:
         TargetError: a wrong shape or width.
     """
     check_bits(workload, bits)
-    layers = workload.weight_layers
-    macs = np.array([layer.macs_per_frame * workload.frames for layer in layers], np.int64)
-    inputs = [workload.column[layer.input_sites[0]] for layer in layers]
-    weight_bits = bits[:, : len(layers)].astype(np.int64)  # weight columns come first, in the order of `weight_layers`
-    counted: IntArray = (weight_bits * bits[:, inputs]) @ macs
+    inputs = [workload.column[layer.input_sites[0]] for layer in workload.weight_layers]
+    weight_bits = bits[:, : len(inputs)].astype(np.int64)  # weight columns come first, in the order of `weight_layers`
+    # Each weight takes part in one MAC per frame.
+    counted: IntArray = (weight_bits * bits[:, inputs]) @ (workload.weight_counts * workload.frames)
     return counted

@@ -17,7 +17,7 @@ from hw_models.packed import packed_size_bytes
 from hw_models.placement import Placement, occupancies, place, placements
 from hw_models.workload import FloatArray, IntArray, check_bits
 
-_CHUNK: Final = 4096  # allocations whose indices and sums stay in the cache
+_CHUNK: Final = 256  # allocations whose indices and sums stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,15 +162,16 @@ class _Sums:
         used = np.unique(bits)
         rows = _rows(table, tuple(used.tolist()))
         position = np.searchsorted(used, np.arange(used[-1] + 1 if used.size else 0)).astype(np.intp)
+        first = (np.arange(len(rows)) * rows.shape[1])[:, None]
+        flat = rows.reshape(-1, rows.shape[2])
         sums = np.empty((len(bits), rows.shape[2]))
         for start in range(0, len(bits), _CHUNK):
             at = position[bits[start : start + _CHUNK].T]
             activations = np.maximum(at[table.inputs[:, 0]], at[table.inputs[:, 1]])
-            index = (at[table.weights] * len(used) + activations) * len(used) + at[table.outputs]
-            total = np.zeros((at.shape[1], rows.shape[2]))
-            for layer, row in enumerate(index):
-                total += rows[layer].take(row, axis=0)
-            sums[start : start + _CHUNK] = total
+            index = first + (at[table.weights] * len(used) + activations) * len(used) + at[table.outputs]
+            # A sum over the outermost axis adds row to row, in order.
+            total = flat.take(index, axis=0).reshape(len(rows), -1).sum(axis=0)
+            sums[start : start + _CHUNK] = total.reshape(-1, rows.shape[2])
         count = len(table.cycles)
         return cls(
             weight_bytes=sums[:, 0].astype(np.int64),
@@ -203,20 +204,15 @@ def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
 
 def _peaks(table: CostTable, bits: IntArray) -> IntArray:
     """Most bytes alive at once `[allocations]`."""
-    sites = len(table.site_bytes)
+    sites, widths = table.site_bytes.shape
+    first = (np.arange(sites) * widths)[:, None]
     peak = np.zeros(len(bits), np.int64)
     for start in range(0, len(bits), _CHUNK):
-        widths = WIDTH_INDEX[bits[start : start + _CHUNK, -sites:].T]
-        held = np.zeros((sites + 1, widths.shape[1]), np.int64)  # the last row is the empty slot
-        state = np.zeros(widths.shape[1], np.int64)
-        for site, (sizes, kept) in enumerate(zip(table.site_bytes, table.state_bytes, strict=True)):
-            held[site] = sizes[widths[site]]
-            if kept.any():
-                state += kept[widths[site]]
-        most = np.zeros(widths.shape[1], np.int64)
-        for alive in table.live:
-            np.maximum(most, held[alive].sum(axis=0), out=most)
-        peak[start : start + _CHUNK] = most + state
+        at = first + WIDTH_INDEX[bits[start : start + _CHUNK, -sites:].T]
+        held = np.zeros((sites + 1, at.shape[1]), np.int64)  # the last row is the empty slot
+        held[:-1] = table.site_bytes.take(at)
+        alive = sum((held[slot] for slot in table.live.T), np.zeros((len(table.live), at.shape[1]), np.int64))
+        peak[start : start + _CHUNK] = alive.max(axis=0) + table.state_bytes.take(at).sum(axis=0)
     return peak
 
 

@@ -201,14 +201,15 @@ def _hull_steps(knapsack: _Knapsack) -> _Steps:
     while (ahead := at < knapsack.counts[rows] - 1).any():
         rows, at, before = rows[ahead], at[ahead], before[ahead]
         costs, losses = knapsack.costs[rows], knapsack.losses[rows]
-        extra = costs - np.take_along_axis(costs, at[:, None], 1)
-        saved = np.take_along_axis(losses, at[:, None], 1) - losses
+        each = np.arange(len(rows))
+        extra = costs - costs[each, at, None]
+        saved = losses[each, at, None] - losses
         later = (columns > at[:, None]) & (columns < knapsack.counts[rows, None])
         slopes = np.divide(saved, extra, out=np.full(extra.shape, -np.inf), where=later)
         at = slopes.argmax(axis=1)
         # A choice takes its steps in order even where rounding makes a later one look steeper.
-        before = np.minimum(before, slopes.max(axis=1))
-        parts.append((rows, at, np.take_along_axis(extra, at[:, None], 1)[:, 0], before))
+        before = np.minimum(before, slopes[each, at])
+        parts.append((rows, at, extra[each, at], before))
     choice, position, cost, slope = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _NO_STEPS
     order = np.argsort(-slope, kind="stable")
     return _Steps(choice[order], position[order], cost[order], slope[order])
