@@ -9,8 +9,8 @@ FloatArray = npt.NDArray[np.float64]
 _SMALLEST_DEVIATION = 1e-9
 """Stands for certainty."""
 
-_NO_LIFT = -39.0
-"""Deviations above a level at which the lift is 0 in double precision."""
+_REACH = 13.0
+"""Deviations from the lowest level a candidate may lift to one whose lift is less than exp(-13^2 / 2) = 2e-37 of that."""
 
 
 def expected_improvement(
@@ -38,8 +38,11 @@ def expected_improvement(
     spans = np.clip(np.minimum(edges[1:], largest) - np.maximum(edges[:-1], cost[:, None]), 0.0, None)
     sigma = np.maximum(deviation, _SMALLEST_DEVIATION)[:, None]
     z = (mean[:, None] - levels) / sigma
-    # The normal distribution is what takes time, and most steps lie below a candidate's own cost or far out of its reach.
-    counted = (spans > 0.0) & (z > _NO_LIFT)
+    # The normal distribution is what takes time, and most steps lie below a candidate's own cost, or so far above the first one
+    # that lifting them adds less than rounding.
+    counted = spans > 0.0
+    first = z[np.arange(len(z)), counted.argmax(axis=1)]
+    counted &= z > np.minimum(first, 0.0)[:, None] - _REACH
     lift, z = np.zeros(spans.shape), z[counted]
     lift[counted] = z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
     total: FloatArray = (spans * (sigma * lift)).sum(axis=1)
