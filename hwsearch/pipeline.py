@@ -129,9 +129,18 @@ def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
-    """Refuse, before hours go into its data, what the search would refuse (`check_plan`); then take the run folder."""
+    """Refuse, before hours go into its data, what the search would refuse (`check_plan`); then bind the run folder.
+
+    Raises:
+        UserError: as `check_plan`, or a driver is searching there whose experiment is not this one to the letter: whoever looks
+            at a search that runs sees what its driver was given.
+    """
     check_plan(workspace, may_train=may_train)
-    _describe(workspace)
+    with suppress(UserError):  # where nothing is said, or nothing readable, it is said anew
+        if read_json(workspace.folder / "experiment.json", "an experiment") == workspace.experiment.model_dump(mode="json"):
+            return
+    check_unlocked(workspace.folder)
+    workspace.describe()
 
 
 def check_plan(workspace: Workspace, *, may_train: bool) -> None:
@@ -176,13 +185,9 @@ def needs_training(workspace: Workspace) -> bool:
 
 
 def claim(workspace: Workspace) -> None:
-    """Bind the run folder to the experiment, where `check_claim` allows it.
-
-    Raises:
-        UserError: it does not, or a driver is searching there with other budgets.
-    """
+    """Bind the run folder to the experiment, where `check_claim` allows it; the caller holds the folder."""
     check_claim(workspace)
-    _describe(workspace)
+    workspace.describe()
 
 
 def check_claim(workspace: Workspace) -> None:
@@ -211,19 +216,6 @@ def check_claim(workspace: Workspace) -> None:
                 f"{workspace.folder}: its search was made with another {name}; wanted that one, another name, or another "
                 "--runs-dir"
             )
-
-
-def _describe(workspace: Workspace) -> None:
-    """Say in the run folder which experiment it belongs to; whoever looks at a search that runs sees what its driver was given.
-
-    Raises:
-        UserError: a driver is searching there whose experiment is not this one to the letter.
-    """
-    with suppress(UserError):  # where nothing is said, or nothing readable, it is said anew
-        if read_json(workspace.folder / "experiment.json", "an experiment") == workspace.experiment.model_dump(mode="json"):
-            return
-    check_unlocked(workspace.folder)
-    workspace.describe()
 
 
 def within_limits(limits: Mapping[str, float]) -> list[Condition]:

@@ -19,7 +19,7 @@ from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.record import check_unlocked, has_begun, read_record
+from hwsearch.search.record import has_begun, hold_folder, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
@@ -76,63 +76,65 @@ def search(
     """
     start = time.monotonic()
     experiment = workspace.experiment
-    check_unlocked(workspace.folder)
-    claim(workspace)
-    space = build_space(experiment.search, experiment.separator)
-    costs = CostBook(experiment, space)
-    prepare(workspace)
-    with ray_session(workers, ray_address, experiment.workers) if workers else nullcontext():
-        # Where no site is free there is one candidate, and nothing to estimate.
-        priors = wanted_priors(experiment) if space.free else ()
-        pool = build_pool(workspace, processes, reports.on_pool) if trainings(experiment) else None
-        tables = (
-            ensure(
-                workspace,
-                [prior.value for prior in priors],
-                space.free_sites,
-                pool=pool,
-                workers=workers,
-                ray_address=ray_address,
-                progress=reports.on_sensitivity,
+    with hold_folder(workspace.folder) as release:
+        claim(workspace)
+        space = build_space(experiment.search, experiment.separator)
+        costs = CostBook(experiment, space)
+        prepare(workspace)
+        with ray_session(workers, ray_address, experiment.workers) if workers else nullcontext():
+            # Where no site is free there is one candidate, and nothing to estimate.
+            priors = wanted_priors(experiment) if space.free else ()
+            pool = build_pool(workspace, processes, reports.on_pool) if trainings(experiment) else None
+            tables = (
+                ensure(
+                    workspace,
+                    [prior.value for prior in priors],
+                    space.free_sites,
+                    pool=pool,
+                    workers=workers,
+                    ray_address=ray_address,
+                    progress=reports.on_sensitivity,
+                )
+                if priors
+                else {}
             )
-            if priors
-            else {}
-        )
-        wants_points = wants_nas(experiment) and bool(space.free)
-        nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_points else []
-        plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
-        if experiment.search.trials < len(plan.seeds):
-            raise UserError(
-                f"search.trials is {experiment.search.trials}; uniform allocations and the priors' fronts, which are always "
-                f"scored, are {len(plan.seeds)}: wanted at least as many trials, or fewer search.priors"
-            )
-        factory = ScorerFactory(
-            experiment,
-            workspace.base_path.resolve(),
-            workspace.data_folder.resolve(),
-            calibration_path(workspace).resolve(),
-            None if pool is None else pool.resolve(),
-        )
-        with open_executor(
-            factory,
-            workers,
-            max_attempts=experiment.search.max_attempts,
-            ray_address=ray_address,
-            each=experiment.workers,
-        ) as executor:
-            return run_search(
+            wants_points = wants_nas(experiment) and bool(space.free)
+            nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_points else []
+            plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
+            if experiment.search.trials < len(plan.seeds):
+                raise UserError(
+                    f"search.trials is {experiment.search.trials}; uniform allocations and the priors' fronts, which are always "
+                    f"scored, are {len(plan.seeds)}: wanted at least as many trials, or fewer search.priors"
+                )
+            factory = ScorerFactory(
                 experiment,
-                space,
-                executor,
-                make_cost(experiment),
-                workspace.folder,
-                reports.on_candidates,
-                seeds=plan.seeds,
-                proposer=plan.proposer,
-                provenance=provenance(workspace),
-                elapsed=lambda: time.monotonic() - start,
-                storage=storage,
+                workspace.base_path.resolve(),
+                workspace.data_folder.resolve(),
+                calibration_path(workspace).resolve(),
+                None if pool is None else pool.resolve(),
             )
+            with open_executor(
+                factory,
+                workers,
+                max_attempts=experiment.search.max_attempts,
+                ray_address=ray_address,
+                each=experiment.workers,
+            ) as executor:
+                # From here on the record holds the folder.
+                release()
+                return run_search(
+                    experiment,
+                    space,
+                    executor,
+                    make_cost(experiment),
+                    workspace.folder,
+                    reports.on_candidates,
+                    seeds=plan.seeds,
+                    proposer=plan.proposer,
+                    provenance=provenance(workspace),
+                    elapsed=lambda: time.monotonic() - start,
+                    storage=storage,
+                )
 
 
 def _nas_points(

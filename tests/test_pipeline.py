@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsearch import searching
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split, parse_experiment
 from hwsearch.files import file_digest
@@ -29,7 +30,7 @@ from hwsearch.pipeline import (
     provenance,
     read_run,
 )
-from hwsearch.search.record import RECORD_FILE, Record, read_record
+from hwsearch.search.record import RECORD_FILE, hold_folder, lock_holder
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest
@@ -65,11 +66,10 @@ def test_a_header_that_a_kill_tore_is_no_search_that_has_begun(tmp_path: Path, l
 
 def test_a_driver_that_searches_keeps_the_budgets_it_was_given(copied: Tiny) -> None:
     begun, other = workspace(copied.runs), workspace(copied.runs, search={"trials": 500})
-    with Record(copied.folder, read_record(copied.folder)[0]):
-        for bind in (claim, lambda given: check(given, may_train=False)):
-            bind(begun)
-            with pytest.raises(UserError, match=rf"process {os.getpid()} is searching here"):
-                bind(other)
+    with hold_folder(copied.folder):
+        check(begun, may_train=False)
+        with pytest.raises(UserError, match=rf"process {os.getpid()} is searching here"):
+            check(other, may_train=False)
     assert open_run(copied.folder) == begun.experiment
 
 
@@ -81,6 +81,24 @@ def test_the_record_says_whose_folder_it_is(copied: Tiny) -> None:
         claim(other)
     claim(ours)
     assert open_run(copied.folder) == ours.experiment
+
+
+def test_a_search_holds_its_folder_from_its_first_step_on(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that estimate sensitivities at once would spend hours twice, before one of them is refused."""
+    held = []
+
+    def stop(given: Workspace) -> None:
+        held.append(lock_holder(given.folder))
+        raise UserError("enough")
+
+    monkeypatch.setattr(searching, "prepare", stop)
+    tell = [lambda *_: None] * 4
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^enough$"):
+            searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
+    assert [holder is not None and holder.process for holder in held] == [str(os.getpid())] * 2
+    with hold_folder(copied.folder), pytest.raises(UserError, match="is searching here"):
+        searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
 
 
 def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: Tiny) -> None:

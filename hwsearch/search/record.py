@@ -12,7 +12,8 @@ beside it.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -276,6 +277,19 @@ class Record:
                 f"{self._path}: cannot be written ({error.strerror}); it keeps all entries before: make room, and the same "
                 "command goes on"
             ) from None
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[Callable[[], None]]:
+    """Hold a run folder's lock for what comes before its record, which takes hours; gives the function that lets go of it.
+
+    Raises:
+        UserError: another driver holds the folder; names its process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        held.callback(os.close, _lock_folder(folder))
+        yield held.close
 
 
 def _lock_folder(folder: Path) -> int:
