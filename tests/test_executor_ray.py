@@ -43,6 +43,8 @@ def make_lookup() -> Callable[[str], str | float]:
 
 
 def make_nothing(how: str) -> Callable[[int], int]:
+    if how == "hang":
+        time.sleep(ONE_HOUR)
     if how == "exit":
         os._exit(1)
     raise (UserError if how == "user" else RuntimeError)("no base\nhere")
@@ -135,6 +137,15 @@ def test_work_that_cannot_be_built_is_one_line(how: str, message: str) -> None:
     with RayExecutor(partial(make_nothing, how), workers=1, max_attempts=2) as executor:
         executor.submit(0, 1)
         with pytest.raises(UserError, match=message):
+            executor.next_outcome()
+
+
+def test_workers_that_hang_as_they_start_are_given_up() -> None:
+    with RayExecutor(partial(make_nothing, "hang"), workers=2, patience_s=1.0) as executor:
+        executor.submit(0, 1)
+        with pytest.raises(
+            UserError, match=r"^no worker on this machine for \d+ s: [12] start and do not get ready; run the same"
+        ):
             executor.next_outcome()
 
 

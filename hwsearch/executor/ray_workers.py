@@ -38,7 +38,7 @@ HEAD_SECONDS = 30.0
 """How long a cluster's head may be silent: Ray ends the driver's process, without a word, after 60 s."""
 
 PATIENCE_SECONDS = 600.0
-"""How long the driver waits for a worker where none is alive: a cluster may be starting machines."""
+"""How long the driver waits where no worker is ready: a cluster may be starting machines, a worker may hang as it loads."""
 
 REMIND_SECONDS = 30.0
 """How often it says so; the start of a worker alone is no reason to."""
@@ -82,7 +82,7 @@ class RayExecutor(Generic[Argument, Result]):
             max_attempts: times that a job is tried, that workers in a row may die at their start, and a local Ray on its own.
             ray_address: a cluster to join.
             each: what each worker gets.
-            patience_s: how long to wait for workers where none is alive.
+            patience_s: how long to wait for workers where none is ready.
 
         Raises:
             UserError: no cluster answers at `ray_address`, or no node has what one worker wants.
@@ -371,6 +371,7 @@ class RayExecutor(Generic[Argument, Result]):
                 raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
             if not own_node_lives:
                 self._restart()
+            self._wait_for_workers(now, len(nodes))
             return
         if answers:
             self._head_seen = now
@@ -383,16 +384,19 @@ class RayExecutor(Generic[Argument, Result]):
         self._wait_for_workers(now, len(nodes))
 
     def _wait_for_workers(self, now: float, nodes: int) -> None:
-        """Say so where a cluster has no worker for us, and in the end give up.
+        """Say so where there is no worker for us, and in the end give up: none was placed, or those placed hang as they start.
 
         Raises:
             UserError: none has come for too long.
         """
-        if self._running or self._idle:
+        if self._running or self._idle or self._asked:
             self._worker_seen = self._reminded = now
             return
         waited = now - self._worker_seen
-        state = f"no worker on the Ray cluster at '{self._address}' for {waited:.0f} s: no room on its {nodes} nodes"
+        where = "this machine" if self._address is None else f"the Ray cluster at '{self._address}'"
+        placed = sum(_node_of(start.where) is not None for start in self._starting.values())
+        why = f"{placed} start and do not get ready" if placed else f"no room on its {nodes} nodes"
+        state = f"no worker on {where} for {waited:.0f} s: {why}"
         if waited >= self._patience_s:
             raise UserError(f"{state}; {CONTINUE} when there is")
         if now - self._reminded >= REMIND_SECONDS:
