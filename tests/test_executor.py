@@ -85,6 +85,21 @@ def test_a_job_in_this_process_that_hangs_is_ended_by_an_alarm() -> None:
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0.0, 0.0))
 
 
+def test_an_alarm_that_is_due_as_the_job_ends_harms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, set_timer = signal.getsignal(signal.SIGALRM), signal.setitimer
+
+    def ring_first(which: int, seconds: float, interval: float = 0.0) -> None:
+        if not seconds:
+            signal.raise_signal(signal.SIGALRM)
+        set_timer(which, seconds, interval)
+
+    monkeypatch.setattr(signal, "setitimer", ring_first)
+    with LocalExecutor(make_square, max_attempts=1, time_limit_s=60.0) as executor:
+        (outcome,) = run_jobs(executor, [3])
+    assert (outcome.result, outcome.error) == (9, None)
+    assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)) == (before, (0.0, 0.0))
+
+
 def test_a_time_limit_without_ray_wants_the_main_thread() -> None:
     with ThreadPoolExecutor() as threads, pytest.raises(UserError, match="works in the main thread only"):
         threads.submit(partial(LocalExecutor, make_square, time_limit_s=1.0)).result()

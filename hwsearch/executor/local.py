@@ -83,14 +83,20 @@ class _TimeIsUp(BaseException):
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
     """Raise `_TimeIsUp` in the block after so many seconds."""
+    armed = True
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise _TimeIsUp
+        if armed:
+            raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
-        yield
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
+            yield
+        finally:
+            # An alarm that is due just now must not leave the timer running, to go off in the midst of other work.
+            armed = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
