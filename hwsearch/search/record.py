@@ -11,6 +11,7 @@ beside it.
 
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,8 @@ REFERENCE_STRATEGY = "full-precision"
 _LOCK_TRIES = 5
 _LOCK_PAUSE_SECONDS = 0.02
 """Between tries for a lock: `lock_holder` looks at it for an instant, which must not turn a driver away."""
+_LOCK_BYTES = 400
+"""A process and its machine are no longer."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[int, Field(ge=0)]
@@ -300,16 +303,16 @@ def _lock_folder(folder: Path) -> int:
     path = folder / LOCK_FILE
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     tries = 1
-    while not _try_lock(handle, fcntl.LOCK_EX):
+    while not _try_lock(handle, fcntl.LOCK_EX, path):
         if tries == _LOCK_TRIES:
-            holder = os.read(handle, 32)
+            process = _holder(handle)
             os.close(handle)
-            raise _searching_here(folder, holder)
+            raise _searching_here(folder, process)
         time.sleep(_LOCK_PAUSE_SECONDS)
         tries += 1
     try:
         os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        os.write(handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
     except OSError as error:
         os.close(handle)
         raise UserError(f"{path}: cannot be written ({error.strerror}); wanted a place with room") from None
@@ -321,7 +324,7 @@ class LockHolder:
     """The driver that holds a run folder."""
 
     process: str
-    """Its id on the machine where it runs."""
+    """Its id, and the machine it runs on where that is another one: a run folder may be shared."""
     since: datetime
     """When it took the folder, UTC."""
 
@@ -336,10 +339,9 @@ def lock_holder(folder: Path) -> LockHolder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        if _try_lock(handle, fcntl.LOCK_SH):
+        if _try_lock(handle, fcntl.LOCK_SH, folder / LOCK_FILE):
             return None
-        process = os.read(handle, 32).decode(errors="replace").strip()
-        return LockHolder(process or "unknown", datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
+        return LockHolder(_holder(handle), datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
     finally:
         os.close(handle)
 
@@ -352,19 +354,26 @@ def check_unlocked(folder: Path) -> None:
     """
     holder = lock_holder(folder)
     if holder is not None:
-        raise _searching_here(folder, holder.process.encode())
+        raise _searching_here(folder, holder.process)
 
 
-def _searching_here(folder: Path, holder: bytes) -> UserError:
-    process = holder.decode(errors="replace").strip() or "unknown"
+def _holder(handle: int) -> str:
+    """The process that a lock file names, as it is called here."""
+    process, _, host = os.read(handle, _LOCK_BYTES).decode(errors="replace").strip().partition(" ")
+    return (process or "unknown") + (f" on {host}" if host and host != socket.gethostname() else "")
+
+
+def _searching_here(folder: Path, process: str) -> UserError:
     return UserError(f"{folder}: process {process} is searching here; wanted a folder of its own")
 
 
-def _try_lock(handle: int, kind: int) -> bool:
+def _try_lock(handle: int, kind: int, path: Path) -> bool:
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:  # such as on a network file system without locks
+        raise UserError(f"{path}: cannot be locked ({error.strerror}); wanted a file system that has locks") from None
     return True
 
 

@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import RECORD_FILE, Asked, Failed, Header, Record, Scored, read_record
+from hwsearch.search.record import RECORD_FILE, Asked, Failed, Header, Record, Scored, lock_holder, read_record
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 
@@ -133,6 +136,28 @@ def test_a_second_driver_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> N
     ):
         Record(tmp_path, header())
     Record(tmp_path, header()).close()
+
+
+def test_a_driver_on_another_machine_is_named_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Record(tmp_path, header()):
+        monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on {re.escape(os.uname().nodename)} is searching here"):
+            write(tmp_path)
+        holder = lock_holder(tmp_path)
+    assert holder is not None
+    assert holder.process == f"{os.getpid()} on {os.uname().nodename}"
+
+
+def test_a_file_system_without_locks_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(handle: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"search\.lock: cannot be locked \(No locks available\)"):
+            write(tmp_path)
+        with pytest.raises(UserError, match=r"search\.lock: cannot be locked \(No locks available\)"):
+            lock_holder(tmp_path)
 
 
 @pytest.mark.parametrize(
