@@ -149,6 +149,20 @@ def test_workers_that_hang_as_they_start_are_given_up() -> None:
             executor.next_outcome()
 
 
+def test_a_full_disk_under_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.exceptions import OutOfDiskError
+
+    def full(_: object) -> None:
+        raise OutOfDiskError
+
+    monkeypatch.setattr(ray, "put", full)
+    with pytest.raises(
+        UserError, match=r"^Ray has no room for what workers read \(OutOfDiskError: .*; make room, and run the same"
+    ):
+        RayExecutor(make_scorer, workers=1)
+
+
 def test_one_worker_searches_as_this_process_does(tmp_path: Path) -> None:
     experiment = make_experiment(24)
     with RayExecutor(make_scorer, workers=1) as executor:

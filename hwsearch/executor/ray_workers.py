@@ -173,15 +173,23 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes.clear()
 
     def _start_all(self) -> None:
-        """Hand the factory to Ray, and start every worker."""
+        """Hand the factory to Ray, and start every worker.
+
+        Raises:
+            UserError: no room for it.
+        """
         import ray
+        from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
         local = self._address is None
         files: dict[Path, Any] = {}
         self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
-        if not local and isinstance(self._plain_factory, Portable):
-            files = {path: ray.put(path.read_bytes()) for path in self._plain_factory.files()}
-        self._factory = ray.put((self._plain_factory, files))
+        try:
+            if not local and isinstance(self._plain_factory, Portable):
+                files = {path: ray.put(path.read_bytes()) for path in self._plain_factory.files()}
+            self._factory = ray.put((self._plain_factory, files))
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            raise UserError(f"Ray has no room for what workers read ({one_error(error)}); make room, and {CONTINUE}") from None
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=self._each.cpus,
             num_gpus=self._each.gpus,
