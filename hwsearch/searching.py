@@ -19,7 +19,7 @@ from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.record import has_begun, hold_folder, read_record
+from hwsearch.search.record import FolderLock, has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
@@ -76,7 +76,7 @@ def search(
     """
     start = time.monotonic()
     experiment = workspace.experiment
-    with hold_folder(workspace.folder) as release:
+    with FolderLock(workspace.folder) as lock:
         claim(workspace)
         space = build_space(experiment.search, experiment.separator)
         costs = CostBook(experiment, space)
@@ -120,8 +120,6 @@ def search(
                 ray_address=ray_address,
                 each=experiment.workers,
             ) as executor:
-                # From here on the record holds the folder.
-                release()
                 return run_search(
                     experiment,
                     space,
@@ -134,6 +132,7 @@ def search(
                     provenance=provenance(workspace),
                     elapsed=lambda: time.monotonic() - start,
                     storage=storage,
+                    lock=lock,
                 )
 
 

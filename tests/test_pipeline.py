@@ -30,7 +30,7 @@ from hwsearch.pipeline import (
     provenance,
     read_run,
 )
-from hwsearch.search.record import RECORD_FILE, hold_folder, lock_holder
+from hwsearch.search.record import RECORD_FILE, FolderLock, lock_holder
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest
@@ -66,7 +66,7 @@ def test_a_header_that_a_kill_tore_is_no_search_that_has_begun(tmp_path: Path, l
 
 def test_a_driver_that_searches_keeps_the_budgets_it_was_given(copied: Tiny) -> None:
     begun, other = workspace(copied.runs), workspace(copied.runs, search={"trials": 500})
-    with hold_folder(copied.folder):
+    with FolderLock(copied.folder):
         check(begun, may_train=False)
         with pytest.raises(UserError, match=rf"process {os.getpid()} is searching here"):
             check(other, may_train=False)
@@ -97,7 +97,7 @@ def test_a_search_holds_its_folder_from_its_first_step_on(copied: Tiny, monkeypa
         with pytest.raises(UserError, match=r"^enough$"):
             searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
     assert [holder is not None and holder.process for holder in held] == [str(os.getpid())] * 2
-    with hold_folder(copied.folder), pytest.raises(UserError, match="is searching here"):
+    with FolderLock(copied.folder), pytest.raises(UserError, match="is searching here"):
         searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
 
 

@@ -24,7 +24,7 @@ from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.novelty import new_proposal
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer, Result, SeedProposer
-from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record
+from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, FolderLock, Record, Scored, now, read_record
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.settling import Charged, InFlight, finite, settled
 from hwsearch.search.shared_study import SharedStudy, SharedSummary
@@ -57,6 +57,7 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
     provenance: Mapping[str, str] | None = None,
     elapsed: Callable[[], float] | None = None,
     storage: StorageAddress | None = None,
+    lock: FolderLock | None = None,
 ) -> SearchSummary:
     """Search until `experiment.search.trials` distinct candidates are scored, another budget ends, or nobody proposes more;
     then promote.
@@ -80,6 +81,7 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
             resume.
         elapsed: seconds since the run began whose `search.hours` count; by default since this call.
         storage: where a shared study of everything finished is kept, too.
+        lock: of the folder, where the caller has it.
 
     Raises:
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
@@ -90,7 +92,7 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
     proposers: list[Proposer] = [SeedProposer(first), *([] if proposer is None else [proposer])]
     # Seeds alone may stop growing; where somebody proposes behind them, they are scored in any case.
     budgets = Budgets(experiment.search, header.objectives, 0 if proposer is None else len(first), elapsed or _clock())
-    with Record(folder, header) as record:
+    with Record(folder, header, lock) as record:
         search = _Search(experiment, space, record, proposers, folder, budgets)
         interrupted = False
         try:
@@ -154,11 +156,11 @@ class _Search:
             rung = promotion.fidelity
             if rung is below:
                 continue
-            if self._out_of_time():
-                return
-            self._ledger.begin(rung)
             done = self._ledger.finished(rung)
             waiting = deque(number for number in self._ledger.promoted(below, promotion.keep) if number not in done)
+            if waiting and self._out_of_time():
+                return
+            self._ledger.begin(rung)
             total = len({*waiting, *done} - {REFERENCE})
 
             def next_promoted(waiting: deque[int] = waiting) -> int | None:
@@ -257,10 +259,15 @@ class _Search:
         if backlog and backlog[0] == REFERENCE:
             return backlog.popleft()
         expected = self._ledger.counts(self._ledger.first)[0] + len(self._in_flight) - (REFERENCE in self._in_flight)
-        if expected >= self._trials or self._out_of_time() or self._has_stalled():
+        if expected >= self._trials or self._out_of_time():
             return None
+        # What was in flight when an earlier driver was killed comes to its end, as it would have.
         if backlog:
             return backlog.popleft()
+        return None if self._has_stalled() else self._propose()
+
+    def _propose(self) -> int | None:
+        """A new candidate; None if the space is exhausted or nobody proposes more."""
         if len(self._ledger.points) >= self._space.size:
             return None
         rng = np.random.default_rng([self._experiment.seed, self._ledger.asked])

@@ -13,8 +13,8 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -184,25 +184,25 @@ def kept_aside(folder: Path, version: int) -> Path:
 class Record:
     """A run folder's record, open for appending by the one driver that holds the folder's lock."""
 
-    def __init__(self, folder: Path, header: Header) -> None:
+    def __init__(self, folder: Path, header: Header, lock: "FolderLock | None" = None) -> None:
         """Lock the folder, cut off a torn last line, write the header if the record is new, and upgrade one of an earlier schema.
+
+        Args:
+            folder: the run folder.
+            header: of the search.
+            lock: of the folder, where the caller has it and keeps it; else it is taken here and let go of with the record.
 
         Raises:
             UserError: another process holds the folder, or it belongs to another experiment.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock_folder(folder)
         self._path = folder / RECORD_FILE
-        try:
+        with ExitStack() as opened:
+            if lock is None:
+                opened.enter_context(FolderLock(folder))
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                self.header = self._begin(folder, header)
-            except BaseException:
-                os.close(self._handle)
-                raise
-        except BaseException:
-            os.close(self._lock)
-            raise
+            opened.callback(os.close, self._handle)
+            self.header = self._begin(folder, header)
+            self._opened = opened.pop_all()
 
     def append(self, event: Event) -> None:
         """Write one entry; a scored or failed one is on the disk when this returns.
@@ -222,9 +222,8 @@ class Record:
         self._write(events, durably=not all(isinstance(event, Asked) for event in events))
 
     def close(self) -> None:
-        """Close the record and release the folder."""
-        os.close(self._handle)
-        os.close(self._lock)
+        """Close the record, and release the folder if it was taken for it."""
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -282,17 +281,23 @@ class Record:
             ) from None
 
 
-@contextmanager
-def hold_folder(folder: Path) -> Iterator[Callable[[], None]]:
-    """Hold a run folder's lock for what comes before its record, which takes hours; gives the function that lets go of it.
+class FolderLock:
+    """A run folder that one driver holds, from the steps before its record on, which take hours."""
 
-    Raises:
-        UserError: another driver holds the folder; names its process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        held.callback(os.close, _lock_folder(folder))
-        yield held.close
+    def __init__(self, folder: Path) -> None:
+        """Take it.
+
+        Raises:
+            UserError: another driver holds the folder; names its process.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._handle = _lock_folder(folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.close(self._handle)
 
 
 def _lock_folder(folder: Path) -> int:

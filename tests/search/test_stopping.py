@@ -14,7 +14,7 @@ from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.identity import search_digest
 from hwsearch.search.objectives import Direction, objectives_of
 from hwsearch.search.progress import SearchSummary
-from hwsearch.search.record import REFERENCE, Asked, Scored
+from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Scored
 from hwsearch.search.stopping import Budgets
 from tests.search.synthetic import (
     cost,
@@ -91,9 +91,11 @@ def test_hours_end_the_promotions_too_and_the_next_run_goes_on(tmp_path: Path) -
     assert essence(tmp_path / "cut") == essence(tmp_path / "whole")
 
 
-def test_a_finished_search_is_not_stopped_by_its_hours(tmp_path: Path) -> None:
-    search(tmp_path, make_experiment(15))
-    summary = timed_search(tmp_path, make_experiment(15, hours=1.0), lambda: 1e9)
+@pytest.mark.parametrize("promotions", [[], [{"fidelity": "post-training", "keep": 4}]])
+def test_a_finished_search_is_not_stopped_by_its_hours(tmp_path: Path, promotions: list[dict[str, object]]) -> None:
+    rungs = {"validation": 4, "validation_mixtures": 2, "promotions": promotions}
+    search(tmp_path, make_experiment(15, **rungs))
+    summary = timed_search(tmp_path, make_experiment(15, hours=1.0, **rungs), lambda: 1e9)
     assert summary.stopped is None
     assert str(summary).startswith("done: 15 of 15")
 
@@ -116,6 +118,21 @@ def test_a_search_ends_where_its_hypervolume_stalls(tmp_path: Path, capacity: in
 
     again = timed_search(tmp_path, experiment, lambda: 0.0, capacity)
     assert (again.scored, again.stopped) == (summary.scored, summary.stopped)
+
+
+def test_what_a_killed_driver_left_in_flight_is_scored_after_a_stall_too(tmp_path: Path) -> None:
+    """Whatever line the record of a stalled search was cut at, the next driver ends where the undisturbed one did."""
+    experiment = make_experiment(400, sampler="random", stall_candidates=10, stall_growth=0.05)
+    timed_search(tmp_path / "whole", experiment, lambda: 0.0, capacity=3)
+    lines = (tmp_path / "whole" / RECORD_FILE).read_bytes().splitlines(keepends=True)
+    for cut in range(len(lines) - 8, len(lines)):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / RECORD_FILE).write_bytes(b"".join(lines[:cut]))
+        timed_search(folder, experiment, lambda: 0.0, capacity=3)
+        found = events(folder)
+        asked = {event.candidate for event in found if isinstance(event, Asked)}
+        assert asked == {event.candidate for event in found if isinstance(event, Scored)}
 
 
 def test_a_larger_budget_goes_on_as_if_there_had_been_none(tmp_path: Path) -> None:
