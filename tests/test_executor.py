@@ -38,6 +38,16 @@ def test_local_jobs_come_back_in_order_with_their_keys() -> None:
     assert outcomes[0].worker.endswith(f":{os.getpid()}")
 
 
+def test_what_a_job_says_can_be_written() -> None:
+    """Names of files may hold bytes that are no text."""
+
+    def work(number: int) -> int:
+        raise OSError(f"{number}: no such file: caf\udce9.wav")
+
+    with LocalExecutor(lambda: work) as executor:
+        assert [outcome.error for outcome in run_jobs(executor, [1])] == ["OSError: 1: no such file: caf\\udce9.wav"]
+
+
 def test_the_work_is_built_once_and_not_before_the_first_job() -> None:
     built = []
 

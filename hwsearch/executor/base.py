@@ -106,8 +106,8 @@ def one_error(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line."""
-    return " ".join(str(error).split())[:500]
+    """What an exception says, in one line that any file takes: names of files may hold bytes that are no text."""
+    return " ".join(str(error).split())[:500].encode(errors="backslashreplace").decode()
 
 
 def this_process() -> str:

@@ -73,7 +73,7 @@ class _Log:
         Raises:
             UserError: it cannot be written.
         """
-        text = f"{now()} {' '.join(line.split())}\n".encode()
+        text = f"{now()} {' '.join(line.split())}\n".encode(errors="backslashreplace")
         try:
             if self._path.is_file() and self._path.stat().st_size >= LOG_BYTES:
                 self._put_aside()
