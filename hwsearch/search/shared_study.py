@@ -215,11 +215,18 @@ class SharedStudy:
                 with suppress(DuplicatedStudyError):  # by another driver, since
                     storage.optuna.create_new_study(self._directions, name)
             study = storage.optuna.get_study_id_from_name(name)
-            found = storage.optuna.get_study_user_attrs(study).get(SEARCH_ATTRIBUTE)
-            _check_owner(name, found, storage.optuna.get_n_trials(study), self._header.experiment, self._header.time)
-            if found is None:
-                storage.optuna.set_study_user_attr(study, SEARCH_ATTRIBUTE, attributes)
+            if self._owner(storage, study) is None:
+                storage.claim(study, SEARCH_ATTRIBUTE, attributes)
+                # Another driver may have been faster.
+                self._owner(storage, study)
         return study
+
+    def _owner(self, storage: SharedStorage, study: int) -> dict[str, object] | None:
+        """What a study says of whose it is: this search's, or nobody's yet."""
+        found: dict[str, object] | None = storage.optuna.get_study_user_attrs(study).get(SEARCH_ATTRIBUTE)
+        trials = storage.optuna.get_n_trials(study)
+        _check_owner(self._header.name, found, trials, self._header.experiment, self._header.time)
+        return found
 
     def _compare(self, storage: SharedStorage, *, reread: bool) -> None:
         """Let wait what the record has and the study has not: a server may have lost what it had."""

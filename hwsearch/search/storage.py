@@ -1,7 +1,8 @@
 """Optuna storages on servers, written to by one driver that may be killed, and on connections that may break at any instant.
 
 A trial that was sent and not answered may have been stored or not. Both storages therefore decide on the server, in one step:
-look for a trial of the same candidate and fidelity, and write only if there is none.
+look for a trial of the same candidate and fidelity, and write only if there is none. So it is with whose a study is: of two
+drivers that find a new one, one gets it.
 
 Optuna's own Redis backend is not used: it loads snapshots with pickle, which executes what it reads, and its client sends an
 unanswered command again. The one here reads and writes the same entries under the same keys, so Optuna's tools open them.
@@ -10,7 +11,7 @@ unanswered command again. The one here reads and writes the same entries under t
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ CONNECT_SECONDS = 5
 SILENCE_SECONDS = 30
 """How long a connected server may say nothing before the connection counts as broken."""
 
+OPEN_TRIES = 4
+"""Of opening an empty database: Optuna makes its tables in three steps, and each may find that another driver was faster."""
+
 ENTRIES_PER_READ = 500
 """Entries of a Redis journal fetched at a time."""
 
@@ -42,7 +46,7 @@ class StorageError(Exception):
 
 
 class AlreadyStoredError(Exception):
-    """The storage holds a trial of this candidate and fidelity."""
+    """The storage holds a trial of this candidate and fidelity, or an attribute of this name."""
 
 
 class Key(NamedTuple):
@@ -50,6 +54,10 @@ class Key(NamedTuple):
 
     candidate: int
     fidelity: Fidelity
+
+
+Once = Key | str
+"""What is written at most once to a study: a trial, or an attribute of the study."""
 
 
 class SharedStorage(ABC):
@@ -72,8 +80,8 @@ class SharedStorage(ABC):
         """Give up the connection."""
 
     @abstractmethod
-    def _announce(self, study_id: int, key: Key | None) -> None:
-        """Whose trial is written next; None: something else is."""
+    def _announce(self, study_id: int, what: Once | None) -> None:
+        """What is written next; None: something that may be written again."""
 
     @property
     @abstractmethod
@@ -86,10 +94,24 @@ class SharedStorage(ABC):
         Raises:
             StorageError: the storage did not answer that it is stored. It may be.
         """
-        self._announce(study_id, key)
+        with self._once(study_id, key):
+            self.optuna.create_new_trial(study_id, template_trial=trial)
+
+    def claim(self, study_id: int, name: str, value: Mapping[str, Any]) -> None:
+        """Give a study an attribute, unless it has one of that name.
+
+        Raises:
+            StorageError: as `add`.
+        """
+        with self._once(study_id, name):
+            self.optuna.set_study_user_attr(study_id, name, value)
+
+    @contextmanager
+    def _once(self, study_id: int, what: Once) -> Iterator[None]:
+        self._announce(study_id, what)
         try:
             with self.translated():
-                self.optuna.create_new_trial(study_id, template_trial=trial)
+                yield
         except AlreadyStoredError:
             return
         finally:
@@ -97,12 +119,14 @@ class SharedStorage(ABC):
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn the errors of storage and driver into `StorageError`."""
+        """Turn the errors of storage and driver into `StorageError`, and what Optuna says of content that it does not know."""
         errors: tuple[type[Exception], ...] = (*self._errors, StorageInternalError, OSError)
         try:
             yield
         except KeyError:  # what Optuna says of a study or trial that someone has deleted
             raise StorageError("the study is not there any more") from None
+        except (AssertionError, AttributeError, TypeError, ValueError) as error:
+            raise StorageError(f"it holds what Optuna cannot read ({explain(error, self.address)})") from None
         except errors as error:
             raise StorageError(explain(error, self.address)) from None
 
@@ -144,10 +168,10 @@ class _PostgresStorage(SharedStorage):
         except ImportError as error:
             raise _missing("psycopg", address, error) from None
         from sqlalchemy import event, text
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
         self._driver_errors = (SQLAlchemyError, psycopg.Error)
-        self._adding: tuple[int, Key] | None = None
+        self._writing: tuple[int, Once] | None = None
         self._time_limit = text(f"SET LOCAL idle_in_transaction_session_timeout = '{SILENCE_SECONDS}s'")
         self._study = text("SELECT study_id FROM studies WHERE study_id = :study FOR UPDATE")
         self._trial = text(
@@ -156,6 +180,7 @@ class _PostgresStorage(SharedStorage):
             " JOIN trial_user_attributes f ON f.trial_id = trials.trial_id AND f.key = 'fidelity' AND f.value_json = :fidelity"
             " WHERE trials.study_id = :study LIMIT 1"
         )
+        self._attribute = text("SELECT 1 FROM study_user_attributes WHERE study_id = :study AND key = :name")
         self._keys = text(
             "SELECT c.value_json, f.value_json FROM trials"
             " JOIN trial_user_attributes c ON c.trial_id = trials.trial_id AND c.key = 'candidate'"
@@ -165,11 +190,14 @@ class _PostgresStorage(SharedStorage):
         # It says with a traceback what is handled here.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         with self.translated():
-            # Without credentials: they go to the driver, so that neither Optuna nor SQLAlchemy has them to show.
-            self.optuna = self._tables = RDBStorage(
-                "postgresql+psycopg://",
-                engine_kwargs={"connect_args": _connect_arguments(address), "pool_size": 1, "max_overflow": 2},
-            )
+            for left in reversed(range(OPEN_TRIES)):
+                try:
+                    self._tables = _open_tables(address)
+                    break
+                except (IntegrityError, ProgrammingError):  # as where another driver makes the same table at that instant
+                    if not left:
+                        raise
+        self.optuna = self._tables
         event.listen(self._tables.engine, "begin", self._look)
 
     @property
@@ -179,23 +207,27 @@ class _PostgresStorage(SharedStorage):
     def stored(self, study_id: int) -> set[Key]:
         with self.translated(), self._tables.engine.connect() as connection:
             rows = connection.execute(self._keys, {"study": study_id}).all()
-        return {_key(json.loads(candidate), json.loads(fidelity)) for candidate, fidelity in rows}
+        return _keys((json.loads(candidate), json.loads(fidelity)) for candidate, fidelity in rows)
 
     def close(self) -> None:
         self._tables.engine.dispose()
 
-    def _announce(self, study_id: int, key: Key | None) -> None:
-        self._adding = None if key is None else (study_id, key)
+    def _announce(self, study_id: int, what: Once | None) -> None:
+        self._writing = None if what is None else (study_id, what)
 
     def _look(self, connection: Any) -> None:
-        if self._adding is None:
+        if self._writing is None:
             return
-        study_id, key = self._adding
+        study_id, what = self._writing
         # Where the network is lost in between, the server would keep the lock for hours.
         connection.execute(self._time_limit)
         connection.execute(self._study, {"study": study_id})
-        wanted = {"study": study_id, "candidate": json.dumps(key.candidate), "fidelity": json.dumps(key.fidelity.value)}
-        if connection.execute(self._trial, wanted).first() is not None:
+        if isinstance(what, Key):
+            trial = {"candidate": json.dumps(what.candidate), "fidelity": json.dumps(what.fidelity.value)}
+            found = connection.execute(self._trial, {"study": study_id, **trial})
+        else:
+            found = connection.execute(self._attribute, {"study": study_id, "name": what})
+        if found.first() is not None:
             raise AlreadyStoredError
 
 
@@ -236,15 +268,28 @@ class _RedisStorage(SharedStorage):
 
     def stored(self, study_id: int) -> set[Key]:
         with self.translated():
+            # Before the journal: what was appended with its name is in the journal that is read after it.
+            names = self._journal.appended(study_id)
             trials = self.optuna.get_all_trials(study_id, deepcopy=False)
-        attributes = [trial.user_attrs for trial in trials if trial.state.is_finished()]
-        return {_key(found["candidate"], found["fidelity"]) for found in attributes if {"candidate", "fidelity"} <= found.keys()}
+            found = _keys(
+                (trial.user_attrs.get("candidate"), trial.user_attrs.get("fidelity"))
+                for trial in trials
+                if trial.state.is_finished()
+            )
+            attributes = self.optuna.get_study_user_attrs(study_id)
+            # Someone has emptied the journal and left the names.
+            self._journal.forget(study_id, names - {_name(key) for key in found} - attributes.keys())
+        return found
+
+    def claim(self, study_id: int, name: str, value: Mapping[str, Any]) -> None:
+        self.stored(study_id)
+        super().claim(study_id, name, value)
 
     def close(self) -> None:
         self._journal.close()
 
-    def _announce(self, study_id: int, key: Key | None) -> None:
-        self._journal.once = None if key is None else (study_id, key)
+    def _announce(self, study_id: int, what: Once | None) -> None:
+        self._journal.once = None if what is None else (study_id, _name(what))
 
 
 class RedisJournal(BaseJournalBackend):
@@ -257,13 +302,22 @@ class RedisJournal(BaseJournalBackend):
         redis.call('set', string.format(':log:%d', redis.call('incr', KEYS[1])), ARGV[1])
         return 1
     """
-    """Atomic in Redis. The hash holds what was appended once, apart from the journal, which others may compact."""
+    """Atomic in Redis. The hash holds names of what was appended once, apart from the journal, which others may compact."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._last_read = -1
-        self.once: tuple[int, Key] | None = None
-        """Study and key of the trial that the next entry creates."""
+        self.once: tuple[int, str] | None = None
+        """Study and name of what the next entry writes, if it may be written only once."""
+
+    def appended(self, study_id: int) -> set[str]:
+        """Names of what was appended once."""
+        return {name.decode() for name in self._client.hkeys(_hash(study_id))}
+
+    def forget(self, study_id: int, names: Collection[str]) -> None:
+        """Let these be appended again."""
+        if names:
+            self._client.hdel(_hash(study_id), *names)
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Entries from a number on.
@@ -284,13 +338,12 @@ class RedisJournal(BaseJournalBackend):
         """Append entries.
 
         Raises:
-            AlreadyStoredError: the trial announced in `once` was appended before.
+            AlreadyStoredError: what `once` announces was appended before.
             StorageError: the journal is shorter than what was read of it.
         """
-        study_id, key = self.once or (0, None)
-        name = "" if key is None else f"{key.candidate}@{key.fidelity.value}"
+        study_id, name = self.once or (0, "")
         for log in logs:
-            keys = (":log_number", f":hwsearch:{study_id}")
+            keys = (":log_number", _hash(study_id))
             appended = self._client.eval(self._APPEND, len(keys), *keys, json.dumps(log), name, self._last_read)
             if appended < 0:
                 raise StorageError("its journal was emptied")
@@ -300,6 +353,14 @@ class RedisJournal(BaseJournalBackend):
     def close(self) -> None:
         """Give up the connection."""
         self._client.close()
+
+
+def _open_tables(address: StorageAddress) -> RDBStorage:
+    """Without credentials in the URL: they go to the driver, so that neither Optuna nor SQLAlchemy has them to show."""
+    return RDBStorage(
+        "postgresql+psycopg://",
+        engine_kwargs={"connect_args": _connect_arguments(address), "pool_size": 1, "max_overflow": 2},
+    )
 
 
 def _connect_arguments(address: StorageAddress) -> dict[str, Any]:
@@ -325,5 +386,19 @@ def _missing(package: str, address: StorageAddress, error: ImportError) -> UserE
     return UserError(f"storage {address}: the package '{package}' does not load ({error}); wanted pip install '{EXTRA}'")
 
 
-def _key(candidate: int, fidelity: str) -> Key:
-    return Key(int(candidate), Fidelity(fidelity))
+def _keys(attributes: Iterable[tuple[object, object]]) -> set[Key]:
+    """Keys of trials by their candidate and fidelity; trials that others have added have none."""
+    known = {fidelity.value for fidelity in Fidelity}
+    return {
+        Key(candidate, Fidelity(fidelity))
+        for candidate, fidelity in attributes
+        if type(candidate) is int and isinstance(fidelity, str) and fidelity in known
+    }
+
+
+def _name(what: Once) -> str:
+    return f"{what.candidate}@{what.fidelity.value}" if isinstance(what, Key) else what
+
+
+def _hash(study_id: int) -> str:
+    return f":hwsearch:{study_id}"

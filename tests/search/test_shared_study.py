@@ -4,19 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
 import pytest
+import redis
 
 from hwsearch.errors import UserError
 from hwsearch.search import shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
 from hwsearch.search.record import RECORD_FILE, read_record
+from hwsearch.search.storage import SharedStorage, open_storage
 from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
 from tests.search.synthetic import make_experiment, search
 from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
@@ -111,6 +116,86 @@ def test_a_study_of_someone_else_is_refused_and_left_alone(tmp_path: Path, datab
         (tmp_path / "theirs" / RECORD_FILE).unlink()
     assert everything_stored(database) == before
     check_study(tmp_path / "mine", database)
+
+
+def test_of_two_run_folders_that_begin_at_once_one_gets_the_study(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found it new before either says that it is theirs."""
+    open_storage(parse_address(database)).close()
+    both = threading.Barrier(2, timeout=30)
+    claim = SharedStorage.claim
+
+    def late(storage: SharedStorage, *arguments: Any) -> None:
+        both.wait()
+        claim(storage, *arguments)
+
+    monkeypatch.setattr(SharedStorage, "claim", late)
+
+    def begin(name: str) -> str:
+        try:
+            return str(search(tmp_path / name, make_experiment(12), storage=parse_address(database)).shared)
+        except UserError as refused:
+            return str(refused)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = dict(zip("ab", pool.map(begin, "ab"), strict=True))
+    winner, loser = sorted("ab", key=lambda name: "all 12 results are in" not in said[name])
+    assert "all 12 results are in" in said[winner]
+    assert "belongs to the same experiment's search in another run folder" in said[loser]
+    check_attributes(tmp_path / winner, check_study(tmp_path / winner, database))
+
+
+def test_several_drivers_at_once_find_an_empty_database() -> None:
+    with fresh_database("postgresql") as database, ThreadPoolExecutor(4) as pool:
+        for storage in pool.map(open_storage, 4 * [parse_address(database)]):
+            storage.close()
+
+
+def test_trials_that_others_add_are_left_alone(tmp_path: Path, database: str) -> None:
+    address = parse_address(database)
+    search(tmp_path, make_experiment(12), storage=address)
+    for attributes in ({}, {"candidate": "mine", "fidelity": "by hand"}, {"candidate": 3, "fidelity": None}):
+        load_study(database).add_trial(optuna.trial.create_trial(values=[1.0, 2.0], user_attrs=attributes))
+    summary = search(tmp_path, make_experiment(16), storage=address)
+    assert summary.shared is not None
+    assert "all 16 results are in" in summary.shared
+    assert len(load_study(database).trials) == 16 + 3
+
+
+@pytest.mark.parametrize("entry", ["garbage", '{"op_code":99,"worker_id":"someone"}', '{"op_code":6}', "7"])
+def test_a_journal_that_cannot_be_read_leaves_the_search_whole(
+    tmp_path: Path, entry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_study, "PATIENCE_SECONDS", 0.5)
+    with fresh_database("redis") as database, redis.Redis.from_url(database) as client:
+
+        def write(number: int) -> None:
+            if number == 8:
+                client.set(f":log:{client.incr(':log_number')}", entry)
+
+        summary = search(tmp_path, make_experiment(20), scorer(hook=write), storage=parse_address(database))
+        assert summary.scored == 20
+        assert summary.shared is not None
+        assert "of 20 results are missing" in summary.shared
+        with pytest.raises(UserError, match="storage redis://"):
+            search(tmp_path, make_experiment(20), storage=parse_address(database))
+
+
+@pytest.mark.parametrize("when", [None, 10])
+def test_a_journal_that_someone_emptied_is_written_anew(tmp_path: Path, when: int | None) -> None:
+    """Optuna's keys are gone, and those are left that say what was written once."""
+    with fresh_database("redis") as database, redis.Redis.from_url(database) as client:
+
+        def empty(number: int | None) -> None:
+            if number == when:
+                client.delete(*client.scan_iter(":log*"))
+
+        search(tmp_path, make_experiment(12), storage=parse_address(database))
+        empty(None)
+        search(tmp_path, make_experiment(30), scorer(hook=empty), storage=parse_address(database))
+        assert list(client.scan_iter(":hwsearch:*"))
+        check_attributes(tmp_path, check_study(tmp_path, database))
 
 
 def test_a_study_that_optuna_made_is_refused_where_it_holds_trials(tmp_path: Path, database: str) -> None:
