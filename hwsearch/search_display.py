@@ -3,22 +3,22 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from hwsearch.search.log import Line, describe, search_log
+from hwsearch.search.log import Line, describe, search_log, warnings_logged
 from hwsearch.search.progress import SearchProgress
 from hwsearch.searching import SearchReports
 from hwsearch.status_display import LivePanel, live_panel
-from hwsearch.terminal import Advance, console, progress_bar
+from hwsearch.terminal import Advance, console, progress_bar, tell
 from hwsearch.workspace import Workspace
 
 
 @contextmanager
 def search_display(workspace: Workspace) -> Iterator[tuple[SearchReports, Line]]:
-    """Reports for a search to call, and the function that writes a line into its log.
+    """Reports for a search to call, and the function that writes a line into its log. Warnings are shown and logged, too.
 
     Raises:
         UserError: the log cannot be written.
     """
-    with search_log(workspace.folder) as log, ExitStack() as shown:
+    with search_log(workspace.folder) as log, warnings_logged(log, tell), ExitStack() as shown:
         display = _Display(workspace, shown, log)
         reports = SearchReports(
             display.step("training mixtures"), display.step("sensitivities"), display.step("differentiable search"), display.show

@@ -1,8 +1,10 @@
 """The log of a run folder's searches: what each driver did, line by line, with times in UTC."""
 
+import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +45,17 @@ def search_log(folder: Path) -> Iterator[Line]:
         raise
 
 
+@contextmanager
+def warnings_logged(log: Line, show: Line) -> Iterator[None]:
+    """Write what this package warns of into a log, and show it, from whichever thread it comes."""
+    logger, handler = logging.getLogger(hwsearch.__name__), _Warnings(log, show)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
     """A finished candidate in one line, with these of its metrics and costs, or the start of a rung."""
     where = f"{progress.scored}/{progress.trials} at '{progress.fidelity.value}'"
@@ -58,6 +71,20 @@ def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
     return f"{where}: {name} failed after {event.seconds:.2f} s{attempts}: {event.reason}"
 
 
+class _Warnings(logging.Handler):
+    def __init__(self, log: Line, show: Line) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        self._show(message)
+        # On a full disk the search's own next line ends it, in its own thread.
+        with suppress(UserError):
+            self._log(message)
+
+
 class _Log:
     """Appends lines, each of them at once; puts the file aside when it is large.
 
@@ -66,6 +93,7 @@ class _Log:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
         """Write a line with the time before it.
@@ -75,15 +103,19 @@ class _Log:
         """
         text = f"{now()} {' '.join(line.split())}\n".encode(errors="backslashreplace")
         try:
-            if self._path.is_file() and self._path.stat().st_size >= LOG_BYTES:
-                self._put_aside()
-            with self._path.open("ab", buffering=0) as stream:
-                while text:
-                    text = text[stream.write(text) :]
+            with self._lock:
+                self._append(text)
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}); make room, and the same command goes on"
             ) from None
+
+    def _append(self, text: bytes) -> None:
+        if self._path.is_file() and self._path.stat().st_size >= LOG_BYTES:
+            self._put_aside()
+        with self._path.open("ab", buffering=0) as stream:
+            while text:
+                text = text[stream.write(text) :]
 
     def _put_aside(self) -> None:
         older = [self._path, *(self._path.with_name(f"{LOG_FILE}.{age}") for age in range(1, OLDER_LOGS + 1))]

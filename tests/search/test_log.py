@@ -1,12 +1,16 @@
+import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, search_log
+from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, search_log, warnings_logged
 from hwsearch.search.progress import SearchProgress
+from hwsearch.search_display import search_display
+from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment, search
 from tests.search.test_record import failed, scored
 
@@ -42,6 +46,37 @@ def test_failures_and_attempts_are_told() -> None:
     assert describe(progress, ()) == "4/9 at 'post-training': candidate 5 (test) failed after 0.50 s, attempt 3: boom"
     progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 1.0, 1.0, 5.0, 2, scored(5))
     assert describe(progress, ["size_bytes", "latency_ms[chip]"]).endswith("scored in 0.50 s on here:1: size_bytes 12")
+
+
+def test_warnings_from_any_thread_are_shown_and_logged(tmp_path: Path) -> None:
+    shown: list[str] = []
+    logger = logging.getLogger("hwsearch.search.shared_study")
+    with search_log(tmp_path) as log, warnings_logged(log, shown.append), ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: logger.warning("server %d is away", number), range(200)))
+    logger.warning("nobody listens any more")
+    wanted = {f"server {number} is away" for number in range(200)}
+    assert set(shown) == set(texts(tmp_path)[2:]) == wanted
+    assert len(shown) == len(wanted)
+
+
+def test_a_warning_on_a_full_disk_is_shown(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    def full(line: str) -> None:
+        raise UserError("no room")
+
+    with warnings_logged(full, shown.append):
+        logging.getLogger("hwsearch").warning("away")
+    assert shown == ["away"]
+
+
+def test_a_search_on_the_command_line_shows_and_logs_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = Workspace(tmp_path, make_experiment(3))
+    workspace.folder.mkdir()
+    with search_display(workspace):
+        logging.getLogger("hwsearch.search.shared_study").warning("server is away")
+    assert texts(workspace.folder)[-1] == "server is away"
+    assert capsys.readouterr().err == "server is away\n"
 
 
 def test_what_ends_a_search_is_the_last_line(tmp_path: Path) -> None:

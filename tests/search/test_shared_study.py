@@ -20,6 +20,7 @@ import redis
 from hwsearch.errors import UserError
 from hwsearch.search import shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
+from hwsearch.search.log import LOG_FILE, search_log, warnings_logged
 from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.storage import SharedStorage, open_storage
 from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
@@ -238,10 +239,16 @@ def test_a_server_that_is_killed_and_comes_back_gets_what_it_missed(tmp_path: Pa
         elif number in {15, 21}:
             mortal.start()
 
-    summary = search(tmp_path, make_experiment(30), scorer(hook=hook), storage=parse_address(mortal.address))
+    shown: list[str] = []
+    with search_log(tmp_path) as log, warnings_logged(log, shown.append):
+        summary = search(tmp_path, make_experiment(30), scorer(hook=hook), storage=parse_address(mortal.address))
     assert summary.scored == 30
     assert summary.shared is not None
     assert "all 30 results" in summary.shared
+    if mortal.address.startswith("redis"):  # Optuna's PostgreSQL tries again for seconds before it says anything
+        assert "the search goes on, results wait" in shown[0]
+        assert "reached again" in shown[-1]
+    assert all(line in (tmp_path / LOG_FILE).read_text() for line in shown)
     check_study(tmp_path, mortal.address)
 
 
