@@ -13,7 +13,7 @@ import click
 
 from hwsearch import __version__
 from hwsearch.errors import UserError
-from hwsearch.search.address import redact
+from hwsearch.search.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
 PATH = click.Path(path_type=Path)
 EXPERIMENT = click.argument("experiment", type=PATH)
@@ -379,13 +379,10 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
 
 def _storage(given: str | None) -> Any:
     """The address of the shared study, from the option or else the environment; neither is left where others see it."""
-    from hwsearch.search.address import STORAGE_VARIABLE, forget_argument, parse_address
-
-    # Processes started from here do not need it.
-    text = given or os.environ.pop(STORAGE_VARIABLE, None)
+    text = given or click.get_current_context().obj
     if given:
         forget_argument(given)
-    return parse_address(text) if text else None
+    return take_password(parse_address(text)) if text else None
 
 
 def _print_dry_run(workspace: Any, workers: int, *, may_train: bool) -> None:
@@ -413,7 +410,8 @@ def main() -> None:
     # Brevitas says so at import, of a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
     try:
-        code = commands(prog_name="hwsearch", standalone_mode=False)
+        # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
+        code = commands(prog_name="hwsearch", standalone_mode=False, obj=take_variable(STORAGE_VARIABLE))
     except UserError as error:
         click.echo(f"hwsearch: error: {redact(str(error))}", err=True)
         sys.exit(2)

@@ -5,10 +5,11 @@ command line can redact an error at no cost.
 """
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, quote, quote_plus, unquote, urlsplit
 
@@ -16,6 +17,9 @@ from hwsearch.errors import UserError
 
 STORAGE_VARIABLE = "HWSEARCH_STORAGE"
 """Environment variable that holds the address, so that it need not stand on the command line."""
+
+PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (its name)
+"""Where PostgreSQL's own library looks for a password."""
 
 POSTGRESQL = "postgresql"
 REDIS, REDIS_TLS = "redis", "rediss"
@@ -28,6 +32,10 @@ HIDDEN = "***"
 
 WANTED = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or redis://:PASSWORD@HOST:PORT/NUMBER"
 
+_OWN_CREDENTIALS = re.compile(
+    rf"\b({'|'.join(map(re.escape, sorted(SCHEMES, key=len, reverse=True)))})://.*@", re.IGNORECASE | re.DOTALL
+)
+"""In an address of a storage, where someone may have forgotten to encode a blank."""
 _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)\S*@")
 _PASSWORD_OPTION = re.compile(r"(password=)[^&\s]+", re.IGNORECASE)
 
@@ -48,7 +56,7 @@ class StorageAddress:
 
     def __str__(self) -> str:
         """The address without what is secret."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{self.host}]" if ":" in self.host else quote(self.host, safe="")
         return f"{self.scheme}://{host}" + ("" if self.port is None else f":{self.port}") + f"/{self.database}"
 
     def redact(self, text: str) -> str:
@@ -73,8 +81,10 @@ def parse_address(text: str) -> StorageAddress:
         raise UserError(f"storage: unknown scheme '{scheme}'; wanted {WANTED}")
     try:
         parts = urlsplit(text)
-        port, host = parts.port, parts.hostname or ""
-        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        port, host = parts.port, _host(parts)
+        # Not a form's query: here as for PostgreSQL's own library a plus is a plus.
+        query = parts.query.replace("+", "%2B")
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise _unreadable(scheme) from None
     kind = SCHEMES[scheme.lower()]
@@ -101,20 +111,54 @@ def parse_address(text: str) -> StorageAddress:
 
 def redact(text: str) -> str:
     """A text without what stands before the host in any address, and without passwords among options."""
+    text = _OWN_CREDENTIALS.sub(rf"\1://{HIDDEN}@", text)
     return _PASSWORD_OPTION.sub(rf"\1{HIDDEN}", _CREDENTIALS.sub(rf"\1{HIDDEN}@", text))
+
+
+def take_variable(name: str) -> str | None:
+    """Take a variable out of the environment: that of processes started here, and what the system shows of this one's."""
+    value = os.environ.pop(name, None)
+    if value:
+        _overwrite(os.fsencode(f"{name}={value}"), len(name) + 1, _ENVIRONMENT)
+    return value
+
+
+def take_password(address: StorageAddress) -> StorageAddress:
+    """The address with the password that PostgreSQL's own library would find in the environment, which is taken out of it."""
+    if address.scheme != POSTGRESQL:
+        return address
+    password = take_variable(PASSWORD_VARIABLE)
+    return replace(address, password=password) if password and not address.password else address
 
 
 def forget_argument(text: str) -> None:
     """Overwrite an argument of this process's command line, for `ps` as well as for those who copy it, as Ray does."""
-    stars = "*" * len(text.encode())
+    stars = "*" * len(os.fsencode(text))
     for arguments in (sys.argv, sys.orig_argv):
         arguments[:] = [argument.replace(text, stars) for argument in arguments]
-    # Fields 48 and 49 of proc(5): where the arguments lie in memory. The second may hold spaces, and ends with the last bracket.
+    _overwrite(os.fsencode(text), 0, _ARGUMENTS)
+
+
+_ARGUMENTS, _ENVIRONMENT = 48, 50
+"""Fields of proc(5) that say where in memory a process was given its arguments and its environment; the next ones say where these
+end."""
+
+
+def _overwrite(text: bytes, keep: int, field: int) -> None:
+    """Put stars over a text, but for what it begins with, where the system looks when it is asked for it."""
+    # The second field may hold spaces, and ends with the last bracket.
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
-    at = ctypes.string_at(start, end - start).find(text.encode()) if start else -1
+    start, end = int(fields[field - 3]), int(fields[field - 2])
+    at = ctypes.string_at(start, end - start).find(text) if start else -1
     if at >= 0:
-        ctypes.memmove(start + at, stars.encode(), len(stars))
+        ctypes.memmove(start + at + keep, b"*" * (len(text) - keep), len(text) - keep)
+
+
+def _host(parts: SplitResult) -> str:
+    """As it was written, which matters to the folder of a socket; its slashes are encoded."""
+    host = parts.hostname or ""
+    written = re.search(re.escape(host), parts.netloc.rpartition("@")[2], re.IGNORECASE)
+    return unquote(written[0]) if written else host
 
 
 def _percent(text: str) -> str:
@@ -127,5 +171,6 @@ def _userinfo(parts: SplitResult) -> str:
 
 def _unreadable(scheme: str) -> UserError:
     return UserError(
-        f"storage: not an address of '{scheme}'; wanted {WANTED}, with / ? # @ : % in user and password as %2F and so on"
+        f"storage: not an address of '{scheme}'; wanted {WANTED}, with / ? # @ : % [ ] and blanks in user and password as %2F "
+        "and so on"
     )

@@ -1,15 +1,20 @@
 """Storages as the command line meets them: what it refuses, and where credentials may not be found."""
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.servers import everything_stored, free_port, fresh_database, load_study
+from tests.sockets import descendants
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 KINDS = ("postgresql", "redis")
@@ -108,6 +113,61 @@ def test_credentials_are_written_nowhere(copied: Tiny, database: str) -> None:
     for folder in (copied.runs, elsewhere):
         for name, content in snapshot(folder).items():
             assert password.encode() not in (content or b""), name
+
+
+def test_no_process_file_or_log_of_a_search_on_ray_holds_a_credential(copied: Tiny) -> None:
+    """The address on the command line, another one and a password in the environment, and all that Ray starts and writes."""
+    with (
+        fresh_database("postgresql") as address,
+        tempfile.TemporaryDirectory(prefix="ray") as ray,
+    ):  # its sockets want short paths
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("HWSEARCH")}
+        environment = plain | {
+            "RAY_TMPDIR": ray,
+            "HWSEARCH_STORAGE": "redis://:hunter2@127.0.0.1/0",
+            "PGPASSWORD": "hunter3",
+        }
+        secrets = [secret.encode() for secret in (password_of(address), "hunter2", "hunter3")]
+        arguments = ["--workers", "1", "--processes", "1", "--trials", str(TRIALS + 4), "--storage", address]
+        ended = subprocess.Popen(
+            [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        seen: dict[tuple[int, str], bytes] = {}
+        with ended:
+            while ended.poll() is None:
+                seen |= shown_by_the_system(descendants(ended.pid) - {ended.pid})
+                time.sleep(0.05)
+            said = ended.stdout.read() if ended.stdout else b""
+        assert ended.returncode == 0, said
+        assert f"all {TRIALS + 4} results".encode() in said
+        logs = {str(path): path.read_bytes() for path in Path(ray).rglob("*") if path.is_file()}
+        assert any("raylet" in name for name in logs)
+        assert any(b"raylet" in content for content in seen.values())
+        assert any(b"HOME=" in content for content in seen.values())
+        kept = {name: content or b"" for name, content in snapshot(copied.runs).items()}
+        for where, content in [*seen.items(), *logs.items(), *kept.items(), ("output", said)]:
+            assert not [secret for secret in secrets if secret in content], where
+
+
+def shown_by_the_system(processes: Iterable[int]) -> dict[tuple[int, str], bytes]:
+    """Command lines and environments."""
+    found = {}
+    for process, name in product(processes, ("cmdline", "environ")):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            found[process, name] = Path(f"/proc/{process}/{name}").read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("command", ["search", "status", "sensitivity"])
+def test_whatever_the_command_the_variable_is_passed_on_to_nobody(
+    tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWSEARCH_STORAGE", "redis://:hunter2@127.0.0.1:1/0")
+    refusal(hwsearch(command, tmp_path / "nothing"))
+    assert "HWSEARCH_STORAGE" not in os.environ
 
 
 def test_the_password_may_come_from_where_psycopg_looks(copied: Tiny) -> None:
