@@ -234,9 +234,8 @@ class Record:
     def _begin(self, folder: Path, header: Header) -> Header:
         content = self._path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._handle, whole)
         if whole == 0:
+            os.ftruncate(self._handle, 0)
             self._write([header], durably=True)
             _sync_folder(folder)
             return header
@@ -252,8 +251,13 @@ class Record:
             before, here = found.provenance.get(key), header.provenance.get(key)
             if before != here:
                 raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
+        # Only now is it known to be this search's; anything else is left as it is, to the byte.
         if upgraded is not lines:
             self._replace(folder, content[:whole], upgraded)
+        else:
+            os.ftruncate(self._handle, whole)
+            # A driver killed between write and fsync may have left what is acted on now, and a power cut could still take.
+            os.fsync(self._handle)
         return found
 
     def _replace(self, folder: Path, before: bytes, upgraded: list[bytes]) -> None:

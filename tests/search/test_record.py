@@ -89,6 +89,35 @@ def test_a_reader_leaves_a_torn_last_line_out_and_a_driver_cuts_it_off(tmp_path:
     assert list(read_record(tmp_path)[1]) == [*EVENTS, asked(2)]
 
 
+def test_a_record_that_is_refused_keeps_its_torn_last_line(tmp_path: Path) -> None:
+    path = write(tmp_path, asked(0))
+    torn = path.read_bytes() + b'{"event":"sco'
+    path.write_bytes(torn)
+    with pytest.raises(UserError, match="holds a search of experiment"):
+        Record(tmp_path, header(experiment="c" * 64))
+    newer = torn.replace(b'"schema_version":', b'"schema_version":9')
+    path.write_bytes(newer)
+    with pytest.raises(UserError, match="which a newer hwsearch writes"):
+        Record(tmp_path, header())
+    assert path.read_bytes() == newer
+
+
+def test_what_a_killed_driver_left_is_on_the_disk_before_the_next_one_acts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, *EVENTS)
+    with path.open("ab") as stream:
+        stream.write(b'{"event":"sco')
+    synced = []
+
+    def fsync(handle: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{handle}").readlink(), path.read_bytes()[-1:]))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    Record(tmp_path, header()).close()
+    assert synced == [(path, b"\n")]
+
+
 def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
     path = write(tmp_path)
     path.write_bytes(path.read_bytes()[:20])
