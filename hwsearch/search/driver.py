@@ -24,7 +24,18 @@ from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.novelty import new_proposal
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer, Result, SeedProposer
-from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, FolderLock, Record, Scored, now, read_record
+from hwsearch.search.record import (
+    REFERENCE,
+    REFERENCE_STRATEGY,
+    Asked,
+    Failed,
+    FolderLock,
+    Record,
+    Scored,
+    now,
+    read_record,
+    versions_here,
+)
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.settling import Charged, InFlight, finite, settled
 from hwsearch.search.shared_study import SharedStudy, SharedSummary
@@ -132,6 +143,8 @@ class _Search:
         self._in_flight: dict[int, InFlight] = {}
         self._charged: dict[int, Charged] = {}
         """Costs of candidates in flight, as far as they are known."""
+        here = versions_here()
+        self._versions = None if here == record.header.versions else here
         self._stopped: str | None = None
         self._start = time.perf_counter()
         self._mirror: StudyMirror
@@ -322,7 +335,7 @@ class _Search:
     def _settled(self, outcome: Outcome[Mapping[str, float]], costs: Charged) -> Scored | Failed:
         # Full precision need not run on the targets: only its quality is compared with.
         wanted = self._objectives if outcome.key != REFERENCE else self._objectives[:1]
-        event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._experiment.seed)
+        event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._experiment.seed, self._versions)
         if isinstance(event, Failed) and event.candidate == REFERENCE:
             raise UserError(f"the full-precision network cannot be scored ({event.reason}); wanted a scorer that works")
         return event

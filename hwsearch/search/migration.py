@@ -20,7 +20,12 @@ def _to_version_2(entry: dict[str, Any]) -> dict[str, Any]:
     return {**entry, "fidelity": "post-training"} if entry.get("event") == "failed" else entry
 
 
-STEPS: Mapping[int, Step] = {1: _to_version_2}
+def _to_version_3(entry: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 knew no versions but the header's, also of what was finished after these had changed."""
+    return entry
+
+
+STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3}
 """By the version that they start from."""
 
 

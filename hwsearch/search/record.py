@@ -33,7 +33,7 @@ from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import Objective
 from hwsearch.search.space import SearchSpace
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECORD_FILE = "record.jsonl"
 LOCK_FILE = "search.lock"
 
@@ -123,6 +123,8 @@ class Scored(Entry):
     seconds: Finite
     worker: str
     attempts: int
+    versions: dict[str, str] | None = None
+    """Absent where they are the header's: those that the search began with."""
     time: str
 
 
@@ -137,6 +139,8 @@ class Failed(Entry):
     seconds: Finite
     worker: str
     attempts: int
+    versions: dict[str, str] | None = None
+    """Absent where they are the header's: those that the search began with."""
     time: str
 
 

@@ -37,6 +37,7 @@ def settled(
     costs: Charged,
     objectives: Sequence[Objective],
     seed: int,
+    versions: dict[str, str] | None,
 ) -> Scored | Failed:
     """What became of a candidate: scored if every objective is there and finite.
 
@@ -46,6 +47,7 @@ def settled(
         costs: of its allocation.
         objectives: those that it must have.
         seed: of the search.
+        versions: of what makes candidates, where they are no longer those that the search began with.
     """
     found = outcome.result or {}
     metrics = {name: value for name, value in ((name, finite(value)) for name, value in found.items()) if value is not None}
@@ -59,6 +61,7 @@ def settled(
             seconds=outcome.seconds,
             worker=outcome.worker,
             attempts=outcome.attempts,
+            versions=versions,
             time=now(),
         )
     return Scored(
@@ -74,6 +77,7 @@ def settled(
         seconds=outcome.seconds,
         worker=outcome.worker,
         attempts=outcome.attempts,
+        versions=versions,
         time=now(),
     )
 

@@ -89,6 +89,6 @@ class TrialWriter:
             "seconds": event.seconds,
             "worker": event.worker,
             "attempts": event.attempts,
-            "versions": self._header.versions,
+            "versions": event.versions or self._header.versions,
             "schema_version": self._header.schema_version,
         }

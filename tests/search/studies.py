@@ -73,7 +73,7 @@ def check_attributes(folder: Path, study: optuna.Study) -> None:
         assert found["strategy"] == event.strategy
         assert (found["seed"], found["worker"], found["attempts"]) == (header.seed, event.worker, event.attempts)
         assert found["seconds"] == event.seconds
-        assert found["versions"] == header.versions
+        assert found["versions"] == (event.versions or header.versions)
         assert found["schema_version"] == SCHEMA_VERSION
         assert trial.datetime_complete == datetime.fromisoformat(event.time).astimezone().replace(tzinfo=None)
         if isinstance(event, Failed):

@@ -1,5 +1,5 @@
-"""Records of earlier schema versions. `records/version-1` was written by the code that had it: a search of the synthetic problem
-for 12 candidates with NSGA-II, in which four more could not be scored.
+"""Records of earlier schema versions, each written by the code that had it: searches of the synthetic problem for 12 candidates
+with NSGA-II. In `records/version-1` four more could not be scored; in `records/version-2` one, and two sites share a width.
 """
 
 import json
@@ -12,6 +12,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
+from hwsearch.search import driver
 from hwsearch.search import record as record_module
 from hwsearch.search.migration import STEPS, can_upgrade, schema_version, upgrade
 from hwsearch.search.record import (
@@ -24,7 +25,10 @@ from hwsearch.search.record import (
     Scored,
     kept_aside,
     read_record,
+    versions_here,
 )
+from tests.search.studies import check_trials, load_mirror
+from tests.search.synthetic import make_experiment, search
 from tests.tiny import snapshot
 
 RECORDS = Path(__file__).with_name("records")
@@ -99,6 +103,25 @@ def test_a_record_of_another_search_is_refused_before_anything_is_written(old: P
     assert not kept_aside(old, 1).exists()
 
 
+def test_a_search_of_version_2_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the very order, with the mirror of it all; what is new says with what it was made, where that has changed since."""
+    folder = Path(shutil.copytree(RECORDS / "version-2", tmp_path / "run"))
+    header, iterator = read_record(folder)
+    before = list(iterator)
+    experiment = make_experiment(14, groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]])
+    # An experiment's hash changes whenever there is a new key; what is tested is the record.
+    monkeypatch.setattr(driver, "search_digest", lambda _: header.experiment)
+    search(folder, experiment)
+    after = list(read_record(folder)[1])
+    assert after[: len(before)] == before
+    found = [event for event in after[len(before) :] if not isinstance(event, Asked)]
+    assert len(found) == 2
+    here = None if versions_here() == header.versions else versions_here()
+    assert [event.versions for event in found] == [here, here]
+    check_trials(folder, load_mirror(folder))
+    assert kept_aside(folder, 2).read_bytes() == (RECORDS / "version-2" / RECORD_FILE).read_bytes()
+
+
 @pytest.mark.parametrize("writes", [0, 1])
 def test_a_driver_that_dies_while_it_writes_leaves_a_whole_record(
     old: Path, writes: int, monkeypatch: pytest.MonkeyPatch
@@ -142,20 +165,20 @@ def test_a_damaged_line_of_an_earlier_version_is_named(old: Path, damage: bytes,
 
 
 def test_steps_are_taken_one_after_another() -> None:
-    """A version 3 that would count time in milliseconds, from a record of version 1."""
+    """A version 4 that would count time in milliseconds, from a record of version 1."""
 
-    def to_version_3(entry: dict[str, Any]) -> dict[str, Any]:
+    def to_version_4(entry: dict[str, Any]) -> dict[str, Any]:
         return {**entry, "seconds": 1000 * entry["seconds"]} if "seconds" in entry else entry
 
-    steps = {**STEPS, 2: to_version_3}
+    steps = {**STEPS, 3: to_version_4}
     raw = (RECORDS / "version-1" / RECORD_FILE).read_bytes().splitlines()
-    found = [json.loads(line) for line in upgrade(raw, 1, 3, steps)]
+    found = [json.loads(line) for line in upgrade(raw, 1, 4, steps)]
     for before, after in zip(old_lines(), found, strict=True):
         assert after.get("seconds") == (None if "seconds" not in before else 1000 * before["seconds"])
         assert after.get("fidelity") == ("post-training" if before["event"] in {"scored", "failed"} else None)
-    assert found[0]["schema_version"] == 3
-    assert can_upgrade(1, 3, steps)
-    assert not can_upgrade(1, 3)
+    assert found[0]["schema_version"] == 4
+    assert can_upgrade(1, 4, steps)
+    assert not can_upgrade(1, 4)
     assert not can_upgrade(3, 2, steps)
 
 

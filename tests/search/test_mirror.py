@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hwsearch.search import driver
 from hwsearch.search.mirror import MIRROR_FILE
-from hwsearch.search.record import Failed
+from hwsearch.search.record import Failed, read_record
 from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
 from tests.search.synthetic import make_experiment, search
 
@@ -20,6 +21,21 @@ def test_every_finished_candidate_is_there_with_all_that_the_record_says(tmp_pat
     assert [(trial.user_attrs["candidate"], trial.user_attrs["fidelity"]) for trial in study.trials] == [
         (event.candidate, event.fidelity.value) for event in finished(tmp_path)
     ], "in the order of the record"
+
+
+def test_candidates_say_with_what_versions_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of a search that goes on after something was brought up to date."""
+    search(tmp_path, make_experiment(12), scorer(fail=4))
+    before = read_record(tmp_path)[0].versions
+    later = before | {"torch": "99.0"}
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "versions_here", lambda: later)
+        search(tmp_path, make_experiment(14), scorer(fail=2))
+    search(tmp_path, make_experiment(15))
+    study = load_mirror(tmp_path)
+    check_trials(tmp_path, study)
+    check_attributes(tmp_path, study)
+    assert [trial.user_attrs["versions"] for trial in study.trials] == 13 * [before] + 3 * [later] + [before]
 
 
 @pytest.mark.parametrize("damage", ["missing", "torn", "stale lock", "of an earlier version"])

@@ -10,7 +10,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import RECORD_FILE, Asked, Failed, Header, Record, Scored, lock_holder, read_record
+from hwsearch.search.record import RECORD_FILE, SCHEMA_VERSION, Asked, Failed, Header, Record, Scored, lock_holder, read_record
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 
@@ -209,12 +209,12 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     Record(tmp_path, header()).close()
 
 
-@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (3, "3, which a newer hwsearch writes")])
+@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (4, "4, which a newer hwsearch writes")])
 def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, what: str) -> None:
     path = write(tmp_path)
-    path.write_text(path.read_text().replace('"schema_version":2', f'"schema_version":{version}'))
+    path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{version}'))
     before = path.read_bytes()
-    message = re.escape(f"{path}: schema version {what}; wanted 2 or earlier, from 1 on")
+    message = re.escape(f"{path}: schema version {what}; wanted 3 or earlier, from 1 on")
     with pytest.raises(UserError, match=message):
         read_record(tmp_path)
     with pytest.raises(UserError, match=message):
