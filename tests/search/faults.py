@@ -107,28 +107,35 @@ class Search:
 class WriteLimit:
     """Kills the driver inside a write: after `settled` candidates no file may grow by more than `more` bytes beyond `file`.
 
-    The kernel lets through what fits and ends the process (SIGXFSZ) when it tries to write the rest.
+    The kernel lets through what fits and ends the process (SIGXFSZ) when it tries to write the rest. It asks no names: for the
+    mirror one waits until it is larger than the record by more than that grows with a candidate.
     """
 
     file: str
     settled: int
     more: int
 
+    def most(self, run: Path) -> int | None:
+        """The largest size of a file, once the next write beyond it is one of this file."""
+        sizes = [(run / name).stat().st_size for name in (self.file, RECORD_FILE)]
+        return None if self.file == MIRROR_FILE and sizes[0] < sizes[1] + 2_000 else sizes[0] + self.more
+
 
 def drive(search: Search, limit: WriteLimit | None = None) -> None:
     """Search, or go on searching, in this process."""
     experiment = make_experiment(search.trials, search.seed, sampler=search.sampler)
     space = space_of(experiment)
-    settled = 0
+    settled, limited = 0, False
 
     def on_progress(progress: SearchProgress) -> None:
-        nonlocal settled
+        nonlocal settled, limited
         if progress.latest is not None:
             search.note(event="settled", candidate=progress.latest.candidate, key=_key_of(search, progress.latest.candidate))
             settled += 1
-        if limit is not None and settled == limit.settled:
+        most = None if limit is None or limited or settled < limit.settled else limit.most(search.run)
+        if most is not None:
+            limited = True
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-            most = (search.run / limit.file).stat().st_size + limit.more
             resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
     factory = partial(make_scorer, search)
@@ -247,7 +254,8 @@ def kill_in_write(driver: Driver, file: str) -> bool:
     driver.start(limit)
     code = driver.end()
     assert code in (0, -signal.SIGXFSZ), code
-    return code != 0
+    # A write may also have ended just where a line does.
+    return code != 0 and not (driver.search.run / file).read_bytes().endswith(b"\n")
 
 
 def tear(driver: Driver) -> bool:
@@ -259,8 +267,9 @@ def tear(driver: Driver) -> bool:
     settled = {entry["candidate"] for entry in driver.search.log() if entry["event"] in ("settled", "finished")}
     last = json.loads(content[end:]) if content.endswith(b"\n") and end else {}
     if last.get("event") == "asked" or (last and last["candidate"] not in settled):
-        os.truncate(driver.search.record, int(driver.rng.integers(end, len(content))))
-    return struck
+        os.truncate(driver.search.record, int(driver.rng.integers(end + 1, len(content))))
+        return struck
+    return False
 
 
 def append_garbage(driver: Driver) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsearch.executor import LocalExecutor
+from hwsearch.executor import Executor, LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, SamplerKind, parse_experiment
 from hwsearch.search.address import STORAGE_VARIABLE, StorageAddress, parse_address
 from hwsearch.search.driver import run_search
@@ -143,7 +143,7 @@ def proposer_of(experiment: Experiment) -> Proposer:
 def search(
     folder: Path,
     experiment: Experiment,
-    executor: LocalExecutor | None = None,
+    executor: Executor[ScoringJob, Mapping[str, float]] | None = None,
     *,
     seeds: Sequence[Seed] | None = None,
     proposer: Proposer | None = None,

@@ -2,16 +2,22 @@
 
 import os
 import shutil
+from collections import deque
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
 
 from hwsearch.errors import UserError
+from hwsearch.executor import Outcome
 from hwsearch.search.record import RECORD_FILE, Record, read_record
+from hwsearch.search.scoring import ScoringJob
 from tests.search.faults import LOCAL_FAULTS, RAY_FAULTS, Campaign, Fault, kill_driver, kill_server
-from tests.search.synthetic import cut_record, essence, make_experiment, search
+from tests.search.studies import check_trials, finished, load_mirror
+from tests.search.synthetic import cut_record, essence, events, make_experiment, score, search
 
 TRIALS = 24
 
@@ -110,6 +116,49 @@ def test_a_search_goes_on_from_torn_prefixes_of_the_last_line(tmp_path: Path, wh
 @pytest.mark.slow
 def test_a_search_goes_on_from_every_torn_prefix_of_the_last_line(tmp_path: Path, whole: Path) -> None:
     resume_from_prefixes(tmp_path, whole, step=1)
+
+
+class Batches:
+    """Everything in flight is ready at once, so that the driver writes it in one go."""
+
+    capacity = 8
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[int, ScoringJob]] = deque()
+
+    @property
+    def ready(self) -> int:
+        return len(self._queue)
+
+    def submit(self, key: int, argument: ScoringJob) -> None:
+        self._queue.append((key, argument))
+
+    def next_outcome(self) -> Outcome[Mapping[str, float]]:
+        key, job = self._queue.popleft()
+        return Outcome(key, score(job), None, attempts=1, seconds=0.0, worker="here")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._queue.clear()
+
+
+def test_a_torn_batch_of_results_loses_none_that_was_whole_and_counts_none_twice(tmp_path: Path) -> None:
+    experiment = make_experiment(TRIALS, sampler="random")
+    search(tmp_path / "whole", experiment, Batches())
+    kinds = "".join(event.event[0] for event in events(tmp_path / "whole"))
+    assert "aaaaaaaassssssss" in kinds, "asked and scored eight at a time"
+    content = (tmp_path / "whole" / RECORD_FILE).read_bytes()
+    for cut in range(content.index(b'"scored"'), len(content), 701):
+        folder = tmp_path / str(cut)
+        cut_record(tmp_path / "whole", folder, cut)
+        kept = content[: content.rfind(b"\n", 0, cut) + 1]
+        search(folder, experiment, Batches())
+        assert (folder / RECORD_FILE).read_bytes().startswith(kept)
+        assert sorted(event.candidate for event in finished(folder)) == list(range(1, TRIALS + 1))
+        check_trials(folder, load_mirror(folder))
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 4096, b'{"event":"scored","candidate":', bytes(range(128, 256))])

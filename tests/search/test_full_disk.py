@@ -107,7 +107,7 @@ def test_a_full_file_system_ends_the_search_which_then_goes_on(tmp_path: Path, w
 
 
 def test_a_line_that_a_full_disk_tore_is_cut_off(tmp_path: Path, whole: Path) -> None:
-    """At every byte of the last entries."""
+    """Throughout the last entries."""
     content = (whole / RECORD_FILE).read_bytes()
     last = content[: content.rfind(b"\n", 0, -1)].rfind(b"\n") + 1
     for cut in range(last, len(content), 97):
