@@ -421,7 +421,7 @@ def resume(problem: Problem, work: Path, options: argparse.Namespace) -> list[di
         with copied(with_trials(problem, work, trials), work) as folder:
             parts = [
                 ("learn", PosteriorProposer, "tell"),
-                ("mirror", StudyMirror, "__init__"),
+                ("mirror", StudyMirror, "_line"),  # what makes it takes in the record on its way
             ]
             timers = Timers()
             executor = InstantExecutor(problem, 1, stop_at_first=True)
