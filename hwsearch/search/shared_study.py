@@ -226,6 +226,8 @@ class SharedStudy:
         found: dict[str, object] | None = storage.optuna.get_study_user_attrs(study).get(SEARCH_ATTRIBUTE)
         trials = storage.optuna.get_n_trials(study)
         _check_owner(self._header.name, found, trials, self._header.experiment, self._header.time)
+        if found is None and storage.optuna.get_study_directions(study) != self._directions:
+            raise _made_by_something_else(self._header.name)
         return found
 
     def _compare(self, storage: SharedStorage, *, reread: bool) -> None:
@@ -294,7 +296,7 @@ def _check_owner(name: str, found: dict[str, object] | None, trials: int, experi
     """
     if found is None:
         if trials:
-            raise ForeignStudyError(f"study '{name}' was made by something else; wanted another name of the experiment")
+            raise _made_by_something_else(name)
     elif found.get("experiment") != experiment:
         other = str(found.get("experiment"))[:12]
         raise ForeignStudyError(
@@ -305,6 +307,10 @@ def _check_owner(name: str, found: dict[str, object] | None, trials: int, experi
             f"study '{name}' belongs to the same experiment's search in another run folder, begun {found.get('run')}; wanted "
             "that folder, another name, or the study deleted"
         )
+
+
+def _made_by_something_else(name: str) -> ForeignStudyError:
+    return ForeignStudyError(f"study '{name}' was made by something else; wanted another name of the experiment")
 
 
 def _key(event: Scored | Failed) -> Key:

@@ -206,6 +206,13 @@ def test_a_study_that_optuna_made_is_refused_where_it_holds_trials(tmp_path: Pat
         search(tmp_path, make_experiment(12), storage=parse_address(database))
 
 
+def test_an_empty_study_with_other_objectives_is_refused(tmp_path: Path, database: str) -> None:
+    optuna.create_study(storage=optuna_storage(database), study_name="synthetic", directions=["minimize"])
+    with pytest.raises(UserError, match="study 'synthetic' was made by something else"):
+        search(tmp_path, make_experiment(12), storage=parse_address(database))
+    assert load_study(database).user_attrs == {}
+
+
 def test_a_study_that_a_killed_driver_had_just_made_is_taken(tmp_path: Path, database: str) -> None:
     optuna.create_study(storage=optuna_storage(database), study_name="synthetic", directions=["maximize", "minimize"])
     search(tmp_path, make_experiment(12), storage=parse_address(database))
