@@ -70,7 +70,10 @@ def check_shared_study(address: StorageAddress, name: str, experiment: str, reco
     Raises:
         UserError: the driver is not installed, the server cannot be reached or refuses, or the study belongs to another search.
     """
-    storage = _open(address)
+    try:
+        storage = open_storage(address)
+    except StorageError as error:
+        raise _refused(address, str(error)) from None
     try:
         with storage.translated():
             studies = {study.study_name: study for study in storage.optuna.get_all_studies()}
@@ -96,7 +99,7 @@ class SharedStudy:
     """The thread that copies finished candidates of one search into its study."""
 
     def __init__(self, address: StorageAddress, header: Header, folder: Path, finished: Iterable[Finished]) -> None:
-        """Open or make the study, then begin to copy.
+        """Open or make the study, then begin to copy; a server that is away by now is waited for, as it is later.
 
         Args:
             address: of the storage.
@@ -105,7 +108,7 @@ class SharedStudy:
             finished: what the record holds by now.
 
         Raises:
-            UserError: as `check_shared_study`.
+            UserError: the study belongs to another search.
         """
         self._address = address
         self._header = header
@@ -120,14 +123,12 @@ class SharedStudy:
         self._reason: str | None = None
         self._fault: BaseException | None = None
         self._closing = self._abandoned = self._ended = False
-        self._storage: SharedStorage | None = _open(address)
+        self._storage: SharedStorage | None = None
         try:
-            self._study = self._take_study(self._storage)
+            self._open_study()
         except StorageError as error:
-            self._storage.close()
-            raise _refused(address, str(error)) from None
+            self._note_away(str(error))
         except ForeignStudyError as error:
-            self._storage.close()
             raise UserError(f"storage {address}: {error}") from None
         # A server that never answers must not keep the process.
         self._thread = threading.Thread(target=self._run, name="shared study", daemon=True)
@@ -187,13 +188,11 @@ class SharedStudy:
         first = True
         while True:
             try:
-                if self._storage is None:
-                    self._storage = open_storage(self._address)
-                    self._study = self._take_study(self._storage)
-                self._compare(self._storage, reread=not first)
+                storage = self._storage or self._open_study()
+                self._compare(storage, reread=not first)
                 first = False
                 pause = FIRST_PAUSE_SECONDS
-                self._copy(self._storage)
+                self._copy(storage)
             except StorageError as error:
                 self._note_away(str(error))
                 if self._storage is not None:
@@ -204,6 +203,16 @@ class SharedStudy:
             if not self._rest(pause):
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _open_study(self) -> SharedStorage:
+        storage = open_storage(self._address)
+        try:
+            self._study = self._take_study(storage)
+        except BaseException:
+            storage.close()
+            raise
+        self._storage = storage
+        return storage
 
     def _take_study(self, storage: SharedStorage) -> int:
         """The number of this search's study, which is made if there is none."""
@@ -275,13 +284,6 @@ class SharedStudy:
         if self._away_since is None:
             self._away_since = time.monotonic()
             _log.warning("shared study %s: %s; the search goes on, results wait", self._address, reason)
-
-
-def _open(address: StorageAddress) -> SharedStorage:
-    try:
-        return open_storage(address)
-    except StorageError as error:
-        raise _refused(address, str(error)) from None
 
 
 def _refused(address: StorageAddress, reason: str) -> UserError:

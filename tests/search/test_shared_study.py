@@ -180,7 +180,7 @@ def test_a_journal_that_cannot_be_read_leaves_the_search_whole(
         assert summary.shared is not None
         assert "of 20 results are missing" in summary.shared
         with pytest.raises(UserError, match="storage redis://"):
-            search(tmp_path, make_experiment(20), storage=parse_address(database))
+            shared_study.check_shared_study(parse_address(database), make_experiment(20).name, "", None)
 
 
 @pytest.mark.parametrize("when", [None, 10])
@@ -269,8 +269,14 @@ def test_a_server_that_stays_away_leaves_the_search_whole_and_the_same_command_a
     assert summary.scored == 20
     assert summary.shared is not None
     assert f"of 20 results are missing in {address}" in summary.shared
+    # Away before it was ever reached: after hours of sensitivities that ends no search either.
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_study, "PATIENCE_SECONDS", 1.0)
+        again = search(tmp_path, make_experiment(20), storage=address)
+    assert again.shared is not None
+    assert again.shared.startswith(f"shared study: 20 of 20 results are missing in {address}")
     with pytest.raises(UserError, match="wanted a server that answers there"):
-        search(tmp_path, make_experiment(20), storage=address)
+        shared_study.check_shared_study(address, make_experiment(20).name, "", None)
     mortal.start()
     summary = search(tmp_path, make_experiment(20), storage=address)
     assert summary.shared == f"shared study: all 20 results are in {address}"
