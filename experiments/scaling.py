@@ -38,10 +38,10 @@ from hwsearch.files import atomic_write_json, atomic_write_text, read_json
 from hwsearch.search.address import parse_address
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
-from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
@@ -476,7 +476,7 @@ def quality(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
             directions = [objective.direction for objective in QUALITY_AND_SIZE]
             ends = np.array([[0] * SITES, [count - 1 for count in problem.space.shape]])
             least, largest = problem.book.known(SIZE).charge(ends).tolist()
-            found.append(hypervolume_2d(values, directions, (0.0, largest)) / (12.0 * (largest - least)))
+            found.append(hypervolume(values, directions, (0.0, largest)) / (12.0 * (largest - least)))
             print(at_once, seed, found[-1], flush=True)
         row = {"proposed_at_once": at_once, "in_flight": in_flight, "trials": trials, "seeds": len(found)}
         rows.append(row | {"hypervolume": float(np.mean(found)), "lowest": min(found), "highest": max(found)})

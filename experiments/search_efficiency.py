@@ -35,9 +35,9 @@ from scipy import stats
 from hwsearch.experiment import FLOAT_BITS, Fidelity, Prior, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from hwsearch.pipeline import build, prepare, provenance
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
-from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.posterior.sampler import PriorCorrectedSampler
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
@@ -136,7 +136,7 @@ class Problem:
     def hypervolume(self, values: list[tuple[float, float]]) -> float:
         """As a share of the rectangle."""
         directions = [objective.direction for objective in QUALITY_AND_SIZE]
-        area = hypervolume_2d(np.array(values), directions, (0.0, self.largest))
+        area = hypervolume(np.array(values), directions, (0.0, self.largest))
         return area / (self.full_precision * (self.largest - self.least))
 
     @cached_property

@@ -6,30 +6,25 @@ search compare with each other and with nothing else.
 
 from collections.abc import Sequence
 
+import moocore
 import numpy as np
-from optuna._hypervolume import compute_hypervolume
 
 from hwsearch.search.objectives import Direction
-from hwsearch.search.pareto import Values, as_losses, hypervolume_2d, non_dominated
+from hwsearch.search.pareto import Values, as_losses
 
 
 def hypervolume(values: Values, directions: Sequence[Direction], reference: Sequence[float]) -> float:
     """Volume that the points dominate within a reference point, exactly, in the product of the objectives' units.
 
     Args:
-        values: [N, K]; points that do not beat the reference in every objective add nothing, nor do NaN.
-        directions: K directions. With K = 2 it takes milliseconds for 10,000 points, with 4 seconds for a front of hundreds.
+        values: [N, K]; points that do not beat the reference in every objective add nothing, nor do those that are not finite.
+        directions: K directions.
         reference: the worst corner.
     """
-    if len(directions) == 2:
-        return hypervolume_2d(values, directions, reference)
     corner = as_losses(np.asarray([reference], dtype=np.float64), directions)[0]
     losses = as_losses(values, directions)
-    losses = np.unique(losses[(losses < corner).all(axis=1)], axis=0)
-    if not len(losses):
-        return 0.0
-    front = losses[non_dominated(losses, [Direction.MINIMIZE] * losses.shape[1])]
-    return float(compute_hypervolume(front, corner, assume_pareto=True))
+    inside = (np.isfinite(losses) & (losses < corner)).all(axis=1)
+    return float(moocore.hypervolume(losses[inside], ref=corner))
 
 
 def worst(values: Values, directions: Sequence[Direction]) -> list[float] | None:

@@ -13,8 +13,7 @@ from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.objectives import Objective
 
 CHECKS_PER_WINDOW = 10
-"""How often growth is looked at while as many candidates are scored as it is measured over: with several costs it takes
-seconds."""
+"""How often growth is looked at while as many candidates are scored as it is measured over."""
 
 
 class Budgets:

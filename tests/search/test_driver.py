@@ -13,8 +13,8 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
 from hwsearch.search.driver import run_search
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.novelty import unknown_neighbour
-from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
@@ -118,7 +118,7 @@ def test_a_prior_that_is_off_is_corrected_by_what_is_scored(tmp_path: Path) -> N
         search(tmp_path / sampler, make_experiment(trials, sampler="random" if sampler == "uniform" else sampler))
         table = read_candidates(tmp_path / sampler)
         values = np.stack([table.columns["si_snr_improvement_db"], table.columns["size_bytes"]], axis=1)
-        volumes[sampler] = hypervolume_2d(values, [objective.direction for objective in table.objectives], (10.0, 5000.0))
+        volumes[sampler] = hypervolume(values, [objective.direction for objective in table.objectives], (10.0, 5000.0))
     assert volumes["posterior"] > volumes["random"] >= volumes["uniform"]
 
 

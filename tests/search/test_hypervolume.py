@@ -20,7 +20,7 @@ def cells(points: list[tuple[int, ...]], objectives: int) -> int:
     )
 
 
-@pytest.mark.parametrize("objectives", [2, 3, 4])
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
 @given(data=st.data())
 def test_the_hypervolume_is_the_number_of_cells_that_are_dominated(objectives: int, data: st.DataObject) -> None:
     points = data.draw(st.lists(st.tuples(*[st.integers(0, CORNER + 1)] * objectives), max_size=8))

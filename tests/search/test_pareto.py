@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
-from hwsearch.search.pareto import hypervolume_2d, non_dominated
+from hwsearch.search.pareto import non_dominated
 
 MAX, MIN = Direction.MAXIMIZE, Direction.MINIMIZE
 
@@ -63,17 +64,17 @@ def test_the_hypervolume_counts_the_unit_squares_that_are_dominated(
         for y in range(reference[1])
     )
     values = np.array(points, dtype=np.float64).reshape(len(points), 2)
-    assert hypervolume_2d(values, [MAX, MIN], [float(v) for v in reference]) == expected
+    assert hypervolume(values, [MAX, MIN], [float(v) for v in reference]) == expected
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=20))
 def test_dominated_points_add_no_hypervolume(points: list[tuple[float, float]]) -> None:
     values = np.array(points)
     front = values[non_dominated(values, [MAX, MIN])]
-    whole = hypervolume_2d(values, [MAX, MIN], (-1.0, 101.0))
-    assert hypervolume_2d(front, [MAX, MIN], (-1.0, 101.0)) == pytest.approx(whole)
+    whole = hypervolume(values, [MAX, MIN], (-1.0, 101.0))
+    assert hypervolume(front, [MAX, MIN], (-1.0, 101.0)) == pytest.approx(whole)
 
 
 def test_points_beyond_the_reference_and_nan_add_nothing() -> None:
     values = np.array([[5.0, 5.0], [np.nan, 1.0], [0.0, 1.0], [9.0, 20.0]])
-    assert hypervolume_2d(values, [MAX, MIN], (1.0, 10.0)) == (5 - 1) * (10 - 5)
+    assert hypervolume(values, [MAX, MIN], (1.0, 10.0)) == (5 - 1) * (10 - 5)

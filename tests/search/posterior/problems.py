@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsearch.search.exact.front import supported_options
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
-from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.posterior.engine import KnownCost, PosteriorEngine, table_cost
 from hwsearch.search.space import Point
 
@@ -55,7 +55,7 @@ class Problem:
         """Above the quality of the narrowest allocation less half a decibel, below the cost of the widest."""
         worst = float(self.quality(np.zeros(len(self.valid), int))[0]) - 0.5
         values = np.stack([self.quality(points), self.cost(points)], axis=1)
-        return hypervolume_2d(
+        return hypervolume(
             values, [Direction.MAXIMIZE, Direction.MINIMIZE], (worst, float(self.tables[0].max(axis=1).sum()) + 11)
         )
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
-from hwsearch.search.pareto import hypervolume_2d
 from hwsearch.search.posterior.improvement import expected_improvement
 
 DIRECTIONS = [Direction.MAXIMIZE, Direction.MINIMIZE]
@@ -23,7 +23,7 @@ FRONTS = st.lists(st.tuples(VALUE, VALUE), max_size=6).map(sorted)
 
 def volume(front: Front, ends: tuple[float, float]) -> float:
     """Quality times cost, above the lowest quality and below the largest cost."""
-    return hypervolume_2d(np.array([(quality, cost) for cost, quality in front]).reshape(-1, 2), DIRECTIONS, ends)
+    return hypervolume(np.array([(quality, cost) for cost, quality in front]).reshape(-1, 2), DIRECTIONS, ends)
 
 
 def growth(front: Front, cost: float, quality: float, ends: tuple[float, float]) -> float:
