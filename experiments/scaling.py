@@ -35,6 +35,7 @@ import optuna
 from hwsearch.executor import Executor, Outcome, RayExecutor
 from hwsearch.experiment import Experiment, Fidelity, load_experiment, parse_experiment
 from hwsearch.files import atomic_write_json, atomic_write_text, read_json
+from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.search.address import parse_address
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
@@ -445,9 +446,10 @@ def resume(problem: Problem, work: Path, options: argparse.Namespace) -> list[di
 
 
 def quality(problem: Problem, work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Hypervolume after as many candidates with proposals one by one and several at once, with as many in flight."""
+    """Hypervolume after as many candidates with proposals one by one and several at once, as many in flight; paired by seed."""
     del work
-    rows = []
+    rows: list[dict[str, Any]] = []
+    one_by_one: list[float] = []
     trials, in_flight = 1_500, 500
     for at_once in (1, in_flight // 32):
         found = []
@@ -479,7 +481,11 @@ def quality(problem: Problem, work: Path, options: argparse.Namespace) -> list[d
             found.append(hypervolume(values, directions, (0.0, largest)) / (12.0 * (largest - least)))
             print(at_once, seed, found[-1], flush=True)
         row = {"proposed_at_once": at_once, "in_flight": in_flight, "trials": trials, "seeds": len(found)}
-        rows.append(row | {"hypervolume": float(np.mean(found)), "lowest": min(found), "highest": max(found)})
+        row |= {"hypervolume": float(np.mean(found)), "lowest": min(found), "highest": max(found)}
+        one_by_one = one_by_one or found
+        more = mean_interval(np.subtract(found, one_by_one))
+        test = paired_permutation_test(found, one_by_one, seed=0)
+        rows.append(row | {"more": more.value, "more_low": more.low, "more_high": more.high, "p": test.p_value})
     return rows
 
 
@@ -646,7 +652,7 @@ def main() -> None:
     parser.add_argument("--behind", type=int, nargs="+", default=list(BEHIND), help="numbers of trials behind the driver")
     parser.add_argument("--scorers", type=int, nargs="*", default=[1, 2, MANY], help="that only wait")
     parser.add_argument("--ray", type=int, nargs="*", default=[1, 2], help="workers on Ray")
-    parser.add_argument("--seeds", type=int, default=3, help="of the comparison of fronts")
+    parser.add_argument("--seeds", type=int, default=10, help="of the comparison of fronts")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the quickstart")
     options = parser.parse_args()
     work = options.runs_dir.resolve() / "scaling"
