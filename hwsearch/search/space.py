@@ -76,12 +76,12 @@ class SearchSpace:
         """
         if len(point) != len(self.free):
             raise ValueError(f"point has {len(point)} indices; the space has {len(self.free)} free choices")
-        chosen: dict[str, int] = {}
         for (name, widths), index in zip(self.free, point, strict=True):
             if not 0 <= index < len(widths):
                 raise ValueError(f"index {index} of site '{name}' is outside its {len(widths)} widths")
-            chosen.update(dict.fromkeys(self.members[name], widths[index]))
-        return BitAllocation(tuple((site, chosen.get(site, widths[0])) for site, widths in self.widths))
+        return BitAllocation(
+            tuple((site, widths[0 if choice is None else point[choice]]) for site, widths, choice in self._choices)
+        )
 
     def encode(self, allocation: BitAllocation) -> Point:
         """The point of an allocation.
@@ -99,6 +99,12 @@ class SearchSpace:
             if len({by_site[site] for site in group}) > 1:
                 raise ValueError(f"sites {list(group)} are a group of the space and have several widths")
         return tuple(widths.index(by_site[site]) for site, widths in self.free)
+
+    @cached_property
+    def _choices(self) -> tuple[tuple[str, tuple[int, ...], int | None], ...]:
+        """Every site, its widths, and the free choice that decides which."""
+        decides = {site: choice for choice, (name, _) in enumerate(self.free) for site in self.members[name]}
+        return tuple((site, widths, decides.get(site)) for site, widths in self.widths)
 
     @cached_property
     def _order(self) -> dict[str, int]:

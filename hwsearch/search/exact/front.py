@@ -176,17 +176,17 @@ def _knapsack(problem: AllocationProblem, metric: str) -> _Knapsack:
 
 
 def _sorted_tables(costs: FloatArray, losses: FloatArray) -> _Knapsack:
+    each = np.arange(len(costs))[:, None]
     order = np.lexsort((losses, costs), axis=1)
-    costs, losses = np.take_along_axis(costs, order, 1), np.take_along_axis(losses, order, 1)
+    costs, losses = costs[each, order], losses[each, order]
     keep = np.isfinite(costs)
     keep[:, 1:] &= losses[:, 1:] < np.minimum.accumulate(losses, axis=1)[:, :-1]
     front = np.argsort(~keep, axis=1, kind="stable")
-    kept = np.take_along_axis(keep, front, 1)
-    costs, losses = np.take_along_axis(costs, front, 1), np.take_along_axis(losses, front, 1)
+    kept, costs, losses = keep[each, front], costs[each, front], losses[each, front]
     return _Knapsack(
         costs=np.where(kept, costs - costs[:, :1], np.inf),
         losses=np.where(kept, losses, np.inf),
-        options=np.take_along_axis(order, front, 1).astype(np.int8),
+        options=order[each, front].astype(np.int8),
         counts=kept.sum(axis=1),
     )
 

@@ -13,6 +13,10 @@ _REACH = 13.0
 """Deviations from the lowest level a candidate may lift to one whose lift is less than exp(-13^2 / 2) = 2e-37 of that."""
 
 
+_BLOCK = 40_000
+"""Pairs of a candidate and a step of the front that are looked at together: they stay in the cache."""
+
+
 def expected_improvement(
     cost: FloatArray, mean: FloatArray, deviation: FloatArray, front: tuple[FloatArray, FloatArray], ends: tuple[float, float]
 ) -> FloatArray:
@@ -35,15 +39,27 @@ def expected_improvement(
     lowest, largest = ends
     levels = np.maximum.accumulate(np.append(lowest, front[1]))
     edges = np.concatenate([[-np.inf], front[0], [largest]])
-    spans = np.clip(np.minimum(edges[1:], largest) - np.maximum(edges[:-1], cost[:, None]), 0.0, None)
-    sigma = np.maximum(deviation, _SMALLEST_DEVIATION)[:, None]
-    z = (mean[:, None] - levels) / sigma
-    # The normal distribution is what takes time, and most steps lie below a candidate's own cost, or so far above the first one
-    # that lifting them adds less than rounding.
-    counted = spans > 0.0
+    starts, stops = edges[:-1], np.minimum(edges[1:], largest)
+    sigma = np.maximum(deviation, _SMALLEST_DEVIATION)
+    total = np.empty(len(cost))
+    rows = max(1, _BLOCK // len(levels))
+    for start in range(0, len(cost), rows):
+        block = slice(start, start + rows)
+        spans = np.maximum(stops - np.maximum(starts, cost[block, None]), 0.0)
+        total[block] = (spans * _lift(mean[block, None], sigma[block, None], levels, spans > 0.0)).sum(axis=1)
+    return total
+
+
+def _lift(mean: FloatArray, sigma: FloatArray, levels: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
+    """Expected lift [N, levels] of the levels, rising, by candidates [N, 1], where it counts.
+
+    The normal distribution is what takes time, and most steps lie below a candidate's own cost, or so far above the first one
+    that lifting them adds less than rounding: those are 0.
+    """
+    z = (mean - levels) / sigma
     first = z[np.arange(len(z)), counted.argmax(axis=1)]
     counted &= z > np.minimum(first, 0.0)[:, None] - _REACH
-    lift, z = np.zeros(spans.shape), z[counted]
+    lift, z = np.zeros(z.shape), z[counted]
     lift[counted] = z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-    total: FloatArray = (spans * (sigma * lift)).sum(axis=1)
-    return total
+    lift *= sigma
+    return lift
