@@ -176,9 +176,11 @@ def search(
         _print_dry_run(workspace, workers, may_train=False)
         return
     from hwsearch import display
+    from hwsearch.executor import check_workers
     from hwsearch.pipeline import check
     from hwsearch.searching import check_storage
 
+    check_workers(workers, ray_address, workspace.experiment.workers)
     check(workspace, may_train=False)
     if address is not None:
         check_storage(workspace, address)

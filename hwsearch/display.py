@@ -16,7 +16,8 @@ from rich.table import Table
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
 from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
-from hwsearch.experiment import Experiment, Fidelity, Split
+from hwsearch.executor import check_workers
+from hwsearch.experiment import Experiment, Fidelity, Split, WorkersConfig
 from hwsearch.files import atomic_write_json, check_writable, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
@@ -99,6 +100,7 @@ def run_main_job(
     workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
 ) -> None:
     """Data, base, search, front, export; ends with where things are and what to try next."""
+    check_workers(workers, ray_address, workspace.experiment.workers)
     check(workspace, may_train=True)
     if storage is not None:
         check_storage(workspace, storage)
@@ -186,6 +188,7 @@ def sensitivity_with_progress(
     wanted = parse_methods(methods) or DEFAULT_METHODS
     space = build_space(experiment.search, experiment.separator)
     check_sensitivity(experiment, wanted, space.free_sites)
+    check_workers(workers, ray_address, WorkersConfig())
     check(workspace, may_train=False)
     build_with_progress(workspace, processes)
     pool = _pool_with_progress(workspace, processes) if needs_pool(wanted) else None

@@ -6,16 +6,27 @@ loaded once per worker and shared by its jobs. Jobs are pure and idempotent: a j
 run again.
 
 `local` runs jobs in this process, `ray_workers` on warm actors; `ray_session` starts Ray here or joins a
-cluster, and `portable` is how files reach machines that do not share them.
+cluster, `preflight` looks before whether it can, and `portable` is how files reach machines that do not share them.
 """
 
 from hwsearch.executor.base import Argument, Executor, Factory, Outcome, Result, run_jobs
 from hwsearch.executor.local import LocalExecutor
+from hwsearch.executor.preflight import check_workers
 from hwsearch.executor.ray_session import ray_session
 from hwsearch.executor.ray_workers import RayExecutor
 from hwsearch.experiment import WorkersConfig
 
-__all__ = ["Executor", "Factory", "LocalExecutor", "Outcome", "RayExecutor", "open_executor", "ray_session", "run_jobs"]
+__all__ = [
+    "Executor",
+    "Factory",
+    "LocalExecutor",
+    "Outcome",
+    "RayExecutor",
+    "check_workers",
+    "open_executor",
+    "ray_session",
+    "run_jobs",
+]
 
 
 def open_executor(

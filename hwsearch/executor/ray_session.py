@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +12,12 @@ from typing import Any
 import hw_models
 import hwsearch
 from hwsearch.errors import UserError
-from hwsearch.executor.base import one_error, one_line
+from hwsearch.executor.base import one_error
+from hwsearch.executor.preflight import check_reachable, knock
 from hwsearch.experiment import WorkersConfig
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine: jobs are small; what is large goes through files or the factory."""
-
-CONNECT_SECONDS = 5.0
-"""How long a cluster may take to answer."""
 
 
 @contextmanager
@@ -93,24 +90,12 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     return True
 
 
-def check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would try for minutes.
-
-    Raises:
-        UserError: not of the form HOST:PORT, or no connection within a few seconds.
-    """
-    try:
-        _knock(address)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
-
-
 def head_answers() -> bool:
     """Whether the head of the Ray that this process is connected to still listens."""
     import ray
 
     try:
-        _knock(ray.get_runtime_context().gcs_address)
+        knock(ray.get_runtime_context().gcs_address)
     except OSError:
         return False
     return True
@@ -144,8 +129,3 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
         return environment
     # Workers on this machine import what this process can import, from wherever it was started.
     return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
-
-
-def _knock(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()

@@ -1,0 +1,93 @@
+"""What can be said of the workers wanted before anything is started for them."""
+
+import logging
+import os
+import re
+import socket
+
+from hwsearch.errors import UserError
+from hwsearch.executor.base import one_line
+from hwsearch.experiment import WorkersConfig
+
+CONNECT_SECONDS = 5.0
+"""How long a cluster may take to answer."""
+
+MOST_PER_CORE = 64
+"""Workers for each core of this machine that are still started here: each is a process of its own, with PyTorch loaded."""
+
+CROWDED = 4
+"""So many times the machine's cores in all are worth a warning."""
+
+logger = logging.getLogger(__name__)
+
+
+def check_workers(workers: int, address: str | None, each: WorkersConfig) -> None:
+    """Refuse, before anything long begins, workers that cannot be had; warn of many more than there are cores.
+
+    Raises:
+        UserError: a cluster for no workers, no address, none that answers, or more than this machine can run.
+    """
+    if address is not None:
+        if workers == 0:
+            raise UserError(f"--ray-address is '{address}' and --workers is 0, which uses no Ray; wanted workers, or no address")
+        check_reachable(address)
+        return
+    cores = available_cores()
+    if workers and each.cpus > cores:
+        raise UserError(f"workers.cpus is {each.cpus:g}; this machine has {cores}: wanted at most that")
+    if workers > MOST_PER_CORE * cores:
+        raise UserError(
+            f"--workers is {workers}; this machine has {_cores(cores)}: wanted at most {MOST_PER_CORE * cores} workers "
+            f"({MOST_PER_CORE} for each), or a cluster"
+        )
+    if workers * each.cpus > CROWDED * cores:
+        logger.warning(
+            "%d workers of %s share the %s of this machine: more than %d do not make it faster",
+            workers,
+            _cores(each.cpus),
+            _cores(cores),
+            max(1, int(cores / each.cpus)),
+        )
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens; Ray itself would try for minutes.
+
+    Raises:
+        UserError: not of the form HOST:PORT, or no connection within a few seconds.
+    """
+    host_and_port(address)
+    try:
+        knock(address)
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
+
+
+def knock(address: str) -> None:
+    """Connect to an address, and leave.
+
+    Raises:
+        OSError: nothing there.
+    """
+    socket.create_connection(host_and_port(address), timeout=CONNECT_SECONDS).close()
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """The parts of an address, which may begin with `ray://`.
+
+    Raises:
+        UserError: it is none.
+    """
+    found = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise UserError(f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379")
+    return found[1].strip("[]"), int(found[2])
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cores(count: float) -> str:
+    return "1 core" if count == 1 else f"{count:g} cores"

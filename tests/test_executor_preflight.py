@@ -1,0 +1,97 @@
+"""Workers that cannot be had are refused before anything long begins."""
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.executor import preflight
+from hwsearch.executor.preflight import check_workers, host_and_port
+from hwsearch.experiment import WorkersConfig
+from tests.tiny import hwsearch, refusal, write_tiny
+
+ONE = WorkersConfig()
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "available_cores", lambda: 2)
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "message"),
+    [
+        (1, WorkersConfig(cpus=64), "workers.cpus is 64; this machine has 2: wanted at most that"),
+        (
+            100_000,
+            ONE,
+            "--workers is 100000; this machine has 2 cores: wanted at most 128 workers (64 for each), or a cluster",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("two_cores")
+def test_more_than_the_machine_can_run_is_refused(workers: int, each: WorkersConfig, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_workers(workers, None, each)
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("workers", "each", "warned"),
+    [
+        (0, WorkersConfig(cpus=64), []),
+        (4, ONE, []),
+        (20, WorkersConfig(cpus=0.25), []),
+        (9, ONE, ["9 workers of 1 core share the 2 cores of this machine: more than 2 do not make it faster"]),
+        (5, WorkersConfig(cpus=2), ["5 workers of 2 cores share the 2 cores of this machine: more than 1 do not make it faster"]),
+    ],
+)
+@pytest.mark.usefixtures("two_cores")
+def test_many_more_workers_than_cores_are_warned_of(
+    workers: int, each: WorkersConfig, warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_workers(workers, None, each)
+    assert caplog.messages == warned
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("head.example:6379", ("head.example", 6379)),
+        ("ray://10.0.0.1:10001", ("10.0.0.1", 10001)),
+        ("[::1]:6379", ("::1", 6379)),
+    ],
+)
+def test_addresses_of_clusters(address: str, found: tuple[str, int]) -> None:
+    assert host_and_port(address) == found
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "", "auto", ":6379", "host:", "host:port", "host:0", "host:70000", "http://host:1"]
+)
+@pytest.mark.parametrize("command", ["run", "search", "sensitivity"])
+def test_what_is_no_address_is_refused_before_anything_is_built(tmp_path: Path, command: str, address: str) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    line = refusal(hwsearch(command, file, "--runs-dir", tmp_path / "runs", "--ray-address", address))
+    assert line == f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_address_where_nobody_listens_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = write_tiny(tmp_path / "tiny.toml")
+    line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", f"127.0.0.1:{port}"))
+    assert line.startswith(f"no Ray cluster answers at '127.0.0.1:{port}' (")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cluster_for_no_workers_is_refused(tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    answer = hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", "127.0.0.1:1", "--workers", 0)
+    assert refusal(answer) == (
+        "--ray-address is '127.0.0.1:1' and --workers is 0, which uses no Ray; wanted workers, or no address"
+    )
