@@ -15,6 +15,9 @@ Result = TypeVar("Result")
 Argument_contra = TypeVar("Argument_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
+NO_ANSWER = "no answer within"
+"""How the reason of a job begins that hung every time."""
+
 Factory = Callable[[], Callable[[Argument], Result]]
 
 
@@ -92,7 +95,7 @@ def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Res
 
 def no_answer(time_limit_s: float, attempts: int) -> str:
     """Why a job failed that hung every time."""
-    return f"no answer within {time_limit_s:g} s, {times(attempts)}"
+    return f"{NO_ANSWER} {time_limit_s:g} s, {times(attempts)}"
 
 
 def times(count: int) -> str:

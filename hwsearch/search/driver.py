@@ -16,6 +16,7 @@ import numpy as np
 
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
+from hwsearch.executor.base import NO_ANSWER
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.identity import search_header
@@ -337,7 +338,8 @@ class _Search:
         wanted = self._objectives if outcome.key != REFERENCE else self._objectives[:1]
         event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._experiment.seed, self._versions)
         if isinstance(event, Failed) and event.candidate == REFERENCE:
-            raise UserError(f"the full-precision network cannot be scored ({event.reason}); wanted a scorer that works")
+            mend = "a larger workers.time_limit_s" if event.reason.startswith(NO_ANSWER) else "a scorer that works"
+            raise UserError(f"the full-precision network cannot be scored ({event.reason}); wanted {mend}")
         return event
 
     def _take_in_asked(self, event: Asked) -> None:

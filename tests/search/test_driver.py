@@ -235,6 +235,15 @@ def test_full_precision_need_not_run_on_the_targets(tmp_path: Path) -> None:
     assert search(tmp_path, make_experiment(20, objectives=objectives), charge=charge).failed == summary.failed
 
 
+def test_full_precision_that_takes_longer_than_the_time_limit_wants_a_larger_one(tmp_path: Path) -> None:
+    slow = LocalExecutor(lambda: partial(score, seconds=60.0), max_attempts=3, time_limit_s=0.05)
+    with pytest.raises(UserError) as refused:
+        search(tmp_path, make_experiment(10), slow)
+    reason = "no answer within 0.05 s, 3 times"
+    wanted = "a larger workers.time_limit_s"
+    assert str(refused.value) == f"the full-precision network cannot be scored ({reason}); wanted {wanted}"
+
+
 def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_mended(
     tmp_path: Path,
 ) -> None:
