@@ -21,7 +21,7 @@ from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.record import check_unlocked, has_begun, read_record
+from hwsearch.search.record import RECORD_FILE, check_unlocked, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.search.trained_weights import TRAINED_FOLDER
@@ -197,8 +197,11 @@ def check_claim(workspace: Workspace) -> None:
     candidate depends on: how many are wanted, the export, the evaluation.
 
     Raises:
-        UserError: the folder holds the search of an experiment that differs.
+        UserError: the folder holds the search of an experiment that differs, or its record is no file.
     """
+    record = workspace.folder / RECORD_FILE
+    if record.exists() and not record.is_file():
+        raise UserError(f"{record}: no file; wanted the record of a search, or nothing there")
     if not has_begun(workspace.folder):
         return
     # The record's own word: another command may have bound the folder while the first one still estimated sensitivities.
