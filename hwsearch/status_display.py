@@ -82,7 +82,7 @@ class LivePanel:
         elif progress.latest is not None:
             self._tally.add(progress.latest)
         self._undrawn = progress
-        if time.monotonic() >= self._next or progress.scored >= progress.trials:
+        if time.monotonic() >= self._next or progress.remaining_seconds == 0:
             self.draw()
 
     def draw(self) -> None:

@@ -63,7 +63,7 @@ def test_budgets_are_given_on_the_command_line_and_a_larger_one_goes_on(copied: 
     answer = hwsearch(*command, "--trials", TRIALS + 4, "--hours", "0.00000001")
     assert answer.code == 0, answer.stderr
     assert f"stopped, 1e-08 hours (search.hours) are over: {TRIALS + 2} of {TRIALS + 4} candidates scored" in answer.stderr
-    assert "the same command with a larger budget goes on" in answer.stderr
+    assert "the same command goes on for as long again in" in answer.stderr
     file = write_tiny(copied.file, ("[search]\n", "[search]\nstall_growth = 1.0\n"))
     answer = hwsearch("search", file, *command[2:], "--trials", TRIALS + 4, "--until-hypervolume-stalls", "20")
     assert answer.code == 0, answer.stderr

@@ -247,7 +247,9 @@ class _Search:
             scored, failed = self._ledger.counts(rung)
             done = len(self._ledger.finished(rung)) - before
             rate = done / seconds if seconds > 0 else 0.0
-            remaining = (total - scored) / rate if done else None
+            # Only at the first rung another one takes the place of one that failed.
+            left = total - scored - (0 if rung is self._ledger.first else failed)
+            remaining = 0.0 if left <= 0 else left / rate if done else None
             progress(SearchProgress(rung, scored, failed, total, seconds, rate, remaining, len(self._in_flight), latest))
 
         report()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hwsearch.experiment import Fidelity
 from hwsearch.search.record import Failed, Scored
+from hwsearch.search.stopping import OutOfTime
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class SearchProgress:
     candidates_per_second: float
     """Finished by this driver."""
     remaining_seconds: float | None
-    """None until this driver has finished a candidate."""
+    """To the end of the rung; 0 at its end, and before it None until this driver has finished a candidate."""
     in_flight: int = 0
     """With a worker or waiting for one, the reference among them."""
     latest: Scored | Failed | None = None
@@ -53,6 +54,8 @@ class SearchSummary:
         counts += "".join(f", {count} at '{fidelity.value}'" for fidelity, count in self.promoted.items())
         if self.interrupted:
             return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
+        if isinstance(self.stopped, OutOfTime):
+            return f"stopped, {self.stopped}: {counts}; the same command goes on for as long again in {self.folder}"
         if self.stopped is not None:
             return f"stopped, {self.stopped}: {counts}; the same command with a larger budget goes on in {self.folder}"
         if self.scored < self.trials:

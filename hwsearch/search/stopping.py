@@ -16,6 +16,12 @@ CHECKS_PER_WINDOW = 10
 """How often growth is looked at while as many candidates are scored as it is measured over."""
 
 
+class OutOfTime(str):
+    """Why no candidate may be begun any more; unlike other budgets this one starts anew with every run."""
+
+    __slots__ = ()
+
+
 class Budgets:
     """`search.hours` and `search.stall_candidates` of one run of a search."""
 
@@ -41,11 +47,11 @@ class Budgets:
         """A candidate was scored at the first fidelity, with these objectives; None: it lies outside the limits."""
         self._values.append([np.nan] * len(self._directions) if values is None else values)
 
-    def out_of_time(self) -> str | None:
+    def out_of_time(self) -> OutOfTime | None:
         """Why no candidate may be begun any more at any fidelity, or None."""
         if self._hours is None or self._elapsed() < 3600 * self._hours:
             return None
-        return f"{_hours(self._hours)} (search.hours) are over"
+        return OutOfTime(f"{hours_said(self._hours)} (search.hours) are over")
 
     def stalled(self) -> str | None:
         """Why no new candidate is worth asking for, or None. The answer depends on what was scored and in which order alone."""
@@ -62,5 +68,6 @@ class Budgets:
         return f"the hypervolume grew by less than {self._growth:.3g} of itself over {self._window} candidates"
 
 
-def _hours(hours: float) -> str:
+def hours_said(hours: float) -> str:
+    """Hours as people say them: 1 hour, 2.5 hours."""
     return f"{hours:.10g} hour" + ("" if hours == 1 else "s")

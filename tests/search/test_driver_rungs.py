@@ -14,6 +14,7 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.rungs import RungCorrelation, rung_correlations
+from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
 from hwsearch.search.scoring import ScoringJob, trained_name
 from hwsearch.search.trained_weights import TRAINED_FOLDER
@@ -310,6 +311,19 @@ def test_progress_goes_from_rung_to_rung(tmp_path: Path) -> None:
         counts = [(progress.scored, progress.trials) for progress in seen if progress.fidelity is fidelity]
         assert counts[0] == (0, counts[0][1])
         assert counts[-1][0] == counts[-1][1] == len(scored(tmp_path, fidelity)) - 1
+
+
+def test_no_time_is_left_of_a_rung_above_where_some_failed(tmp_path: Path) -> None:
+    """Nobody takes their place; a driver that finds the rung finished says so at once."""
+    executor = LocalExecutor(lambda: partial(diverging, fidelity=Fidelity.SHORT_QAT))
+    seen: list[SearchProgress] = []
+    search(tmp_path, experiment_of(rungs=2), executor, progress=seen.append)
+    last = [progress for progress in seen if progress.fidelity is Fidelity.SHORT_QAT][-1]
+    assert last.failed > 0
+    assert (last.scored + last.failed, last.remaining_seconds) == (last.trials, 0.0)
+    again: list[SearchProgress] = []
+    search(tmp_path, experiment_of(rungs=2), executor, progress=again.append)
+    assert [(progress.latest, progress.remaining_seconds) for progress in again] == [(None, 0.0)] * 3
 
 
 def test_where_every_mixture_is_scored_there_is_no_subset(tmp_path: Path) -> None:
