@@ -210,7 +210,7 @@ def sensitivity(
 @commands.command()
 @RUN
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
-@click.option("--watch", is_flag=True, help="Again and again, until no driver runs there any more.")
+@click.option("--watch", is_flag=True, help="Again and again, until no driver runs there any more, or Ctrl-C.")
 def status(run: Path, output_format: str, *, watch: bool) -> None:
     """Where a search stands, also while it runs: candidates, rates, hypervolume, failures, workers, time left."""
     from hwsearch.status_display import print_status

@@ -38,9 +38,20 @@ LIVE_SHARE = 0.02
 def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
     """Print where a run folder's search stands; with `watch` again and again until no driver runs there any more.
 
+    Ctrl-C is how one leaves a watch, so it ends the program with code 130 and without a word.
+
     Raises:
         UserError: not a run folder, no search has begun there, or its record is damaged.
     """
+    try:
+        _print_status(folder, output_format, watch=watch)
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+        sys.exit(130)
+
+
+def _print_status(folder: Path, output_format: str, *, watch: bool) -> None:
     status = read_status(folder)
     if output_format == "json":
         while True:

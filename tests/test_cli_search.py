@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.search.log import LOG_FILE
+from hwsearch.search.record import FolderLock
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -33,6 +35,17 @@ def test_the_status_of_a_finished_search(tiny: Tiny) -> None:
     assert shown.code == 0
     assert "no driver is running" in shown.stdout
     assert snapshot(tiny.folder) == before
+
+
+@pytest.mark.parametrize("output_format", ["table", "json"])
+def test_ctrl_c_leaves_a_watch_without_a_word(copied: Tiny, output_format: str) -> None:
+    command = [HWSEARCH, "status", copied.folder, "--watch", "--format", output_format]
+    with FolderLock(copied.folder), subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline()
+        watch.send_signal(signal.SIGINT)
+        _, errors = watch.communicate()
+    assert (watch.returncode, errors) == (130, "")
 
 
 def test_a_terminal_that_cannot_show_the_curve_gets_the_figures(tiny: Tiny) -> None:
