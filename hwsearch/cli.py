@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -50,16 +51,18 @@ HOURS = click.option(
     default=None,
     help="Begin no more candidates after so long; those in flight finish. Instead of search.hours.",
 )
+STALLS_OPTION = "--until-hypervolume-stalls"
+STALL_CANDIDATES = 50
 STALLS = click.option(
-    "--until-hypervolume-stalls",
+    STALLS_OPTION,
     "stall_candidates",
     metavar="[N]",
     type=click.IntRange(2),
     is_flag=False,
-    flag_value=50,
+    flag_value=STALL_CANDIDATES,
     default=None,
     help="Ask for no more once the hypervolume grows by less than search.stall_growth over N candidates (50 where N is left "
-    "out). Instead of search.stall_candidates.",
+    "out; what is no number behind it is no N). Instead of search.stall_candidates.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost, and write nothing.")
 FIDELITY = click.option(
@@ -68,6 +71,18 @@ FIDELITY = click.option(
     default=None,
     help="How candidates were scored; absent: the highest that the search used.",
 )
+
+
+class Searching(click.Command):
+    """A command with `--until-hypervolume-stalls [N]`, which takes what is behind it only where that is a number."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the number in where it was left out."""
+        given = list(args)
+        for place, argument in enumerate(given[:-1]):
+            if argument == STALLS_OPTION and not re.fullmatch(r"[-+]?[\d.]+", given[place + 1]):
+                given[place] = f"{STALLS_OPTION}={STALL_CANDIDATES}"
+        return super().parse_args(ctx, given)
 
 
 def search_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -89,7 +104,7 @@ def commands() -> None:
     """Find the bit-width of every layer of a speech separator."""
 
 
-@commands.command()
+@commands.command(cls=Searching)
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
@@ -149,7 +164,7 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
     display.train_with_progress(workspace, processes)
 
 
-@commands.command()
+@commands.command(cls=Searching)
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
@@ -381,6 +396,8 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
 
 def _storage(given: str | None) -> Any:
     """The address of the shared study, from the option or else the environment; neither is left where others see it."""
+    if given is not None and not given.strip():
+        raise UserError("--storage is empty; wanted ADDRESS, or no --storage")
     text = given or click.get_current_context().obj
     if given:
         forget_argument(given)

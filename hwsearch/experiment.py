@@ -5,10 +5,11 @@ file are relative to the file itself.
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,6 +22,9 @@ FLOAT_BITS = 32
 
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share; no experiment may be called so."""
+
+KEYS_FILE = "hwsearch/experiment.py"
+"""This file, as a reader of the project finds it."""
 
 
 class Section(BaseModel):
@@ -472,8 +476,10 @@ def load_experiment(path: Path) -> Experiment:
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise UserError(f"{path}: no such file; wanted an experiment file in TOML") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; wanted an experiment file in TOML") from None
     except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not TOMLDecodeError
         raise UserError(f"{path}: not valid TOML ({error}); wanted an experiment file") from None
     return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
@@ -503,10 +509,31 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         key = ".".join(str(part) for part in first["loc"] if part != "[key]")
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise UserError(f"{source}: unknown key '{key}'; see the README for the keys there are") from None
+            near = _nearest_key(tuple(part for part in first["loc"] if part != "[key]"))
+            meant = "" if near is None else f", near to '{near}'"
+            raise UserError(f"{source}: unknown key '{key}'{meant}; {KEYS_FILE} has every key") from None
         found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" is {first['input']!r}"
         where = f"{key}{found}: " if key or found else ""
         raise UserError(f"{source}: {where}{message}") from None
+
+
+def _nearest_key(place: Sequence[int | str]) -> str | None:
+    """The key of the same section that an unknown one is most like; None if none is."""
+    *section, unknown = place
+    sections: list[type[BaseModel]] = [Experiment]
+    for part in section:
+        # An index of a list leads no deeper: what a list holds was reached by its own key.
+        fields = [model.model_fields[part] for model in sections if isinstance(part, str) and part in model.model_fields]
+        sections = [found for field in fields for found in _sections_in(field.annotation)] or sections
+    names = [name for model in sections for name in model.model_fields]
+    near = get_close_matches(str(unknown), names, n=1)
+    return ".".join(map(str, (*section, near[0]))) if near else None
+
+
+def _sections_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for argument in get_args(annotation) for found in _sections_in(argument)]
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:

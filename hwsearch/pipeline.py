@@ -197,8 +197,11 @@ def check_claim(workspace: Workspace) -> None:
     candidate depends on: how many are wanted, the export, the evaluation.
 
     Raises:
-        UserError: the folder holds the search of an experiment that differs, or its record is no file.
+        UserError: a file is in the folder's place, its record is no file, or it holds the search of an experiment that differs.
     """
+    for folder in (workspace.runs, workspace.folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; wanted a folder for the run: another name, or another --runs-dir")
     record = workspace.folder / RECORD_FILE
     if record.exists() and not record.is_file():
         raise UserError(f"{record}: no file; wanted the record of a search, or nothing there")
@@ -207,9 +210,11 @@ def check_claim(workspace: Workspace) -> None:
     # The record's own word: another command may have bound the folder while the first one still estimated sensitivities.
     header, _ = read_record(workspace.folder)
     if header.experiment != search_digest(workspace.experiment):
+        held = f"the experiment '{header.name}'"
+        if header.name == workspace.experiment.name:
+            held = f"an experiment '{header.name}' that differs from the file given"
         raise UserError(
-            f"{workspace.folder}: holds the search of an experiment '{workspace.experiment.name}' that differs from the file "
-            "given; wanted the same content, another name, or another --runs-dir"
+            f"{workspace.folder}: holds the search of {held}; wanted the same content, another name, or another --runs-dir"
         )
     before = {name: value for name, value in header.provenance.items() if name != VALIDATION}
     here = _provenance_without_data(workspace)

@@ -104,6 +104,19 @@ def test_a_budget_that_is_none_is_refused(tiny: Tiny, tmp_path: Path, command: s
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("given", [(), ("--workers", 0), ("20",)])
+def test_the_experiment_may_stand_behind_the_option_that_takes_a_number(tmp_path: Path, given: tuple[object, ...]) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    answer = hwsearch("search", "--dry-run", "--runs-dir", tmp_path / "runs", "--until-hypervolume-stalls", *given, file)
+    assert (answer.code, answer.stderr) == (0, "")
+
+
+def test_an_empty_storage_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    for storage in ("", " "):
+        line = refusal(hwsearch("search", tiny.file, "--runs-dir", tmp_path / "runs", "--storage", storage))
+        assert line == "--storage is empty; wanted ADDRESS, or no --storage"
+
+
 def test_a_dry_run_before_anything_says_what_is_missing_and_writes_nothing(tmp_path: Path) -> None:
     file = write_tiny(tmp_path / "tiny.toml")
     for command in ("run", "search"):

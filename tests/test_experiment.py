@@ -127,7 +127,24 @@ def test_an_unknown_key_is_refused_in_every_section() -> None:
         with pytest.raises(UserError) as refused:
             parse_experiment(put(whole, (*place, "colour"), "red"), source="here")
         key = ".".join(map(str, (*place, "colour")))
-        assert str(refused.value) == f"here: unknown key '{key}'; see the README for the keys there are"
+        assert str(refused.value) == f"here: unknown key '{key}'; hwsearch/experiment.py has every key"
+
+
+@pytest.mark.parametrize(
+    ("place", "near"),
+    [
+        (("search", "trails"), "search.trials"),
+        (("sead",), "seed"),
+        (("search", "promotions", 0, "fidelty"), "search.promotions.0.fidelity"),
+        (("data", "corpora", 0, "speaker"), "data.corpora.0.speakers"),
+        (("data", "rooms", "t60_max"), "data.rooms.t60_max_s"),
+    ],
+)
+def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], near: str) -> None:
+    whole = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]}).model_dump(mode="json")
+    key = ".".join(map(str, place))
+    with pytest.raises(UserError, match=rf"here: unknown key '{key}', near to '{near}'; hwsearch/experiment.py has every key"):
+        parse_experiment(put(whole, place, "red"), source="here")
 
 
 def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
@@ -242,8 +259,8 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
     for name in ("syntax", "bytes", "deep", "long"):
         with pytest.raises(UserError, match=rf"{name}\.toml: not valid TOML \(.*\); wanted an experiment file"):
             load_experiment(tmp_path / f"{name}.toml")
-    for path in (tmp_path, tmp_path / "absent.toml"):
-        with pytest.raises(UserError, match="no such file; wanted an experiment file in TOML"):
+    for path, found in ((tmp_path, "is a folder"), (tmp_path / "absent.toml", "no such file")):
+        with pytest.raises(UserError, match=f"{found}; wanted an experiment file in TOML"):
             load_experiment(path)
 
 

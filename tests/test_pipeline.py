@@ -83,6 +83,20 @@ def test_the_record_says_whose_folder_it_is(copied: Tiny) -> None:
     assert open_run(copied.folder) == ours.experiment
 
 
+def test_a_folder_of_another_experiment_says_whose_it_is(copied: Tiny) -> None:
+    copied.folder.rename(copied.runs / "renamed")
+    with pytest.raises(UserError, match=r"renamed: holds the search of the experiment 'tiny'; wanted the same content, another"):
+        claim(workspace(copied.runs, name="renamed"))
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/tiny"])
+def test_a_file_in_the_place_of_the_run_folder_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    with pytest.raises(UserError, match=rf"{place}: is a file; wanted a folder for the run: another name, or another --runs-dir"):
+        check(workspace(tmp_path / "runs"), may_train=False)
+
+
 def test_a_search_holds_its_folder_from_its_first_step_on(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that estimate sensitivities at once would spend hours twice, before one of them is refused."""
     held = []

@@ -28,6 +28,8 @@ SCHEMES = {POSTGRESQL: POSTGRESQL, "postgresql+psycopg": POSTGRESQL, REDIS: REDI
 
 REDIS_OPTIONS = frozenset({"ssl_ca_certs"})
 
+LARGEST_PORT = 65_535
+
 HIDDEN = "***"
 
 WANTED = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or redis://:PASSWORD@HOST:PORT/NUMBER"
@@ -86,6 +88,9 @@ def parse_address(text: str) -> StorageAddress:
         query = parts.query.replace("+", "%2B")
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
+        # With an @ behind them, digits may be a password that holds a / unencoded.
+        if re.fullmatch(r"[^/?#]*:[0-9]+([/?#][^@]*)?", text.partition("://")[2]):
+            raise UserError(f"storage: its port is above {LARGEST_PORT}; wanted {WANTED}") from None
         raise _unreadable(scheme) from None
     kind = SCHEMES[scheme.lower()]
     database = unquote(parts.path.removeprefix("/"))

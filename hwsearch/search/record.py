@@ -161,6 +161,8 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; wanted the record of a search") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted the record of a search") from None
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise UserError(f"{path}: empty; wanted the record of a search")
@@ -172,12 +174,18 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
 def has_begun(folder: Path) -> bool:
     """Whether a folder's record has its header. One that a kill or a full disk tore is none: no candidate stands behind it, and
     the next driver writes it again.
+
+    Raises:
+        UserError: what is there cannot be read, such as a folder.
     """
     path = folder / RECORD_FILE
-    if not path.is_file():
+    try:
+        with path.open("rb") as stream:
+            return stream.readline().endswith(b"\n")
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    with path.open("rb") as stream:
-        return stream.readline().endswith(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted the record of a search, or nothing") from None
 
 
 def kept_aside(folder: Path, version: int) -> Path:

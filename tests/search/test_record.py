@@ -10,7 +10,18 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import RECORD_FILE, SCHEMA_VERSION, Asked, Failed, Header, Record, Scored, lock_holder, read_record
+from hwsearch.search.record import (
+    RECORD_FILE,
+    SCHEMA_VERSION,
+    Asked,
+    Failed,
+    Header,
+    Record,
+    Scored,
+    has_begun,
+    lock_holder,
+    read_record,
+)
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 
@@ -244,6 +255,13 @@ def test_a_name_of_weights_that_leaves_its_folder_is_refused(tmp_path: Path, wei
 def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file; wanted the record of a search"):
         read_record(tmp_path / "nowhere")
+
+
+def test_a_folder_in_the_records_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / RECORD_FILE).mkdir()
+    for look in (read_record, has_begun):
+        with pytest.raises(UserError, match=re.escape(f"{RECORD_FILE}: cannot be read (Is a directory); wanted the record")):
+            look(tmp_path)
 
 
 @pytest.mark.parametrize(
