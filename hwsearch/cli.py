@@ -191,16 +191,8 @@ def search(
         _print_dry_run(workspace, workers, may_train=False)
         return
     from hwsearch import display
-    from hwsearch.executor import check_workers
-    from hwsearch.pipeline import check
-    from hwsearch.searching import check_storage
 
-    check_workers(workers, ray_address, workspace.experiment.workers)
-    check(workspace, may_train=False)
-    if address is not None:
-        check_storage(workspace, address)
-    display.build_with_progress(workspace, processes)
-    display.search_with_progress(workspace, processes, workers, ray_address, address)
+    display.search_with_progress(workspace, processes, workers, ray_address, address, may_train=False)
 
 
 @commands.command()

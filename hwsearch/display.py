@@ -44,12 +44,13 @@ from hwsearch.pipeline import (
 )
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import experiment_workload
+from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.progress import SearchSummary
-from hwsearch.search.record import check_unlocked
+from hwsearch.search.record import FolderLock
 from hwsearch.search.space import SearchSpace, build_space
 from hwsearch.search_display import search_display
 from hwsearch.searching import check_storage, search
@@ -66,7 +67,7 @@ from hwsearch.sensitivity.estimate import (
 from hwsearch.sensitivity.plot import plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.terminal import progress_bar, say, second_interrupt_ends, tell, wide
+from hwsearch.terminal import Advance, progress_bar, say, second_interrupt_ends, tell, wide
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.workspace import Workspace
@@ -100,14 +101,7 @@ def run_main_job(
     workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
 ) -> None:
     """Data, base, search, front, export; ends with where things are and what to try next."""
-    check_workers(workers, ray_address, workspace.experiment.workers)
-    check(workspace, may_train=True)
-    if storage is not None:
-        check_storage(workspace, storage)
-    build_with_progress(workspace, processes)
-    if needs_training(workspace):
-        train_with_progress(workspace, processes)
-    search_with_progress(workspace, processes, workers, ray_address, storage)
+    search_with_progress(workspace, processes, workers, ray_address, storage, may_train=True)
     opened = read_run(workspace.folder)
     limits = workspace.experiment.search.limits
     chosen = choose(opened.table, workspace.experiment.export.max_drop_db, limits)
@@ -123,18 +117,19 @@ def run_main_job(
     say("next:   " + _next_command(workspace, folder))
 
 
-def build_with_progress(workspace: Workspace, processes: int) -> None:
-    """Build the data, showing how many rooms and mixtures are there."""
-    with progress_bar("rooms and mixtures") as advance:
-        built = build(workspace, processes, advance)
+def build_with_progress(workspace: Workspace, processes: int, account: DriverAccount | None = None) -> None:
+    """Build the data, showing how many rooms and mixtures are there, also to who reads the driver's account."""
+    with progress_bar(Step.DATA.value) as shown:
+        built = build(workspace, processes, _told(shown, account, Step.DATA))
     tell(f"data: {built.folder}")
 
 
-def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgress:
-    """Train a base, showing rooms, steps and epochs."""
+def train_with_progress(workspace: Workspace, processes: int, account: DriverAccount | None = None) -> TrainingProgress:
+    """Train a base, showing rooms, steps and epochs; the steps also to who reads the driver's account."""
     config = workspace.experiment.training
     done_before = 0
-    with progress_bar("rooms") as on_rooms, progress_bar("training") as advance:
+    with progress_bar("rooms") as on_rooms, progress_bar("training") as shown:
+        advance = _told(shown, account, Step.BASE)
 
         def on_step(step: int, steps: int, loss: float) -> None:
             del loss
@@ -155,17 +150,39 @@ def train_with_progress(workspace: Workspace, processes: int) -> TrainingProgres
 
 
 def search_with_progress(
-    workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
+    workspace: Workspace,
+    processes: int,
+    workers: int,
+    ray_address: str | None,
+    storage: StorageAddress | None = None,
+    *,
+    may_train: bool,
 ) -> SearchSummary:
-    """Search, showing sensitivities, candidates done and time left; an interrupted search ends the program with code 130."""
-    check_unlocked(workspace.folder)
-    if workers:
-        tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
-    with second_interrupt_ends(), search_display(workspace) as (reports, log):
-        summary = search(workspace, processes, workers, ray_address, reports, storage)
-        log(str(summary))
-        if summary.shared is not None:
-            log(summary.shared)
+    """Data, the base where it may be trained, and the search, showing how far each is; an interrupted search ends the program
+    with code 130. The run folder is held, and the driver's account kept, from the data on.
+
+    Raises:
+        UserError: what the search would refuse, before anything is done; what goes wrong later.
+    """
+    check_workers(workers, ray_address, workspace.experiment.workers)
+    check(workspace, may_train=may_train)
+    if storage is not None:
+        check_storage(workspace, storage)
+    with FolderLock(workspace.folder) as lock, driver_account(workspace.folder) as account:
+        account.step(Step.DATA)
+        build_with_progress(workspace, processes, account)
+        if may_train and needs_training(workspace):
+            account.step(Step.BASE)
+            train_with_progress(workspace, processes, account)
+        account.step(Step.PREPARATION)
+        if workers:
+            tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
+        with second_interrupt_ends(), search_display(workspace, account) as (reports, log):
+            summary = search(workspace, processes, workers, ray_address, reports, storage, lock)
+            account.end_of(summary)
+            log(str(summary))
+            if summary.shared is not None:
+                log(summary.shared)
     tell(str(summary))
     if summary.shared is not None:
         tell(summary.shared)
@@ -295,6 +312,17 @@ def evaluate_with_progress(
         }
         atomic_write_json(report, {"made_by": made_by, **to_json(results, summaries)})
         say(f"figures: {report}")
+
+
+def _told(shown: Advance, account: DriverAccount | None, step: Step) -> Advance:
+    """Progress that goes to a bar and, where a driver keeps one, into its account."""
+
+    def advance(done: int, total: int) -> None:
+        shown(done, total)
+        if account is not None:
+            account.step(step, done, total)
+
+    return advance
 
 
 def _pool_with_progress(workspace: Workspace, processes: int) -> Path:

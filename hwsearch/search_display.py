@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from hwsearch.search.drivers import DriverAccount, Step
 from hwsearch.search.log import Line, describe, search_log, warnings_logged
 from hwsearch.search.progress import SearchProgress
 from hwsearch.searching import SearchReports
@@ -12,42 +13,45 @@ from hwsearch.workspace import Workspace
 
 
 @contextmanager
-def search_display(workspace: Workspace) -> Iterator[tuple[SearchReports, Line]]:
+def search_display(workspace: Workspace, account: DriverAccount) -> Iterator[tuple[SearchReports, Line]]:
     """Reports for a search to call, and the function that writes a line into its log. Warnings are shown and logged, too.
+
+    Steps go into the driver's account as well.
 
     Raises:
         UserError: the log cannot be written.
     """
     with search_log(workspace.folder) as log, warnings_logged(log, tell), ExitStack() as shown:
-        display = _Display(workspace, shown, log)
-        reports = SearchReports(
-            display.step("training mixtures"), display.step("sensitivities"), display.step("differentiable search"), display.show
-        )
+        display = _Display(workspace, shown, log, account)
+        reports = SearchReports(display.step(Step.POOL), display.step(Step.SENSITIVITIES), display.step(Step.NAS), display.show)
         yield reports, log
 
 
 class _Display:
     """One step is shown at a time, from its first news on."""
 
-    def __init__(self, workspace: Workspace, shown: ExitStack, log: Line) -> None:
+    def __init__(self, workspace: Workspace, shown: ExitStack, log: Line, account: DriverAccount) -> None:
         self._workspace = workspace
         self._shown = shown
         self._log = log
+        self._account = account
         self._advances: dict[str, Advance] = {}
         self._panel: LivePanel | None = None
 
-    def step(self, title: str) -> Advance:
+    def step(self, step: Step) -> Advance:
         """A step's bar."""
 
         def advance(done: int, total: int) -> None:
-            if title not in self._advances:
-                self._log(f"{title}: {done}/{total}")
-            self._bar(title, done, total)
+            self._account.step(step, done, total)
+            if step.value not in self._advances:
+                self._log(f"{step.value}: {done}/{total}")
+            self._bar(step.value, done, total)
 
         return advance
 
     def show(self, progress: SearchProgress) -> None:
         """A finished candidate, or the start of a rung."""
+        self._account.step(Step.CANDIDATES)
         self._log(describe(progress, self._workspace.experiment.search.objectives))
         if not console.is_terminal:
             self._bar(f"candidates, {progress.fidelity.value}", progress.scored, progress.trials)

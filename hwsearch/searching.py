@@ -60,6 +60,7 @@ def search(
     ray_address: str | None,
     reports: SearchReports,
     storage: StorageAddress | None = None,
+    lock: FolderLock | None = None,
 ) -> SearchSummary:
     """Search, or go on searching: sensitivities and differentiable search first, then candidates.
 
@@ -70,13 +71,14 @@ def search(
         ray_address: a cluster to join.
         reports: told of progress.
         storage: of a shared study.
+        lock: of the run folder, where the caller has it.
 
     Raises:
         UserError: unusable base, data, sensitivities or record, fewer trials than seeds, or another experiment's folder.
     """
     start = time.monotonic()
     experiment = workspace.experiment
-    with FolderLock(workspace.folder) as lock:
+    with FolderLock(workspace.folder) if lock is None else nullcontext(lock) as held:
         claim(workspace)
         space = build_space(experiment.search, experiment.separator)
         costs = CostBook(experiment, space)
@@ -132,7 +134,7 @@ def search(
                     provenance=provenance(workspace),
                     elapsed=lambda: time.monotonic() - start,
                     storage=storage,
-                    lock=lock,
+                    lock=held,
                 )
 
 

@@ -16,7 +16,18 @@ from rich.table import Table
 from rich.text import Text
 
 from hwsearch.experiment import Fidelity
-from hwsearch.front.status import Notable, RungStatus, SearchStatus, Tally, quarters, read_status, read_tally, to_json
+from hwsearch.front.status import (
+    THIS_PROCESS,
+    Notable,
+    RungStatus,
+    SearchStatus,
+    Tally,
+    quarters,
+    read_status,
+    read_tally,
+    to_json,
+)
+from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import LockHolder
 from hwsearch.terminal import console, duration, output
@@ -82,7 +93,8 @@ class LivePanel:
         self._workspace = workspace
         self._live = live
         self._tally: Tally | None = None
-        self._driver = LockHolder("this process", datetime.now(UTC))
+        self._driver = LockHolder(THIS_PROCESS, datetime.now(UTC))
+        self._sessions: tuple[Session, ...] = ()
         self._next = 0.0
         self._undrawn: SearchProgress | None = None
 
@@ -90,6 +102,7 @@ class LivePanel:
         """Take in what the driver says, and draw where it is time to."""
         if self._tally is None:
             self._tally = read_tally(self._workspace.folder, self._workspace.experiment)
+            self._sessions = read_sessions(self._workspace.folder)
         elif progress.latest is not None:
             self._tally.add(progress.latest)
         self._undrawn = progress
@@ -102,7 +115,7 @@ class LivePanel:
         if self._tally is None or progress is None:
             return
         start = time.monotonic()
-        status = self._tally.status(self._workspace.folder, self._driver, datetime.now(UTC))
+        status = self._tally.status(self._workspace.folder, self._driver, datetime.now(UTC), self._sessions)
         self._live.update(panel(status, {progress.fidelity: progress.in_flight}), refresh=True)
         took = time.monotonic() - start
         self._next = start + took + max(LIVE_SECONDS, took / LIVE_SHARE)
@@ -126,16 +139,14 @@ def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None)
         status: what is shown.
         in_flight: candidates in flight by rung, where the driver says so instead of the record.
     """
-    driver = status.driver
-    who = "no driver is running" if driver is None else f"driver: process {driver.process}, since {_clock(driver.since)}"
-    parts: list[RenderableType] = [Text(who), _rungs(status, in_flight), _rates(status)]
+    parts: list[RenderableType] = [Text(_who(status)), _rungs(status, in_flight), _rates(status)]
     parts += [_curve(rung) for rung in status.rungs if rung.curve]
     parts += [Text(_notable(notable)) for notable in status.notable]
     if status.reasons:
         parts.append(_reasons(status))
     if status.workers:
         parts.append(_workers(status))
-    files = f"record: {status.record}" + ("" if status.log is None else f"\nlog:    {status.log}")
+    files = "\n".join(f"{name} {path}" for name, path in (("record:", status.record), ("log:   ", status.log)) if path)
     return Panel(Group(*parts, Text(files, overflow="fold")), title=f"search of {escape(status.name)}, {_clock(status.taken)}")
 
 
@@ -157,12 +168,25 @@ def _indented(status: SearchStatus) -> str:
     return json.dumps(to_json(status), indent=2, allow_nan=False) + "\n"
 
 
+def _who(status: SearchStatus) -> str:
+    """Who drives the search and what it does there, or how the last driver ended."""
+    driver, step, end = status.driver, status.step, status.last_end
+    if driver is None:
+        return "no driver is running" + ("" if end is None else f"; the last one ended {_clock(end.time)}: {end.reason}")
+    who = f"driver: process {driver.process}, since {_clock(driver.since)}"
+    if step is None or step.step is Step.CANDIDATES:
+        return who
+    counted = "" if step.total is None else f" {step.done}/{step.total}"
+    return f"{who}\nstep:   {step.step.value}{counted}, since {_clock(step.since)}"
+
+
 def _rungs(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None) -> Table:
     unsettled = "in flight" if status.driver is not None else "left unfinished"
     table = Table("fidelity", "scored", "of", "failed", unsettled, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for rung in status.rungs:
         flying = rung.in_flight if in_flight is None else in_flight.get(rung.fidelity)
-        cells = (rung.scored, rung.wanted, rung.failed, "" if flying is None else flying)
+        wanted = rung.wanted if rung.final else f"up to {rung.wanted}"
+        cells = (rung.scored, wanted, rung.failed, "" if flying is None else flying)
         table.add_row(rung.fidelity.value, *map(str, cells))
     return table
 
@@ -170,10 +194,24 @@ def _rungs(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None) -> Ta
 def _rates(status: SearchStatus) -> Text:
     overall = "" if status.per_second is None else f"{_per_time(status.per_second)} overall"
     recent = "" if status.recent_per_second is None else f"{_per_time(status.recent_per_second)} lately"
-    left = f"{duration(status.remaining_seconds)} left at '{status.present.fidelity.value}'" if status.remaining_seconds else ""
-    if left and status.driver is None:
-        left += " once it is started again"
-    return Text(", ".join(part for part in (overall, recent, left) if part) or "nothing is scored yet")
+    parts = [part for part in (overall, recent) if part] or ["nothing is scored yet"]
+    return Text(", ".join([*parts, *_left(status)]))
+
+
+def _left(status: SearchStatus) -> list[str]:
+    """Time left, and what it does not include."""
+    left, present = status.remaining_seconds, status.present
+    if not left:
+        return []
+    if left == status.hours_left_seconds:
+        return [f"{duration(left)} left of search.hours"]
+    again = " once it is started again" if status.driver is None else ""
+    behind = status.rungs[status.rungs.index(present) + 1 :]
+    then = [f"{'' if rung.final else 'up to '}{rung.left} at '{rung.fidelity.value}'" for rung in behind if rung.left > 0]
+    return [
+        f"{duration(left)} left at '{present.fidelity.value}'{again}",
+        *([f"then {', '.join(then)}, in time of their own"] if then else []),
+    ]
 
 
 def _per_time(rate: float) -> str:

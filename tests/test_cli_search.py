@@ -2,13 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hwsearch import display, searching
+from hwsearch.errors import UserError
+from hwsearch.search.drivers import DriverAccount, Step
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import FolderLock
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
@@ -28,13 +35,65 @@ def test_the_status_of_a_finished_search(tiny: Tiny) -> None:
     status = json.loads(answer.stdout)
     (rung,) = status["rungs"]
     assert (rung["scored"], rung["failed"], rung["in_flight"], rung["wanted"]) == (TRIALS, 0, 0, TRIALS)
-    assert (status["driver"], status["remaining_seconds"]) == (None, 0.0)
+    assert (status["driver"], status["remaining_seconds"], status["rungs"][0]["final"]) == (None, 0.0, True)
+    assert status["last_end"]["how"] == "finished"
     assert status["log"] == str(tiny.folder / LOG_FILE)
     assert sum(worker["finished"] for worker in status["workers"]) == TRIALS + 1
     shown = hwsearch("status", tiny.folder, "--watch")
     assert shown.code == 0
     assert "no driver is running" in shown.stdout
     assert snapshot(tiny.folder) == before
+
+
+def status_of(folder: Path) -> dict[str, Any]:
+    answer = hwsearch("status", folder, "--format", "json")
+    assert (answer.code, answer.stderr) == (0, "")
+    content: dict[str, Any] = json.loads(answer.stdout)
+    return content
+
+
+@pytest.mark.parametrize(("command", "step"), [("search", "build"), ("run", "build"), ("search", "ensure")])
+def test_the_status_before_anything_is_scored_says_who_does_what(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, command: str, step: str
+) -> None:
+    """From the data on, and after an end that came before the first candidate."""
+    shutil.copytree(tiny.runs / "data", tmp_path / "runs" / "data")
+    folder = tmp_path / "runs" / "tiny"
+    seen: list[dict[str, Any]] = []
+    shown: list[str] = []
+
+    def stop(*given: Any, progress: Callable[[int, int], None] | None = None, **_: Any) -> None:
+        (progress or given[2])(3, 12)
+        seen.append(status_of(folder))
+        shown.append(hwsearch("status", folder).stdout)
+        raise UserError("enough")
+
+    monkeypatch.setattr(*((display, "build") if step == "build" else (searching, "ensure")), stop)
+    file = write_tiny(tmp_path / "tiny.toml")
+    before = datetime.now(UTC)
+    assert refusal(hwsearch(command, file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)) == "enough"
+    name = "rooms and mixtures" if step == "build" else "sensitivities"
+    (status,) = seen
+    assert status["driver"]["process"] == str(os.getpid())
+    assert before <= datetime.fromisoformat(status["driver"]["since"]) + timedelta(milliseconds=1) <= datetime.now(UTC)
+    assert {key: status["step"][key] for key in ("step", "done", "total")} == {"step": name, "done": 3, "total": 12}
+    assert (status["last_end"], status["rungs"][0]["scored"]) == (None, 0)
+    assert f"step:   {name} 3/12, since 20" in shown[0]
+    after = status_of(folder)
+    assert (after["driver"], after["step"], after["remaining_seconds"]) == (None, None, None)
+    assert (after["last_end"]["how"], after["last_end"]["reason"]) == ("error", "enough")
+    text = hwsearch("status", folder, "--watch").stdout
+    assert "no driver is running; the last one ended 20" in text
+    assert "UTC: enough" in text
+    assert "nothing is scored yet" in text
+
+
+def test_the_status_says_that_the_last_driver_was_killed(copied: Tiny) -> None:
+    with FolderLock(copied.folder):
+        DriverAccount(copied.folder).step(Step.SENSITIVITIES, 1, 2)
+        assert status_of(copied.folder)["step"]["step"] == "sensitivities"
+    assert status_of(copied.folder)["last_end"]["how"] == "killed"
+    assert "it was killed, or its machine went down" in hwsearch("status", copied.folder).stdout
 
 
 @pytest.mark.parametrize("output_format", ["table", "json"])
@@ -77,10 +136,14 @@ def test_budgets_are_given_on_the_command_line_and_a_larger_one_goes_on(copied: 
     assert answer.code == 0, answer.stderr
     assert f"stopped, 1e-08 hours (search.hours) are over: {TRIALS + 2} of {TRIALS + 4} candidates scored" in answer.stderr
     assert "the same command goes on for as long again in" in answer.stderr
+    assert status_of(copied.folder)["last_end"]["how"] == "hours"
     file = write_tiny(copied.file, ("[search]\n", "[search]\nstall_growth = 1.0\n"))
     answer = hwsearch("search", file, *command[2:], "--trials", TRIALS + 4, "--until-hypervolume-stalls", "20")
     assert answer.code == 0, answer.stderr
     assert "stopped, the hypervolume grew by less than 1 of itself over 20 candidates: " in answer.stderr
+    status = status_of(copied.folder)
+    assert (status["last_end"]["how"], status["remaining_seconds"]) == ("stalled", 0.0)
+    assert "UTC: the hypervolume grew by less than 1 of itself over 20 candidates" in hwsearch("status", copied.folder).stdout
     answer = hwsearch(*command, "--trials", TRIALS + 3, "--hours", 5)
     assert answer.code == 0, answer.stderr
     scored = [event["candidate"] for event in copied.events()]

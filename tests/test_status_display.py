@@ -1,5 +1,6 @@
 import io
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,32 @@ def test_the_panel_shows_what_there_is(tmp_path: Path) -> None:
     assert "hypervolume" in text
     assert "a:1" in text
     assert f"record: {tmp_path}" in text.replace("│\n│ ", "")
+
+
+def test_promotions_are_at_most_so_many_until_the_front_is_known_and_take_time_of_their_own(tmp_path: Path) -> None:
+    """Seeds are known before they are scored: 6 uniform ones and 5 that end at 8 bits."""
+    rungs = {"validation": 4, "validation_mixtures": 2, "promotions": [{"fidelity": "post-training", "keep": 5}]}
+    subset = Fidelity.SUBSET
+    events = [asked(0, 0), scored(0, 0, fidelity=subset), *(asked(number, 0) for number in range(1, 41))]
+    events += [scored(number, number, fidelity=subset) for number in range(1, 21)]
+    driver = LockHolder("1", START)
+    status = tally(make_experiment(40, **rungs), *events).status(tmp_path, driver, START + timedelta(seconds=20))
+    assert (status.rungs[1].wanted, status.rungs[1].final, status.remaining_seconds) == (16, False, 20.0)
+    text = rendered(status)
+    assert "20 s left at 'post-training-subset', then up to 16 at 'post-training', in time of their own" in text
+    assert re.search(r"post-training +0 +up to 16 ", text)
+    events += [scored(number, number, fidelity=subset) for number in range(21, 41)]
+    text = rendered(tally(make_experiment(40, **rungs), *events).status(tmp_path, driver, START + timedelta(seconds=40)))
+    assert re.search(r"post-training +0 +5 ", text)
+    assert "left" not in text.replace("left unfinished", "")
+
+
+def test_hours_that_end_before_the_rung_are_named(tmp_path: Path) -> None:
+    events = [asked(0, 0), scored(0, 10), asked(1, 10), scored(1, 20)]
+    status = tally(make_experiment(20_000, hours=2.0), *events).status(
+        tmp_path, LockHolder("1", START), START + timedelta(seconds=20)
+    )
+    assert "1 h 59 min left of search.hours" in rendered(status)
 
 
 def test_nothing_scored_is_shown_as_that(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
-"""Where a search stands, from its record and its lock alone; also while a driver writes it."""
+"""Where a search stands, from its record, its lock and what its drivers say; also while one of them writes."""
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from hwsearch.experiment import Experiment, Fidelity
+from hwsearch.front.working_time import WorkingTime
+from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
 from hwsearch.search.hypervolume import volumes_at
 from hwsearch.search.log import LOG_FILE
-from hwsearch.search.objectives import QUALITY, SIZE
+from hwsearch.search.objectives import QUALITY, SIZE, objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.record import (
     RECORD_FILE,
@@ -24,16 +29,21 @@ from hwsearch.search.record import (
     Header,
     LockHolder,
     Scored,
+    has_begun,
     lock_holder,
     read_record,
 )
 from hwsearch.search.scoring import first_fidelity
+from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.workspace import open_run
 
 RECENT_SECONDS = 300.0
 """What counts as recent, where enough was finished meanwhile."""
 RECENT_LEAST = 10
 """Finished candidates below which one looks farther back."""
+
+THIS_PROCESS = "this process"
+"""A driver that looks at its own search."""
 
 CURVE_POINTS = 40
 FEW_CURVE_POINTS = 8
@@ -47,7 +57,7 @@ class VolumePoint:
 
     candidates: int
     seconds: float
-    """Since the first candidate of the search was asked for, pauses included."""
+    """That drivers worked until then: `WorkingTime`."""
     hypervolume: float
     """In the product of the objectives' units, against the worst of each; of candidates within the limits."""
 
@@ -62,7 +72,9 @@ class RungStatus:
     in_flight: int | None
     """Asked and not settled; None above the first rung, where the record does not tell."""
     wanted: int
-    """Candidates that are to be scored; of a rung above one that is not done yet, at most."""
+    """Candidates that are to be scored."""
+    final: bool
+    """Whether so many it will be; of a rung above one that is not done yet it is the most there can be."""
     curve: tuple[VolumePoint, ...]
 
     @property
@@ -110,6 +122,10 @@ class SearchStatus:
     """When this was so, UTC."""
     driver: LockHolder | None
     """None: no driver is running."""
+    step: StepNews | None
+    """What it does; None: no driver is running, or it does not say."""
+    last_end: Ended | None
+    """How the last driver ended; None: one is running, or it was of a version that does not say."""
     rungs: tuple[RungStatus, ...]
     """Those of the experiment in rising fidelity."""
     fidelity: Fidelity
@@ -117,11 +133,14 @@ class SearchStatus:
     reasons: tuple[Reason, ...]
     """The most frequent first."""
     per_second: float | None
-    """Candidates finished at any fidelity, from the first one asked for to the last one finished, pauses included."""
+    """Candidates finished at any fidelity while drivers worked (`WorkingTime`), until the last one finished."""
     recent_per_second: float | None
     """The same at the present rung over the last minutes; where no driver runs, the last before it ended."""
     remaining_seconds: float | None
-    """To the end of the present rung or of `search.hours`, at the recent rate."""
+    """To the end of the present rung at the recent rate, promotions behind it not included; to the end of `search.hours` where
+    that comes first. 0: nothing is left of the rung, or the same command would stop again at once."""
+    hours_left_seconds: float | None
+    """To the end of `search.hours`; None: no driver is running, or it has no such limit."""
     workers: tuple[WorkerStatus, ...]
     """The one seen last first."""
     notable: tuple[Notable, ...]
@@ -138,12 +157,15 @@ class SearchStatus:
 class Tally:
     """What a record comes to so far, event by event."""
 
-    def __init__(self, header: Header, experiment: Experiment) -> None:
-        self._header = header
+    def __init__(self, header: Header | None, experiment: Experiment) -> None:
+        """Start from nothing entered; without a header the search has not begun yet."""
+        self._name = experiment.name if header is None else header.name
+        self._columns = objectives_of(experiment.search.objectives) if header is None else header.objectives
         self._experiment = experiment
         self._first = first_fidelity(experiment)
+        self._entered: list[datetime] = []
+        """When anything was asked or finished."""
         self._asked = 0
-        self._begun: datetime | None = None
         self._scored: dict[Fidelity, list[Scored]] = {}
         self._times: dict[Fidelity, list[datetime]] = {}
         """When anything was finished, the reference among them."""
@@ -159,7 +181,7 @@ class Tally:
     def add(self, event: Event) -> None:
         """Take in the next event of the record."""
         time = datetime.fromisoformat(event.time)
-        self._begun = self._begun or time
+        self._entered.append(time)
         if isinstance(event, Asked):
             self._asked += 1
             return
@@ -178,78 +200,111 @@ class Tally:
         else:
             self._scored.setdefault(event.fidelity, []).append(event)
 
-    def status(self, folder: Path, driver: LockHolder | None, taken: datetime) -> SearchStatus:
+    def status(self, folder: Path, driver: LockHolder | None, taken: datetime, sessions: Sequence[Session] = ()) -> SearchStatus:
         """Where the search stands at a moment.
 
         Args:
             folder: of the run.
             driver: who holds it.
             taken: the moment.
+            sessions: drivers so far, as far as they are known; if one is running and has said so, it is the last one.
         """
         log = folder / LOG_FILE
-        rungs = self._rungs()
-        finished = sorted(time for times in self._times.values() for time in times)
+        current = sessions[-1] if driver is not None and sessions and _is_of(sessions[-1], driver) else None
+        last_end = _end_of(sessions[-1], self._entered) if driver is None and sessions else None
+        since = None if driver is None else self._scoring_since(driver, current)
+        starts = {session.scoring for session in sessions} | {since}
+        work = WorkingTime(sorted(start for start in starts if start is not None), sorted(self._entered))
+        rungs = self._rungs(work)
+        finished = max((times[-1] for times in self._times.values()), default=None)
         status = SearchStatus(
-            name=self._header.name,
+            name=self._name,
             taken=taken,
-            driver=driver,
+            driver=driver if driver is None or current is None else replace(driver, since=current.began),
+            step=None if current is None else current.step,
+            last_end=last_end,
             rungs=rungs,
             fidelity=self._last,
             reasons=tuple(Reason(self._latest_reason[key], count) for key, count in self._reasons.most_common()),
-            per_second=None if self._begun is None or not finished else _rate(len(finished), finished[-1] - self._begun),
+            per_second=None if finished is None else _rate(sum(map(len, self._times.values())), work.seconds(finished)),
             recent_per_second=None,
             remaining_seconds=None,
+            hours_left_seconds=self._hours_left(driver, current, taken),
             workers=self._worker_statuses(),
             notable=self._notable(),
             record=folder / RECORD_FILE,
             log=log if log.is_file() else None,
         )
-        rate = self._recent_rate(status.present.fidelity, driver, taken)
-        left = remaining_seconds(status.present, rate, driver, self._experiment.search.hours, taken)
-        return SearchStatus(**{**vars(status), "recent_per_second": rate, "remaining_seconds": left})
+        rate = self._recent_rate(work, status.present.fidelity, taken, since)
+        left = remaining_seconds(status.present, rate, status.hours_left_seconds, last_end)
+        return replace(status, recent_per_second=rate, remaining_seconds=left)
 
-    def _recent_rate(self, fidelity: Fidelity, driver: LockHolder | None, taken: datetime) -> float | None:
+    def _scoring_since(self, driver: LockHolder, current: Session | None) -> datetime | None:
+        """When the running driver came to candidates; None: it has not, yet."""
+        if current is not None:
+            return current.scoring
+        return min((time for time in self._entered if time >= driver.since), default=None)
+
+    def _hours_left(self, driver: LockHolder | None, current: Session | None, taken: datetime) -> float | None:
+        hours = self._experiment.search.hours
+        if driver is None or hours is None:
+            return None
+        since = driver.since if current is None else current.searching
+        used = 0.0 if since is None else (taken - since).total_seconds()
+        return max(0.0, 3600 * hours - used)
+
+    def _recent_rate(self, work: WorkingTime, fidelity: Fidelity, taken: datetime, since: datetime | None) -> float | None:
+        """Of a rung at a moment, by the driver that came to candidates at another; where none did, before the last one ended."""
         times = self._times.get(fidelity, [])
-        if self._begun is None or not times:
+        if not times:
             return None
         # Rungs follow one another: what came before the present one says nothing of its pace.
-        since = max([self._begun, *(other[-1] for name, other in self._times.items() if name is not fidelity)])
-        if driver is None:
-            return recent_rate(times, times[-1], since)
-        return recent_rate(times, taken, max(since, driver.since))
+        starts = [self._entered[0], *(other[-1] for name, other in self._times.items() if name is not fidelity)]
+        worked = [work.seconds(time) for time in times]
+        begin = max(map(work.seconds, starts if since is None else [*starts, since]))
+        return recent_rate(worked, worked[-1] if since is None else work.seconds(taken), begin)
 
-    def _rungs(self) -> tuple[RungStatus, ...]:
+    @cached_property
+    def _always_promoted(self) -> int:
+        """Candidates that go on to every rung, if all of them are scored."""
+        space = build_space(self._experiment.search, self._experiment.separator)
+        return len(uniform_seeds(space) + ends_seeds(space))
+
+    def _rungs(self, work: WorkingTime) -> tuple[RungStatus, ...]:
         search = self._experiment.search
-        rungs = [self._rung(self._first, search.trials, in_flight=True)]
+        rungs = [self._rung(self._first, search.trials, work, final=True)]
         for promotion in search.promotions:
             if promotion.fidelity is self._first:
                 continue
             below = rungs[-1]
-            scored = self._scored.get(below.fidelity, [])
-            always = sum(event.strategy in ALWAYS_PROMOTED for event in scored)
-            contest = sum(event.strategy not in ALWAYS_PROMOTED and self._fits(event) for event in scored)
-            done = below.left <= 0
-            wanted = min(promotion.keep, contest) + always if done else promotion.keep + always
-            rungs.append(self._rung(promotion.fidelity, wanted, in_flight=False))
+            # Rungs follow one another, also where a budget ended one of them early.
+            final = below.left <= 0 or list(Fidelity).index(self._last) >= list(Fidelity).index(promotion.fidelity)
+            wanted = min(promotion.keep + self._always_promoted, below.wanted)
+            if final:
+                scored = self._scored.get(below.fidelity, [])
+                always = sum(event.strategy in ALWAYS_PROMOTED for event in scored)
+                contest = sum(event.strategy not in ALWAYS_PROMOTED and self._fits(event) for event in scored)
+                wanted = min(promotion.keep, contest) + always
+            rungs.append(self._rung(promotion.fidelity, wanted, work, final=final))
         return tuple(rungs)
 
-    def _rung(self, fidelity: Fidelity, wanted: int, *, in_flight: bool) -> RungStatus:
+    def _rung(self, fidelity: Fidelity, wanted: int, work: WorkingTime, *, final: bool) -> RungStatus:
         scored, failed = len(self._scored.get(fidelity, [])), self._failed[fidelity]
         finished = scored + failed + (fidelity in self._reference)
-        unsettled = self._asked - finished if in_flight else None
-        return RungStatus(fidelity, scored, failed, unsettled, wanted, self._curve(fidelity))
+        unsettled = self._asked - finished if fidelity is self._first else None
+        return RungStatus(fidelity, scored, failed, unsettled, wanted, final, self._curve(fidelity, work))
 
-    def _curve(self, fidelity: Fidelity) -> tuple[VolumePoint, ...]:
+    def _curve(self, fidelity: Fidelity, work: WorkingTime) -> tuple[VolumePoint, ...]:
         scored = self._scored.get(fidelity, [])
-        if not scored or self._begun is None:
+        if not scored:
             return ()
-        directions = [objective.direction for objective in self._header.objectives]
+        directions = [objective.direction for objective in self._columns]
         values = np.array(
             [list(self._objectives(event).values()) if self._fits(event) else [np.nan] * len(directions) for event in scored]
         )
         points = CURVE_POINTS if len(directions) == 2 else FEW_CURVE_POINTS
         counts = sorted({*np.linspace(1, len(scored), points).round().astype(int).tolist(), *quarters(len(scored))})
-        seconds = [(datetime.fromisoformat(scored[count - 1].time) - self._begun).total_seconds() for count in counts]
+        seconds = [work.seconds(datetime.fromisoformat(scored[count - 1].time)) for count in counts]
         return tuple(map(VolumePoint, counts, seconds, volumes_at(values, directions, counts)))
 
     def _worker_statuses(self) -> tuple[WorkerStatus, ...]:
@@ -272,7 +327,7 @@ class Tally:
 
     def _objectives(self, event: Scored) -> dict[str, float]:
         values = {**event.costs, **event.metrics}
-        return {objective.column: values[objective.column] or 0.0 for objective in self._header.objectives}
+        return {objective.column: values[objective.column] or 0.0 for objective in self._columns}
 
     def _fits(self, event: Scored) -> bool:
         costs = {name: value for name, value in event.costs.items() if value is not None}
@@ -286,8 +341,12 @@ def read_status(folder: Path) -> SearchStatus:
         UserError: not a run folder, no search has begun there, or its record is damaged.
     """
     experiment = open_run(folder)
+    # In this order: a driver that ends says so before it lets go of the folder.
     driver = lock_holder(folder)
-    return read_tally(folder, experiment).status(folder, driver, datetime.now(UTC))
+    sessions = read_sessions(folder)
+    begun = has_begun(folder) or not (driver or sessions)
+    tally = read_tally(folder, experiment) if begun else Tally(None, experiment)
+    return tally.status(folder, driver, datetime.now(UTC), sessions)
 
 
 def read_tally(folder: Path, experiment: Experiment) -> Tally:
@@ -309,30 +368,31 @@ def quarters(count: int) -> tuple[int, int, int, int]:
     return first, second, third, count
 
 
-def recent_rate(times: Sequence[datetime], now: datetime, since: datetime) -> float | None:
+def recent_rate(times: Sequence[float], now: float, since: float) -> float | None:
     """Candidates finished per second over the last minutes; over the last few candidates where those took longer.
 
     Args:
-        times: when each was finished, rising.
+        times: when each was finished, rising, in seconds of working time.
         now: end of the time looked at.
         since: when the driver or the rung began; what was finished before does not count.
     """
-    start = max(since, now - timedelta(seconds=RECENT_SECONDS))
+    start = max(since, now - RECENT_SECONDS)
     if sum(time > start for time in times) < RECENT_LEAST:
         # From the candidate before the last few on, or all that this driver has finished.
         start = max(since, min(start, times[-RECENT_LEAST - 1])) if len(times) > RECENT_LEAST else since
     return _rate(sum(time > start for time in times), now - start)
 
 
-def remaining_seconds(
-    rung: RungStatus, rate: float | None, driver: LockHolder | None, hours: float | None, now: datetime
-) -> float | None:
-    """Time to the end of a rung at a rate, or to the end of the hours that a running driver may take; None if unknown."""
-    if rung.left <= 0:
+def remaining_seconds(rung: RungStatus, rate: float | None, hours_left: float | None, last_end: Ended | None) -> float | None:
+    """Time to the end of a rung at a rate, or to the end of the hours that a running driver may take; None if unknown.
+
+    None is left where the last driver ended for a reason that ends the next one at once.
+    """
+    if rung.left <= 0 or (last_end is not None and last_end.how in {How.STALLED, How.EXHAUSTED}):
         return 0.0
     found = [rung.left / rate] if rate else []
-    if driver is not None and hours is not None:
-        found.append(max(0.0, (driver.since + timedelta(hours=hours) - now).total_seconds()))
+    if hours_left is not None:
+        found.append(hours_left)
     return min(found, default=None)
 
 
@@ -344,15 +404,27 @@ def to_json(status: SearchStatus) -> dict[str, Any]:
             return {key: plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
+        if isinstance(value, BaseModel):
+            return plain(value.model_dump(exclude={"event"}))
         if isinstance(value, datetime):
             return value.isoformat(timespec="milliseconds")
-        if isinstance(value, Path | Fidelity):
+        if isinstance(value, Path | StrEnum):
             return str(value)
         return value
 
     return {key: plain(value) for key, value in asdict(status).items()}
 
 
-def _rate(count: int, duration: timedelta) -> float | None:
-    seconds = duration.total_seconds()
+def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if count and seconds > 0 else None
+
+
+def _is_of(session: Session, driver: LockHolder) -> bool:
+    """Whether the last driver that has said anything is the one that holds the folder, and not one that was killed before."""
+    return session.ended is None and driver.process in {session.process, "unknown", THIS_PROCESS}
+
+
+def _end_of(session: Session, entered: Sequence[datetime]) -> Ended:
+    """How a driver ended that does not run any more."""
+    last = max([session.last_seen, *entered[-1:]])
+    return session.ended or Ended(how=How.KILLED, reason="it was killed, or its machine went down", time=last)

@@ -308,12 +308,27 @@ class FolderLock:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._handle = _lock_folder(folder)
+        _HELD.add(self._handle)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _HELD.discard(self._handle)
         os.close(self._handle)
+
+
+_HELD: set[int] = set()
+"""Handles of the folders that this process holds."""
+
+
+def _forget_held() -> None:
+    """A child, such as one that loads training examples, holds nothing: it may outlive a driver that is killed."""
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_forget_held)
 
 
 def _lock_folder(folder: Path) -> int:

@@ -23,6 +23,7 @@ from hwsearch.front.status import (
     remaining_seconds,
     to_json,
 )
+from hwsearch.search.drivers import Ended, How, Session
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
 from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Asked, Event, Failed, Header, LockHolder, Record, Scored, lock_holder
@@ -186,16 +187,15 @@ def test_rungs_above_say_how_many_they_want(tmp_path: Path) -> None:
 
 
 def test_the_recent_rate_is_over_minutes_or_over_the_last_few() -> None:
-    fast = [START + timedelta(seconds=second) for second in range(1, 1001)]
-    now = START + timedelta(seconds=1000)
-    assert recent_rate(fast, now, START) == pytest.approx(1.0)
-    quick_at_last = fast[:100] + [START + timedelta(seconds=800 + index / 4) for index in range(800)]
-    assert recent_rate(quick_at_last, now, START) == pytest.approx(800 / RECENT_SECONDS, rel=0.01)
-    slow = [START + timedelta(hours=hour) for hour in range(1, 21)]
-    now = START + timedelta(hours=20)
-    assert recent_rate(slow, now, START) == pytest.approx(1 / 3600)
-    assert recent_rate(slow, now + timedelta(hours=10), START) == pytest.approx(RECENT_LEAST / 20 / 3600), "it stands still"
-    assert recent_rate(slow, now, START + timedelta(hours=17.5)) == pytest.approx(3 / 2.5 / 3600), "the pause does not count"
+    fast = [float(second) for second in range(1, 1001)]
+    assert recent_rate(fast, 1000, 0) == pytest.approx(1.0)
+    quick_at_last = fast[:100] + [800 + index / 4 for index in range(800)]
+    assert recent_rate(quick_at_last, 1000, 0) == pytest.approx(800 / RECENT_SECONDS, rel=0.01)
+    slow = [3600.0 * hour for hour in range(1, 21)]
+    now = 3600.0 * 20
+    assert recent_rate(slow, now, 0) == pytest.approx(1 / 3600)
+    assert recent_rate(slow, now + 36_000, 0) == pytest.approx(RECENT_LEAST / 20 / 3600), "it stands still"
+    assert recent_rate(slow, now, 3600 * 17.5) == pytest.approx(3 / 2.5 / 3600), "the driver before does not count"
     assert recent_rate(slow, now, now) is None
 
 
@@ -230,15 +230,75 @@ def test_nothing_is_left_of_a_rung_above_where_some_failed(tmp_path: Path) -> No
     assert (status.rungs[1].scored, status.rungs[1].failed, status.remaining_seconds) == (19, 1, 0.0)
 
 
+def ended(how: How, seconds: float = 0.0) -> Ended:
+    return Ended(how=how, reason="as it is", time=START + timedelta(seconds=seconds))
+
+
 def test_time_left_ends_with_the_hours_of_a_running_driver() -> None:
-    rung = RungStatus(FIRST, scored=40, failed=1, in_flight=2, wanted=100, curve=())
-    driver = LockHolder("1", START)
-    now = START + timedelta(minutes=50)
-    assert remaining_seconds(rung, 0.1, driver, None, now) == pytest.approx(600)
-    assert remaining_seconds(rung, 0.01, driver, 1.0, now) == pytest.approx(600)
-    assert remaining_seconds(rung, 0.01, None, 1.0, now) == pytest.approx(6000)
-    assert remaining_seconds(rung, None, None, None, now) is None
-    assert remaining_seconds(RungStatus(FIRST, 100, 0, 0, 100, ()), None, driver, None, now) == 0.0
+    rung = RungStatus(FIRST, scored=40, failed=1, in_flight=2, wanted=100, final=True, curve=())
+    assert remaining_seconds(rung, 0.1, None, None) == pytest.approx(600)
+    assert remaining_seconds(rung, 0.01, 600.0, None) == pytest.approx(600)
+    assert remaining_seconds(rung, 0.01, None, ended(How.HOURS)) == pytest.approx(6000)
+    assert remaining_seconds(rung, None, None, None) is None
+    assert remaining_seconds(RungStatus(FIRST, 100, 0, 0, 100, True, ()), None, 600.0, None) == 0.0
+
+
+@pytest.mark.parametrize("how", [How.STALLED, How.EXHAUSTED])
+def test_no_time_is_left_where_the_same_command_would_stop_at_once(how: How) -> None:
+    rung = RungStatus(FIRST, scored=40, failed=1, in_flight=2, wanted=100, final=True, curve=())
+    assert remaining_seconds(rung, 0.1, None, ended(how)) == 0.0
+
+
+def session(began: float, scoring: float, last_seen: float, end: Ended | None = None) -> Session:
+    times = [START + timedelta(seconds=seconds) for seconds in (began, last_seen, began + 1, scoring)]
+    return Session("1", *times, ended=end)
+
+
+def test_rates_are_over_the_time_that_drivers_worked(tmp_path: Path) -> None:
+    """A candidate a second for 50 s, then half a day of nothing and an hour of sensitivities, then one every two seconds."""
+    later = 50_000.0
+    events: list[Event] = [asked(number, 0) for number in range(51)]
+    events += [scored(number, number + 1, fidelity=FIRST) for number in range(50)]
+    events += [asked(number, later) for number in range(51, 101)]
+    events += [scored(number, later + 2 * (number - 49)) for number in range(50, 100)]
+    first = session(-600, 0, 0, ended(How.INTERRUPTED, 50))
+    second = session(later - 4000, later, later)
+    found = tally(make_experiment(200), *events)
+    for driver, taken in ((None, 1e6), (LockHolder("1", START + timedelta(seconds=later - 9)), later + 100)):
+        status = found.status(tmp_path, driver, START + timedelta(seconds=taken), [first, second])
+        assert status.per_second == pytest.approx(100 / 150)
+        last = status.rungs[0].curve[-1]
+        assert (last.candidates, last.seconds) == (99, pytest.approx(150))
+    assert status.recent_per_second == pytest.approx(0.5), "of the driver that runs"
+    assert status.remaining_seconds == pytest.approx(101 / 0.5)
+    assert status.driver is not None
+    assert status.driver.since == second.began
+    status = found.status(tmp_path, None, START + timedelta(seconds=1e6), [first, second])
+    assert status.recent_per_second == pytest.approx(100 / 150)
+    assert status.last_end is not None
+    assert (status.last_end.how, status.last_end.time) == (How.KILLED, START + timedelta(seconds=later + 100))
+
+
+def test_what_a_killed_driver_did_last_ends_its_time(tmp_path: Path) -> None:
+    events = [asked(0, 10), scored(0, 20), asked(1, 20), scored(1, 30), asked(2, 31), scored(2, 1010)]
+    sessions = [session(0, 10, 10), session(900, 1000, 1000, ended(How.FINISHED, 1011))]
+    status = tally(make_experiment(5), *events).status(tmp_path, None, START, sessions)
+    assert status.per_second == pytest.approx(3 / (21 + 10))
+
+
+def test_hours_count_from_where_the_search_began_and_not_from_its_record(tmp_path: Path) -> None:
+    events = [asked(0, 3000), scored(0, 3010), asked(1, 3010), scored(1, 3020)]
+    driver = LockHolder("1", START + timedelta(seconds=3000))
+    status = tally(make_experiment(5000, hours=1.0), *events).status(
+        tmp_path, driver, START + timedelta(seconds=3020), [session(99, 3000, 3000)]
+    )
+    assert status.remaining_seconds == status.hours_left_seconds == pytest.approx(3600 - 2920)
+
+
+def test_a_driver_killed_before_is_not_the_one_that_runs(tmp_path: Path) -> None:
+    driver = LockHolder("2", START + timedelta(seconds=500))
+    status = tally(make_experiment(5)).status(tmp_path, driver, START, [session(0, 10, 10)])
+    assert (status.driver, status.step, status.last_end) == (driver, None, None)
 
 
 def test_nothing_scored_is_no_mistake(tmp_path: Path) -> None:

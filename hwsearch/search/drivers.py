@@ -1,0 +1,259 @@
+"""The drivers of a run folder: when each began, which step it came to, and how it ended, also before there is a record.
+
+One JSON object per line in a file of its own, written by whoever holds the folder. A kill leaves no last line: a driver that does
+not hold the folder any more and has not said how it ended was killed.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from hwsearch.errors import UserError
+from hwsearch.search.address import redact
+from hwsearch.search.progress import SearchSummary
+from hwsearch.search.record import now
+from hwsearch.search.stopping import OutOfTime
+
+DRIVERS_FILE = "drivers.jsonl"
+
+
+class Step(StrEnum):
+    """What a driver does, in this order; what is there already takes no time."""
+
+    DATA = "rooms and mixtures"
+    BASE = "training of the base"
+    PREPARATION = "base and calibration"
+    """`search.hours` count from here on."""
+    POOL = "training mixtures"
+    SENSITIVITIES = "sensitivities"
+    NAS = "differentiable search"
+    CANDIDATES = "candidates"
+
+
+class How(StrEnum):
+    """How a driver ended."""
+
+    FINISHED = "finished"
+    EXHAUSTED = "exhausted"
+    """Nobody proposed any more."""
+    HOURS = "hours"
+    STALLED = "stalled"
+    INTERRUPTED = "interrupted"
+    """By Ctrl-C."""
+    ERROR = "error"
+    KILLED = "killed"
+    """Without a word: by a signal, or with its machine."""
+
+
+class _Began(BaseModel):
+    event: Literal["began"] = "began"
+    process: int
+    host: str
+    time: datetime
+
+
+class _Stepped(BaseModel):
+    event: Literal["step"] = "step"
+    step: Step
+    done: int | None = None
+    total: int | None = None
+    time: datetime
+
+
+class Ended(BaseModel):
+    """How a driver ended."""
+
+    event: Literal["ended"] = "ended"
+    how: How
+    reason: str
+    time: datetime
+
+
+_LINE: TypeAdapter[_Began | _Stepped | Ended] = TypeAdapter(
+    Annotated[_Began | _Stepped | Ended, Field(discriminator="event")],
+)
+
+
+@dataclass(frozen=True)
+class StepNews:
+    """A step and how far it is."""
+
+    step: Step
+    since: datetime
+    done: int | None
+    """None where nothing is counted, or the record says it."""
+    total: int | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """A driver, from its begin to its end."""
+
+    process: str
+    """As `LockHolder.process`."""
+    began: datetime
+    last_seen: datetime
+    """When it wrote here last."""
+    searching: datetime | None = None
+    """Since when `search.hours` counted; None: it did not come so far."""
+    scoring: datetime | None = None
+    """When it came to candidates; None: it did not."""
+    step: StepNews | None = None
+    ended: Ended | None = None
+
+
+class DriverAccount:
+    """What a driver says of itself."""
+
+    def __init__(self, folder: Path) -> None:
+        """Say that a driver begins; the caller holds the folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._path = folder / DRIVERS_FILE
+        self._said: tuple[Step, int] | None = None
+        self._has_ended = False
+        # A kill may have left half a line.
+        self._write(b"\n" if _torn(self._path) else b"", durably=False)
+        self._say(_Began(process=os.getpid(), host=socket.gethostname(), time=_moment()), durably=True)
+
+    def step(self, step: Step, done: int | None = None, total: int | None = None) -> None:
+        """Say which step is under way; of each, a hundred times at most.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        said = step, 100 * (done or 0) // max(total or 0, 1)
+        if said != self._said:
+            self._said = said
+            self._say(_Stepped(step=step, done=done, total=total, time=_moment()))
+
+    def end(self, how: How, reason: str) -> None:
+        """Say how this driver ends; only the first one counts.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        if not self._has_ended:
+            self._has_ended = True
+            reason = " ".join(redact(reason).split()).encode(errors="backslashreplace").decode()
+            self._say(Ended(how=how, reason=reason, time=_moment()), durably=True)
+
+    def end_of(self, summary: SearchSummary) -> None:
+        """Say how this driver's search ended."""
+        self.end(*_ending(summary))
+
+    def _say(self, line: BaseModel, *, durably: bool = False) -> None:
+        self._write(line.model_dump_json(exclude_none=True).encode() + b"\n", durably=durably)
+
+    def _write(self, text: bytes, *, durably: bool) -> None:
+        try:
+            with self._path.open("ab", buffering=0) as stream:
+                while text:
+                    text = text[stream.write(text) :]
+                if durably:
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: cannot be written ({error.strerror}); make room, and the same command goes on"
+            ) from None
+
+
+@contextmanager
+def driver_account(folder: Path) -> Iterator[DriverAccount]:
+    """Keep the account of a driver, which holds the folder; what ends it with an error is its end.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    account = DriverAccount(folder)
+    try:
+        yield account
+    except BaseException as error:
+        with suppress(UserError):  # as on a full disk, which is then what has ended the driver
+            if isinstance(error, KeyboardInterrupt):
+                account.end(How.INTERRUPTED, "interrupted by Ctrl-C")
+            else:
+                account.end(How.ERROR, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    account.end(How.FINISHED, "finished")
+
+
+def read_sessions(folder: Path) -> tuple[Session, ...]:
+    """The drivers of a run folder so far, the first one first; lines that are no whole ones, or unknown ones, are left out.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = folder / DRIVERS_FILE
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted what drivers have said of themselves") from None
+    return tuple(_sessions(content.splitlines()))
+
+
+def _sessions(lines: Iterable[bytes]) -> list[Session]:
+    found: list[Session] = []
+    for text in lines:
+        try:
+            line = _LINE.validate_json(text)
+        except ValidationError:
+            continue
+        if isinstance(line, _Began):
+            process = str(line.process) + ("" if line.host == socket.gethostname() else f" on {line.host}")
+            found.append(Session(process, line.time, line.time))
+        elif found:
+            found[-1] = replace(_told(found[-1], line), last_seen=line.time)
+    return found
+
+
+def _told(session: Session, line: _Stepped | Ended) -> Session:
+    if isinstance(line, Ended):
+        return replace(session, ended=line)
+    before, step = session.step, line.step
+    since = before.since if before is not None and before.step is step else line.time
+    session = replace(session, step=StepNews(step, since, line.done, line.total))
+    if session.searching is None and step not in {Step.DATA, Step.BASE}:
+        session = replace(session, searching=line.time)
+    if session.scoring is None and step is Step.CANDIDATES:
+        session = replace(session, scoring=line.time)
+    return session
+
+
+def _ending(summary: SearchSummary) -> tuple[How, str]:
+    if summary.interrupted:
+        return How.INTERRUPTED, "interrupted by Ctrl-C"
+    if summary.stopped is not None:
+        return How.HOURS if isinstance(summary.stopped, OutOfTime) else How.STALLED, summary.stopped
+    if summary.scored < summary.trials:
+        return How.EXHAUSTED, "no more allocations to propose"
+    return How.FINISHED, "finished"
+
+
+def _moment() -> datetime:
+    return datetime.fromisoformat(now())
+
+
+def _torn(path: Path) -> bool:
+    """Whether a file ends in half a line."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            if stream.tell() == 0:
+                return False
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) != b"\n"
+    except OSError:
+        return False

@@ -1,0 +1,142 @@
+"""What drivers say of themselves: begin, steps, end; and what a kill or a full disk leaves of it."""
+
+import os
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hwsearch.errors import UserError
+from hwsearch.search import drivers
+from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
+from hwsearch.search.progress import SearchSummary
+from hwsearch.search.record import FolderLock, lock_holder
+from hwsearch.search.stopping import OutOfTime
+
+
+def test_a_driver_says_when_it_began_what_it_does_and_how_it_ended(tmp_path: Path) -> None:
+    before = datetime.now(UTC)
+    with driver_account(tmp_path) as account:
+        account.step(Step.DATA, 3, 12)
+        (session,) = read_sessions(tmp_path)
+        assert (session.process, session.searching, session.scoring, session.ended) == (str(os.getpid()), None, None, None)
+        assert session.step is not None
+        assert (session.step.step, session.step.done, session.step.total) == (Step.DATA, 3, 12)
+        account.step(Step.PREPARATION)
+        account.step(Step.SENSITIVITIES, 0, 50)
+        account.step(Step.SENSITIVITIES, 25, 50)
+        account.step(Step.CANDIDATES)
+    (session,) = read_sessions(tmp_path)
+    assert session.searching is not None
+    assert session.scoring is not None
+    assert session.ended is not None
+    assert (session.ended.how, session.ended.reason) == (How.FINISHED, "finished")
+    times = [session.began, session.searching, session.scoring, session.ended.time]
+    assert times == sorted(times)
+    assert (times[0] - before).total_seconds() < 5
+    with driver_account(tmp_path):
+        pass
+    assert len(read_sessions(tmp_path)) == 2
+
+
+def test_a_step_is_said_a_hundred_times_at_most(tmp_path: Path) -> None:
+    with driver_account(tmp_path) as account:
+        for done in range(100_001):
+            account.step(Step.SENSITIVITIES, done, 100_000)
+    assert len((tmp_path / DRIVERS_FILE).read_text().splitlines()) <= 103
+    assert read_sessions(tmp_path)[0].step is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "how", "reason"),
+    [
+        (KeyboardInterrupt(), How.INTERRUPTED, "interrupted by Ctrl-C"),
+        (UserError("no base\nthere, redis://:secret@host"), How.ERROR, "no base there, redis://***@host"),
+        (OSError("caf\udce9"), How.ERROR, "OSError: caf\\udce9"),
+    ],
+)
+def test_what_ends_a_driver_is_said(tmp_path: Path, error: BaseException, how: How, reason: str) -> None:
+    with pytest.raises(type(error)), driver_account(tmp_path):
+        raise error
+    (session,) = read_sessions(tmp_path)
+    assert session.ended is not None
+    assert (session.ended.how, session.ended.reason) == (how, reason)
+
+
+@pytest.mark.parametrize(
+    ("scored", "interrupted", "stopped", "how", "reason"),
+    [
+        (5, False, None, How.FINISHED, "finished"),
+        (4, False, None, How.EXHAUSTED, "no more allocations to propose"),
+        (4, True, "it stalled", How.INTERRUPTED, "interrupted by Ctrl-C"),
+        (4, False, OutOfTime("it is late"), How.HOURS, "it is late"),
+        (4, False, "it stalled", How.STALLED, "it stalled"),
+    ],
+)
+def test_how_a_search_ended_is_said_even_if_the_program_then_ends_with_a_code(
+    tmp_path: Path, scored: int, interrupted: bool, stopped: str | None, how: How, reason: str
+) -> None:
+    summary = SearchSummary(tmp_path, scored, 0, 5, {}, 1.0, interrupted, stopped)
+    with suppress(SystemExit), driver_account(tmp_path) as account:
+        account.end_of(summary)
+        sys.exit(130)
+    (session,) = read_sessions(tmp_path)
+    assert session.ended is not None
+    assert (session.ended.how, session.ended.reason) == (how, reason)
+
+
+def test_half_a_line_and_lines_of_other_versions_are_left_out(tmp_path: Path) -> None:
+    DriverAccount(tmp_path)
+    with (tmp_path / DRIVERS_FILE).open("ab") as stream:
+        stream.write(b'{"event":"slept"}\n{"event":"step","step":"tea","time":"2030-01-01T00:00:00Z"}\n{"event":"sta')
+    with driver_account(tmp_path):
+        pass
+    first, second = read_sessions(tmp_path)
+    assert (first.ended, first.step) == (None, None)
+    assert second.ended is not None
+    assert read_sessions(tmp_path / "nowhere") == ()
+
+
+def test_a_driver_elsewhere_is_named_with_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    DriverAccount(tmp_path)
+    here = socket.gethostname()
+    monkeypatch.setattr(drivers.socket, "gethostname", lambda: "elsewhere")
+    assert read_sessions(tmp_path)[0].process == f"{os.getpid()} on {here}"
+
+
+def test_an_account_that_cannot_be_written_ends_the_driver_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / DRIVERS_FILE).symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be written \(No space left on device\)"):
+        DriverAccount(tmp_path)
+    (tmp_path / DRIVERS_FILE).unlink()
+    (tmp_path / DRIVERS_FILE).mkdir()
+    with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be read \(Is a directory\); wanted"):
+        read_sessions(tmp_path)
+
+
+def test_a_child_that_outlives_a_driver_does_not_hold_its_folder(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path; from hwsearch.search.record import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1]))\n"
+        "child = os.fork()\n"
+        "if not child: print(flush=True); time.sleep(600)\n"
+        "sys.stdin.read(); print(child, flush=True); os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        driver.stdout.readline()
+        assert lock_holder(tmp_path) is not None
+        assert driver.stdin is not None
+        driver.stdin.close()
+        child = int(driver.stdout.readline())
+        driver.wait()
+        try:
+            with FolderLock(tmp_path):
+                pass
+        finally:
+            os.kill(child, 9)
