@@ -683,7 +683,7 @@ def test_a_wrong_experiment_is_refused_before_anything_is_built(tmp_path: Path, 
     file = write_tiny(tmp_path / "wrong.toml", change)
     assert reason in refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", *ARGUMENTS))
     assert not list(tmp_path.glob("runs/data/*/*"))
-    assert {path.name for path in tmp_path.glob("runs/tiny/*")} <= {"experiment.json"}
+    assert {path.name for path in tmp_path.glob("runs/tiny/*")} <= {"experiment.json", "search.lock", "drivers.jsonl"}
 
 
 def test_a_mistake_mended_costs_nothing(tiny: Tiny, tmp_path: Path) -> None:
