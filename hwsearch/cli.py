@@ -412,10 +412,13 @@ def _fidelity(name: str | None) -> Any:
 
 def main() -> None:
     """Run the command line; a user's error is one line and exit code 2."""
+    from hwsearch.terminal import hear_sigterm
+
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without the signs of curves and frames, or a path that is no text, must not end a search.
             stream.reconfigure(errors="replace")
+    hear_sigterm()
     # NumPy's threads wait by spinning: between two proposals they would take the cores that scorers work on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Brevitas says so at import, of a kernel that nothing here uses.

@@ -67,8 +67,8 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: int) -> None:
+@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_ctrl_c_and_sigterm_end_a_search_on_ray_which_then_goes_on(copied: Tiny, number: signal.Signals, presses: int) -> None:
     """A second one that comes when all is tidied up finds nothing left to do."""
     command = ["search", str(copied.file), "--runs-dir", str(copied.runs), "--trials", "5000"]
     before = len(read_events(copied.folder))
@@ -78,13 +78,14 @@ def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: i
             time.sleep(0.05)
         started = descendants(driver.pid)
         assert started
-        driver.send_signal(signal.SIGINT)
+        driver.send_signal(number)
         assert driver.stderr is not None
         said = "".join(iter(driver.stderr.readline, "stopping; press Ctrl-C again to end at once\n"))
         if presses == 2:
-            driver.send_signal(signal.SIGINT)
+            driver.send_signal(number)
         said += driver.communicate()[1]
     assert driver.returncode == 130, said
+    assert "*** SIGTERM" not in said
     at_once = "hwsearch: ended at once; the same command goes on where it stopped" in said
     assert presses == 2 or not at_once
     if not at_once:

@@ -3,7 +3,9 @@
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +63,14 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
 
     if ray.is_initialized():
         return False
+    with _sigterm_kept():
+        _init(workers, address, each)
+    return True
+
+
+def _init(workers: int, address: str | None, each: WorkersConfig) -> None:
+    import ray
+
     if address is None:
         ray.init(
             address="local",
@@ -70,7 +80,7 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        return True
+        return
     from ray.exceptions import RayError
 
     code = [str(Path(package.__file__ or "").parent) for package in (hwsearch, hw_models)]
@@ -87,7 +97,19 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
             "('ray start --address' makes it one), with the same versions of Python and Ray, and its token if it has one "
             "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
         ) from None
-    return True
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Leave SIGTERM as it is heard: Ray takes it, to end the process without tidying up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def head_answers() -> bool:
