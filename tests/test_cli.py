@@ -594,7 +594,8 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
             (pareto, search),
             "header's sites",
         ),
-        ("experiment.json", b"{", (pareto, search), "not valid JSON"),
+        # A search says anew what its folder belongs to: the record knows.
+        ("experiment.json", b"{", (pareto,), "not valid JSON"),
         ("experiment.json", b"{}", (export,), "name: Field required"),
         ("calibration.json", calibration[:-9], (search,), "not valid JSON"),
         ("calibration.json", calibration.replace(b'"masks"', b'"nasks"'), (export,), "delete it"),
@@ -606,8 +607,8 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
             assert message.startswith(f"{copied.folder / name}"), (name, message)
             assert reason in message
             after = snapshot(copied.folder)
-            # Whose locks they are, the mirror, which is made anew, and the log, which says why the search was refused.
-            for path in ("search.lock", "sensitivity/lock", "optuna-journal.log", "search.log"):
+            # Whose locks they are, the mirror, which is made anew, and the log and account, which say why the search was refused.
+            for path in ("search.lock", "sensitivity/lock", "optuna-journal.log", "search.log", "drivers.jsonl"):
                 before.pop(path), after.pop(path)
             assert after == before, command
     assert not (tmp_path / "out").exists()

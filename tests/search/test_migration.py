@@ -12,7 +12,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
-from hwsearch.search import driver
+from hwsearch.search import identity
 from hwsearch.search import record as record_module
 from hwsearch.search.migration import STEPS, can_upgrade, schema_version, upgrade
 from hwsearch.search.record import (
@@ -110,7 +110,7 @@ def test_a_search_of_version_2_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     before = list(iterator)
     experiment = make_experiment(14, groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]])
     # An experiment's hash changes whenever there is a new key; what is tested is the record.
-    monkeypatch.setattr(driver, "search_digest", lambda _: header.experiment)
+    monkeypatch.setattr(identity, "search_digest", lambda _: header.experiment)
     search(folder, experiment)
     after = list(read_record(folder)[1])
     assert after[: len(before)] == before
