@@ -7,6 +7,7 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
+from hwsearch.search.drivers import driver_account
 from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, search_log, warnings_logged
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search_display import search_display
@@ -73,7 +74,7 @@ def test_a_warning_on_a_full_disk_is_shown(tmp_path: Path) -> None:
 def test_a_search_on_the_command_line_shows_and_logs_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = Workspace(tmp_path, make_experiment(3))
     workspace.folder.mkdir()
-    with search_display(workspace):
+    with driver_account(workspace.folder) as account, search_display(workspace, account):
         logging.getLogger("hwsearch.search.shared_study").warning("server is away")
     assert texts(workspace.folder)[-1] == "server is away"
     assert capsys.readouterr().err == "server is away\n"
