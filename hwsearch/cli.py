@@ -128,7 +128,7 @@ def run(
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
-        _print_dry_run(workspace, workers, may_train=True)
+        _print_dry_run(workspace, workers, address, may_train=True)
         return
     from hwsearch import display
 
@@ -188,7 +188,7 @@ def search(
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
-        _print_dry_run(workspace, workers, may_train=False)
+        _print_dry_run(workspace, workers, address, may_train=False)
         return
     from hwsearch import display
 
@@ -396,11 +396,11 @@ def _storage(given: str | None) -> Any:
     return take_password(parse_address(text)) if text else None
 
 
-def _print_dry_run(workspace: Any, workers: int, *, may_train: bool) -> None:
+def _print_dry_run(workspace: Any, workers: int, address: Any, *, may_train: bool) -> None:
     from hwsearch.dry_run import dry_run, lines
     from hwsearch.terminal import say
 
-    for line in lines(dry_run(workspace, workers, may_train=may_train)):
+    for line in lines(dry_run(workspace, workers, address, may_train=may_train)):
         say(line)
 
 

@@ -7,15 +7,16 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split, Strategy
-from hwsearch.front.status import read_tally
+from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
+from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.mirror import StudyMirror
@@ -25,7 +26,9 @@ from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import Asked, Header, Scored, has_begun, lock_holder, now, versions_here
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.stopping import first_judged, hours_said, stall_said
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.searching import check_storage
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
@@ -94,26 +97,38 @@ class DryRun:
     """Record, mirror and trained weights."""
     memory_bytes: float | None
     """All workers, and Ray."""
+    hours: float | None
+    """`search.hours`."""
+    scored_in_hours: tuple[int, ...]
+    """Candidates that the hours have room for at each rung, those done among them; fewer rungs than there are where one that
+    comes next could not be measured."""
+    stall: str | None
+    """The rule by which the hypervolume's stall ends the search."""
+    storage: str | None
+    """What the shared study gets."""
 
 
-def dry_run(workspace: Workspace, workers: int, *, may_train: bool) -> DryRun:
+def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None = None, *, may_train: bool) -> DryRun:
     """Plan a search and measure what it would cost, by scoring full precision and some seeds where base and data are there.
 
     Args:
         workspace: of the experiment; nothing in it changes.
         workers: on this machine; with none this process scores. More workers than processors count as so many.
+        storage: of a shared study; whether it can be had is looked at as the search does.
         may_train: whether a base that is not there yet would be trained.
 
     Raises:
         UserError: what the search would refuse.
     """
     check_plan(workspace, may_train=may_train)
+    held = None if storage is None else check_storage(workspace, storage)
     experiment = workspace.experiment
     seeds, exact = _seeds(workspace)
     missing = _missing(workspace, exact=exact)
     ready = not needs_training(workspace) and manifest_path(workspace.data_folder, Split.VALIDATION).is_file()
     measured = _measure(workspace) if ready else None
-    rungs = _rungs(workspace, seeds, measured)
+    now_there = _status(workspace)
+    rungs = _rungs(workspace, seeds, measured, now_there)
     at_once = max(1, min(workers, os.cpu_count() or 1))
     todo = [(max(0, rung.candidates - rung.done), rung) for rung in rungs]
     unknown = measured is None or any(rung.seconds_each is None for count, rung in todo if count)
@@ -128,7 +143,65 @@ def dry_run(workspace: Workspace, workers: int, *, may_train: bool) -> DryRun:
         seconds=None if measured is None or unknown else _seconds(todo, measured, at_once),
         disk_bytes=None if measured is None else _disk(workspace, todo, measured),
         memory_bytes=None if measured is None else max(1, workers) * measured.memory_bytes + (RAY_BYTES if workers else 0),
+        hours=experiment.search.hours,
+        scored_in_hours=scored_in(experiment.search.hours, todo, measured, at_once),
+        stall=_stall(experiment, len(seeds) if exact else None),
+        storage=None if storage is None else _gets(f"study '{experiment.name}' in {storage}", held, now_there),
     )
+
+
+def _status(workspace: Workspace) -> SearchStatus | None:
+    """Where the search stands; None: it has not begun."""
+    if not has_begun(workspace.folder):
+        return None
+    tally = read_tally(workspace.folder, workspace.experiment)
+    return tally.status(workspace.folder, lock_holder(workspace.folder), datetime.now(UTC))
+
+
+def scored_in(
+    hours: float | None, todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int
+) -> tuple[int, ...]:
+    """Candidates that hours have room for at each rung on so many workers, those done among them.
+
+    Ends before the first rung that the hours come to and that could not be measured.
+    """
+    if hours is None or measured is None:
+        return ()
+    found: list[int] = []
+    left = max(0.0, 3600 * hours - measured.start_seconds)
+    for count, rung in todo:
+        if count and left and rung.seconds_each is None:
+            break
+        each = (rung.seconds_each or 0.0) / at_once
+        room = count if left and each * count <= left else int(left / each) if each else 0
+        found.append(rung.done + room)
+        # Rungs follow one another: what the hours end is the last one.
+        left = left - each * count if room == count else 0.0
+    return tuple(found)
+
+
+def _stall(experiment: Experiment, seeds: int | None) -> str | None:
+    """The rule, and when it ends a search of so many seeds at the earliest; None: they are not known yet."""
+    search = experiment.search
+    if search.stall_candidates is None:
+        return None
+    rule = f"no more are asked for once {stall_said(search.stall_growth, search.stall_candidates)}"
+    if search.strategy is not Strategy.PRIOR_CORRECTED:
+        seeds = 0  # growth is judged among them
+    if seeds is None:
+        return f"{rule}, seeds not counted; then promotions follow"
+    earliest = first_judged(search.stall_candidates, seeds)
+    if earliest >= search.trials:
+        return f"{rule}; its trials end it before, since that is looked at from candidate {earliest} on"
+    return f"{rule}, after {earliest} at the earliest; then promotions follow"
+
+
+def _gets(study: str, held: int | None, status: SearchStatus | None) -> str:
+    results = 0 if status is None else sum(rung.scored + rung.failed for rung in status.rungs)
+    behind = f"the {results} results of the record, then every one of the search" if results else "every result of the search"
+    if held is None:
+        return f"{study} is not there yet; it gets {behind}"
+    return f"{study} holds {held} trials; it gets what it lacks of {behind}"
 
 
 def _seeds(workspace: Workspace) -> tuple[tuple[Seed, ...], bool]:
@@ -164,11 +237,11 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
     experiment = workspace.experiment
     found = []
     if not manifest_path(workspace.data_folder, Split.VALIDATION).is_file():
-        found.append(f"rooms and mixtures in {workspace.data_folder}: 'hwsearch data build' makes them")
+        found.append(f"rooms and mixtures in {workspace.data_folder}, which the command makes")
     if needs_training(workspace):
-        found.append(f"the base {workspace.base_path}: 'hwsearch train' makes it")
+        found.append(f"the base {workspace.base_path}, which the command trains")
     elif trainings(experiment) and not pool_path(workspace).is_file():
-        found.append("training mixtures, which the search makes")
+        found.append("training mixtures, which the command makes")
     if not exact:
         priors = ", ".join(prior.value for prior in wanted_priors(experiment))
         first = [f"sensitivities ({priors})"] if priors else []
@@ -178,14 +251,12 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _rungs(workspace: Workspace, seeds: tuple[Seed, ...], measured: Measured | None) -> tuple[RungPlan, ...]:
+def _rungs(
+    workspace: Workspace, seeds: tuple[Seed, ...], measured: Measured | None, status: SearchStatus | None
+) -> tuple[RungPlan, ...]:
     experiment = workspace.experiment
     search, first = experiment.search, first_fidelity(experiment)
-    done: dict[Fidelity, int] = {}
-    if has_begun(workspace.folder):
-        tally = read_tally(workspace.folder, experiment)
-        status = tally.status(workspace.folder, lock_holder(workspace.folder), datetime.now(UTC))
-        done = {rung.fidelity: rung.scored for rung in status.rungs}
+    done = {} if status is None else {rung.fidelity: rung.scored for rung in status.rungs}
     validation = experiment.data.mixtures.count[Split.VALIDATION]
     whole = validation / min(search.validation_mixtures, validation)
     always = sum(seed.strategy in ALWAYS_PROMOTED for seed in seeds)
@@ -321,6 +392,12 @@ def lines(plan: DryRun) -> Iterator[str]:
     yield f"workers:  {plan.workers or 'this process alone'}"
     for missing in plan.missing:
         yield f"missing:  {missing}"
+    if plan.hours is not None:
+        yield f"hours:    {_hours_line(plan, plan.hours)}"
+    if plan.stall is not None:
+        yield f"stall:    {plan.stall}"
+    if plan.storage is not None:
+        yield f"storage:  {plan.storage}"
     if plan.measured is None:
         yield "cost:     not estimated: scoring is measured once base and mixtures are there"
         return
@@ -337,3 +414,19 @@ def lines(plan: DryRun) -> Iterator[str]:
     yield f"time:     {time_said}"
     yield f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights"
     yield f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB"
+
+
+def _hours_line(plan: DryRun, hours: float) -> str:
+    """What the hours have room for."""
+    said = hours_said(hours)
+    if plan.measured is None:
+        return f"{said} end the search if its trials do not before; how many fit in is not estimated"
+    share = "" if plan.exact else "; what sensitivities take of them is not counted"
+    pairs = list(zip(plan.scored_in_hours, plan.rungs, strict=False))
+    whole = all(scored >= rung.candidates for scored, rung in pairs)
+    if whole and len(pairs) == len(plan.rungs):
+        return f"its trials end the search within {said}{share}"
+    counts = [f"{scored} of {rung.candidates} candidates at '{rung.fidelity.value}'" for scored, rung in pairs]
+    if whole:  # and the next one could not be measured
+        counts.append(f"some at '{plan.rungs[len(pairs)].fidelity.value}', which is not measured")
+    return f"{said} end the search after about {', '.join(counts)}{share}"

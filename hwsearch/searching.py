@@ -43,14 +43,17 @@ class SearchReports:
     on_candidates: Callable[[SearchProgress], None]
 
 
-def check_storage(workspace: Workspace, storage: StorageAddress) -> None:
+def check_storage(workspace: Workspace, storage: StorageAddress) -> int | None:
     """Refuse, before hours go into data and sensitivities, a storage that the search would refuse.
+
+    Returns:
+        Trials that the search's study there holds; None: there is no such study yet.
 
     Raises:
         UserError: the server cannot be reached or refuses, its driver is not installed, or the study there is another search's.
     """
     header = read_record(workspace.folder)[0] if has_begun(workspace.folder) else None
-    check_shared_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
+    return check_shared_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
 
 
 def search(

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from hwsearch import display, searching
+from hwsearch import display, dry_run, searching
 from hwsearch.errors import UserError
+from hwsearch.experiment import Fidelity
 from hwsearch.search.drivers import DriverAccount, Step
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import FolderLock
@@ -189,6 +190,7 @@ def test_a_dry_run_before_anything_says_what_is_missing_and_writes_nothing(tmp_p
         assert said(answer.stdout, "rung") == [f"{TRIALS} candidates at 'post-training', not measured"]
         missing = said(answer.stdout, "missing")
         assert missing[0].startswith("rooms and mixtures")
+        assert missing[0].endswith(", which the command makes")
         assert missing[1].startswith("sensitivities (output-noise-ratio, kl)")
         assert said(answer.stdout, "cost")[0].startswith("not estimated")
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
@@ -211,6 +213,52 @@ def test_a_dry_run_measures_and_counts_what_is_done(tiny: Tiny) -> None:
     whole = hwsearch("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0)
     assert said(whole.stdout, "time") == ["about 0 s of scoring"]
     assert snapshot(tiny.runs) == before
+
+
+def test_a_dry_run_says_what_the_budgets_come_to(tiny: Tiny, tmp_path: Path) -> None:
+    command = ("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0, "--trials", 100_000)
+    answer = hwsearch(*command, "--hours", 1e-9, "--until-hypervolume-stalls", 20)
+    assert (answer.code, answer.stderr) == (0, "")
+    assert said(answer.stdout, "hours") == [
+        f"1e-09 hours end the search after about {TRIALS} of 100000 candidates at 'post-training'"
+    ]
+    seeds = int(said(answer.stdout, "seeds")[0].partition(":")[0])
+    (stall,) = said(answer.stdout, "stall")
+    assert stall.startswith("no more are asked for once the hypervolume grew by less than 0.001 of itself over 20 candidates, ")
+    assert stall.endswith(f", after {seeds + 20 + seeds % 2} at the earliest; then promotions follow")
+    answer = hwsearch(*command[:-1], TRIALS + 1, "--hours", 1, "--until-hypervolume-stalls", 200)
+    assert said(answer.stdout, "hours") == ["its trials end the search within 1 hour"]
+    assert "; its trials end it before" in said(answer.stdout, "stall")[0]
+    file = write_tiny(tmp_path / "tiny.toml")
+    answer = hwsearch("run", file, "--runs-dir", tmp_path / "runs", "--dry-run", "--hours", 8, "--until-hypervolume-stalls")
+    assert "8 hours end the search if its trials do not before" in said(answer.stdout, "hours")[0]
+    assert "over 50 candidates, seeds not counted" in said(answer.stdout, "stall")[0]
+
+
+def test_hours_are_filled_rung_by_rung() -> None:
+    first = dry_run.RungPlan(Fidelity.SUBSET, 100, 20, 1.0)
+    whole, trained = (
+        dry_run.RungPlan(*given) for given in ((Fidelity.POST_TRAINING, 10, 0, 4.0), (Fidelity.SHORT_QAT, 5, 0, None))
+    )
+    todo = [(80, first), (10, whole), (5, trained)]
+    measured = dry_run.Measured(10.0, 1.0, None, 1.0, 1.0)
+    for seconds, scored in ((9, (20, 0, 0)), (30, (60, 0, 0)), (58, (100, 4, 0)), (70.001, (100, 10))):
+        assert dry_run.scored_in(seconds / 3600, todo, measured, at_once=2) == scored
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (None, f"is not there yet; it gets the {TRIALS} results of the record, then every one of the search"),
+        (7, f"holds 7 trials; it gets what it lacks of the {TRIALS} results of the record, then every one of the search"),
+    ],
+)
+def test_a_dry_run_looks_at_the_shared_study(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, held: int | None, told: str) -> None:
+    address = "redis://:hunter2@127.0.0.1:1/0"
+    command = ("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0, "--storage", address)
+    assert "storage redis://127.0.0.1:1/0: " in refusal(hwsearch(*command))
+    monkeypatch.setattr(dry_run, "check_storage", lambda *_: held)
+    assert said(hwsearch(*command).stdout, "storage") == [f"study 'tiny' in redis://127.0.0.1:1/0 {told}"]
 
 
 def test_a_dry_run_refuses_what_the_search_refuses(tiny: Tiny, tmp_path: Path) -> None:

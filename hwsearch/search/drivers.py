@@ -24,6 +24,8 @@ from hwsearch.search.stopping import OutOfTime
 
 DRIVERS_FILE = "drivers.jsonl"
 
+INTERRUPTED = "interrupted by Ctrl-C or SIGTERM"
+
 
 class Step(StrEnum):
     """What a driver does, in this order; what is there already takes no time."""
@@ -47,7 +49,7 @@ class How(StrEnum):
     HOURS = "hours"
     STALLED = "stalled"
     INTERRUPTED = "interrupted"
-    """By Ctrl-C."""
+    """By Ctrl-C or SIGTERM."""
     ERROR = "error"
     KILLED = "killed"
     """Without a word: by a signal, or with its machine."""
@@ -181,7 +183,7 @@ def driver_account(folder: Path) -> Iterator[DriverAccount]:
     except BaseException as error:
         with suppress(UserError):  # as on a full disk, which is then what has ended the driver
             if isinstance(error, KeyboardInterrupt):
-                account.end(How.INTERRUPTED, "interrupted by Ctrl-C")
+                account.end(How.INTERRUPTED, INTERRUPTED)
             else:
                 account.end(How.ERROR, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
@@ -234,7 +236,7 @@ def _told(session: Session, line: _Stepped | Ended) -> Session:
 
 def _ending(summary: SearchSummary) -> tuple[How, str]:
     if summary.interrupted:
-        return How.INTERRUPTED, "interrupted by Ctrl-C"
+        return How.INTERRUPTED, INTERRUPTED
     if summary.stopped is not None:
         return How.HOURS if isinstance(summary.stopped, OutOfTime) else How.STALLED, summary.stopped
     if summary.scored < summary.trials:

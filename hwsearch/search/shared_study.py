@@ -58,7 +58,7 @@ class SharedSummary:
         )
 
 
-def check_shared_study(address: StorageAddress, name: str, experiment: str, record: Header | None) -> None:
+def check_shared_study(address: StorageAddress, name: str, experiment: str, record: Header | None) -> int | None:
     """Refuse, before hours go into a search, a server that is not there or a study that is someone else's.
 
     Args:
@@ -67,6 +67,9 @@ def check_shared_study(address: StorageAddress, name: str, experiment: str, reco
         experiment: hash of the search's experiment.
         record: header of the run folder's record, where there is one.
 
+    Returns:
+        Trials that the study holds; None: there is no such study yet.
+
     Raises:
         UserError: the driver is not installed, the server cannot be reached or refuses, or the study belongs to another search.
     """
@@ -74,6 +77,7 @@ def check_shared_study(address: StorageAddress, name: str, experiment: str, reco
         storage = open_storage(address)
     except StorageError as error:
         raise _refused(address, str(error)) from None
+    held = None
     try:
         with storage.translated():
             studies = {study.study_name: study for study in storage.optuna.get_all_studies()}
@@ -93,6 +97,7 @@ def check_shared_study(address: StorageAddress, name: str, experiment: str, reco
         raise UserError(f"storage {address}: {error}") from None
     finally:
         storage.close()
+    return held
 
 
 class SharedStudy:

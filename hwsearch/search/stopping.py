@@ -57,7 +57,7 @@ class Budgets:
         """Why no new candidate is worth asking for, or None. The answer depends on what was scored and in which order alone."""
         if self._window is None:
             return None
-        count = len(self._values) - len(self._values) % max(1, self._window // CHECKS_PER_WINDOW)
+        count = len(self._values) - len(self._values) % _between_looks(self._window)
         if count < self._seeds + self._window:
             return None
         if self._judged[0] != count:
@@ -65,7 +65,22 @@ class Budgets:
             self._judged = count, has_stalled(values, self._directions, self._window, self._growth)
         if not self._judged[1]:
             return None
-        return f"the hypervolume grew by less than {self._growth:.3g} of itself over {self._window} candidates"
+        return stall_said(self._growth, self._window)
+
+
+def first_judged(window: int, seeds: int) -> int:
+    """Candidates scored when growth over a window is looked at first, behind so many seeds."""
+    step = _between_looks(window)
+    return -(-(seeds + window) // step) * step
+
+
+def stall_said(growth: float, window: int) -> str:
+    """What a stall is."""
+    return f"the hypervolume grew by less than {growth:.3g} of itself over {window} candidates"
+
+
+def _between_looks(window: int) -> int:
+    return max(1, window // CHECKS_PER_WINDOW)
 
 
 def hours_said(hours: float) -> str:

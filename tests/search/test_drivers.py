@@ -54,7 +54,7 @@ def test_a_step_is_said_a_hundred_times_at_most(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "how", "reason"),
     [
-        (KeyboardInterrupt(), How.INTERRUPTED, "interrupted by Ctrl-C"),
+        (KeyboardInterrupt(), How.INTERRUPTED, "interrupted by Ctrl-C or SIGTERM"),
         (UserError("no base\nthere, redis://:secret@host"), How.ERROR, "no base there, redis://***@host"),
         (OSError("caf\udce9"), How.ERROR, "OSError: caf\\udce9"),
     ],
@@ -72,7 +72,7 @@ def test_what_ends_a_driver_is_said(tmp_path: Path, error: BaseException, how: H
     [
         (5, False, None, How.FINISHED, "finished"),
         (4, False, None, How.EXHAUSTED, "no more allocations to propose"),
-        (4, True, "it stalled", How.INTERRUPTED, "interrupted by Ctrl-C"),
+        (4, True, "it stalled", How.INTERRUPTED, "interrupted by Ctrl-C or SIGTERM"),
         (4, False, OutOfTime("it is late"), How.HOURS, "it is late"),
         (4, False, "it stalled", How.STALLED, "it stalled"),
     ],

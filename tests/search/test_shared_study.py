@@ -65,6 +65,9 @@ def test_every_finished_candidate_is_there_with_all_that_the_record_says(tmp_pat
     summary = search(tmp_path, RICH, scorer(fail=9), storage=parse_address(database))
     shown = str(parse_address(database))
     study = check_study(tmp_path, database)
+    header, _ = read_record(tmp_path)
+    held = shared_study.check_shared_study(parse_address(database), header.name, header.experiment, header)
+    assert held == len(study.trials)
     assert summary.shared == f"shared study: all {len(study.trials)} results are in {shown}"
     assert {event.fidelity.value for event in finished(tmp_path)} == {"post-training-subset", "post-training"}
     check_attributes(tmp_path, study)
