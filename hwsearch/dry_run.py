@@ -1,6 +1,5 @@
 """What a search would run and cost, found out without writing anything into its folders."""
 
-import math
 import os
 import resource
 import shutil
@@ -18,13 +17,14 @@ from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
+from hwsearch.search.identity import search_header
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.mirror import StudyMirror
-from hwsearch.search.objectives import objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import Asked, Header, Scored, has_begun, lock_holder, now, versions_here
+from hwsearch.search.record import Asked, Scored, has_begun, lock_holder, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
+from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, hours_said, stall_said
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
@@ -347,25 +347,14 @@ def _entry_bytes(workspace: Workspace, candidate: Candidate, result: Result, fid
         seed=experiment.seed,
         allocation=space.decode(candidate.point).to_json(),
         metrics=dict(result.metrics or {}),
-        costs={name: value if value is not None and math.isfinite(value) else None for name, value in result.costs.items()},
+        costs={name: None if value is None else finite(value) for name, value in result.costs.items()},
         fidelity=fidelity,
         seconds=1.0,
         worker="worker:1000000",
         attempts=1,
         time=now(),
     )
-    header = Header(
-        name=experiment.name,
-        experiment="",
-        provenance={},
-        seed=experiment.seed,
-        objectives=objectives_of(experiment.search.objectives),
-        widths=dict(space.widths),
-        fixed=tuple(sorted(space.fixed)),
-        groups=space.groups,
-        versions=versions_here(),
-        time=now(),
-    )
+    header = search_header(experiment, space, {})
     sizes = []
     for finished in ((), ((scored, candidate.point),)):
         StudyMirror(folder / "mirror", header, finished)
