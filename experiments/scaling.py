@@ -41,7 +41,7 @@ from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.mirror import StudyMirror
+from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
@@ -431,7 +431,7 @@ def resume(problem: Problem, work: Path, options: argparse.Namespace) -> list[di
             with timers.around(*parts):
                 problem.search(folder, executor, trials + 10, proposer)
             total = (executor.first or start) - start
-            size = (folder / RECORD_FILE).stat().st_size
+            size, mirror_size = ((folder / name).stat().st_size for name in (RECORD_FILE, MIRROR_FILE))
         row = {
             "trials": trials,
             "seconds": total,
@@ -439,6 +439,7 @@ def resume(problem: Problem, work: Path, options: argparse.Namespace) -> list[di
             "mirror_s": timers.seconds["mirror"],
             "rest_s": total - timers.seconds["learn"] - timers.seconds["mirror"],
             "record_mb": size / 1e6,
+            "mirror_mb": mirror_size / 1e6,
         }
         rows.append(row)
         print(row, flush=True)

@@ -46,9 +46,7 @@ THIS_PROCESS = "this process"
 """A driver that looks at its own search."""
 
 CURVE_POINTS = 40
-FEW_CURVE_POINTS = 8
-"""Points of the hypervolume's curve, evenly spaced in candidates scored; few with more than two objectives, where each takes a
-quarter of a second and more on a front of hundreds."""
+"""Points of the hypervolume's curve, evenly spaced in candidates scored."""
 
 
 @dataclass(frozen=True)
@@ -302,8 +300,7 @@ class Tally:
         values = np.array(
             [list(self._objectives(event).values()) if self._fits(event) else [np.nan] * len(directions) for event in scored]
         )
-        points = CURVE_POINTS if len(directions) == 2 else FEW_CURVE_POINTS
-        counts = sorted({*np.linspace(1, len(scored), points).round().astype(int).tolist(), *quarters(len(scored))})
+        counts = sorted({*np.linspace(1, len(scored), CURVE_POINTS).round().astype(int).tolist(), *quarters(len(scored))})
         seconds = [work.seconds(datetime.fromisoformat(scored[count - 1].time)) for count in counts]
         return tuple(map(VolumePoint, counts, seconds, volumes_at(values, directions, counts)))
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from hw_models.breakdown import per_layer
 from hw_models.compile import compile_target
-from hw_models.cost import evaluate, runnable
+from hw_models.cost import evaluate, evaluate_runnable, runnable
 from hw_models.errors import TargetError
 from hw_models.layer_cost import running_pj
 from hw_models.packed import packed_size_bytes
@@ -165,11 +165,27 @@ def test_an_integer_chip_refuses_float_layers_and_says_which(name):
     bits[1, network.column["blocks.1.expand.weight"]] = 32
     bits[2, network.column["masks"]] = 32
     assert runnable(table, bits).tolist() == [True, False, False]
+    can, costs = evaluate_runnable(table, bits[::-1])
+    assert can.tolist() == [False, False, True]
+    for metric in table.metrics:
+        np.testing.assert_array_equal(costs.column(metric), evaluate(table, bits[:1]).column(metric))
     with pytest.raises(TargetError, match=r"layer 'blocks\.1\.expand': 32-bit weights, 8") as error:
         evaluate(table, bits)
     assert f"target '{name}' runs a8w8" in str(error.value)
     with pytest.raises(TargetError, match="layer 'masks_head': 8-bit weights, 8-bit inputs and 32-bit output"):
         per_layer(table, bits[2])
+
+
+@every_target
+def test_an_allocation_costs_the_same_to_the_last_bit_in_every_batch(name):
+    network = tcn()
+    table = compile_target(TARGETS[name], network)
+    bits = random_bits(network, name, 600)
+    whole = evaluate(table, bits)
+    for rows in (slice(0, 1), slice(255, 258), slice(511, 600)):
+        part = evaluate(table, bits[rows])
+        for metric in table.metrics:
+            np.testing.assert_array_equal(part.column(metric), whole.column(metric)[rows])
 
 
 def test_a_float_operand_makes_the_whole_layer_float_on_x86():

@@ -140,6 +140,15 @@ def test_bare_tables_give_the_options_of_the_supported_front(problem):
 
 
 @settings(deadline=None)
+@given(problem=problems(), data=st.data())
+def test_chosen_corners_are_those_of_all(problem, data):
+    costs, losses = problem.merged(problem.cost("size").tables[0]), problem.merged(problem.loss)
+    every = supported_options(costs, losses)
+    wanted = np.array(data.draw(st.permutations(range(len(every))))[: data.draw(st.integers(1, len(every)))], np.int64)
+    np.testing.assert_array_equal(supported_options(costs, losses, lambda _: wanted), every[wanted])
+
+
+@settings(deadline=None)
 @given(problem=problems())
 def test_options_that_are_infinitely_dear_are_never_taken(problem):
     costs, losses = problem.merged(problem.cost("size").tables[0]), problem.merged(problem.loss)

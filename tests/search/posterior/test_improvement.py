@@ -11,6 +11,7 @@ from scipy import integrate, stats
 
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
+from hwsearch.search.posterior import improvement as improvement_module
 from hwsearch.search.posterior.improvement import expected_improvement
 
 DIRECTIONS = [Direction.MAXIMIZE, Direction.MINIMIZE]
@@ -72,7 +73,9 @@ def test_it_is_what_chance_gives_on_average() -> None:
         assert improvement(front, cost, mean, deviation, (0.0, 9.0)) == pytest.approx(draws.mean(), abs=4 * error + 1e-12)
 
 
-def test_many_candidates_are_judged_one_by_one() -> None:
+@pytest.mark.parametrize("block", [1, 20, 10_000])
+def test_many_candidates_are_judged_one_by_one(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(improvement_module, "_BLOCK", block)
     rng = np.random.default_rng(3)
     cost, mean, deviation = rng.uniform(0, 10, (3, 20))
     front = np.sort(rng.uniform(0, 10, 5)), rng.uniform(0, 10, 5)
@@ -80,6 +83,20 @@ def test_many_candidates_are_judged_one_by_one() -> None:
     for index in range(20):
         alone = expected_improvement(cost[[index]], mean[[index]], deviation[[index]], front, (0.0, 10.0))
         assert together[index] == alone[0]
+
+
+def test_steps_that_are_not_evaluated_would_have_changed_nothing() -> None:
+    """A long front and narrow deviations, where most steps are out of reach, against the closed form at every step."""
+    rng = np.random.default_rng(4)
+    costs, qualities = np.arange(400) / 40.0, np.sort(rng.uniform(0, 10, 400))
+    cost, mean, deviation = rng.uniform(0, 10, 60), rng.uniform(0, 10, 60), rng.uniform(1e-3, 0.2, 60)
+    found = expected_improvement(cost, mean, deviation, (costs, qualities), (-1.0, 11.0))
+    edges, levels = np.concatenate([[-np.inf], costs, [11.0]]), np.concatenate([[-1.0], qualities])
+    for index in range(60):
+        spans = np.maximum(np.minimum(edges[1:], 11.0) - np.maximum(edges[:-1], cost[index]), 0.0)
+        z = (mean[index] - levels) / deviation[index]
+        lift = deviation[index] * (z * stats.norm.cdf(z) + stats.norm.pdf(z))
+        assert found[index] == pytest.approx(spans @ lift, rel=1e-9, abs=1e-300)
 
 
 def test_beyond_the_largest_cost_nothing_is_gained() -> None:
