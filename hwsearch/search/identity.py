@@ -1,6 +1,7 @@
 """Which search a run folder belongs to: what its candidates and the order of its proposals depend on."""
 
 from collections.abc import Mapping
+from uuid import uuid4
 
 from hwsearch.experiment import Experiment
 from hwsearch.files import digest
@@ -47,5 +48,6 @@ def search_header(experiment: Experiment, space: SearchSpace, provenance: Mappin
         fixed=tuple(sorted(space.fixed)),
         groups=space.groups,
         versions=versions_here(),
+        run=uuid4().hex,
         time=now(),
     )

@@ -87,7 +87,14 @@ class Header(Entry):
     groups: tuple[tuple[str, ...], ...] = ()
     """Sites that share a width."""
     versions: dict[str, str]
+    run: str | None = None
+    """Drawn at random for this folder; None in what versions before 3 began."""
     time: str
+
+    @property
+    def identity(self) -> str:
+        """What tells this search from another one of the same experiment, which may have begun in the same millisecond."""
+        return self.run or self.time
 
 
 class Asked(Entry):

@@ -89,7 +89,7 @@ def check_shared_study(address: StorageAddress, name: str, experiment: str, reco
                     studies[name].user_attrs.get(SEARCH_ATTRIBUTE),
                     held,
                     experiment,
-                    None if record is None else record.time,
+                    None if record is None else record.identity,
                 )
     except StorageError as error:
         raise _refused(address, str(error)) from None
@@ -239,7 +239,7 @@ class SharedStudy:
         """What a study says of whose it is: this search's, or nobody's yet."""
         found: dict[str, object] | None = storage.optuna.get_study_user_attrs(study).get(SEARCH_ATTRIBUTE)
         trials = storage.optuna.get_n_trials(study)
-        _check_owner(self._header.name, found, trials, self._header.experiment, self._header.time)
+        _check_owner(self._header.name, found, trials, self._header.experiment, self._header.identity)
         if found is None and storage.optuna.get_study_directions(study) != self._directions:
             raise _made_by_something_else(self._header.name)
         return found
@@ -310,8 +310,9 @@ def _check_owner(name: str, found: dict[str, object] | None, trials: int, experi
             f"study '{name}' belongs to a search of another experiment ({other}, not {experiment[:12]}); wanted another name"
         )
     elif run is None or found.get("run") != run:
+        begun = found.get("begun", found.get("run"))
         raise ForeignStudyError(
-            f"study '{name}' belongs to the same experiment's search in another run folder, begun {found.get('run')}; wanted "
+            f"study '{name}' belongs to the same experiment's search in another run folder, begun {begun}; wanted "
             "that folder, another name, or the study deleted"
         )
 

@@ -32,7 +32,8 @@ class TrialWriter:
         return {
             "schema_version": header.schema_version,
             "experiment": header.experiment,
-            "run": header.time,
+            "run": header.identity,
+            "begun": header.time,
             "seed": header.seed,
             "provenance": header.provenance,
             "objectives": [objective.column for objective in header.objectives],

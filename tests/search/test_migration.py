@@ -66,7 +66,7 @@ def test_version_1_says_the_same_in_the_words_of_the_present(old: Path) -> None:
     """Everything that it held is there unchanged; what failed, failed at the one fidelity that there was."""
     header, events = read_record(old)
     lines = old_lines()
-    assert header.model_dump(mode="json") == {**lines[0], "schema_version": SCHEMA_VERSION, "groups": []}
+    assert header.model_dump(mode="json") == {**lines[0], "schema_version": SCHEMA_VERSION, "groups": [], "run": None}
     found = list(events)
     assert [type(event) for event in found] == [
         {"asked": Asked, "scored": Scored, "failed": Failed}[line["event"]] for line in lines[1:]

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from hwsearch.errors import UserError
-from hwsearch.search import shared_study
+from hwsearch.search import identity, shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
 from hwsearch.search.log import LOG_FILE, search_log, warnings_logged
 from hwsearch.search.record import RECORD_FILE, read_record
@@ -125,7 +125,8 @@ def test_a_study_of_someone_else_is_refused_and_left_alone(tmp_path: Path, datab
 def test_of_two_run_folders_that_begin_at_once_one_gets_the_study(
     tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both have found it new before either says that it is theirs."""
+    """Both have found it new before either says that it is theirs, and both begin in the same millisecond."""
+    monkeypatch.setattr(identity, "now", lambda: "2030-01-01T00:00:00.000+00:00")
     open_storage(parse_address(database)).close()
     both = threading.Barrier(2, timeout=30)
     claim = SharedStorage.claim
