@@ -575,31 +575,40 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
 
 
 def quickstart(problem: Problem, work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The quickstart's search with one worker and with two, each in a run folder of its own; wants two free cores."""
+    """The quickstart's search with one worker and with two in turn, each in its own run folder; medians. Wants two free cores."""
     del problem
     path = HERE / "quickstart.toml"
     workspace = Workspace(work / "quickstart-shared", load_experiment(path))
     command = [str(Path(sys.executable).with_name("hwsearch")), "search", str(path)]
     shutil.rmtree(workspace.folder, ignore_errors=True)
+    runs: dict[int, list[dict[str, float]]] = {workers: [] for workers in options.workers}
+    for _ in range(options.repeats):
+        for workers, measured in runs.items():
+            measured.append(_search_once(command, workspace, work / f"quickstart-{workers}", workers))
+            print(workers, measured[-1], flush=True)
+    single = np.array([row["scoring_s"] for row in runs[options.workers[0]]])
     rows: list[dict[str, Any]] = []
-    for workers in options.workers:
-        runs = work / f"quickstart-{workers}"
-        shutil.rmtree(runs, ignore_errors=True)
-        started = time.perf_counter()
-        subprocess.run([*command, "--runs-dir", str(runs), "--workers", str(workers)], check=True)  # noqa: S603
-        scored = [event for event in read_record(Workspace(runs, workspace.experiment).folder)[1] if isinstance(event, Scored)]
-        ends = [datetime.fromisoformat(event.time).timestamp() for event in scored]
-        row = {
-            "workers": workers,
-            "candidates": len(scored),
-            "scoring_s": ends[-1] - (ends[0] - scored[0].seconds),
-            "sum_of_candidates_s": sum(event.seconds for event in scored),
-            "whole_command_s": time.perf_counter() - started,
-        }
-        row["of_one_worker"] = row["scoring_s"] / (rows[0]["scoring_s"] if rows else row["scoring_s"])
+    for workers, measured in runs.items():
+        shares = np.array([row["scoring_s"] for row in measured]) / single
+        row = {"workers": workers, "repeats": len(measured)}
+        row |= {name: float(np.median([each[name] for each in measured])) for name in measured[0]}
+        row |= {"of_one_worker": float(np.median(shares)), "lowest": float(shares.min()), "highest": float(shares.max())}
         rows.append(row)
-        print(row, flush=True)
     return rows
+
+
+def _search_once(command: list[str], workspace: Workspace, runs: Path, workers: int) -> dict[str, float]:
+    shutil.rmtree(runs, ignore_errors=True)
+    started = time.perf_counter()
+    subprocess.run([*command, "--runs-dir", str(runs), "--workers", str(workers)], check=True)  # noqa: S603
+    scored = [event for event in read_record(Workspace(runs, workspace.experiment).folder)[1] if isinstance(event, Scored)]
+    ends = [datetime.fromisoformat(event.time).timestamp() for event in scored]
+    return {
+        "candidates": len(scored),
+        "scoring_s": ends[-1] - (ends[0] - scored[0].seconds),
+        "sum_of_candidates_s": sum(event.seconds for event in scored),
+        "whole_command_s": time.perf_counter() - started,
+    }
 
 
 PARTS: dict[str, tuple[str, Callable[[Problem, Path, argparse.Namespace], list[dict[str, Any]]]]] = {
@@ -655,6 +664,7 @@ def main() -> None:
     parser.add_argument("--ray", type=int, nargs="*", default=[1, 2], help="workers on Ray")
     parser.add_argument("--seeds", type=int, default=10, help="of the comparison of fronts")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="of the quickstart")
+    parser.add_argument("--repeats", type=int, default=5, help="of the quickstart")
     options = parser.parse_args()
     work = options.runs_dir.resolve() / "scaling"
     work.mkdir(parents=True, exist_ok=True)
