@@ -175,8 +175,6 @@ def search_with_progress(
             account.step(Step.BASE)
             train_with_progress(workspace, processes, account)
         account.step(Step.PREPARATION)
-        if workers:
-            tell("starting Ray" if ray_address is None else f"joining Ray at {ray_address}")
         with second_interrupt_ends(), search_display(workspace, account) as (reports, log):
             summary = search(workspace, processes, workers, ray_address, reports, storage, lock)
             account.end_of(summary)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from hwsearch.search.drivers import DriverAccount, Step
-from hwsearch.search.log import Line, describe, search_log, warnings_logged
+from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.progress import SearchProgress
 from hwsearch.searching import SearchReports
 from hwsearch.status_display import LivePanel, live_panel
@@ -21,7 +21,7 @@ def search_display(workspace: Workspace, account: DriverAccount) -> Iterator[tup
     Raises:
         UserError: the log cannot be written.
     """
-    with search_log(workspace.folder) as log, warnings_logged(log, tell), ExitStack() as shown:
+    with search_log(workspace.folder) as log, events_logged(log, tell), ExitStack() as shown:
         display = _Display(workspace, shown, log, account)
         reports = SearchReports(display.step(Step.POOL), display.step(Step.SENSITIVITIES), display.step(Step.NAS), display.show)
         yield reports, log

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def search(
         space = build_space(experiment.search, experiment.separator)
         costs = CostBook(experiment, space)
         prepare(workspace)
-        with ray_session(workers, ray_address, experiment.workers) if workers else nullcontext():
+        with ray_session(workers, experiment.workers):
             # Where no site is free there is one candidate, and nothing to estimate.
             priors = wanted_priors(experiment) if space.free else ()
             pool = build_pool(workspace, processes, reports.on_pool) if trainings(experiment) else None

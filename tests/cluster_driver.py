@@ -3,6 +3,7 @@
 `python -m tests.cluster_driver FOLDER ADDRESS TRIALS WORKERS` searches; `none` for ADDRESS is a Ray of its own.
 """
 
+import logging
 import os
 import sys
 import tempfile
@@ -34,6 +35,8 @@ def make_scorer() -> Callable[[ScoringJob], Mapping[str, float]]:
 
 def main() -> int:
     folder, address, trials, workers = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hwsearch").setLevel(logging.INFO)
     ray_address = None if address == "none" else address
     try:
         with RayExecutor(make_scorer, workers=workers, ray_address=ray_address, patience_s=PATIENCE_SECONDS) as executor:

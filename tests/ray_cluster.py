@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.sockets import named
+
 RAY = """\
 from ray._private import services
 from ray.scripts.scripts import main
@@ -91,6 +93,12 @@ class RayCluster:
         for group in _groups_of_session(node.pid):
             os.killpg(group, signal.SIGKILL)
         node.wait()
+
+    def kill_raylet(self, name: str) -> None:
+        """SIGKILL for a node's raylet alone; the `ray start` above it would end the node's other processes, and is stopped."""
+        os.kill(self.nodes[name].pid, signal.SIGSTOP)
+        (raylet,) = named(self.nodes[name].pid, "raylet")
+        os.kill(raylet, signal.SIGKILL)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -281,3 +281,43 @@ def test_the_driver_leaves_the_cores_to_the_scorers(given: dict[str, str], wante
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"} | given
     answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert answer.stdout.splitlines()[-1] == f"{wanted} False"  # set before NumPy is loaded, which reads it once
+
+
+NO_RAY = """
+import sys
+from hwsearch.cli import main
+try:
+    main()
+finally:
+    print("ray" in sys.modules)
+"""
+
+
+def without_ray(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own, which says at last whether Ray was imported."""
+    command = [sys.executable, "-c", NO_RAY, *map(str, arguments), "--workers", "1", "--processes", "1"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_search_that_is_done_starts_no_ray(copied: Tiny) -> None:
+    ended = without_ray("search", copied.file, "--runs-dir", copied.runs)
+    assert (ended.returncode, ended.stdout) == (0, "False\n"), ended.stderr
+    assert f"done: {TRIALS} of {TRIALS} candidates scored" in ended.stderr
+
+
+def test_a_damaged_record_is_found_before_ray_starts(copied: Tiny) -> None:
+    record = copied.folder / "record.jsonl"
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join([*lines[:9], "no entry\n", *lines[10:]]))
+    ended = without_ray("search", copied.file, "--runs-dir", copied.runs, "--trials", TRIALS + 5)
+    assert (ended.returncode, ended.stdout) == (2, "False\n"), ended.stderr
+    assert f"{record}, line 10: not a valid entry" in ended.stderr.splitlines()[-1]
+
+
+def test_a_record_that_is_a_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    record = tmp_path / "runs" / "tiny" / "record.jsonl"
+    record.mkdir(parents=True)
+    line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs"))
+    assert line == f"{record}: no file; wanted the record of a search, or nothing there"
+    assert not (tmp_path / "runs" / "data").exists()

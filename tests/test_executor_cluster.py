@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hwsearch
+from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import RECORD_FILE, Asked, Scored
 from tests.cluster_driver import BROKEN, SLOW
 from tests.ray_cluster import RayCluster, can_hide
@@ -57,9 +58,13 @@ def wait_for_more(folder: Path, driver: subprocess.Popen[str], count: int) -> No
 
 
 def last_line(driver: subprocess.Popen[str]) -> str:
+    return all_lines(driver)[-1]
+
+
+def all_lines(driver: subprocess.Popen[str]) -> list[str]:
     output, errors = driver.communicate(timeout=300)
     assert (driver.returncode, output) == (2, ""), errors
-    return errors.splitlines()[-1]
+    return errors.splitlines()
 
 
 def assert_once(folder: Path) -> int:
@@ -105,7 +110,11 @@ def test_a_cluster_may_lose_nodes_and_get_new_ones(cluster: RayCluster, tmp_path
         cluster.add("three", cpus=2, environment=CODE_HERE)
         wait_for_more(tmp_path, driver, 40)
         cluster.kill("three")
-        line = last_line(driver)
+        *said, line = all_lines(driver)
+    host = os.uname().nodename
+    changes = [line for line in said if line.startswith("the cluster has ")]
+    assert sum(line.startswith(f"the cluster has lost a node: {host} (") for line in changes) == 3, said
+    assert sum(line.startswith(f"the cluster has got a node: {host} (") for line in changes) == 1, said
     assert line.startswith(f"error: no worker on the Ray cluster at '{cluster.address}' for 6")
     assert line.endswith("run the same command again to continue when there is")
     found = assert_once(tmp_path)
@@ -153,6 +162,35 @@ def test_a_driver_without_the_clusters_token_is_refused(cluster: RayCluster, tmp
         line = last_line(driver)
     assert line.startswith(f"error: cannot join the Ray cluster at '{cluster.address}' (")
     assert "RAY_AUTH_TOKEN_PATH" in line
+
+
+@pytest.mark.slow
+def test_a_driver_whose_own_node_dies_says_so_and_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+    """The head lives, and another node: Ray would end the driver's process without a word."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, RayCluster(Path(folder)) as cluster:
+        cluster.add("one", cpus=1, environment=CODE_HERE)
+        runs, tmp = tmp_path / "runs", tmp_path / "tmp"
+        shutil.copytree(tiny.runs, runs)
+        tmp.mkdir()
+        command = [HWSEARCH, "search", tiny.file, "--runs-dir", runs, "--trials", "5000", "--workers", "1"]
+        environment = {**cluster.environment, "TMPDIR": str(tmp)}
+        before = len(events(runs / "tiny"))
+        with subprocess.Popen(
+            [*map(str, command), "--ray-address", cluster.address], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        ) as driver:
+            while len(events(runs / "tiny")) < before + 10:
+                assert driver.poll() is None, driver.communicate()[1]
+                time.sleep(0.1)
+            cluster.kill_raylet("head")
+            killed = time.monotonic()
+            said = driver.communicate(timeout=60)[1].splitlines()
+        seconds = time.monotonic() - killed
+    line = f"this machine's node of the Ray cluster at '{cluster.address}' has died; start it, and run the same command again"
+    assert said[-1].startswith(f"hwsearch: error: {line}"), said
+    assert driver.returncode == 2
+    assert seconds < 15
+    assert line in (runs / "tiny" / LOG_FILE).read_text().splitlines()[-1]
+    assert list(tmp.glob("hwsearch-*")) == []
 
 
 @pytest.mark.slow

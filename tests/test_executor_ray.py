@@ -1,9 +1,11 @@
 """Workers on Ray that hang, die and are killed; the local Ray itself killed."""
 
+import logging
 import os
+import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.executor import LocalExecutor, RayExecutor, ray_session, run_jobs
-from hwsearch.experiment import WorkersConfig
+from hwsearch.executor import LocalExecutor, RayExecutor, ray_session, ray_workers, run_jobs
+from hwsearch.experiment import Fidelity, WorkersConfig
+from hwsearch.search.scoring import ScoringJob
+from hwsearch.separator.allocation import BitAllocation
 from tests.search.synthetic import essence, make_experiment, make_scorer, search
 from tests.sockets import descendants, is_loopback, listening, named
 
@@ -50,10 +54,14 @@ def make_nothing(how: str) -> Callable[[int], int]:
     raise (UserError if how == "user" else RuntimeError)("no base\nhere")
 
 
+def submit_any(executor: RayExecutor[ScoringJob, Mapping[str, float]]) -> None:
+    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 8))), Fidelity.POST_TRAINING))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     """One Ray for all that leave it alive."""
-    with ray_session(2, None):
+    with ray_session(2):
         yield
 
 
@@ -94,6 +102,28 @@ def test_a_worker_killed_at_any_moment_loses_no_job(tmp_path: Path) -> None:
     assert sorted(result for result in results if result is not None) == [number**2 for number in range(40)]
 
 
+def test_what_becomes_of_workers_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "REMIND_SECONDS", 0.0)
+    each = WorkersConfig(time_limit_s=1.0)
+    with (
+        caplog.at_level(logging.DEBUG, logger="hwsearch"),
+        RayExecutor(partial(make_work, tmp_path), workers=1, max_attempts=2, each=each) as executor,
+    ):
+        list(run_jobs(executor, [1, HANG, DIE, 2]))
+    lines = [re.sub(r"\w{8}\)|\(ActorDiedError: .*?\);|^starting Ray$", "", line) for line in caplog.messages]
+    place = f"a worker on node {os.uname().nodename} ("
+    assert [line for line in lines if line.startswith(place)] == [
+        f"{place}: no answer within 1 s; another one is started, and its job 1 is tried again, attempt 2 of 2",
+        f"{place}: no answer within 1 s; another one is started, and its job 1 has failed",
+        f"{place}: died  another one is started, and its job 2 is tried again, attempt 2 of 2",
+        f"{place}: died  another one is started, and its job 2 has failed",
+    ]
+    ready = [line[0] for line in caplog.messages if line.endswith(" of 1 workers are ready")]
+    assert "".join(ready).endswith("1" + 4 * "01")
+
+
 @pytest.mark.parametrize("pause", [0.0, 2.0])
 def test_workers_that_die_idle_cost_no_job_its_attempts(tmp_path: Path, pause: float) -> None:
     """At once the first job may find out; the others are asked from then on."""
@@ -118,8 +148,9 @@ def test_a_worker_gets_what_the_experiment_says() -> None:
 
 @pytest.mark.parametrize(("each", "key"), [(WorkersConfig(memory_bytes=2**50), "memory_bytes"), (WorkersConfig(gpus=64), "gpus")])
 def test_more_than_the_machine_has_is_refused(each: WorkersConfig, key: str) -> None:
-    with pytest.raises(UserError, match=rf"^workers\.{key} is .*; the largest node of Ray has .*: wanted at most that$"):
-        RayExecutor(make_scorer, workers=1, each=each)
+    message = rf"^workers\.{key} is .*; the largest node of Ray has .*: wanted at most that$"
+    with RayExecutor(make_scorer, workers=1, each=each) as executor, pytest.raises(UserError, match=message):
+        submit_any(executor)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +188,9 @@ def test_a_full_disk_under_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
         raise OutOfDiskError
 
     monkeypatch.setattr(ray, "put", full)
-    with pytest.raises(
-        UserError, match=r"^Ray has no room for what workers read \(OutOfDiskError: .*; make room, and run the same"
-    ):
-        RayExecutor(make_scorer, workers=1)
+    message = r"^Ray has no room for what workers read \(OutOfDiskError: .*; make room, and run the same"
+    with RayExecutor(make_scorer, workers=1) as executor, pytest.raises(UserError, match=message):
+        submit_any(executor)
 
 
 def test_one_worker_searches_as_this_process_does(tmp_path: Path) -> None:

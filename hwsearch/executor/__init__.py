@@ -45,9 +45,6 @@ def open_executor(
         max_attempts: times that a job is tried whose worker dies or does not answer.
         ray_address: a cluster to join.
         each: what each worker gets; absent: one core, no time limit.
-
-    Raises:
-        UserError: no cluster answers at `ray_address`, or no machine has what one worker wants.
     """
     each = each or WorkersConfig()
     if workers == 0:

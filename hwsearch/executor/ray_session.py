@@ -3,9 +3,8 @@
 import logging
 import math
 import os
-import signal
+import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,25 +21,41 @@ OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine: jobs are small; what is large goes through files or the factory."""
 
 
-@contextmanager
-def ray_session(workers: int, ray_address: str | None, each: WorkersConfig | None = None) -> Iterator[None]:
-    """Keep Ray up for several executors in a row: starting it takes longer than many of their jobs.
+logger = logging.getLogger(__name__)
 
-    Raises:
-        UserError: no cluster answers at `ray_address`.
+_sessions: list[int] = []
+"""Of those that are open, the cores that a Ray on this machine is to have."""
+
+
+@contextmanager
+def ray_session(workers: int, each: WorkersConfig | None = None) -> Iterator[None]:
+    """Keep Ray up, once an executor has started it, for those that follow: starting it takes longer than many of their jobs.
+
+    Where no executor has a job, Ray is not started at all.
+
+    Args:
+        workers: the most that any of the executors has: a Ray on this machine gets cores for them.
+        each: what each gets; absent: one core.
     """
-    owns = connect(workers, ray_address, each or WorkersConfig())
+    there_before = bool(_sessions) or is_up()
+    _sessions.append(_cores(workers, each or WorkersConfig()))
     try:
         yield
     finally:
-        if owns:
+        _sessions.pop()
+        if not there_before and is_up():
             import ray
 
             ray.shutdown()
 
 
+def is_up() -> bool:
+    """Whether this process is connected to Ray; imports nothing."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
-    """Connect to Ray unless this process already is; whether this call did.
+    """Connect to Ray unless this process already is; whether the caller is to shut it down: this call did, outside any session.
 
     A local Ray is always a new one (`local` never attaches to what a killed driver left; those processes
     notice that their parent is gone and end by themselves), without the dashboard, and reachable from this
@@ -50,7 +65,7 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     code that the driver does; what these import must be installed there.
 
     Raises:
-        UserError: no cluster answers at `address`, or one of another version of Python or Ray.
+        UserError: no cluster answers at `address`, or one of another version of Python or Ray; or Ray does not start here.
     """
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -63,24 +78,22 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
 
     if ray.is_initialized():
         return False
-    with _sigterm_kept():
-        _init(workers, address, each)
-    return True
-
-
-def _init(workers: int, address: str | None, each: WorkersConfig) -> None:
-    import ray
-
+    logger.info("starting Ray" if address is None else f"joining Ray at {address}")
     if address is None:
-        ray.init(
-            address="local",
-            num_cpus=max(workers, math.ceil(workers * each.cpus)),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-        return
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(_cores(workers, each), *_sessions, 1),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+        except OSError:  # which names its file, such as on a full disk
+            raise
+        except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
+            raise UserError(f"Ray cannot be started on this machine ({one_error(error)}); --workers 0 does without") from None
+        return not _sessions
     from ray.exceptions import RayError
 
     code = [str(Path(package.__file__ or "").parent) for package in (hwsearch, hw_models)]
@@ -97,19 +110,7 @@ def _init(workers: int, address: str | None, each: WorkersConfig) -> None:
             "('ray start --address' makes it one), with the same versions of Python and Ray, and its token if it has one "
             "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
         ) from None
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Leave SIGTERM as it is heard: Ray takes it, to end the process without tidying up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return not _sessions
 
 
 def head_answers() -> bool:
@@ -128,6 +129,35 @@ def alive_nodes() -> list[dict[str, Any]]:
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+class NodeWatch:
+    """Tells at once when this machine's node of Ray has died: the kernel closes a socket of it that is held open here.
+
+    Ray itself notices after some ten seconds, and ends the process without a word where it then needs what lay on that node.
+    """
+
+    def __init__(self, node: str) -> None:
+        """Watch a node of this machine by its id; one that has gone already counts as dead."""
+        self._socket = socket.socket(socket.AF_UNIX)
+        names = [str(each["RayletSocketName"]) for each in alive_nodes() if each["NodeID"] == node]
+        try:
+            self._socket.connect(names[0].removeprefix("unix://") if names else "")
+        except OSError:
+            self.close()
+
+    def lives(self) -> bool:
+        """Whether the node's process is there."""
+        try:
+            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
 
 
 def check_fits(each: WorkersConfig) -> None:
@@ -151,3 +181,8 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
         return environment
     # Workers on this machine import what this process can import, from wherever it was started.
     return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
+
+
+def _cores(workers: int, each: WorkersConfig) -> int:
+    """What a Ray on this machine says it has; sensitivities take a core for each worker, whatever the experiment says."""
+    return max(workers, math.ceil(workers * each.cpus))

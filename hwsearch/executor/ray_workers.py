@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from hwsearch.executor.base import (
     times,
 )
 from hwsearch.executor.portable import Portable, PortableJob, contents, moved, unpack
-from hwsearch.executor.ray_session import alive_nodes, check_fits, connect, head_answers, worker_environment
+from hwsearch.executor.ray_session import NodeWatch, alive_nodes, check_fits, connect, head_answers, is_up, worker_environment
 from hwsearch.experiment import WorkersConfig
 from hwsearch.files import atomic_write_bytes
 
@@ -41,7 +41,13 @@ PATIENCE_SECONDS = 600.0
 """How long the driver waits where no worker is ready: a cluster may be starting machines, a worker may hang as it loads."""
 
 REMIND_SECONDS = 30.0
-"""How often it says so; the start of a worker alone is no reason to."""
+"""How often it says so; the start of a worker alone is no reason to. How many are ready it says no more often, either."""
+
+WAIT_SECONDS = 1.0
+"""How long it waits for workers before it looks whether this machine's node lives."""
+
+NODES_NAMED = 5
+"""Of nodes that come or go together."""
 
 RESTED_SECONDS = 1.0
 """A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
@@ -74,7 +80,7 @@ class RayExecutor(Generic[Argument, Result]):
         each: WorkersConfig | None = None,
         patience_s: float = PATIENCE_SECONDS,
     ) -> None:
-        """Connect to Ray and start the workers.
+        """An executor that connects to Ray and starts its workers with the first job.
 
         Args:
             factory: builds the work function, once per worker.
@@ -83,9 +89,6 @@ class RayExecutor(Generic[Argument, Result]):
             ray_address: a cluster to join.
             each: what each worker gets.
             patience_s: how long to wait for workers where none is ready.
-
-        Raises:
-            UserError: no cluster answers at `ray_address`, or no node has what one worker wants.
         """
         self._plain_factory = factory
         self._workers = workers
@@ -111,14 +114,13 @@ class RayExecutor(Generic[Argument, Result]):
         """Of a local Ray, since the last outcome."""
         self._nodes: set[str] = set()
         """That may hold files."""
-        self._owns_ray = connect(workers, ray_address, self._each)
-        try:
-            if ray_address is None:  # a cluster may be about to start larger machines
-                check_fits(self._each)
-            self._start_all()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+        self._watch: NodeWatch | None = None
+        self._known_nodes: dict[str, str] = {}
+        """Host and id of those that were alive when last looked at, by id."""
+        self._told_ready: int | None = None
+        """How many workers were ready when that was last told."""
+        self._has_begun = False
+        self._owns_ray = False
 
     @property
     def capacity(self) -> int:
@@ -134,7 +136,17 @@ class RayExecutor(Generic[Argument, Result]):
         return len(self._outcomes)
 
     def submit(self, key: int, argument: Argument) -> None:
-        """Queue a job."""
+        """Queue a job; the first one starts Ray and the workers.
+
+        Raises:
+            UserError: no cluster answers, Ray does not start here, or no node has what one worker wants.
+        """
+        if not self._has_begun:
+            self._owns_ray = connect(self._workers, self._address, self._each)
+            self._has_begun = True
+            if self._address is None:  # a cluster may be about to start larger machines
+                check_fits(self._each)
+            self._start_all()
         self._queue.append(_Job(key, argument))
         self._dispatch()
 
@@ -147,10 +159,11 @@ class RayExecutor(Generic[Argument, Result]):
         while not self._outcomes:
             if not self._running and not self._queue:
                 raise LookupError("no job is in flight")
+            self._look_after_ray()
             self._collect()
             self._end_overdue()
-            self._look_after_ray()
             self._check_starts()
+            self._tell_ready()
             self._dispatch()
         self._restarts = 0
         return self._outcomes.popleft()
@@ -159,15 +172,17 @@ class RayExecutor(Generic[Argument, Result]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        import ray
+        if self._has_begun and is_up():
+            import ray
 
-        if ray.is_initialized():
             if head_answers():
                 self._end_actors()
                 begun = (_node_of(start.where) for start in self._starting.values())
                 _delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
             if self._owns_ray:
                 ray.shutdown()
+        if self._watch is not None:
+            self._watch.close()
         self._forget_actors()
         self._queue.clear()
         self._outcomes.clear()
@@ -199,8 +214,12 @@ class RayExecutor(Generic[Argument, Result]):
         )
         context = ray.get_runtime_context()
         self._own_node = None if (self._address or "").startswith("ray://") else context.get_node_id()
+        if self._watch is not None:
+            self._watch.close()
+        self._watch = None if self._own_node is None else NodeWatch(self._own_node)
+        self._known_nodes = {node["NodeID"]: _name(node) for node in alive_nodes()}
         now = time.monotonic()
-        self._checked, self._head_seen, self._worker_seen, self._reminded = now, now, now, now
+        self._checked, self._head_seen, self._worker_seen, self._reminded, self._told = now, now, now, now, now
         for _ in range(self._workers):
             self._start_actor()
 
@@ -210,8 +229,12 @@ class RayExecutor(Generic[Argument, Result]):
         where = actor.where.remote()
         self._starting[actor.build.remote()] = _Start(actor, where, time.monotonic())
 
+    def _own_node_lives(self) -> bool:
+        """Whether Ray may be asked for what it keeps on this machine: without its node it would end the process."""
+        return self._watch is None or self._watch.lives()
+
     def _dispatch(self) -> None:
-        while self._idle and len(self._queue) > len(self._asked):
+        while self._own_node_lives() and self._idle and len(self._queue) > len(self._asked):
             worker = self._idle.pop()
             if time.monotonic() - worker.heard > RESTED_SECONDS:
                 self._asked[worker.actor.where.remote()] = worker
@@ -230,6 +253,8 @@ class RayExecutor(Generic[Argument, Result]):
             if not waiting:
                 time.sleep(self._seconds_to_wait())
             return
+        if not self._own_node_lives():
+            return
         done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         for reference in done:
             if reference in self._starting:
@@ -242,9 +267,9 @@ class RayExecutor(Generic[Argument, Result]):
     def _seconds_to_wait(self) -> float:
         limit = self._each.time_limit_s
         if limit is None or not self._running:
-            return CHECK_SECONDS
+            return WAIT_SECONDS
         oldest = min(since for _, _, since in self._running.values())
-        return min(CHECK_SECONDS, max(0.0, oldest + limit - time.monotonic()))
+        return min(WAIT_SECONDS, max(0.0, oldest + limit - time.monotonic()))
 
     def _started(self, reference: Any) -> None:
         """A worker is ready, or has died on the way.
@@ -262,6 +287,7 @@ class RayExecutor(Generic[Argument, Result]):
             if start.began > self._start_death_seen:
                 self._deaths_at_start.append(f"{_place(start.where)}: {one_error(death)}")
                 self._start_death_seen = time.monotonic()
+            logger.debug("a worker died as it started on %s: %s; another one is started", _place(start.where), one_error(death))
             self._checked = -math.inf
             ray.kill(start.actor)
             self._start_actor()
@@ -272,7 +298,7 @@ class RayExecutor(Generic[Argument, Result]):
                 raise UserError(failure)
             raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
         self._deaths_at_start.clear()
-        self._idle.append(_Worker(start.actor, time.monotonic()))
+        self._idle.append(_Worker(start.actor, time.monotonic(), f"{host} ({node[:8]})"))
 
     def _answered(self, reference: Any) -> None:
         """An idle worker lives, or has died meanwhile."""
@@ -282,10 +308,14 @@ class RayExecutor(Generic[Argument, Result]):
         worker = self._asked.pop(reference)
         try:
             ray.get(reference)
-        except RayError:
+        except RayError as death:
+            logger.debug("a worker without a job died on node %s: %s; another one is started", worker.place, one_error(death))
             self._end_worker(worker)
             return
-        self._idle.append(_Worker(worker.actor, time.monotonic()))
+        self._heard_of(worker)
+
+    def _heard_of(self, worker: "_Worker") -> None:
+        self._idle.append(replace(worker, heard=time.monotonic()))
 
     def _check_starts(self) -> None:
         """Give up where no worker comes up.
@@ -313,7 +343,7 @@ class RayExecutor(Generic[Argument, Result]):
         try:
             result, error, seconds, name, files = ray.get(reference)
         except RayTaskError as failure:
-            self._idle.append(_Worker(worker.actor, time.monotonic()))
+            self._heard_of(worker)
             if isinstance(failure.cause, UserError):
                 raise failure.cause from None
             raise
@@ -322,7 +352,7 @@ class RayExecutor(Generic[Argument, Result]):
             return
         for path, content in files.items():
             atomic_write_bytes(path, content)
-        self._idle.append(_Worker(worker.actor, time.monotonic()))
+        self._heard_of(worker)
         self._outcomes.append(Outcome(job.key, result, error, job.attempts, seconds, name))
 
     def _end_overdue(self) -> None:
@@ -338,8 +368,12 @@ class RayExecutor(Generic[Argument, Result]):
     def _replace(self, worker: "_Worker", job: "_Job[Argument]", what: str, *, hung: bool) -> None:
         """Replace a dead or hung actor and requeue its job, or give the job's outcome if its attempts are spent."""
         self._end_worker(worker)
+        more = job.attempts < self._max_attempts
+        fate = f"is tried again, attempt {job.attempts + 1} of {self._max_attempts}" if more else "has failed"
+        how = what if hung else f"died ({what})"
+        logger.debug("a worker on node %s: %s; another one is started, and its job %d %s", worker.place, how, job.key, fate)
         hangs = job.hangs + hung
-        if job.attempts < self._max_attempts:
+        if more:
             self._queue.appendleft(replace(job, attempts=job.attempts + 1, hangs=hangs))
             return
         if hangs == job.attempts and self._each.time_limit_s is not None:
@@ -367,13 +401,16 @@ class RayExecutor(Generic[Argument, Result]):
             UserError: the head or this machine's node of a cluster is gone, no worker has come for too long, or a local Ray
                 dies again and again.
         """
-        now = time.monotonic()
-        if now - self._checked < CHECK_SECONDS:
+        now, own_node_lives = time.monotonic(), self._own_node_lives()
+        if own_node_lives and now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
         answers = head_answers()
         nodes = alive_nodes() if answers else []
-        own_node_lives = self._own_node is None or any(node["NodeID"] == self._own_node for node in nodes)
+        if self._own_node is not None and all(node["NodeID"] != self._own_node for node in nodes):
+            own_node_lives = False
+        if answers and self._address is not None:
+            self._tell_nodes(nodes)
         if self._address is None:
             if not answers:  # what this process keeps of a dead head ends it within a minute, even if a new one is started
                 raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
@@ -384,12 +421,42 @@ class RayExecutor(Generic[Argument, Result]):
         if answers:
             self._head_seen = now
             if not own_node_lives:
+                self._leave()
                 raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
         elif now - self._head_seen >= HEAD_SECONDS:
             raise UserError(
                 f"no answer from the Ray cluster at '{self._address}' for {now - self._head_seen:.0f} s; {CONTINUE} when there is"
             )
         self._wait_for_workers(now, len(nodes))
+
+    def _leave(self) -> None:
+        """Let go of a cluster whose node here has died, before Ray needs it; whoever outlives this call finds no Ray."""
+        import ray
+
+        self._forget_actors()
+        ray.shutdown()
+        if self._root is not None:  # other nodes are out of reach from here
+            _delete_folder(self._root)
+
+    def _tell_nodes(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        found = {node["NodeID"]: _name(node) for node in nodes}
+        for what, some, others in (("has lost", self._known_nodes, found), ("has got", found, self._known_nodes)):
+            names = sorted(name for node, name in some.items() if node not in others)
+            if names:
+                more = "" if len(names) <= NODES_NAMED else f" and {len(names) - NODES_NAMED} more"
+                logger.info("the cluster %s %s: %s%s", what, _nodes(len(names)), ", ".join(names[:NODES_NAMED]), more)
+        self._known_nodes = found
+
+    def _tell_ready(self) -> None:
+        """Say how many workers there are where that has changed, though not too often; all of them at once at the start."""
+        now, ready = time.monotonic(), len(self._running) + len(self._idle) + len(self._asked)
+        if ready == self._told_ready:
+            return
+        first = self._told_ready is None and ready == self._workers
+        if first or now - self._told >= REMIND_SECONDS:
+            level = logging.DEBUG if first else logging.INFO
+            logger.log(level, "%d of %d workers are ready", ready, self._workers)
+            self._told, self._told_ready = now, ready
 
     def _wait_for_workers(self, now: float, nodes: int) -> None:
         """Say so where there is no worker for us, and in the end give up: none was placed, or those placed hang as they start.
@@ -468,6 +535,8 @@ class _Worker:
 
     actor: Any
     heard: float
+    place: str
+    """Host and node."""
 
 
 @dataclass(frozen=True)
@@ -548,6 +617,15 @@ def _place(where: Any) -> str:
     """The node of an actor as an error names it."""
     found = _node_of(where)
     return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"
+
+
+def _nodes(count: int) -> str:
+    return "a node" if count == 1 else f"{count} nodes"
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """A node as `ray.nodes` has it, in words."""
+    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
 
 
 def _delete_files(root: Path | None, nodes: set[str]) -> None:

@@ -46,13 +46,16 @@ def search_log(folder: Path) -> Iterator[Line]:
 
 
 @contextmanager
-def warnings_logged(log: Line, show: Line) -> Iterator[None]:
-    """Write what this package warns of into a log, and show it, from whichever thread it comes."""
-    logger, handler = logging.getLogger(hwsearch.__name__), _Warnings(log, show)
+def events_logged(log: Line, tell: Line) -> Iterator[None]:
+    """Write into the log what this package's loggers say, of workers and servers; from level INFO on tell it, too."""
+    logger = logging.getLogger(hwsearch.__name__)
+    handler, level = _Events(log, tell), logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 
@@ -71,18 +74,18 @@ def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
     return f"{where}: {name} failed after {event.seconds:.2f} s{attempts}: {event.reason}"
 
 
-class _Warnings(logging.Handler):
-    def __init__(self, log: Line, show: Line) -> None:
-        super().__init__(logging.WARNING)
+class _Events(logging.Handler):
+    def __init__(self, log: Line, tell: Line) -> None:
+        super().__init__()
         self._log = log
-        self._show = show
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
-        self._show(message)
-        # On a full disk the search's own next line ends it, in its own thread.
-        with suppress(UserError):
-            self._log(message)
+        line = " ".join(record.getMessage().split())
+        if record.levelno >= logging.INFO:
+            self._tell(line)
+        with suppress(UserError):  # such as on a full disk; a line of the search itself ends it for that
+            self._log(line)
 
 
 class _Log:

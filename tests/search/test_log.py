@@ -8,7 +8,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.drivers import driver_account
-from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, search_log, warnings_logged
+from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, events_logged, search_log
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search_display import search_display
 from hwsearch.workspace import Workspace
@@ -52,7 +52,7 @@ def test_failures_and_attempts_are_told() -> None:
 def test_warnings_from_any_thread_are_shown_and_logged(tmp_path: Path) -> None:
     shown: list[str] = []
     logger = logging.getLogger("hwsearch.search.shared_study")
-    with search_log(tmp_path) as log, warnings_logged(log, shown.append), ThreadPoolExecutor(8) as pool:
+    with search_log(tmp_path) as log, events_logged(log, shown.append), ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: logger.warning("server %d is away", number), range(200)))
     logger.warning("nobody listens any more")
     wanted = {f"server {number} is away" for number in range(200)}
@@ -66,7 +66,7 @@ def test_a_warning_on_a_full_disk_is_shown(tmp_path: Path) -> None:
     def full(line: str) -> None:
         raise UserError("no room")
 
-    with warnings_logged(full, shown.append):
+    with events_logged(full, shown.append):
         logging.getLogger("hwsearch").warning("away")
     assert shown == ["away"]
 
@@ -94,3 +94,14 @@ def test_a_log_that_has_grown_large_is_put_aside_and_the_oldest_goes(tmp_path: P
     assert names == {LOG_FILE, *(f"{LOG_FILE}.{age}" for age in range(1, OLDER_LOGS + 1))}
     assert "this is 4" in (tmp_path / LOG_FILE).read_text()
     assert "this is 1" in (tmp_path / f"{LOG_FILE}.3").read_text()
+
+
+def test_what_the_package_says_of_workers_is_logged_and_from_info_on_told(tmp_path: Path) -> None:
+    logger, told = logging.getLogger("hwsearch.executor"), list[str]()
+    with search_log(tmp_path) as log, events_logged(log, told.append):
+        logger.debug("a worker on node %s died", "far")
+        logger.info("the cluster has lost a node:\nfar")
+        logging.getLogger("elsewhere").error("not ours")
+    logger.warning("behind")
+    assert texts(tmp_path)[2:] == ["a worker on node far died", "the cluster has lost a node: far"]
+    assert told == ["the cluster has lost a node: far"]

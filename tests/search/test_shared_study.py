@@ -20,7 +20,7 @@ import redis
 from hwsearch.errors import UserError
 from hwsearch.search import identity, shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
-from hwsearch.search.log import LOG_FILE, search_log, warnings_logged
+from hwsearch.search.log import LOG_FILE, search_log, events_logged
 from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.storage import SharedStorage, open_storage
 from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
@@ -251,7 +251,7 @@ def test_a_server_that_is_killed_and_comes_back_gets_what_it_missed(tmp_path: Pa
             mortal.start()
 
     shown: list[str] = []
-    with search_log(tmp_path) as log, warnings_logged(log, shown.append):
+    with search_log(tmp_path) as log, events_logged(log, shown.append):
         summary = search(tmp_path, make_experiment(30), scorer(hook=hook), storage=parse_address(mortal.address))
     assert summary.scored == 30
     assert summary.shared is not None
