@@ -94,11 +94,14 @@ class RayCluster:
             os.killpg(group, signal.SIGKILL)
         node.wait()
 
-    def kill_raylet(self, name: str) -> None:
-        """SIGKILL for a node's raylet alone; the `ray start` above it would end the node's other processes, and is stopped."""
+    def end_raylet(self, name: str, how: signal.Signals) -> None:
+        """A signal for a node's raylet alone, where SIGTERM is what `ray stop` sends.
+
+        The `ray start` above it, which would end the node's other processes, is stopped.
+        """
         os.kill(self.nodes[name].pid, signal.SIGSTOP)
         (raylet,) = named(self.nodes[name].pid, "raylet")
-        os.kill(raylet, signal.SIGKILL)
+        os.kill(raylet, how)
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -165,7 +165,8 @@ def test_a_driver_without_the_clusters_token_is_refused(cluster: RayCluster, tmp
 
 
 @pytest.mark.slow
-def test_a_driver_whose_own_node_dies_says_so_and_goes_on(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_driver_whose_own_node_dies_says_so_and_goes_on(tiny: Tiny, tmp_path: Path, how: signal.Signals) -> None:
     """The head lives, and another node: Ray would end the driver's process without a word."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder, RayCluster(Path(folder)) as cluster:
         cluster.add("one", cpus=1, environment=CODE_HERE)
@@ -181,7 +182,7 @@ def test_a_driver_whose_own_node_dies_says_so_and_goes_on(tiny: Tiny, tmp_path: 
             while len(events(runs / "tiny")) < before + 10:
                 assert driver.poll() is None, driver.communicate()[1]
                 time.sleep(0.1)
-            cluster.kill_raylet("head")
+            cluster.end_raylet("head", how)
             killed = time.monotonic()
             said = driver.communicate(timeout=60)[1].splitlines()
         seconds = time.monotonic() - killed

@@ -114,6 +114,8 @@ class RayExecutor(Generic[Argument, Result]):
         """Of a local Ray, since the last outcome."""
         self._nodes: set[str] = set()
         """That may hold files."""
+        self._factory: Any = None
+        """With its files, as Ray holds them; None while no worker starts."""
         self._watch: NodeWatch | None = None
         self._known_nodes: dict[str, str] = {}
         """Host and id of those that were alive when last looked at, by id."""
@@ -175,7 +177,7 @@ class RayExecutor(Generic[Argument, Result]):
         if self._has_begun and is_up():
             import ray
 
-            if head_answers():
+            if self._own_node_lives() and head_answers():
                 self._end_actors()
                 begun = (_node_of(start.where) for start in self._starting.values())
                 _delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
@@ -188,23 +190,16 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes.clear()
 
     def _start_all(self) -> None:
-        """Hand the factory to Ray, and start every worker.
+        """Start every worker.
 
         Raises:
-            UserError: no room for it.
+            UserError: no room for what they read.
         """
         import ray
-        from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
         local = self._address is None
-        files: dict[Path, Any] = {}
+        self._factory = None
         self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
-        try:
-            if not local and isinstance(self._plain_factory, Portable):
-                files = {path: ray.put(path.read_bytes()) for path in self._plain_factory.files()}
-            self._factory = ray.put((self._plain_factory, files))
-        except (ObjectStoreFullError, OutOfDiskError) as error:
-            raise UserError(f"Ray has no room for what workers read ({one_error(error)}); make room, and {CONTINUE}") from None
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=self._each.cpus,
             num_gpus=self._each.gpus,
@@ -224,10 +219,34 @@ class RayExecutor(Generic[Argument, Result]):
             self._start_actor()
 
     def _start_actor(self) -> None:
+        if not self._own_node_lives():  # `_look_after_ray` sees to it
+            return
+        if self._factory is None:
+            self._factory = self._hand_over()
         # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
         actor = self._actor_class.remote([self._factory], self._root)
         where = actor.where.remote()
         self._starting[actor.build.remote()] = _Start(actor, where, time.monotonic())
+
+    def _hand_over(self) -> Any:
+        """Give Ray the factory and its files, for as long as workers start.
+
+        Where this process owns something that lay on a node which has died, Ray tries to write down that it is lost, and ends
+        the process where that was the node of this machine.
+
+        Raises:
+            UserError: no room for it.
+        """
+        import ray
+        from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+        factory, files = self._plain_factory, dict[Path, Any]()
+        try:
+            if self._address is not None and isinstance(factory, Portable):
+                files = {path: ray.put(path.read_bytes()) for path in factory.files()}
+            return ray.put((factory, files))
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            raise UserError(f"Ray has no room for what workers read ({one_error(error)}); make room, and {CONTINUE}") from None
 
     def _own_node_lives(self) -> bool:
         """Whether Ray may be asked for what it keeps on this machine: without its node it would end the process."""
@@ -293,6 +312,8 @@ class RayExecutor(Generic[Argument, Result]):
             self._start_actor()
             return
         self._nodes.add(node)
+        if not self._starting:
+            self._factory = None
         if failure is not None:
             if self._address is None:
                 raise UserError(failure)
@@ -514,6 +535,7 @@ class RayExecutor(Generic[Argument, Result]):
             ray.kill(actor)
 
     def _forget_actors(self) -> None:
+        self._factory = None
         self._idle.clear()
         self._asked.clear()
         self._running.clear()
@@ -570,7 +592,7 @@ class RayWorker:
 
         failure = None
         try:
-            factory, files = ray.get(self._factory[0])
+            factory, files = ray.get(self._factory.pop())
             if self._root is not None:
                 self._root.mkdir(mode=0o700, exist_ok=True)
                 if isinstance(factory, Portable):
