@@ -14,6 +14,7 @@ import click
 
 from hwsearch import __version__
 from hwsearch.errors import UserError
+from hwsearch.interrupts import sigterm_interrupts, stop_code
 from hwsearch.search.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
 PATH = click.Path(path_type=Path)
@@ -411,35 +412,38 @@ def _fidelity(name: str | None) -> Any:
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and exit code 2."""
-    from hwsearch.terminal import hear_sigterm
-
+    """Run the command line; a user's error is one line and exit code 2, SIGTERM is as Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without the signs of curves and frames, or a path that is no text, must not end a search.
             stream.reconfigure(errors="replace")
-    hear_sigterm()
     # NumPy's threads wait by spinning: between two proposals they would take the cores that scorers work on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Brevitas says so at import, of a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
+    with sigterm_interrupts():
+        sys.exit(_run_commands())
+
+
+def _run_commands() -> int:
+    """The exit code of the command line."""
     try:
         # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
         code = commands(prog_name="hwsearch", standalone_mode=False, obj=take_variable(STORAGE_VARIABLE))
     except UserError as error:
         click.echo(f"hwsearch: error: {redact(str(error))}", err=True)
-        sys.exit(2)
+        return 2
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message(), err=True)
-        sys.exit(2)
+        return 2
     except click.ClickException as error:
         click.echo(f"hwsearch: error: {redact(error.format_message())}", err=True)
-        sys.exit(2)
+        return 2
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
         click.echo(f"hwsearch: error: {where}{error.strerror or error}", err=True)
-        sys.exit(2)
+        return 2
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return stop_code()
+    return code if isinstance(code, int) else 0

@@ -24,6 +24,7 @@ from hwsearch.front.plot import plot_front
 from hwsearch.front.query import query, to_csv, to_table
 from hwsearch.front.query import to_json as table_to_json
 from hwsearch.front.rungs import rung_correlations
+from hwsearch.interrupts import second_interrupt_ends, stop_code
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
     Run,
@@ -67,7 +68,7 @@ from hwsearch.sensitivity.estimate import (
 from hwsearch.sensitivity.plot import plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.terminal import Advance, progress_bar, say, second_interrupt_ends, tell, wide
+from hwsearch.terminal import Advance, progress_bar, say, tell, wide
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.workspace import Workspace
@@ -159,7 +160,7 @@ def search_with_progress(
     may_train: bool,
 ) -> SearchSummary:
     """Data, the base where it may be trained, and the search, showing how far each is; an interrupted search ends the program
-    with code 130. The run folder is held, and the driver's account kept, from the data on.
+    (`stop_code`). The run folder is held, and the driver's account kept, from the data on.
 
     Raises:
         UserError: what the search would refuse, before anything is done; what goes wrong later.
@@ -185,7 +186,7 @@ def search_with_progress(
     if summary.shared is not None:
         tell(summary.shared)
     if summary.interrupted:
-        sys.exit(130)
+        sys.exit(stop_code())
     for correlation in rung_correlations(workspace.folder):
         tell(str(correlation))
     return summary

@@ -27,6 +27,7 @@ from hwsearch.front.status import (
     read_tally,
     to_json,
 )
+from hwsearch.interrupts import stop_code
 from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import LockHolder
@@ -49,7 +50,7 @@ LIVE_SHARE = 0.02
 def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
     """Print where a run folder's search stands; with `watch` again and again until no driver runs there any more.
 
-    Ctrl-C is how one leaves a watch, so it ends the program with code 130 and without a word.
+    Ctrl-C is how one leaves a watch, so it ends the program (`stop_code`) without a word.
 
     Raises:
         UserError: not a run folder, no search has begun there, or its record is damaged.
@@ -59,7 +60,7 @@ def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
     except KeyboardInterrupt:
         if not watch:
             raise
-        sys.exit(130)
+        sys.exit(stop_code())
 
 
 def _print_status(folder: Path, output_format: str, *, watch: bool) -> None:

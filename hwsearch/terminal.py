@@ -1,11 +1,8 @@
 """What every part of the command line prints with: progress bars, tables and plain lines."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,46 +35,6 @@ def progress_bar(title: str) -> Iterator[Advance]:
             progress.update(task, completed=done, total=total)
 
         yield advance
-
-
-@contextmanager
-def second_interrupt_ends() -> Iterator[None]:
-    """The first Ctrl-C inside raises `KeyboardInterrupt` as ever, and so does SIGTERM, by which schedulers and service managers
-    end a process; another one, while that tidies up, ends the process at once.
-
-    Code 130, and nothing is tidied up any more: for work whose files stand a kill at any instant. Where Ctrl-C is ignored, as in
-    a job that a shell has put into the background, it stays so.
-    """
-
-    def first(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        for each in heard:
-            signal.signal(each, second)
-        os.write(2, b"\nstopping; press Ctrl-C again to end at once\n")
-        raise KeyboardInterrupt
-
-    def second(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        os.write(2, b"\nhwsearch: ended at once; the same command goes on where it stopped\n")
-        os._exit(130)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, first)
-    try:
-        yield
-    finally:
-        for number in heard:
-            signal.signal(number, before[number])
-
-
-def hear_sigterm() -> None:
-    """SIGTERM, by which job schedulers and service managers end a process, ends it as Ctrl-C does."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        # Not its children, whom their own parent ends by it.
-        os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Ctrl-C on a search: once ends it in good order, twice at once; neither leaves processes behind."""
+"""Ctrl-C and SIGTERM on a search: once ends it in good order, twice at once; neither leaves processes behind."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ import pytest
 
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import RECORD_FILE
-from tests.tiny import HWSEARCH, Tiny, hwsearch, read_events
+from tests.tiny import HWSEARCH, Tiny, hwsearch, read_events, write_tiny
 
 PATIENCE_SECONDS = 120
 
 TIDYING = """
 import time
-from hwsearch.terminal import second_interrupt_ends
+from hwsearch.interrupts import second_interrupt_ends
 with second_interrupt_ends():
     try:
         print("working", flush=True)
@@ -67,8 +67,83 @@ def alive(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGTERM, 1)])
-def test_ctrl_c_and_sigterm_end_a_search_on_ray_which_then_goes_on(copied: Tiny, number: signal.Signals, presses: int) -> None:
+@pytest.mark.parametrize("everybody", [False, True])
+def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bool) -> None:
+    """Also where all processes get it at once, as from systemd, and in a job that is deaf to Ctrl-C."""
+    command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
+    deaf = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    before = len(read_events(copied.folder))
+    with subprocess.Popen([*deaf, *map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
+        while len(read_events(copied.folder)) < before + 3:
+            assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
+            time.sleep(0.05)
+        started = descendants(driver.pid)
+        for process in (driver.pid, *(sorted(started) if everybody else ())):
+            os.kill(process, signal.SIGTERM)
+        said = driver.communicate()[1].splitlines()
+    assert driver.returncode == 143, said
+    assert said[-3:-1] == ["", "stopping; send it again to end at once"]
+    assert "run the same command again to continue in" in said[-1]
+    assert "interrupted: " in (copied.folder / LOG_FILE).read_text().splitlines()[-1]
+    assert wait_until_gone(started) == set()
+
+
+def test_sigterm_as_ray_starts_is_one_line(copied: Tiny) -> None:
+    command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stderr is not None
+        said = "".join(iter(driver.stderr.readline, "starting Ray\n"))
+        time.sleep(1.0)
+        driver.send_signal(signal.SIGTERM)
+        said += driver.communicate()[1]
+    assert driver.returncode == 143, said
+    assert "run the same command again to continue in" in said.splitlines()[-1]
+    assert "***" not in said
+
+
+@pytest.mark.parametrize("forever", [True, False])
+def test_a_second_sigterm_ends_at_once(forever: bool) -> None:
+    tidying = TIDYING.replace("second_interrupt_ends", "sigterm_interrupts").replace("{forever}", str(forever))
+    with subprocess.Popen([sys.executable, "-c", tidying], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None
+        for line in ("working\n", "tidying\n" if forever else "tidying\nbehind\n"):
+            assert "".join(process.stdout.readline() for _ in line.splitlines()) == line
+            process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate()
+    assert (process.returncode, said) == (143 if forever else -signal.SIGTERM, "")
+    assert ("ended at once" in errors) is forever
+
+
+def test_sigterm_ends_what_was_forked_as_ever() -> None:
+    script = (
+        "import os, time\n"
+        "from hwsearch.interrupts import sigterm_interrupts\n"
+        "with sigterm_interrupts():\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        time.sleep(600)\n"
+        "    time.sleep(0.5)\n"
+        "    os.kill(child, 15)\n"
+        "    print(os.WTERMSIG(os.waitpid(child, 0)[1]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.stdout, ended.stderr) == ("15\n", "")
+
+
+def test_sigterm_ends_a_build_of_data_in_one_line(tmp_path: Path) -> None:
+    command = [HWSEARCH, "data", "build", write_tiny(tmp_path / "tiny.toml"), "--runs-dir", tmp_path / "runs"]
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as builder:
+        assert builder.stderr is not None
+        assert builder.stderr.readline().startswith("rooms and mixtures: ")
+        builder.send_signal(signal.SIGTERM)
+        said = builder.communicate()[1]
+    assert builder.returncode == 143
+    assert said.splitlines()[-1] == "hwsearch: interrupted; the same command goes on where it stopped"
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: int) -> None:
     """A second one that comes when all is tidied up finds nothing left to do."""
     command = ["search", str(copied.file), "--runs-dir", str(copied.runs), "--trials", "5000"]
     before = len(read_events(copied.folder))
@@ -78,11 +153,11 @@ def test_ctrl_c_and_sigterm_end_a_search_on_ray_which_then_goes_on(copied: Tiny,
             time.sleep(0.05)
         started = descendants(driver.pid)
         assert started
-        driver.send_signal(number)
+        driver.send_signal(signal.SIGINT)
         assert driver.stderr is not None
         said = "".join(iter(driver.stderr.readline, "stopping; press Ctrl-C again to end at once\n"))
         if presses == 2:
-            driver.send_signal(number)
+            driver.send_signal(signal.SIGINT)
         said += driver.communicate()[1]
     assert driver.returncode == 130, said
     assert "*** SIGTERM" not in said

@@ -3,8 +3,10 @@
 import logging
 import math
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,14 +83,15 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     logger.info("starting Ray" if address is None else f"joining Ray at {address}")
     if address is None:
         try:
-            ray.init(
-                address="local",
-                num_cpus=max(_cores(workers, each), *_sessions, 1),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with _own_sigterm():
+                ray.init(
+                    address="local",
+                    num_cpus=max(_cores(workers, each), *_sessions, 1),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except OSError:  # which names its file, such as on a full disk
             raise
         except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
@@ -98,12 +101,13 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
 
     code = [str(Path(package.__file__ or "").parent) for package in (hwsearch, hw_models)]
     try:
-        ray.init(
-            address=address,
-            runtime_env={"py_modules": code, "excludes": ["__pycache__"]},
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _own_sigterm():
+            ray.init(
+                address=address,
+                runtime_env={"py_modules": code, "excludes": ["__pycache__"]},
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (RuntimeError, ConnectionError, OSError, RayError) as error:
         raise UserError(
             f"cannot join the Ray cluster at '{address}' ({one_error(error)}); wanted a machine that is one of its nodes "
@@ -181,6 +185,24 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
         return environment
     # Workers on this machine import what this process can import, from wherever it was started.
     return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to whoever handles it in this process: `ray.init` takes it, to print a stack and end."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit as ended:  # the handler that is Ray's own in the meantime
+        signal.signal(signal.SIGTERM, before)
+        if ended.code == signal.SIGTERM:
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _cores(workers: int, each: WorkersConfig) -> int:

@@ -20,7 +20,7 @@ import redis
 from hwsearch.errors import UserError
 from hwsearch.search import identity, shared_study
 from hwsearch.search.address import STORAGE_VARIABLE, parse_address
-from hwsearch.search.log import LOG_FILE, search_log, events_logged
+from hwsearch.search.log import LOG_FILE, events_logged, search_log
 from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.storage import SharedStorage, open_storage
 from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
