@@ -19,7 +19,7 @@ from tests.cluster_driver import BROKEN, SLOW
 from tests.ray_cluster import RayCluster, can_hide
 from tests.search.synthetic import essence, events
 from tests.sockets import descendants, is_loopback, listening, named
-from tests.tiny import HWSEARCH, Tiny
+from tests.tiny import HWSEARCH, Tiny, write_tiny
 
 ROOT = Path(__file__).parents[1]
 CODE_HERE = {"PYTHONPATH": str(ROOT)}
@@ -154,14 +154,23 @@ def test_a_node_that_cannot_start_workers_is_named(cluster: RayCluster, tmp_path
     assert left == []
 
 
-def test_a_driver_without_the_clusters_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("0" * 64)
-    with start_driver(
-        tmp_path / "run", cluster.address, 20, {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
-    ) as driver:
-        line = last_line(driver)
-    assert line.startswith(f"error: cannot join the Ray cluster at '{cluster.address}' (")
-    assert "RAY_AUTH_TOKEN_PATH" in line
+@pytest.mark.parametrize("given", ["another", "no file", "nothing"])
+def test_a_driver_without_the_clusters_token_is_refused_before_anything_is_built(
+    cluster: RayCluster, tmp_path: Path, given: str
+) -> None:
+    token = tmp_path / "token"
+    if given == "another":
+        token.write_text("0" * 64)
+    environment = {**cluster.environment, "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
+    if given == "nothing":
+        del environment["RAY_AUTH_TOKEN_PATH"], environment["RAY_AUTH_MODE"]
+    file, runs = write_tiny(tmp_path / "tiny.toml"), tmp_path / "runs"
+    command = [HWSEARCH, "search", file, "--runs-dir", runs, "--ray-address", cluster.address]
+    ended = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert line.startswith(f"hwsearch: error: the Ray cluster at '{cluster.address}' wants its token, which is missing here or")
+    assert not runs.exists()
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ import logging
 import os
 import re
 import socket
+import subprocess
+import sys
+from contextlib import suppress
 
 from hwsearch.errors import UserError
 from hwsearch.executor.base import one_line
@@ -11,6 +14,12 @@ from hwsearch.experiment import WorkersConfig
 
 CONNECT_SECONDS = 5.0
 """How long a cluster may take to answer."""
+
+TOKEN_SECONDS = 30.0
+"""How long it may take to look at the token."""
+
+TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
+"""Of Ray, where the token is another one, and where it cannot be read."""
 
 MOST_PER_CORE = 64
 """Workers for each core of this machine that are still started here: each is a process of its own, with PyTorch loaded."""
@@ -25,12 +34,13 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
     """Refuse, before anything long begins, workers that cannot be had; warn of many more than there are cores.
 
     Raises:
-        UserError: a cluster for no workers, no address, none that answers, or more than this machine can run.
+        UserError: a cluster for no workers, no address, none that answers, not its token, or more than this machine can run.
     """
     if address is not None:
         if workers == 0:
             raise UserError(f"--ray-address is '{address}' and --workers is 0, which uses no Ray; wanted workers, or no address")
         check_reachable(address)
+        check_token(address)
         return
     cores = available_cores()
     if workers and each.cpus > cores:
@@ -61,6 +71,33 @@ def check_reachable(address: str) -> None:
         knock(address)
     except OSError as error:
         raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
+
+
+def check_token(address: str) -> None:
+    """Refuse a cluster that this process has not the token of; anything else wrong with it is for `ray.init` to say.
+
+    Asked by a process of its own: in this one Ray would try for 20 s, and write a line of its own each time.
+
+    Raises:
+        UserError: the token is missing or wrong.
+    """
+    if address.startswith("ray://"):  # which is not the head's own port
+        return
+    with suppress(subprocess.TimeoutExpired):
+        asked = subprocess.run(  # noqa: S603 - the address has been looked at
+            [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TOKEN_SECONDS,
+            check=False,
+        )
+        if any(word in asked.stderr for word in TOKEN_WORDS):
+            raise UserError(
+                f"the Ray cluster at '{address}' wants its token, which is missing here or another one; wanted "
+                "RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
+            )
 
 
 def knock(address: str) -> None:
