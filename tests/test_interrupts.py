@@ -93,12 +93,14 @@ def test_sigterm_as_ray_starts_is_one_line(copied: Tiny) -> None:
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
         assert driver.stderr is not None
         said = "".join(iter(driver.stderr.readline, "starting Ray\n"))
-        time.sleep(1.0)
+        time.sleep(2.0)
+        started = descendants(driver.pid)
         driver.send_signal(signal.SIGTERM)
         said += driver.communicate()[1]
     assert driver.returncode == 143, said
     assert "run the same command again to continue in" in said.splitlines()[-1]
     assert "***" not in said
+    assert wait_until_gone(started) == set()
 
 
 @pytest.mark.parametrize("forever", [True, False])
