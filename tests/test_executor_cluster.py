@@ -113,7 +113,8 @@ def test_a_cluster_may_lose_nodes_and_get_new_ones(cluster: RayCluster, tmp_path
         *said, line = all_lines(driver)
     host = os.uname().nodename
     changes = [line for line in said if line.startswith("the cluster has ")]
-    assert sum(line.startswith(f"the cluster has lost a node: {host} (") for line in changes) == 3, said
+    # Ray takes some ten seconds to notice that a node is gone: one of the test before may be among them.
+    assert sum(line.startswith(f"the cluster has lost a node: {host} (") for line in changes) in {3, 4}, said
     assert sum(line.startswith(f"the cluster has got a node: {host} (") for line in changes) == 1, said
     assert line.startswith(f"error: no worker on the Ray cluster at '{cluster.address}' for 6")
     assert line.endswith("run the same command again to continue when there is")

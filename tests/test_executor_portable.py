@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsearch.executor.portable import Portable, PortableJob, contents, moved, moved_paths, unpack
-from hwsearch.executor.ray_workers import RayWorker
+from hwsearch.executor.ray_worker import RayWorker
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.search.scoring import ScoringJob, TrainedFile
 from hwsearch.separator.allocation import BitAllocation

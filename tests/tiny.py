@@ -120,8 +120,8 @@ class Answer:
 
 
 def read_events(folder: Path, event: str = "scored") -> list[dict[str, Any]]:
-    """Lines of a run folder's record of one kind, as they stand there."""
-    lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    """Lines of a run folder's record of one kind, as they stand there; half a line, as it is being written, is none."""
+    lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
     return [line for line in lines if line["event"] == event]
 
 

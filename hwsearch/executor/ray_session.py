@@ -4,11 +4,11 @@ import logging
 import math
 import os
 import signal
-import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import hw_models
 import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.executor.base import one_error
-from hwsearch.executor.preflight import check_reachable, knock
+from hwsearch.executor.preflight import check_reachable
+from hwsearch.executor.ray_nodes import alive_nodes
 from hwsearch.experiment import WorkersConfig
 
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _sessions: list[int] = []
 """Of those that are open, the cores that a Ray on this machine is to have."""
+
+_left = threading.Event()
+"""That this process is not connected to Ray any more."""
 
 
 @contextmanager
@@ -46,9 +50,7 @@ def ray_session(workers: int, each: WorkersConfig | None = None) -> Iterator[Non
     finally:
         _sessions.pop()
         if not there_before and is_up():
-            import ray
-
-            ray.shutdown()
+            disconnect()
 
 
 def is_up() -> bool:
@@ -69,99 +71,96 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     Raises:
         UserError: no cluster answers at `address`, or one of another version of Python or Ray; or Ray does not start here.
     """
-    if address is None:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    else:
+    if address is not None:
         check_reachable(address)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would print what it says of dead workers to this command's standard output; its own logs have it, too.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    import ray
-
-    if ray.is_initialized():
+    if is_up():
         return False
     logger.info("starting Ray" if address is None else f"joining Ray at {address}")
-    if address is None:
-        try:
-            with _own_sigterm():
-                ray.init(
-                    address="local",
-                    num_cpus=max(_cores(workers, each), *_sessions, 1),
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
-        except OSError:  # which names its file, such as on a full disk
-            raise
-        except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
-            raise UserError(f"Ray cannot be started on this machine ({one_error(error)}); --workers 0 does without") from None
-        return not _sessions
+    _undisturbed(partial(_start_here, max(_cores(workers, each), *_sessions, 1)) if address is None else partial(_join, address))
+    return not _sessions
+
+
+def disconnect() -> None:
+    """Leave Ray; one of this process's own ends."""
+    import ray
+
+    ray.shutdown()
+    _left.set()
+
+
+def _start_here(cores: int) -> None:
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        _init(
+            address="local",
+            num_cpus=cores,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+        )
+    except OSError:  # which names its file, such as on a full disk
+        raise
+    except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
+        raise UserError(f"Ray cannot be started on this machine ({one_error(error)}); --workers 0 does without") from None
+
+
+def _join(address: str) -> None:
     from ray.exceptions import RayError
 
     code = [str(Path(package.__file__ or "").parent) for package in (hwsearch, hw_models)]
     try:
-        with _own_sigterm():
-            ray.init(
-                address=address,
-                runtime_env={"py_modules": code, "excludes": ["__pycache__"]},
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+        _init(address=address, runtime_env={"py_modules": code, "excludes": ["__pycache__"]})
     except (RuntimeError, ConnectionError, OSError, RayError) as error:
         raise UserError(
             f"cannot join the Ray cluster at '{address}' ({one_error(error)}); wanted a machine that is one of its nodes "
             "('ray start --address' makes it one), with the same versions of Python and Ray, and its token if it has one "
             "(RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH)"
         ) from None
-    return not _sessions
 
 
-def head_answers() -> bool:
-    """Whether the head of the Ray that this process is connected to still listens."""
+def _init(**arguments: Any) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would print what it says of dead workers to this command's standard output; its own logs have it, too.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 
-    try:
-        knock(ray.get_runtime_context().gcs_address)
-    except OSError:
-        return False
-    return True
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
 
 
-def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray says of its nodes that are alive; asked of the head, which must answer."""
-    import ray
+def _undisturbed(start: Callable[[], None]) -> None:
+    """Call `start` in a thread; `KeyboardInterrupt` waits until it is done.
 
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-class NodeWatch:
-    """Tells at once when this machine's node of Ray has died: the kernel closes a socket of it that is held open here.
-
-    Ray itself notices after some ten seconds, and ends the process without a word where it then needs what lay on that node.
+    One inside `ray.init` leaves a Ray that crashes the process at its end, and inside an import it may be lost. Nor does Ray take
+    SIGTERM over from Python where it is started outside the main thread; a handler below Python's it does put there in any case.
     """
+    failures: list[Exception] = []
+    done = threading.Event()
 
-    def __init__(self, node: str) -> None:
-        """Watch a node of this machine by its id; one that has gone already counts as dead."""
-        self._socket = socket.socket(socket.AF_UNIX)
-        names = [str(each["RayletSocketName"]) for each in alive_nodes() if each["NodeID"] == node]
+    def run() -> None:
         try:
-            self._socket.connect(names[0].removeprefix("unix://") if names else "")
-        except OSError:
-            self.close()
+            start()
+        except Exception as error:  # noqa: BLE001 - raised below
+            failures.append(error)
+        done.set()
+        if not failures:
+            _left.wait()  # processes of Ray end with the thread that has started them
 
-    def lives(self) -> bool:
-        """Whether the node's process is there."""
+    _left.clear()
+    thread, interrupt = threading.Thread(target=run, name="Ray", daemon=True), None
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
+    thread.start()
+    while not done.is_set():
         try:
-            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._socket.close()
+            done.wait()
+        except KeyboardInterrupt as error:
+            signal.alarm(0)  # Ray's handler has the process aborted three seconds later
+            interrupt = error
+    if threading.current_thread() is threading.main_thread():
+        for number in handled:
+            signal.signal(number, signal.getsignal(number))
+    if interrupt is not None:
+        raise interrupt
+    if failures:
+        raise failures[0]
 
 
 def check_fits(each: WorkersConfig) -> None:
@@ -185,24 +184,6 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
         return environment
     # Workers on this machine import what this process can import, from wherever it was started.
     return {**environment, "PYTHONPATH": os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path)}
-
-
-@contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Give SIGTERM back to whoever handles it in this process: `ray.init` takes it, to print a stack and end."""
-    before = signal.getsignal(signal.SIGTERM)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    try:
-        yield
-    except SystemExit as ended:  # the handler that is Ray's own in the meantime
-        signal.signal(signal.SIGTERM, before)
-        if ended.code == signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _cores(workers: int, each: WorkersConfig) -> int:

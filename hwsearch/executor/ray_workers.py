@@ -2,13 +2,9 @@
 
 import logging
 import math
-import shutil
-import socket
-import tempfile
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +16,14 @@ from hwsearch.executor.base import (
     Factory,
     Outcome,
     Result,
-    attempt,
     no_answer,
     one_error,
-    this_process,
     times,
 )
-from hwsearch.executor.portable import Portable, PortableJob, contents, moved, unpack
-from hwsearch.executor.ray_session import NodeWatch, alive_nodes, check_fits, connect, head_answers, is_up, worker_environment
+from hwsearch.executor.portable import Portable, PortableJob, contents
+from hwsearch.executor.ray_nodes import NodeNews, NodeWatch, alive_nodes, delete_files, head_answers
+from hwsearch.executor.ray_session import check_fits, connect, disconnect, is_up, worker_environment
+from hwsearch.executor.ray_worker import RayWorker, delete_folder
 from hwsearch.experiment import WorkersConfig
 from hwsearch.files import atomic_write_bytes
 
@@ -46,15 +42,12 @@ REMIND_SECONDS = 30.0
 WAIT_SECONDS = 1.0
 """How long it waits for workers before it looks whether this machine's node lives."""
 
-NODES_NAMED = 5
-"""Of nodes that come or go together."""
-
 RESTED_SECONDS = 1.0
 """A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
 cost the job an attempt."""
 
-CLEANUP_SECONDS = 10.0
-"""How long nodes may take to delete the files they were sent."""
+WITH_ITS_NODE = "its node has died"
+"""How Ray says what an actor has died of; it has no type for that."""
 
 CONTINUE = "run the same command again to continue"
 
@@ -117,8 +110,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._factory: Any = None
         """With its files, as Ray holds them; None while no worker starts."""
         self._watch: NodeWatch | None = None
-        self._known_nodes: dict[str, str] = {}
-        """Host and id of those that were alive when last looked at, by id."""
+        self._news: NodeNews | None = None
         self._told_ready: int | None = None
         """How many workers were ready when that was last told."""
         self._has_begun = False
@@ -162,11 +154,13 @@ class RayExecutor(Generic[Argument, Result]):
             if not self._running and not self._queue:
                 raise LookupError("no job is in flight")
             self._look_after_ray()
+            self._start_missing()
+            self._dispatch()
             self._collect()
             self._end_overdue()
             self._check_starts()
             self._tell_ready()
-            self._dispatch()
+        self._dispatch()
         self._restarts = 0
         return self._outcomes.popleft()
 
@@ -175,14 +169,13 @@ class RayExecutor(Generic[Argument, Result]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._has_begun and is_up():
-            import ray
-
             if self._own_node_lives() and head_answers():
                 self._end_actors()
-                begun = (_node_of(start.where) for start in self._starting.values())
-                _delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
+                if self._root is not None:
+                    begun = (_node_of(start.where) for start in self._starting.values())
+                    delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
             if self._owns_ray:
-                ray.shutdown()
+                disconnect()
         if self._watch is not None:
             self._watch.close()
         self._forget_actors()
@@ -212,21 +205,27 @@ class RayExecutor(Generic[Argument, Result]):
         if self._watch is not None:
             self._watch.close()
         self._watch = None if self._own_node is None else NodeWatch(self._own_node)
-        self._known_nodes = {node["NodeID"]: _name(node) for node in alive_nodes()}
+        self._news = None if local else NodeNews()
         now = time.monotonic()
         self._checked, self._head_seen, self._worker_seen, self._reminded, self._told = now, now, now, now, now
-        for _ in range(self._workers):
-            self._start_actor()
+        self._start_missing()
 
-    def _start_actor(self) -> None:
-        if not self._own_node_lives():  # `_look_after_ray` sees to it
-            return
-        if self._factory is None:
-            self._factory = self._hand_over()
-        # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
-        actor = self._actor_class.remote([self._factory], self._root)
-        where = actor.where.remote()
-        self._starting[actor.build.remote()] = _Start(actor, where, time.monotonic())
+    def _start_missing(self) -> None:
+        """Start as many workers as there are too few.
+
+        Raises:
+            UserError: no room for what they read.
+        """
+        there = len(self._starting) + len(self._idle) + len(self._asked) + len(self._running)
+        for _ in range(self._workers - there):
+            if not self._own_node_lives():  # `_look_after_ray` sees to it
+                return
+            if self._factory is None:
+                self._factory = self._hand_over()
+            # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
+            actor = self._actor_class.remote([self._factory], self._root)
+            where = actor.where.remote()
+            self._starting[actor.build.remote()] = _Start(actor, where, time.monotonic())
 
     def _hand_over(self) -> Any:
         """Give Ray the factory and its files, for as long as workers start.
@@ -252,8 +251,16 @@ class RayExecutor(Generic[Argument, Result]):
         """Whether Ray may be asked for what it keeps on this machine: without its node it would end the process."""
         return self._watch is None or self._watch.lives()
 
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether something has died since Ray was looked at."""
+        return self._checked == -math.inf
+
     def _dispatch(self) -> None:
-        while self._own_node_lives() and self._idle and len(self._queue) > len(self._asked):
+        """Give jobs to idle workers, but not where something has died since Ray was looked at: it may have died of this machine's
+        node, which Ray says before the node has ended, and what were stored there then would end this process.
+        """
+        while not self._in_doubt and self._own_node_lives() and self._idle and len(self._queue) > len(self._asked):
             worker = self._idle.pop()
             if time.monotonic() - worker.heard > RESTED_SECONDS:
                 self._asked[worker.actor.where.remote()] = worker
@@ -303,13 +310,12 @@ class RayExecutor(Generic[Argument, Result]):
         try:
             node, host, failure = ray.get(reference)
         except RayError as death:
-            if start.began > self._start_death_seen:
+            if start.began > self._start_death_seen and WITH_ITS_NODE not in str(death):
                 self._deaths_at_start.append(f"{_place(start.where)}: {one_error(death)}")
                 self._start_death_seen = time.monotonic()
             logger.debug("a worker died as it started on %s: %s; another one is started", _place(start.where), one_error(death))
             self._checked = -math.inf
             ray.kill(start.actor)
-            self._start_actor()
             return
         self._nodes.add(node)
         if not self._starting:
@@ -407,11 +413,10 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes.append(Outcome(job.key, None, reason, job.attempts, seconds, worker=""))
 
     def _end_worker(self, worker: "_Worker") -> None:
-        """Put a new actor in the place of a dead or hung one; others may have died with it, such as all of a node."""
+        """Let go of a dead or hung actor, whose place another one takes; more may have died with it, such as all of a node."""
         import ray
 
         ray.kill(worker.actor)
-        self._start_actor()
         self._checked = -math.inf
         self._idle = [replace(idle, heard=-math.inf) for idle in self._idle]
 
@@ -430,8 +435,8 @@ class RayExecutor(Generic[Argument, Result]):
         nodes = alive_nodes() if answers else []
         if self._own_node is not None and all(node["NodeID"] != self._own_node for node in nodes):
             own_node_lives = False
-        if answers and self._address is not None:
-            self._tell_nodes(nodes)
+        if answers and self._news is not None:
+            self._news.tell(nodes)
         if self._address is None:
             if not answers:  # what this process keeps of a dead head ends it within a minute, even if a new one is started
                 raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
@@ -452,21 +457,10 @@ class RayExecutor(Generic[Argument, Result]):
 
     def _leave(self) -> None:
         """Let go of a cluster whose node here has died, before Ray needs it; whoever outlives this call finds no Ray."""
-        import ray
-
         self._forget_actors()
-        ray.shutdown()
+        disconnect()
         if self._root is not None:  # other nodes are out of reach from here
-            _delete_folder(self._root)
-
-    def _tell_nodes(self, nodes: Sequence[Mapping[str, Any]]) -> None:
-        found = {node["NodeID"]: _name(node) for node in nodes}
-        for what, some, others in (("has lost", self._known_nodes, found), ("has got", found, self._known_nodes)):
-            names = sorted(name for node, name in some.items() if node not in others)
-            if names:
-                more = "" if len(names) <= NODES_NAMED else f" and {len(names) - NODES_NAMED} more"
-                logger.info("the cluster %s %s: %s%s", what, _nodes(len(names)), ", ".join(names[:NODES_NAMED]), more)
-        self._known_nodes = found
+            delete_folder(self._root)
 
     def _tell_ready(self) -> None:
         """Say how many workers there are where that has changed, though not too often; all of them at once at the start."""
@@ -505,8 +499,6 @@ class RayExecutor(Generic[Argument, Result]):
         Raises:
             UserError: Ray has died before, and no job was done in between.
         """
-        import ray
-
         self._restarts += 1
         if self._restarts > self._max_attempts:
             raise UserError(f"Ray has died on this machine {times(self._restarts)} in a row; {CONTINUE}")
@@ -514,7 +506,7 @@ class RayExecutor(Generic[Argument, Result]):
         lost = [job for _, job, _ in self._running.values()]
         self._forget_actors()
         self._deaths_at_start.clear()
-        ray.shutdown()
+        disconnect()
         connect(self._workers, None, self._each)
         for job in reversed(lost):
             if job.attempts < self._max_attempts:
@@ -570,59 +562,6 @@ class _Start:
     began: float
 
 
-class RayWorker:
-    """The actor: builds the work function once and keeps it."""
-
-    def __init__(self, factory: list[Any], root: Path | None) -> None:
-        self._factory = factory
-        self._root = None if root is None else Path(tempfile.gettempdir()) / root
-        # Jobs on one node may name the same file, and each deletes what came with it.
-        self._jobs_root = None if self._root is None else self._root / f"jobs-{uuid.uuid4().hex}"
-        self._work: Callable[[Any], Any] | None = None
-
-    def where(self) -> tuple[str, str]:
-        """Node and host."""
-        import ray
-
-        return ray.get_runtime_context().get_node_id(), socket.gethostname()
-
-    def build(self) -> tuple[str, str, str | None]:
-        """Fetch what the work needs, and build it; node and host, and what went wrong."""
-        import ray
-
-        failure = None
-        try:
-            factory, files = ray.get(self._factory.pop())
-            if self._root is not None:
-                self._root.mkdir(mode=0o700, exist_ok=True)
-                if isinstance(factory, Portable):
-                    # Workers of one node share them: whoever comes first has written them.
-                    for path in (path for path in files if not moved(path, self._root).is_file()):
-                        unpack({path: ray.get(files[path])}, self._root)
-                    factory = factory.below(self._root)
-            self._work = factory()
-        except UserError as error:
-            failure = str(error)
-        except Exception as error:  # noqa: BLE001 - foreign code; the driver says which node it failed on
-            failure = f"a worker cannot start: {one_error(error)}"
-        return (*self.where(), failure)
-
-    def run(self, argument: Any, files: Mapping[Path, bytes]) -> tuple[Any, str | None, float, str, dict[Path, bytes]]:
-        """Run a job that comes with the files it names; its outcome, and the files that it left."""
-        if self._work is None:
-            raise RuntimeError("a worker was given a job before it was built")
-        root = self._jobs_root
-        if root is None or not isinstance(argument, PortableJob):
-            return (*attempt(self._work, argument), this_process(), {})
-        unpack(files, root)
-        outcome = attempt(self._work, argument.below(root))
-        left = {path: moved(path, root) for path in argument.results()}
-        found = {path: there.read_bytes() for path, there in left.items() if there.is_file() and path not in files}
-        for path in {*files, *found}:
-            moved(path, root).unlink()
-        return (*outcome, this_process(), found)
-
-
 def _node_of(where: Any) -> tuple[str, str] | None:
     """Node and host of an actor, if it has said where it is."""
     import ray
@@ -639,35 +578,3 @@ def _place(where: Any) -> str:
     """The node of an actor as an error names it."""
     found = _node_of(where)
     return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"
-
-
-def _nodes(count: int) -> str:
-    return "a node" if count == 1 else f"{count} nodes"
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    """A node as `ray.nodes` has it, in words."""
-    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-
-
-def _delete_files(root: Path | None, nodes: set[str]) -> None:
-    """Delete what travelled to the nodes, where these still answer."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    if root is None:
-        return
-    alive = nodes & {node["NodeID"] for node in alive_nodes()}
-    delete = ray.remote(_delete_folder)
-    waiting = [
-        delete.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            root
-        )
-        for node in alive
-    ]
-    if waiting:
-        ray.wait(waiting, num_returns=len(waiting), timeout=CLEANUP_SECONDS)
-
-
-def _delete_folder(root: Path) -> None:
-    shutil.rmtree(Path(tempfile.gettempdir()) / root, ignore_errors=True)

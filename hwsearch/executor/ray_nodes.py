@@ -1,0 +1,106 @@
+"""The nodes of the Ray that this process is connected to: which there are, whether those that count live, what lies on them."""
+
+import logging
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hwsearch.executor.preflight import knock
+from hwsearch.executor.ray_worker import delete_folder
+
+NODES_NAMED = 5
+"""Of nodes that come or go together."""
+
+CLEANUP_SECONDS = 10.0
+"""How long nodes may take to delete the files they were sent."""
+
+logger = logging.getLogger(__name__)
+
+
+def head_answers() -> bool:
+    """Whether the head of the Ray that this process is connected to still listens."""
+    import ray
+
+    try:
+        knock(ray.get_runtime_context().gcs_address)
+    except OSError:
+        return False
+    return True
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """What Ray says of its nodes that are alive; asked of the head, which must answer."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+class NodeWatch:
+    """Tells at once when this machine's node of Ray has died: the kernel closes a socket of it that is held open here.
+
+    Ray itself notices after some ten seconds, and ends the process without a word where it then needs what lay on that node.
+    """
+
+    def __init__(self, node: str) -> None:
+        """Watch a node of this machine by its id; one that has gone already counts as dead."""
+        self._socket = socket.socket(socket.AF_UNIX)
+        names = [str(each["RayletSocketName"]) for each in alive_nodes() if each["NodeID"] == node]
+        try:
+            self._socket.connect(names[0].removeprefix("unix://") if names else "")
+        except OSError:
+            self.close()
+
+    def lives(self) -> bool:
+        """Whether the node's process is there."""
+        try:
+            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
+
+
+class NodeNews:
+    """Tells of nodes of a cluster that come and go."""
+
+    def __init__(self) -> None:
+        """Those that are alive now are no news."""
+        self._known = {node["NodeID"]: _name(node) for node in alive_nodes()}
+
+    def tell(self, nodes: Iterable[Mapping[str, Any]]) -> None:
+        """Say what has changed, given those that are alive."""
+        found = {node["NodeID"]: _name(node) for node in nodes}
+        for what, some, others in (("has lost", self._known, found), ("has got", found, self._known)):
+            names = sorted(name for node, name in some.items() if node not in others)
+            if names:
+                count = "a node" if len(names) == 1 else f"{len(names)} nodes"
+                more = "" if len(names) <= NODES_NAMED else f" and {len(names) - NODES_NAMED} more"
+                logger.info("the cluster %s %s: %s%s", what, count, ", ".join(names[:NODES_NAMED]), more)
+        self._known = found
+
+
+def delete_files(root: Path, nodes: set[str]) -> None:
+    """Delete what travelled to the nodes, below each one's folder for temporary files, where these still answer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    alive = nodes & {node["NodeID"] for node in alive_nodes()}
+    delete = ray.remote(delete_folder)
+    waiting = [
+        delete.options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            root
+        )
+        for node in alive
+    ]
+    if waiting:
+        ray.wait(waiting, num_returns=len(waiting), timeout=CLEANUP_SECONDS)
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """A node as `ray.nodes` has it, in words."""
+    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
