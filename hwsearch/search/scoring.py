@@ -113,9 +113,10 @@ class _Scorer:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        parts = prepared.folded, prepared.calibration, prepared.quantization
-        self._network = FastNetwork(*parts)
-        self._rough_network = FastNetwork(*parts, integers=True) if self._experiment.search.integer_kernels else self._network
+        parts, scales = (prepared.folded, prepared.calibration, prepared.quantization), prepared.scales
+        self._network = FastNetwork(*parts, scales=scales)
+        in_integers = self._experiment.search.integer_kernels
+        self._rough_network = FastNetwork(*parts, scales=scales, integers=True) if in_integers else self._network
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
         self._batches: list[list[MixtureBatch]] = []
         """The subset, then the rest of the validation set, once a job has wanted it."""

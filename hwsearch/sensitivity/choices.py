@@ -17,7 +17,7 @@ from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_
 from hwsearch.separator.fast import fast_convolve
 from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight, weight_scale
+from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight
 
 Candidates = tuple[tuple[str, tuple[int, ...]], ...]
 """Sites and the widths that each is tried at, as in `SearchSpace.free_sites`."""
@@ -107,7 +107,7 @@ def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
                 )
             for bits in widths:
                 if not is_float(bits):
-                    scale = weight_scale(weight, bits, base.quantization)
+                    scale = base.scales.scale(layer_of(site), bits)
                     weights[site, bits] = quantize_weight(weight, scale, bits).value
     return SiteChoices(base, tuple((site, tuple(sorted(set(widths)))) for site, widths in candidates), weights)
 

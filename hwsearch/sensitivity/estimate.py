@@ -124,7 +124,7 @@ def ensure(
     if needs_pool(wanted) and pool is None:
         raise ValueError("recoverability wants training examples")
     calibration = workspace.folder / "calibration.json"
-    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
+    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration, experiment.search.weight_bits)
     validation = open_dataset(workspace.data_folder, Split.VALIDATION)[: experiment.sensitivity.mixtures]
     mixtures = [mixture.id for mixture in validation]
     factory = WorkFactory(

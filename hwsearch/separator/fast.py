@@ -23,8 +23,8 @@ from hwsearch.separator.quantizers import (
     fake_quantize,
     is_float,
     quantize_weight,
-    weight_scale,
 )
+from hwsearch.separator.weight_scales import WeightScales
 
 _FIRST = "input_proj"
 
@@ -62,16 +62,23 @@ class FastNetwork:
         folded: full-precision weights with the norms folded in.
         calibration: grids of the activations.
         config: how weight scales are chosen.
+        scales: those that are known already.
         integers: whether candidates may be computed in 8-bit integers, where all their widths and the processor allow. That is
             three times faster, and rounds differently from float kernels: see `hwsearch.separator.integer`.
     """
 
     def __init__(
-        self, folded: FoldedNetwork, calibration: Calibration, config: QuantizationConfig, *, integers: bool = False
+        self,
+        folded: FoldedNetwork,
+        calibration: Calibration,
+        config: QuantizationConfig,
+        *,
+        scales: WeightScales | None = None,
+        integers: bool = False,
     ) -> None:
         self._folded = folded
         self._calibration = calibration
-        self._config = config
+        self._scales = WeightScales(folded, config) if scales is None else scales
         self._integers = integers and not folded.slopes
         self._weights: dict[tuple[str, int], tuple[QuantizedWeight, Tensor]] = {}
         self._integer_layers: dict[tuple[str, int, int], IntegerLayer] = {}
@@ -138,8 +145,7 @@ class FastNetwork:
         """Quantized weights of a layer and their values, computed once."""
         key = name, bits
         if key not in self._weights:
-            weight = self._folded.layers[name].weight
-            quantized = quantize_weight(weight, weight_scale(weight, bits, self._config), bits)
+            quantized = quantize_weight(self._folded.layers[name].weight, self._scales.scale(name, bits), bits)
             self._weights[key] = quantized, quantized.value
         return self._weights[key]
 

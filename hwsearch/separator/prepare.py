@@ -1,8 +1,10 @@
 """A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.folding import FoldedNetwork, fold
 from hwsearch.separator.separator import Separator
+from hwsearch.separator.weight_scales import WeightScales
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,11 @@ class PreparedBase:
     calibration: Calibration
     quantization: QuantizationConfig
     base_sha256: str
+
+    @cached_property
+    def scales(self) -> WeightScales:
+        """Of its weights, as far as they have been searched."""
+        return WeightScales(self.folded, self.quantization)
 
 
 def load_checked_base(experiment: Experiment, path: Path) -> Separator:
@@ -52,14 +60,15 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     return separator
 
 
-def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path) -> PreparedBase:
-    """Load, fold and calibrate a base; the calibration is kept in `cache` under a hash of what it depends on.
+def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
+    """Load, fold and calibrate a base; it and the weights' scales are kept in `cache`, under hashes of what they depend on.
 
     Args:
         experiment: says which network, and how it is quantized.
         path: the base file.
         data_folder: the data set, whose first validation mixtures the activation ranges are read from.
         cache: the calibration's file.
+        widths: of weights, whose scales are searched now, for whoever reads that file; others are when they are wanted.
 
     Raises:
         UserError: an unusable base, data set or cache.
@@ -73,16 +82,38 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             "mixtures": experiment.quantization.calibration_mixtures,
         }
     )
-    calibration = _cached(cache, key, experiment)
-    if calibration is None:
+    content = read_json(cache, "a calibration") if cache.is_file() else None
+    kept = _kept(content, key, "calibration")
+    if kept is None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
         try:
             calibration = calibrate(folded, calibration_features(separator, experiment, data_folder))
         finally:
             torch.set_num_threads(threads)
-        atomic_write_json(cache, {"key": key, "calibration": calibration.to_json()})
-    return PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
+    else:
+        calibration = Calibration.from_json(kept, activation_sites(experiment.separator), str(cache))
+    prepared = PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
+    scales_key = _scales_key(prepared)
+    weights = content.get("weights") if isinstance(content, dict) else None
+    if (scales := _kept(weights, scales_key, "scales")) is not None:
+        prepared.scales.take(scales, str(cache))
+    if prepared.scales.search(widths) or kept is None:
+        weights = {"key": scales_key, "scales": prepared.scales.to_json()}
+        atomic_write_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
+    return prepared
+
+
+def calibration_digest(cache: Path) -> str:
+    """Hash of the calibration that a file holds, whatever else it does.
+
+    Raises:
+        UserError: no calibration.
+    """
+    content = read_json(cache, "a calibration")
+    if not isinstance(content, dict) or "calibration" not in content:
+        raise UserError(f"{cache}: holds no calibration; delete it and it is made again")
+    return digest(content["calibration"])
 
 
 def calibration_features(separator: Separator, experiment: Experiment, data_folder: Path) -> Sequence[torch.Tensor]:
@@ -97,10 +128,12 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
     return collected
 
 
-def _cached(cache: Path, key: str, experiment: Experiment) -> Calibration | None:
-    if not cache.is_file():
-        return None
-    content = read_json(cache, "a calibration")
-    if not isinstance(content, dict) or content.get("key") != key:
-        return None
-    return Calibration.from_json(content.get("calibration"), activation_sites(experiment.separator), str(cache))
+def _scales_key(base: PreparedBase) -> str:
+    """Hash of what the scales of its weights depend on."""
+    config = base.quantization.model_dump(mode="json", include={"weight_scale", "weight_scale_method"})
+    return digest({"base": base.base_sha256, "quantization": config})
+
+
+def _kept(content: Any, key: str, what: str) -> Any:
+    """What a cache holds under a hash, if it is of that."""
+    return content.get(what) if isinstance(content, dict) and content.get("key") == key else None

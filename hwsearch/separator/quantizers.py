@@ -123,15 +123,16 @@ def mse_scale(rows: Tensor, largest: Tensor, limit: int) -> Tensor:
     # largest.
     lowest = 0.02 if limit < 8 else 0.2
     step = (_HIGHEST_FACTOR - lowest) / _COARSE_FACTORS
-    best, error = _fit(rows, largest, limit)
+    energy = rows.square().sum(dim=1)
+    best, error = _fit(rows, energy, largest, limit)
     for index in range(_COARSE_FACTORS + 1):
-        best, error = _better(best, error, *_fit(rows, largest * (lowest + index * step), limit))
+        best, error = _better(best, error, *_fit(rows, energy, largest * (lowest + index * step), limit))
     centre = best
     for index in range(-_FINE_FACTORS, _FINE_FACTORS + 1):
         near = (centre + index * step / _FINE_FACTORS * largest).clamp_min(lowest / 2 * largest)
-        best, error = _better(best, error, *_fit(rows, near, limit))
+        best, error = _better(best, error, *_fit(rows, energy, near, limit))
     for _ in range(_REFINEMENTS):
-        best, error = _better(best, error, *_fit(rows, best, limit))
+        best, error = _better(best, error, *_fit(rows, energy, best, limit))
     return best
 
 
@@ -162,13 +163,13 @@ def is_float(bits: int) -> bool:
     return bits == FLOAT_BITS
 
 
-def _fit(rows: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The best scale for the integers that `scale` rounds to, and the squared error of the two."""
+def _fit(rows: Tensor, energy: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """The best scale for the integers that `scale` rounds rows of an energy to, and the squared error of the two."""
     integers = (rows / scale[:, None]).round_().clamp_(-limit, limit)
     product = (rows * integers).sum(dim=1)
-    energy = integers.square_().sum(dim=1)
-    fitted = torch.where(energy > 0, product / energy.clamp_min(1.0), scale)
-    return fitted, rows.square().sum(dim=1) - product * torch.where(energy > 0, fitted, 0.0)
+    squares = integers.square_().sum(dim=1)
+    fitted = torch.where(squares > 0, product / squares.clamp_min(1.0), scale)
+    return fitted, energy - product * torch.where(squares > 0, fitted, 0.0)
 
 
 def _better(best: Tensor, error: Tensor, candidate: Tensor, candidate_error: Tensor) -> tuple[Tensor, Tensor]:

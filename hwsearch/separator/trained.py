@@ -14,7 +14,6 @@ its grid.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +95,7 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
             if (earlier := kept(site)) is not None:
                 scale = earlier[f"{site}.scale"]
             elif start is None:
-                scale = _base_weight_scale(base, name, widths[site])
+                scale = base.scales.scale(name, widths[site])
             else:
                 scale = weight_scale(parameters[site], widths[site], base.quantization)
             parameters[f"{site}.scale"] = scale.clone()
@@ -202,12 +201,6 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
             return run_folded(quantized, normalised, at_site, fast_convolve)
 
     return mask
-
-
-@lru_cache(maxsize=2048)
-def _base_weight_scale(base: PreparedBase, layer: str, bits: int) -> Tensor:
-    """Post-training scale of a layer's weights; a process that trains many candidates of one base searches it once."""
-    return weight_scale(base.folded.layers[layer].weight, bits, base.quantization)
 
 
 def _folded(base: PreparedBase, state: TrainedState) -> FoldedNetwork:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
+from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import PreparedBase, calibration_features, load_checked_base, prepare_base
+from hwsearch.separator.quantizers import weight_scale
 from tests.tiny import Tiny, tiny_content
 
 
@@ -22,8 +25,8 @@ def experiment(**sections: Any) -> Experiment:
     return parse_experiment({**tiny_content(), **sections}, source="here")
 
 
-def prepare(tiny: Tiny, cache: Path, base: Path = EMBEDDED_BASE, **sections: Any) -> PreparedBase:
-    return prepare_base(experiment(**sections), base, tiny.workspace.data_folder, cache)
+def prepare(tiny: Tiny, cache: Path, base: Path = EMBEDDED_BASE, widths: Sequence[int] = (), **sections: Any) -> PreparedBase:
+    return prepare_base(experiment(**sections), base, tiny.workspace.data_folder, cache, widths)
 
 
 def test_the_calibration_is_that_of_the_first_validation_mixtures(tiny: Tiny, tmp_path: Path) -> None:
@@ -81,6 +84,75 @@ def test_a_file_that_is_no_calibration_of_ours_is_replaced(tiny: Tiny, tmp_path:
     cache.write_text("[1, 2]")
     made = prepare(tiny, cache)
     assert prepare(tiny, cache).calibration == made.calibration
+
+
+@pytest.mark.parametrize("config", [{}, {"weight_scale": "per_tensor"}, {"weight_scale_method": "max"}])
+def test_scales_of_weights_are_searched_once_and_read_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, str]
+) -> None:
+    cache = tmp_path / "calibration.json"
+    calibration = prepare(tiny, cache, quantization=config).calibration
+    first = prepare(tiny, cache, widths=(2, 8, FLOAT_BITS), quantization=config)
+    assert first.calibration == calibration
+    wanted = {
+        (name, bits): weight_scale(layer.weight, bits, first.quantization)
+        for name, layer in first.folded.layers.items()
+        for bits in (2, 8)
+    }
+
+    def again(*_: object) -> None:
+        raise AssertionError("searched again")
+
+    monkeypatch.setattr(weight_scales, "weight_scale", again)
+    written = cache.stat().st_mtime_ns
+    for base in (first, prepare(tiny, cache, widths=(8, 2), quantization=config), prepare(tiny, cache, quantization=config)):
+        assert all(torch.equal(base.scales.scale(*key), scale) for key, scale in wanted.items())
+    assert cache.stat().st_mtime_ns == written
+
+
+def test_scales_of_other_weights_or_of_another_kind_are_searched_again(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    prepare(tiny, cache, widths=(4,))
+    largest = prepare(tiny, cache, quantization={"weight_scale_method": "max"})
+    weight = largest.folded.layers["mask_head"].weight
+    rows = weight.abs().amax(dim=(1, 2))
+    torch.testing.assert_close(largest.scales.scale("mask_head", 4).flatten()[rows > 0], rows[rows > 0] / 7)
+    separator, description = load_base(EMBEDDED_BASE)
+    with torch.no_grad():
+        separator.network.mask_head.weight.mul_(2)
+    save_base(tmp_path / "other.safetensors", separator, description)
+    other = prepare(tiny, cache, tmp_path / "other.safetensors")
+    assert torch.equal(other.scales.scale("mask_head", 4), weight_scale(2 * weight, 4, other.quantization))
+
+
+def test_scales_stay_where_the_calibration_is_made_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "calibration.json"
+    first = prepare(tiny, cache, widths=(4,))
+    monkeypatch.setattr(weight_scales, "weight_scale", None)
+    for _ in range(2):
+        base = prepare(tiny, cache, widths=(4,), quantization={"calibration_mixtures": 1})
+        assert torch.equal(base.scales.scale("mask_head", 4), first.scales.scale("mask_head", 4))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda layers: layers["mask_head"]["4"].pop(),
+        lambda layers: layers["mask_head"]["4"].__setitem__(0, 0.0),
+        lambda layers: layers["mask_head"]["4"].__setitem__(0, "1"),
+        lambda layers: layers["mask_head"].__setitem__("four", layers["mask_head"].pop("4")),
+        lambda layers: layers.__setitem__("elsewhere", layers.pop("mask_head")),
+        lambda layers: layers.__setitem__("mask_head", []),
+    ],
+)
+def test_damaged_scales_are_refused(tiny: Tiny, tmp_path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
+    cache = tmp_path / "calibration.json"
+    prepare(tiny, cache, widths=(4,))
+    content = json.loads(cache.read_text())
+    damage(content["weights"]["scales"]["layers"])
+    cache.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{cache}: .* delete it and it is made again"):
+        prepare(tiny, cache, widths=(4,))
 
 
 @pytest.mark.parametrize(

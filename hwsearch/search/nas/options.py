@@ -9,7 +9,7 @@ from torch import Tensor
 from hwsearch.search.exact.problem import AllocationProblem
 from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight, weight_scale
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +74,10 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
         for site, bits, options in zip(problem.sites, problem.width_table, problem.site_option, strict=True)
     }
     grids = {}
-    for name, layer in base.folded.layers.items():
+    for name in base.folded.layers:
         before = input_site(name)
         grids[name] = LayerGrids(
-            weights=tuple(
-                None if is_float(bits) else (bits, weight_scale(layer.weight, bits, base.quantization))
-                for bits in widths[f"{name}.weight"]
-            ),
+            weights=tuple(None if is_float(bits) else (bits, base.scales.scale(name, bits)) for bits in widths[f"{name}.weight"]),
             inputs=tuple(base.calibration.grid(before, bits) for bits in widths[before]),
         )
     layers = {name: grids[name].quantized(layer.weight, layer.bias) for name, layer in base.folded.layers.items()}

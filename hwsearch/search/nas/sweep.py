@@ -18,7 +18,7 @@ from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.base import base_digest
-from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.prepare import calibration_digest, prepare_base
 from hwsearch.training.pool import load_pool
 
 NAS_FILE = "nas.json"
@@ -95,7 +95,7 @@ class NasFactory:
                 "quantization": self.experiment.quantization.model_dump(mode="json"),
                 "seed": self.experiment.seed,
                 "base": base_digest(self.base),
-                "calibration": file_digest(self.calibration),
+                "calibration": calibration_digest(self.calibration),
                 "pool": file_digest(self.pool),
                 "widths": self.problem.widths,
                 "groups": self.problem.groups,
