@@ -106,6 +106,8 @@ class PosteriorEngine:
         steered = [*self._objectives, *(cost for cost, _ in self._limits)]
         self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
         self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
+        self._ranges = np.array([_range(cost.table[self._usable]) for cost in self._objectives]) * len(valid)
+        """Of the objectives, roughly."""
         self._known: set[bytes] = set()
         """Options of every candidate, as bytes: those hash faster than tuples of hundreds of numbers."""
         self._running: dict[Point, tuple[OptionArray, FloatArray]] = {}
@@ -163,8 +165,7 @@ class PosteriorEngine:
         pool, costs = self._pool(weights, _DRAWS + int(_MORE_DRAWS * (count - 1)), rng)
         if not len(pool):
             return []
-        ranges = np.array([np.ptp(cost.table[self._usable]) or 1.0 for cost in self._objectives]) * len(self._valid)
-        scales = weights / ranges
+        scales = weights / self._ranges
         fronted, levels = self._staircase(scales)
         combined = costs @ scales
         widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
@@ -211,21 +212,23 @@ class PosteriorEngine:
 
     def _pool(self, weights: FloatArray, draws: int, rng: np.random.Generator) -> tuple[OptionArray, FloatArray]:
         """New allocations within the limits, [N, choices], and their costs, [N, objectives]."""
-        found = [self._mutants(rng)]
+        found = [self._mutants(rng).astype(np.int8)]
         for draw in range(draws + 1):
             losses = self.losses(rng if draw else None)
             pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
             steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
             costs, losses = (np.where(self._usable, table, np.inf) for table in (steering, losses))
-            found.append(supported_options(costs, losses, lambda count: _some(count, rng)).astype(np.int64))
+            found.append(supported_options(costs, losses, lambda count: _some(count, rng)))
         near = self._new(np.concatenate(found))
-        return near if len(near[0]) else self._new(self._anywhere(rng))
+        return near if len(near[0]) else self._new(self._anywhere(rng).astype(np.int8))
 
-    def _new(self, options: OptionArray) -> tuple[OptionArray, FloatArray]:
+    def _new(self, options: npt.NDArray[np.int8]) -> tuple[OptionArray, FloatArray]:
         """Those that are not known, have every cost, and are within the limits, each once; and their costs."""
-        keys = [row.tobytes() for row in options.astype(np.int8)]
-        first = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self._known}
-        pool = options[sorted(first.values())]
+        options = np.ascontiguousarray(options)
+        keys: list[bytes] = options.view(f"V{options.shape[1]}")[:, 0].tolist()
+        first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
+        known = self._known
+        pool = options[sorted([row for key, row in first.items() if key not in known])].astype(np.int64)
         costs = self._charge(pool)
         new = np.isfinite(costs).all(axis=1)
         for cost, limit in self._limits:
@@ -309,6 +312,11 @@ def _rising(costs: FloatArray, qualities: FloatArray) -> tuple[FloatArray, Float
     best = np.maximum.accumulate(np.concatenate([[-np.inf], qualities]))
     better = best[1:] > best[:-1]
     return costs[better], qualities[better]
+
+
+def _range(values: FloatArray) -> float:
+    """From the least to the largest; 1 where there is nothing between them."""
+    return float(np.ptp(values)) or 1.0 if values.size else 1.0
 
 
 def _to_unit_range(table: FloatArray, usable: npt.NDArray[np.bool_]) -> FloatArray:

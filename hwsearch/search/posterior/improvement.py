@@ -1,5 +1,7 @@
 """How much a candidate may be expected to lift the front of quality against one cost."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
@@ -9,11 +11,10 @@ FloatArray = npt.NDArray[np.float64]
 _SMALLEST_DEVIATION = 1e-9
 """Stands for certainty."""
 
-_REACH = 13.0
-"""Deviations from the lowest level a candidate may lift to one whose lift is less than exp(-13^2 / 2) = 2e-37 of that."""
+_NEGLIGIBLE = 45.0
+"""Lifts below exp(-45) = 3e-20 of a candidate's largest are left out: all of them together are less than rounding."""
 
-
-_BLOCK = 40_000
+_BLOCK = 16_000
 """Pairs of a candidate and a step of the front that are looked at together: they stay in the cache."""
 
 
@@ -41,25 +42,36 @@ def expected_improvement(
     edges = np.concatenate([[-np.inf], front[0], [largest]])
     starts, stops = edges[:-1], np.minimum(edges[1:], largest)
     sigma = np.maximum(deviation, _SMALLEST_DEVIATION)
+    # Of the steps that end above a candidate's cost, it lifts the first one most: levels rise.
+    first = np.minimum(np.searchsorted(stops, cost, side="right"), len(levels) - 1)
+    z = np.minimum((mean - levels[first]) / sigma, 0.0)
+    last = np.searchsorted(levels, mean + sigma * np.sqrt(z * z + 2.0 * _NEGLIGIBLE))
+    counts = np.maximum(last - first, 1)
     total = np.empty(len(cost))
-    rows = max(1, _BLOCK // len(levels))
-    for start in range(0, len(cost), rows):
-        block = slice(start, start + rows)
-        spans = np.maximum(stops - np.maximum(starts, cost[block, None]), 0.0)
-        total[block] = (spans * _lift(mean[block, None], sigma[block, None], levels, spans > 0.0)).sum(axis=1)
+    for block in _blocks(counts):
+        count = counts[block]
+        begins = np.cumsum(count) - count
+        step = np.arange(count.sum()) + np.repeat(first[block] - begins, count)
+        lift = _lift(np.repeat(mean[block], count) - levels[step], np.repeat(sigma[block], count))
+        lift *= np.maximum(stops[step] - np.maximum(starts[step], np.repeat(cost[block], count)), 0.0)
+        total[block] = np.add.reduceat(lift, begins)
     return total
 
 
-def _lift(mean: FloatArray, sigma: FloatArray, levels: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
-    """Expected lift [N, levels] of the levels, rising, by candidates [N, 1], where it counts.
-
-    The normal distribution is what takes time, and most steps lie below a candidate's own cost, or so far above the first one
-    that lifting them adds less than rounding: those are 0.
-    """
-    z = (mean - levels) / sigma
-    first = z[np.arange(len(z)), counted.argmax(axis=1)]
-    counted &= z > np.minimum(first, 0.0)[:, None] - _REACH
-    lift, z = np.zeros(z.shape), z[counted]
-    lift[counted] = z * ndtr(z) + np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
-    lift *= sigma
+def _lift(above: FloatArray, sigma: FloatArray) -> FloatArray:
+    """Expected lift of levels by qualities whose means are `above` them."""
+    z = above / sigma
+    density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
+    lift: FloatArray = (z * ndtr(z) + density) * sigma
     return lift
+
+
+def _blocks(counts: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Consecutive candidates with `_BLOCK` pairs at most, or one with more."""
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        done = ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, done + _BLOCK, side="right")))
+        yield slice(start, stop)
+        start = stop

@@ -85,8 +85,10 @@ class LossPosterior:
         rows = np.zeros((len(options), len(self._theta)), np.float32)
         rows[:, -1] = 1.0
         rows[np.arange(len(rows))[:, None], columns] = 1.0
-        # Single precision halves the time of the largest product there is, and moves a deviation by a millionth.
-        roots = rows @ self._root.astype(np.float32)
+        # Single precision halves the time of the largest product there is, and moves a deviation by a millionth; about half of
+        # the options are nobody's.
+        used = np.flatnonzero(rows.any(axis=0))
+        roots = rows[:, used] @ self._root[used].astype(np.float32)
         return self.expect(options), np.sqrt(np.square(roots, dtype=np.float64).sum(axis=1))
 
     def draw(self, rng: np.random.Generator) -> FloatArray:
