@@ -48,10 +48,10 @@ from hwsearch.search.costing import experiment_workload
 from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
+from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.progress import SearchSummary
-from hwsearch.search.record import FolderLock
 from hwsearch.search.space import SearchSpace, build_space
 from hwsearch.search_display import search_display
 from hwsearch.searching import check_storage, search

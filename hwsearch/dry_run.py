@@ -17,12 +17,13 @@ from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
+from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import Asked, Scored, has_begun, lock_holder, now
+from hwsearch.search.record import Asked, Scored, has_begun, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds

@@ -1,6 +1,6 @@
 """The steps of the main job, each a function of an experiment's workspace: what the command line calls."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,12 @@ from hwsearch.files import read_json
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
+from hwsearch.search.folder_lock import check_unlocked
 from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
-from hwsearch.search.record import RECORD_FILE, check_unlocked, has_begun, read_record
+from hwsearch.search.record import RECORD_FILE, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.search.strategy import trainings, wants_nas
 from hwsearch.search.trained_weights import TRAINED_FOLDER
@@ -113,9 +114,9 @@ def build(workspace: Workspace, processes: int, progress: Progress) -> DataSet:
     return build_data(workspace.experiment, workspace.data_folder, workspace.corpora_folder, processes, progress)
 
 
-def prepare(workspace: Workspace) -> PreparedBase:
-    """The experiment's base, folded and calibrated."""
-    return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, calibration_path(workspace))
+def prepare(workspace: Workspace, widths: Iterable[int] = ()) -> PreparedBase:
+    """The experiment's base, folded and calibrated; the scales of its weights at some widths are kept with the calibration."""
+    return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, calibration_path(workspace), widths)
 
 
 def provenance(workspace: Workspace) -> Mapping[str, str]:
@@ -326,7 +327,7 @@ def candidate_system(prepared: PreparedBase, allocation: BitAllocation, state: T
     """A candidate as something to evaluate, post-training or as training has left it."""
     if state is not None:
         return _system(prepared.separator, trained_mask_function(prepared, state))
-    network = FastNetwork(prepared.folded, prepared.calibration, prepared.quantization)
+    network = FastNetwork(prepared.folded, prepared.calibration, prepared.quantization, scales=prepared.scales)
     return _system(prepared.separator, network.mask_function(allocation))
 
 

@@ -12,6 +12,7 @@ from hwsearch.pipeline import Progress, calibration_path, claim, prepare, proven
 from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
+from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
@@ -19,7 +20,7 @@ from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.record import FolderLock, has_begun, read_record
+from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
@@ -85,7 +86,7 @@ def search(
         claim(workspace)
         space = build_space(experiment.search, experiment.separator)
         costs = CostBook(experiment, space)
-        prepare(workspace)
+        prepare(workspace, experiment.search.weight_bits)
         with ray_session(workers, experiment.workers):
             # Where no site is free there is one candidate, and nothing to estimate.
             priors = wanted_priors(experiment) if space.free else ()

@@ -29,8 +29,8 @@ from hwsearch.front.status import (
 )
 from hwsearch.interrupts import stop_code
 from hwsearch.search.drivers import Session, Step, read_sessions
+from hwsearch.search.folder_lock import LockHolder
 from hwsearch.search.progress import SearchProgress
-from hwsearch.search.record import LockHolder
 from hwsearch.terminal import console, duration, output
 from hwsearch.workspace import Workspace
 

@@ -17,8 +17,8 @@ from hwsearch import display, dry_run, searching
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.drivers import DriverAccount, Step
+from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.log import LOG_FILE
-from hwsearch.search.record import FolderLock
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)

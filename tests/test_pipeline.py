@@ -30,7 +30,8 @@ from hwsearch.pipeline import (
     provenance,
     read_run,
 )
-from hwsearch.search.record import RECORD_FILE, FolderLock, lock_holder
+from hwsearch.search.folder_lock import FolderLock, lock_holder
+from hwsearch.search.record import RECORD_FILE
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest

@@ -10,7 +10,7 @@ from rich.live import Live
 from hwsearch import status_display
 from hwsearch.experiment import Fidelity
 from hwsearch.front.status import SearchStatus
-from hwsearch.search.record import LockHolder
+from hwsearch.search.folder_lock import LockHolder
 from hwsearch.status_display import LivePanel, live_panel, panel, sparkline
 from hwsearch.terminal import duration
 from hwsearch.workspace import Workspace

@@ -16,23 +16,12 @@ from pydantic import BaseModel
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.front.working_time import WorkingTime
 from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
+from hwsearch.search.folder_lock import LockHolder, lock_holder
 from hwsearch.search.hypervolume import volumes_at
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.objectives import QUALITY, SIZE, objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
-from hwsearch.search.record import (
-    RECORD_FILE,
-    REFERENCE,
-    Asked,
-    Event,
-    Failed,
-    Header,
-    LockHolder,
-    Scored,
-    has_begun,
-    lock_holder,
-    read_record,
-)
+from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Failed, Header, Scored, has_begun, read_record
 from hwsearch.search.scoring import first_fidelity
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.workspace import open_run

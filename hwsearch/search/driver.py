@@ -19,24 +19,14 @@ from hwsearch.executor import Executor, Outcome
 from hwsearch.executor.base import NO_ANSWER
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.search.address import StorageAddress
+from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_header
 from hwsearch.search.ledger import Ledger
 from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.novelty import new_proposal
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer, Result, SeedProposer
-from hwsearch.search.record import (
-    REFERENCE,
-    REFERENCE_STRATEGY,
-    Asked,
-    Failed,
-    FolderLock,
-    Record,
-    Scored,
-    now,
-    read_record,
-    versions_here,
-)
+from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.settling import Charged, InFlight, finite, settled
 from hwsearch.search.shared_study import SharedStudy, SharedSummary

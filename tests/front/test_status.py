@@ -24,9 +24,10 @@ from hwsearch.front.status import (
     to_json,
 )
 from hwsearch.search.drivers import Ended, How, Session
+from hwsearch.search.folder_lock import LOCK_FILE, LockHolder, lock_holder
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
-from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Asked, Event, Failed, Header, LockHolder, Record, Scored, lock_holder
+from hwsearch.search.record import RECORD_FILE, Asked, Event, Failed, Header, Record, Scored
 from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment
 from tests.tiny import snapshot

@@ -13,8 +13,8 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.search import drivers
 from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
+from hwsearch.search.folder_lock import FolderLock, lock_holder
 from hwsearch.search.progress import SearchSummary
-from hwsearch.search.record import FolderLock, lock_holder
 from hwsearch.search.stopping import OutOfTime
 
 
@@ -120,7 +120,7 @@ def test_an_account_that_cannot_be_written_ends_the_driver_in_one_line(tmp_path:
 
 def test_a_child_that_outlives_a_driver_does_not_hold_its_folder(tmp_path: Path) -> None:
     program = (
-        "import os, sys, time; from pathlib import Path; from hwsearch.search.record import FolderLock\n"
+        "import os, sys, time; from pathlib import Path; from hwsearch.search.folder_lock import FolderLock\n"
         "lock = FolderLock(Path(sys.argv[1]))\n"
         "child = os.fork()\n"
         "if not child: print(flush=True); time.sleep(600)\n"

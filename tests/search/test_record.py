@@ -9,19 +9,9 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
+from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import (
-    RECORD_FILE,
-    SCHEMA_VERSION,
-    Asked,
-    Failed,
-    Header,
-    Record,
-    Scored,
-    has_begun,
-    lock_holder,
-    read_record,
-)
+from hwsearch.search.record import RECORD_FILE, SCHEMA_VERSION, Asked, Failed, Header, Record, Scored, has_begun, read_record
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 
