@@ -75,6 +75,12 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
         check_reachable(address)
     if is_up():
         return False
+    # Ray reads these when it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # It would print what it says of dead workers to this command's standard output; its own logs have it, too.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     logger.info("starting Ray" if address is None else f"joining Ray at {address}")
     _undisturbed(partial(_start_here, max(_cores(workers, each), *_sessions, 1)) if address is None else partial(_join, address))
     return not _sessions
@@ -89,7 +95,6 @@ def disconnect() -> None:
 
 
 def _start_here(cores: int) -> None:
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         _init(
             address="local",
@@ -118,9 +123,6 @@ def _join(address: str) -> None:
 
 
 def _init(**arguments: Any) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would print what it says of dead workers to this command's standard output; its own logs have it, too.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **arguments)
@@ -132,13 +134,13 @@ def _undisturbed(start: Callable[[], None]) -> None:
     One inside `ray.init` leaves a Ray that crashes the process at its end, and inside an import it may be lost. Nor does Ray take
     SIGTERM over from Python where it is started outside the main thread; a handler below Python's it does put there in any case.
     """
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     done = threading.Event()
 
     def run() -> None:
         try:
             start()
-        except Exception as error:  # noqa: BLE001 - raised below
+        except BaseException as error:  # noqa: BLE001 - raised below, whatever it is
             failures.append(error)
         done.set()
         if not failures:
