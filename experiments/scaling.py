@@ -36,19 +36,19 @@ from hwsearch.executor import Executor, Outcome, RayExecutor
 from hwsearch.experiment import Experiment, Fidelity, load_experiment, parse_experiment
 from hwsearch.files import atomic_write_json, atomic_write_text, read_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
-from hwsearch.search.address import parse_address
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
-from hwsearch.search.storage import Key, open_storage
+from hwsearch.search.studies.address import parse_address
+from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
+from hwsearch.search.studies.storage import Key, open_storage
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ import click
 from hwsearch import __version__
 from hwsearch.errors import UserError
 from hwsearch.interrupts import sigterm_interrupts, stop_code
-from hwsearch.search.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
+from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
 PATH = click.Path(path_type=Path)
 EXPERIMENT = click.argument("experiment", type=PATH)

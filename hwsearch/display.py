@@ -43,7 +43,6 @@ from hwsearch.pipeline import (
     trained_state,
     within_limits,
 )
-from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.exact.costs import size_cost
@@ -53,6 +52,7 @@ from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.space import SearchSpace, build_space
+from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search_display import search_display
 from hwsearch.searching import check_storage, search
 from hwsearch.sensitivity.estimate import (

@@ -15,12 +15,10 @@ from hwsearch.data.dataset import manifest_path
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split, Strategy
 from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
-from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.mirror import StudyMirror
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import Asked, Scored, has_begun, now
@@ -29,6 +27,8 @@ from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, hours_said, stall_said
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.studies.address import StorageAddress
+from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.searching import check_storage
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import Method

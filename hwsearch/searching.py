@@ -9,7 +9,6 @@ from pathlib import Path
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, open_executor, ray_session
 from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
-from hwsearch.search.address import StorageAddress
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.folder_lock import FolderLock
@@ -22,9 +21,10 @@ from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
-from hwsearch.search.shared_study import check_shared_study
 from hwsearch.search.space import Point, SearchSpace, build_space
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.studies.address import StorageAddress
+from hwsearch.search.studies.shared_study import check_shared_study
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import Method
 from hwsearch.training.pool import build_pool

@@ -18,22 +18,22 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
 from hwsearch.executor.base import NO_ANSWER
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.search.address import StorageAddress
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_header
 from hwsearch.search.ledger import Ledger
-from hwsearch.search.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.novelty import new_proposal
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer, Result, SeedProposer
 from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.settling import Charged, InFlight, finite, settled
-from hwsearch.search.shared_study import SharedStudy, SharedSummary
 from hwsearch.search.space import Point, SearchSpace, Seed
 from hwsearch.search.stopping import Budgets
+from hwsearch.search.studies.address import StorageAddress
+from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
+from hwsearch.search.studies.shared_study import SharedStudy, SharedSummary
+from hwsearch.search.studies.trials import Finished
 from hwsearch.search.trained_weights import TrainedWeights
-from hwsearch.search.trials import Finished
 from hwsearch.separator.allocation import BitAllocation
 
 Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]

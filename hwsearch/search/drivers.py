@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
-from hwsearch.search.address import redact
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import now
 from hwsearch.search.stopping import OutOfTime
+from hwsearch.search.studies.address import redact
 
 DRIVERS_FILE = "drivers.jsonl"
 

@@ -35,12 +35,12 @@ from hwsearch.executor import LocalExecutor, RayExecutor
 from hwsearch.files import digest
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.query import query
-from hwsearch.search.address import parse_address
 from hwsearch.search.driver import run_search
-from hwsearch.search.mirror import MIRROR_FILE
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Scored
 from hwsearch.search.scoring import ScoringJob
+from hwsearch.search.studies.address import parse_address
+from hwsearch.search.studies.mirror import MIRROR_FILE
 from hwsearch.separator.allocation import BitAllocation
 from tests.search.synthetic import cost, default_seeds, essence, events, make_experiment, proposer_of, score, space_of
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from hwsearch.executor import Executor, LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, SamplerKind, parse_experiment
-from hwsearch.search.address import STORAGE_VARIABLE, StorageAddress, parse_address
 from hwsearch.search.driver import run_search
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
@@ -28,6 +27,7 @@ from hwsearch.search.proposer import Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.studies.address import STORAGE_VARIABLE, StorageAddress, parse_address
 from hwsearch.search.study import OptunaProposer
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight

@@ -16,7 +16,7 @@ from hwsearch.executor import Outcome
 from hwsearch.search.record import RECORD_FILE, Record, read_record
 from hwsearch.search.scoring import ScoringJob
 from tests.search.faults import LOCAL_FAULTS, RAY_FAULTS, Campaign, Fault, kill_driver, kill_server
-from tests.search.studies import check_trials, finished, load_mirror
+from tests.search.studies.expected import check_trials, finished, load_mirror
 from tests.search.synthetic import cut_record, essence, events, make_experiment, score, search
 
 TRIALS = 24

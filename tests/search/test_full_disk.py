@@ -13,8 +13,8 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.search.folder_lock import LOCK_FILE
 from hwsearch.search.log import LOG_FILE, search_log
-from hwsearch.search.mirror import MIRROR_FILE
 from hwsearch.search.record import RECORD_FILE, Asked, Scored, read_record
+from hwsearch.search.studies.mirror import MIRROR_FILE
 from tests.search.synthetic import cut_record, essence, make_experiment, search
 
 TRIALS = 60

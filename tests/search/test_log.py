@@ -51,7 +51,7 @@ def test_failures_and_attempts_are_told() -> None:
 
 def test_warnings_from_any_thread_are_shown_and_logged(tmp_path: Path) -> None:
     shown: list[str] = []
-    logger = logging.getLogger("hwsearch.search.shared_study")
+    logger = logging.getLogger("hwsearch.search.studies.shared_study")
     with search_log(tmp_path) as log, events_logged(log, shown.append), ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: logger.warning("server %d is away", number), range(200)))
     logger.warning("nobody listens any more")
@@ -75,7 +75,7 @@ def test_a_search_on_the_command_line_shows_and_logs_warnings(tmp_path: Path, ca
     workspace = Workspace(tmp_path, make_experiment(3))
     workspace.folder.mkdir()
     with driver_account(workspace.folder) as account, search_display(workspace, account):
-        logging.getLogger("hwsearch.search.shared_study").warning("server is away")
+        logging.getLogger("hwsearch.search.studies.shared_study").warning("server is away")
     assert texts(workspace.folder)[-1] == "server is away"
     assert capsys.readouterr().err == "server is away\n"
 

@@ -27,7 +27,7 @@ from hwsearch.search.record import (
     read_record,
     versions_here,
 )
-from tests.search.studies import check_trials, load_mirror
+from tests.search.studies.expected import check_trials, load_mirror
 from tests.search.synthetic import make_experiment, search
 from tests.tiny import snapshot
 

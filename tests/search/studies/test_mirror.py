@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from hwsearch.search import driver
-from hwsearch.search.mirror import MIRROR_FILE
 from hwsearch.search.record import Failed, read_record
-from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
+from hwsearch.search.studies.mirror import MIRROR_FILE
+from tests.search.studies.expected import RICH, check_attributes, check_trials, finished, load_mirror, scorer
 from tests.search.synthetic import make_experiment, search
 
 

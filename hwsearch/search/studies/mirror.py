@@ -19,7 +19,7 @@ from hwsearch.errors import UserError
 from hwsearch.files import atomic_write
 from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point
-from hwsearch.search.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
+from hwsearch.search.studies.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
 
 MIRROR_FILE = "optuna-journal.log"
 

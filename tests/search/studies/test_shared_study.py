@@ -18,17 +18,18 @@ import pytest
 import redis
 
 from hwsearch.errors import UserError
-from hwsearch.search import identity, shared_study
-from hwsearch.search.address import STORAGE_VARIABLE, parse_address
+from hwsearch.search import identity
 from hwsearch.search.log import LOG_FILE, events_logged, search_log
 from hwsearch.search.record import RECORD_FILE, read_record
-from hwsearch.search.storage import SharedStorage, open_storage
-from tests.search.studies import RICH, check_attributes, check_trials, finished, load_mirror, scorer
+from hwsearch.search.studies import shared_study
+from hwsearch.search.studies.address import STORAGE_VARIABLE, parse_address
+from hwsearch.search.studies.storage import SharedStorage, open_storage
+from tests.search.studies.expected import RICH, check_attributes, check_trials, finished, load_mirror, scorer
 from tests.search.synthetic import make_experiment, search
 from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
 
 KINDS = ("postgresql", "redis")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WRITES = {"postgresql": (b"INSERT INTO trials", b"COMMIT"), "redis": (b"hsetnx", b"hsetnx")}
 """How a trial is written, and what ends that."""
 

@@ -11,9 +11,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from hwsearch.executor import LocalExecutor
-from hwsearch.search.mirror import MIRROR_FILE
 from hwsearch.search.record import REFERENCE, SCHEMA_VERSION, Failed, Scored, read_record
 from hwsearch.search.scoring import ScoringJob
+from hwsearch.search.studies.mirror import MIRROR_FILE
 from tests.search.synthetic import events, make_experiment, score
 
 RICH = make_experiment(

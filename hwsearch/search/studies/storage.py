@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.search.address import POSTGRESQL, REDIS_TLS, StorageAddress
+from hwsearch.search.studies.address import POSTGRESQL, REDIS_TLS, StorageAddress
 
 EXTRA = "hwsearch[storage]"
 """What pip installs the drivers with."""

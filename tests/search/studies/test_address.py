@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.search.address import StorageAddress, parse_address, redact, take_password
+from hwsearch.search.studies.address import StorageAddress, parse_address, redact, take_password
 
 SECRET = "s3cr:t/?#@ %&"  # noqa: S105 (of no server)
 ENCODED = "s3cr%3At%2F%3F%23%40%20%25%26"
@@ -92,7 +92,7 @@ def test_any_text_can_be_redacted() -> None:
 
 def test_an_argument_is_forgotten_by_the_process_and_by_the_system() -> None:
     program = (
-        "import sys; from pathlib import Path; from hwsearch.search.address import forget_argument\n"
+        "import sys; from pathlib import Path; from hwsearch.search.studies.address import forget_argument\n"
         "forget_argument(sys.argv[1].removeprefix('--storage='))\n"
         "print(sys.argv, sys.orig_argv[-3:], Path('/proc/self/cmdline').read_bytes())"
     )
@@ -105,7 +105,8 @@ def test_an_argument_is_forgotten_by_the_process_and_by_the_system() -> None:
 
 def test_a_variable_is_forgotten_by_the_process_its_children_and_the_system() -> None:
     program = (
-        "import os, subprocess; from pathlib import Path; from hwsearch.search.address import parse_address, take_password\n"
+        "import os, subprocess; from pathlib import Path\n"
+        "from hwsearch.search.studies.address import parse_address, take_password\n"
         "address = take_password(parse_address('postgresql://me@host/db'))\n"
         "assert address.password == 'hunter2 ü', address.password\n"
         "assert 'hunter2' not in address.redact('FATAL: hunter2 ü')\n"

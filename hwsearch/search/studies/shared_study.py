@@ -17,10 +17,10 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 
 from hwsearch.errors import UserError
-from hwsearch.search.address import StorageAddress
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
-from hwsearch.search.storage import Key, SharedStorage, StorageError, open_storage
-from hwsearch.search.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
+from hwsearch.search.studies.address import StorageAddress
+from hwsearch.search.studies.storage import Key, SharedStorage, StorageError, open_storage
+from hwsearch.search.studies.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Between attempts to reach a server again; each is twice as long as the one before."""
