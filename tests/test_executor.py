@@ -189,6 +189,5 @@ def test_a_user_error_on_a_worker_arrives_as_itself(on_ray: tuple[RayExecutor, P
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
-        with pytest.raises(UserError, match=f"no Ray cluster answers at '{address}'"):
-            RayExecutor(make_square, workers=1, ray_address=address).submit(0, 1)
+    with pytest.raises(UserError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
+        RayExecutor(make_square, workers=1, ray_address="127.0.0.1:1").submit(0, 1)

@@ -61,7 +61,6 @@ def test_many_more_workers_than_cores_are_warned_of(
     ("address", "found"),
     [
         ("head.example:6379", ("head.example", 6379)),
-        ("ray://10.0.0.1:10001", ("10.0.0.1", 10001)),
         ("[::1]:6379", ("::1", 6379)),
     ],
 )
@@ -77,6 +76,15 @@ def test_what_is_no_address_is_refused_before_anything_is_built(tmp_path: Path, 
     file = write_tiny(tmp_path / "tiny.toml")
     line = refusal(hwsearch(command, file, "--runs-dir", tmp_path / "runs", "--ray-address", address))
     assert line == f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_address_of_ray_client_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", "ray://127.0.0.1:10001"))
+    assert line.startswith(
+        "the address of the Ray cluster is 'ray://127.0.0.1:10001'; wanted HOST:PORT of its head, on a machine"
+    )
     assert not (tmp_path / "runs").exists()
 
 

@@ -81,8 +81,6 @@ def check_token(address: str) -> None:
     Raises:
         UserError: the token is missing or wrong.
     """
-    if address.startswith("ray://"):  # which is not the head's own port
-        return
     with suppress(subprocess.TimeoutExpired):
         asked = subprocess.run(  # noqa: S603 - the address has been looked at
             [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address],
@@ -110,12 +108,17 @@ def knock(address: str) -> None:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of an address, which may begin with `ray://`.
+    """The parts of an address.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or that of a server of Ray Client, from outside the cluster.
     """
-    found = re.fullmatch(r"(?:ray://)?(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", address)
+    if address.startswith("ray://"):
+        raise UserError(
+            f"the address of the Ray cluster is '{address}'; wanted HOST:PORT of its head, on a machine that is one of its nodes "
+            "('ray start --address=HOST:PORT' makes it one): Ray Client is not supported"
+        )
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", address)
     if found is None or not 0 < int(found[2]) < 2**16:
         raise UserError(f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379")
     return found[1].strip("[]"), int(found[2])

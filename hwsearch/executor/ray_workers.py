@@ -200,11 +200,10 @@ class RayExecutor(Generic[Argument, Result]):
             max_restarts=0,
             runtime_env={"env_vars": worker_environment(self._each.threads, local=local)},
         )
-        context = ray.get_runtime_context()
-        self._own_node = None if (self._address or "").startswith("ray://") else context.get_node_id()
+        self._own_node = str(ray.get_runtime_context().get_node_id())
         if self._watch is not None:
             self._watch.close()
-        self._watch = None if self._own_node is None else NodeWatch(self._own_node)
+        self._watch = NodeWatch(self._own_node)
         self._news = None if local else NodeNews()
         now = time.monotonic()
         self._checked, self._head_seen, self._worker_seen, self._reminded, self._told = now, now, now, now, now
@@ -433,7 +432,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._checked = now
         answers = head_answers()
         nodes = alive_nodes() if answers else []
-        if self._own_node is not None and all(node["NodeID"] != self._own_node for node in nodes):
+        if all(node["NodeID"] != self._own_node for node in nodes):
             own_node_lives = False
         if answers and self._news is not None:
             self._news.tell(nodes)
