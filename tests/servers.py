@@ -74,32 +74,50 @@ def everything_stored(address: str) -> str:
 
 
 class Mortal:
-    """A server of the test's own, to be killed by SIGKILL and started again on what it left."""
+    """A server of the test's own, to be killed by SIGKILL and started again on what it left.
 
-    def __init__(self, kind: str) -> None:
+    Args:
+        kind: `postgresql` or `redis`.
+        encrypted: it speaks TLS only, to who trusts `authority`, a certificate of its own.
+    """
+
+    def __init__(self, kind: str, *, encrypted: bool = False) -> None:
         self._kind = kind
+        self._encrypted = encrypted
         self._folder = Path(tempfile.mkdtemp(prefix="hwsearch-server-"))
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._user: str | None = None
+        self.authority = self._folder / "certificate.pem"
+        self._key = self._folder / "key.pem"
+        if encrypted:
+            self._certify()
         if kind == "redis":
             self.address = f"redis://127.0.0.1:{self._port}/0"
+            if encrypted:
+                self.address = f"rediss://127.0.0.1:{self._port}/0?ssl_ca_certs={self.authority}"
             return
         self.address = f"postgresql://hwsearch@127.0.0.1:{self._port}/postgres"
+        if encrypted:
+            self.address += f"?sslmode=verify-full&sslrootcert={self.authority}"
         if os.geteuid() == 0:
             # It refuses to run as root.
             self._user = "postgres"
-            shutil.chown(self._folder, self._user)
+            for path in (self._folder, *self._folder.iterdir()):
+                shutil.chown(path, self._user)
         initdb = (_program("initdb"), "-D", self._folder / "data", "-U", "hwsearch", "--auth=trust", "--no-locale", "-E", "UTF8")
         subprocess.run(initdb, check=True, capture_output=True, cwd="/", user=self._user)
 
     def start(self) -> None:
         if self._kind == "redis":
-            settings = ("--bind", "127.0.0.1", "--port", str(self._port), "--dir", self._folder, "--appendonly", "yes")
-            self._start(_program("redis-server"), *settings, "--appendfsync", "always")
+            port = ("--tls-port", str(self._port), "--port", "0") if self._encrypted else ("--port", str(self._port))
+            tls = ("--tls-cert-file", self.authority, "--tls-key-file", self._key, "--tls-auth-clients", "no")
+            settings = ("--bind", "127.0.0.1", *port, "--dir", self._folder, "--appendonly", "yes", "--appendfsync", "always")
+            self._start(_program("redis-server"), *settings, *(tls if self._encrypted else ()))
         else:
             settings = ("-h", "127.0.0.1", "-p", str(self._port), "-k", "")
-            self._start(_program("postgres"), "-D", self._folder / "data", *settings)
+            tls = ("-c", "ssl=on", "-c", f"ssl_cert_file={self.authority}", "-c", f"ssl_key_file={self._key}")
+            self._start(_program("postgres"), "-D", self._folder / "data", *settings, *(tls if self._encrypted else ()))
 
     def kill(self) -> None:
         """Kill every process of it at once."""
@@ -113,6 +131,14 @@ class Mortal:
         if self._process is not None and self._process.poll() is None:
             self.kill()
         shutil.rmtree(self._folder)
+
+    def _certify(self) -> None:
+        """A certificate for this machine that vouches for itself."""
+        subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
+        kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+        files = ("-keyout", self._key, "-out", self.authority)
+        subprocess.run((_program("openssl"), "req", *kind, *subject, *files), check=True, capture_output=True)
+        self._key.chmod(0o600)
 
     def _start(self, *command: str | Path) -> None:
         with (self._folder / "log").open("ab") as log:
@@ -217,7 +243,7 @@ def _program(name: str) -> str:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     program = str(found[-1]) if found else shutil.which(name)
     if program is None:
-        pytest.skip(f"no program {name} here; wanted Debian's packages postgresql and redis-server")
+        pytest.skip(f"no program {name} here; wanted Debian's packages postgresql, redis-server and openssl")
     return program
 
 

@@ -23,7 +23,7 @@ from hwsearch.search.log import LOG_FILE, events_logged, search_log
 from hwsearch.search.record import RECORD_FILE, read_record
 from hwsearch.search.studies import shared_study
 from hwsearch.search.studies.address import STORAGE_VARIABLE, parse_address
-from hwsearch.search.studies.storage import SharedStorage, open_storage
+from hwsearch.search.studies.storage import SharedStorage, StorageError, open_storage
 from tests.search.studies.expected import RICH, check_attributes, check_trials, finished, load_mirror, scorer
 from tests.search.synthetic import make_experiment, search
 from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
@@ -242,6 +242,23 @@ def test_a_trial_whose_answer_was_lost_is_stored_once(tmp_path: Path, database: 
     assert summary.shared is not None
     assert "all 12 results" in summary.shared
     check_study(tmp_path, database)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_encrypted_connection_is_made_to_a_server_that_is_trusted_alone(tmp_path: Path, kind: str) -> None:
+    server, other = Mortal(kind, encrypted=True), Mortal(kind, encrypted=True)
+    try:
+        server.start()
+        address = parse_address(server.address)
+        summary = search(tmp_path, make_experiment(5), storage=address)
+        assert summary.shared == f"shared study: all 5 results are in {address}"
+        check_study(tmp_path, server.address)
+        distrusting = parse_address(server.address.replace(str(server.authority), str(other.authority)))
+        with pytest.raises(StorageError, match=r"certificate verify failed"):
+            open_storage(distrusting)
+    finally:
+        server.remove()
+        other.remove()
 
 
 def test_a_server_that_is_killed_and_comes_back_gets_what_it_missed(tmp_path: Path, mortal: Mortal) -> None:
