@@ -208,7 +208,7 @@ def sensitivity_with_progress(
     check(workspace, may_train=False)
     build_with_progress(workspace, processes)
     pool = _pool_with_progress(workspace, processes) if needs_pool(wanted) else None
-    with progress_bar("sensitivities") as advance:
+    with second_interrupt_ends(), progress_bar("sensitivities") as advance:
         tables = ensure(
             workspace, wanted, space.free_sites, pool=pool, workers=workers, ray_address=ray_address, progress=advance
         )

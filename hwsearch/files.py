@@ -65,7 +65,12 @@ def atomic_write_text(path: Path, content: str) -> None:
 
 def atomic_write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON atomically; NaN and infinity are refused."""
-    atomic_write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    atomic_write_text(path, indented_json(value))
+
+
+def indented_json(value: object) -> str:
+    """What `atomic_write_json` writes."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path, what: str) -> Any:

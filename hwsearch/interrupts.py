@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -18,10 +18,12 @@ class _Stopping:
     def begin(cls, code: int, how: str) -> None:
         """End at once where this process is stopping already, else raise `KeyboardInterrupt`."""
         if cls.code is not None:
-            os.write(2, b"\nhwsearch: ended at once; the same command goes on where it stopped\n")
+            with suppress(OSError):  # nobody may read it any more
+                os.write(2, b"\nhwsearch: ended at once; the same command goes on where it stopped\n")
             os._exit(code)
         cls.code = code
-        os.write(2, f"\nstopping; {how} to end at once\n".encode())
+        with suppress(OSError):
+            os.write(2, f"\nstopping; {how} to end at once\n".encode())
         raise KeyboardInterrupt
 
 
@@ -81,3 +83,40 @@ def second_interrupt_ends() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
         if _Stopping.code == 130:
             _Stopping.code = None
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are heard as ever, but the first `KeyboardInterrupt` of theirs is raised only at the end of the block.
+
+    Handlers that were put below Python's inside are removed at the end, also where a signal is ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[KeyboardInterrupt] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.Signals(number)]
+        try:
+            if callable(handler):
+                handler(number, frame)
+        except KeyboardInterrupt as interrupt:
+            signal.alarm(0)  # Ray's handler has the process aborted three seconds later
+            held.append(interrupt)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        # One that comes now waits until all are as they were.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    if held:
+        raise held[0]

@@ -50,7 +50,7 @@ LIVE_SHARE = 0.02
 def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
     """Print where a run folder's search stands; with `watch` again and again until no driver runs there any more.
 
-    Ctrl-C is how one leaves a watch, so it ends the program (`stop_code`) without a word.
+    Ctrl-C is how one leaves a watch, so it ends the program (`stop_code`) and is no error.
 
     Raises:
         UserError: not a run folder, no search has begun there, or its record is damaged.

@@ -97,6 +97,18 @@ def test_an_address_where_nobody_listens_is_refused_before_anything_is_built(tmp
     assert not (tmp_path / "runs").exists()
 
 
+def test_what_listens_and_is_no_cluster_is_refused_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 8.0)
+    file = write_tiny(tmp_path / "tiny.toml")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", address))
+    assert line == f"what listens at '{address}' is no Ray cluster, or does not answer; wanted HOST:PORT of one"
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_cluster_for_no_workers_is_refused(tmp_path: Path) -> None:
     file = write_tiny(tmp_path / "tiny.toml")
     answer = hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", "127.0.0.1:1", "--workers", 0)

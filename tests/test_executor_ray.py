@@ -124,6 +124,19 @@ def test_what_becomes_of_workers_is_said(
     assert "".join(ready).endswith("1" + 4 * "01")
 
 
+def test_an_idle_worker_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_workers, "ANSWER_SECONDS", 1.0)
+    with RayExecutor(partial(make_work, tmp_path), workers=1) as executor:
+        executor.submit(0, 2)
+        stopped = int(executor.next_outcome().worker.rpartition(":")[2])
+        time.sleep(ray_workers.RESTED_SECONDS)
+        os.kill(stopped, signal.SIGSTOP)
+        executor.submit(1, 3)
+        outcome = executor.next_outcome()
+    assert (outcome.result, outcome.attempts) == (9, 1)
+    assert not outcome.worker.endswith(f":{stopped}")
+
+
 @pytest.mark.parametrize("pause", [0.0, 2.0])
 def test_workers_that_die_idle_cost_no_job_its_attempts(tmp_path: Path, pause: float) -> None:
     """At once the first job may find out; the others are asked from then on."""

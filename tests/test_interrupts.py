@@ -5,10 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from hwsearch.interrupts import interrupts_held, second_interrupt_ends, sigterm_interrupts, stop_code
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import RECORD_FILE
 from tests.tiny import HWSEARCH, Tiny, hwsearch, read_events, write_tiny
@@ -67,6 +70,15 @@ def alive(process: int) -> bool:
         return False
 
 
+def read_until(stream: IO[str], wanted: str) -> str:
+    """The lines before one."""
+    lines: list[str] = []
+    while (line := stream.readline()) != wanted:
+        assert line, "".join(lines)
+        lines.append(line)
+    return "".join(lines)
+
+
 @pytest.mark.parametrize("everybody", [False, True])
 def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bool) -> None:
     """Also where all processes get it at once, as from systemd, and in a job that is deaf to Ctrl-C."""
@@ -79,7 +91,8 @@ def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bo
             time.sleep(0.05)
         started = descendants(driver.pid)
         for process in (driver.pid, *(sorted(started) if everybody else ())):
-            os.kill(process, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
         said = driver.communicate()[1].splitlines()
     assert driver.returncode == 143, said
     assert said[-3:-1] == ["", "stopping; send it again to end at once"]
@@ -94,14 +107,61 @@ def test_sigterm_as_ray_starts_ends_in_good_order(copied: Tiny, seconds: float) 
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
         assert driver.stderr is not None
-        said = "".join(iter(driver.stderr.readline, "starting Ray\n"))
+        said = read_until(driver.stderr, "starting Ray\n")
         time.sleep(seconds)
-        started = descendants(driver.pid)
         driver.send_signal(signal.SIGTERM)
+        started: set[int] = set()
+        while driver.poll() is None:
+            started |= descendants(driver.pid)
+            time.sleep(0.05)
         said += driver.communicate()[1]
+    assert started
     assert driver.returncode == 143, said
     assert "run the same command again to continue in" in said.splitlines()[-1]
     assert wait_until_gone(started) == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_are_held_to_the_end_of_what_must_not_be_left(number: signal.Signals) -> None:
+    reached = []
+
+    @interrupts_held()
+    def work() -> None:
+        signal.raise_signal(number)
+        reached.append(stop_code())
+
+    with sigterm_interrupts(), second_interrupt_ends():
+        before = signal.getsignal(number)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        assert signal.getsignal(number) is before
+    assert reached == [143 if number is signal.SIGTERM else 130]
+    with interrupts_held():
+        reached.append(0)
+    assert reached[1:] == [0]
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_what_a_library_makes_of_signals_is_undone(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with interrupts_held():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_ends_also_where_nobody_reads_what_is_said() -> None:
+    tidying = TIDYING.replace("second_interrupt_ends", "sigterm_interrupts").replace("{forever}", "True")
+    with subprocess.Popen([sys.executable, "-c", tidying], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.close()
+        for line in ("working\n", "tidying\n"):
+            assert process.stdout.readline() == line
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=PATIENCE_SECONDS) == 143
 
 
 @pytest.mark.parametrize("forever", [True, False])
@@ -158,7 +218,7 @@ def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: i
         assert started
         driver.send_signal(signal.SIGINT)
         assert driver.stderr is not None
-        said = "".join(iter(driver.stderr.readline, "stopping; press Ctrl-C again to end at once\n"))
+        said = read_until(driver.stderr, "stopping; press Ctrl-C again to end at once\n")
         if presses == 2:
             driver.send_signal(signal.SIGINT)
         said += driver.communicate()[1]

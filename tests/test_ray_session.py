@@ -1,6 +1,9 @@
 """One Ray for several executors in a row; in a file of its own, where no other test's Ray is up."""
 
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +11,9 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.executor import RayExecutor, ray_session, run_jobs
 from hwsearch.executor.ray_session import is_up
+
+session_module = sys.modules["hwsearch.executor.ray_session"]
+"""The package's function of that name hides it."""
 
 
 def where(_: int) -> int:
@@ -41,6 +47,37 @@ def test_one_session_of_ray_serves_several_executors_and_ends_with_them() -> Non
     assert not is_up()
     assert found[0] == found[1] != found[2] == found[3]
     assert os.getpid() not in found
+
+
+def test_an_interrupt_as_ray_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = session_module._start_here
+
+    def interrupted(cores: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        start(cores)
+        started.append(is_up())
+
+    started: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "_start_here", interrupted)
+        with RayExecutor(make_where, workers=1) as executor, pytest.raises(KeyboardInterrupt):
+            executor.submit(0, 1)
+    assert started == [True]  # whole, before anyone hears of it
+    assert not is_up()
+    for thread in [thread for thread in threading.enumerate() if thread.name == "Ray"]:
+        thread.join(10.0)
+        assert not thread.is_alive()
+    with RayExecutor(make_resources, workers=3) as executor:
+        assert [outcome.result for outcome in run_jobs(executor, ["CPU"])] == [3.0]
+
+
+def test_what_ends_the_thread_that_starts_ray_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leave(_: int) -> None:
+        raise SystemExit(7)
+
+    monkeypatch.setattr(session_module, "_start_here", leave)
+    with RayExecutor(make_where, workers=1) as executor, pytest.raises(SystemExit):
+        executor.submit(0, 1)
 
 
 def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

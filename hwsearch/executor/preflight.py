@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import suppress
 
 from hwsearch.errors import UserError
 from hwsearch.executor.base import one_line
@@ -15,8 +14,8 @@ from hwsearch.experiment import WorkersConfig
 CONNECT_SECONDS = 5.0
 """How long a cluster may take to answer."""
 
-TOKEN_SECONDS = 30.0
-"""How long it may take to look at the token."""
+ANSWER_SECONDS = 30.0
+"""How long it may take to say that it is one, and to look at the token."""
 
 TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
 """Of Ray, where the token is another one, and where it cannot be read."""
@@ -40,7 +39,7 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
         if workers == 0:
             raise UserError(f"--ray-address is '{address}' and --workers is 0, which uses no Ray; wanted workers, or no address")
         check_reachable(address)
-        check_token(address)
+        check_cluster(address)
         return
     cores = available_cores()
     if workers and each.cpus > cores:
@@ -73,29 +72,33 @@ def check_reachable(address: str) -> None:
         raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
 
 
-def check_token(address: str) -> None:
-    """Refuse a cluster that this process has not the token of; anything else wrong with it is for `ray.init` to say.
+def check_cluster(address: str) -> None:
+    """Refuse what listens and is no cluster, or one that this process has not the token of.
 
     Asked by a process of its own: in this one Ray would try for 20 s, and write a line of its own each time.
 
     Raises:
-        UserError: the token is missing or wrong.
+        UserError: the token is missing or wrong, or it does not say that it is well.
     """
-    with suppress(subprocess.TimeoutExpired):
+    try:
         asked = subprocess.run(  # noqa: S603 - the address has been looked at
             [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TOKEN_SECONDS,
+            timeout=ANSWER_SECONDS,
             check=False,
         )
-        if any(word in asked.stderr for word in TOKEN_WORDS):
-            raise UserError(
-                f"the Ray cluster at '{address}' wants its token, which is missing here or another one; wanted "
-                "RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
-            )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"what listens at '{address}' is no Ray cluster, or does not answer; wanted HOST:PORT of one") from None
+    if any(word in asked.stderr for word in TOKEN_WORDS):
+        raise UserError(
+            f"the Ray cluster at '{address}' wants its token, which is missing here or another one; wanted "
+            "RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
+        )
+    if asked.returncode:
+        raise UserError(f"what listens at '{address}' does not say that it is a Ray cluster; wanted HOST:PORT of one")
 
 
 def knock(address: str) -> None:

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from hwsearch.executor.base import one_error
 from hwsearch.executor.preflight import check_reachable
 from hwsearch.executor.ray_nodes import alive_nodes
 from hwsearch.experiment import WorkersConfig
+from hwsearch.interrupts import interrupts_held
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine: jobs are small; what is large goes through files or the factory."""
@@ -82,7 +82,13 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     # It would print what it says of dead workers to this command's standard output; its own logs have it, too.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     logger.info("starting Ray" if address is None else f"joining Ray at {address}")
-    _undisturbed(partial(_start_here, max(_cores(workers, each), *_sessions, 1)) if address is None else partial(_join, address))
+    start = partial(_start_here, max(_cores(workers, each), *_sessions, 1)) if address is None else partial(_join, address)
+    try:
+        _undisturbed(start)
+    except BaseException:
+        if not _sessions and is_up():  # Ctrl-C came while Ray started; a session would see to it
+            disconnect()
+        raise
     return not _sessions
 
 
@@ -90,8 +96,10 @@ def disconnect() -> None:
     """Leave Ray; one of this process's own ends."""
     import ray
 
-    ray.shutdown()
-    _left.set()
+    try:
+        ray.shutdown()
+    finally:
+        _left.set()
 
 
 def _start_here(cores: int) -> None:
@@ -142,25 +150,15 @@ def _undisturbed(start: Callable[[], None]) -> None:
             start()
         except BaseException as error:  # noqa: BLE001 - raised below, whatever it is
             failures.append(error)
-        done.set()
+        finally:
+            done.set()
         if not failures:
             _left.wait()  # processes of Ray end with the thread that has started them
 
-    _left.clear()
-    thread, interrupt = threading.Thread(target=run, name="Ray", daemon=True), None
-    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if callable(signal.getsignal(number))]
-    thread.start()
-    while not done.is_set():
-        try:
-            done.wait()
-        except KeyboardInterrupt as error:
-            signal.alarm(0)  # Ray's handler has the process aborted three seconds later
-            interrupt = error
-    if threading.current_thread() is threading.main_thread():
-        for number in handled:
-            signal.signal(number, signal.getsignal(number))
-    if interrupt is not None:
-        raise interrupt
+    with interrupts_held():
+        _left.clear()
+        threading.Thread(target=run, name="Ray", daemon=True).start()
+        done.wait()
     if failures:
         raise failures[0]
 

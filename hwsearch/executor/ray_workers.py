@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Generic, NoReturn, Self
 
 from hwsearch.errors import UserError
 from hwsearch.executor.base import (
@@ -45,6 +45,9 @@ WAIT_SECONDS = 1.0
 RESTED_SECONDS = 1.0
 """A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
 cost the job an attempt."""
+
+ANSWER_SECONDS = 30.0
+"""How long it may take to answer."""
 
 WITH_ITS_NODE = "its node has died"
 """How Ray says what an actor has died of; it has no type for that."""
@@ -93,8 +96,8 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes: deque[Outcome[Result]] = deque()
         self._starting: dict[Any, _Start] = {}
         self._idle: list[_Worker] = []
-        self._asked: dict[Any, _Worker] = {}
-        """Idle ones that were asked whether they live, by their answers to come."""
+        self._asked: dict[Any, tuple[_Worker, float]] = {}
+        """Idle ones that were asked whether they live, by their answers to come; and when, by `time.monotonic`."""
         self._running: dict[Any, tuple[_Worker, _Job[Argument], float]] = {}
         """By what `ray.wait` waits for; the last is when it began, by `time.monotonic`."""
         self._deaths_at_start: list[str] = []
@@ -150,17 +153,19 @@ class RayExecutor(Generic[Argument, Result]):
         Raises:
             UserError: also where Ray or all its nodes are gone for good.
         """
-        while not self._outcomes:
-            if not self._running and not self._queue:
-                raise LookupError("no job is in flight")
+        if not (self._outcomes or self._running or self._queue):
+            raise LookupError("no job is in flight")
+        while True:
+            # Before an outcome is given, too: workers go on while the driver thinks.
             self._look_after_ray()
             self._start_missing()
             self._dispatch()
+            if self._outcomes:
+                break
             self._collect()
             self._end_overdue()
             self._check_starts()
             self._tell_ready()
-        self._dispatch()
         self._restarts = 0
         return self._outcomes.popleft()
 
@@ -168,19 +173,28 @@ class RayExecutor(Generic[Argument, Result]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._has_begun and is_up():
-            if self._own_node_lives() and head_answers():
-                self._end_actors()
-                if self._root is not None:
-                    begun = (_node_of(start.where) for start in self._starting.values())
-                    delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
-            if self._owns_ray:
+        try:
+            if self._has_begun and is_up():
+                self._tidy_up()
+        finally:
+            if self._owns_ray and is_up():
                 disconnect()
-        if self._watch is not None:
-            self._watch.close()
-        self._forget_actors()
-        self._queue.clear()
-        self._outcomes.clear()
+            if self._watch is not None:
+                self._watch.close()
+            self._forget_actors()
+            self._queue.clear()
+            self._outcomes.clear()
+
+    def _tidy_up(self) -> None:
+        """End the workers and delete what was sent to nodes, as far as these can be reached."""
+        if not (self._own_node_lives() and head_answers()):
+            if self._root is not None:
+                delete_folder(self._root)
+            return
+        self._end_actors()
+        if self._root is not None:
+            begun = (_node_of(start.where) for start in self._starting.values())
+            delete_files(self._root, self._nodes.union(node for node, _ in filter(None, begun)))
 
     def _start_all(self) -> None:
         """Start every worker.
@@ -262,7 +276,7 @@ class RayExecutor(Generic[Argument, Result]):
         while not self._in_doubt and self._own_node_lives() and self._idle and len(self._queue) > len(self._asked):
             worker = self._idle.pop()
             if time.monotonic() - worker.heard > RESTED_SECONDS:
-                self._asked[worker.actor.where.remote()] = worker
+                self._asked[worker.actor.where.remote()] = worker, time.monotonic()
                 continue
             job = self._queue.popleft()
             files = contents(job.argument.files()) if self._root is not None and isinstance(job.argument, PortableJob) else {}
@@ -331,7 +345,7 @@ class RayExecutor(Generic[Argument, Result]):
         import ray
         from ray.exceptions import RayError
 
-        worker = self._asked.pop(reference)
+        worker, _ = self._asked.pop(reference)
         try:
             ray.get(reference)
         except RayError as death:
@@ -382,10 +396,14 @@ class RayExecutor(Generic[Argument, Result]):
         self._outcomes.append(Outcome(job.key, result, error, job.attempts, seconds, name))
 
     def _end_overdue(self) -> None:
-        limit = self._each.time_limit_s
+        now, limit = time.monotonic(), self._each.time_limit_s
+        for reference, (worker, asked) in list(self._asked.items()):
+            if now - asked >= ANSWER_SECONDS:
+                del self._asked[reference]
+                logger.debug("a worker without a job on node %s does not answer; another one is started", worker.place)
+                self._end_worker(worker)
         if limit is None:
             return
-        now = time.monotonic()
         for reference, (worker, job, since) in list(self._running.items()):
             if now - since >= limit:
                 del self._running[reference]
@@ -430,36 +448,48 @@ class RayExecutor(Generic[Argument, Result]):
         if own_node_lives and now - self._checked < CHECK_SECONDS:
             return
         self._checked = now
-        answers = head_answers()
-        nodes = alive_nodes() if answers else []
-        if all(node["NodeID"] != self._own_node for node in nodes):
-            own_node_lives = False
-        if answers and self._news is not None:
-            self._news.tell(nodes)
         if self._address is None:
-            if not answers:  # what this process keeps of a dead head ends it within a minute, even if a new one is started
-                raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
-            if not own_node_lives:
-                self._restart()
-            self._wait_for_workers(now, len(nodes))
-            return
-        if answers:
+            nodes = self._look_after_own_ray(own_node_lives=own_node_lives)
+        else:
+            nodes = self._look_after_cluster(now, own_node_lives=own_node_lives)
+        self._wait_for_workers(now, nodes)
+
+    def _look_after_own_ray(self, *, own_node_lives: bool) -> int:
+        if not head_answers():  # what this process keeps of a dead head ends it within a minute, even if a new one is started
+            raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
+        nodes = [node["NodeID"] for node in alive_nodes()]
+        if not own_node_lives or self._own_node not in nodes:
+            self._restart()
+        return len(nodes)
+
+    def _look_after_cluster(self, now: float, *, own_node_lives: bool) -> int:
+        if not own_node_lives:
+            self._leave()
+        if head_answers():
             self._head_seen = now
-            if not own_node_lives:
+            nodes = alive_nodes()
+            if self._news is not None:
+                self._news.tell(nodes)
+            if self._own_node not in [node["NodeID"] for node in nodes]:
                 self._leave()
-                raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
-        elif now - self._head_seen >= HEAD_SECONDS:
+            return len(nodes)
+        if now - self._head_seen >= HEAD_SECONDS:
             raise UserError(
                 f"no answer from the Ray cluster at '{self._address}' for {now - self._head_seen:.0f} s; {CONTINUE} when there is"
             )
-        self._wait_for_workers(now, len(nodes))
+        return 0
 
-    def _leave(self) -> None:
-        """Let go of a cluster whose node here has died, before Ray needs it; whoever outlives this call finds no Ray."""
+    def _leave(self) -> NoReturn:
+        """Let go of a cluster whose node here has died, before Ray needs it; whoever outlives this call finds no Ray.
+
+        Raises:
+            UserError: always; says so.
+        """
         self._forget_actors()
         disconnect()
         if self._root is not None:  # other nodes are out of reach from here
             delete_folder(self._root)
+        raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
 
     def _tell_ready(self) -> None:
         """Say how many workers there are where that has changed, though not too often; all of them at once at the start."""
@@ -519,7 +549,8 @@ class RayExecutor(Generic[Argument, Result]):
         import ray
 
         for actor in (
-            *(worker.actor for worker in (*self._idle, *self._asked.values())),
+            *(worker.actor for worker in self._idle),
+            *(worker.actor for worker, _ in self._asked.values()),
             *(worker.actor for worker, _, _ in self._running.values()),
             *(start.actor for start in self._starting.values()),
         ):

@@ -4,6 +4,7 @@ import fcntl
 import os
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ class FolderLock:
         """Take it.
 
         Raises:
-            UserError: another driver holds the folder; names its process.
+            UserError: another driver holds the folder (names its process), or it cannot be locked or written to.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._handle = _lock_folder(folder)
@@ -62,20 +63,20 @@ def _lock_folder(folder: Path) -> int:
     """
     path = folder / LOCK_FILE
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    tries = 1
-    while not _try_lock(handle, fcntl.LOCK_EX, path):
-        if tries == _TRIES:
-            process = _holder(handle)
-            os.close(handle)
-            raise _searching_here(folder, process)
-        time.sleep(_PAUSE_SECONDS)
-        tries += 1
-    try:
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
-    except OSError as error:
-        os.close(handle)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); wanted a place with room") from None
+    with ExitStack() as opened:
+        opened.callback(os.close, handle)
+        tries = 1
+        while not _try_lock(handle, fcntl.LOCK_EX, path):
+            if tries == _TRIES:
+                raise _searching_here(folder, _holder(handle))
+            time.sleep(_PAUSE_SECONDS)
+            tries += 1
+        try:
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); wanted a place with room") from None
+        opened.pop_all()
     return handle
 
 

@@ -1,5 +1,6 @@
 """A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ import torch
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, QuantizationConfig, Split
-from hwsearch.files import atomic_write_json, digest, read_json
+from hwsearch.files import atomic_write_json, digest, indented_json, read_json
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
@@ -61,7 +62,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
 
 
 def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
-    """Load, fold and calibrate a base; it and the weights' scales are kept in `cache`, under hashes of what they depend on.
+    """Load, fold and calibrate a base; calibration and weight scales are kept in `cache`, under hashes of what they depend on.
 
     Args:
         experiment: says which network, and how it is quantized.
@@ -82,8 +83,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             "mixtures": experiment.quantization.calibration_mixtures,
         }
     )
-    content = read_json(cache, "a calibration") if cache.is_file() else None
-    kept = _kept(content, key, "calibration")
+    kept = _kept(_content(cache), key, "calibration")
     if kept is None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
@@ -94,26 +94,25 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     else:
         calibration = Calibration.from_json(kept, activation_sites(experiment.separator), str(cache))
     prepared = PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
-    scales_key = _scales_key(prepared)
-    weights = content.get("weights") if isinstance(content, dict) else None
-    if (scales := _kept(weights, scales_key, "scales")) is not None:
-        prepared.scales.take(scales, str(cache))
+    _take_scales(prepared, cache)
     if prepared.scales.search(widths) or kept is None:
-        weights = {"key": scales_key, "scales": prepared.scales.to_json()}
+        _take_scales(prepared, cache)  # another process may have searched some meanwhile
+        weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
         atomic_write_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
     return prepared
 
 
 def calibration_digest(cache: Path) -> str:
-    """Hash of the calibration that a file holds, whatever else it does.
+    """Hash of a file that holds a calibration and nothing else, whatever else it does: scales may come later.
 
     Raises:
         UserError: no calibration.
     """
-    content = read_json(cache, "a calibration")
-    if not isinstance(content, dict) or "calibration" not in content:
+    content = _content(cache)
+    if not isinstance(content, dict) or not {"key", "calibration"} <= content.keys():
         raise UserError(f"{cache}: holds no calibration; delete it and it is made again")
-    return digest(content["calibration"])
+    alone = {name: content[name] for name in ("key", "calibration")}
+    return hashlib.sha256(indented_json(alone).encode()).hexdigest()
 
 
 def calibration_features(separator: Separator, experiment: Experiment, data_folder: Path) -> Sequence[torch.Tensor]:
@@ -132,6 +131,18 @@ def _scales_key(base: PreparedBase) -> str:
     """Hash of what the scales of its weights depend on."""
     config = base.quantization.model_dump(mode="json", include={"weight_scale", "weight_scale_method"})
     return digest({"base": base.base_sha256, "quantization": config})
+
+
+def _take_scales(base: PreparedBase, cache: Path) -> None:
+    """Take over the scales of its weights that a cache holds."""
+    content = _content(cache)
+    weights = content.get("weights") if isinstance(content, dict) else None
+    if (scales := _kept(weights, _scales_key(base), "scales")) is not None:
+        base.scales.take(scales, str(cache))
+
+
+def _content(cache: Path) -> Any:
+    return read_json(cache, "a calibration") if cache.is_file() else None
 
 
 def _kept(content: Any, key: str, what: str) -> Any:

@@ -58,7 +58,7 @@ class WeightScales:
         """Take over what `to_json` gave for the same weights and configuration.
 
         Raises:
-            UserError: another format, layers or widths that are not the network's, or what is no scale; names `source`.
+            UserError: another format, layers that are not the network's, or what is no scale or width; names `source`.
         """
         if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("layers"), dict):
             raise UserError(f"{source}: holds no weight scales of format {_FORMAT}; delete it and it is made again")

@@ -12,11 +12,13 @@ import torch
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
+from hwsearch.files import atomic_write_json, file_digest
+from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.folding import fold
-from hwsearch.separator.prepare import PreparedBase, calibration_features, load_checked_base, prepare_base
+from hwsearch.separator.prepare import PreparedBase, calibration_digest, calibration_features, load_checked_base, prepare_base
 from hwsearch.separator.quantizers import weight_scale
 from tests.tiny import Tiny, tiny_content
 
@@ -132,6 +134,31 @@ def test_scales_stay_where_the_calibration_is_made_again(tiny: Tiny, tmp_path: P
     for _ in range(2):
         base = prepare(tiny, cache, widths=(4,), quantization={"calibration_mixtures": 1})
         assert torch.equal(base.scales.scale("mask_head", 4), first.scales.scale("mask_head", 4))
+
+
+def test_scales_that_others_have_searched_meanwhile_stay(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "calibration.json"
+    calibrate_slowly = prepare_module.calibrate
+
+    def slow(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare_module, "calibrate", calibrate_slowly)
+            prepare(tiny, cache, widths=(4,))
+        return calibrate_slowly(*arguments)
+
+    monkeypatch.setattr(prepare_module, "calibrate", slow)
+    prepare(tiny, cache, widths=(2,))
+    assert json.loads(cache.read_text())["weights"]["scales"]["layers"]["mask_head"].keys() == {"2", "4"}
+
+
+def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny: Tiny, tmp_path: Path) -> None:
+    """Results of differential searches are kept under it."""
+    cache = tmp_path / "calibration.json"
+    prepare(tiny, cache, widths=(4,))
+    content = json.loads(cache.read_text())
+    del content["weights"]
+    atomic_write_json(tmp_path / "before.json", content)
+    assert calibration_digest(cache) == calibration_digest(tmp_path / "before.json") == file_digest(tmp_path / "before.json")
 
 
 @pytest.mark.parametrize(
