@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_a_search_holds_its_folder_from_its_first_step_on(copied: Tiny, monkeypa
     """Two that estimate sensitivities at once would spend hours twice, before one of them is refused."""
     held = []
 
-    def stop(given: Workspace) -> None:
+    def stop(given: Workspace, _: Sequence[int]) -> None:
         held.append(lock_holder(given.folder))
         raise UserError("enough")
 
