@@ -32,7 +32,8 @@ LARGEST_PORT = 65_535
 
 HIDDEN = "***"
 
-WANTED = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE or redis://:PASSWORD@HOST:PORT/NUMBER"
+WANTED = "postgresql://HOST:PORT/DATABASE or redis://HOST:PORT/NUMBER, with user and password before the host where it wants them"
+"""Without the sign that ends these: `redact` takes what stands before one for credentials."""
 
 _OWN_CREDENTIALS = re.compile(
     rf"\b({'|'.join(map(re.escape, sorted(SCHEMES, key=len, reverse=True)))})://.*@", re.IGNORECASE | re.DOTALL
@@ -176,6 +177,6 @@ def _userinfo(parts: SplitResult) -> str:
 
 def _unreadable(scheme: str) -> UserError:
     return UserError(
-        f"storage: not an address of '{scheme}'; wanted {WANTED}, with / ? # @ : % [ ] and blanks in user and password as %2F "
-        "and so on"
+        f"storage: not an address of '{scheme}', where / ? # @ : % [ ] and blanks in user and password are %2F and so on; "
+        f"wanted {WANTED}"
     )

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.search.studies.address import StorageAddress, parse_address, redact, take_password
+from hwsearch.search.studies.address import WANTED, StorageAddress, parse_address, redact, take_password
 
 SECRET = "s3cr:t/?#@ %&"  # noqa: S105 (of no server)
 ENCODED = "s3cr%3At%2F%3F%23%40%20%25%26"
@@ -35,6 +35,14 @@ def test_a_plus_is_a_plus() -> None:
     found = parse_address("postgresql://me:a+b@host/db?passfile=/home/c++/pass&password=x%20y+z")
     assert found.password == "a+b"  # noqa: S105 (of no server)
     assert found.options == {"passfile": "/home/c++/pass", "password": "x y+z"}
+
+
+@pytest.mark.parametrize("text", ["mysql://host/db", "nonsense", "redis://host/name", "redis://a b@host/1 2"])
+def test_what_is_wanted_is_shown_whole(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_address(text)
+    assert redact(str(refused.value)) == str(refused.value)
+    assert WANTED in str(refused.value)
 
 
 @pytest.mark.parametrize("text", [f"postgresql://me:{ENCODED}@host:5433/studies?sslpassword=other{ENCODED}"])
