@@ -1,10 +1,14 @@
 """Files written whole or not at all, and hashes of what was read."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +16,27 @@ from hwsearch.errors import UserError
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it over `path`.
+    """Let `write` fill a file of the same name in a hidden folder beside `path`, then move it to `path`.
 
-    A kill at any instant leaves either the old file or the new one. The temporary name keeps the suffix, because audio and
-    array libraries choose the format by it.
+    A kill at any instant leaves either the old file or the new one. It may leave the hidden folder too, with what `write` had put
+    there; the next write of `path` removes it.
 
     Raises:
         UserError: the file cannot be written there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        folder, lock = _hidden_folder(path)
         try:
+            temporary = folder / path.name
             write(temporary)
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
     except OSError as error:
         raise _unwritable(path, error) from None
 
@@ -43,9 +47,10 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: a folder is there, or its folder can neither be made nor written to.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; wanted the name of a file to write")
     try:
+        with suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.stat().st_mode):
+                raise UserError(f"{path}: is a folder; wanted the name of a file to write")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -99,6 +104,36 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hidden_folder(path: Path) -> tuple[Path, int]:
+    """An empty folder for the writing of `path`, and a handle that locks it.
+
+    Its name follows from that of `path`, so that the next write finds what a killed process left. While another process or thread
+    writes `path`, and where folders cannot be locked, the folder has a name of its own.
+    """
+    folder = path.with_name(f".{path.name}-part")
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if _take(folder, lock):
+            return folder, lock
+        os.close(lock)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    return folder, os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _take(folder: Path, lock: int) -> bool:
+    """Lock and empty a folder; false where another process holds it or has just removed it, or where that cannot be done."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(lock), folder.lstat()):
+            return False
+        for left in folder.iterdir():
+            left.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

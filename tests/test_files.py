@@ -41,7 +41,7 @@ def test_a_written_file_holds_its_content_and_everyone_may_read_it(tmp_path: Pat
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_temporary_file_lies_beside_the_one_to_be_and_has_its_suffix(tmp_path: Path) -> None:
+def test_a_temporary_file_has_the_name_of_the_one_to_be_and_lies_on_its_disk(tmp_path: Path) -> None:
     seen: list[Path] = []
 
     def write(temporary: Path) -> None:
@@ -49,7 +49,8 @@ def test_a_temporary_file_lies_beside_the_one_to_be_and_has_its_suffix(tmp_path:
         temporary.write_text("sound")
 
     atomic_write(tmp_path / "sound.wav", write)
-    assert (seen[0].parent, seen[0].suffix, seen[0].name[0]) == (tmp_path, ".wav", ".")
+    assert (seen[0].name, seen[0].parent.parent, seen[0].parent.name[0]) == ("sound.wav", tmp_path, ".")
+    assert [path.name for path in tmp_path.iterdir()] == ["sound.wav"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -69,32 +70,80 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("before", [None, b"old"])
-def test_a_process_that_dies_while_writing_leaves_the_old_file(tmp_path: Path, before: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("dies", "content"),
+    [
+        ("def write(temporary):\n    temporary.write_bytes(b'half'); die()\n", None),
+        # As safetensors does: its own file beside the one that it is asked for.
+        ("def write(temporary):\n    (temporary.parent / '.tmpA1').write_bytes(b'half'); die()\n", None),
+        ("pathlib.Path.replace = die", None),
+        ("shutil.rmtree = die", b"new"),
+    ],
+)
+def test_the_next_write_removes_what_a_killed_process_left(
+    tmp_path: Path, before: bytes | None, dies: str, content: bytes | None
+) -> None:
     path = tmp_path / "name.bin"
     if before is not None:
         path.write_bytes(before)
-    dies = (
-        "import os, pathlib, sys; from hwsearch.files import atomic_write\n"
-        "def write(temporary):\n    temporary.write_bytes(b'half'); os.kill(os.getpid(), 9)\n"
+    program = (
+        "import os, pathlib, shutil, sys; from hwsearch.files import atomic_write\n"
+        "def die(*arguments, **options):\n    os.kill(os.getpid(), 9)\n"
+        "def write(temporary):\n    temporary.write_bytes(b'new')\n"
+        f"{dies}\n"
         "atomic_write(pathlib.Path(sys.argv[1]), write)"
     )
-    ended = subprocess.run([sys.executable, "-c", dies, path], cwd=ROOT, check=False)
+    ended = subprocess.run([sys.executable, "-c", program, path], cwd=ROOT, check=False)
     assert ended.returncode == -9
-    assert (path.read_bytes() if path.exists() else None) == before
+    assert (path.read_bytes() if path.exists() else None) == (content or before)
+    assert list(tmp_path.glob(".*"))
+    atomic_write_bytes(path, b"next")
+    assert path.read_bytes() == b"next"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "name"
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(b"outer")
+        atomic_write_bytes(path, b"inner")
+        assert path.read_bytes() == b"inner"
+        assert temporary.read_bytes() == b"outer"
+
+    atomic_write(path, write)
+    assert path.read_bytes() == b"outer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_else_has_the_hidden_name_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("mine")
+    (tmp_path / ".linked-part").symlink_to(elsewhere)
+    (tmp_path / ".taken-part").write_text("mine")
+    for name in ("linked", "taken"):
+        atomic_write_text(tmp_path / name, "new")
+        assert (tmp_path / name).read_text() == "new"
+    assert (elsewhere / "mine").read_text() == (tmp_path / ".taken-part").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".linked-part", ".taken-part", "elsewhere", "linked", "taken"]
 
 
 def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "folder", tmp_path / "file" / "name", Path("/proc/name"), Path("/dev/full/name")):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (*(tmp_path / name for name in ("folder", "file/name", "loop/name")), Path("/proc/name"), Path("/dev/full/name")):
         for write in (lambda path: atomic_write_bytes(path, b""), check_writable):
             with pytest.raises(UserError) as refused:
                 write(path)
             assert str(refused.value).startswith(f"{path}: ")
             assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=r"loop: cannot be written \(Too many levels of symbolic links\)"):
+        check_writable(tmp_path / "loop")
     check_writable(tmp_path / "file")
     check_writable(tmp_path / "new" / "name")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "new"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "loop", "new"]
     assert (tmp_path / "file").read_text() == "mine"
 
 

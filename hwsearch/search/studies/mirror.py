@@ -47,9 +47,6 @@ class StudyMirror:
         self._path = path
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         head, self._form = self._forms(header)
-        # Left by a driver that was killed here; with many candidates they are large.
-        for left in path.parent.glob(f".{path.stem}-*{path.suffix}"):
-            left.unlink(missing_ok=True)
 
         def write(temporary: Path) -> None:
             with temporary.open("wb") as stream:

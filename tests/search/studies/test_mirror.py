@@ -69,7 +69,8 @@ def test_a_tool_that_has_it_open_reads_on_when_a_driver_starts_again(tmp_path: P
 
 
 def test_what_a_driver_left_that_was_killed_as_it_wrote_it_goes(tmp_path: Path) -> None:
-    left = tmp_path / f".{Path(MIRROR_FILE).stem}-abc{Path(MIRROR_FILE).suffix}"
+    left = tmp_path / f".{MIRROR_FILE}-part" / MIRROR_FILE
+    left.parent.mkdir()
     left.write_bytes(b"half")
     search(tmp_path, make_experiment(10))
     assert not left.exists()
