@@ -8,6 +8,8 @@ compute something else:
 - The bias of a floating-point convolution between quantized tensors goes through a `DequantizeLinear` that
   gives it back exactly. With a plain bias ONNX Runtime would quantize that layer's weights to 8 bits by
   itself.
+- Weights whose products could saturate in the kernels of some processors are stored as uint8: see
+  `hwsearch.export.saturation`.
 """
 
 import copy
@@ -31,7 +33,9 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights
 from hwsearch.files import atomic_write_bytes
+from hwsearch.separator.folding import input_site
 from hwsearch.separator.quantized import QuantizedMaskNetwork
 from hwsearch.separator.quantizers import bias_integers
 
@@ -43,13 +47,14 @@ _TRACED_FRAMES = 16
 def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescription) -> None:
     """Write the network as one self-contained ONNX file, atomically.
 
-    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are stored as int8 and wider ones as
-    float32; activations are uint8, below 8 bits with a `Clip`.
+    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are stored as int8 or uint8 and wider ones as
+    float32; activations are uint8, below 8 bits with a `Clip`. The file gives the same integers on every processor.
     """
     model = _brevitas_model(network)
     _drop_weight_clips(model)
     _fold_pads(model, network.network)
     _unfold_wide_weights(model)
+    _store_weights(model, network.network)
     _protect_float_weights(model)
     _drop_unused(model)
     onnx.checker.check_model(model, full_check=True)
@@ -177,6 +182,34 @@ def _fold_pads(model: ModelProto, network: QuantizedMaskNetwork) -> None:
         attribute = next(attribute for attribute in reader.attribute if attribute.name == "pads")
         attribute.ints[:] = [before, after]
         _rename_input(model, node.output[0], node.input[0])
+
+
+def _store_weights(model: ModelProto, network: QuantizedMaskNetwork) -> None:
+    """Store weights as uint8 where int8 could saturate, with a zero point for each layer; int8 needs none.
+
+    Brevitas lets layers share a zero point. A session that makes weights unsigned by itself fails on that.
+    """
+    constants = _initializers(model)
+    writers = {node.output[0]: node for node in model.graph.node}
+    widths = network.allocation.by_site
+    layers = [node for node in model.graph.node if node.op_type == "Conv"]
+    for name, node in zip(network.pads, layers, strict=True):
+        weight = writers.get(node.input[1])
+        if weight is None:
+            continue
+        integers = constants[weight.input[0]].astype(np.int16)
+        zero_point = weight.input.pop()
+        groups = network.convolution(name).groups
+        if not holds_unsigned_weights(groups, widths[f"{name}.weight"], widths[input_site(name)]):
+            continue
+        zeros = np.full(constants[zero_point].shape, UNSIGNED_ZERO_POINT, np.uint8)
+        values = {
+            f"{node.name}.weight.integers": (integers + UNSIGNED_ZERO_POINT).astype(np.uint8),
+            f"{node.name}.weight.zero_point": zeros,
+        }
+        weight.input[0], zero_name = values
+        weight.input.append(zero_name)
+        model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
 
 
 def _protect_float_weights(model: ModelProto) -> None:

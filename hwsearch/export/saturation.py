@@ -1,0 +1,26 @@
+"""Which layers of an exported file hold unsigned weights, so that the file is exact on every processor.
+
+Without VNNI the x86 kernels for unsigned activations and signed weights add two neighbouring products in 16 bits, which
+saturates: 255 * 127 * 2 > 32767. Their kernels for unsigned weights add in 32 bits, as all depthwise kernels do.
+"""
+
+from hwsearch.separator.quantizers import is_float, weight_limit
+
+UNSIGNED_ZERO_POINT = 128
+"""The integer that stands for zero in unsigned weights."""
+
+_LARGEST_SUM = 2**15 - 1
+
+
+def holds_unsigned_weights(groups: int, weight_bits: int, activation_bits: int) -> bool:
+    """Whether a convolution's weights are stored as uint8 and not as int8.
+
+    Args:
+        groups: of the convolution; a depthwise one has more than one.
+        weight_bits: width of its weights.
+        activation_bits: width of what it reads.
+    """
+    if groups > 1 or weight_bits > 8 or is_float(activation_bits):
+        return False
+    largest: int = 2 * (2**activation_bits - 1) * weight_limit(weight_bits)
+    return largest > _LARGEST_SUM
