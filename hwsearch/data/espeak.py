@@ -1,8 +1,9 @@
 """The embedded corpus: sentences said by the formant voices of eSpeak NG, synthesised once into a cache.
 
-The library comes with the `espeakng_loader` package and is called through ctypes. It carries random state
-from one utterance to the next, so a corpus is synthesised from its first to its last utterance by one fresh
-process: the same experiment gives the same samples on every run of one library build.
+The library comes with the `espeakng_loader` package and is called through ctypes. Some voices breathe: their noise comes
+from two random generators, the library's own, which it seeds with the time, and the C library's. Both get a fixed seed here.
+An utterance also depends on what was said before it, so one fresh process synthesises a corpus from its first to its last
+utterance. The same experiment then gives the same samples on every run of one library build.
 """
 
 import ctypes
@@ -30,6 +31,9 @@ from hwsearch.files import digest
 
 SAMPLE_RATE = 22_050
 """Hz, fixed by the library."""
+
+NOISE_SEED = 1
+"""Seed of the generators that the voices' noise comes from."""
 
 PREFIX = "espeak:"
 
@@ -132,7 +136,7 @@ def read_espeak(
     cast = {split: voices(split, round(shares.get(split, 0.0) * speakers)) for split in Split}
     lines = _write_script(cast, per_speaker, digit_strings, seed)
     dealt = {PREFIX + voice.name: split for split in Split for voice in cast[split]}
-    key = digest({"library": version("espeakng-loader"), "script": [asdict(line) for line in lines]})
+    key = digest({"library": version("espeakng-loader"), "noise": NOISE_SEED, "script": [asdict(line) for line in lines]})
     folder = cache / f"espeak-{key[:16]}"
     if not folder.is_dir():
         _synthesise_into(folder, lines)
@@ -224,6 +228,9 @@ class _Synthesiser:
         rate = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), _INITIALIZE_DONT_EXIT)
         if rate != SAMPLE_RATE:
             raise UserError(f"{data}: eSpeak NG does not start from these data (code {rate}); the path may be too long")
+        # Starting seeds the library's own generator with the time.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(NOISE_SEED))
+        ctypes.CDLL(None).srand(ctypes.c_uint(NOISE_SEED))
         self._chunks: list[bytes] = []
         self._callback = _CALLBACK(self._collect)
         self._library.espeak_SetSynthCallback(self._callback)

@@ -102,6 +102,8 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
     """
     import pyroomacoustics
 
+    # Each thread adds up its own images, so the number of threads, by default that of the machine's cores, would change the sums.
+    pyroomacoustics.constants.set("num_threads", 1)
     absorption = eyring_absorption(room.size_m, room.t60_s)
     shoebox = pyroomacoustics.ShoeBox(
         room.size_m,

@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -74,6 +75,20 @@ def test_the_same_seed_synthesises_the_same_bytes_again(cache: Path, tmp_path: P
     _read(tmp_path)
     assert _content(tmp_path) == _content(cache)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("accents", [1, pytest.param(8, marks=pytest.mark.slow)])
+def test_every_voice_says_the_same_bytes_in_another_process_and_second(accents: int, tmp_path: Path) -> None:
+    speakers = {Split.TRAIN: 34 * accents, Split.VALIDATION: 17 * accents, Split.TEST: 16 * accents}  # all 67 variants
+    total = sum(speakers.values())
+    shares = {split: count / total for split, count in speakers.items()}
+    for name in ("one", "two"):
+        made = read_espeak(shares, total, 1, 1.0, 0, tmp_path / name)
+        assert {split: len(utterances) for split, utterances in made.items()} == speakers
+        time.sleep(1.0 - time.time() % 1.0)  # the library seeds its noise with the time in seconds
+    one, two = _content(tmp_path / "one"), _content(tmp_path / "two")
+    assert [name for name in one if one[name] != two[name]] == []
+    assert one.keys() == two.keys()
 
 
 def test_another_seed_says_other_things(cache: Path, tmp_path: Path) -> None:

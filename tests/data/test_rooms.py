@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyroomacoustics
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,15 @@ def test_bank_is_the_same_for_any_number_of_processes_and_continues(tmp_path: Pa
     second = build_bank(DATA, "x", Split.TEST, tmp_path / "two", 2, lambda done, total: None)
     assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == before
     assert first.rooms == second.rooms
+
+
+def test_a_room_is_the_same_on_a_machine_with_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = draw_rooms(DATA, "x", Split.TEST)[0]
+    made = []
+    for cores in (1, 3):
+        monkeypatch.setitem(pyroomacoustics.parameters._constants, "num_threads", cores)
+        made.append(simulate(room, ARRAYS["linear4"], 8000))
+    np.testing.assert_array_equal(*made)
 
 
 def test_damaged_responses_are_named(tmp_path: Path) -> None:
