@@ -1,14 +1,20 @@
 """Latencies (and energies) that a user has measured on a chip: the file, and the networks that were run."""
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from hw_models.errors import TargetError
+from hw_models.reading import Unreadable, read_text
 from hw_models.sections import Bits, Section, Source
+from hw_models.wording import first_mistake
 from hw_models.workload import WIDTHS, IntArray, Layer, LayerKind, Workload
+
+FILE_BYTES: Final = 16 * 2**20
+"""The largest file of measurements that is read; a measured network takes a few hundred bytes."""
 
 
 class MeasuredLayer(Section):
@@ -93,9 +99,9 @@ class Measurements(Section):
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
-        names = [measurement.name for measurement in self.measurements]
-        if duplicates := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"measurements: name '{duplicates[0]}' occurs {names.count(duplicates[0])} times; wanted once")
+        counts = Counter(measurement.name for measurement in self.measurements)
+        if duplicates := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(f"measurements: name '{duplicates[0]}' occurs {counts[duplicates[0]]} times; wanted once")
         return self
 
 
@@ -106,9 +112,9 @@ def load_measurements(path: str | Path) -> Measurements:
         TargetError: the file cannot be read, is not JSON, or has a field that is wrong; one line that names file and field.
     """
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+        text = read_text(Path(path), FILE_BYTES)
+    except Unreadable as error:
+        raise TargetError(f"{path}: {error}; wanted a JSON file of measurements") from None
     try:
         return Measurements.model_validate_json(text)
     except ValidationError as error:
@@ -116,18 +122,10 @@ def load_measurements(path: str | Path) -> Measurements:
 
 
 def _one_line(where: str, error: ValidationError) -> str:
-    problems = [problem for problem in error.errors() if problem["type"] != "too_short"]  # a wrong entry counts as a missing one
-    problem = problems[0] if problems else error.errors()[0]
-    field = ".".join(str(part) for part in problem["loc"])
-    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-    found, wanted = repr(problem["input"]), problem["msg"]
-    match problem["type"]:
+    mistake = first_mistake(error)
+    match mistake.kind:
         case "json_invalid":
-            return f"{where}: not a JSON file ({wanted})"
-        case "missing":
-            found, wanted = "nothing", "a value"
-        case "extra_forbidden":
-            wanted = "no such field"
+            return f"{where}: not valid {mistake.wanted}; wanted a JSON file of measurements"
         case "value_error":
-            return f"{where}: {field}{': ' if field else ''}{wanted.removeprefix('Value error, ')}{more}"
-    return f"{where}: {field or 'the file'}: found {found[:80]}; wanted {wanted[:1].lower()}{wanted[1:]}{more}"
+            return f"{where}: {mistake.key}{': ' if mistake.key else ''}{mistake.wanted}{mistake.others}"
+    return f"{where}: {mistake.key or 'the file'}: found {mistake.found}; wanted {mistake.wanted}{mistake.others}"

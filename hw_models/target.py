@@ -1,6 +1,6 @@
 """A target file: one chip with its runtime, every number with its source. A file that does not fit is refused in one line."""
 
-import tomllib
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from hw_models.errors import TargetError
+from hw_models.reading import Unreadable, parse_toml, read_toml
 from hw_models.rules.bit_flexible import BitFlexibleCompute
 from hw_models.rules.dataflow import DataflowCompute
 from hw_models.rules.micro_block import MicroBlockCompute
@@ -29,6 +30,7 @@ from hw_models.sections import (
     Source,
     Storage,
 )
+from hw_models.wording import first_mistake, shown
 
 BUILT_IN: Final = resources.files("hw_models") / "targets"
 
@@ -105,21 +107,18 @@ def load_target(name_or_path: str | Path) -> Target:
             field.
     """
     if isinstance(name_or_path, str) and name_or_path in built_in_targets():
-        where, text = f"{name_or_path}.toml", (BUILT_IN / f"{name_or_path}.toml").read_text("utf-8")
+        where = f"{name_or_path}.toml"
+        content = parse_toml((BUILT_IN / where).read_text("utf-8"))
     else:
         path = Path(name_or_path)
-        if not path.is_file():
-            known = ", ".join(built_in_targets())
-            raise TargetError(f"target '{name_or_path}': neither a file nor built in; built in are {known}")
         where = str(path)
         try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TargetError(f"{where}: cannot be read as UTF-8 text ({error})") from error
-    try:
-        content = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number or a nesting too long is not TOMLDecodeError
-        raise TargetError(f"{where}: not a TOML file ({error})") from error
+            content = read_toml(path)
+        except Unreadable as error:
+            if not os.path.lexists(path):
+                known = ", ".join(built_in_targets())
+                raise TargetError(f"target '{name_or_path}': neither a file nor built in; built in are {known}") from None
+            raise TargetError(f"{where}: {error}; wanted a target file in TOML") from None
     try:
         return Target.model_validate(content)
     except ValidationError as error:
@@ -127,24 +126,17 @@ def load_target(name_or_path: str | Path) -> Target:
 
 
 def _one_line(where: str, content: dict[str, Any], error: ValidationError) -> str:
-    problem = error.errors()[0]
-    field = " ".join(".".join(str(part) for part in problem["loc"]).split())
+    mistake = first_mistake(error)
+    field, found, wanted = mistake.key, mistake.found, mistake.wanted
     for rule in RULES:  # pydantic puts the chosen rule into the path of a field
         field = field.replace(f"compute.{rule}", "compute", 1)
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    found, wanted = repr(problem["input"]), problem["msg"]
-    match problem["type"]:
-        case "missing":
-            found, wanted = "nothing", "a value"
-        case "extra_forbidden":
-            wanted = "no such field"
+    match mistake.kind:
         case "union_tag_invalid" | "union_tag_not_found":
-            field, wanted = f"{field}.rule", f"one of {', '.join(sorted(RULES))}"
-            found = repr(_rule(content))
+            field, found, wanted = f"{field}.rule", shown(_rule(content)), f"one of {', '.join(sorted(RULES))}"
         case "value_error":
             section = f"{field}." if field else ""
-            return f"{where}: {section}{wanted.removeprefix('Value error, ')}{more}"
-    return f"{where}: {field}: found {found[:80]}; wanted {wanted[:1].lower()}{wanted[1:]}{more}"
+            return f"{where}: {section}{wanted}{mistake.others}"
+    return f"{where}: {field}: found {found}; wanted {wanted}{mistake.others}"
 
 
 def _rule(content: dict[str, Any]) -> Any:

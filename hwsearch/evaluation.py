@@ -1,5 +1,7 @@
 """A separator judged on the test mixtures, per angle between the speakers, with 95 % confidence intervals."""
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from hw_models.wording import first_mistake, printable
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.experiment import EvaluationConfig
@@ -225,10 +228,19 @@ def read_figures(path: Path) -> list[UtteranceScores]:
     """
     content = read_json(path, "the figures of 'hwsearch evaluate --output'")
     try:
-        return _RESULTS.validate_python(content["utterances"])
-    except (KeyError, TypeError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'") from None
+        results = _RESULTS.validate_json(json.dumps(content["utterances"]), strict=True)
+    except (KeyError, TypeError):
+        reason = "no 'utterances'"
+    except ValidationError as error:
+        mistake = first_mistake(error)
+        place = f"utterances.{mistake.key}" if mistake.key else "utterances"
+        reason = f"{place}: found {mistake.found}, wanted {mistake.wanted}{mistake.others}"
+    else:
+        wrong = [result.id for result in results if not all(map(math.isfinite, (result.angle_deg, *result.scores.values())))]
+        if not wrong:
+            return results
+        reason = f"of '{printable(wrong[0])}' one is not finite"
+    raise UserError(f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'")
 
 
 def _mean(values: Sequence[float], utterances: Sequence[str], seed: int) -> Estimate:

@@ -4,15 +4,17 @@ Every section is a frozen pydantic model; unknown keys and values out of range a
 file are relative to the file itself.
 """
 
-import tomllib
+import json
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hw_models.reading import Unreadable, read_toml
+from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.files import digest
 
@@ -475,13 +477,9 @@ def load_experiment(path: Path) -> Experiment:
         UserError: the file is missing, is no TOML, or holds an unknown key or a value out of range; names the key.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted an experiment file in TOML") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; wanted an experiment file in TOML") from None
-    except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not TOMLDecodeError
-        raise UserError(f"{path}: not valid TOML ({error}); wanted an experiment file") from None
+        content = read_toml(path)
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; wanted an experiment file in TOML") from None
     return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
 
 
@@ -499,22 +497,31 @@ def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experi
 def parse_experiment(content: Any, source: str) -> Experiment:
     """Validate the parsed content of an experiment file; `source` names it in errors.
 
+    Types are strict: of a number, neither text nor true or false is taken.
+
     Raises:
         UserError: one line with the key, the value found and what is wanted.
     """
+
+    def refuse_date(value: object) -> NoReturn:
+        raise UserError(f"{source}: holds the date or time {value}; no key takes one")
+
     try:
-        return Experiment.model_validate(content)
+        # Through JSON: there a list may stand for a tuple and text for a path, while a number must be one.
+        return Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            near = _nearest_key(tuple(part for part in first["loc"] if part != "[key]"))
+        mistake = first_mistake(error)
+        key = mistake.key
+        if mistake.kind == "json_invalid":
+            raise UserError(f"{source}: holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8") from None
+        if mistake.kind == "extra_forbidden":
+            near = _nearest_key(mistake.place)
             meant = "" if near is None else f", near to '{near}'"
-            raise UserError(f"{source}: unknown key '{key}'{meant}; {KEYS_FILE} has every key") from None
-        found = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" is {first['input']!r}"
-        where = f"{key}{found}: " if key or found else ""
-        raise UserError(f"{source}: {where}{message}") from None
+            raise UserError(f"{source}: unknown key '{key}'{meant}; {KEYS_FILE} has every key{mistake.others}") from None
+        if mistake.kind == "value_error":
+            raise UserError(f"{source}: {key}{': ' if key else ''}{mistake.wanted}{mistake.others}") from None
+        found = f"{key or 'the file'} is {mistake.found}" if mistake.kind != "missing" else f"{key} is missing"
+        raise UserError(f"{source}: {found}; wanted {mistake.wanted}{mistake.others}") from None
 
 
 def _nearest_key(place: Sequence[int | str]) -> str | None:

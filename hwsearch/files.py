@@ -12,7 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hw_models.reading import Unreadable, parse_json, read_bytes, read_text
 from hwsearch.errors import UserError
+
+JSON_BYTES = 256 * 2**20
+"""The largest JSON file that is read; the figures of the largest test set that an experiment can ask for take half of it."""
+
+MODEL_BYTES = 2**31
+"""The largest model that is read: no ONNX file holds more."""
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -81,13 +88,17 @@ def indented_json(value: object) -> str:
 def read_json(path: Path, what: str) -> Any:
     """Read a JSON file; a missing or broken one raises `UserError` naming `what` and the path."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted {what}") from None
-    except (ValueError, RecursionError) as error:  # bytes, a number or a nesting too long are not JSONDecodeError
-        raise UserError(f"{path}: not valid JSON ({error}); wanted {what}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {what}") from None
+        return parse_json(read_text(path, JSON_BYTES))
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; wanted {what}") from None
+
+
+def read_content(path: Path, what: str, most_bytes: int) -> bytes:
+    """Read a regular file; a missing one, something else in its place or a larger one raises `UserError` naming `what`."""
+    try:
+        return read_bytes(path, most_bytes)
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; wanted {what}") from None
 
 
 def canonical_json(value: object) -> str:

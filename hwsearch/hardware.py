@@ -19,7 +19,7 @@ from hw_models.report import cost_rows
 from hw_models.target import built_in_targets, load_target
 from hw_models.workload import IntArray, bits_matrix
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, load_experiment
+from hwsearch.experiment import Experiment, load_experiment, parse_experiment
 from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
 from hwsearch.pipeline import read_run
 from hwsearch.search.costing import experiment_workload
@@ -233,10 +233,10 @@ def _absent(value: str | float) -> bool:
 def _embedded_experiment() -> Experiment:
     """An experiment around the embedded base: enough for its workload."""
     _, description = load_base(EMBEDDED_BASE)
-    return Experiment.model_validate(
+    return parse_experiment(
         {
             "name": "embedded-base",
-            "separator": description.separator,
+            "separator": description.separator.model_dump(mode="json"),
             "data": {
                 "sample_rate": description.sample_rate,
                 "array": description.array,
@@ -244,5 +244,6 @@ def _embedded_experiment() -> Experiment:
                 "rooms": {"count": {}},
                 "mixtures": {"count": {}},
             },
-        }
+        },
+        source=str(EMBEDDED_BASE),
     )

@@ -596,7 +596,7 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
         ),
         # A search says anew what its folder belongs to: the record knows.
         ("experiment.json", b"{", (pareto,), "not valid JSON"),
-        ("experiment.json", b"{}", (export,), "name: Field required"),
+        ("experiment.json", b"{}", (export,), "name is missing"),
         ("calibration.json", calibration[:-9], (search,), "not valid JSON"),
         ("calibration.json", calibration.replace(b'"masks"', b'"nasks"'), (export,), "delete it"),
     ):

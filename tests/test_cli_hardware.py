@@ -117,11 +117,11 @@ def test_a_calibration_that_fails_leaves_nothing(tmp_path: Path) -> None:
         assert not output.exists()
         return message
 
-    assert "not a JSON file" in refused("{")
+    assert "not valid JSON" in refused("{")
     assert "measurements: " in refused({"source": "s", "measurements": []})
     assert "speed: found 3; wanted no such field" in refused(good | {"speed": 3})
     negative = [good["measurements"][0] | {"latency_ms": -1.0}]
-    assert "latency_ms: found -1.0" in refused(good | {"measurements": negative})
+    assert "latency_ms: found -1.0; wanted at least 1e-09" in refused(good | {"measurements": negative})
     floats = [entry | {"weight_bits": 32} for entry in good["measurements"]]
     assert "target 'bitfusion' runs" in refused(good | {"measurements": floats})
     file.write_text(json.dumps(good))

@@ -270,3 +270,19 @@ def test_two_systems_are_compared_on_the_mixtures_they_share() -> None:
     assert tests["wer"].difference == pytest.approx(-0.5)
     with pytest.raises(UserError, match="no mixture in common"):
         compare(first[:1], second, seed=0)
+
+
+def test_figures_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    """JSON has neither NaN nor infinity, but Python reads both, and text for a number is none."""
+    content = to_json([utterance(1, 3.0, {"pesq": 2.5})], [])
+    path = tmp_path / "figures.json"
+    for value, reason in (
+        ("NaN", "of 'test-1' one is not finite"),
+        ("1e999", "of 'test-1' one is not finite"),
+        ('"2.5"', "utterances.0.scores.pesq: found '2.5', wanted a number"),
+        ("true", "utterances.0.scores.pesq: found true, wanted a number"),
+    ):
+        path.write_text(json.dumps(content).replace('"pesq": 2.5', f'"pesq": {value}'))
+        with pytest.raises(UserError) as refused:
+            read_figures(path)
+        assert str(refused.value) == f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'"

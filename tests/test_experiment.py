@@ -1,7 +1,10 @@
 """Experiment files: what may be written in them, what each key means for identity, and what is said of a wrong one."""
 
+import codecs
 import copy
+import datetime as dt
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,7 +250,7 @@ def test_a_key_that_is_wanted_is_named() -> None:
         for part in place[:-1]:
             parent = parent[part]
         del parent[place[-1]]
-        with pytest.raises(UserError, match=f"here: {'.'.join(map(str, place))}: Field required"):
+        with pytest.raises(UserError, match=f"here: {'.'.join(map(str, place))} is missing; wanted a value"):
             parse_experiment(content, source="here")
 
 
@@ -256,12 +259,89 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff")
     (tmp_path / "deep.toml").write_text("name = " + "[" * 10_000)
     (tmp_path / "long.toml").write_text("seed = " + "9" * 10_000)
-    for name in ("syntax", "bytes", "deep", "long"):
-        with pytest.raises(UserError, match=rf"{name}\.toml: not valid TOML \(.*\); wanted an experiment file"):
-            load_experiment(tmp_path / f"{name}.toml")
-    for path, found in ((tmp_path, "is a folder"), (tmp_path / "absent.toml", "no such file")):
-        with pytest.raises(UserError, match=f"{found}; wanted an experiment file in TOML"):
+    (tmp_path / "dotted.toml").write_text("a" + ".a" * 20_000 + " = 1")
+    (tmp_path / "large.toml").write_text("# " + "x" * 2**20)
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name, found in (
+        ("syntax.toml", "not valid TOML (Invalid value (at end of document))"),
+        ("bytes.toml", "not UTF-8 text (invalid start byte at byte 0)"),
+        ("deep.toml", "not valid TOML (nested too deep)"),
+        ("long.toml", "not valid TOML (a number of too many digits)"),
+        ("dotted.toml", "not valid TOML (a key of more than 64 parts)"),
+        ("large.toml", "larger than 1 MiB"),
+        ("loop.toml", "cannot be read (Too many levels of symbolic links)"),
+        ("pipe.toml", "is a pipe"),
+        ("syntax.toml/x", "cannot be read (Not a directory)"),
+        ("absent.toml", "no such file"),
+        ("", "is a folder"),
+        ("/dev/zero", "is a device"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(UserError) as refused:
             load_experiment(path)
+        assert str(refused.value) == f"{path}: {found}; wanted an experiment file in TOML"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny.toml")
+    (tmp_path / "marked.toml").write_bytes(codecs.BOM_UTF8 + (tmp_path / "tiny.toml").read_bytes())
+    assert load_experiment(tmp_path / "marked.toml") == load_experiment(tmp_path / "tiny.toml")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "line"),
+    [
+        (("search", "trials"), True, "search.trials is true; wanted a whole number"),
+        (("search", "trials"), "100", "search.trials is '100'; wanted a whole number"),
+        (("search", "trials"), 100.0, "search.trials is 100.0; wanted a whole number"),
+        (("search", "trials"), 0, "search.trials is 0; wanted at least 1"),
+        (("search", "trials"), 10**7, "search.trials is 10000000; wanted at most 1000000"),
+        (("search", "hours"), "8", "search.hours is '8'; wanted a number"),
+        (("search", "hours"), 0, "search.hours is 0; wanted more than 0"),
+        (("search", "nas"), 1, "search.nas is 1; wanted true or false"),
+        (("search", "nas"), "yes", "search.nas is 'yes'; wanted true or false"),
+        (("search", "weight_bits"), [True, 8], "search.weight_bits.0 is true; wanted one of 2, 3, 4, 5, 6, 7, 8, 16 or 32"),
+        (("search", "weight_bits"), [], "search.weight_bits is []; wanted at least 1 entry"),
+        (("search", "priors"), "kl", "search.priors is 'kl'; wanted a list"),
+        (("search", "limits"), {"size_bytes": False}, "search.limits.size_bytes is false; wanted a number"),
+        (("search", "targets"), [8], "search.targets.0 is 8; wanted text"),
+        (("search", "utterance_seconds"), float("inf"), "search.utterance_seconds is inf; wanted a finite number"),
+        (("search", "promotions"), [3], "search.promotions.0 is 3; wanted a table of keys and values"),
+        (("seed",), 2**31, "seed is 2147483648; wanted less than 2147483648"),
+        (("base",), {}, "base is a table of keys and values; wanted text"),
+        (("name",), "x" * 65, f"name is '{'x' * 65}'; wanted at most 64 characters"),
+        (("name",), "", "name is ''; wanted text that matches ^[a-z0-9][a-z0-9_-]*$"),
+        (("name",), "\x1b[31m", r"name is '\x1b[31m'; wanted text that matches ^[a-z0-9][a-z0-9_-]*$"),
+        (("base",), "\ud800", "holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8"),
+        (("base",), dt.date(2026, 1, 2), "holds the date or time 2026-01-02; no key takes one"),
+        (("data", "corpora", 0, "root"), 3, "data.corpora.0.root is 3; wanted text"),
+        (("data", "corpora", 0, "speakers"), 8.5, "data.corpora.0.speakers is 8.5; wanted a whole number"),
+        (("data", "rooms", "size_max_m"), [6.0, 5.0], "data.rooms.size_max_m.2 is missing; wanted a value"),
+        (("data", "rooms", "size_max_m"), [6.0, 5, 3, 1], "data.rooms.size_max_m is [6.0, 5, 3, 1]; wanted at most 3 entries"),
+        (
+            ("data", "rooms", "count"),
+            {"dev\n": 3},
+            "data.rooms.count.dev\\n is 'dev\\n'; wanted one of 'train', 'validation' or 'test'",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_plain_words(place: Place, value: object, line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_experiment(put(tiny_content(), place, value), source="here")
+    assert str(refused.value) == f"here: {line}"
+
+
+def test_a_whole_number_stands_for_any_number() -> None:
+    assert parsed(search={"hours": 8}).search.hours == 8.0
+
+
+def test_other_mistakes_are_counted() -> None:
+    """A list of one wrong entry is not too short as well."""
+    content = put(put(tiny_content(), ("seed",), -1), ("data", "corpora", 0, "speakers"), 2)
+    with pytest.raises(UserError) as refused:
+        parse_experiment(put(content, ("colour",), "red"), source="here")
+    assert str(refused.value) == "here: seed is -1; wanted at least 0 (2 more)"
 
 
 # Paths and identity

@@ -30,7 +30,7 @@ from torch import Tensor
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files import MODEL_BYTES, atomic_write_bytes, read_content
 from hwsearch.separator.allocation import (
     ACTIVATION_WIDTHS,
     WEIGHT_WIDTHS,
@@ -112,10 +112,7 @@ def read_packed(path: Path, config: SeparatorConfig) -> PackedNetwork:
     Raises:
         UserError: no such file, not a packed file, damaged, cut short, too long, or of another network.
     """
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file; wanted a packed weight file") from None
+    content = read_content(path, "a packed weight file", MODEL_BYTES)
     try:
         return unpack(content, config)
     except _DamagedError as error:

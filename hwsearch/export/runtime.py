@@ -15,6 +15,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.files import MODEL_BYTES, read_content
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
 
@@ -34,10 +35,7 @@ class OnnxSeparator:
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        try:
-            content = path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
-            raise UserError(f"{path}: no such file; wanted an exported separator") from None
+        content = read_content(path, "an exported separator", MODEL_BYTES)
         _, self.description = read_model(content, str(path))
         check_seal(content, self.description, str(path))
         self._session = _session(content, threads, path)

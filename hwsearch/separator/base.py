@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hw_models.reading import no_file
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.errors import UserError
 from hwsearch.experiment import Section, SeparatorConfig
@@ -45,8 +46,8 @@ def load_base(path: Path) -> tuple[Separator, BaseDescription]:
     Raises:
         UserError: no such file, not a base file, or tensors that do not fit its own description.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted a base made by 'hwsearch train'")
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted a base made by 'hwsearch train'")
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}

@@ -1,6 +1,7 @@
 """A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     Raises:
         UserError: no base there, one of another network, array or sampling rate, or weights that are not finite.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no base there; wanted one: run 'hwsearch train' on the experiment first")
     separator, description = load_base(path)
     for what, found, wanted in (
