@@ -198,9 +198,14 @@ def test_a_base_of_another_network_is_refused(sections: dict[str, Any], what: st
 
 
 def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UserError, match="no base there; wanted one: run 'hwsearch train'"):
-            load_checked_base(experiment(), path)
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (
+        ("absent", "no base there; wanted one: run 'hwsearch train'"),
+        ("", "is a folder; wanted a base"),
+        ("loop", r"cannot be read \(Too many levels of symbolic links\)"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            load_checked_base(experiment(), tmp_path / name)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
