@@ -24,6 +24,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import hwsearch  # noqa: F401 - before ONNX Runtime, which reports to its makers where nobody has switched that off
+
+# isort: split
 import numpy as np
 import onnx
 import onnxruntime

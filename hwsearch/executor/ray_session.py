@@ -76,7 +76,6 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     if is_up():
         return False
     # Ray reads these when it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # It would print what it says of dead workers to this command's standard output; its own logs have it, too.
@@ -104,6 +103,7 @@ def disconnect() -> None:
 
 def _start_here(cores: int) -> None:
     try:
+        _do_without_api_server()
         _init(
             address="local",
             num_cpus=cores,
@@ -114,6 +114,19 @@ def _start_here(cores: int) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
         raise UserError(f"Ray cannot be started on this machine ({one_error(error)}); --workers 0 does without") from None
+
+
+def _do_without_api_server() -> None:
+    """Have Ray start no server of its dashboard.
+
+    Without the dashboard it only reports usage. Even where that is off it asks the network which cloud this machine is in.
+    """
+    from ray._private.node import Node
+
+    def start_nothing(node: Any, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
+        del node, include_dashboard, raise_on_failure
+
+    Node.start_api_server = start_nothing
 
 
 def _join(address: str) -> None:
