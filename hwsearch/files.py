@@ -1,5 +1,7 @@
 """Files written whole or not at all, and hashes of what was read."""
 
+import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,6 +22,10 @@ JSON_BYTES = 256 * 2**20
 
 MODEL_BYTES = 2**31
 """The largest model that is read: no ONNX file holds more."""
+
+# Values of linux/fcntl.h and linux/fs.h.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
@@ -43,6 +49,33 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
             temporary.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a new folder, then put it in the place of the folder at `path`, if there is one.
+
+    A kill at any instant leaves either the old folder or the new one. On a file system that cannot exchange two folders a kill
+    may leave none; the next write then finds the old one and begins by putting it back. What else a kill leaves, the next write
+    removes.
+
+    Raises:
+        UserError: the folder cannot be written there.
+    """
+    path = Path(os.path.realpath(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden, lock = _hidden_folder(path)
+        try:
+            _restore(path)
+            finished = hidden / path.name
+            finished.mkdir()
+            write(finished)
+            _put_in_place(finished, path)
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
             os.close(lock)
     except OSError as error:
         raise _unwritable(path, error) from None
@@ -141,10 +174,53 @@ def _take(folder: Path, lock: int) -> bool:
         if not os.path.samestat(os.fstat(lock), folder.lstat()):
             return False
         for left in folder.iterdir():
-            left.unlink()
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
     except OSError:
         return False
     return True
+
+
+def _put_in_place(finished: Path, path: Path) -> None:
+    """Move a folder to `path`; an earlier one there is removed, or takes its place until that is."""
+    if not path.exists():
+        finished.rename(path)
+    elif not _exchange(finished, path):
+        earlier = _aside(path)
+        path.rename(earlier)
+        finished.rename(path)
+        shutil.rmtree(earlier)
+
+
+def _restore(path: Path) -> None:
+    """Put back the folder that a kill between the two renames of `_put_in_place` has left aside, or remove what it left of it."""
+    earlier = _aside(path)
+    if earlier.is_dir():
+        if path.exists():
+            shutil.rmtree(earlier)
+        else:
+            earlier.rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}-earlier")
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one step; false where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:
+        return False
+    renameat2.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

@@ -13,6 +13,7 @@ from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dat
 from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.experiment import Fidelity, Split
+from hwsearch.export.folder import Format, check_output
 from hwsearch.files import read_json
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
@@ -37,7 +38,6 @@ from hwsearch.training.base import training_digest
 from hwsearch.workspace import Workspace, open_run
 
 if TYPE_CHECKING:
-    from hwsearch.export.candidate import Format
     from hwsearch.export.verify import VerificationReport
 
 VERIFICATION_MIXTURES = 4
@@ -254,13 +254,14 @@ def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float
     return int(front.candidate[front.columns[QUALITY].argmax()])
 
 
-def export(run: Run, candidate: int, graph_format: "Format", output: Path) -> "VerificationReport":
+def export(run: Run, candidate: int, graph_format: Format, output: Path) -> "VerificationReport":
     """Export a candidate, verified on test mixtures before the folder appears.
 
     Raises:
-        UserError: no such candidate, a base or data other than the search's, or a file that does not compute what
-            the Brevitas network does.
+        UserError: an output that may not be written, no such candidate, a base or data other than the search's, or a file that
+            does not compute what the Brevitas network does.
     """
+    check_output(output)
     # Brevitas and the exporters take as long to load as all the rest; only this needs them.
     from hwsearch.export.candidate import export_candidate, export_trained
 

@@ -15,6 +15,7 @@ from hwsearch.errors import UserError
 from hwsearch.files import (
     atomic_write,
     atomic_write_bytes,
+    atomic_write_folder,
     atomic_write_json,
     atomic_write_text,
     canonical_json,
@@ -127,6 +128,68 @@ def test_what_else_has_the_hidden_name_is_left_alone(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == "new"
     assert (elsewhere / "mine").read_text() == (tmp_path / ".taken-part").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".linked-part", ".taken-part", "elsewhere", "linked", "taken"]
+
+
+KILLED_AT_EVERY_STEP = """
+import json, os, pathlib, shutil, signal, sys
+from hwsearch import files
+path, exchanges = pathlib.Path(sys.argv[1]), sys.argv[2] == "exchanges"
+def write(content):
+    def fill(folder):
+        for name in ("a", "b"):
+            (folder / name).write_text(content)
+    return fill
+def found():
+    return sorted(file.read_text() for file in path.iterdir()) if path.exists() else None
+if not exchanges:
+    files._exchange = lambda first, second: False
+seen, step, ended = [], 0, -1
+while ended:
+    shutil.rmtree(path.parent, ignore_errors=True)
+    files.atomic_write_folder(path, write("old"))
+    step += 1
+    child = os.fork()
+    if child == 0:
+        left = step
+        def hook(event, arguments):
+            global left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        files.atomic_write_folder(path, write("new"))
+        os._exit(0)
+    ended = os.waitpid(child, 0)[1]
+    killed = found()
+    try:
+        files.atomic_write_folder(path, lambda folder: 1 / 0)
+    except ZeroDivisionError:
+        seen.append((killed, found(), [file.name for file in path.parent.iterdir()]))
+print(json.dumps(seen))
+"""
+"""Writes a folder again and again, and is killed at the first step of it, at the second and so on to the end."""
+
+
+@pytest.mark.parametrize("system", ["exchanges", "renames"])
+def test_a_folder_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(tmp_path: Path, system: str) -> None:
+    path = tmp_path / "parent" / "folder"
+    command = [sys.executable, "-c", KILLED_AT_EVERY_STEP, path, system]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    seen = json.loads(ended.stdout)
+    assert len(seen) > 10
+    for killed, later, left in seen:
+        assert later in (["old", "old"], ["new", "new"])
+        assert killed == later or (killed is None and system == "renames")
+        assert left == ["folder"]
+    assert (seen[0][0], seen[-1][0]) == (["old", "old"], ["new", "new"])
+
+
+def test_a_folder_is_written_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    atomic_write_folder(tmp_path / "link", lambda folder: (folder / "name").touch())
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["name"]
 
 
 def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:

@@ -1,24 +1,28 @@
 """Export of one candidate: a folder with the graph, the packed weights, the allocation and the proof."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, QuantizationConfig
 from hwsearch.export.description import ExportDescription
+from hwsearch.export.folder import (
+    ALLOCATION_FILE,
+    GRAPH_FILES,
+    VERIFICATION_FILE,
+    WEIGHTS_FILE,
+    Format,
+    check_output,
+)
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
 from hwsearch.export.packed import write_packed
 from hwsearch.export.qonnx_export import export_qonnx
-from hwsearch.export.verify import VerificationReport, verify_onnx, verify_qonnx
-from hwsearch.files import atomic_write_json
+from hwsearch.export.verify import VerificationError, VerificationReport, verify_onnx, verify_qonnx
+from hwsearch.files import atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.features import features
@@ -28,13 +32,6 @@ from hwsearch.separator.quantized import QuantizedMaskNetwork, build_quantized
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.stft import stft
 from hwsearch.separator.trained import TrainedState, trained_network
-
-Format = Literal["onnx", "qonnx"]
-
-GRAPH_FILES: dict[Format, str] = {"onnx": "model.onnx", "qonnx": "model.qonnx.onnx"}
-WEIGHTS_FILE = "weights.hwq"
-ALLOCATION_FILE = "allocation.json"
-VERIFICATION_FILE = "verification.json"
 
 QONNX_FRAMES = 64
 """Frames of a QONNX graph, whose shape is fixed and whose executor is slow."""
@@ -86,8 +83,7 @@ def export_network(
 ) -> VerificationReport:
     """Export a quantized network, trained or not, to a folder, verified before it appears there.
 
-    The folder is written beside `output` under another name and renamed when all is proven; an earlier export
-    at `output` is replaced by it.
+    The folder appears at `output` when all is proven, and replaces an earlier export there.
 
     Args:
         separator: the base, for its front end.
@@ -103,7 +99,7 @@ def export_network(
         UserError: something that is no export is at `output`.
         VerificationError: the file does not compute what the network does; nothing is left behind.
     """
-    _refuse_foreign(output)
+    check_output(output)
     exported = ExportedNetwork(network, separator.network).eval()
     description = ExportDescription.model_validate(
         {
@@ -118,26 +114,42 @@ def export_network(
         }
     )
     batches = [_raw_features(separator, *mixture) for mixture in mixtures]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    reports: list[VerificationReport] = []
+
+    def write(folder: Path) -> None:
+        reports.append(_write_verified(folder, graph_format, exported, description, batches))
+
     try:
-        graph = temporary / GRAPH_FILES[graph_format]
-        verification: dict[str, object] = {"fidelity": fidelity.value, "training_steps": training_steps}
-        if graph_format == "onnx":
-            export_onnx(exported, graph, description)
-            report = verify_onnx(graph, exported, batches)
-            verification["kernels"] = integer_kernels(graph)
-        else:
-            frames = min(QONNX_FRAMES, *(batch.shape[-1] for batch in batches))
-            export_qonnx(exported, graph, description, frames)
-            report = verify_qonnx(graph, exported, [batch[..., :frames] for batch in batches])
-        write_packed(temporary / WEIGHTS_FILE, exported)
-        atomic_write_json(temporary / ALLOCATION_FILE, network.allocation.to_json())
-        atomic_write_json(temporary / VERIFICATION_FILE, report.to_json() | verification)
-        temporary.chmod(0o755)
-        _replace(output, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        atomic_write_folder(output, write)
+    except VerificationError as error:
+        raise VerificationError(f"{output}: was not written: {error}") from None
+    return reports[0]
+
+
+def _write_verified(
+    folder: Path,
+    graph_format: Format,
+    exported: ExportedNetwork,
+    description: ExportDescription,
+    batches: Sequence[Tensor],
+) -> VerificationReport:
+    """Write all files of an export into a folder, and hold the graph to the network."""
+    graph = folder / GRAPH_FILES[graph_format]
+    verification: dict[str, object] = {
+        "fidelity": description.fidelity.value,
+        "training_steps": description.training_steps,
+    }
+    if graph_format == "onnx":
+        export_onnx(exported, graph, description)
+        report = verify_onnx(graph, exported, batches)
+        verification["kernels"] = integer_kernels(graph)
+    else:
+        frames = min(QONNX_FRAMES, *(batch.shape[-1] for batch in batches))
+        export_qonnx(exported, graph, description, frames)
+        report = verify_qonnx(graph, exported, [batch[..., :frames] for batch in batches])
+    write_packed(folder / WEIGHTS_FILE, exported)
+    atomic_write_json(folder / ALLOCATION_FILE, exported.network.allocation.to_json())
+    atomic_write_json(folder / VERIFICATION_FILE, report.to_json() | verification)
     return report
 
 
@@ -148,26 +160,6 @@ def _raw_features(separator: Separator, mixture: Tensor, doa_deg: float) -> Tens
         spectrum = stft(mixture[None].float(), config.n_fft, config.hop_length)
         direction = torch.tensor([doa_deg])
         return features(spectrum, direction, separator.array, separator.sample_rate, config.ipd, beam=config.beam)
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Only an earlier export may be replaced, and not the folder that we stand in."""
-    if output.resolve() == Path.cwd():
-        raise UserError(f"{output}: is the current folder; wanted another one to write")
-    known = {*GRAPH_FILES.values(), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
-    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= known):
-        raise UserError(f"{output}: holds something that is no export; wanted a new folder or an earlier export")
-
-
-def _replace(output: Path, finished: Path) -> None:
-    """Put the finished folder in place; an earlier one steps aside first."""
-    if output.exists():
-        aside = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        output.rename(aside / "earlier")
-        finished.rename(output)
-        shutil.rmtree(aside)
-    else:
-        finished.rename(output)
 
 
 def _version() -> str:

@@ -1,6 +1,9 @@
 """An export is a whole, proven folder, or nothing."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,6 +141,29 @@ def test_what_is_no_export_is_never_replaced(tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "years"
 
 
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    monkeypatch.chdir(tmp_path / "here")
+    refusals = {
+        tmp_path / "loop": "cannot be written (Too many levels of symbolic links); wanted a new folder or an earlier export",
+        tmp_path / "loop" / "out": "cannot be written (Too many levels of symbolic links); wanted a new folder",
+        Path("/dev/null/out"): "cannot be written (Not a directory); wanted a new folder or an earlier export",
+        Path("/proc/new/out"): "cannot be written",
+        Path(): "is the current folder; wanted another one to write",
+        tmp_path / "here": "is the current folder",
+    }
+    if os.geteuid() != 0:
+        refusals[tmp_path / "closed" / "new" / "out"] = f"cannot be written in {tmp_path / 'closed'}; wanted a folder that we may"
+    for output, wanted in refusals.items():
+        with pytest.raises(UserError, match=f"^{re.escape(str(output))}: {re.escape(wanted)}") as refused:
+            export(output)
+        assert "\n" not in str(refused.value)
+    assert names(tmp_path) == ["closed", "here", "loop"]
+    assert names(tmp_path / "here") == names(tmp_path / "closed") == []
+
+
 @pytest.mark.parametrize("before", [False, True])
 def test_a_failed_proof_leaves_nothing_behind(tmp_path, monkeypatch, before):
     if before:
@@ -148,7 +174,7 @@ def test_a_failed_proof_leaves_nothing_behind(tmp_path, monkeypatch, before):
         raise VerificationError("an integer is 1.000 steps from the exact value")
 
     monkeypatch.setattr(candidate, "verify_onnx", fail)
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match=f"^{re.escape(str(tmp_path / 'small'))}: was not written: an integer is"):
         export(tmp_path / "small", allocation=uniform(RELU, 2, 8))
     assert names(tmp_path) == kept
     if before:
