@@ -1,5 +1,6 @@
 """What the user sees: progress bars, tables, and where things were written."""
 
+import math
 import shlex
 import shutil
 import sys
@@ -18,6 +19,7 @@ from hwsearch.errors import UserError
 from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
 from hwsearch.executor import check_workers
 from hwsearch.experiment import Experiment, Fidelity, Split, WorkersConfig
+from hwsearch.export.folder import GRAPH_FILES, check_output
 from hwsearch.files import atomic_write_json, check_writable, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
@@ -48,7 +50,7 @@ from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.folder_lock import FolderLock
-from hwsearch.search.objectives import SIZE
+from hwsearch.search.objectives import DROP_CI95, SIZE, UTTERANCES
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.space import SearchSpace, build_space
@@ -77,6 +79,9 @@ if TYPE_CHECKING:
     from hwsearch.export.runtime import OnnxSeparator
     from hwsearch.export.verify import VerificationReport
 
+EXPORT_FOLDER = "export"
+"""Folder of a run with the candidate that the main job exports."""
+
 FRAGILE_SITES = 5
 """Sites listed for each method."""
 
@@ -101,21 +106,56 @@ FIGURES = (
 def run_main_job(
     workspace: Workspace, processes: int, workers: int, ray_address: str | None, storage: StorageAddress | None = None
 ) -> None:
-    """Data, base, search, front, export; ends with where things are and what to try next."""
+    """Data, base, search, front, export; ends with where things are and what to try next.
+
+    What was found is shown before anything that failed behind the search is said.
+
+    Raises:
+        UserError: what the search refuses or stops with; at the very end, what could not be drawn, chosen or exported.
+    """
+    check_output(workspace.folder / EXPORT_FOLDER)
     search_with_progress(workspace, processes, workers, ray_address, storage, may_train=True)
     opened = read_run(workspace.folder)
     limits = workspace.experiment.search.limits
-    chosen = choose(opened.table, workspace.experiment.export.max_drop_db, limits)
-    plot = workspace.folder / "front.png"
-    plot_front(opened.table, plot, workspace.experiment.name)
-    folder = workspace.folder / "export"
-    tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
-    report = export(opened, chosen, "onnx", folder)
-    print_candidates(query(opened.table, within_limits(limits)), "table", list(limits))
-    print_export(report, folder)
+    within = query(opened.table, within_limits(limits))
+    print_candidates(within if len(within) else query(opened.table), "table", list(limits))
+    failures: list[str] = []
+    for step in (_plot_front, _export_chosen):
+        try:
+            step(opened)
+        except UserError as failure:
+            failures.append(str(failure))
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def _plot_front(run: Run) -> None:
+    plot = run.workspace.folder / "front.png"
+    plot_front(run.table, plot, run.workspace.experiment.name)
     say(f"plot:   {plot}")
-    say(f"chosen: {_why_chosen(opened, chosen)}")
-    say("next:   " + _next_command(workspace, folder))
+
+
+def _export_chosen(run: Run) -> None:
+    """Choose a candidate, say why and how surely, export it, and say what to try next.
+
+    Raises:
+        UserError: there is none to choose, or it cannot be exported.
+    """
+    experiment, folder = run.workspace.experiment, run.workspace.folder / EXPORT_FOLDER
+    chosen = choose(run.table, experiment.export.max_drop_db, experiment.search.limits)
+    say(f"chosen: {_why_chosen(run, chosen)}")
+    if doubt := _doubt(run, chosen):
+        say(f"        {doubt}")
+    tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
+    try:
+        report = export(run, chosen, "onnx", folder)
+    except UserError as error:
+        raise UserError(
+            f"candidate {chosen} was not exported: {error}; 'hwsearch export {run.workspace.folder} --candidate N --output DIR' "
+            "exports another one of the table"
+        ) from None
+    print_export(report, folder)
+    say("next:   " + _next_command(run.workspace, folder))
 
 
 def build_with_progress(workspace: Workspace, processes: int, account: DriverAccount | None = None) -> None:
@@ -238,8 +278,6 @@ def print_candidates(table: CandidateTable, output_format: str, also: Sequence[s
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
     """Where an export is and what its verification found."""
-    from hwsearch.export.candidate import GRAPH_FILES
-
     content = report.to_json()
     graphs = [folder / name for name in GRAPH_FILES.values() if (folder / name).is_file()]
     say(f"model:  {graphs[0]}")
@@ -413,7 +451,6 @@ def _allocation_of(workspace: Workspace, candidate: int | None, fidelity: Fideli
 def _next_command(workspace: Workspace, export_folder: Path) -> str:
     """Separating the first test mixture, with its true direction."""
     from hwsearch.data.dataset import open_dataset
-    from hwsearch.export.candidate import GRAPH_FILES
 
     split = Split.TEST if Split.TEST in workspace.experiment.data.mixtures.count else Split.VALIDATION
     mixture = open_dataset(workspace.data_folder, split)[0]
@@ -429,6 +466,23 @@ def _why_chosen(run: Run, chosen: int) -> str:
     if run.table.columns[DROP][run.row(chosen)] <= limit:
         return f"candidate {chosen}, the smallest{limits} that loses at most {limit} dB"
     return f"candidate {chosen}, the best-sounding one{limits}: none loses at most {limit} dB"
+
+
+def _doubt(run: Run, chosen: int) -> str | None:
+    """What to say where the chosen candidate's drop is known less exactly than `export.max_drop_db` asks for."""
+    limit = run.workspace.experiment.export.max_drop_db
+    row = run.row(chosen)
+    drop, mixtures = (float(run.table.columns[name][row]) for name in (DROP, UTTERANCES))
+    counted = f"on {mixtures:.0f} validation mixture" + ("s" if mixtures != 1 else "")
+    margins = run.table.columns.get(DROP_CI95)
+    if margins is None or math.isnan(margins[row]):
+        return f"it loses {drop:.2f} dB {counted}; no confidence interval of that is known"
+    if 2 * margins[row] <= limit:
+        return None
+    interval = f"it loses {drop:.2f} ± {margins[row]:.2f} dB {counted}"
+    return (
+        f"{interval}, an interval wider than the {limit:g} dB of export.max_drop_db; more mixtures may choose another candidate"
+    )
 
 
 def _words(results: Sequence[object], experiment: Experiment) -> str:

@@ -1,0 +1,116 @@
+"""The main job shows what a search has found before it says what failed behind it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwsearch import display
+from hwsearch.errors import UserError
+from hwsearch.experiment import parse_experiment
+from hwsearch.pipeline import Run, read_run
+from hwsearch.search.objectives import DROP_CI95
+from hwsearch.workspace import Workspace
+from tests.tiny import Answer, Tiny, hwsearch, tiny_content
+
+
+@pytest.fixture
+def searched(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
+    """A run whose search is finished, so that only what follows it is done."""
+    monkeypatch.setattr(display, "search_with_progress", lambda *_, **__: None)
+    (copied.folder / "front.png").unlink()
+    return copied
+
+
+def main_job(tiny: Tiny) -> Answer:
+    return hwsearch("run", tiny.file, "--runs-dir", tiny.runs)
+
+
+def shown(answer: Answer) -> list[str]:
+    """What the answer on standard output holds, in its order."""
+    return list(dict.fromkeys(line[:7].strip() if line[:1].isalpha() else line[:1] for line in answer.stdout.splitlines()))
+
+
+def refuse(*_: object) -> None:
+    raise UserError("the file is wrong")
+
+
+def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "export", refuse)
+    answer = main_job(searched)
+    assert answer.code == 2
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["plot:", "chosen:"]
+    assert answer.stdout.splitlines()[:20] == searched.stdout.splitlines()[:20]
+    chosen = next(line.split()[2].rstrip(",") for line in answer.stdout.splitlines() if line.startswith("chosen:"))
+    (error,) = [line for line in answer.stderr.splitlines() if "error" in line]
+    assert error == answer.stderr.splitlines()[-1]
+    assert error.startswith(f"hwsearch: error: candidate {chosen} was not exported: the file is wrong; 'hwsearch export ")
+
+
+def test_a_plot_that_cannot_be_written_costs_neither_front_nor_export(searched: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "export", lambda *_: None)
+    monkeypatch.setattr(display, "print_export", lambda _, folder: display.say(f"model:  {folder}"))
+    (searched.folder / "front.png").mkdir()
+    answer = main_job(searched)
+    assert answer.code == 2
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["chosen:", "model:", "next:"]
+    assert answer.stderr.splitlines()[-1].startswith(f"hwsearch: error: {searched.folder / 'front.png'}: ")
+
+
+def test_where_no_candidate_is_within_the_limits_the_front_is_shown_all_the_same(
+    searched: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = tiny_content()
+    content["search"]["limits"] = {"size_bytes": 1.0}
+    Workspace(searched.runs, parse_experiment(content, source="here")).describe()
+    monkeypatch.setattr(display, "plot_front", refuse)
+    answer = main_job(searched)
+    assert answer.code == 2
+    assert "│" in answer.stdout
+    error = answer.stderr.splitlines()[-1]
+    assert error.startswith("hwsearch: error: the file is wrong; none of 60 candidates is within search.limits (size_bytes <= 1)")
+
+
+def test_a_foreign_folder_in_the_export_s_place_is_refused_before_the_search(
+    searched: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (searched.folder / "export" / "thesis.tex").write_text("years")
+    monkeypatch.setattr(display, "search_with_progress", lambda *_, **__: pytest.fail("searched"))
+    answer = main_job(searched)
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr == (
+        f"hwsearch: error: {searched.folder / 'export'}: holds something that is no export; wanted a new folder or an earlier "
+        "export\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"),
+    [
+        (0.25, None),
+        (0.26, "± 0.26 dB on 3 validation mixtures, an interval wider than the 0.5 dB of export.max_drop_db; more mixtures may"),
+        (14.3, "± 14.30 dB on 3 validation mixtures, an interval wider than the 0.5 dB of export.max_drop_db; more mixtures may"),
+        (np.nan, "dB on 3 validation mixtures; no confidence interval of that is known"),
+        (None, "dB on 3 validation mixtures; no confidence interval of that is known"),
+    ],
+)
+def test_it_says_where_the_chosen_candidate_s_drop_is_known_less_exactly_than_asked_for(
+    searched: Tiny, monkeypatch: pytest.MonkeyPatch, margin: float | None, said: str | None
+) -> None:
+    def opened(folder: Path) -> Run:
+        run = read_run(folder)
+        columns = {name: values for name, values in run.table.columns.items() if name != DROP_CI95}
+        if margin is not None:
+            columns[DROP_CI95] = np.full(len(run.table), margin)
+        return replace(run, table=replace(run.table, columns=columns))
+
+    monkeypatch.setattr(display, "read_run", opened)
+    monkeypatch.setattr(display, "export", refuse)
+    lines = main_job(searched).stdout.splitlines()
+    (place,) = [number for number, line in enumerate(lines) if line.startswith("chosen:")]
+    after = lines[place + 1 :]
+    assert len(after) == (said is not None)
+    if said is not None:
+        assert after[0].startswith("        it loses ")
+        assert said in after[0]
