@@ -284,17 +284,9 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
 @click.option("--threads", type=click.IntRange(1), default=1, help="Threads of ONNX Runtime.")
 def separate(model: Path, recording: Path, doa: float, output: Path, threads: int) -> None:
     """Separate one speaker from a recording with an exported ONNX file."""
-    from hwsearch.data.audio import read_recording, write_audio
-    from hwsearch.export.runtime import OnnxSeparator
-    from hwsearch.files import check_writable
+    from hwsearch.separating import separate_file
 
-    if output.suffix.lower() != ".wav" or output.resolve() == recording.resolve():
-        raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
-    check_writable(output)
-    separator = OnnxSeparator(model, threads)
-    description = separator.description
-    sound = read_recording(recording, description.sample_rate, description.microphones.microphones)
-    write_audio(output, separator.separate(sound, doa), description.sample_rate)
+    separate_file(model, recording, doa, output, threads)
     click.echo(f"target: {output}", err=True)
 
 

@@ -450,7 +450,7 @@ def recordings(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("empty", "empty (0 bytes)"),
         ("text", "not readable as audio"),
         ("cut", "truncated"),
-        ("folder", "no such file"),
+        ("folder", "is a folder"),
         ("absent", "no such file"),
     ],
 )

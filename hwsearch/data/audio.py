@@ -1,13 +1,19 @@
-"""Sound files: decoded with every fault named, written whole or not at all."""
+"""Sound files: read with every fault named, written whole or not at all."""
 
+import os
 import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
-from scipy.io import wavfile
 
+from hw_models.reading import no_file
+from hwsearch.data.truncation import refuse_truncated
 from hwsearch.errors import UserError
 from hwsearch.files import atomic_write
 
@@ -15,8 +21,68 @@ SILENCE_PEAK = 1e-5
 """A recording whose samples all stay below this (-100 dB of full scale) counts as silent: a third of one
 16-bit step."""
 
-_STREAMED = 0xFFFF_FFFF
-"""The size that programs write into a WAV header when they do not know it yet."""
+LOUDEST = 2.0**31
+"""The largest sample that is taken for sound. Full scale is 1; a 32-bit integer that somebody wrote as a float unscaled is no
+larger. Far beyond it the squares of spectra overflow."""
+
+RATES = (1000, 1_000_000)
+"""Least and largest sample rate in Hz that is taken for one of sound."""
+
+_UNKNOWN = 2**62
+"""libsndfile counts at least so many samples in a file that does not say how many it has."""
+
+_BLOCK_VALUES = 2**20
+"""Samples of all channels that are read at a time."""
+
+_LARGEST_WAV = 2**32 - 64
+"""Bytes of samples that a WAV file can hold: its header counts them in 32 bits."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A sound file whose header has been read.
+
+    Attributes:
+        path: the file.
+        sample_rate: Hz.
+        channels: how many.
+        identity: of the file as it was then; another one at its place is not read for it.
+    """
+
+    path: Path
+    sample_rate: int
+    channels: int
+    identity: tuple[int, ...]
+
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """All samples, [channels, a number of samples] at a time; full scale is 1.
+
+        Raises:
+            UserError: the file has changed, is truncated, empty or cannot be decoded, or a sample is not finite or beyond
+                `LOUDEST`.
+        """
+        with _opened(self.path) as (stream, identity):
+            if identity != self.identity:
+                raise UserError(f"{self.path}: has changed since it was opened; wanted a finished recording")
+            done, promised = 0, stream.frames
+            while len(block := _read(stream, self.path, max(1, _BLOCK_VALUES // self.channels))):
+                _refuse_no_sound(block, self.path, done)
+                done += len(block)
+                yield np.ascontiguousarray(block.T)
+        if done == 0:
+            raise UserError(f"{self.path}: the recording is empty (0 samples)")
+        if done < promised:
+            raise UserError(f"{self.path}: truncated: {done} of {promised} samples are there")
+
+
+def open_recording(path: Path) -> Recording:
+    """Read the header of a sound file.
+
+    Raises:
+        UserError: the file is missing, empty, cut short or no audio.
+    """
+    with _opened(path) as (stream, identity):
+        return Recording(path, int(stream.samplerate), int(stream.channels), identity)
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -26,76 +92,115 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int]:
         samples [channels, samples], full scale is 1, and the sample rate in Hz.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no audio, holds NaN or infinity, or is silent.
+        UserError: the file is missing, empty, truncated, no audio, holds samples that are no sound, or is silent.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted a recording")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty (0 bytes); wanted a recording")
-    _refuse_truncated_wav(path)
-    try:
-        with sf.SoundFile(path) as stream:
-            rate, frames = int(stream.samplerate), stream.frames
-            samples = stream.read(dtype="float32", always_2d=True)
-    except (sf.SoundFileError, OSError) as error:
-        reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
-        raise UserError(f"{path}: not readable as audio ({reason}); wanted WAV or FLAC") from None
-    if len(samples) == 0:
-        raise UserError(f"{path}: the recording is empty (0 samples)")
-    if len(samples) < frames:
-        raise UserError(f"{path}: truncated: {len(samples)} of {frames} samples are there")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
-    if np.abs(samples).max() < SILENCE_PEAK:
+    recording = open_recording(path)
+    if not RATES[0] <= recording.sample_rate <= RATES[1]:
+        raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {RATES[0]} to {RATES[1]} Hz")
+    samples = np.concatenate(list(recording.blocks()), axis=1)
+    refuse_silent(path, float(np.abs(samples).max()))
+    return samples, recording.sample_rate
+
+
+def refuse_silent(path: Path, peak: float) -> None:
+    """Refuse a recording whose largest sample is `peak`, where that is silence."""
+    if peak < SILENCE_PEAK:
         raise UserError(f"{path}: silent: no sample reaches {SILENCE_PEAK:g} of full scale")
-    return np.ascontiguousarray(samples.T), rate
-
-
-def read_recording(path: Path, sample_rate: int, channels: int) -> NDArray[np.float32]:
-    """Read a multi-channel recording that must fit the separator.
-
-    Nothing is resampled or mixed down: phase differences between channels are what the separator listens to.
-
-    Returns:
-        samples [channels, samples].
-
-    Raises:
-        UserError: as `decode`, or the sample rate or the number of channels is not the one wanted.
-    """
-    samples, rate = decode(path)
-    if rate != sample_rate:
-        raise UserError(f"{path}: sample rate is {rate} Hz; wanted {sample_rate} Hz")
-    if len(samples) != channels:
-        raise UserError(f"{path}: {_channels(len(samples))}; wanted {channels}")
-    return samples
 
 
 def write_audio(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    """Write `audio` [samples] or [channels, samples] as a 32-bit float WAV file, atomically.
+    """Write `audio` [samples] or [channels, samples] as a WAV file, as `write_blocks` does."""
+    channels = 1 if audio.ndim == 1 else len(audio)
+    write_blocks(path, [audio], sample_rate, channels, audio.shape[-1])
 
-    Float samples never clip, and scipy's writer, unlike libsndfile's, puts no time stamp into the header:
-    equal samples give equal bytes.
+
+def write_blocks(path: Path, blocks: Iterable[NDArray[np.float32]], sample_rate: int, channels: int, samples: int) -> None:
+    """Write a 32-bit float WAV file as its samples come, atomically.
+
+    Float samples never clip. The header is put together here: libsndfile puts a time stamp into its own, and equal samples are to
+    give equal bytes.
+
+    Args:
+        path: the file.
+        blocks: [samples] or [channels, samples] at a time.
+        sample_rate: Hz.
+        channels: how many.
+        samples: how many there will be of each channel.
+
+    Raises:
+        UserError: the file cannot be written, or would be larger than a WAV file can be.
     """
-    frames = np.ascontiguousarray(np.asarray(audio, dtype=np.float32).T)
-    atomic_write(path, lambda temporary: wavfile.write(temporary, sample_rate, frames))
+    size = 4 * channels * samples
+    if size > _LARGEST_WAV:
+        raise UserError(f"{path}: {samples} samples are more than a WAV file can hold; wanted a shorter recording")
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            stream.write(_wav_header(sample_rate, channels, samples))
+            for block in blocks:
+                stream.write(np.ascontiguousarray(block.T, dtype="<f4").data)
+
+    atomic_write(path, write)
 
 
-def _channels(count: int) -> str:
-    return f"{count} channel{'s' * (count != 1)}"
+def _wav_header(sample_rate: int, channels: int, samples: int) -> bytes:
+    size = 4 * channels * samples
+    kind = struct.pack("<HHIIHHH", 3, channels, sample_rate, 4 * channels * sample_rate, 4 * channels, 32, 0)
+    chunks = struct.pack("<4sI", b"fmt ", len(kind)) + kind + struct.pack("<4sII4sI", b"fact", 4, samples, b"data", size)
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + size, b"WAVE") + chunks
 
 
-def _refuse_truncated_wav(path: Path) -> None:
-    """Walk the chunks of a WAV file: libsndfile quietly shortens one whose end is missing."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        if stream.read(4) != b"RIFF":
-            return
-        stream.seek(12)
-        while len(header := stream.read(8)) == 8:
-            name, length = struct.unpack("<4sI", header)
-            if name == b"data":
-                there = size - stream.tell()
-                if length not in (0, _STREAMED) and there < length:
-                    raise UserError(f"{path}: truncated: {there} of {length} bytes of samples are there")
-                return
-            stream.seek(length + length % 2, 1)
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[sf.SoundFile, tuple[int, ...]]]:
+    """A sound file, and what tells it from any other and from itself at another time."""
+    with _file(path) as file:
+        found = os.fstat(file.fileno())
+        if found.st_size == 0:
+            raise UserError(f"{path}: the file is empty (0 bytes); wanted a recording")
+        refuse_truncated(file, path)
+        file.seek(0)
+        try:
+            # By its handle: libsndfile is given no name that it could not spell, and can mistake no suffix for a format.
+            stream = sf.SoundFile(file.fileno(), closefd=False)
+        except sf.SoundFileError as error:
+            raise _unreadable(path, error) from None
+        with stream:
+            if stream.frames >= _UNKNOWN:
+                raise UserError(f"{path}: does not say how many samples it holds; wanted a file that was finished, not a stream")
+            yield stream, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _file(path: Path) -> FileIO:
+    reason = no_file(path)
+    if reason is None:
+        try:
+            return path.open("rb", buffering=0)
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+    raise UserError(f"{path}: {reason}; wanted a recording")
+
+
+def _read(stream: sf.SoundFile, path: Path, count: int) -> NDArray[np.float32]:
+    """The next samples of a file, [samples, channels]."""
+    try:
+        block: NDArray[np.float32] = stream.read(count, dtype="float32", always_2d=True)
+    except sf.SoundFileError as error:
+        raise _unreadable(path, error) from None
+    return block
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
+    return UserError(f"{path}: not readable as audio ({reason}); wanted WAV or FLAC")
+
+
+def _refuse_no_sound(block: NDArray[np.float32], path: Path, before: int) -> None:
+    """Refuse samples [samples, channels], behind `before` others, that would make NaN of all that is computed from them."""
+    wrong = ~(np.abs(block) <= LOUDEST)
+    if wrong.any():
+        sample, channel = (int(index) for index in np.argwhere(wrong)[0])
+        where = f"sample {before + sample + 1} of channel {channel + 1}"
+        value = float(block[sample, channel])
+        if np.isfinite(value):
+            raise UserError(f"{path}: {where} is {value:g}; wanted at most {LOUDEST:g} (full scale is 1)")
+        raise UserError(f"{path}: holds NaN or infinite samples: {where} is {value:g}")

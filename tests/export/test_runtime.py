@@ -85,6 +85,12 @@ def test_silence_stays_silence(files):
         (np.zeros(100, np.float32), 0.0, r"shape \(100,\)"),
         (np.zeros((4, 0), np.float32), 0.0, r"shape \(4, 0\)"),
         (np.full((4, 100), np.nan, np.float32), 0.0, "not finite"),
+        (np.full((4, 100), -np.inf, np.float32), 0.0, "not finite"),
+        (np.full((4, 100), 1e19, np.float32), 0.0, r"beyond 2.14748e\+09; full scale is 1"),
+        (np.full((4, 100), -1e300), 0.0, "beyond"),
+        (np.ones((4, 100), np.complex64), 0.0, "type complex64; wanted float32"),
+        (np.ones((4, 100), bool), 0.0, "type bool"),
+        (np.full((4, 100), "1"), 0.0, "type <U1"),
         (np.zeros((4, 100), np.float32), -1.0, "direction -1.0 degrees; wanted 0 to 180"),
         (np.zeros((4, 100), np.float32), 181.0, "wanted 0 to 180"),
         (np.zeros((4, 100), np.float32), float("nan"), "direction nan"),
@@ -94,6 +100,19 @@ def test_bad_recordings_and_directions_are_one_clear_line(files, mixture, doa, w
     with pytest.raises(UserError, match=wanted) as caught:
         OnnxSeparator(files["relu"]).separate(mixture, doa)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, np.uint8])
+def test_other_numbers_are_taken_as_they_are(files, dtype):
+    mixture = (100 + 1000 * noise_mixture(300)).clamp(0, 255).numpy().astype(dtype)
+    separator = OnnxSeparator(files["relu-float"], threads=1)
+    np.testing.assert_array_equal(separator.separate(mixture, 40.0), separator.separate(mixture.astype(np.float32), 40.0))
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_chunks_of_nothing_are_refused(files, chunk):
+    with pytest.raises(UserError, match=f"chunks of {chunk} frames; wanted at least 1"):
+        OnnxSeparator(files["relu"]).separate(np.ones((4, 100), np.float32), 0.0, chunk)
 
 
 def without_metadata(model):

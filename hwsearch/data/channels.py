@@ -1,0 +1,69 @@
+"""What is wrong with the channels of a recording, found before it is separated."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.data.audio import SILENCE_PEAK, Recording, refuse_silent
+from hwsearch.errors import UserError
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A recording's length, and what its microphones did wrong.
+
+    Attributes:
+        samples: of each channel.
+        warnings: one sentence each.
+    """
+
+    samples: int
+    warnings: tuple[str, ...]
+
+
+def inspect(recording: Recording, sample_rate: int, microphones: int) -> Inspection:
+    """Read a multi-channel recording through and look for what would make its separation wrong.
+
+    Nothing is resampled or mixed down: phase differences between channels are what the separator listens to.
+
+    Raises:
+        UserError: the sample rate or the number of channels is not the one wanted, the file cannot be read, the recording is
+            silent, or microphone 1, whose sound is what the separator lets through, has recorded nothing.
+    """
+    path = recording.path
+    if recording.sample_rate != sample_rate:
+        raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {sample_rate} Hz")
+    if recording.channels != microphones:
+        raise UserError(f"{path}: {recording.channels} channel{'s' * (recording.channels != 1)}; wanted {microphones}")
+    samples = 0
+    lowest, highest = np.full(microphones, np.inf, np.float32), np.full(microphones, -np.inf, np.float32)
+    alike = set(combinations(range(microphones), 2))
+    for block in recording.blocks():
+        samples += block.shape[1]
+        lowest, highest = np.minimum(lowest, block.min(axis=1)), np.maximum(highest, block.max(axis=1))
+        alike = {(one, other) for one, other in alike if np.array_equal(block[one], block[other])}
+    refuse_silent(path, float(max(-lowest.min(), highest.max())))
+    dead = [int(channel) for channel in np.flatnonzero((highest - lowest) / 2 < SILENCE_PEAK)]
+    if 0 in dead:
+        raise UserError(f"{path}: channel 1 {_state(highest, 0)}; wanted sound there: the target is taken from microphone 1")
+    warnings = [f"channel {channel + 1} {_state(highest, channel)}" for channel in dead]
+    warnings += [f"channels {group} are the same" for group in _groups(microphones, alike, dead)]
+    return Inspection(samples, tuple(f"{path}: {warning}; the result may be wrong" for warning in warnings))
+
+
+def _state(highest: NDArray[np.float32], channel: int) -> str:
+    return "is silent" if abs(highest[channel]) < SILENCE_PEAK else f"never moves from {highest[channel]:.3g}"
+
+
+def _groups(channels: int, alike: set[tuple[int, int]], dead: list[int]) -> list[str]:
+    """Channels that hold the same samples, each group as a list in words, counted from 1."""
+    groups = []
+    seen = set(dead)
+    for one in range(channels):
+        group = [one, *(other for other in range(one + 1, channels) if (one, other) in alike)]
+        if one not in seen and len(group) > 1:
+            groups.append(", ".join(str(channel + 1) for channel in group[:-1]) + f" and {group[-1] + 1}")
+        seen.update(group)
+    return groups

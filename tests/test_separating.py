@@ -1,0 +1,181 @@
+"""`hwsearch separate`: in memory that does not grow with the recording, and never with a result that is none."""
+
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from numpy.typing import NDArray
+
+from hwsearch.errors import UserError
+from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.runtime import OnnxSeparator
+from hwsearch.export.threads import MOST_PER_CORE
+from hwsearch.separator.allocation import uniform
+from tests.export.small import description, exported_network
+from tests.separator.small import RELU, noise_mixture
+from tests.tiny import Answer, hwsearch, refusal
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    allocation = uniform(RELU, 8, 8)
+    export_onnx(exported_network(RELU, allocation), path, description(RELU, allocation))
+    return path
+
+
+def recorded(path: Path, samples: int = 3000, seed: int = 0) -> NDArray[np.float32]:
+    sound = noise_mixture(samples, seed).numpy()
+    sf.write(path, sound.T, 8000, subtype="FLOAT")
+    return sound
+
+
+def separate(model: Path, recording: object, output: object, *more: object) -> Answer:
+    return hwsearch("separate", model, "--input", recording, "--doa", 60, "--output", output, *more)
+
+
+def test_a_file_gives_what_the_array_gives_to_the_bit(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also read in other pieces than it is separated in."""
+    monkeypatch.setattr("hwsearch.data.audio._BLOCK_VALUES", 4 * 777)
+    sound = recorded(tmp_path / "x.wav", 80_001)
+    answer = separate(model, tmp_path / "x.wav", tmp_path / "target.wav")
+    assert (answer.code, answer.stdout, answer.stderr) == (0, "", f"target: {tmp_path / 'target.wav'}\n")
+    wanted = OnnxSeparator(model, 1).separate(sound, 60.0)
+    np.testing.assert_array_equal(sf.read(tmp_path / "target.wav", dtype="float32")[0], wanted)
+
+
+def test_no_more_than_a_chunk_and_its_context_is_held(model: Path) -> None:
+    """A chunk is separated before the next is read, and what is behind it is let go, whatever the recording's length."""
+    read, written, held = 0, 0, 0
+    blocks: list[weakref.ref[NDArray[np.float32]]] = []
+
+    def sound() -> Iterator[NDArray[np.float32]]:
+        nonlocal read
+        read = 0
+        for number in range(300):
+            block = noise_mixture(1000, number).numpy().copy()
+            blocks.append(weakref.ref(block))
+            read += 1000
+            yield block
+
+    ahead = 0
+    for piece in OnnxSeparator(model, 1).separate_blocks(sound, 300_000, 60.0, chunk_frames=64):
+        ahead = max(ahead, read - written)
+        held = max(held, sum(block() is not None for block in blocks))
+        written += len(piece)
+    assert written == read == 300_000
+    # 64 hops of 64 samples, and 5 on either side: the network reaches 3, the transform and its inverse 1 each.
+    assert ahead <= (64 + 5) * 64 + 1000
+    assert held * 1000 <= (64 + 2 * 5) * 64 + 2 * 1000
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_recording(model: Path, tmp_path: Path) -> None:
+    program = (
+        "import resource, sys; from hwsearch.cli import main\n"
+        "try:\n    main()\nfinally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for minutes in (2, 40):
+        path = tmp_path / f"{minutes}.wav"
+        with sf.SoundFile(path, "w", 8000, 4, "FLOAT") as stream:
+            for minute in range(minutes):
+                stream.write(noise_mixture(60 * 8000, minute).numpy().T)
+        command = ("separate", model, "--input", path, "--doa", "60", "--output", tmp_path / "target.wav")
+        ended = subprocess.run([sys.executable, "-c", program, *command], cwd=ROOT, check=True, capture_output=True, text=True)
+        assert "seconds separated: " in ended.stderr
+        peaks.append(int(ended.stdout) / 1024)
+    # The longer one is 300 MB, and its result 75.
+    assert peaks[1] - peaks[0] < 40
+
+
+def test_a_long_recording_shows_how_far_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsearch.separating.LONG_SECONDS", 9)
+    recorded(tmp_path / "x.wav", 80_000)
+    answer = separate(model, tmp_path / "x.wav", tmp_path / "target.wav")
+    shown = [f"seconds separated: {done}/10" for done in (8, 10)]
+    assert answer.stderr.splitlines() == [*shown, f"target: {tmp_path / 'target.wav'}"]
+
+
+@pytest.mark.parametrize("value", [1e19, -3e38, np.inf, np.nan])
+def test_samples_that_would_give_nan_are_refused(model: Path, tmp_path: Path, value: float) -> None:
+    sound = recorded(tmp_path / "x.wav")
+    sound[2, 41] = value
+    sf.write(tmp_path / "x.wav", sound.T, 8000, subtype="FLOAT")
+    message = refusal(separate(model, tmp_path / "x.wav", tmp_path / "target.wav"))
+    assert message.startswith(f"{tmp_path / 'x.wav'}: ")
+    assert f"sample 42 of channel 3 is {value:g}" in message
+    assert not (tmp_path / "target.wav").exists()
+
+
+def test_the_largest_samples_that_are_taken_give_the_same_sound(model: Path, tmp_path: Path) -> None:
+    sound = recorded(tmp_path / "x.wav")
+    sf.write(tmp_path / "loud.wav", sound.T * (2.0**31 / np.abs(sound).max()), 8000, subtype="DOUBLE")
+    found = []
+    for name in ("x", "loud"):
+        assert separate(model, tmp_path / f"{name}.wav", tmp_path / "target.wav").code == 0
+        found.append(sf.read(tmp_path / "target.wav")[0])
+    # Quantization may tip a value that is rounded at a tie.
+    np.testing.assert_allclose(found[1] / np.abs(found[1]).max(), found[0] / np.abs(found[0]).max(), atol=1e-2)
+
+
+def test_a_dead_first_microphone_is_refused_and_another_is_warned_of(model: Path, tmp_path: Path) -> None:
+    path, output = tmp_path / "x.wav", tmp_path / "target.wav"
+    sound = recorded(path)
+    sound[3] = 0.0
+    sf.write(path, sound.T, 8000, subtype="FLOAT")
+    answer = separate(model, path, output)
+    assert answer.code == 0
+    assert answer.stderr == f"warning: {path}: channel 4 is silent; the result may be wrong\ntarget: {output}\n"
+    assert np.abs(sf.read(output)[0]).max() > 0
+    output.unlink()
+    sound[0] = 0.0
+    sf.write(path, sound.T, 8000, subtype="FLOAT")
+    assert "channel 1 is silent" in refusal(separate(model, path, output))
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("threads", ["1000000", "9223372036854775808", "0", "-1"])
+def test_threads_that_this_machine_cannot_run_are_refused_before_the_work(tmp_path: Path, threads: str) -> None:
+    (tmp_path / "new").mkdir()
+    message = refusal(separate(tmp_path / "no.onnx", tmp_path / "no.wav", tmp_path / "new" / "target.wav", "--threads", threads))
+    assert threads in message
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_threads_are_bounded_for_callers_too(model: Path) -> None:
+    most = MOST_PER_CORE * len(os.sched_getaffinity(0))
+    with pytest.raises(UserError, match=f"{most + 1} threads; this machine has .*: wanted 1 to {most} threads"):
+        OnnxSeparator(model, most + 1)
+    with pytest.raises(UserError, match="-1 threads"):
+        OnnxSeparator(model, -1)
+
+
+def test_links_that_lead_round_in_circles_are_one_line(model: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav")
+    (tmp_path / "l.wav").symlink_to("l.wav")
+    for recording, output in (("l.wav", "t.wav"), ("x.wav", "l.wav"), ("x.wav", "l.wav/t.wav"), ("l.wav", "l.wav")):
+        message = refusal(separate(model, tmp_path / recording, tmp_path / output))
+        assert str(tmp_path / "l.wav") in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.wav", "x.wav"]
+
+
+def test_a_separation_that_is_not_finite_is_never_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(tmp_path / "x.wav", 80_000)
+
+    def mask(self: OnnxSeparator, raw_features: Any) -> Any:
+        del self
+        return raw_features.new_full((1, 130, raw_features.shape[-1]), np.nan)
+
+    monkeypatch.setattr(OnnxSeparator, "mask", mask)
+    assert "not finite" in refusal(separate(model, tmp_path / "x.wav", tmp_path / "target.wav"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
