@@ -13,15 +13,29 @@ from typing import Any
 import click
 
 from hwsearch import __version__
+from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
 from hwsearch.interrupts import sigterm_interrupts, stop_code
 from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
+
+
+def _bounded_processes(context: click.Context, option: click.Parameter, number: int) -> int:
+    del context, option
+    check_processes(number)
+    return number
+
 
 PATH = click.Path(path_type=Path)
 EXPERIMENT = click.argument("experiment", type=PATH)
 RUN = click.argument("run", type=PATH)
 RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder of all runs.")
-PROCESSES = click.option("--processes", type=click.IntRange(1), default=2, help="Processes that make data.")
+PROCESSES = click.option(
+    "--processes",
+    type=click.IntRange(1),
+    callback=_bounded_processes,
+    default=2,
+    help="Processes that make data.",
+)
 WORKERS = click.option(
     "--workers", type=click.IntRange(0), default=2, help="Ray workers, one core each; 0: this process, without Ray."
 )

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsearch.cores import check_threads
 from hwsearch.data.audio import open_recording, write_blocks
 from hwsearch.data.channels import inspect
 from hwsearch.errors import UserError
-from hwsearch.export.threads import check_threads
 from hwsearch.files import check_writable
 from hwsearch.terminal import Advance, progress_bar, tell
 

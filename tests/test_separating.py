@@ -13,10 +13,10 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
+from hwsearch.cores import MOST_THREADS
 from hwsearch.errors import UserError
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import OnnxSeparator
-from hwsearch.export.threads import MOST_PER_CORE
 from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network
 from tests.separator.small import RELU, noise_mixture
@@ -153,7 +153,7 @@ def test_threads_that_this_machine_cannot_run_are_refused_before_the_work(tmp_pa
 
 
 def test_threads_are_bounded_for_callers_too(model: Path) -> None:
-    most = MOST_PER_CORE * len(os.sched_getaffinity(0))
+    most = MOST_THREADS * len(os.sched_getaffinity(0))
     with pytest.raises(UserError, match=f"{most + 1} threads; this machine has .*: wanted 1 to {most} threads"):
         OnnxSeparator(model, most + 1)
     with pytest.raises(UserError, match="-1 threads"):

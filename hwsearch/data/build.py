@@ -116,7 +116,7 @@ def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Iterator[
         for plan in plans:
             yield write_mixture(plan, folder)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(processes, len(plans)), mp_context=get_context("spawn")) as pool:
         try:
             with deaf_to_interrupts():
                 jobs = [pool.submit(write_mixture, plan, folder) for plan in plans]

@@ -171,7 +171,7 @@ def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, p
             _simulate_to_file(room, data.array, data.sample_rate, folder)
             progress(len(rooms) - len(missing) + done, len(rooms))
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=get_context("spawn")) as pool:
             try:
                 with deaf_to_interrupts():
                     jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]

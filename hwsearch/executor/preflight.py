@@ -1,12 +1,12 @@
 """What can be said of the workers wanted before anything is started for them."""
 
 import logging
-import os
 import re
 import socket
 import subprocess
 import sys
 
+from hwsearch.cores import MOST_PROCESSES, available_cores
 from hwsearch.errors import UserError
 from hwsearch.executor.base import one_line
 from hwsearch.experiment import WorkersConfig
@@ -19,9 +19,6 @@ ANSWER_SECONDS = 30.0
 
 TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
 """Of Ray, where the token is another one, and where it cannot be read."""
-
-MOST_PER_CORE = 64
-"""Workers for each core of this machine that are still started here: each is a process of its own, with PyTorch loaded."""
 
 CROWDED = 4
 """So many times the machine's cores in all are worth a warning."""
@@ -44,10 +41,10 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
     cores = available_cores()
     if workers and each.cpus > cores:
         raise UserError(f"workers.cpus is {each.cpus:g}; this machine has {cores}: wanted at most that")
-    if workers > MOST_PER_CORE * cores:
+    if workers > MOST_PROCESSES * cores:
         raise UserError(
-            f"--workers is {workers}; this machine has {_cores(cores)}: wanted at most {MOST_PER_CORE * cores} workers "
-            f"({MOST_PER_CORE} for each), or a cluster"
+            f"--workers is {workers}; this machine has {_cores(cores)}: wanted at most {MOST_PROCESSES * cores} workers "
+            f"({MOST_PROCESSES} for each), or a cluster"
         )
     if workers * each.cpus > CROWDED * cores:
         logger.warning(
@@ -125,11 +122,6 @@ def host_and_port(address: str) -> tuple[str, int]:
     if found is None or not 0 < int(found[2]) < 2**16:
         raise UserError(f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379")
     return found[1].strip("[]"), int(found[2])
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cores(count: float) -> str:

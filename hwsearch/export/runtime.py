@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from torch import Tensor
 
+from hwsearch.cores import check_threads
 from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
-from hwsearch.export.threads import check_threads
 from hwsearch.files import MODEL_BYTES, read_content
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
@@ -40,7 +40,8 @@ class OnnxSeparator:
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
-        check_threads(threads)
+        if threads != 0:
+            check_threads(threads)
         content = read_content(path, "an exported separator", MODEL_BYTES)
         _, self.description = read_model(content, str(path))
         check_seal(content, self.description, str(path))
