@@ -19,7 +19,7 @@ from hwsearch.errors import UserError
 from hwsearch.files import atomic_write
 from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point
-from hwsearch.search.studies.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
+from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, TrialWriter
 
 MIRROR_FILE = "optuna-journal.log"
 
@@ -79,11 +79,13 @@ class StudyMirror:
         What it writes for one trial is the form of all: writing hundreds of distributions anew takes it milliseconds.
         """
         journal = _Journal()
+        storage = JournalStorage(journal)
         study = optuna.create_study(
-            storage=JournalStorage(journal),
+            storage=storage,
             study_name=header.name,
             directions=[objective.direction.value for objective in header.objectives],
         )
+        storage.set_study_system_attr(storage.get_study_id_from_name(header.name), METRIC_NAMES, self._writer.metric_names)
         study.set_user_attr(SEARCH_ATTRIBUTE, self._writer.study_attributes())
         study.add_trial(
             create_trial(

@@ -20,7 +20,7 @@ from hwsearch.errors import UserError
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.storage import Key, SharedStorage, StorageError, open_storage
-from hwsearch.search.studies.trials import SEARCH_ATTRIBUTE, Finished, TrialWriter
+from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, TrialWriter
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 """Between attempts to reach a server again; each is twice as long as the one before."""
@@ -233,6 +233,9 @@ class SharedStudy:
                 storage.claim(study, SEARCH_ATTRIBUTE, attributes)
                 # Another driver may have been faster.
                 self._owner(storage, study)
+            names = self._writer.metric_names
+            if storage.optuna.get_study_system_attrs(study).get(METRIC_NAMES) != names:
+                storage.optuna.set_study_system_attr(study, METRIC_NAMES, names)
         return study
 
     def _owner(self, storage: SharedStorage, study: int) -> dict[str, object] | None:

@@ -14,6 +14,11 @@ from hwsearch.search.space import Point, SearchSpace
 SEARCH_ATTRIBUTE = "hwsearch"
 """Attribute of the study that says whose it is."""
 
+METRIC_NAMES = "study:metric_names"
+"""System attribute in which `Study.set_metric_names` keeps the names of the objectives. That function itself warns that it is
+experimental, and a warning cannot be held back in one thread alone.
+"""
+
 Finished = tuple[Scored | Failed, Point]
 """What became of a candidate at a fidelity, and the point that it was asked at."""
 
@@ -26,6 +31,11 @@ class TrialWriter:
         self._space = SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
         self.distributions = {site: CategoricalDistribution(widths) for site, widths in self._space.free}
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the objectives, in their order."""
+        return [objective.column for objective in self._header.objectives]
+
     def study_attributes(self) -> dict[str, Any]:
         """What all candidates share, and which search they belong to."""
         header = self._header
@@ -36,7 +46,7 @@ class TrialWriter:
             "begun": header.time,
             "seed": header.seed,
             "provenance": header.provenance,
-            "objectives": [objective.column for objective in header.objectives],
+            "objectives": self.metric_names,
             "fixed_widths": {site: widths[0] for site, widths in header.widths.items() if len(widths) == 1},
             "groups": {name: list(members) for name, members in self._space.members.items() if len(members) > 1},
             "versions": header.versions,

@@ -65,6 +65,7 @@ def check_attributes(folder: Path, study: optuna.Study) -> None:
     described = study.user_attrs["hwsearch"]
     assert described["experiment"] == header.experiment
     assert described["versions"] == header.versions
+    assert study.metric_names == [objective.column for objective in header.objectives]
     assert [direction.name.lower() for direction in study.directions] == [o.direction.value for o in header.objectives]
     by_key = {(event.candidate, event.fidelity.value): event for event in finished(folder)}
     for trial in study.trials:
