@@ -584,15 +584,20 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
     export = ("export", copied.folder, "--candidate", 1, "--output", tmp_path / "out")
     pareto = ("pareto", copied.folder)
     for name, content, commands, reason in (
-        ("record.jsonl", record[:second] + b"{}\n" + record[second:], (pareto, export, search), "line 2: not a valid entry"),
+        ("record.jsonl", record[:second] + b"{}\n" + record[second:], (pareto, export, search), "line 2: changed since it"),
         ("record.jsonl", record[second:], (pareto,), "line 1"),
         ("record.jsonl", b"", (pareto,), "wanted the record of a search"),
-        ("record.jsonl", record.replace(b'"candidate":5,', b'"candidate":6,'), (pareto, search), "candidate 6"),
+        (
+            "record.jsonl",
+            record.replace(b'"candidate":5,', b'"candidate":6,'),
+            (pareto, search),
+            ": changed since it was written",
+        ),
         (
             "record.jsonl",
             record.replace(b'"allocation":{"input_proj', b'"allocation":{"output'),
             (pareto, search),
-            "header's sites",
+            ": changed since it was written",
         ),
         # A search says anew what its folder belongs to: the record knows.
         ("experiment.json", b"{", (pareto,), "not valid JSON"),

@@ -311,7 +311,7 @@ def test_a_damaged_record_is_found_before_ray_starts(copied: Tiny) -> None:
     record.write_text("".join([*lines[:9], "no entry\n", *lines[10:]]))
     ended = without_ray("search", copied.file, "--runs-dir", copied.runs, "--trials", TRIALS + 5)
     assert (ended.returncode, ended.stdout) == (2, "False\n"), ended.stderr
-    assert f"{record}, line 10: not a valid entry" in ended.stderr.splitlines()[-1]
+    assert f"{record}, line 10: changed since it was written" in ended.stderr.splitlines()[-1]
 
 
 def test_a_record_that_is_a_folder_is_refused_before_anything_is_built(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest
 from hwsearch.workspace import Workspace, open_run
 from tests.front.tables import make_table
+from tests.sealed import edit_lines
 from tests.tiny import Tiny, tiny_content
 
 
@@ -169,11 +170,10 @@ def test_a_candidates_allocation_is_that_of_the_record(tiny: Tiny) -> None:
 
 def test_a_candidate_that_failed_is_refused_with_its_reason(copied: Tiny) -> None:
     path = copied.folder / RECORD_FILE
-    lines = path.read_text().splitlines()
-    last = json.loads(lines[-1])
+    last = copied.events()[-1]
     kept = ("candidate", "strategy", "fidelity", "seconds", "worker", "attempts", "time")
     failed = {"event": "failed", "reason": "no sound", **{name: last[name] for name in kept}}
-    path.write_text("\n".join([*lines[:-1], json.dumps(failed)]) + "\n")
+    edit_lines(path, lambda lines: [*lines[:-1], json.dumps(failed).encode()])
     with pytest.raises(UserError, match=rf"candidate {last['candidate']} failed \(no sound\); wanted one that was scored"):
         read_run(copied.folder).allocation(last["candidate"])
 

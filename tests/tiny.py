@@ -120,9 +120,9 @@ class Answer:
 
 
 def read_events(folder: Path, event: str = "scored") -> list[dict[str, Any]]:
-    """Lines of a run folder's record of one kind, as they stand there; half a line, as it is being written, is none."""
+    """Entries of a run folder's record of one kind, without their seals; half a line, as it is being written, is none."""
     lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return [line for line in lines if line["event"] == event]
+    return [{name: value for name, value in line.items() if name != "seal"} for line in lines if line["event"] == event]
 
 
 def hwsearch(*arguments: object) -> Answer:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -280,7 +281,7 @@ class _Search:
         proposal = new_proposal(self._proposers, self._ledger.points, self._space.shape, rng)
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
-    def _ask(self, point: Point | None, strategy: str, state: Mapping[str, object]) -> int:
+    def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
         """Put a new candidate down in the record; its number."""
         event = Asked(candidate=self._ledger.asked, strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)

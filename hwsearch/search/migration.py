@@ -25,7 +25,12 @@ def _to_version_3(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3}
+def _to_version_4(entry: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 had no seals. They are no part of an entry, so that entries stay as they are."""
+    return entry
+
+
+STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3, 3: _to_version_4}
 """By the version that they start from."""
 
 

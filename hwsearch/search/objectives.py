@@ -58,3 +58,29 @@ def objective_values(
     """
     values = {name: value for name, value in {**costs, **metrics}.items() if value is not None}
     return [values[objective.column] for objective in objectives]
+
+
+_PLAUSIBLE = {
+    QUALITY: (-300.0, 300.0),
+    QUALITY_CI95: (0.0, 1e6),
+    DROP_CI95: (0.0, 1e6),
+    UTTERANCES: (1.0, 1e9),
+    TRAINING_STEPS: (0.0, 1e12),
+    SIZE: (1.0, 1e15),
+}
+"""Least and largest value by column. SI-SNR is held within 150 dB, so that an improvement is within 300."""
+
+_PLAUSIBLE_COST = (0.0, 1e18)
+
+
+def implausible(metrics: Mapping[str, float], costs: Mapping[str, float | None]) -> str | None:
+    """Which metric or cost is a number that no candidate can have, or None. Costs that are None are none."""
+    if twice := metrics.keys() & costs.keys():
+        return f"'{min(twice)}' among its metrics and among its costs"
+    limits = {name: _PLAUSIBLE.get(name, (-1e18, 1e18)) for name in metrics}
+    limits |= {name: _PLAUSIBLE.get(name, _PLAUSIBLE_COST) for name in costs}
+    for name, value in (*metrics.items(), *costs.items()):
+        low, high = limits[name]
+        if value is not None and not low <= value <= high:
+            return f"'{name}' {value:g}, which is outside {low:g} to {high:g}"
+    return None

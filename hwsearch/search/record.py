@@ -2,47 +2,70 @@
 
 One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
 is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
-can tear only the last line; the next driver cuts it off. Only who holds the folder writes to it.
+can tear only the last line; the next driver cuts it off. Only who holds the folder writes to it. Every line carries a seal
+(`hwsearch.seals`), which is checked when it is read.
 
 A record of an earlier schema is read as one of the present; a driver that opens it writes it anew, whole, and keeps the old one
 beside it.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from platform import python_version
 from types import TracebackType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 import hwsearch
 from hwsearch.errors import UserError
-from hwsearch.experiment import Fidelity
+from hwsearch.experiment import FLOAT_BITS, Fidelity
 from hwsearch.files import atomic_write_bytes
+from hwsearch.seals import BrokenSealError, seal_lines, unseal_lines
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.migration import can_upgrade, schema_version, upgrade
-from hwsearch.search.objectives import Objective
-from hwsearch.search.space import SearchSpace
+from hwsearch.search.objectives import QUALITY, Objective, implausible
+from hwsearch.search.space import Point, SearchSpace
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RECORD_FILE = "record.jsonl"
 
 REFERENCE = 0
 """Number of the candidate that is the full-precision base, scored first and outside the space."""
 REFERENCE_STRATEGY = "full-precision"
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Number = Annotated[int, Field(ge=0)]
-
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _check_time(text: str) -> str:
+    """Refuse what is no time that can be counted with.
+
+    Raises:
+        ValueError: not ISO 8601, without an offset, or of another epoch.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None or not 1970 <= moment.year < 9000:
+        raise ValueError(f"'{text[:40]}' is no time in ISO 8601 with its offset")
+    return text
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Time = Annotated[str, AfterValidator(_check_time)]
+State = Number | tuple[tuple[Number, ...], ...]
+"""What a proposer may want back: a number, or points."""
 
 
 def versions_here() -> dict[str, str]:
@@ -67,10 +90,10 @@ class Header(Entry):
     """Hash of what a candidate's meaning depends on."""
     provenance: dict[str, str]
     """What else made the candidates, such as the hashes of the base and of the data."""
-    seed: int
-    objectives: tuple[Objective, ...]
+    seed: Number
+    objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
     widths: dict[str, tuple[int, ...]]
-    """Every site with the widths it may take."""
+    """Every site with the widths it may take, in rising order."""
     fixed: tuple[str, ...]
     """Sites that the experiment fixes by pattern."""
     groups: tuple[tuple[str, ...], ...] = ()
@@ -78,7 +101,20 @@ class Header(Entry):
     versions: dict[str, str]
     run: str | None = None
     """Drawn at random for this folder; None in what versions before 3 began."""
-    time: str
+    time: Time
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for site, widths in self.widths.items():
+            known = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
+            if not widths or list(widths) != sorted(set(widths) & set(known)):
+                raise ValueError(f"site '{site}' has the widths {list(widths)}")
+        grouped = [site for group in self.groups for site in group]
+        if foreign := set(grouped) - self.widths.keys():
+            raise ValueError(f"a group holds '{min(foreign)}', no site of the header")
+        if len(set(grouped)) < len(grouped) or not all(len({self.widths[site] for site in group}) == 1 for group in self.groups):
+            raise ValueError("its groups share a site, or hold sites of different widths")
+        return self
 
     @property
     def identity(self) -> str:
@@ -93,11 +129,11 @@ class Asked(Entry):
     candidate: Number
     strategy: str
     """Who proposed it."""
-    point: tuple[int, ...] | None
+    point: Point | None
     """Index of each free choice's width; None for the full-precision reference."""
-    state: dict[str, Any]
+    state: dict[str, State]
     """What the proposer wants back when the record is replayed."""
-    time: str
+    time: Time
 
 
 class Scored(Entry):
@@ -106,7 +142,7 @@ class Scored(Entry):
     event: Literal["scored"] = "scored"
     candidate: Number
     strategy: str
-    seed: int
+    seed: Number
     allocation: dict[str, int]
     metrics: dict[str, Finite]
     costs: dict[str, Finite | None]
@@ -116,12 +152,12 @@ class Scored(Entry):
     """The candidate whose trained weights its own training started from."""
     weights: Annotated[str, Field(pattern=r"^[0-9a-f]+\.safetensors$")] | None = None
     """File of its own trained weights, in the run's folder of those."""
-    seconds: Finite
+    seconds: Seconds
     worker: str
-    attempts: int
+    attempts: Number
     versions: dict[str, str] | None = None
     """Absent where they are the header's: those that the search began with."""
-    time: str
+    time: Time
 
 
 class Failed(Entry):
@@ -132,12 +168,12 @@ class Failed(Entry):
     strategy: str
     fidelity: Fidelity
     reason: str
-    seconds: Finite
+    seconds: Seconds
     worker: str
-    attempts: int
+    attempts: Number
     versions: dict[str, str] | None = None
     """Absent where they are the header's: those that the search began with."""
-    time: str
+    time: Time
 
 
 Event = Asked | Scored | Failed
@@ -162,9 +198,9 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise UserError(f"{path}: empty; wanted the record of a search")
-    lines = _present(lines, path)
-    header = _parse_header(lines[0], path)
-    return header, _parse_events(lines, path, header)
+    entries = _present(lines, path)
+    header = _parse_header(next(entries), path)
+    return header, _parse_events(entries, path, header)
 
 
 def has_begun(folder: Path) -> bool:
@@ -204,6 +240,8 @@ class Record:
             UserError: another process holds the folder, or it belongs to another experiment.
         """
         self._path = folder / RECORD_FILE
+        self._last = b""
+        """The last line that was written, whose seal the next one's depends on."""
         with ExitStack() as opened:
             if lock is None:
                 opened.enter_context(FolderLock(folder))
@@ -248,8 +286,8 @@ class Record:
             _sync_folder(folder)
             return header
         lines = content[:whole].splitlines()
-        upgraded = _present(lines, self._path)
-        found = _parse_header(upgraded[0], self._path)
+        entries = list(_present(lines, self._path))
+        found = _parse_header(entries[0], self._path)
         if found.experiment != header.experiment:
             raise UserError(
                 f"{folder}: holds a search of experiment '{found.name}' ({found.experiment[:12]}), not of "
@@ -260,19 +298,20 @@ class Record:
             if before != here:
                 raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
         # Only now is it known to be this search's; anything else is left as it is, to the byte.
-        if upgraded is not lines:
-            self._replace(folder, content[:whole], upgraded)
+        if (version := schema_version(lines[0])) not in {None, SCHEMA_VERSION}:
+            lines = list(seal_lines(entries))
+            atomic_write_bytes(kept_aside(folder, version or 0), content[:whole])
+            self._replace(folder, lines)
         else:
             os.ftruncate(self._handle, whole)
             # A driver killed between write and fsync may have left what is acted on now, and a power cut could still take.
             os.fsync(self._handle)
+        self._last = lines[-1]
         return found
 
-    def _replace(self, folder: Path, before: bytes, upgraded: list[bytes]) -> None:
-        """Put the record of the present schema in the place of the old one, which is kept aside; a kill leaves either."""
-        version = schema_version(before[: before.index(b"\n")])
-        atomic_write_bytes(kept_aside(folder, version or 0), before)
-        atomic_write_bytes(self._path, b"".join(line + b"\n" for line in upgraded))
+    def _replace(self, folder: Path, lines: Iterable[bytes]) -> None:
+        """Put the record of the present schema in the place of the old one, which was kept aside; a kill leaves either."""
+        atomic_write_bytes(self._path, b"".join(line + b"\n" for line in lines))
         _sync_folder(folder)
         # The old handle still leads to the old file.
         handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
@@ -280,7 +319,8 @@ class Record:
         os.close(handle)
 
     def _write(self, entries: Sequence[Entry], *, durably: bool) -> None:
-        lines = b"".join(entry.model_dump_json().encode() + b"\n" for entry in entries)
+        sealed = list(seal_lines((entry.model_dump_json().encode() for entry in entries), self._last))
+        lines = b"".join(line + b"\n" for line in sealed)
         try:
             while lines:
                 lines = lines[os.write(self._handle, lines) :]
@@ -291,6 +331,7 @@ class Record:
                 f"{self._path}: cannot be written ({error.strerror}); it keeps all entries before: make room, and the same "
                 "command goes on"
             ) from None
+        self._last = sealed[-1] if sealed else self._last
 
 
 def _sync_folder(folder: Path) -> None:
@@ -302,40 +343,46 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _present(lines: list[bytes], path: Path) -> list[bytes]:
-    """The lines of a record as those of the present schema; the very list where it is of that already.
+def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
+    """The entries of a record as those of the present schema, their seals checked and taken off.
 
     Raises:
-        UserError: a schema that this version cannot read.
+        UserError: a schema that this version cannot read; a line that is not as it was written, as it is come to.
     """
     found = schema_version(lines[0])
     if found is None or found == SCHEMA_VERSION:
-        return lines
+        return _unsealed(lines, path)
     if not can_upgrade(found, SCHEMA_VERSION):
         newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
         raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
-    return upgrade(lines, found, SCHEMA_VERSION)
+    return iter(upgrade(lines, found, SCHEMA_VERSION))
+
+
+def _unsealed(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
+    number = 1
+    try:
+        for entry in unseal_lines(lines):
+            yield entry
+            number += 1
+    except BrokenSealError as error:
+        raise UserError(f"{path}, line {number}: {error}; wanted an undamaged record") from None
 
 
 def _parse_header(line: bytes, path: Path) -> Header:
     entry = _parse_line(line, path, 1)
     if not isinstance(entry, Header):
         raise UserError(f"{path}, line 1: found a '{entry.event}' entry; wanted the header")
-    if entry.schema_version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {entry.schema_version}; wanted {SCHEMA_VERSION}")
-    foreign = {site for group in entry.groups for site in group} - entry.widths.keys()
-    if foreign:
-        raise UserError(f"{path}, line 1: a group holds '{min(foreign)}', no site of the header; wanted an undamaged record")
     return entry
 
 
-def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Event]:
+def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterator[Event]:
     """Parse and check entries against the header, and their order: candidates are numbered as they are asked, and finished
     once at each fidelity, after that.
     """
     asked = 0
     finished: set[tuple[int, Fidelity]] = set()
-    for number, line in enumerate(lines[1:], start=2):
+    shape = SearchSpace(tuple(header.widths.items()), groups=header.groups).shape
+    for number, line in enumerate(lines, start=2):
         entry = _parse_line(line, path, number)
         if isinstance(entry, Header):
             raise UserError(f"{path}, line {number}: found a second header; wanted one")
@@ -348,33 +395,45 @@ def _parse_events(lines: list[bytes], path: Path, header: Header) -> Iterator[Ev
             raise UserError(f"{path}, line {number}: candidate {entry.candidate} finished {problem}")
         else:
             finished.add((entry.candidate, entry.fidelity))
-        if (misfit := _misfit(entry, header)) is not None:
-            raise UserError(f"{path}, line {number}: {misfit}; wanted an undamaged record")
+        misfit = _misfit_asked(entry, shape) if isinstance(entry, Asked) else _misfit(entry, header)
+        if misfit is not None:
+            raise UserError(f"{path}, line {number}: candidate {entry.candidate} {misfit}; wanted an undamaged record")
         yield entry
 
 
-def _misfit(entry: Event, header: Header) -> str | None:
-    """Why an entry cannot belong to this header's search, or None."""
-    if isinstance(entry, Asked) and entry.point is not None:
-        choices = SearchSpace(tuple(header.widths.items()), groups=header.groups).shape
-        if len(entry.point) != len(choices) or any(not 0 <= i < n for i, n in zip(entry.point, choices, strict=True)):
-            return f"candidate {entry.candidate}'s point is outside the space"
-    if isinstance(entry, Scored):
-        if entry.allocation.keys() != header.widths.keys():
-            return f"candidate {entry.candidate}'s allocation is not of the header's sites"
-        for site, bits in entry.allocation.items():
-            if entry.candidate != REFERENCE and bits not in header.widths[site]:
-                return f"candidate {entry.candidate} has {bits} bits at site '{site}'"
-        columns = entry.metrics.keys() | {name for name, value in entry.costs.items() if value is not None}
-        for objective in header.objectives if entry.candidate != REFERENCE else ():
-            if objective.column not in columns:
-                return f"candidate {entry.candidate} has no '{objective.column}'"
+def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
+    """Why a candidate cannot be of this header's search, or None."""
+    if entry.point is None:
+        return None if entry.candidate == REFERENCE else "has no point"
+    behind = [point for points in entry.state.values() if isinstance(points, tuple) for point in points]
+    for point in (entry.point, *behind):
+        if len(point) != len(shape) or any(not 0 <= index < count for index, count in zip(point, shape, strict=True)):
+            return "has a point outside the space"
+    return None
+
+
+def _misfit(entry: Scored | Failed, header: Header) -> str | None:
+    """Why what a candidate came to cannot be of this header's search, or None."""
+    if isinstance(entry, Failed):
+        return None
+    if entry.allocation.keys() != header.widths.keys():
+        return "has an allocation that is not of the header's sites"
+    for site, bits in entry.allocation.items():
+        if bits not in header.widths[site] and (entry.candidate != REFERENCE or bits != FLOAT_BITS):
+            return f"has {bits} bits at site '{site}'"
+    if (nonsense := implausible(entry.metrics, entry.costs)) is not None:
+        return f"has {nonsense}"
+    columns = entry.metrics.keys() | {name for name, value in entry.costs.items() if value is not None}
+    wanted = (objective.column for objective in header.objectives)
+    for column in wanted if entry.candidate != REFERENCE else (QUALITY,):
+        if column not in columns:
+            return f"has no '{column}'"
     return None
 
 
 def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:
     try:
-        return _LINE.validate_json(line)
+        return _LINE.validate_json(line, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

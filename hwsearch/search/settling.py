@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hwsearch.executor import Outcome
 from hwsearch.experiment import Fidelity
-from hwsearch.search.objectives import Objective
+from hwsearch.search.objectives import Objective, implausible
 from hwsearch.search.record import Failed, Scored, now
 from hwsearch.separator.allocation import BitAllocation
 
@@ -39,7 +39,7 @@ def settled(
     seed: int,
     versions: dict[str, str] | None,
 ) -> Scored | Failed:
-    """What became of a candidate: scored if every objective is there and finite.
+    """What became of a candidate: scored if every objective is there and finite, and no number is implausible.
 
     Args:
         candidate: which.
@@ -51,7 +51,7 @@ def settled(
     """
     found = outcome.result or {}
     metrics = {name: value for name, value in ((name, finite(value)) for name, value in found.items()) if value is not None}
-    reason = outcome.error or _missing_objective(objectives, metrics, costs, found)
+    reason = outcome.error or _unusable(objectives, metrics, costs, found)
     if reason is not None:
         return Failed(
             candidate=candidate.number,
@@ -87,11 +87,11 @@ def finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _missing_objective(
+def _unusable(
     objectives: Sequence[Objective], metrics: Mapping[str, float], costs: Charged, found: Mapping[str, float]
 ) -> str | None:
-    """Why a candidate cannot take part, or None if every objective is there and finite."""
+    """Why a candidate cannot take part, or None if every objective is there and finite, and every number one that can be."""
     for objective in objectives:
         if metrics.get(objective.column, costs.get(objective.column)) is None:
             return f"objective '{objective.column}' is {found.get(objective.column, 'absent')}; wanted a finite number"
-    return None
+    return implausible(metrics, costs)

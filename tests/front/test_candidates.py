@@ -10,6 +10,7 @@ from hwsearch.front.candidates import read_candidates
 from hwsearch.search.record import RECORD_FILE, Scored
 from hwsearch.separator.allocation import BitAllocation, all_sites, uniform
 from tests.front.tables import TIME, write_record
+from tests.sealed import edit_lines
 
 SMALL = SeparatorConfig(X=1, R=1)
 
@@ -97,9 +98,8 @@ def rung(number: int, fidelity: Fidelity, allocation: BitAllocation, quality: fl
 def test_scores_of_different_fidelities_are_never_mixed(tmp_path: Path) -> None:
     allocations = [uniform(SMALL, 32, 32), uniform(SMALL, 4, 8), uniform(SMALL, 2, 8), uniform(SMALL, 8, 8)]
     write_record(tmp_path, SMALL, allocations)
-    with (tmp_path / RECORD_FILE).open("a") as stream:
-        for number, quality in ((0, 13.0), (3, 12.5), (1, 12.0)):
-            stream.write(rung(number, Fidelity.SHORT_QAT, allocations[number], quality).model_dump_json() + "\n")
+    rungs = [rung(n, Fidelity.SHORT_QAT, allocations[n], quality) for n, quality in ((0, 13.0), (3, 12.5), (1, 12.0))]
+    edit_lines(tmp_path / RECORD_FILE, lambda lines: [*lines, *(event.model_dump_json().encode() for event in rungs)])
     low, high = read_candidates(tmp_path, Fidelity.POST_TRAINING), read_candidates(tmp_path, Fidelity.SHORT_QAT)
     assert low.candidate.tolist() == [1, 2, 3]
     assert low.columns["drop_db"] == pytest.approx([0.001, 0.002, 0.003])

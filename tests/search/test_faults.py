@@ -179,7 +179,7 @@ def test_a_whole_line_of_garbage_is_refused_by_its_number_and_left_alone(tmp_pat
         stream.write(garbage)
     damaged = path.read_bytes()
     lines = damaged.count(b"\n")
-    with pytest.raises(UserError, match=f"line {lines}: not a valid entry"):
+    with pytest.raises(UserError, match=f"line {lines}: changed since it was written"):
         search(tmp_path / "run", make_experiment(TRIALS, sampler="posterior"))
     assert path.read_bytes() == damaged
     os.truncate(path, len(damaged) - len(garbage))

@@ -1,5 +1,5 @@
 """Records of earlier schema versions, each written by the code that had it: searches of the synthetic problem for 12 candidates
-with NSGA-II. In `records/version-1` four more could not be scored; in `records/version-2` one, and two sites share a width.
+with NSGA-II. In `records/version-1` four more could not be scored; in the later ones one, and two sites share a width.
 """
 
 import json
@@ -103,9 +103,10 @@ def test_a_record_of_another_search_is_refused_before_anything_is_written(old: P
     assert not kept_aside(old, 1).exists()
 
 
-def test_a_search_of_version_2_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_search_of_an_earlier_version_goes_on(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the very order, with the mirror of it all; what is new says with what it was made, where that has changed since."""
-    folder = Path(shutil.copytree(RECORDS / "version-2", tmp_path / "run"))
+    folder = Path(shutil.copytree(RECORDS / f"version-{version}", tmp_path / "run"))
     header, iterator = read_record(folder)
     before = list(iterator)
     experiment = make_experiment(14, groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]])
@@ -119,7 +120,7 @@ def test_a_search_of_version_2_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     here = None if versions_here() == header.versions else versions_here()
     assert [event.versions for event in found] == [here, here]
     check_trials(folder, load_mirror(folder))
-    assert kept_aside(folder, 2).read_bytes() == (RECORDS / "version-2" / RECORD_FILE).read_bytes()
+    assert kept_aside(folder, version).read_bytes() == (RECORDS / f"version-{version}" / RECORD_FILE).read_bytes()
 
 
 @pytest.mark.parametrize("writes", [0, 1])
@@ -165,20 +166,20 @@ def test_a_damaged_line_of_an_earlier_version_is_named(old: Path, damage: bytes,
 
 
 def test_steps_are_taken_one_after_another() -> None:
-    """A version 4 that would count time in milliseconds, from a record of version 1."""
+    """A version 5 that would count time in milliseconds, from a record of version 1."""
 
-    def to_version_4(entry: dict[str, Any]) -> dict[str, Any]:
+    def to_version_5(entry: dict[str, Any]) -> dict[str, Any]:
         return {**entry, "seconds": 1000 * entry["seconds"]} if "seconds" in entry else entry
 
-    steps = {**STEPS, 3: to_version_4}
+    steps = {**STEPS, 4: to_version_5}
     raw = (RECORDS / "version-1" / RECORD_FILE).read_bytes().splitlines()
-    found = [json.loads(line) for line in upgrade(raw, 1, 4, steps)]
+    found = [json.loads(line) for line in upgrade(raw, 1, 5, steps)]
     for before, after in zip(old_lines(), found, strict=True):
         assert after.get("seconds") == (None if "seconds" not in before else 1000 * before["seconds"])
         assert after.get("fidelity") == ("post-training" if before["event"] in {"scored", "failed"} else None)
-    assert found[0]["schema_version"] == 4
-    assert can_upgrade(1, 4, steps)
-    assert not can_upgrade(1, 4)
+    assert found[0]["schema_version"] == 5
+    assert can_upgrade(1, 5, steps)
+    assert not can_upgrade(1, 5)
     assert not can_upgrade(3, 2, steps)
 
 

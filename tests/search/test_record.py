@@ -1,17 +1,23 @@
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import socket
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.objectives import QUALITY_AND_SIZE
 from hwsearch.search.record import RECORD_FILE, SCHEMA_VERSION, Asked, Failed, Header, Record, Scored, has_begun, read_record
+from tests.sealed import edit_lines, edit_text
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 
@@ -131,8 +137,8 @@ def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{ not JSON", "line 3: not a valid entry"),
-        (b"\0\0\0\0", "line 3: not a valid entry"),
+        (b"{ not JSON}", "line 3: not a valid entry"),
+        (b"\0\0\0}", "line 3: not a valid entry"),
         (b'{"event":"asked","candidate":1}', "line 3: not a valid entry (asked.strategy: Field required)"),
         (
             scored(0).model_dump_json().replace("0.30000000000000004", "NaN").encode(),
@@ -145,9 +151,7 @@ def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
 )
 def test_a_damaged_middle_line_is_named_by_file_and_number(tmp_path: Path, line: bytes, message: str) -> None:
     path = write(tmp_path, *EVENTS)
-    lines = path.read_bytes().splitlines()
-    lines[2] = line
-    path.write_bytes(b"\n".join(lines) + b"\n")
+    edit_lines(path, lambda lines: [*lines[:2], line, *lines[3:]])
     with pytest.raises(UserError, match=re.escape(f"{path}, {message}")):
         list(read_record(tmp_path)[1])
 
@@ -210,12 +214,12 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     Record(tmp_path, header()).close()
 
 
-@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (4, "4, which a newer hwsearch writes")])
+@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (5, "5, which a newer hwsearch writes")])
 def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, what: str) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{version}'))
     before = path.read_bytes()
-    message = re.escape(f"{path}: schema version {what}; wanted 3 or earlier, from 1 on")
+    message = re.escape(f"{path}: schema version {what}; wanted 4 or earlier, from 1 on")
     with pytest.raises(UserError, match=message):
         read_record(tmp_path)
     with pytest.raises(UserError, match=message):
@@ -231,7 +235,7 @@ def test_a_point_has_an_index_for_every_free_choice_of_the_header(tmp_path: Path
     assert next(read_record(tmp_path)[1]).point == (1, 2)
     with Record(tmp_path, grouped) as record:
         record.append(asked(1).model_copy(update={"point": (1, 1, 2)}))
-    with pytest.raises(UserError, match="line 3: candidate 1's point is outside the space"):
+    with pytest.raises(UserError, match="line 3: candidate 1 has a point outside the space"):
         list(read_record(tmp_path)[1])
 
 
@@ -257,9 +261,12 @@ def test_a_folder_in_the_records_place_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (asked(0).model_copy(update={"point": (2,)}), "candidate 0's point is outside the space"),
-        (asked(0).model_copy(update={"point": (0, 0)}), "candidate 0's point is outside the space"),
-        (scored(1).model_copy(update={"allocation": {"y.weight": 2}}), "candidate 1's allocation is not of the header's sites"),
+        (asked(0).model_copy(update={"point": (2,)}), "candidate 0 has a point outside the space"),
+        (asked(0).model_copy(update={"point": (0, 0)}), "candidate 0 has a point outside the space"),
+        (
+            scored(1).model_copy(update={"allocation": {"y.weight": 2}}),
+            "candidate 1 has an allocation that is not of the header's sites",
+        ),
         (scored(1).model_copy(update={"allocation": {"x.weight": 3}}), "candidate 1 has 3 bits at site 'x.weight'"),
         (scored(1).model_copy(update={"metrics": {}}), "candidate 1 has no 'si_snr_improvement_db'"),
         (scored(1).model_copy(update={"costs": {"size_bytes": None}}), "candidate 1 has no 'size_bytes'"),
@@ -270,3 +277,113 @@ def test_an_entry_that_does_not_fit_the_header_is_named(tmp_path: Path, event: A
     path = write(tmp_path, *before, event)
     with pytest.raises(UserError, match=re.escape(f"{path}, line {2 + len(before)}: {reason}")):
         list(read_record(tmp_path)[1])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_changed_lost_or_moved_line_is_named(whole: bytes, data: st.DataObject) -> None:
+    """Whatever becomes of a line that others follow: its number is said, and nothing of it or behind it is read."""
+    lines = whole.splitlines()
+    row = data.draw(st.integers(0, len(lines) - 2))
+    match data.draw(st.sampled_from(["flip", "drop", "swap", "repeat", "insert"])):
+        case "flip":
+            place, bit = data.draw(st.integers(0, len(lines[row]) - 1)), data.draw(st.integers(0, 7))
+            flipped = lines[row][place] ^ (1 << bit)
+            assume(flipped not in b"\r\n")
+            lines[row] = lines[row][:place] + bytes([flipped]) + lines[row][place + 1 :]
+        case "drop":
+            del lines[row]
+        case "swap":
+            lines[row], lines[row + 1] = lines[row + 1], lines[row]
+        case "repeat":
+            lines.insert(row, lines[row])
+            row += 1
+        case "insert":
+            lines.insert(row, b"{}")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / RECORD_FILE
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        read = []
+        with pytest.raises(UserError, match=rf"record\.jsonl(, line {row + 1}|: schema version)"):
+            read += list(islice(read_record(Path(folder))[1], len(lines)))
+        assert not read
+        with pytest.raises(UserError, match=rf"record\.jsonl(, line {row + 1}|: schema version)"):
+            Record(Path(folder), header())
+        assert path.read_bytes() == b"\n".join(lines) + b"\n"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write(tmp_path_factory.mktemp("whole"), *EVENTS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"si_snr_improvement_db":0.30000000000000004', b'"si_snr_improvement_db":99.0'),
+        (b'"size_bytes":12.0', b'"size_bytes":-5.0'),
+        (b'"seconds":0.5', b'"seconds":0.6'),
+    ],
+)
+def test_a_value_that_was_edited_is_refused(tmp_path: Path, before: bytes, after: bytes) -> None:
+    path = write(tmp_path, *EVENTS)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(before, after, 1))
+    assert path.read_bytes() != content
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 4: changed since it was written")):
+        list(read_record(tmp_path)[1])
+
+
+def test_the_seal_of_a_line_is_a_digest_of_it_and_of_the_seal_before(tmp_path: Path) -> None:
+    """Computed anew from the format's description, of which records on disk depend."""
+    path = write(tmp_path, asked(0))
+    seal = ""
+    previous = ""
+    for line in path.read_text().splitlines():
+        content, _, seal = line.removesuffix('"}').rpartition(',"seal":"')
+        assert seal == hashlib.sha256(f"{previous}{content}}}".encode()).hexdigest()[:16]
+        previous = f',"seal":"{seal}"}}'
+    assert seal
+
+
+SENSELESS = [
+    (b'"time":"2030-01-01T00:00:00.000+00:00"', b'"time":"yesterday"', "time: Value error, 'yesterday' is no time"),
+    (b'"time":"2030-01-01T00:00:00.000+00:00"', b'"time":"2030-01-01T00:00:00"', "is no time"),
+    (b'"time":"2030-01-01T00:00:00.000+00:00"', b'"time":"0001-01-01T00:00:00+14:00"', "is no time"),
+    (b'"time":"2030-01-01T00:00:00.000+00:00"', b'"time":"9999-12-31T23:59:59-14:00"', "is no time"),
+    (b'"time":"2030-01-01T00:00:00.000+00:00"', b'"time":1', "time: Input should be a valid string"),
+    (b'"seconds":0.5', b'"seconds":1e300', "seconds"),
+    (b'"seconds":0.5', b'"seconds":-1.0', "seconds"),
+    (b'"attempts":1', b'"attempts":true', "attempts: Input should be a valid integer"),
+    (b'"attempts":1', b'"attempts":"1"', "attempts: Input should be a valid integer"),
+    (b'"attempts":1', b'"attempts":1' + b"0" * 5000, "not a valid entry"),
+    (b'"size_bytes":12.0', b'"size_bytes":-5.0', "candidate 1 has 'size_bytes' -5, which is outside 1 to"),
+    (b'"size_bytes":12.0', b'"size_bytes":0.0', "candidate 1 has 'size_bytes' 0"),
+    (b'"latency_ms[chip]":null', b'"latency_ms[chip]":-1.0', "candidate 1 has 'latency_ms[chip]' -1"),
+    (b'"size_bytes":12.0', b'"size_bytes":Infinity', "costs.size_bytes"),
+    (b'"size_bytes":12.0', b'"size_bytes":1e999', "costs.size_bytes"),
+    (b"0.30000000000000004", b"400.0", "candidate 1 has 'si_snr_improvement_db' 400, which is outside -300 to 300"),
+    (b"0.30000000000000004", b"NaN", "metrics.si_snr_improvement_db"),
+    (b"0.30000000000000004", b"[" * 3000 + b"]" * 3000, "not a valid entry"),
+    (b'"size_bytes":12.0', b'"si_snr_improvement_db":12.0', "among its metrics and among its costs"),
+    (b'"state":{"generation":1}', b'"state":{"generation":"1"}', "state.generation"),
+    (b'"state":{"generation":1}', b'"state":{"behind":[[9]]}', "candidate 0 has a point outside the space"),
+    (b'"candidate":1,"strategy":"test","point":[0]', b'"candidate":1,"strategy":"test","point":null', "candidate 1 has no point"),
+    (b'"allocation":{"x.weight":2}', b'"allocation":{"x.weight":2.0}', "allocation.x.weight"),
+    (b'"worker":"here:1"', b'"worker":"\xff"', "not a valid entry"),
+    (b'"worker":"here:1"', b'"worker":"\\ud800"', "not a valid entry"),
+    (b'"widths":{"x.weight":[2,4]}', b'"widths":{"x.weight":[4,2]}', "line 1: not a valid entry"),
+    (b'"widths":{"x.weight":[2,4]}', b'"widths":{"x.weight":[2,9]}', "line 1: not a valid entry"),
+    (b'"widths":{"x.weight":[2,4]}', b'"widths":{"x.weight":[]}', "line 1: not a valid entry"),
+    (b'"groups":[]', b'"groups":[["x.weight","x.weight"]]', "its groups share a site"),
+    (b'"groups":[]', b'"groups":[["y.weight"]]', "no site of the header"),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "message"), SENSELESS)
+def test_nonsense_behind_a_good_seal_is_one_line(tmp_path: Path, before: bytes, after: bytes, message: str) -> None:
+    path = write(tmp_path, *EVENTS)
+    edit_text(path, before, after)
+    with pytest.raises(UserError, match=re.escape(message)) as refused:
+        list(read_record(tmp_path)[1])
+    assert str(refused.value).startswith(f"{path}, line ")

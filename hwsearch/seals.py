@@ -1,0 +1,94 @@
+"""Seals: digests that files carry of their own content, so that a change of it is noticed when it is read.
+
+They guard against accidents and careless edits: a flipped bit, a value changed in an editor, a line that was lost. Someone who
+changes a file on purpose can seal it again.
+
+In a file of JSON lines the last key of each line is a digest of the line and of the line before. A line cannot change, go missing
+or change places unnoticed. Only the last lines can be lost, as they can in a kill. A sealed JSON file carries a digest of all its
+other keys.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hwsearch.errors import UserError
+from hwsearch.files import atomic_write_json, digest, read_json
+
+SEAL = "sha256"
+"""Key of a sealed JSON file's digest."""
+
+_LENGTH = 16
+_BEFORE, _BEHIND = b',"seal":"', b'"}'
+_SUFFIX = len(_BEFORE) + _LENGTH + len(_BEHIND)
+
+
+class BrokenSealError(ValueError):
+    """A line is not as it was written; the message says so."""
+
+
+def seal_line(line: bytes, previous: bytes) -> bytes:
+    """A line with its seal.
+
+    Args:
+        line: a JSON object that is not empty, without a newline.
+        previous: the sealed line before it; empty for the first one.
+    """
+    seal = hashlib.sha256(previous[-_SUFFIX:] + line).hexdigest()[:_LENGTH]
+    return line[:-1] + _BEFORE + seal.encode() + _BEHIND
+
+
+def seal_lines(lines: Iterable[bytes], previous: bytes = b"") -> Iterator[bytes]:
+    """Lines with their seals, behind a sealed line where one is given."""
+    for line in lines:
+        previous = seal_line(line, previous)
+        yield previous
+
+
+def unseal_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their seals.
+
+    Raises:
+        BrokenSealError: at the first line whose seal is none of it and of the line before.
+    """
+    previous = b""
+    for line in lines:
+        content = line[:-_SUFFIX] + b"}"
+        if line != seal_line(content, previous):
+            raise BrokenSealError("changed since it was written, or the line before it is gone")
+        previous = line
+        yield content
+
+
+def write_sealed_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON object with its seal, atomically."""
+    atomic_write_json(path, {SEAL: digest(content), **content})
+
+
+def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:
+    """Read what `write_sealed_json` wrote; gives it without its seal.
+
+    Args:
+        path: of the file.
+        what: the file holds.
+        mend: what to do where it does not.
+
+    Raises:
+        UserError: no such file, no JSON object, or one that is not as it was written.
+    """
+    content = read_json(path, what)
+    if not isinstance(content, dict) or SEAL not in content:
+        raise UserError(f"{path}: carries no digest of its content, as {what} does; {mend}")
+    seal = content.pop(SEAL)
+    if seal != _digest(content):
+        raise UserError(f"{path}: changed since it was written (its SHA-256 differs); {mend}")
+    return content
+
+
+def _digest(content: dict[str, Any]) -> str | None:
+    """The digest of what was read; None where it holds numbers that are never written."""
+    try:
+        return digest(content)
+    except ValueError:
+        return None
