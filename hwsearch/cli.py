@@ -16,6 +16,7 @@ from hwsearch import __version__
 from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
 from hwsearch.interrupts import sigterm_interrupts, stop_code
+from hwsearch.printable import printable
 from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
 
@@ -272,7 +273,7 @@ def pareto(
         plot_front(opened.table, plot, opened.workspace.experiment.name)
     display.print_candidates(answer, output_format, [condition.column for condition in conditions])
     if plot is not None:
-        click.echo(f"plot: {plot}", err=True)
+        click.echo(f"plot: {printable(str(plot))}", err=True)
 
 
 @commands.command()
@@ -301,7 +302,7 @@ def separate(model: Path, recording: Path, doa: float, output: Path, threads: in
     from hwsearch.separating import separate_file
 
     separate_file(model, recording, doa, output, threads)
-    click.echo(f"target: {output}", err=True)
+    click.echo(f"target: {printable(str(output))}", err=True)
 
 
 @commands.command()
@@ -437,19 +438,22 @@ def _run_commands() -> int:
         # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
         code = commands(prog_name="hwsearch", standalone_mode=False, obj=take_variable(STORAGE_VARIABLE))
     except UserError as error:
-        click.echo(f"hwsearch: error: {redact(str(error))}", err=True)
-        return 2
+        return _refuse(str(error))
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        click.echo(f"hwsearch: error: {redact(error.format_message())}", err=True)
-        return 2
+        return _refuse(error.format_message())
     except OSError as error:
         where = "" if error.filename is None else f"{error.filename}: "
-        click.echo(f"hwsearch: error: {where}{error.strerror or error}", err=True)
-        return 2
+        return _refuse(f"{where}{error.strerror or error}")
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
         return stop_code()
     return code if isinstance(code, int) else 0
+
+
+def _refuse(message: str) -> int:
+    """Say in one line what a user has to mend; the exit code."""
+    click.echo(f"hwsearch: error: {printable(redact(message))}", err=True)
+    return 2

@@ -45,6 +45,7 @@ from hwsearch.pipeline import (
     trained_state,
     within_limits,
 )
+from hwsearch.printable import printable
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.exact.costs import size_cost
@@ -271,7 +272,7 @@ def print_candidates(table: CandidateTable, output_format: str, also: Sequence[s
     if output_format == "json":
         sys.stdout.write(table_to_json(table) + "\n")
     elif output_format == "csv":
-        sys.stdout.write(to_csv(table))
+        sys.stdout.write(printable(to_csv(table), keep="\n"))
     else:
         wide().print(to_table(table, also))
 

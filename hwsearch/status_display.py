@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -31,7 +31,7 @@ from hwsearch.interrupts import stop_code
 from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.folder_lock import LockHolder
 from hwsearch.search.progress import SearchProgress
-from hwsearch.terminal import console, duration, output
+from hwsearch.terminal import SafeConsole, console, duration, output
 from hwsearch.workspace import Workspace
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -161,7 +161,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 def _print(status: SearchStatus) -> None:
     # A pipe gets whole lines.
-    target = output if output.is_terminal else Console(width=max(output.width, 160))
+    target = output if output.is_terminal else SafeConsole(width=max(output.width, 160))
     target.print(panel(status))
 
 

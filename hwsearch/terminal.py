@@ -1,14 +1,30 @@
-"""What every part of the command line prints with: progress bars, tables and plain lines."""
+"""What every part of the command line prints with: progress bars, tables and plain lines.
+
+Whatever is printed, control characters in it are shown and not obeyed (`hwsearch.printable`).
+"""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.segment import Segment
 
-console = Console(stderr=True)
-output = Console()
+from hwsearch.printable import printable
+
+
+class SafeConsole(Console):
+    """A console that shows control characters in texts instead of sending them. Its own codes, of colours and bars, pass."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As Rich's."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text, keep="\n"), segment.style)
+
+
+console = SafeConsole(stderr=True)
+output = SafeConsole()
 
 Advance = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -58,17 +74,17 @@ def number(value: str | float) -> str:
 
 def wide() -> Console:
     """Tables are never folded: a narrow terminal scrolls or wraps, a pipe gets whole lines."""
-    return Console(width=max(output.width, 240))
+    return SafeConsole(width=max(output.width, 240))
 
 
 def say(line: str) -> None:
     """A line of the answer, as it is: a path may be long, and hold what looks like markup."""
-    output.print(line, soft_wrap=True, markup=False, highlight=False)
+    output.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def tell(line: str) -> None:
     """A line on what goes on, as it is."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
 
 def _line_writer(title: str) -> Advance:

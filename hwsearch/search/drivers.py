@@ -9,14 +9,15 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
+from hwsearch.printable import printable
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import now
 from hwsearch.search.stopping import OutOfTime
@@ -55,19 +56,23 @@ class How(StrEnum):
     """Without a word: by a signal, or with its machine."""
 
 
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class _Began(BaseModel):
     event: Literal["began"] = "began"
-    process: int
+    process: Count
     host: str
-    time: datetime
+    time: Moment
 
 
 class _Stepped(BaseModel):
     event: Literal["step"] = "step"
     step: Step
-    done: int | None = None
-    total: int | None = None
-    time: datetime
+    done: Count | None = None
+    total: Count | None = None
+    time: Moment
 
 
 class Ended(BaseModel):
@@ -76,7 +81,7 @@ class Ended(BaseModel):
     event: Literal["ended"] = "ended"
     how: How
     reason: str
-    time: datetime
+    time: Moment
 
 
 _LINE: TypeAdapter[_Began | _Stepped | Ended] = TypeAdapter(
@@ -147,7 +152,7 @@ class DriverAccount:
         """
         if not self._has_ended:
             self._has_ended = True
-            reason = " ".join(redact(reason).split()).encode(errors="backslashreplace").decode()
+            reason = printable(" ".join(redact(reason).split()))
             self._say(Ended(how=how, reason=reason, time=_moment()), durably=True)
 
     def end_of(self, summary: SearchSummary) -> None:
@@ -210,7 +215,7 @@ def _sessions(lines: Iterable[bytes]) -> list[Session]:
     found: list[Session] = []
     for text in lines:
         try:
-            line = _LINE.validate_json(text)
+            line = _LINE.validate_json(text, strict=True)
         except ValidationError:
             continue
         if isinstance(line, _Began):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hwsearch
 from hwsearch.errors import UserError
+from hwsearch.printable import printable
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Scored, now
 
@@ -104,7 +105,7 @@ class _Log:
         Raises:
             UserError: it cannot be written.
         """
-        text = f"{now()} {' '.join(line.split())}\n".encode(errors="backslashreplace")
+        text = f"{now()} {printable(' '.join(line.split()))}\n".encode()
         try:
             with self._lock:
                 self._append(text)
