@@ -66,6 +66,8 @@ Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Time = Annotated[str, AfterValidator(_check_time)]
 State = Number | tuple[tuple[Number, ...], ...]
 """What a proposer may want back: a number, or points."""
+STATES = {"generation": int, "behind": tuple}
+"""What proposers say by these names."""
 
 
 def versions_here() -> dict[str, str]:
@@ -405,6 +407,9 @@ def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
     """Why a candidate cannot be of this header's search, or None."""
     if entry.point is None:
         return None if entry.candidate == REFERENCE else "has no point"
+    for name, value in entry.state.items():
+        if not isinstance(value, STATES.get(name, object)):
+            return f"has a state whose '{name}' is none"
     behind = [point for points in entry.state.values() if isinstance(points, tuple) for point in points]
     for point in (entry.point, *behind):
         if len(point) != len(shape) or any(not 0 <= index < count for index, count in zip(point, shape, strict=True)):

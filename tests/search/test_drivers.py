@@ -140,3 +140,28 @@ def test_a_child_that_outlives_a_driver_does_not_hold_its_folder(tmp_path: Path)
                 pass
         finally:
             os.kill(child, 9)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"event":"ended","how":"error","reason":"x","time":"yesterday"}',
+        b'{"event":"ended","how":"error","reason":"x","time":"2030-01-01T00:00:00"}',
+        b'{"event":"ended","how":"error","reason":"x","time":"0001-01-01T00:00:00+14:00"}',
+        b'{"event":"ended","how":"error","reason":"x","time":1e999}',
+        b'{"event":"step","step":"candidates","done":-1,"time":"2030-01-01T00:00:00Z"}',
+        b'{"event":"step","step":"candidates","done":1e30,"time":"2030-01-01T00:00:00Z"}',
+        b'{"event":"step","step":[[]],"time":"2030-01-01T00:00:00Z"}',
+        b'{"event":"began","process":' + b"9" * 5000 + b',"host":"x","time":"2030-01-01T00:00:00Z"}',
+        b'{"event":"began","process":1,"host":"\xff","time":"2030-01-01T00:00:00Z"}',
+        b"[" * 5000,
+        b"\0\0",
+    ],
+)
+def test_a_line_of_nonsense_is_left_out(tmp_path: Path, line: bytes) -> None:
+    with driver_account(tmp_path) as account:
+        account.step(Step.DATA)
+    before = read_sessions(tmp_path)
+    with (tmp_path / DRIVERS_FILE).open("ab") as stream:
+        stream.write(line + b"\n")
+    assert read_sessions(tmp_path) == before

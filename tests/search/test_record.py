@@ -367,6 +367,8 @@ SENSELESS = [
     (b"0.30000000000000004", b"[" * 3000 + b"]" * 3000, "not a valid entry"),
     (b'"size_bytes":12.0', b'"si_snr_improvement_db":12.0', "among its metrics and among its costs"),
     (b'"state":{"generation":1}', b'"state":{"generation":"1"}', "state.generation"),
+    (b'"state":{"generation":1}', b'"state":{"generation":[]}', "candidate 0 has a state whose 'generation' is none"),
+    (b'"state":{"generation":1}', b'"state":{"behind":1}', "candidate 0 has a state whose 'behind' is none"),
     (b'"state":{"generation":1}', b'"state":{"behind":[[9]]}', "candidate 0 has a point outside the space"),
     (b'"candidate":1,"strategy":"test","point":[0]', b'"candidate":1,"strategy":"test","point":null', "candidate 1 has no point"),
     (b'"allocation":{"x.weight":2}', b'"allocation":{"x.weight":2.0}', "allocation.x.weight"),
