@@ -243,11 +243,11 @@ def status(run: Path, output_format: str, *, watch: bool) -> None:
 
 @commands.command()
 @RUN
-@click.option("--where", multiple=True, help="A condition such as 'size_bytes<=120000'; may be repeated.")
+@click.option("--where", multiple=True, help="A condition such as 'size_bytes<=120000' or 'strategy!=uniform'; may be repeated.")
 @click.option("--sort", default=None, help="A column, ':desc' behind it for descending.")
 @click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table")
 @click.option("--all", "everything", is_flag=True, help="All candidates, not only the front.")
-@click.option("--plot", type=PATH, default=None, help="Draw quality against size into this PNG, SVG or PDF file.")
+@click.option("--plot", type=PATH, default=None, help="Draw the answer, quality against size, into this PNG, SVG or PDF file.")
 @FIDELITY
 def pareto(
     run: Path,
@@ -260,20 +260,18 @@ def pareto(
     fidelity: str | None,
 ) -> None:
     """The front of a search: conditions first, then the non-dominated of what remains."""
-    from hwsearch import display
-    from hwsearch.front.plot import plot_front
-    from hwsearch.front.query import parse_condition, parse_order, query
-    from hwsearch.pipeline import read_run
+    from hwsearch.front.plot import check_plot
+    from hwsearch.front.query import parse_condition, parse_order
 
     conditions = [parse_condition(text) for text in where]
     order = None if sort is None else parse_order(sort)
+    if plot is not None:
+        check_plot(plot)
+    from hwsearch import display
+    from hwsearch.pipeline import read_run
+
     opened = read_run(run, _fidelity(fidelity))
-    answer = query(opened.table, conditions, order, only_front=not everything)
-    if plot is not None:
-        plot_front(opened.table, plot, opened.workspace.experiment.name)
-    display.print_candidates(answer, output_format, [condition.column for condition in conditions])
-    if plot is not None:
-        click.echo(f"plot: {printable(str(plot))}", err=True)
+    display.print_front(opened, conditions, order, output_format, everything=everything, plot=plot)
 
 
 @commands.command()

@@ -23,7 +23,7 @@ from hwsearch.export.folder import GRAPH_FILES, check_output
 from hwsearch.files import atomic_write_json, check_writable, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
-from hwsearch.front.query import query, to_csv, to_table
+from hwsearch.front.query import Condition, Order, query, to_csv, to_table
 from hwsearch.front.query import to_json as table_to_json
 from hwsearch.front.rungs import rung_correlations
 from hwsearch.interrupts import second_interrupt_ends, stop_code
@@ -35,6 +35,7 @@ from hwsearch.pipeline import (
     check,
     check_provenance,
     choose,
+    chosen_candidate,
     evaluate_system,
     export,
     float_system,
@@ -117,9 +118,8 @@ def run_main_job(
     check_output(workspace.folder / EXPORT_FOLDER)
     search_with_progress(workspace, processes, workers, ray_address, storage, may_train=True)
     opened = read_run(workspace.folder)
-    limits = workspace.experiment.search.limits
-    within = query(opened.table, within_limits(limits))
-    print_candidates(within if len(within) else query(opened.table), "table", list(limits))
+    where = _fitting(opened)
+    print_candidates(query(opened.table, where), "table", where)
     failures: list[str] = []
     for step in (_plot_front, _export_chosen):
         try:
@@ -130,9 +130,15 @@ def run_main_job(
         raise UserError("; ".join(failures))
 
 
+def _fitting(run: Run) -> list[Condition]:
+    """`search.limits` as conditions; none where no candidate meets them, so that what was found is shown all the same."""
+    where = within_limits(run.workspace.experiment.search.limits)
+    return where if len(query(run.table, where)) else []
+
+
 def _plot_front(run: Run) -> None:
     plot = run.workspace.folder / "front.png"
-    plot_front(run.table, plot, run.workspace.experiment.name)
+    plot_run(run, _fitting(run), plot)
     say(f"plot:   {plot}")
 
 
@@ -267,14 +273,54 @@ def sensitivity_with_progress(
     say("next:   " + shlex.join([program, "search", str(experiment_path), "--runs-dir", str(workspace.runs)]))
 
 
-def print_candidates(table: CandidateTable, output_format: str, also: Sequence[str]) -> None:
-    """Candidates as a table for people, or as exact JSON or CSV."""
+def print_front(
+    run: Run, where: Sequence[Condition], order: Order | None, output_format: str, *, everything: bool, plot: Path | None
+) -> None:
+    """The candidates of a run that meet every condition, or the front of these; with `plot` both as a picture, too.
+
+    Raises:
+        UserError: an unknown column, or nothing to draw.
+    """
+    answer = query(run.table, where, order, only_front=not everything)
+    if plot is not None:
+        plot_run(run, where, plot)
+    print_candidates(answer, output_format, where)
+    if plot is not None:
+        tell(f"plot: {plot}")
+
+
+def plot_run(run: Run, where: Sequence[Condition], path: Path) -> None:
+    """Draw the candidates that meet every condition, their front, and the candidate that is chosen for export.
+
+    Raises:
+        UserError: an unknown column, nothing to draw, or no place to write.
+    """
+    shown = query(run.table, where, only_front=False)
+    if len(shown) == 0:
+        raise UserError(f"{_none_met(run.table, where)}; wanted at least one to draw")
+    title = run.workspace.experiment.name + (f", {_in_words(where)}" if where else "")
+    plot_front(shown, path, title, chosen_candidate(run))
+
+
+def print_candidates(table: CandidateTable, output_format: str, where: Sequence[Condition]) -> None:
+    """Candidates that meet every condition, as a table for people, or as exact JSON or CSV."""
     if output_format == "json":
         sys.stdout.write(table_to_json(table) + "\n")
     elif output_format == "csv":
         sys.stdout.write(printable(to_csv(table), keep="\n"))
+    elif len(table):
+        wide().print(to_table(table, [condition.column for condition in where]))
     else:
-        wide().print(to_table(table, also))
+        tell(_none_met(table, where))
+
+
+def _none_met(table: CandidateTable, where: Sequence[Condition]) -> str:
+    scored = f"candidate scored at '{table.fidelity.value}'"
+    return f"no {scored} meets {_in_words(where)}" if where else f"there is no {scored} yet"
+
+
+def _in_words(where: Sequence[Condition]) -> str:
+    return " and ".join(map(str, where))
 
 
 def print_export(report: "VerificationReport", folder: Path) -> None:

@@ -254,6 +254,18 @@ def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float
     return int(front.candidate[front.columns[QUALITY].argmax()])
 
 
+def chosen_candidate(run: Run) -> int | None:
+    """The candidate that the main job exports; None while none is within `search.limits`.
+
+    It is chosen by the scores of the highest fidelity, whatever fidelity the run was opened at.
+    """
+    experiment = run.workspace.experiment
+    table = read_candidates(run.workspace.folder)
+    if len(query(table, within_limits(experiment.search.limits))) == 0:
+        return None
+    return choose(table, experiment.export.max_drop_db, experiment.search.limits)
+
+
 def export(run: Run, candidate: int, graph_format: Format, output: Path) -> "VerificationReport":
     """Export a candidate, verified on test mixtures before the folder appears.
 

@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from hw_models.target import BUILT_IN, built_in_targets
 from hwsearch.experiment import Fidelity, Split
-from hwsearch.front.candidates import read_candidates
+from hwsearch.front.candidates import CandidateTable, read_candidates
+from hwsearch.front.plot import plot_front
 from hwsearch.front.query import query
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
@@ -58,7 +59,10 @@ def rows(answer_format: str, *arguments: object) -> list[dict[str, Any]]:
     if answer_format == "json":
         return json.loads(answer.stdout)
     return [
-        {name: cell if name == "strategy" else cell == "True" if name == "uniform" else float(cell) for name, cell in row.items()}
+        {
+            name: cell if name in {"strategy", "fidelity"} else cell == "True" if name == "uniform" else float(cell)
+            for name, cell in row.items()
+        }
         for row in csv.DictReader(io.StringIO(answer.stdout))
     ]
 
@@ -127,6 +131,8 @@ def test_the_front_is_what_comparing_every_pair_leaves(tiny: Tiny, answer_format
     assert rows(answer_format, tiny.folder) == front(everything)
     for row, event in zip(everything[:3], [tiny.events()[int(row["candidate"])] for row in everything[:3]], strict=True):
         assert {name: row[name] for name in event["metrics"] | event["costs"]} == event["metrics"] | event["costs"]
+        assert row["fidelity"] == event["fidelity"]
+        assert {name: row[f"bits[{name}]"] for name in event["allocation"]} == event["allocation"]
 
 
 def test_conditions_come_before_the_front_and_the_order_behind_it(tiny: Tiny) -> None:
@@ -156,6 +162,45 @@ def test_a_plot_comes_in_the_format_of_its_name(tiny: Tiny, tmp_path: Path) -> N
     assert answer.code == 0
     assert answer.stderr == f"plot: {tmp_path / 'front.svg'}\n"
     assert "<svg" in (tmp_path / "front.svg").read_text()
+
+
+def test_the_picture_shows_what_the_table_shows_and_marks_what_was_exported(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[list[int], str, int | None]] = []
+
+    def keep(table: CandidateTable, path: Path, title: str, chosen: int | None) -> None:
+        drawn.append((table.candidate.tolist(), title, chosen))
+        plot_front(table, path, title, chosen)
+
+    monkeypatch.setattr("hwsearch.display.plot_front", keep)
+    everything = rows("json", tiny.folder, "--all")
+    limit = int(np.median([row["size_bytes"] for row in everything]))
+    where = (f"size_bytes<={limit}", "strategy!=uniform")
+    answer = hwsearch(
+        "pareto", tiny.folder, *(word for text in where for word in ("--where", text)), "--plot", tmp_path / "x.png"
+    )
+    assert answer.code == 0, answer.stderr
+    ((candidates, title, chosen),) = drawn
+    met = [row["candidate"] for row in everything if row["size_bytes"] <= limit and row["strategy"] != "uniform"]
+    assert sorted(candidates) == sorted(met)
+    assert title == f"tiny, size_bytes<={limit} and strategy!=uniform"
+    assert said(tiny, "chosen").startswith(f"candidate {chosen},")
+
+
+def test_an_empty_answer_says_so(tiny: Tiny, tmp_path: Path) -> None:
+    where = ("--where", "size_bytes<=5", "--where", "strategy!=kl")
+    wanted = "no candidate scored at 'post-training' meets size_bytes<=5 and strategy!=kl"
+    table = hwsearch("pareto", tiny.folder, *where)
+    assert (table.code, table.stdout, table.stderr) == (0, "", f"{wanted}\n")
+    answer = hwsearch("pareto", tiny.folder, *where, "--format", "csv")
+    assert (answer.code, answer.stderr) == (0, "")
+    assert answer.stdout.startswith("candidate,strategy,uniform,fidelity,")
+    assert answer.stdout.count("\n") == 1
+    assert hwsearch("pareto", tiny.folder, *where, "--format", "json").stdout == "[]\n"
+    picture = tmp_path / "front.png"
+    assert refusal(hwsearch("pareto", tiny.folder, *where, "--plot", picture)) == f"{wanted}; wanted at least one to draw"
+    assert not picture.exists()
 
 
 def test_an_exported_candidate_has_its_own_allocation_and_the_size_it_was_charged(tiny: Tiny, tmp_path: Path) -> None:

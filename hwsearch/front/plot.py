@@ -1,15 +1,19 @@
 """The picture of a search: quality against size."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.lines import Line2D
 
+from hw_models.labels import Label, around, between, fix_layout, place_labels
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write
+from hwsearch.files import atomic_write, check_writable
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.front.query import Order, query
 from hwsearch.search.objectives import DROP_CI95, QUALITY, SIZE, UTTERANCES
@@ -17,129 +21,138 @@ from hwsearch.separator.allocation import is_weight
 
 SUFFIXES = (".png", ".svg", ".pdf")
 BYTES_PER_KB = 1000.0
+TITLE_LETTERS = 100
+"""In a line of the title."""
 
-LABEL_DISTANCE = 0.05
-"""Uniform candidates of one size that lie closer, as a share of the axis, get one label: the best one's."""
-
-CANDIDATE_COLOUR = "#9aa3ad"
+CANDIDATE_COLOUR = "#8a939d"
 FRONT_COLOUR = "#0b5fa5"
 UNIFORM_COLOUR = "#c2410c"
 REFERENCE_COLOUR = "#404040"
+CHOSEN_COLOUR = "#f0b400"
+
+FRONT_POINTS, UNIFORM_POINTS, CHOSEN_POINTS = 2.5, 5.5, 7.0
+"""Half the width of each mark."""
+
+ABOVE_LEFT_DEG, BELOW_RIGHT_DEG = 135.0, 315.0
+"""Above and left of a front nothing is drawn."""
 
 
-def plot_front(table: CandidateTable, path: Path, title: str) -> None:
-    """Draw quality against size and write it, in the format that the suffix of `path` names.
+def check_plot(path: Path) -> None:
+    """Refuse a file that no picture can be written to, before the work.
 
     Raises:
-        UserError: another suffix, or no candidate to draw.
+        UserError: another suffix, or no place to write.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: cannot draw a '{path.suffix}' file; wanted one of {', '.join(SUFFIXES)}")
-    figure = draw_front(table, title)
+    check_writable(path)
+
+
+def plot_front(table: CandidateTable, path: Path, title: str, chosen: int | None) -> None:
+    """Draw quality against size and write it, in the format that the suffix of `path` names; see `draw_front`.
+
+    Raises:
+        UserError: another suffix, no place to write, or no candidate to draw.
+    """
+    check_plot(path)
+    figure = draw_front(table, title, chosen)
     atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=160))
 
 
-def draw_front(table: CandidateTable, title: str) -> Figure:
-    """Quality (SI-SNR improvement, dB) against size (kB): every candidate, the front, the uniform
-    allocations.
+def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
+    """Quality (SI-SNR improvement, dB) against size (kB): every candidate, the front by number, the uniform allocations.
 
-    The vertical axis covers the front, the uniform allocations and the full-precision network; how many
+    The vertical axis covers the front, the uniform allocations, the chosen candidate and the full-precision network; how many
     candidates lie below it is said in the legend.
+
+    Args:
+        table: the candidates to draw; the front is theirs.
+        title: what they are.
+        chosen: number of the candidate to mark, where it is one of them.
 
     Raises:
         UserError: no candidate to draw.
     """
     if len(table) == 0:
-        raise UserError("the search has scored no candidate yet; wanted at least one to draw")
-    figure = Figure(figsize=(8.0, 5.0), layout="constrained")
+        raise UserError("no candidate to draw; wanted at least one")
+    figure = Figure(figsize=(9.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     front = query(table, order=Order(SIZE, descending=False))
     uniform = table.take(table.uniform)
-    bottom = _limit_quality(axes, table, front, uniform)
+    marked = table.take(table.candidate == chosen)
+    bottom = _limit_quality(axes, table, [front, uniform, marked])
     _draw_candidates(axes, table, bottom)
     _draw_front_line(axes, front)
     _draw_uniform(axes, uniform)
+    _draw_chosen(axes, marked)
     if QUALITY in table.reference:
-        axes.axhline(
-            table.reference[QUALITY],
-            color=REFERENCE_COLOUR,
-            linestyle=(0, (5, 4)),
-            linewidth=1.0,
-            zorder=1,
-            label=f"full precision, {table.reference[QUALITY]:.2f} dB",
-        )
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        name = f"full precision, {table.reference[QUALITY]:.2f} dB"
+        axes.axhline(table.reference[QUALITY], color=REFERENCE_COLOUR, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1, label=name)
+    full_title = f"{title}, scored at '{table.fidelity.value}'"
+    axes.set_title(textwrap.fill(full_title, TITLE_LETTERS), loc="left", fontsize=11, fontweight="bold", parse_math=False)
     axes.set_xlabel("model size (kB)")
     axes.set_ylabel(f"SI-SNR improvement (dB){_how_measured(table)}")
     axes.grid(visible=True, color="#e5e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.margins(x=0.06)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none", fontsize=9)
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    left_out = _number(figure, axes, front, uniform, marked)
+    if left_out:
+        for text in legend.get_texts():
+            if text.get_text() == _front_name(front):
+                text.set_text(f"{_front_name(front)} ({left_out} without room for a number)")
     return figure
 
 
-def _limit_quality(axes: Axes, table: CandidateTable, front: CandidateTable, uniform: CandidateTable) -> float:
-    """Set the vertical limits; returns the lower one."""
-    shown = np.concatenate([front.columns[QUALITY], uniform.columns[QUALITY]])
+def _limit_quality(axes: Axes, table: CandidateTable, shown: Sequence[CandidateTable]) -> float:
+    """Set the vertical limits so that these are seen, with room above for numbers; returns the lower one."""
+    quality = np.concatenate([part.columns[QUALITY] for part in shown])
     reference = table.reference.get(QUALITY, np.nan)
-    low, high = float(np.nanmin(shown)), float(np.nanmax([*shown, reference]))
+    low, high = float(np.nanmin(quality)), float(np.nanmax([*quality, reference]))
     margin = max(0.08 * (high - low), 0.1)
-    axes.set_ylim(low - margin, high + margin)
+    axes.set_ylim(low - margin, high + 1.5 * margin)
     return low - margin
+
+
+def _place(table: CandidateTable) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Where candidates are drawn: sizes in kB and qualities in dB, [N] each."""
+    return table.columns[SIZE] / BYTES_PER_KB, table.columns[QUALITY]
 
 
 def _draw_candidates(axes: Axes, table: CandidateTable, bottom: float) -> None:
     below = int((table.columns[QUALITY] < bottom).sum())
-    axes.scatter(
-        table.columns[SIZE] / BYTES_PER_KB,
-        table.columns[QUALITY],
-        s=12,
-        color=CANDIDATE_COLOUR,
-        alpha=0.45,
-        linewidths=0,
-        zorder=2,
-        label=f"{len(table)} candidates" + (f" ({below} below the axis)" if below else ""),
-    )
+    name = _counted(len(table)) + (f" ({below} below the axis)" if below else "")
+    axes.scatter(*_place(table), s=14, color=CANDIDATE_COLOUR, alpha=0.45, linewidths=0, zorder=2, label=name)
 
 
 def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
-    size, quality = front.columns[SIZE] / BYTES_PER_KB, front.columns[QUALITY]
+    size, quality = _place(front)
     # A step: what is available at a size is the best of all that are no larger.
     axes.plot(
         size,
         quality,
         drawstyle="steps-post",
+        linestyle="-" if _is_step(front) else "none",
         color=FRONT_COLOUR,
-        linewidth=1.6,
+        linewidth=1.4,
         marker="o",
-        markersize=4,
+        markersize=2 * FRONT_POINTS,
         zorder=4,
-        label=f"front, {len(front)} candidates",
+        label=_front_name(front),
     )
     if DROP_CI95 in front.columns:
-        axes.errorbar(
-            size,
-            quality,
-            yerr=front.columns[DROP_CI95],
-            fmt="none",
-            ecolor=FRONT_COLOUR,
-            elinewidth=0.8,
-            capsize=2,
-            alpha=0.4,
-            zorder=3,
-        )
+        bars = front.columns[DROP_CI95]
+        axes.errorbar(size, quality, yerr=bars, fmt="none", ecolor=FRONT_COLOUR, elinewidth=0.8, capsize=2, alpha=0.4, zorder=3)
 
 
 def _draw_uniform(axes: Axes, uniform: CandidateTable) -> None:
     if len(uniform) == 0:
         return
-    size, quality = uniform.columns[SIZE] / BYTES_PER_KB, uniform.columns[QUALITY]
     axes.scatter(
-        size,
-        quality,
-        s=48,
+        *_place(uniform),
+        s=2 * UNIFORM_POINTS**2,  # a diamond is a square of this area, on its corner
         marker="D",
         facecolors="white",
         edgecolors=UNIFORM_COLOUR,
@@ -147,25 +160,64 @@ def _draw_uniform(axes: Axes, uniform: CandidateTable) -> None:
         zorder=5,
         label="uniform",
     )
-    bottom, top = axes.get_ylim()
-    labelled: list[tuple[float, float]] = []
-    labels = _uniform_labels(uniform)
-    for row in np.argsort(-quality, kind="stable").tolist():
-        x, y = float(size[row]), float(quality[row])
-        if any(x == other_x and other_y - y < LABEL_DISTANCE * (top - bottom) for other_x, other_y in labelled):
-            continue
-        labelled.append((x, y))
-        axes.annotate(
-            labels[row],
-            (x, y),
-            xytext=(6, -5),
-            textcoords="offset points",
-            va="top",
-            fontsize=8,
-            color=UNIFORM_COLOUR,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+
+
+def _draw_chosen(axes: Axes, chosen: CandidateTable) -> None:
+    if len(chosen) == 0:
+        return
+    axes.add_line(
+        Line2D(
+            *_place(chosen),
+            linestyle="none",
+            marker="*",
+            markersize=2 * CHOSEN_POINTS,
+            markerfacecolor=CHOSEN_COLOUR,
+            markeredgecolor="black",
             zorder=6,
+            label=f"chosen: candidate {chosen.candidate[0]}",
         )
+    )
+
+
+def _number(figure: Figure, axes: Axes, front: CandidateTable, uniform: CandidateTable, chosen: CandidateTable) -> int:
+    """Write beside the front's candidates their numbers, and beside uniform ones their widths; returns how many lack room."""
+    fix_layout(figure)
+    drawn = [
+        around(axes, *_place(part), radius)
+        for part, radius in ((front, FRONT_POINTS), (uniform, UNIFORM_POINTS), (chosen, CHOSEN_POINTS))
+    ]
+    if _is_step(front):
+        size, quality = _place(front)
+        drawn.append(between(axes, np.repeat(size, 2)[1:], np.repeat(quality, 2)[:-1]))
+    first = set(chosen.candidate.tolist())
+    labels = [
+        *(_numbered(chosen, row, "bold") for row in range(len(chosen))),
+        *(
+            Label(name, x, y, BELOW_RIGHT_DEG, {"color": UNIFORM_COLOUR})
+            for name, x, y in zip(_uniform_labels(uniform), *_place(uniform), strict=True)
+        ),
+        *(_numbered(front, row, "normal") for row, number in enumerate(front.candidate.tolist()) if number not in first),
+    ]
+    return place_labels(axes, labels, np.vstack(drawn))
+
+
+def _numbered(table: CandidateTable, row: int, weight: str) -> Label:
+    size, quality = _place(table)
+    style = {"color": FRONT_COLOUR, "fontweight": weight}
+    return Label(str(table.candidate[row]), float(size[row]), float(quality[row]), ABOVE_LEFT_DEG, style)
+
+
+def _is_step(front: CandidateTable) -> bool:
+    """Whether the front is one of quality and size alone, a line in the picture; others lie scattered over it."""
+    return {objective.column for objective in front.objectives} == {QUALITY, SIZE}
+
+
+def _front_name(front: CandidateTable) -> str:
+    return f"front, {_counted(len(front))}"
+
+
+def _counted(number: int) -> str:
+    return "1 candidate" if number == 1 else f"{number:,} candidates"
 
 
 def _uniform_labels(uniform: CandidateTable) -> list[str]:

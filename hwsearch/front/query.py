@@ -20,23 +20,29 @@ import numpy.typing as npt
 from rich.markup import escape
 from rich.table import Table
 
+from hw_models.figures import significant
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, TRAINING_STEPS, UTTERANCES
 from hwsearch.search.pareto import non_dominated
 
-_CONDITION = re.compile(r"\s*(?P<column>[^<>=\s]+)\s*(?P<operator><=|>=|==|<|>)\s*(?P<value>[^<>=\s]+)\s*")
+_CONDITION = re.compile(r"\s*(?P<column>[^<>=!\s]+)\s*(?P<operator><=|>=|==|!=|=|<|>)\s*(?P<value>[^<>=!\s]+)\s*")
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<=": operator.le,
     ">=": operator.ge,
     "<": operator.lt,
     ">": operator.gt,
     "==": operator.eq,
+    "!=": operator.ne,
 }
 
 AVERAGE_BITS = "average_bits"
-LABELS = ("candidate", "strategy", "uniform")
+TEXTS = ("strategy", "fidelity")
+"""Columns that hold names."""
+LABELS = ("candidate", "strategy", "uniform", "fidelity")
 """Columns that name a candidate."""
+COUNTS = frozenset({UTTERANCES, TRAINING_STEPS, "fits", "lut", "bram18", "uram", "dsp"})
+"""Columns of whole numbers, besides those in bytes; of a target's columns the name before the bracket."""
 MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_BITS)
 """Columns that come first, where they are there."""
 
@@ -59,7 +65,12 @@ class Condition:
     column: str
     operator: str
     value: float | str
-    """Text for `strategy`, else a number; `uniform` counts as 0 or 1."""
+    """A name for a column in `TEXTS`, else a number; `uniform` counts as 0 or 1."""
+
+    def __str__(self) -> str:
+        """The condition as it is written on the command line."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:.10g}"
+        return f"{self.column}{self.operator}{value}"
 
 
 @dataclass(frozen=True)
@@ -71,18 +82,19 @@ class Order:
 
 
 def parse_condition(text: str) -> Condition:
-    """Read a condition such as `size_bytes<=120000`, `latency_ms[ethos-u55-128]<8` or `strategy==uniform`.
+    """Read a condition such as `size_bytes<=120000`, `latency_ms[ethos-u55-128]<8` or `strategy!=uniform`; `=` means `==`.
 
     Raises:
         UserError: not of the form column, operator, value; or the value is not of the column's kind.
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
-        raise UserError(f"condition '{text}' is malformed; wanted COLUMN<=NUMBER, with one of <=, >=, <, >, ==")
+        raise UserError(f"condition '{text}' is malformed; wanted COLUMN<=NUMBER, with one of <=, >=, <, >, ==, !=")
     column, sign, value = match["column"], match["operator"], match["value"]
-    if column == "strategy":
-        if sign != "==":
-            raise UserError(f"condition '{text}' uses {sign} on a name; wanted strategy==NAME")
+    sign = "==" if sign == "=" else sign
+    if column in TEXTS:
+        if sign not in ("==", "!="):
+            raise UserError(f"condition '{text}' uses {sign} on a name; wanted {column}==NAME or {column}!=NAME")
         return Condition(column, sign, value)
     if column == "uniform" and value in ("true", "false"):
         return Condition(column, sign, float(value == "true"))
@@ -108,9 +120,19 @@ def parse_order(text: str) -> Order:
 
 
 def column_names(table: CandidateTable) -> tuple[str, ...]:
-    """Every column of a table: labels, then quality and size, then the others by name."""
-    main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
-    return (*main, *sorted(table.columns.keys() - set(main)))
+    """Every column of a table: labels, then quality and size, then the others by name, then the width of every site."""
+    return (*_named_columns(table), *(bits_column(site) for site in table.sites))
+
+
+def bits_column(site: str) -> str:
+    """The column that holds the width of a site."""
+    return f"bits[{site}]"
+
+
+def is_count(column: str) -> bool:
+    """Whether a column holds whole numbers."""
+    name = column.partition("[")[0]
+    return name.endswith("_bytes") or name in COUNTS
 
 
 def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
@@ -123,12 +145,16 @@ def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
         "candidate": table.candidate,
         "strategy": table.strategy,
         "uniform": table.uniform,
+        "fidelity": np.full(len(table), table.fidelity.value),
     }
     if name in labels:
         return labels[name]
-    if name not in table.columns:
-        raise UserError(f"unknown column '{name}'; wanted one of {', '.join(column_names(table))}")
-    return table.columns[name]
+    if name in table.columns:
+        return table.columns[name]
+    for index, site in enumerate(table.sites):
+        if name == bits_column(site):
+            return table.widths[:, index]
+    raise UserError(f"unknown column '{name}'; wanted one of {', '.join(_named_columns(table))}, or {bits_column('SITE')}")
 
 
 def query(
@@ -150,15 +176,15 @@ def query(
         return table
     met = np.ones(len(table), dtype=np.bool_)
     for condition in where:
-        met &= _OPERATORS[condition.operator](column_values(table, condition.column), condition.value)
+        values = column_values(table, condition.column)
+        met &= _OPERATORS[condition.operator](values, condition.value) & ~_missing(values)
     answer = table.take(met)
     if only_front:
         answer = answer.take(front_mask(answer))
     order = order or Order(SIZE, descending=False)
     values = column_values(answer, order.column)
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
     ranks = np.unique(values, return_inverse=True)[1]
-    return answer.take(np.lexsort((-ranks if order.descending else ranks, missing)))
+    return answer.take(np.lexsort((-ranks if order.descending else ranks, _missing(values))))
 
 
 def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
@@ -188,6 +214,8 @@ def to_csv(table: CandidateTable) -> str:
 def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
     """A table for the terminal: the main columns, every target's latency, and the columns named in `also`.
 
+    The title says at which fidelity the candidates were scored.
+
     Raises:
         UserError: a column in `also` that the table lacks.
     """
@@ -198,32 +226,51 @@ def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
     shown = [
         name
         for name in every
-        if name not in margins.values() and (name in MAIN_COLUMNS or name in also or name.startswith("latency_ms["))
+        if name not in margins.values()
+        and name != "fidelity"
+        and (name in MAIN_COLUMNS or name in also or name.startswith("latency_ms["))
     ]
-    answer = Table()
+    answer = Table(title=f"scored at '{table.fidelity.value}'", title_justify="left")
     for name in shown:
         heading = name.replace("_db", "\n_db").replace("[", "\n[") + (" ± 95 %" if name in margins else "")
-        answer.add_column(escape(heading), justify="left" if name == "strategy" else "right")
-    cells = {name: [_cell(value) for (value,) in _rows(table, [name])] for name in {*shown, *margins.values()}}
+        answer.add_column(escape(heading), justify="left" if name in TEXTS else "right")
+    cells = {name: [_cell(name, value) for (value,) in _rows(table, [name])] for name in {*shown, *margins.values()}}
     for row in range(len(table)):
         answer.add_row(*(cells[name][row] + (f" ± {cells[margins[name]][row]}" if name in margins else "") for name in shown))
     return answer
 
 
+def _named_columns(table: CandidateTable) -> tuple[str, ...]:
+    """Every column but the widths of the sites."""
+    main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
+    return (*main, *sorted(table.columns.keys() - set(main)))
+
+
+def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """[N] where a column has no value."""
+    missing: npt.NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
+    return missing
+
+
 def _rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Rows of plain Python values; None for NaN."""
-    columns = [column_values(table, name).tolist() for name in names]
-    return [
-        tuple(None if isinstance(value, float) and math.isnan(value) else value for value in row)
-        for row in zip(*columns, strict=True)
-    ]
+    """Rows of plain Python values; None for NaN, and whole numbers as integers."""
+    return list(zip(*(_plain(name, column_values(table, name).tolist()) for name in names), strict=True))
 
 
-def _cell(value: Any) -> str:
+def _plain(name: str, values: list[Any]) -> list[Any]:
+    whole = is_count(name)
+    plain = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+    return [int(value) if whole and isinstance(value, float) and value.is_integer() else value for value in plain]
+
+
+def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
     if isinstance(value, float):
-        return f"{value:.0f}" if value.is_integer() else f"{value:.3f}"
+        # Decibels and bits have the same decimals in every row, for the eye to compare.
+        return f"{value:.3f}" if name.endswith(("_db", "_bits")) else significant(value)
+    if is_count(name):
+        return f"{value:,}"
     return escape(str(value))
