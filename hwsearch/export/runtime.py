@@ -16,6 +16,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.export.structure import check_structure
 from hwsearch.files import MODEL_BYTES, read_content
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
@@ -43,8 +44,9 @@ class OnnxSeparator:
         if threads != 0:
             check_threads(threads)
         content = read_content(path, "an exported separator", MODEL_BYTES)
-        _, self.description = read_model(content, str(path))
+        model, self.description = read_model(content, str(path))
         check_seal(content, self.description, str(path))
+        check_structure(model, self.description, str(path))
         self._session = _session(content, threads, path)
         config = self.description.separator
         bins = config.n_fft // 2 + 1

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from hwsearch.export.description import check_seal, read_description
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
+from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import verify_onnx
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.quantized import build_quantized
@@ -60,6 +61,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
         assert report.frames == 48
         assert report.worst_rounding <= 0.501
         assert report.ties <= 1 + 1e-3 * report.quantized_values
+        assert OnnxSeparator(path).description.bit_allocation("file") == allocation
 
     check()
 

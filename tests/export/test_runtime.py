@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from hwsearch.errors import UserError
 from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.runtime import OnnxSeparator, context_frames
 from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network
-from tests.separator.small import CAUSAL, KINDS, PRELU, noise_mixture, small_separator
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_separator
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,70 @@ def with_an_unknown_operator(model):
     model.graph.node[0].op_type = "Frobnicate"
 
 
+def with_an_operator_of_another_domain(model):
+    model.graph.node[0].domain = "com.microsoft"
+
+
+def with_a_giant_tensor(model):
+    """Wants a petabyte."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array([10**5, 10**5, 10**5]), "giant"))
+    (name,) = {name for node in model.graph.node[:1] for name in node.input[:1]}
+    model.graph.node.insert(0, helper.make_node("Expand", [name, "giant"], ["expanded"]))
+    model.graph.node[1].input[0] = "expanded"
+
+
+def with_giant_padding(model):
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    next(attribute for attribute in node.attribute if attribute.name == "pads").ints[:] = [10**12, 10**12]
+
+
+def with_a_giant_constant(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((8, 9, 260), np.int8), "spare"))
+
+
+def with_an_outer_product(model):
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((260, 1, 1), np.float32), "tall"))
+    model.graph.node[0].input[1] = "tall"
+
+
+def with_a_sum_of_tensors_that_do_not_fit(model):
+    node = next(node for node in model.graph.node if node.op_type == "Add")
+    node.input[1] = "features"
+
+
+def with_a_graph_inside(model):
+    model.graph.node[0].attribute.append(helper.make_attribute("body", helper.make_graph([], "body", [], [])))
+
+
+def with_many_nodes(model):
+    model.graph.node.extend([model.graph.node[0]] * 200)
+
+
+def with_a_function(model):
+    model.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [], []))
+
+
+def without_a_layer(model):
+    last = max(number for number, node in enumerate(model.graph.node) if node.op_type == "Conv")
+    del model.graph.node[last]
+
+
+def with_a_node_that_reads_nothing(model):
+    del model.graph.node[0].input[:]
+
+
+def with_signed_weights(model):
+    """As files were that are exact on some processors only."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        weights = constants.get(node.input[0])
+        if weights is not None and weights.data_type == TensorProto.UINT8:
+            value = (numpy_helper.to_array(weights).astype(np.int16) - 128).astype(np.int8)
+            weights.CopyFrom(numpy_helper.from_array(value, weights.name))
+            zeros = constants[node.input[2]]
+            zeros.CopyFrom(numpy_helper.from_array(np.zeros(zeros.dims, np.int8), zeros.name))
+
+
 @pytest.mark.parametrize(
     ("damage", "wanted"),
     [
@@ -142,7 +208,19 @@ def with_an_unknown_operator(model):
         (with_damaged_metadata, "its description is damaged"),
         (with_unknown_site, "unknown site 'mask_output'"),
         (with_another_front_end, "does not fit its description"),
-        (with_an_unknown_operator, "ONNX Runtime refuses it"),
+        (with_an_unknown_operator, r"does not fit its description \(a node 'Frobnicate'\); export it again"),
+        (with_an_operator_of_another_domain, "a node 'Sub'"),
+        (with_a_giant_tensor, "a node 'Expand'"),
+        (with_giant_padding, "layer 'input_proj'"),
+        (with_a_giant_constant, r"a constant of shape \[8, 9, 260\]"),
+        (with_an_outer_product, "a node 'Sub' that reads 'tall'"),
+        (with_a_sum_of_tensors_that_do_not_fit, "a node 'Add' that reads 'features'"),
+        (with_a_graph_inside, "attributes of a node 'Sub'"),
+        (with_many_nodes, "nodes; wanted at most"),
+        (with_a_function, "functions"),
+        (without_a_layer, "a node 'QuantizeLinear' that reads|no layer 'mask_head'"),
+        (with_a_node_that_reads_nothing, "a node 'Sub'"),
+        (with_signed_weights, "layer 'input_proj' is exact on some processors only"),
     ],
 )
 def test_files_that_are_not_ours_are_refused(files, tmp_path, damage, wanted):
@@ -160,6 +238,15 @@ def test_files_that_are_not_ours_are_refused(files, tmp_path, damage, wanted):
         OnnxSeparator(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_qonnx_file_is_called_one(tmp_path):
+    allocation = uniform(RELU, 4, 8)
+    path = tmp_path / "model.qonnx.onnx"
+    export_qonnx(exported_network(RELU, allocation), path, description(RELU, allocation), 4)
+    with pytest.raises(UserError) as refused:
+        OnnxSeparator(path)
+    assert str(refused.value) == f"{path}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'"
 
 
 def test_a_changed_weight_is_found_before_it_is_heard(files, tmp_path):
