@@ -12,6 +12,12 @@ from hwsearch.errors import UserError
 _STREAMED = 0xFFFF_FFFF
 """The size that programs write into a header when they do not know it yet; in RF64, that it stands in the chunk `ds64`."""
 
+_LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
+"""Bytes of a header, of the lengths of its segments, and of these."""
+
+_LAST_PAGE = 0x04
+"""A flag of an Ogg page."""
+
 _MOST_CHUNKS = 10_000
 """Chunks that are looked through for the samples: a file of zeros is one without end."""
 
@@ -20,28 +26,39 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 def refuse_truncated(file: FileIO, path: Path) -> None:
-    """Refuse a WAV, RF64, Wave64 or AIFF file that holds fewer bytes of samples than it says.
+    """Refuse a WAV, RF64, Wave64, AIFF or AU file of fewer bytes of samples than it says, and an Ogg file without its last page.
 
     Raises:
         UserError: names `path`.
     """
     file.seek(0)
     kind = file.read(4)
-    if kind == b"riff":
-        announced = _in_wave64(file)
-    elif kind in {b"RIFF", b"RF64"}:
-        announced = _in_chunks(file, "<", b"data")
-    elif kind in {b"RIFX", b"FORM"}:
-        announced = _in_chunks(file, ">", b"data" if kind == b"RIFX" else b"SSND")
-    else:
+    if kind == b"OggS":
+        _refuse_open_ogg(file, path)
         return
+    announced = _announced(file, kind)
     there = os.fstat(file.fileno()).st_size - file.tell()
     if announced is not None and there < announced:
         raise UserError(f"{path}: truncated: {there} of {announced} bytes of samples are there")
 
 
+def _announced(file: FileIO, kind: bytes) -> int | None:
+    """Bytes of samples that a file of a kind says it holds, if it does; the file then stands at the first."""
+    match kind:
+        case b"RIFF" | b"RF64":
+            return _in_chunks(file, "<", b"data")
+        case b"RIFX":
+            return _in_chunks(file, ">", b"data")
+        case b"FORM":
+            return _in_chunks(file, ">", b"SSND")
+        case b"riff":
+            return _in_wave64(file)
+        case b".snd":
+            return _in_au(file)
+    return None
+
+
 def _in_chunks(file: FileIO, order: str, samples: bytes) -> int | None:
-    """Bytes that the chunk named `samples` announces, where it says; the file then stands at its content."""
     file.seek(12)
     large = None
     for header in _headers(file, 8):
@@ -56,6 +73,7 @@ def _in_chunks(file: FileIO, order: str, samples: bytes) -> int | None:
 
 
 def _in_wave64(file: FileIO) -> int | None:
+    size = os.fstat(file.fileno()).st_size
     file.seek(40)
     for header in _headers(file, 24):
         name, length = struct.unpack("<16sQ", header)
@@ -63,10 +81,29 @@ def _in_wave64(file: FileIO) -> int | None:
             return max(0, length - 24) or None
         # A length counts the header, and chunks begin at multiples of 8 bytes.
         ahead = -(-length // 8) * 8 - 24
-        if not 0 <= ahead < 2**48:
+        if not 0 <= ahead <= size:
             return None
         file.seek(ahead, os.SEEK_CUR)
     return None
+
+
+def _in_au(file: FileIO) -> int | None:
+    header = file.read(8)
+    if len(header) < 8:
+        return None
+    offset, length = struct.unpack(">II", header)
+    file.seek(offset)
+    return None if length == _STREAMED else length
+
+
+def _refuse_open_ogg(file: FileIO, path: Path) -> None:
+    """Refuse a file whose last page is not marked as the last."""
+    file.seek(max(0, os.fstat(file.fileno()).st_size - _LARGEST_OGG_PAGE))
+    end = file.read()
+    page = end[end.rfind(b"OggS") :]
+    whole = len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if not (whole and page[5] & _LAST_PAGE):
+        raise UserError(f"{path}: truncated: its last page is missing")
 
 
 def _headers(file: FileIO, size: int) -> Iterator[bytes]:
