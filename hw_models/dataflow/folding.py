@@ -68,10 +68,8 @@ def choose_folding(layer: Layer, frames: int, target_cycles: int) -> Folding:
             simd = _least(taps, steps // pe, target_cycles) if parallel_pays and pe == layer.out_channels else 1
             window = pe if layer.kernel_size > 1 else 0
             return Folding(pe, simd, window, parallel_window=simd > 1)
-        case LayerKind.ADD:
-            return Folding(
-                _least(_divisors(layer.out_channels), frames * layer.out_channels, target_cycles), 1, 0, parallel_window=False
-            )
+    adders = _least(_divisors(layer.out_channels), frames * layer.out_channels, target_cycles)
+    return Folding(adders, 1, 0, parallel_window=False)
 
 
 def node_cycles(layer: Layer, frames: int, folding: Folding) -> tuple[int, ...]:
