@@ -556,7 +556,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     search = content.get("search")
     if isinstance(search, dict) and isinstance(search.get("targets"), list):
         search["targets"] = [
-            str(folder / target) if isinstance(target, str) and target.endswith(".toml") else target
+            str(folder / target) if isinstance(target, str) and target.lower().endswith(".toml") else target
             for target in search["targets"]
         ]
     return content

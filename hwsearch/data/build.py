@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
-from hwsearch.data.corpus import load_corpora
+from hwsearch.data.corpus import check_corpora, load_corpora
 from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, parse_mixture
 from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
 from hwsearch.data.rooms import Progress, RoomBank, build_bank
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Split
+from hwsearch.experiment import DataConfig, Experiment, Split
 from hwsearch.files import atomic_write_json, atomic_write_text, digest, file_digest, read_json
 
 
@@ -37,6 +37,18 @@ class DataSet:
     folder: Path
     banks: dict[Split, RoomBank]
     mixtures: dict[Split, tuple[Mixture, ...]]
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuse what `build_data` would, as far as it shows without any work.
+
+    Raises:
+        UserError: a split with mixtures but no rooms, or what `check_corpora` refuses.
+    """
+    for split in data.mixtures.count:
+        if split not in data.rooms.count:
+            raise UserError(f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split")
+    check_corpora(data)
 
 
 def build_data(experiment: Experiment, folder: Path, corpora: Path, processes: int, progress: Progress) -> DataSet:
@@ -56,9 +68,7 @@ def build_data(experiment: Experiment, folder: Path, corpora: Path, processes: i
             data set.
     """
     data, name = experiment.data, experiment.data_digest()
-    for split in data.mixtures.count:
-        if split not in data.rooms.count:
-            raise UserError(f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split")
+    check_data(data)
     speech = load_corpora(data, experiment.seed, corpora)
     _claim(folder, name, digest([[u.to_dict() for u in speech[split]] for split in Split]))
     total = sum(data.rooms.count.values()) + sum(data.mixtures.count.values())

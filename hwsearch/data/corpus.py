@@ -2,6 +2,7 @@
 them.
 """
 
+import math
 from pathlib import Path
 
 from hwsearch.data.csv_manifest import read_csv_manifest
@@ -43,13 +44,40 @@ def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
     _check_speakers(speech)
     distinct = _drop_repeated_sentences(speech)
     for split in Split:
-        speakers = {utterance.speaker for utterance in distinct[split]}
-        if (split in data.rooms.count or split in data.mixtures.count) and len(speakers) < 2:
-            raise UserError(
-                f"data.corpora: speakers in the {split.value} split: {len(speakers)}; a mixture needs two: "
-                f"raise the {split.value} share in 'splits' or add a corpus"
-            )
+        _check_count(data, split, len({utterance.speaker for utterance in distinct[split]}))
     return distinct
+
+
+def check_corpora(data: DataConfig) -> None:
+    """Refuse what `load_corpora` would, as far as it shows without reading or synthesising speech.
+
+    Raises:
+        UserError: a corpus is not where it is said to be, or a split that mixtures or rooms are wanted for cannot have two
+            speakers.
+    """
+    for corpus in data.corpora:
+        root = corpus.root or Path()
+        if corpus.kind is CorpusKind.CSV:
+            read_csv_manifest(root)
+        elif corpus.kind is not CorpusKind.ESPEAK and not root.is_dir():
+            raise UserError(f"{root}: no such folder; wanted a corpus of kind '{corpus.kind.value}'")
+    for split in Split:
+        _check_count(data, split, sum(_most_speakers(corpus, corpus.splits.get(split, 0.0)) for corpus in data.corpora))
+
+
+def _most_speakers(corpus: CorpusConfig, share: float) -> float:
+    """How many speakers a share of a corpus may have; infinite where only its files say it."""
+    if corpus.kind is CorpusKind.ESPEAK:
+        return round(share * corpus.speakers)
+    return math.inf if share > 0 else 0
+
+
+def _check_count(data: DataConfig, split: Split, speakers: float) -> None:
+    if (split in data.rooms.count or split in data.mixtures.count) and speakers < 2:
+        raise UserError(
+            f"data.corpora: speakers in the {split.value} split: {speakers}; a mixture needs two: "
+            f"raise the {split.value} share in 'splits' or add a corpus"
+        )
 
 
 def _read(corpus: CorpusConfig, seed: int, cache: Path) -> Speech:

@@ -13,6 +13,9 @@ WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"
 VERIFICATION_FILE = "verification.json"
 
+EXPORT_FOLDER = "export"
+"""Folder of a run with the candidate that the main job exports."""
+
 _WANTED = "wanted a new folder or an earlier export"
 
 

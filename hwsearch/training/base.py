@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from hwsearch.data.corpus import load_corpora
+from hwsearch.data.corpus import check_corpora, load_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.rooms import build_bank
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
-from hwsearch.files import digest
+from hwsearch.files import check_writable, digest
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import build_separator
 from hwsearch.training.checkpoint import TrainingProgress
@@ -33,6 +33,20 @@ class Reports:
     on_epoch: EpochReport
 
 
+def check_training(experiment: Experiment) -> None:
+    """Refuse what training would, as far as it shows without any work.
+
+    Raises:
+        UserError: no rooms to train or to validate in, or a device that this machine does not have.
+    """
+    for split in (Split.TRAIN, Split.VALIDATION):
+        if split not in experiment.data.rooms.count:
+            raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
+    if experiment.training.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'")
+    check_corpora(experiment.data)
+
+
 def train_base(workspace: Workspace, processes: int, reports: Reports) -> TrainingProgress:
     """Train the experiment's base, or go on training it, and write it to the run folder.
 
@@ -40,9 +54,8 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
     """
     experiment = workspace.experiment
-    for split in (Split.TRAIN, Split.VALIDATION):
-        if split not in experiment.data.rooms.count:
-            raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
+    check_training(experiment)
+    check_writable(trained_path(workspace))
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
     sets = {
         split: dynamic_mixtures(
