@@ -86,8 +86,14 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: something other than a file is there, or its folder can neither be made nor written to.
     """
-    _check_folder(path, path.parent)
-    if path.exists() and (reason := no_file(path)) is not None:
+    check_place(path, path.parent)
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted the name of a file to write")
 
 
@@ -97,7 +103,24 @@ def check_folder(folder: Path) -> None:
     Raises:
         UserError: as said.
     """
-    _check_folder(folder, folder)
+    check_place(folder, folder)
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """Refuse `path` where `folder`, in which it is to be, can neither be made nor written to; makes nothing.
+
+    Raises:
+        UserError: as said.
+    """
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        if not folder.is_dir():
+            raise UserError(f"{path}: {folder} is no folder; wanted a folder that is there or can be made")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -223,19 +246,6 @@ def _exchange(first: Path, second: Path) -> bool:
     if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise OSError(code, os.strerror(code), str(second))
-
-
-def _check_folder(path: Path, folder: Path) -> None:
-    """Refuse `path` where the part of `folder` that is there is no folder to write to."""
-    while not os.path.lexists(folder) and folder != folder.parent:
-        folder = folder.parent
-    try:
-        if not folder.is_dir():
-            raise UserError(f"{path}: {folder} is no folder; wanted a folder that is there or can be made")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from None
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
