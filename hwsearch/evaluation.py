@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from hw_models.wording import first_mistake, printable
+from hw_models.wording import first_mistake
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.experiment import EvaluationConfig
@@ -263,7 +263,7 @@ def read_figures(path: Path) -> list[UtteranceScores]:
         wrong = [result.id for result in results if not all(map(math.isfinite, (result.angle_deg, *result.scores.values())))]
         if not wrong:
             return results
-        reason = f"of '{printable(wrong[0])}' one is not finite"
+        reason = f"of '{wrong[0]}' one is not finite"
     raise UserError(f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'")
 
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from hwsearch import display, pipeline, searching
-from hwsearch.arguments import MOST_PER_CORE
 from hwsearch.data.dataset import open_dataset
 from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
@@ -116,12 +115,6 @@ def test_a_dry_run_asks_for_the_workers_and_the_cluster_as_the_search_does(tmp_p
         for command in (("search", "--dry-run"), ("search",)):
             assert reason in refusal(hwsearch(*command, file, "--runs-dir", tmp_path / "runs", *options))
     assert not (tmp_path / "runs").exists()
-
-
-def test_more_processes_than_the_machine_can_run_are_refused(tmp_path: Path) -> None:
-    file, most = write_tiny(tmp_path / "tiny.toml"), MOST_PER_CORE * (os.cpu_count() or 1)
-    for command in (("data", "build"), ("train",), ("run",)):
-        assert f"{most + 1} is not in the range 1<=x<={most}" in refusal(hwsearch(*command, file, "--processes", most + 1))
 
 
 # Trials and seeds
