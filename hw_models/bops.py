@@ -20,6 +20,6 @@ def bit_operations(workload: Workload, bits: IntArray) -> IntArray:
     check_bits(workload, bits)
     inputs = [workload.column[layer.input_sites[0]] for layer in workload.weight_layers]
     weight_bits = bits[:, : len(inputs)].astype(np.int64)  # weight columns come first, in the order of `weight_layers`
-    # Each weight takes part in one MAC per frame.
-    counted: IntArray = (weight_bits * bits[:, inputs]) @ (workload.weight_counts * workload.frames)
+    macs = np.array([layer.macs(workload.frames) for layer in workload.weight_layers], np.int64)
+    counted: IntArray = (weight_bits * bits[:, inputs]) @ macs
     return counted

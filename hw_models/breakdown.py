@@ -82,7 +82,7 @@ def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
             raise AssertionError(f"layer '{layer.name}' runs and is refused")
         shape = layer_shape(target, workload, layer)
         stored = int(table.weight_bytes[i, WIDTH_INDEX[weight], WIDTH_INDEX[activation]])
-        macs = layer.macs_per_frame * workload.frames
+        macs = layer.macs(workload.frames)
         done = _run(table, bits_row, shape, executed, stored, macs) if circuits is None else circuits[i]
         costs.append(
             LayerCost(

@@ -49,7 +49,7 @@ class CostTable:
         state_bytes: `[activation sites, A]` bytes of each tensor kept from frame to frame, 0 unless streaming.
         live: `[layers, slots]` columns of `site_bytes` alive while a layer runs, padded with the number of
             sites.
-        inputs: `[layers, 2]` columns of `bits` a layer reads (twice the same where it reads one).
+        inputs: `[layers, operands]` columns of `bits` a layer reads, two or more; the last again where it reads fewer.
         weights: `[layers]` column of `bits` of a layer's weights, or that of its first input where it has
             none.
         outputs: `[layers]` column of `bits` a layer writes.
@@ -88,26 +88,30 @@ def compile_target(target: Target, workload: Workload) -> CostTable:
     """
     layers = workload.layers
     shapes = [layer_shape(target, workload, layer) for layer in layers]
-    blocks: dict[Shape, _LayerTables] = {}
-    for layer, shape in zip(layers, shapes, strict=True):
+    keys = [(shape, layer.kind, layer.out_channels) for layer, shape in zip(layers, shapes, strict=True)]
+    blocks: dict[tuple[Shape, LayerKind, int], _LayerTables] = {}
+    for layer, shape, key in zip(layers, shapes, keys, strict=True):
+        if not target.compute.general and (layer.groups > 1 or layer.kernel_height > 1):
+            found = f"layer '{layer.name}': {layer.groups} groups, a kernel of {layer.kernel_height} x {layer.kernel_size}"
+            raise TargetError(f"{found}; target '{target.name}' charges kernels along the frames, dense or depthwise")
         if target.limits is not None and shape.taps > target.limits.max_kernel_size:
             found = f"layer '{layer.name}': {shape.taps} taps once dilated"
             wanted = f"{target.limits.max_kernel_size} or fewer"
             raise TargetError(f"{found}; wanted {wanted} on target '{target.name}'")
-        if shape not in blocks:
-            blocks[shape] = _layer_tables(target, layer, shape)
+        if key not in blocks:
+            blocks[key] = _layer_tables(target, layer, shape)
     column = workload.column
     state = [workload.state_frames[site] for site in workload.site_channels]
     return CostTable(
         target=target,
         workload=workload,
-        cycles=np.stack([blocks[shape].cycles for shape in shapes], axis=1),
-        energy_pj=np.stack([blocks[shape].energy_pj for shape in shapes], axis=1),
-        weight_bytes=np.stack([blocks[shape].weight_bytes for shape in shapes]),
-        site_bytes=_tensor_bytes(target, workload, [workload.frames] * len(state)),
+        cycles=np.stack([blocks[key].cycles for key in keys], axis=1),
+        energy_pj=np.stack([blocks[key].energy_pj for key in keys], axis=1),
+        weight_bytes=np.stack([blocks[key].weight_bytes for key in keys]),
+        site_bytes=_tensor_bytes(target, workload, [workload.site_positions[site] for site in workload.site_channels]),
         state_bytes=_tensor_bytes(target, workload, state),
         live=_live_sites(workload),
-        inputs=np.array([[column[x.input_sites[0]], column[x.input_sites[-1]]] for x in layers], np.int64),
+        inputs=_inputs(workload),
         weights=np.array([column[x.weight_site or x.input_sites[0]] for x in layers], np.int64),
         outputs=np.array([column[x.output_site] for x in layers], np.int64),
         dataflow=compile_dataflow(target, workload) if isinstance(target.compute, DataflowCompute) else None,
@@ -148,7 +152,7 @@ def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
                 times, energies = known[key]
                 cycles[:, w, a, o], energy[:, w, a, o] = np.array(times)[:, None], np.array(energies)[:, None]
                 weight_bytes[w, a] = stored
-        if layer.kind is LayerKind.ADD:  # it has no weights: every weight width is the first
+        if layer.weight_site is None:  # it has no weights: every weight width is the first
             cycles[:] = cycles[:, :1]
             energy[:] = energy[:, :1]
             break
@@ -185,6 +189,13 @@ def _tensor_bytes(target: Target, workload: Workload, frames: list[int]) -> IntA
         for channels, count in zip(workload.site_channels.values(), frames, strict=True)
     ]
     return np.array(rows, np.int64)
+
+
+def _inputs(workload: Workload) -> IntArray:
+    """Columns of `bits` that each layer reads."""
+    operands = max(2, *(len(layer.input_sites) for layer in workload.layers))
+    rows = [layer.input_sites + (operands - len(layer.input_sites)) * layer.input_sites[-1:] for layer in workload.layers]
+    return np.array([[workload.column[site] for site in row] for row in rows], np.int64)
 
 
 def _live_sites(workload: Workload) -> npt.NDArray[np.int64]:

@@ -168,6 +168,8 @@ class _Sums:
         for start in range(0, len(bits), _CHUNK):
             at = position[bits[start : start + _CHUNK].T]
             activations = np.maximum(at[table.inputs[:, 0]], at[table.inputs[:, 1]])
+            for further in table.inputs.T[2:]:
+                activations = np.maximum(activations, at[further])
             index = first + (at[table.weights] * len(used) + activations) * len(used) + at[table.outputs]
             # A sum over the outermost axis adds row to row, in order.
             total = flat.take(index, axis=0).reshape(len(rows), -1).sum(axis=0)

@@ -9,12 +9,12 @@ from hw_models.sections import Memory, Precisions
 from hw_models.shape import Shape
 from hw_models.target import Target
 from hw_models.work import Work
-from hw_models.workload import FLOAT_BITS, Layer, LayerKind
+from hw_models.workload import FLOAT_BITS, WEIGHTED, Layer, LayerKind
 
 
 @dataclass(frozen=True)
 class Executed:
-    """The widths a layer runs in; `weight_bits` is 0 for an `add`."""
+    """The widths a layer runs in; `weight_bits` is 0 where there are no weights."""
 
     activation_bits: int
     weight_bits: int
@@ -45,7 +45,7 @@ def execute(precisions: Precisions, kind: LayerKind, activation_bits: int, weigh
     output = executed_activation(precisions, output_bits)
     if output is None:
         return None
-    if kind is LayerKind.ADD:
+    if kind not in WEIGHTED:
         activation = executed_activation(precisions, activation_bits)
         return None if activation is None else Executed(activation, 0, precisions.output_bits or output)
     pair = executed_pair(precisions, activation_bits, weight_bits)
@@ -53,7 +53,7 @@ def execute(precisions: Precisions, kind: LayerKind, activation_bits: int, weigh
 
 
 def stored_weight_bytes(target: Target, layer: Layer, shape: Shape, weight_bits: int, executed: Executed) -> int:
-    """Bytes of a layer's weights, biases and requantization constants as stored; 0 for an `add`."""
+    """Bytes of a layer's weights, biases and requantization constants as stored; 0 without weights."""
     if layer.weight_site is None:
         return 0
     storage = target.storage

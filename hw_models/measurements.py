@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -20,7 +20,7 @@ FILE_BYTES: Final = 16 * 2**20
 class MeasuredLayer(Section):
     """One layer as it ran; stride 1."""
 
-    kind: LayerKind
+    kind: Literal[LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD]
     in_channels: Annotated[int, Field(ge=1, le=65536)]
     out_channels: Annotated[int, Field(ge=1, le=65536)]
     kernel_size: Annotated[int, Field(ge=1, le=1024)] = 1

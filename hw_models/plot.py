@@ -1,32 +1,58 @@
 """Pictures of what an allocation costs: layer by layer, against the roofs, and one more bit at each site."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
 
 from hw_models.breakdown import LayerCost, per_layer
 from hw_models.compile import CostTable
 from hw_models.cost import evaluate, placement_of, runnable
 from hw_models.errors import TargetError
+from hw_models.figures import significant
 from hw_models.sections import Memory
 from hw_models.target import Target
 from hw_models.workload import WIDTHS, FloatArray, IntArray, LayerKind
 
-_COMPUTE_COLOUR: Final = "#0b5fa5"
-_OVERHEAD_COLOUR: Final = "#9aa3ad"
-_MEMORY_COLOURS: Final = ("#c2410c", "#3f8f4f", "#a16207", "#7c3aed")
-_MARKERS: Final = {LayerKind.CONV: "o", LayerKind.DEPTHWISE: "^"}
 _WIDTH_PER_BAR: Final = 0.28
-_MIN_WIDTH, _MAX_WIDTH = 7.0, 30.0
+_MIN_WIDTH, _MAX_WIDTH = 8.0, 30.0
+_MARK_AREA: Final = 49.0
+"""Of a layer's mark in the roofline, in square points."""
+_LABEL_HEIGHT: Final = 0.055
+"""Between two labels of roofs, as a share of a panel."""
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How layers that wait for one thing are drawn: colours that colour-blind people tell apart, and signs without colour."""
+
+    colour: str
+    hatch: str
+    marker: str
+
+
+_STYLES: Final = {
+    "compute": _Style("#0b5fa5", "", "o"),
+    "overhead": _Style("#7d8791", "...", "X"),
+    "buffers": _Style("#d98200", "//", "P"),
+    "slack": _Style("#7d8791", "\\\\", "v"),
+}
+_MEMORY_STYLES: Final = (_Style("#c2410c", "xx", "s"), _Style("#2f8f6f", "--", "D"), _Style("#7c3aed", "++", "h"))
+
+_UNITS: Final = {"ms": "ms", "uj": "µJ", "bytes": "bytes"}
 
 
 def draw_layers(table: CostTable, bits_row: IntArray) -> Figure:
-    """Latency, and energy where the target states it: a bar per block, its layers stacked, coloured by what bounds each.
+    """Latency, and energy where it is known by layer: a bar per block, its layers stacked, by what bounds each.
 
     Args:
         table: a compiled target.
@@ -36,24 +62,29 @@ def draw_layers(table: CostTable, bits_row: IntArray) -> Figure:
         TargetError: a wrong shape or width, or one the target refuses.
     """
     layers = per_layer(table, bits_row)
-    metrics = [("latency, ms", [layer.latency_ms for layer in layers])]
-    if table.target.energy is not None:
-        metrics.append(("energy, µJ", [layer.energy_uj for layer in layers]))
+    costs = evaluate(table, bits_row[None])
+    at_once = "" if table.dataflow is None else "; the layers work at once"
+    metrics = [("latency_ms", [layer.latency_ms for layer in layers], f"{significant(costs.latency_ms[0])} ms in all{at_once}")]
+    energies = [layer.energy_uj for layer in layers]
+    if not np.isnan(energies).any():
+        metrics.append(("energy_uj", energies, f"{significant(costs.energy_uj[0])} µJ in all"))
     blocks = list(dict.fromkeys(_block(layer.layer) for layer in layers))
-    figure = _figure(len(blocks), 2.6 * len(metrics) + 0.8)
-    colours = _colours(layers)
-    for axes, (label, values) in zip(np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), metrics, strict=True):
+    figure = _figure(len(blocks), 2.6 * len(metrics) + 1.2)
+    styles = _styles(layers)
+    for axes, (metric, values, total) in zip(np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), metrics, strict=True):
         tops = dict.fromkeys(blocks, 0.0)
         for layer, value in zip(layers, values, strict=True):
-            block = _block(layer.layer)
-            colour = colours[layer.bound]
-            axes.bar(blocks.index(block), value, 0.85, tops[block], color=colour, edgecolor="white", linewidth=0.4)
+            block, style = _block(layer.layer), styles[layer.bound]
+            place = {"bottom": tops[block], "color": style.colour, "hatch": style.hatch}
+            axes.bar(blocks.index(block), value, 0.85, edgecolor="white", linewidth=0.4, **place)
             tops[block] += value
-        axes.set_ylabel(label)
-        axes.set_title(f"{sum(values):,.4g} {label.split(', ')[1]} in all", fontsize=9, loc="left")
-        axes.grid(axis="y", alpha=0.3)
-        _name_bars(axes, blocks)
-    figure.axes[0].legend(handles=[Patch(color=colour, label=bound) for bound, colour in colours.items()], fontsize=8)
+        axes.set_title(total, fontsize=9, loc="left")
+        _write_axes(axes, _with_unit(metric), blocks)
+    handles = [
+        Patch(facecolor=style.colour, hatch=style.hatch, edgecolor="white", label=_bound_by(bound))
+        for bound, style in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     figure.suptitle(f"{table.target.title}: layers by what bounds them", fontsize=10)
     return figure
 
@@ -75,7 +106,7 @@ def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
     placement = placement_of(table, bits_row)
     levels = [level for level in dict.fromkeys((placement.weights, placement.activations)) if level.bytes_per_cycle is not None]
     panels: list[Memory | None] = [*levels] or [None]
-    figure = _figure(0, 4.2 * len(panels))
+    figure = _figure(0, 4.2 * len(panels) + 0.6)
     for axes, level in zip(np.atleast_1d(figure.subplots(len(panels), 1)), panels, strict=True):
         moved = [
             layer.weight_bytes * (level in {None, placement.weights})
@@ -83,6 +114,9 @@ def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
             for layer in layers
         ]
         _draw_roofs(axes, table.target, layers, np.array(moved, np.float64), level)
+    figure.legend(
+        handles=_roofline_handles(layers, memory=bool(levels)), loc="outside lower center", ncols=3, frameon=False, fontsize=9
+    )
     figure.suptitle(f"{table.target.title}: roofline", fontsize=10)
     return figure
 
@@ -90,26 +124,92 @@ def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
 def _draw_roofs(axes: Axes, target: Target, layers: Sequence[LayerCost], moved: FloatArray, level: Memory | None) -> None:
     """One panel: points of layers that move so many bytes `[layers]`, and the roofs over them."""
     hz = target.clock.clock_hz
-    colours = _colours(layers)
     intensity = np.array([layer.macs for layer in layers]) / np.maximum(moved, 1.0)
     reached = np.array([layer.macs / layer.cycles * hz for layer in layers])
-    for kind, marker in _MARKERS.items():
-        of_kind = np.array([layer.kind is kind for layer in layers])
-        shades = [colours[layer.bound] for layer, wanted in zip(layers, of_kind, strict=True) if wanted]
-        axes.scatter(intensity[of_kind], reached[of_kind], c=shades, marker=marker, s=26, label=str(kind), alpha=0.8)
-    span = np.geomspace(intensity.min() / 3, intensity.max() * 3, 200)
-    for activation, weight in sorted({(layer.executed.activation_bits, layer.executed.weight_bits) for layer in layers}):
-        roof = target.compute.peak_macs_per_cycle(activation, weight) * hz
-        axes.axhline(roof, color="0.4", linewidth=0.9, linestyle="--")
-        axes.annotate(f"a{activation}w{weight}", (span[-1], roof), fontsize=7, ha="right", va="bottom")
+    for bound, style in _styles(layers).items():
+        for kind in LayerKind:
+            chosen = np.array([layer.bound == bound and layer.kind is kind for layer in layers])
+            if chosen.any():
+                face = style.colour if kind is LayerKind.CONV else "white"
+                look: dict[str, Any] = {"marker": style.marker, "facecolors": face, "edgecolors": style.colour}
+                axes.scatter(intensity[chosen], reached[chosen], s=_MARK_AREA, zorder=3, **look)
+    roofs = _roofs(target, layers)
+    for roof in roofs:
+        axes.axhline(roof, color="0.4", linewidth=0.9, linestyle="--", zorder=2)
+    span = np.array([intensity.min() / 3, intensity.max() * 3])
     if level is not None and level.bytes_per_cycle is not None:
-        axes.plot(span, span * level.bytes_per_cycle * hz, color="0.2", linewidth=1, label=f"{level.name} bandwidth")
+        axes.plot(span, span * level.bytes_per_cycle * hz, color="0.2", linewidth=1, zorder=2)
     where = "" if level is None else f" through {level.name}"
     axes.set(xscale="log", yscale="log", xlabel=f"MACs per byte moved{where}", ylabel="MACs per second")
-    axes.set_ylim(reached.min() / 3, None)
-    handles, _ = axes.get_legend_handles_labels()
-    axes.legend(handles=[*handles, *(Patch(color=colour, label=bound) for bound, colour in colours.items())], fontsize=8)
+    axes.set(xlim=(span[0], span[-1]), ylim=(reached.min() / 3, max(*roofs, *reached) * 5))
+    for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        _tick(axis, *limits)
     axes.grid(alpha=0.3, which="both", linewidth=0.4)
+    _label_roofs(axes, roofs)
+
+
+def _label_roofs(axes: Axes, roofs: Mapping[float, Sequence[tuple[int, int]]]) -> None:
+    """Write in the right margin for which widths each roof of arithmetic is; a thin line leads to a label that made way."""
+    low, high = np.log(axes.get_ylim())
+    height = -np.inf
+    for roof, widths in roofs.items():
+        height = max((np.log(roof) - low) / (high - low), height + _LABEL_HEIGHT)
+        axes.annotate(
+            _in_words(widths),
+            (1.0, roof),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.6, "color": "0.4", "shrinkA": 0, "shrinkB": 0, "relpos": (0.0, 0.5)},
+            annotation_clip=False,
+        )
+
+
+def _roofs(target: Target, layers: Sequence[LayerCost]) -> dict[float, list[tuple[int, int]]]:
+    """Most MACs per second, and the activation and weight widths that run so fast, the slowest first."""
+    found: dict[float, list[tuple[int, int]]] = {}
+    for activation, weight in sorted({(layer.executed.activation_bits, layer.executed.weight_bits) for layer in layers}):
+        roof = target.compute.peak_macs_per_cycle(activation, weight) * target.clock.clock_hz
+        found.setdefault(roof, []).append((activation, weight))
+    return dict(sorted(found.items()))
+
+
+def _in_words(widths: Sequence[tuple[int, int]]) -> str:
+    """`w2 w4 a8` of weights of 2 and of 4 bits with activations of 8."""
+    activations = dict.fromkeys(activation for activation, _ in widths)
+    return ", ".join(
+        " ".join([*(f"w{weight}" for other, weight in widths if other == activation), f"a{activation}"])
+        for activation in activations
+    )
+
+
+def _roofline_handles(layers: Sequence[LayerCost], *, memory: bool) -> list[Line2D]:
+    """What the marks and lines of a roofline mean."""
+    marks = [
+        Line2D([], [], linestyle="none", marker=style.marker, color=style.colour, label=_bound_by(bound))
+        for bound, style in _styles(layers).items()
+    ]
+    kinds = [
+        Line2D([], [], linestyle="none", marker="o", color="0.4", markerfacecolor=face, label=name)
+        for kind, face, name in (
+            (LayerKind.CONV, "0.4", "filled: convolution"),
+            (LayerKind.DEPTHWISE, "white", "hollow: depthwise"),
+        )
+        if any(layer.kind is kind for layer in layers)
+    ]
+    lines = [Line2D([], [], color="0.4", linewidth=0.9, linestyle="--", label="roof of arithmetic")]
+    if memory:
+        lines.append(Line2D([], [], color="0.2", linewidth=1, label="roof of the memory"))
+    return [*marks, *kinds, *lines]
+
+
+def _tick(axis: Axis, low: float, high: float) -> None:
+    """Round numbers on a log axis, few enough to be read."""
+    axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=12))
+    axis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def one_more_bit(table: CostTable, bits_row: IntArray, metric: str) -> FloatArray:
@@ -145,12 +245,22 @@ def draw_one_more_bit(table: CostTable, bits_row: IntArray) -> Figure:
     """
     metrics = [metric for metric in table.metrics if metric not in {"peak_activation_bytes", "occupancy"}]
     sites = [site.removesuffix(".weight") for site in table.workload.weight_sites]
-    figure = _figure(len(sites), 1.8 * len(metrics) + 1.2)
-    for axes, metric in zip(np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), metrics, strict=True):
-        axes.bar(range(len(sites)), one_more_bit(table, bits_row, metric), 0.8, color=_COMPUTE_COLOUR)
-        axes.set_ylabel(f"+ {metric}", fontsize=8)
-        axes.grid(axis="y", alpha=0.3)
-        _name_bars(axes, sites)
+    figure = _figure(len(sites), 1.8 * len(metrics) + 1.5)
+    panels = np.atleast_1d(figure.subplots(len(metrics), 1))
+    for axes, metric in zip(panels, metrics, strict=True):
+        added = one_more_bit(table, bits_row, metric)
+        widest = np.flatnonzero(np.isnan(added))
+        axes.bar(range(len(sites)), added, 0.8, color=_STYLES["compute"].colour)
+        if len(widest):
+            axes.plot(widest, np.zeros(len(widest)), "x", color="0.45", markersize=4, clip_on=False)
+        _write_axes(axes, f"+ {_with_unit(metric)}", sites if axes is panels[-1] else [""] * len(sites))
+        if not np.nan_to_num(added).any():
+            axes.set(ylim=(0, 1), yticks=[0])
+            nothing = "no site can be wider" if len(widest) == len(sites) else "one more bit adds nothing"
+            axes.text(0.5, 0.5, nothing, transform=axes.transAxes, ha="center", va="center", fontsize=9, color="0.3")
+    if len(widest):
+        cross = Line2D([], [], linestyle="none", marker="x", color="0.45", label="no wider width that the target runs")
+        figure.legend(handles=[cross], loc="outside lower center", frameon=False, fontsize=9)
     figure.suptitle(f"{table.target.title}: one more weight bit", fontsize=10)
     return figure
 
@@ -166,14 +276,29 @@ def _block(layer: str) -> str:
     return layer.rpartition(".")[0] or layer
 
 
-def _colours(layers: Sequence[LayerCost]) -> dict[str, str]:
-    bounds = sorted({layer.bound for layer in layers})
-    memories = [bound for bound in bounds if bound not in {"compute", "overhead"}]
-    colours = {"compute": _COMPUTE_COLOUR, "overhead": _OVERHEAD_COLOUR}
-    colours |= {bound: _MEMORY_COLOURS[i % len(_MEMORY_COLOURS)] for i, bound in enumerate(memories)}
-    return {bound: colours[bound] for bound in bounds}
+def _styles(layers: Sequence[LayerCost]) -> dict[str, _Style]:
+    """How to draw each bound that occurs, the most frequent first."""
+    bounds = [bound for bound, _ in Counter(layer.bound for layer in layers).most_common()]
+    memories = sorted(bound for bound in bounds if bound not in _STYLES)
+    styles = _STYLES | {bound: _MEMORY_STYLES[i % len(_MEMORY_STYLES)] for i, bound in enumerate(memories)}
+    return {bound: styles[bound] for bound in bounds}
 
 
-def _name_bars(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-    axes.margins(x=0.01)
+def _bound_by(bound: str) -> str:
+    return "slack: waits for the slowest layer" if bound == "slack" else f"bound by {bound}"
+
+
+def _with_unit(metric: str) -> str:
+    """`latency (ms)` of `latency_ms`."""
+    name, _, unit = metric.rpartition("_")
+    return f"{name} ({_UNITS[unit]})" if unit in _UNITS else metric.upper()
+
+
+def _write_axes(axes: Axes, label: str, names: Sequence[str]) -> None:
+    """What the bars of a panel measure, and their names."""
+    axes.set_ylabel(label, fontsize=9)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xlim(-0.6, len(names) - 0.4)

@@ -5,7 +5,7 @@ from typing import Final
 from hw_models.breakdown import LayerCost, per_layer
 from hw_models.compile import CostTable
 from hw_models.cost import evaluate
-from hw_models.workload import IntArray, LayerKind
+from hw_models.workload import IntArray
 
 COLUMNS: Final = (
     "layer",
@@ -85,6 +85,6 @@ def _widths(weight: int | None, activation: int, output: int) -> str:
 
 
 def _runs_as(cost: LayerCost) -> str:
-    weight = None if cost.kind is LayerKind.ADD else cost.executed.weight_bits
+    weight = None if cost.weight_bits is None else cost.executed.weight_bits
     same = cost.executed.activation_bits == cost.activation_bits and weight == cost.weight_bits
     return "" if same else _widths(weight, cost.executed.activation_bits, cost.executed.activation_bits)

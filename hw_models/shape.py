@@ -1,4 +1,9 @@
-"""The shape of a layer as a chip runs it: what dilation makes of the kernel and of the frames."""
+"""The shape of a layer as a chip runs it: what dilation makes of the kernel and of the frames.
+
+Chips know three classes of kernels. A convolution and a depthwise layer run as they are. A transposed convolution runs as the
+matrix product of its input with all taps at once, whose results are added up where they meet; adding them is not charged.
+Everything without weights runs as a sum does: so many elements at the rate of a sum, whatever is done with each.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +13,20 @@ from hw_models.workload import Layer, LayerKind
 
 @dataclass(frozen=True)
 class Shape:
-    """A layer as executed; `taps` and `frames` hold what the dilation mode adds, `history` the frames of state it reads."""
+    """A layer as executed.
+
+    Attributes:
+        kind: the class of kernels: `conv`, `depthwise` or `add`.
+        in_channels: channels of each operand.
+        out_channels: channels of the result.
+        taps: of the kernel, with those that the dilation mode adds.
+        frames: positions of the result, with those that the dilation mode adds.
+        inserted_zeros: weights that the dilation mode adds.
+        history: frames of state that are read.
+        groups: of channels that do not see each other, of a `conv`.
+        operands: tensors read, of `in_channels` each.
+        input_frames: positions of the operands; as many as `frames` where it is None.
+    """
 
     kind: LayerKind
     in_channels: int
@@ -17,13 +35,16 @@ class Shape:
     frames: int
     inserted_zeros: int
     history: int = 0
+    groups: int = 1
+    operands: int | None = None
+    input_frames: int | None = None
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates executed, on inserted zeros and padded frames too; 0 for an `add`."""
         if self.kind is LayerKind.ADD:
             return 0
-        inputs = self.in_channels if self.kind is LayerKind.CONV else 1
+        inputs = self.in_channels // self.groups if self.kind is LayerKind.CONV else 1
         return inputs * self.taps * self.out_channels * self.frames
 
     @property
@@ -34,8 +55,19 @@ class Shape:
     @property
     def inputs(self) -> int:
         """Elements read once: both operands of an `add`."""
-        operands = 2 if self.kind is LayerKind.ADD else 1
-        return operands * self.in_channels * (self.frames + self.history)
+        operands = (2 if self.kind is LayerKind.ADD else 1) if self.operands is None else self.operands
+        frames = self.frames if self.input_frames is None else self.input_frames
+        return operands * self.in_channels * (frames + self.history)
+
+    @property
+    def worked_frames(self) -> int:
+        """Positions that a layer without weights works on: those of its result, or of an operand where those are more."""
+        return max(self.frames, self.input_frames or 0)
+
+    @property
+    def elements(self) -> int:
+        """Elements that a layer without weights works on."""
+        return self.out_channels * self.worked_frames
 
 
 def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: bool = False) -> Shape:
@@ -46,7 +78,23 @@ def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: 
     `expand` with a native factor n (Ethos-U: 2, `fixup_dilation_gt2` of Vela 5.2.0): a dilation d that n
     divides leaves d / n to the kernel, any other leaves d, so the kernel grows to (K - 1) * rest + 1 taps.
     """
-    taps = layer.kernel_size
+    positions, read = layer.written(frames), layer.read(frames)
+    if layer.kind is LayerKind.TRANSPOSED:
+        columns = layer.out_channels * layer.taps
+        return Shape(LayerKind.CONV, layer.in_channels, columns, 1, read, 0, groups=layer.groups)
+    if layer.kind not in (LayerKind.CONV, LayerKind.DEPTHWISE):
+        operands = 2 if layer.kind in (LayerKind.ADD, LayerKind.MULTIPLY) else 1
+        return Shape(
+            LayerKind.ADD,
+            layer.in_channels,
+            layer.out_channels,
+            1,
+            positions,
+            0,
+            operands=operands,
+            input_frames=_unlike(read, positions),
+        )
+    frames, taps = positions, layer.kernel_size
     if taps > 1 and layer.dilation > 1 and not streaming:
         match dilation.mode:
             case "expand":
@@ -57,7 +105,16 @@ def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: 
                 frames = -(-frames // layer.dilation) * layer.dilation
             case "native":
                 pass
-    per_tap = layer.out_channels * (layer.in_channels if layer.kind is LayerKind.CONV else 1)
-    zeros = (taps - layer.kernel_size) * per_tap
+    taps *= layer.kernel_height
+    per_tap = layer.out_channels * (layer.in_channels // layer.groups if layer.kind is LayerKind.CONV else 1)
+    zeros = (taps - layer.taps) * per_tap
     history = layer.kernel_size - 1 if streaming else 0
-    return Shape(layer.kind, layer.in_channels, layer.out_channels, taps, frames, zeros, history)
+    input_frames = _unlike(read, positions)
+    return Shape(
+        layer.kind, layer.in_channels, layer.out_channels, taps, frames, zeros, history, layer.groups, input_frames=input_frames
+    )
+
+
+def _unlike(read: int, written: int) -> int | None:
+    """Positions of the input where they are not those of the output."""
+    return None if read == written else read

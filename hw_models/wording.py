@@ -68,7 +68,7 @@ class Mistake:
     @property
     def key(self) -> str:
         """The place as one word, in letters that a terminal takes as such."""
-        return ".".join(printable(str(part)) for part in self.place)
+        return ".".join(_printable(str(part)) for part in self.place)
 
     @property
     def others(self) -> str:
@@ -97,7 +97,7 @@ def shown(value: object) -> str:
     return text if len(text) <= MOST_LETTERS else text[:MOST_LETTERS] + "..."
 
 
-def printable(text: str) -> str:
+def _printable(text: str) -> str:
     """Text with what is no printable letter escaped."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 

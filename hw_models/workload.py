@@ -26,16 +26,34 @@ _MAX_NAMED = 3
 class LayerKind(StrEnum):
     """What a layer computes."""
 
-    CONV = "conv"  # dense 1-D convolution; pointwise when the kernel has one tap
+    CONV = "conv"  # convolution; pointwise when the kernel has one tap, a linear layer when there is one position too
     DEPTHWISE = "depthwise"
+    TRANSPOSED = "transposed"  # transposed convolution
     ADD = "add"  # elementwise sum of two tensors of one shape
+    MULTIPLY = "multiply"  # elementwise product of two tensors of one shape
+    FUNCTION = "function"  # elementwise function that no other layer takes with it: a sigmoid, a PReLU
+    POOL = "pool"  # mean or maximum over windows of positions
+    CONCATENATE = "concatenate"  # channels of several tensors, one behind the other
+
+
+WEIGHTED: Final = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.TRANSPOSED)
+"""Kinds of layers with weights."""
+
+_PAIRS: Final = (LayerKind.ADD, LayerKind.MULTIPLY)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation on `[channels, frames]` tensors; stride 1, so every layer keeps the number of frames.
+    """One operation on `[channels, positions]` tensors: positions are frames, or the pixels of a feature map.
 
     `weight_site`, `input_sites` and `output_site` name the tensors whose bit-widths an allocation chooses.
+
+    Attributes:
+        kernel_size: taps along the frames, `dilation` frames apart.
+        positions: of the output; the workload's frames where it is None.
+        input_positions: of the input; as many as of the output where it is None. A stride makes them more.
+        kernel_height: taps along the second axis of a feature map.
+        groups: of a convolution's channels that do not see each other; a depthwise layer needs none.
     """
 
     name: str
@@ -48,6 +66,10 @@ class Layer:
     input_sites: tuple[str, ...]
     output_site: str
     bias: bool
+    positions: int | None = None
+    input_positions: int | None = None
+    kernel_height: int = 1
+    groups: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a shape that no network has.
@@ -55,36 +77,77 @@ class Layer:
         Raises:
             TargetError: names the layer.
         """
-        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.dilation)
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.dilation, self.kernel_height, self.groups)
         if min(sizes) < 1:
-            raise TargetError(f"layer '{self.name}': channels, kernel_size, dilation are {sizes}; wanted 1 or more")
-        wanted_inputs = 2 if self.kind is LayerKind.ADD else 1
-        if len(self.input_sites) != wanted_inputs:
-            sites = len(self.input_sites)
-            raise TargetError(f"layer '{self.name}': {sites} input sites; a {self.kind} has {wanted_inputs}")
-        if (self.weight_site is None) != (self.kind is LayerKind.ADD):
-            wanted = "none" if self.kind is LayerKind.ADD else "one"
-            raise TargetError(f"layer '{self.name}': weight_site is {self.weight_site!r}; a {self.kind} has {wanted}")
-        if self.kind is not LayerKind.CONV and self.in_channels != self.out_channels:
-            found = f"{self.in_channels} channels in and {self.out_channels} out"
-            raise TargetError(f"layer '{self.name}': {found}; a {self.kind} layer keeps their number")
+            raise TargetError(
+                f"layer '{self.name}': channels, kernel_size, dilation, kernel_height, groups are {sizes}; wanted 1 or more"
+            )
+        if any(count is not None and count < 1 for count in (self.positions, self.input_positions)):
+            found = f"{self.input_positions} positions in and {self.positions} out"
+            raise TargetError(f"layer '{self.name}': {found}; wanted 1 or more")
+        self._check_sites()
+        self._check_channels()
+
+    def _check_sites(self) -> None:
+        wanted = 2 if self.kind in (*_PAIRS, LayerKind.CONCATENATE) else 1
+        sites = len(self.input_sites)
+        if sites < wanted or (sites > wanted and self.kind is not LayerKind.CONCATENATE):
+            raise TargetError(f"layer '{self.name}': {sites} input sites; a {self.kind} has {wanted}")
+        if (self.weight_site is None) == (self.kind in WEIGHTED):
+            wanted_site = "one" if self.kind in WEIGHTED else "none"
+            raise TargetError(f"layer '{self.name}': weight_site is {self.weight_site!r}; a {self.kind} has {wanted_site}")
+
+    def _check_channels(self) -> None:
+        found = f"{self.in_channels} channels in and {self.out_channels} out"
+        if self.kind not in (LayerKind.CONV, LayerKind.TRANSPOSED):
+            if self.in_channels != self.out_channels:
+                raise TargetError(f"layer '{self.name}': {found}; a {self.kind} layer keeps their number")
+            if self.groups > 1:
+                raise TargetError(f"layer '{self.name}': {self.groups} groups; a {self.kind} layer has none")
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise TargetError(f"layer '{self.name}': {found}; wanted multiples of its {self.groups} groups")
+
+    @property
+    def taps(self) -> int:
+        """Taps of the kernel along both axes."""
+        return self.kernel_size * self.kernel_height
 
     @property
     def fan_in(self) -> int:
-        """Weights that meet in one output element; 0 for an `add`."""
-        if self.kind is LayerKind.ADD:
-            return 0
-        return self.kernel_size * (self.in_channels if self.kind is LayerKind.CONV else 1)
-
-    @property
-    def macs_per_frame(self) -> int:
-        """Multiply-accumulates for one frame."""
-        return self.fan_in * self.out_channels
+        """Weights that meet in one output element, in a transposed convolution those of one tap; 0 without weights."""
+        match self.kind:
+            case LayerKind.CONV:
+                return self.taps * self.in_channels // self.groups
+            case LayerKind.DEPTHWISE:
+                return self.taps
+            case LayerKind.TRANSPOSED:
+                return self.in_channels // self.groups
+        return 0
 
     @property
     def weight_count(self) -> int:
         """Elements of the weight tensor."""
-        return self.fan_in * self.out_channels
+        return self.fan_in * self.out_channels * (self.taps if self.kind is LayerKind.TRANSPOSED else 1)
+
+    def macs(self, frames: int) -> int:
+        """Multiply-accumulates of an inference over `frames` frames: every weight once per position.
+
+        A convolution slides over the positions of its output, a transposed one over those of its input.
+        """
+        return self.weight_count * (self.read(frames) if self.kind is LayerKind.TRANSPOSED else self.written(frames))
+
+    def written(self, frames: int) -> int:
+        """Positions of the output of an inference over `frames` frames."""
+        return frames if self.positions is None else self.positions
+
+    def read(self, frames: int) -> int:
+        """Positions of the input of an inference over `frames` frames."""
+        return self.written(frames) if self.input_positions is None else self.input_positions
+
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether it works frame by frame along one axis, as many out as in."""
+        return self.positions is None and self.input_positions is None and self.kernel_height == 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +156,7 @@ class Workload:
 
     `site_channels` maps each activation site to its channels, in the order of the activation columns of
     `bits`. A site that no layer writes is an input of the network; one that no layer reads is an output.
+    A concatenation's inputs may have any channels that add up to its own.
 
     A `causal` network's kernels end at the current frame, another's are centred on it. A `streaming` workload is one frame of an
     endless input: what kernels reach back to is kept from frame to frame (`state_frames`).
@@ -118,6 +182,10 @@ class Workload:
             raise TargetError(f"workload '{self.name}': {found}; wanted a layer, a frame and a positive hop")
         if self.streaming and self.frames != 1:
             raise TargetError(f"workload '{self.name}': streaming {self.frames} frames at once; wanted one")
+        if self.streaming and (other := [layer.name for layer in self.layers if not layer.keeps_frames]):
+            raise TargetError(
+                f"workload '{self.name}': streaming layer '{other[0]}'; wanted as many frames out as in, along one axis"
+            )
         for what, names in (
             ("layer", [layer.name for layer in self.layers]),
             ("weight site", self.weight_sites),
@@ -131,18 +199,40 @@ class Workload:
     def _check_graph(self) -> None:
         writer = {layer.output_site: i for i, layer in enumerate(self.layers)}
         for i, layer in enumerate(self.layers):
-            for site, channels in _declared_channels(layer):
-                if site not in self.site_channels:
-                    raise TargetError(f"layer '{layer.name}': activation site '{site}' is not in site_channels")
-                if self.site_channels[site] != channels:
-                    found = f"site '{site}' has {self.site_channels[site]} channels"
-                    raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")
+            self._check_channels(layer)
             for site in layer.input_sites:
                 if writer.get(site, -1) >= i:
                     raise TargetError(f"layer '{layer.name}': site '{site}' is read before a layer writes it")
+                if self.site_positions[site] != layer.read(self.frames):
+                    found = f"site '{site}' has {self.site_positions[site]} positions"
+                    raise TargetError(f"layer '{layer.name}': {found}; the layer reads {layer.read(self.frames)}")
         used = {site for layer in self.layers for site in (*layer.input_sites, layer.output_site)}
         if unused := [site for site in self.site_channels if site not in used]:
             raise TargetError(f"workload '{self.name}': no layer reads or writes site '{unused[0]}'")
+
+    def _check_channels(self, layer: Layer) -> None:
+        for site in (*layer.input_sites, layer.output_site):
+            if site not in self.site_channels:
+                raise TargetError(f"layer '{layer.name}': activation site '{site}' is not in site_channels")
+        if layer.kind is LayerKind.CONCATENATE:
+            together = sum(self.site_channels[site] for site in layer.input_sites)
+            if together != layer.in_channels:
+                raise TargetError(
+                    f"layer '{layer.name}': its inputs have {together} channels; the layer wants {layer.in_channels}"
+                )
+        for site, channels in _declared_channels(layer):
+            if self.site_channels[site] != channels:
+                found = f"site '{site}' has {self.site_channels[site]} channels"
+                raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")
+
+    @cached_property
+    def site_positions(self) -> Mapping[str, int]:
+        """Frames or pixels of each activation site: those that its layer writes, or that the first reader of an input reads."""
+        positions = {layer.output_site: layer.written(self.frames) for layer in self.layers}
+        for layer in self.layers:
+            for site in layer.input_sites:
+                positions.setdefault(site, layer.read(self.frames))
+        return positions
 
     @cached_property
     def weight_sites(self) -> tuple[str, ...]:
@@ -231,7 +321,7 @@ class Workload:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of the whole inference."""
-        return self.frames * sum(layer.macs_per_frame for layer in self.layers)
+        return sum(layer.macs(self.frames) for layer in self.layers)
 
 
 def bits_matrix(workload: Workload, allocations: Sequence[Mapping[str, int]]) -> IntArray:
@@ -270,7 +360,7 @@ def check_bits(workload: Workload, bits: IntArray) -> None:
 
 
 def _declared_channels(layer: Layer) -> tuple[tuple[str, int], ...]:
-    inputs = tuple((site, layer.in_channels) for site in layer.input_sites)
+    inputs = () if layer.kind is LayerKind.CONCATENATE else tuple((site, layer.in_channels) for site in layer.input_sites)
     return (*inputs, (layer.output_site, layer.out_channels))
 
 

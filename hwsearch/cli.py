@@ -13,8 +13,11 @@ from typing import Any
 import click
 
 from hwsearch import __version__
+from hwsearch.arguments import PathArgument, check_not_read
 from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
+from hwsearch.export.folder import check_output
+from hwsearch.files import check_folder, check_writable
 from hwsearch.interrupts import sigterm_interrupts, stop_code
 from hwsearch.printable import printable
 from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
@@ -26,7 +29,7 @@ def _bounded_processes(context: click.Context, option: click.Parameter, number: 
     return number
 
 
-PATH = click.Path(path_type=Path)
+PATH = PathArgument()
 EXPERIMENT = click.argument("experiment", type=PATH)
 RUN = click.argument("run", type=PATH)
 RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder of all runs.")
@@ -144,7 +147,7 @@ def run(
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
-        _print_dry_run(workspace, workers, address, may_train=True)
+        _print_dry_run(workspace, workers, ray_address, address, may_train=True)
         return
     from hwsearch import display
 
@@ -204,7 +207,7 @@ def search(
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
-        _print_dry_run(workspace, workers, address, may_train=False)
+        _print_dry_run(workspace, workers, ray_address, address, may_train=False)
         return
     from hwsearch import display
 
@@ -282,6 +285,7 @@ def pareto(
 @FIDELITY
 def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
     """Write a candidate's model, allocation and verification report."""
+    check_output(output)
     from hwsearch import display
     from hwsearch.pipeline import export as export_verified
     from hwsearch.pipeline import read_run
@@ -297,6 +301,7 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
 @click.option("--threads", type=click.IntRange(1), default=1, help="Threads of ONNX Runtime.")
 def separate(model: Path, recording: Path, doa: float, output: Path, threads: int) -> None:
     """Separate one speaker from a recording with an exported ONNX file."""
+    check_not_read(output, model)
     from hwsearch.separating import separate_file
 
     separate_file(model, recording, doa, output, threads)
@@ -323,6 +328,9 @@ def evaluate(
     fidelity: str | None,
 ) -> None:
     """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
+    if output is not None:
+        check_not_read(output, *(path for path in (subject, model) if path is not None))
+        check_writable(output)
     from hwsearch import display
     from hwsearch.pipeline import open_workspace
 
@@ -374,6 +382,9 @@ def targets(target: str | None) -> None:
 @click.option("--output", type=PATH, required=True, help="The new target file.")
 def calibrate(target: str, measurements: Path, output: Path) -> None:
     """Fit TARGET, a built-in name or a target file, to measurements of your own, and check it on those held out."""
+    if output.suffix.lower() != ".toml":
+        raise UserError(f"--output is {output}; wanted a .toml file")
+    check_writable(output)
     from hwsearch import hardware
 
     hardware.calibrate_target(target, measurements, output)
@@ -387,6 +398,7 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
     from hwsearch.experiment import load_experiment, with_search
 
     loaded = with_search(load_experiment(experiment), changes or {})
+    check_folder(runs_dir / loaded.name)
     from hwsearch.workspace import Workspace
 
     return Workspace(runs_dir, loaded)
@@ -402,10 +414,12 @@ def _storage(given: str | None) -> Any:
     return take_password(parse_address(text)) if text else None
 
 
-def _print_dry_run(workspace: Any, workers: int, address: Any, *, may_train: bool) -> None:
+def _print_dry_run(workspace: Any, workers: int, ray_address: str | None, address: Any, *, may_train: bool) -> None:
     from hwsearch.dry_run import dry_run, lines
+    from hwsearch.executor import check_workers
     from hwsearch.terminal import say
 
+    check_workers(workers, ray_address, workspace.experiment.workers)
     for line in lines(dry_run(workspace, workers, address, may_train=may_train)):
         say(line)
 

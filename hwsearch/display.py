@@ -14,13 +14,14 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from hwsearch.data.dataset import manifest_hash
+from hwsearch.data.build import check_data
+from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.evaluation import System, compare, read_figures, summarise, to_json
+from hwsearch.evaluation import System, check_comparable, check_recogniser, compare, read_figures, summarise, to_json
 from hwsearch.executor import check_workers
 from hwsearch.experiment import Experiment, Fidelity, Split, WorkersConfig
-from hwsearch.export.folder import GRAPH_FILES, check_output
-from hwsearch.files import atomic_write_json, check_writable, file_digest
+from hwsearch.export.folder import EXPORT_FOLDER, GRAPH_FILES
+from hwsearch.files import atomic_write_json, file_digest
 from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.plot import plot_front
 from hwsearch.front.query import Condition, Order, query, to_csv, to_table
@@ -29,11 +30,13 @@ from hwsearch.front.rungs import rung_correlations
 from hwsearch.interrupts import second_interrupt_ends, stop_code
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
+    PLOT_FILE,
     Run,
     build,
     candidate_system,
     check,
     check_provenance,
+    check_searched,
     choose,
     chosen_candidate,
     evaluate_system,
@@ -81,9 +84,6 @@ if TYPE_CHECKING:
     from hwsearch.export.runtime import OnnxSeparator
     from hwsearch.export.verify import VerificationReport
 
-EXPORT_FOLDER = "export"
-"""Folder of a run with the candidate that the main job exports."""
-
 FRAGILE_SITES = 5
 """Sites listed for each method."""
 
@@ -115,7 +115,6 @@ def run_main_job(
     Raises:
         UserError: what the search refuses or stops with; at the very end, what could not be drawn, chosen or exported.
     """
-    check_output(workspace.folder / EXPORT_FOLDER)
     search_with_progress(workspace, processes, workers, ray_address, storage, may_train=True)
     opened = read_run(workspace.folder)
     where = _fitting(opened)
@@ -137,7 +136,7 @@ def _fitting(run: Run) -> list[Condition]:
 
 
 def _plot_front(run: Run) -> None:
-    plot = run.workspace.folder / "front.png"
+    plot = run.workspace.folder / PLOT_FILE
     plot_run(run, _fitting(run), plot)
     say(f"plot:   {plot}")
 
@@ -354,11 +353,14 @@ def evaluate_with_progress(
         raise UserError("--candidate and --model exclude each other; wanted one of them")
     if Split.TEST not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no test mixtures; wanted data.mixtures.count.test")
-    _check_subject(workspace, candidate, model, fidelity)
-    if report is not None:
-        check_writable(report)
+    check_recogniser(experiment.evaluation)
     others = None if against is None else read_figures(against)
+    check_data(experiment.data)
+    _check_subject(workspace, candidate, model, fidelity)
     build_with_progress(workspace, processes)
+    if others is not None:
+        mixtures = open_dataset(workspace.data_folder, Split.TEST)
+        check_comparable({mixture.id: mixture.target.utterance for mixture in mixtures}, others)
     system, name = _subject(workspace, candidate, model, fidelity)
     with progress_bar("test mixtures") as advance:
         results = evaluate_system(system, workspace, advance)
@@ -459,6 +461,7 @@ def _check_subject(workspace: Workspace, candidate: int | None, model: Path | No
         _open_model(workspace, model)
     elif candidate is not None:
         read_run(workspace.folder, fidelity).row(candidate)
+        check_searched(workspace)
     else:
         load_float_base(workspace)
 
@@ -497,8 +500,6 @@ def _allocation_of(workspace: Workspace, candidate: int | None, fidelity: Fideli
 
 def _next_command(workspace: Workspace, export_folder: Path) -> str:
     """Separating the first test mixture, with its true direction."""
-    from hwsearch.data.dataset import open_dataset
-
     split = Split.TEST if Split.TEST in workspace.experiment.data.mixtures.count else Split.VALIDATION
     mixture = open_dataset(workspace.data_folder, split)[0]
     recording = workspace.data_folder / mixture.mixture_path

@@ -374,6 +374,8 @@ def lines(plan: DryRun) -> Iterator[str]:
     most = "" if plan.exact else "at most "
     seeds = ", ".join(f"{count} {origin}" for origin, count in plan.seeds.items())
     yield f"seeds:    {most}{sum(plan.seeds.values())}: {seeds}"
+    if sum(plan.seeds.values()) > plan.rungs[0].candidates:
+        yield f"          search.trials leaves room for the first {plan.rungs[0].candidates}"
     yield f"then:     {plan.proposer}"
     for rung in plan.rungs:
         each = "not measured" if rung.seconds_each is None else f"{rung.seconds_each:.2f} s each on one worker"

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from hw_models.wording import first_mistake, printable
+from hw_models.wording import first_mistake
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.experiment import EvaluationConfig
@@ -146,6 +147,16 @@ def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], see
     return summaries
 
 
+def check_recogniser(config: EvaluationConfig) -> None:
+    """Refuse a recogniser that is not installed.
+
+    Raises:
+        UserError: as said.
+    """
+    if config.recogniser == "pocketsphinx-closed" and find_spec("pocketsphinx") is None:
+        raise UserError("evaluation.recogniser is 'pocketsphinx-closed', not installed; wanted: pip install 'hwsearch[asr]'")
+
+
 def make_recogniser(config: EvaluationConfig, mixtures: Sequence[Mixture]) -> Recogniser | None:
     """The configured recogniser; a closed vocabulary is that of the mixtures' transcripts.
 
@@ -195,6 +206,20 @@ def figures_of(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estim
     return found
 
 
+def check_comparable(utterances: Mapping[str, str], others: Sequence[UtteranceScores]) -> None:
+    """Refuse figures of other mixtures than those that are scored.
+
+    Args:
+        utterances: the target's utterance in each mixture, by the mixture's id.
+        others: the figures to compare with.
+
+    Raises:
+        UserError: no mixture in common.
+    """
+    if not any(utterances.get(other.id) == other.utterance for other in others):
+        raise UserError("the two sets of figures have no mixture in common; wanted the same test mixtures")
+
+
 def compare(results: Sequence[UtteranceScores], others: Sequence[UtteranceScores], seed: int) -> dict[str, PairedTest]:
     """Paired tests of one system against another on the mixtures that both were scored on: the first minus the second.
 
@@ -203,10 +228,9 @@ def compare(results: Sequence[UtteranceScores], others: Sequence[UtteranceScores
     Raises:
         UserError: no mixture in common.
     """
+    check_comparable({result.id: result.utterance for result in results}, others)
     theirs = {other.id: other for other in others}
     pairs = [(mine, theirs[mine.id]) for mine in results if mine.id in theirs and theirs[mine.id].utterance == mine.utterance]
-    if not pairs:
-        raise UserError("the two sets of figures have no mixture in common; wanted the same test mixtures")
     tests: dict[str, PairedTest] = {}
     for name in MEANS:
         both = [(mine, other) for mine, other in pairs if name in mine.scores and name in other.scores]
@@ -239,7 +263,7 @@ def read_figures(path: Path) -> list[UtteranceScores]:
         wrong = [result.id for result in results if not all(map(math.isfinite, (result.angle_deg, *result.scores.values())))]
         if not wrong:
             return results
-        reason = f"of '{printable(wrong[0])}' one is not finite"
+        reason = f"of '{wrong[0]}' one is not finite"
     raise UserError(f"{path}: holds no figures ({reason}); wanted the file of 'hwsearch evaluate --output'")
 
 

@@ -7,14 +7,13 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hw_models.reading import Unreadable, parse_json, read_bytes, read_text
+from hw_models.reading import Unreadable, no_file, parse_json, read_bytes, read_text
 from hwsearch.errors import UserError
 
 JSON_BYTES = 256 * 2**20
@@ -82,17 +81,43 @@ def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before the work whose result it is to take.
+    """Refuse a path that cannot be written, before the work whose result it is to take; makes nothing.
 
     Raises:
-        UserError: a folder is there, or its folder can neither be made nor written to.
+        UserError: something other than a file is there, or its folder can neither be made nor written to.
     """
+    check_place(path, path.parent)
     try:
-        with suppress(FileNotFoundError):
-            if stat.S_ISDIR(path.stat().st_mode):
-                raise UserError(f"{path}: is a folder; wanted the name of a file to write")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
+        path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted the name of a file to write")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that can neither be made nor written to; makes nothing.
+
+    Raises:
+        UserError: as said.
+    """
+    check_place(folder, folder)
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """Refuse `path` where `folder`, in which it is to be, can neither be made nor written to; makes nothing.
+
+    Raises:
+        UserError: as said.
+    """
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    try:
+        if not folder.is_dir():
+            raise UserError(f"{path}: {folder} is no folder; wanted a folder that is there or can be made")
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise _unwritable(path, error) from None

@@ -20,7 +20,7 @@ from hw_models.target import built_in_targets, load_target
 from hw_models.workload import IntArray, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment
-from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
+from hwsearch.files import atomic_write, atomic_write_bytes
 from hwsearch.pipeline import read_run
 from hwsearch.search.costing import experiment_workload
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
@@ -155,9 +155,6 @@ def calibrate_target(target: str, measurements: Path, output: Path) -> None:
     Raises:
         UserError: an unknown target, a wrong file, measurements that do not fit, or an output that cannot be written.
     """
-    if output.suffix != ".toml":
-        raise UserError(f"--output is {output}; wanted a .toml file")
-    check_writable(output)
     try:
         fit = calibrate(load_target(target), load_measurements(measurements), file=measurements.name, name=_name(output))
     except TargetError as error:

@@ -13,8 +13,8 @@ from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dat
 from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.experiment import Fidelity, Split
-from hwsearch.export.folder import Format, check_output
-from hwsearch.files import read_json
+from hwsearch.export.folder import EXPORT_FOLDER, Format, check_output
+from hwsearch.files import check_writable, read_json
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
@@ -25,7 +25,7 @@ from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import RECORD_FILE, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
-from hwsearch.search.strategy import trainings, wants_nas
+from hwsearch.search.strategy import check_strategy, trainings, wants_nas
 from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.allocation import BitAllocation
@@ -34,7 +34,7 @@ from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, load_trained, trained_mask_function
-from hwsearch.training.base import training_digest
+from hwsearch.training.base import check_training, training_digest
 from hwsearch.workspace import Workspace, open_run
 
 if TYPE_CHECKING:
@@ -43,8 +43,13 @@ if TYPE_CHECKING:
 VERIFICATION_MIXTURES = 4
 """Test mixtures on which an exported file is compared with the Brevitas network."""
 
+PLOT_FILE = "front.png"
+"""The picture of a search in its run folder."""
+
 BASE, VALIDATION = "base_sha256", "validation_sha256"
 """Names of the base and of the validation mixtures in a record's provenance."""
+
+_CHANGED = "changed since the search in {}; wanted the one it was made with"
 
 Progress = Callable[[int, int], None]
 
@@ -149,7 +154,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
 
     Args:
         workspace: of the experiment.
-        may_train: whether a base that is not there yet will be trained.
+        may_train: whether this is the main job: it trains a base that is not there yet, draws the front and exports.
 
     Raises:
         UserError: an unusable run folder, base, target, pattern of sites, objective, limit or cost of the differentiable
@@ -169,16 +174,23 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
             f"search.trials is {experiment.search.trials}; uniform allocations and 'ends at 8 bits' alone, which are always "
             f"scored, are {least}: wanted at least as many"
         )
+    if space.free:
+        check_strategy(experiment)
     if wants_nas(experiment):
         nas_cost(experiment, space.widths)
     for why in trainings(experiment):
         check_trainable(experiment, why)
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
-    if not (may_train and needs_training(workspace)):
+    if may_train and needs_training(workspace):
+        check_training(experiment)
+    else:
         load_float_base(workspace)
     check_claim(workspace)
-    check_data(experiment, workspace.data_folder, workspace.corpora_folder)
+    if may_train:
+        check_writable(workspace.folder / PLOT_FILE)
+        check_output(workspace.folder / EXPORT_FOLDER)
+    check_data(experiment.data)
 
 
 def needs_training(workspace: Workspace) -> bool:
@@ -308,16 +320,26 @@ def check_provenance(workspace: Workspace) -> None:
     Raises:
         UserError: which of the two differs.
     """
+    check_searched(workspace)
+    header, _ = read_record(workspace.folder)
+    if header.provenance.get(VALIDATION) != manifest_hash(workspace.data_folder, Split.VALIDATION):
+        raise UserError(f"{workspace.data_folder}: {_CHANGED.format(workspace.folder)}")
+
+
+def check_searched(workspace: Workspace) -> None:
+    """Refuse an experiment or a base that are not those the candidates were scored with.
+
+    Raises:
+        UserError: which of the two differs.
+    """
     header, _ = read_record(workspace.folder)
     if header.experiment != search_digest(workspace.experiment):
         raise UserError(
             f"{workspace.folder}: its candidates were scored with another experiment than the one given; wanted the run folder "
             "itself, or the file as it was"
         )
-    now = provenance(workspace)
-    for name, path in ((BASE, workspace.base_path), (VALIDATION, workspace.data_folder)):
-        if header.provenance.get(name) != now[name]:
-            raise UserError(f"{path}: changed since the search in {workspace.folder}; wanted the one it was made with")
+    if header.provenance.get(BASE) != base_digest(workspace.base_path):
+        raise UserError(f"{workspace.base_path}: {_CHANGED.format(workspace.folder)}")
 
 
 def float_system(separator: Separator) -> System:

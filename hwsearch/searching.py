@@ -1,12 +1,12 @@
 """The search as a step of the main job: sensitivities, the differentiable search, candidates, promotions."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.errors import UserError
 from hwsearch.executor import Executor, open_executor, ray_session
 from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
 from hwsearch.search.costing import make_cost
@@ -29,6 +29,8 @@ from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import Method
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def search(
         lock: of the run folder, where the caller has it.
 
     Raises:
-        UserError: unusable base, data, sensitivities or record, fewer trials than seeds, or another experiment's folder.
+        UserError: unusable base, data, sensitivities or record, or another experiment's folder.
     """
     start = time.monotonic()
     experiment = workspace.experiment
@@ -108,9 +110,8 @@ def search(
             nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_points else []
             plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
             if experiment.search.trials < len(plan.seeds):
-                raise UserError(
-                    f"search.trials is {experiment.search.trials}; uniform allocations and the priors' fronts, which are always "
-                    f"scored, are {len(plan.seeds)}: wanted at least as many trials, or fewer search.priors"
+                logger.warning(
+                    "search.trials is %d: of %d seeds the first ones are scored", experiment.search.trials, len(plan.seeds)
                 )
             factory = ScorerFactory(
                 experiment,

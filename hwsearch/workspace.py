@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
 from hwsearch.files import atomic_write_json, read_json
@@ -48,7 +47,7 @@ class Workspace:
 
     def rooms_folder(self, split: Split) -> Path:
         """A split's impulse responses."""
-        return rooms_folder(self.data_folder, split)
+        return self.data_folder / "rooms" / split.value
 
     def describe(self) -> None:
         """Write into the run folder which experiment it belongs to."""

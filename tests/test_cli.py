@@ -760,7 +760,7 @@ def test_a_wrong_target_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     for name, content, reason in (
         ("extra", text.replace("[clock]", "[clock]\ncolour = 3"), "clock.colour"),
         ("range", text.replace("clock_hz = ", "clock_hz = -"), "clock.clock_hz"),
-        ("syntax", "name =", "not a TOML file"),
+        ("syntax", "name =", "not valid TOML"),
     ):
         (tmp_path / f"{name}.toml").write_text(content)
         message = refusal(hwsearch("cost", tmp_path / f"{name}.toml"))

@@ -213,12 +213,17 @@ def save_trained(at: Workspace, digest: str) -> None:
 
 
 def test_a_base_is_trained_where_none_is_named_and_none_is_there(tmp_path: Path) -> None:
-    own = workspace(tmp_path, base=None)
+    content = tiny_content()["data"]
+    content["corpora"][0]["splits"] = {"train": 0.4, "validation": 0.3, "test": 0.3}
+    content["rooms"]["count"]["train"] = 2
+    own = workspace(tmp_path, base=None, data=content)
     assert needs_training(own)
     assert not needs_training(workspace(tmp_path))
     check(own, may_train=True)
     with pytest.raises(UserError, match="run 'hwsearch train'"):
         check(own, may_train=False)
+    with pytest.raises(UserError, match="training wants rooms to train and to validate in"):
+        check(workspace(tmp_path, base=None), may_train=True)
     save_trained(own, training_digest(own.experiment))
     assert not needs_training(own)
     check(own, may_train=False)

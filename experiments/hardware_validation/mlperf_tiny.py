@@ -10,24 +10,21 @@ There is no tool to run. `measured` gives what the sources named in the cases re
 - 0.25-MobileNet-160 on STM32H743 at 400 MHz, layer by layer in cycles, github.com/EEESlab/mobilenet_v1_stm32_cmsis_nn at 401f0bb,
   profiling_160_0_25.png: 8-bit kernels of the authors of CMix-NN, which grew out of them.
 
-What a target was fitted on has the metrics `fitted_...`; the others are held out. The networks are 2-D: a layer counts its
-output positions as frames and its kernel's area as taps, which makes strides plain. Pooling and softmax are neglected.
+What a target was fitted on has the metrics `fitted_...`; the others are held out. The networks are 2-D: a kernel's area counts
+as taps along one axis. Pooling and softmax are neglected.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
-from hw_models.layer_cost import execute, layer_energy_pj, layer_time, stored_weight_bytes
-from hw_models.placement import Placement
-from hw_models.shape import executed_shape
-from hw_models.target import Target, load_target
-from hw_models.workload import Layer, LayerKind
+import numpy as np
+
+from hw_models.compile import compile_target
+from hw_models.cost import evaluate
+from hw_models.target import load_target
+from hw_models.workload import Layer, LayerKind, Workload
 
 REQUIREMENTS: tuple[str, ...] = ()  # published figures: no tool to run
-
-Kernel = tuple[str, int, int, int, int]
-"""Kind, channels in and out, taps, output positions."""
 
 
 @dataclass(frozen=True)
@@ -204,13 +201,13 @@ def measured() -> list[dict[str, float]]:
     return [figures for _, figures in _published()]
 
 
-Published = tuple[tuple[str, str, str, float | None, list[Kernel]], dict[str, float]]
-"""Name, target, source, clock where it is not the target's, and layers of a case; its published figures."""
+Published = tuple[tuple[str, str, str, float | None, Workload], dict[str, float]]
+"""Name, target, source, clock where it is not the target's, and network of a case; its published figures."""
 
 
 def _published() -> list[Published]:
     found: list[Published] = []
-    networks = {"kws": _ds_cnn(), "ic": _resnet8(), "ad": _autoencoder(), "vww": _mobilenet_025()}
+    networks = {"kws": ds_cnn(), "ic": resnet8(), "ad": autoencoder(), "vww": mobilenet_025()}
     for system in _SYSTEMS:
         source = f"github.com/mlcommons/tiny_results_v1.0 c7761cf, closed/{system.results}"
         for network, (rate, microjoules) in system.published.items():
@@ -222,12 +219,12 @@ def _published() -> list[Published]:
         for network, milliseconds in _MCUNET_MS.items():
             if (ms := milliseconds[column]) is not None:
                 figures = {_latency(fitted=network in _MCUNET_FITTED[target]): ms}
-                found.append(((network, target, source, _MCUNET_HZ, _mcunet(*_MCUNET[network])), figures))
+                found.append(((network, target, source, _MCUNET_HZ, _mcunet(network)), figures))
     source = "github.com/EEESlab/mobilenet_v1_stm32_cmsis_nn 401f0bb, profiling_160_0_25.png"
     for position, (kind, inputs, outputs, taps, pixels, cycles) in enumerate(_MOBILENET, start=1):
         name = f"MobileNet {kind} {inputs} to {outputs}, {pixels} pixels"
         figures = {_latency(fitted=position in _MOBILENET_FITTED): cycles / _MOBILENET_HZ * 1e3}
-        found.append(((name, "cortex-m7-cmix-nn", source, _MOBILENET_HZ, [(kind, inputs, outputs, taps, pixels)]), figures))
+        found.append(((name, "cortex-m7-cmix-nn", source, _MOBILENET_HZ, _single(kind, inputs, outputs, taps, pixels)), figures))
     return found
 
 
@@ -235,16 +232,16 @@ def _latency(*, fitted: bool) -> str:
     return "fitted_latency_ms" if fitted else "latency_ms"
 
 
-def _case(name: str, target: str, source: str, clock_hz: float | None, layers: list[Kernel]) -> dict[str, Any]:
-    return {"name": name, "target": target, "source": source, "clock_hz": clock_hz, "layers": layers}
+def _case(name: str, target: str, source: str, clock_hz: float | None, workload: Workload) -> dict[str, Any]:
+    return {"name": name, "target": target, "source": source, "clock_hz": clock_hz, "workload": workload}
 
 
 def _prediction(case: dict[str, Any]) -> dict[str, float]:
     target = load_target(case["target"])
-    totals = [_layer(target, *kernel) for kernel in case["layers"]]
-    cycles = sum(cycles for cycles, _ in totals) + target.overheads.inference_cycles
-    milliseconds = cycles / (case["clock_hz"] or target.clock.clock_hz) * 1e3
-    microjoules = sum(picojoules for _, picojoules in totals) / 1e6
+    network: Workload = case["workload"]
+    cost = evaluate(compile_target(target, network), np.full((1, len(network.sites)), 8))
+    milliseconds = float(cost.latency_ms[0]) * target.clock.clock_hz / (case["clock_hz"] or target.clock.clock_hz)
+    microjoules = float(cost.energy_uj[0])
     return {
         "latency_ms": milliseconds,
         "fitted_latency_ms": milliseconds,
@@ -253,72 +250,135 @@ def _prediction(case: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _layer(target: Target, kind: str, inputs: int, outputs: int, taps: int, positions: int) -> tuple[float, float]:
-    """Cycles and picojoules of one layer in int8, weights in the flash."""
-    sites = ("x", "z") if kind == "add" else ("x",)
-    weights = None if kind == "add" else "w"
-    layer = Layer(kind, LayerKind(kind), inputs, outputs, taps, 1, weights, sites, "y", bias=True)
-    shape = executed_shape(layer, positions, target.dilation)
-    executed = execute(target.precisions, layer.kind, 8, 8, 8)
-    assert executed is not None  # noqa: S101 (int8 runs on every one of these targets)
-    work = target.compute.work(shape, executed.activation_bits, executed.weight_bits)
-    weight_bytes = stored_weight_bytes(target, layer, shape, 8, executed)
-    placement = Placement(weights=target.levels("weights")[0], activations=target.levels("activations")[0])
-    cycles = layer_time(target, shape, executed, work, weight_bytes, placement).total
-    return cycles, layer_energy_pj(target, shape, executed, work, weight_bytes, placement, cycles)
+class _Network:
+    """A network of feature maps, layer by layer."""
+
+    def __init__(self, name: str, channels: int, positions: int) -> None:
+        self._name = name
+        self._layers: list[Layer] = []
+        self._sites = {"input": (channels, positions)}
+        self.newest = "input"
+
+    def conv(self, outputs: int, taps: int, positions: int, source: str | None = None) -> str:
+        """A convolution of a tensor, the newest where none is named, and the name of its result.
+
+        Fewer positions than the tensor has are a stride, or the pooling that is neglected.
+        """
+        return self._add(LayerKind.CONV, (source or self.newest,), outputs, taps, positions)
+
+    def depthwise(self, taps: int, positions: int) -> str:
+        """A depthwise convolution of the newest tensor."""
+        return self._add(LayerKind.DEPTHWISE, (self.newest,), self._sites[self.newest][0], taps, positions)
+
+    def separable(self, outputs: int, positions: int) -> str:
+        """A depthwise convolution of 3 x 3 taps and a pointwise one."""
+        self.depthwise(9, positions)
+        return self.conv(outputs, 1, positions)
+
+    def add(self, first: str, second: str) -> str:
+        """The sum of two tensors."""
+        channels, positions = self._sites[first]
+        return self._add(LayerKind.ADD, (first, second), channels, 1, positions)
+
+    def workload(self) -> Workload:
+        """The network as one inference."""
+        channels = {site: count for site, (count, _) in self._sites.items()}
+        return Workload(self._name, tuple(self._layers), 1, 1.0, per_channel_scales=True, site_channels=channels)
+
+    def _add(self, kind: LayerKind, read: tuple[str, ...], outputs: int, taps: int, positions: int) -> str:
+        channels, input_positions = self._sites[read[0]]
+        self.newest = f"layer{len(self._layers)}"
+        self._layers.append(
+            Layer(
+                name=self.newest,
+                kind=kind,
+                in_channels=channels,
+                out_channels=outputs,
+                kernel_size=taps,
+                dilation=1,
+                weight_site=None if kind is LayerKind.ADD else f"{self.newest}.weight",
+                input_sites=read,
+                output_site=self.newest,
+                bias=True,
+                positions=positions,
+                input_positions=input_positions,
+            )
+        )
+        self._sites[self.newest] = outputs, positions
+        return self.newest
 
 
-def _separable(inputs: int, outputs: int, positions: int) -> list[Kernel]:
-    return [("depthwise", inputs, inputs, 9, positions), ("conv", inputs, outputs, 1, positions)]
-
-
-def _ds_cnn() -> list[Kernel]:
+def ds_cnn() -> Workload:
     """Keyword spotting, 2,656,768 MACs."""
-    return [("conv", 1, 64, 40, 125), *(4 * _separable(64, 64, 125)), ("conv", 64, 12, 1, 1)]
+    network = _Network("DS-CNN", 1, 490)
+    network.conv(64, 40, 125)
+    for _ in range(4):
+        network.separable(64, 125)
+    network.conv(12, 1, 1)
+    return network.workload()
 
 
-def _resnet8() -> list[Kernel]:
+def resnet8() -> Workload:
     """Image classification, 12,501,632 MACs."""
-    layers: list[Kernel] = [("conv", 3, 16, 9, 1024)]
-    for inputs, outputs, positions in ((16, 16, 1024), (16, 32, 256), (32, 64, 64)):
-        layers += [("conv", inputs, outputs, 9, positions), ("conv", outputs, outputs, 9, positions)]
-        if inputs != outputs:
-            layers.append(("conv", inputs, outputs, 1, positions))
-        layers.append(("add", outputs, outputs, 1, positions))
-    return [*layers, ("conv", 64, 10, 1, 1)]
+    network = _Network("ResNet-8", 3, 1024)
+    network.conv(16, 9, 1024)
+    for outputs, positions in ((16, 1024), (32, 256), (64, 64)):
+        before = network.newest
+        network.conv(outputs, 9, positions)
+        branch = network.conv(outputs, 9, positions)
+        network.add(before if outputs == 16 else network.conv(outputs, 1, positions, before), branch)
+    network.conv(10, 1, 1)
+    return network.workload()
 
 
-def _autoencoder() -> list[Kernel]:
-    """Anomaly detection, 264,192 MACs: dense layers of one frame."""
-    widths = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)
-    return [("conv", inputs, outputs, 1, 1) for inputs, outputs in pairwise(widths)]
+def autoencoder() -> Workload:
+    """Anomaly detection, 264,192 MACs: dense layers of one position."""
+    network = _Network("autoencoder", 640, 1)
+    for outputs in (128, 128, 128, 128, 8, 128, 128, 128, 128, 640):
+        network.conv(outputs, 1, 1)
+    return network.workload()
 
 
-def _mobilenet_025() -> list[Kernel]:
+def mobilenet_025() -> Workload:
     """Visual wake words, 7,489,664 MACs."""
-    blocks = [(8, 16, 2304), (16, 32, 576), (32, 32, 576), (32, 64, 144), (64, 64, 144), (64, 128, 36)]
-    blocks += [*5 * [(128, 128, 36)], (128, 256, 9), (256, 256, 9)]
-    layers: list[Kernel] = [("conv", 3, 8, 9, 2304)]
-    for block in blocks:
-        layers += _separable(*block)
-    return [*layers, ("conv", 256, 2, 1, 1)]
+    network = _Network("MobileNet 0.25", 3, 9216)
+    network.conv(8, 9, 2304)
+    blocks = [(16, 2304), (32, 576), (32, 576), (64, 144), (64, 144), (128, 36), *5 * [(128, 36)], (256, 9), (256, 9)]
+    for outputs, positions in blocks:
+        network.separable(outputs, positions)
+    network.conv(2, 1, 1)
+    return network.workload()
 
 
-def _mcunet(side: int, stem: int, blocks: str, last: int | None, classes: int) -> list[Kernel]:
+def _mcunet(name: str) -> Workload:
     """An MCUNet network: inverted residual blocks, each expansion, depthwise and projection."""
+    side, stem, blocks, last, classes = _MCUNET[name]
+    network = _Network(name, 3, side**2)
     side = -(-side // 2)
-    layers: list[Kernel] = [("conv", 3, stem, 9, side**2)]
     channels = stem
+    network.conv(stem, 9, side**2)
     for block in blocks.split():
+        before = network.newest
         expanded, kernel, outputs, stride = (int(number) for number in block.rstrip("+").split(":"))
         if expanded != channels:
-            layers.append(("conv", channels, expanded, 1, side**2))
+            network.conv(expanded, 1, side**2)
         side = -(-side // stride)
-        layers += [("depthwise", expanded, expanded, kernel**2, side**2), ("conv", expanded, outputs, 1, side**2)]
+        network.depthwise(kernel**2, side**2)
+        projected = network.conv(outputs, 1, side**2)
         if block.endswith("+"):
-            layers.append(("add", outputs, outputs, 1, side**2))
+            network.add(before, projected)
         channels = outputs
     if last is not None:
-        layers.append(("conv", channels, last, 1, side**2))
-        channels = last
-    return [*layers, ("conv", channels, classes, 1, 1)]
+        network.conv(last, 1, side**2)
+    network.conv(classes, 1, 1)
+    return network.workload()
+
+
+def _single(kind: str, inputs: int, outputs: int, taps: int, positions: int) -> Workload:
+    """One layer as a network."""
+    network = _Network(kind, inputs, positions)
+    if kind == "depthwise":
+        network.depthwise(taps, positions)
+    else:
+        network.conv(outputs, taps, positions)
+    return network.workload()

@@ -51,7 +51,7 @@ def choose_folding(layer: Layer, frames: int, target_cycles: int) -> Folding:
     parallel_pays = layer.dilation < frames
     match layer.kind:
         case LayerKind.CONV:
-            steps = frames * layer.macs_per_frame
+            steps = layer.macs(frames)
             divisors = [d for d in _divisors(layer.fan_in) if d * _MAX_STEPS >= layer.fan_in]
             simd = _least(divisors, steps, target_cycles)
             pe = _least(_divisors(layer.out_channels), steps // simd, target_cycles)
@@ -62,16 +62,14 @@ def choose_folding(layer: Layer, frames: int, target_cycles: int) -> Folding:
             slow = words // window + 2 > target_cycles
             return Folding(pe, simd, window, parallel_window=parallel_pays and slow and window == layer.in_channels)
         case LayerKind.DEPTHWISE:
-            steps = frames * layer.macs_per_frame
+            steps = layer.macs(frames)
             pe = _least(_divisors(layer.out_channels), steps, target_cycles)
             taps = [d for d in _divisors(layer.kernel_size) if d * pe <= _MAX_LANES]
             simd = _least(taps, steps // pe, target_cycles) if parallel_pays and pe == layer.out_channels else 1
             window = pe if layer.kernel_size > 1 else 0
             return Folding(pe, simd, window, parallel_window=simd > 1)
-        case LayerKind.ADD:
-            return Folding(
-                _least(_divisors(layer.out_channels), frames * layer.out_channels, target_cycles), 1, 0, parallel_window=False
-            )
+    adders = _least(_divisors(layer.out_channels), frames * layer.out_channels, target_cycles)
+    return Folding(adders, 1, 0, parallel_window=False)
 
 
 def node_cycles(layer: Layer, frames: int, folding: Folding) -> tuple[int, ...]:
@@ -79,7 +77,7 @@ def node_cycles(layer: Layer, frames: int, folding: Folding) -> tuple[int, ...]:
     if layer.kind is LayerKind.ADD:
         words = frames * layer.out_channels // folding.pe
         return words, words
-    engine = frames * layer.macs_per_frame // (folding.pe * folding.simd)
+    engine = layer.macs(frames) // (folding.pe * folding.simd)
     if not folding.window_simd:
         return (engine,)
     return _window_cycles(layer, frames, folding), engine

@@ -126,6 +126,7 @@ def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
     rule = target.compute
     if not isinstance(rule, DataflowCompute):
         raise TargetError(f"target '{target.name}': compute rule '{rule.rule}'; wanted 'dataflow'")
+    _refuse_unknown(target, workload)
     wanted = None if rule.frames_per_second is None else int(target.clock.clock_hz / rule.frames_per_second * workload.frames)
     foldings = _ladder(workload, wanted)
     intervals = np.array([initiation_interval(workload, rung) for rung in foldings], np.int64)
@@ -158,6 +159,19 @@ def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
         weights=np.array([column[x.weight_site or x.input_sites[0]] for x in layers], np.int64),
         outputs=np.array([column[x.output_site] for x in layers], np.int64),
     )
+
+
+def _refuse_unknown(target: Target, workload: Workload) -> None:
+    """Refuse layers that no circuit is modelled for.
+
+    Raises:
+        TargetError: names the layer.
+    """
+    known = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD)
+    for layer in workload.layers:
+        if layer.kind not in known or not layer.keeps_frames:
+            found = f"layer '{layer.name}': a {layer.kind}" + ("" if layer.keeps_frames else " that does not keep the frames")
+            raise TargetError(f"{found}; target '{target.name}' has circuits for {', '.join(known)}, as many frames out as in")
 
 
 def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:

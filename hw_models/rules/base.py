@@ -1,6 +1,7 @@
 """What every compute rule of a target file offers."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from hw_models.sections import Precisions, Section, Source
 from hw_models.shape import Shape
@@ -9,6 +10,9 @@ from hw_models.work import Work
 
 class ComputeRule(Section):
     """The section `[compute]` of a target file; `rule` names the subclass."""
+
+    general: ClassVar[bool] = False
+    """Whether it charges groups of channels and kernels with two axes, and not only frames of channels."""
 
     rule: str
     source: Source

@@ -164,7 +164,7 @@ def _dense_work(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, we
 def _elementwise_work(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
     """A depthwise layer or a sum: every tensor passes its buffer once."""
     depthwise = shape.kind is LayerKind.DEPTHWISE
-    compute = float(shape.macs) if depthwise else shape.outputs / rule.add_elements_per_cycle
+    compute = float(shape.macs) if depthwise else shape.elements / rule.add_elements_per_cycle
     bits = {
         "weights": shape.taps * shape.out_channels * weight_bits if depthwise else 0,
         "inputs": shape.inputs * activation_bits,

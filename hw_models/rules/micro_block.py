@@ -59,7 +59,7 @@ class MicroBlockCompute(ComputeRule):
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
         """Cycles of a layer at 8- or 16-bit activations; weights pass the buffer as they are stored, whatever their width."""
         if shape.kind is LayerKind.ADD:
-            return Work(compute=self.add_cycles_per_element * shape.outputs)
+            return Work(compute=self.add_cycles_per_element * shape.elements)
         widening = -(-activation_bits // _NATIVE_ACTIVATION_BITS)
         per_element = self.output_cycles_per_element if widening == 1 else self.wide_output_cycles_per_element
         tiles = -(-shape.frames // self.tile_frames)

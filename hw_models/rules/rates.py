@@ -1,6 +1,6 @@
 """Compute time from a table of measured rates."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class Rate(Section):
 class RateCompute(ComputeRule):
     """Compute time from a table of measured rates."""
 
+    general: ClassVar = True
+
     rule: Literal["rates"]
     rates: Annotated[tuple[Rate, ...], Field(strict=False, min_length=1)]
 
@@ -34,8 +36,9 @@ class RateCompute(ComputeRule):
         """A rate times MACs, outputs and channels."""
         wanted = (shape.kind.value, activation_bits, 0 if shape.kind is LayerKind.ADD else weight_bits)
         rate = next(r for r in self.rates if (r.kernel, r.activation_bits, r.weight_bits) == wanted)
+        outputs = shape.elements if shape.kind is LayerKind.ADD else shape.outputs
         return Work(
-            compute=rate.cycles_per_mac * shape.macs + rate.cycles_per_output * shape.outputs,
+            compute=rate.cycles_per_mac * shape.macs + rate.cycles_per_output * outputs,
             fixed=rate.layer_cycles + rate.cycles_per_channel * shape.out_channels,
         )
 

@@ -10,7 +10,7 @@ the roofline, bytes over bandwidth, is charged by the target's memory levels, an
 depthwise layer or a sum with next to no work of its own is bound by one of those.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,12 +46,12 @@ class Throughput(Section):
 
     def cycles(self, shape: Shape) -> float:
         """Cycles of a layer of this kernel class."""
-        frames = _whole_tiles(shape.frames, self.tile_frames)
-        outputs = frames * _whole_tiles(shape.out_channels, self.tile_out_channels)
+        frames = _whole_tiles(shape.worked_frames if shape.kind is LayerKind.ADD else shape.frames, self.tile_frames)
+        outputs = frames * shape.groups * _whole_tiles(shape.out_channels // shape.groups, self.tile_out_channels)
         cycles = outputs * self.cycles_per_output
         if self.macs_per_cycle is not None:
             dense = shape.kind is LayerKind.CONV
-            inputs = _whole_tiles(shape.in_channels, self.tile_in_channels) if dense else 1
+            inputs = _whole_tiles(shape.in_channels // shape.groups, self.tile_in_channels) if dense else 1
             taps = _whole_tiles(shape.taps, self.tile_taps)
             cycles += outputs * inputs * taps / self.macs_per_cycle
         return cycles
@@ -59,6 +59,8 @@ class Throughput(Section):
 
 class RooflineCompute(ComputeRule):
     """Compute time from the throughput of each kernel class (see `roofline`)."""
+
+    general: ClassVar = True
 
     rule: Literal["roofline"]
     throughput: Annotated[tuple[Throughput, ...], Field(strict=False, min_length=1)]

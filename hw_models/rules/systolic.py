@@ -15,12 +15,12 @@ draining the array (the second R is the loading of the operand that stays). With
 
 the number of its last cycle counted from 0, which is what the simulator reports.
 
-A depthwise layer runs channel by channel, K = taps and N = 1: so SCALE-Sim 3.0.0 runs a layer whose name holds `DP`. It has no
-elementwise layers; a sum runs at a fixed rate, which is an assumption.
+The groups of a convolution run one after another. A depthwise layer runs channel by channel, K = taps and N = 1: so SCALE-Sim
+3.0.0 runs a layer whose name holds `DP`. It has no elementwise layers; a sum runs at a fixed rate, which is an assumption.
 """
 
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import ClassVar, Literal, assert_never
 
 from hw_models.rules.base import ComputeRule
 from hw_models.sections import Bits, Count, NotNegative, Positive
@@ -47,6 +47,8 @@ class SystolicCompute(ComputeRule):
     of the three buffers.
     """
 
+    general: ClassVar = True
+
     rule: Literal["systolic_array"]
     rows: Count
     columns: Count
@@ -59,7 +61,7 @@ class SystolicCompute(ComputeRule):
         """Cycles and buffer energy of a layer; widths change the energy only."""
         if shape.kind is LayerKind.ADD:
             moved_bits = (shape.inputs + shape.outputs) * activation_bits
-            return Work(compute=shape.outputs / self.add_elements_per_cycle, energy_pj=self.buffer_pj_per_bit * moved_bits)
+            return Work(compute=shape.elements / self.add_elements_per_cycle, energy_pj=self.buffer_pj_per_bit * moved_bits)
         repeats, m, k, n = _products(shape)
         row_folds, column_folds = self._folds(m, k, n)
         match self.dataflow:
@@ -113,4 +115,5 @@ def _products(shape: Shape) -> tuple[int, int, int, int]:
     """How many matrix products a layer is, and M, K, N of one."""
     if shape.kind is LayerKind.DEPTHWISE:
         return shape.out_channels, shape.frames, shape.taps, 1
-    return 1, shape.frames, shape.in_channels * shape.taps, shape.out_channels
+    inputs, outputs = shape.in_channels // shape.groups, shape.out_channels // shape.groups
+    return shape.groups, shape.frames, inputs * shape.taps, outputs

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from hwsearch.errors import UserError
+from hwsearch.files import check_place
 
 Format = Literal["onnx", "qonnx"]
 
@@ -12,6 +13,9 @@ GRAPH_FILES: dict[Format, str] = {"onnx": "model.onnx", "qonnx": "model.qonnx.on
 WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"
 VERIFICATION_FILE = "verification.json"
+
+EXPORT_FOLDER = "export"
+"""Folder of a run with the candidate that the main job exports."""
 
 _WANTED = "wanted a new folder or an earlier export"
 
@@ -29,13 +33,9 @@ def check_output(output: Path) -> None:
                 raise UserError(f"{output}: is the current folder; wanted another one to write")
             if not (output.is_dir() and {path.name for path in output.iterdir()} <= known):
                 raise UserError(f"{output}: holds something that is no export; {_WANTED}")
-        around = Path(os.path.realpath(output)).parent
-        while not _is_there(around):
-            around = around.parent
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}); {_WANTED}") from None
-    if not (around.is_dir() and os.access(around, os.W_OK | os.X_OK)):
-        raise UserError(f"{output}: cannot be written in {around}; wanted a folder that we may write to")
+    check_place(output, Path(os.path.realpath(output)).parent)
 
 
 def _is_there(path: Path) -> bool:

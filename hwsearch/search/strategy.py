@@ -61,6 +61,17 @@ def trainings(experiment: Experiment) -> list[str]:
     return found
 
 
+def check_strategy(experiment: Experiment) -> None:
+    """Refuse a strategy that has nobody to propose.
+
+    Raises:
+        UserError: as said.
+    """
+    search = experiment.search
+    if search.strategy is Strategy.PRIOR_CORRECTED and search.sampler is SamplerKind.POSTERIOR and not search.priors:
+        raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
+
+
 def make_plan(
     experiment: Experiment,
     space: SearchSpace,
@@ -100,8 +111,7 @@ def _proposer(experiment: Experiment, space: SearchSpace, costs: CostBook, table
     search = experiment.search
     if search.sampler is not SamplerKind.POSTERIOR:
         return OptunaProposer(search, space, objectives_of(search.objectives), experiment.seed)
-    if not search.priors:
-        raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
+    check_strategy(experiment)
     priors = [tables[prior] for prior in search.priors]
     scored = min(search.validation_mixtures, experiment.data.mixtures.count.get(Split.VALIDATION, search.validation_mixtures))
     engine = posterior_engine(space, priors, costs, search.objectives, search.limits, scored)

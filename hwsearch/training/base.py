@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from hwsearch.data.corpus import load_corpora
+from hwsearch.data.corpus import check_corpora, load_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
-from hwsearch.data.feasible import check_recordings
-from hwsearch.data.rooms import build_bank, check_rooms
+from hwsearch.data.rooms import build_bank
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
-from hwsearch.files import digest
+from hwsearch.files import check_writable, digest
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import build_separator
 from hwsearch.training.checkpoint import TrainingProgress
@@ -34,6 +33,20 @@ class Reports:
     on_epoch: EpochReport
 
 
+def check_training(experiment: Experiment) -> None:
+    """Refuse what training would, as far as it shows without any work.
+
+    Raises:
+        UserError: no rooms to train or to validate in, or a device that this machine does not have.
+    """
+    for split in (Split.TRAIN, Split.VALIDATION):
+        if split not in experiment.data.rooms.count:
+            raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
+    if experiment.training.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'")
+    check_corpora(experiment.data)
+
+
 def train_base(workspace: Workspace, processes: int, reports: Reports) -> TrainingProgress:
     """Train the experiment's base, or go on training it, and write it to the run folder.
 
@@ -41,12 +54,9 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
     """
     experiment = workspace.experiment
-    for split in (Split.TRAIN, Split.VALIDATION):
-        if split not in experiment.data.rooms.count:
-            raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
-    check_rooms(experiment.data, experiment.data_digest())
+    check_training(experiment)
+    check_writable(trained_path(workspace))
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
-    check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
     sets = {
         split: dynamic_mixtures(
             workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, reports.on_rooms
@@ -133,13 +143,11 @@ def dynamic_mixtures(
     """
     experiment = workspace.experiment
     data, data_digest = experiment.data, experiment.data_digest()
-    # Unusable speech is refused before rooms are simulated for it.
+    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
     sampled = [(utterance.speaker, load_speech(utterance, data.sample_rate)) for utterance in utterances]
     speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
-    speech = speech_by_speaker(sampled, data.sample_rate, speeds)
-    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
     return DynamicMixtures(
-        speech,
+        speech_by_speaker(sampled, data.sample_rate, speeds),
         bank,
         data.mixtures,
         data.sample_rate,

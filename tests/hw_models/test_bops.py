@@ -44,7 +44,7 @@ def test_every_allocation_is_the_sum_over_its_layers(workload, data):
     allocations = [dict(zip(workload.sites, data.draw(widths), strict=True)) for _ in range(3)]
     expected = [
         sum(
-            workload.frames * layer.macs_per_frame * allocation[layer.weight_site] * allocation[layer.input_sites[0]]
+            layer.macs(workload.frames) * allocation[layer.weight_site] * allocation[layer.input_sites[0]]
             for layer in workload.layers
             if layer.kind is not LayerKind.ADD
         )

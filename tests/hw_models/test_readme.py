@@ -42,7 +42,7 @@ def test_its_target_charges_what_its_numbers_say(mine):
     for layer in network.layers:
         rate = {"conv": 1.2, "depthwise": 2.5, "add": 0.0}[layer.kind.value]
         outputs = 6.0 * layer.out_channels * network.frames if layer.kind.value == "add" else 0.0
-        cycles += rate * layer.macs_per_frame * network.frames + outputs + 900
+        cycles += rate * layer.macs(network.frames) + outputs + 900
     costs = evaluate(compile_target(mine, network), bits)
     assert costs.latency_ms[0] == pytest.approx(cycles / 200e6 * 1e3)
     assert costs.energy_uj[0] == pytest.approx(42.0 * costs.latency_ms[0])

@@ -104,7 +104,7 @@ def test_a_rate_out_of_reach_does_not_fit():
 
 def test_the_ladder_goes_from_no_parallelism_to_all_in_steps_of_an_eighth_of_a_decade():
     table = compile_dataflow(PYNQ, NETWORK)
-    assert table.intervals[0] == NETWORK.frames * max(x.macs_per_frame for x in NETWORK.layers)
+    assert table.intervals[0] == max(x.macs(NETWORK.frames) for x in NETWORK.layers)
     assert table.intervals[-1] == NETWORK.frames + 2 * 4 + 2  # the window at dilation 4, a cycle per padded frame
     assert (np.diff(table.intervals) <= 0).all()
     assert all((f.pe, f.simd) == (1, 1) for f in table.foldings[0])

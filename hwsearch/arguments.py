@@ -1,0 +1,44 @@
+"""Arguments of the command line that are looked at before anything heavy is loaded."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hwsearch.errors import UserError
+
+_NO_PATH = {errno.ELOOP: "is a link that leads back to itself", errno.ENAMETOOLONG: "has a name that is too long"}
+
+
+class PathArgument(click.Path):
+    """A path that a file can have, whether or not one is there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or an error of click's."""
+        text = os.fspath(value)
+        if not text:
+            self.fail("it is empty; wanted a path", param, ctx)
+        try:
+            text.encode()
+            Path(text).stat()
+        except UnicodeEncodeError:
+            self.fail(f"{os.fsencode(text)!r} is not UTF-8; wanted a path in UTF-8", param, ctx)
+        except OSError as error:
+            if error.errno in _NO_PATH:
+                self.fail(f"'{text}' {_NO_PATH[error.errno]}; wanted another path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def check_not_read(output: Path, *inputs: Path) -> None:
+    """Refuse an output that would replace what is read.
+
+    Raises:
+        UserError: as said.
+    """
+    if any(output.exists() and given.exists() and output.samefile(given) for given in inputs):
+        raise UserError(f"--output is {output}, which is read; wanted another file")

@@ -1,0 +1,329 @@
+"""From a module to a graph, by `torch.export`.
+
+The module is run once on an example, with the number of frames left open. What it did is a list of torch's own operators. Each
+becomes an operation of the graph, or is refused by name. The graph is then held to the module on examples of other lengths.
+"""
+
+import inspect
+import logging
+import operator
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from hwsearch.errors import UserError
+from hwsearch.network.folding import fold
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Operation
+from hwsearch.network.run import run
+from hwsearch.network.torch_operators import TRANSLATIONS, Call, Length, Made, Refused, Value
+
+_FRAMES_AXIS = 2
+
+_OTHER_LENGTHS = (1, 14)
+"""Frames by which further examples are longer: an odd and an even number, so that strides show."""
+
+_TOLERANCE = 1e-4
+"""Largest difference between graph and module against the largest value of the output. Folding changes the order of a few
+roundings: about 1e-6."""
+
+_PARTS = {"add": "add", "sub": "add", "mul": "multiply", "cat": "concatenate", "constant_pad_nd": "pad"}
+"""What operators without a module of their own are called; others by their own name."""
+
+
+_RECKONED = object()
+"""What stands for a number that is computed from lengths, and for checks of such."""
+
+
+def trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
+    """The graph of a module in eval mode, batch norms and padding folded.
+
+    Args:
+        module: takes and gives tensors [batch, channels, frames].
+        examples: a tensor for each argument of its `forward`, of equally many frames.
+
+    Raises:
+        UserError: an operation that a graph does not have, a trained module that is used twice, a branch that depends on the
+            data, or shapes that depend on more than the number of frames. The line names module and operation.
+    """
+    name = type(module).__name__
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            graph = fold(_Translator(_export(module, examples), name).graph())
+            _check(module, graph, examples)
+    finally:
+        module.train(training)
+    return graph
+
+
+def _export(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
+    names = list(inspect.signature(module.forward).parameters)[: len(examples)]
+    shapes = {
+        name: {_FRAMES_AXIS: Dim.AUTO} if example.ndim > _FRAMES_AXIS else {}
+        for name, example in zip(names, examples, strict=True)
+    }
+    try:
+        with _quiet():
+            return torch.export.export(module, tuple(examples), dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        raise UserError(
+            f"{type(module).__name__}: cannot be traced{_place(error)} ({_first_line(error)}); wanted a forward pass without "
+            "branches that depend on the data"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from explaining at length what one line says: it logs, warns and prints."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            log.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            log.setLevel(level)
+
+
+class _Translator:
+    """Goes through an exported program once."""
+
+    def __init__(self, program: ExportedProgram, root: str) -> None:
+        self._program = program
+        self._root = root
+        self._values: dict[Node, Any] = {}
+        self._inputs: list[str] = []
+        self._outputs: tuple[str, ...] = ()
+        self._operations: list[Operation] = []
+        self._parameters: dict[str, Tensor] = {}
+        self._names: set[str] = set()
+
+    def graph(self) -> Graph:
+        """The graph, not folded."""
+        for node in self._program.graph.nodes:
+            match node.op:
+                case "placeholder":
+                    self._take_placeholder(node)
+                case "call_function":
+                    self._take_call(node)
+                case "output":
+                    self._outputs = tuple(self._output(value) for value in self._resolve(node.args[0]))
+        return _without_dead(self._inputs, self._operations, self._outputs, self._parameters)
+
+    def _take_placeholder(self, node: Node) -> None:
+        specification = next(each for each in self._program.graph_signature.input_specs if each.arg.name == node.name)
+        if specification.kind is InputKind.USER_INPUT:
+            self._inputs.append(self._named(node.name))
+            self._values[node] = Value(node.name, _shape(node))
+            return
+        target = str(specification.target)
+        stored: Mapping[str, Any] = self._program.state_dict | self._program.constants
+        self._values[node] = stored[target].detach()
+
+    def _take_call(self, node: Node) -> None:
+        module, kind = _module(node)
+        operator_name = str(getattr(node.target, "__name__", node.target)).split(".", maxsplit=1)[0].removesuffix("_")
+        try:
+            self._values[node] = self._call(node, operator_name, module, owned=kind.startswith("torch.nn.modules."))
+        except Refused as error:
+            where = f"module '{module}' ({kind.rsplit('.', 1)[-1]})" if module else self._root
+            raise UserError(f"{where}: '{operator_name}' {error}") from None
+
+    def _call(self, node: Node, operator_name: str, module: str, *, owned: bool) -> Any:
+        arguments = self._arguments(node)
+        match operator_name:
+            case "getitem":
+                return self._resolve(node.args[0])[node.args[1]]
+            case "sym_size":
+                x = arguments["self"]
+                return Length(x.name, x.axis(arguments["dim"]))
+            case "split" | "split_with_sizes" | "chunk":
+                return self._split(node, arguments, module)
+        if not any(isinstance(each, Value) for each in _flat(arguments.values())):
+            return _RECKONED
+        if _RECKONED in arguments.values():
+            raise Refused("reckons with the number of frames; wanted fixed numbers, or the length of a tensor as it is")
+        if operator_name not in TRANSLATIONS:
+            raise Refused(
+                "is no operation of a network graph; wanted convolutions, linear layers, elementwise functions, norms, sums, "
+                "products, concatenations, splits, padding and means over frames"
+            )
+        part = _PARTS.get(operator_name, operator_name)
+        name = module if owned else ".".join(filter(None, (module, part)))
+        call = Call(self._free(name), arguments, _shape(node))
+        made = TRANSLATIONS[operator_name](call)
+        if isinstance(made, Value):
+            return made
+        if owned and made.parameters and made.operation.name != name:
+            raise Refused("has trained numbers and is used more than once; wanted a module for each use")
+        return self._keep(made, _shape(node))
+
+    def _keep(self, made: Made, shape: tuple[int, ...]) -> Value:
+        self._operations.append(made.operation)
+        self._names.add(made.operation.name)
+        self._parameters |= {f"{made.operation.name}.{part}": tensor.detach() for part, tensor in made.parameters.items()}
+        return Value(made.operation.name, shape, made.transposed)
+
+    def _split(self, node: Node, arguments: Mapping[str, Any], module: str) -> list[Value]:
+        """A slice for each part."""
+        parts = []
+        start = 0
+        for place, part in enumerate(node.meta["val"]):
+            x, dim = arguments["self"], arguments["dim"]
+            length = part.shape[dim]
+            if not isinstance(length, int):
+                raise Refused("splits a tensor along its frames; wanted a split along the channels")
+            call_arguments = {"self": x, "dim": dim, "start": start, "end": start + length, "step": 1}
+            name = ".".join(filter(None, (module, f"split_{place}")))
+            made = TRANSLATIONS["slice"](Call(self._free(name), call_arguments, tuple(map(_number, part.shape))))
+            parts.append(made if isinstance(made, Value) else self._keep(made, tuple(map(_number, part.shape))))
+            start += length
+        return parts
+
+    def _arguments(self, node: Node) -> dict[str, Any]:
+        """The operator's arguments by name, defaults included."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return {}
+        found: dict[str, Any] = {}
+        for place, argument in enumerate(schema.arguments):
+            if place < len(node.args):
+                found[argument.name] = self._resolve(node.args[place])
+            else:
+                found[argument.name] = self._resolve(node.kwargs.get(argument.name, argument.default_value))
+        return found
+
+    def _resolve(self, argument: Any) -> Any:
+        if isinstance(argument, Node):
+            return self._values[argument]
+        if isinstance(argument, list | tuple):
+            return [self._resolve(each) for each in argument]
+        return argument
+
+    def _output(self, value: Any) -> str:
+        if not isinstance(value, Value) or value.transposed:
+            raise UserError(f"{self._root}: gives something else than tensors [batch, channels, frames]")
+        return value.name
+
+    def _free(self, name: str) -> str:
+        """The name, or with a number behind it where it is taken."""
+        taken = {name} & self._names
+        number = 0
+        while taken:
+            number += 1
+            taken = {f"{name}_{number}"} & self._names
+        return f"{name}_{number}" if number else name
+
+    def _named(self, name: str) -> str:
+        self._names.add(name)
+        return name
+
+
+def _without_dead(
+    inputs: Sequence[str], operations: Sequence[Operation], outputs: tuple[str, ...], parameters: Mapping[str, Tensor]
+) -> Graph:
+    """The graph of what the outputs depend on."""
+    wanted = set(outputs)
+    kept: list[Operation] = []
+    for operation in reversed(operations):
+        if operation.name in wanted:
+            kept.append(operation)
+            wanted |= set(operation.inputs)
+    names = {f"{operation.name}.{part}" for operation in kept for part in operation.parameters}
+    return Graph(tuple(inputs), tuple(reversed(kept)), outputs, {name: parameters[name] for name in parameters if name in names})
+
+
+def _check(module: nn.Module, graph: Graph, examples: Sequence[Tensor]) -> None:
+    """Hold the graph to the module on longer examples, so that a length or branch that was fixed in tracing shows.
+
+    Raises:
+        UserError: their outputs differ, or the module refuses another number of frames.
+    """
+    name = type(module).__name__
+    for more in (0, *_OTHER_LENGTHS):
+        longer = [_longer(example, more) for example in examples]
+        frames = longer[0].shape[-1]
+        try:
+            made = module(*longer)
+        except RuntimeError as error:
+            raise UserError(
+                f"{name}: does not run on {frames} frames ({_first_line(error)}); wanted a module that takes any number of "
+                "them: crop or pad"
+            ) from error
+        wanted = (made,) if isinstance(made, Tensor) else tuple(made)
+        found = run(graph, dict(zip(graph.inputs, longer, strict=True)))
+        for ours, theirs in zip(found, wanted, strict=True):
+            if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * _peak(theirs)):
+                raise UserError(
+                    f"{name}: computes something else on {frames} frames than on {examples[0].shape[-1]}; wanted the same "
+                    "operations for any number of frames"
+                )
+
+
+def _longer(example: Tensor, frames: int) -> Tensor:
+    """The example with some of its first frames again at its end."""
+    if example.ndim <= _FRAMES_AXIS or frames == 0:
+        return example
+    repeats = -(-frames // example.shape[-1]) + 1
+    return example.repeat(1, 1, repeats)[..., : example.shape[-1] + frames]
+
+
+def _peak(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
+
+
+def _module(node: Node) -> tuple[str, str]:
+    """Path and type of the innermost module that a node is of."""
+    stack = [
+        (str(path), str(kind))
+        for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()
+        if not key.startswith("_")
+    ]
+    path, kind = stack[-1] if stack else ("", "")
+    return path, kind
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    value = node.meta.get("val")
+    return tuple(map(_number, value.shape)) if isinstance(value, Tensor) else ()
+
+
+def _number(size: Any) -> int:
+    """A length; a symbolic one as it was in the example."""
+    return size if isinstance(size, int) else int(size.node.hint)
+
+
+def _flat(values: Any) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, list):
+            yield from _flat(value)
+        else:
+            yield value
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own files an error arose."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    return f" at line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith((str(Path(torch.__file__).parent), str(Path(operator.__file__).parent), __file__, "<"))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

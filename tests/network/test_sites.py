@@ -1,0 +1,52 @@
+"""Which tensors of a network have a bit-width."""
+
+import torch
+
+from hwsearch.network.sites import find_sites
+from hwsearch.network.trace import trace
+from tests.network.modules import CHANNELS, Normed, Stack, UNet, settle
+
+
+def test_the_sites_of_residual_blocks() -> None:
+    sites = find_sites(trace(settle(Stack(blocks=2), seed=0), [torch.randn(1, CHANNELS, 20)]))
+    blocks = [(f"blocks.{index}.expand", f"blocks.{index}.depthwise", f"blocks.{index}.project") for index in range(2)]
+    assert sites.weights == (*(f"{layer}.weight" for block in blocks for layer in block), "head.weight")
+    assert sites.activations == (
+        "features",
+        *(f"blocks.0.{tensor}.output" for tensor in ("expand", "depthwise", "project", "add")),
+        *(f"blocks.1.{tensor}.output" for tensor in ("expand", "depthwise", "project", "add")),
+        "head.output",
+    )
+    assert sites.tensors["blocks.0.expand.output"] == "blocks.0.expand_activation"  # behind the function
+
+
+def test_a_layer_reads_the_grid_that_its_input_is_on() -> None:
+    graph = trace(settle(Stack(blocks=2), seed=0), [torch.randn(1, CHANNELS, 20)])
+    sites = find_sites(graph)
+    assert sites.read_by(graph.by_name["blocks.1.expand"]) == "blocks.0.add.output"
+    assert sites.read_by(graph.by_name["blocks.1.depthwise"]) == "blocks.1.expand.output"
+
+
+def test_parts_are_on_the_grid_of_the_whole_and_a_concatenation_is_rounded_once() -> None:
+    graph = trace(settle(UNet(), seed=0), [torch.randn(1, CHANNELS, 20)])
+    sites = find_sites(graph)
+    # `up` is cropped before it is concatenated: the crop is of a tensor on a grid.
+    assert sites.activations == (
+        "x",
+        "down.output",
+        "up.output",
+        "concatenate.output",
+        "gate.output",
+        "tanh.output",
+        "sigmoid.output",
+        "multiply.output",
+        "add.output",
+    )
+    assert sites.grids["split_0"] == sites.grids["split_1"] == "gate.output"
+
+
+def test_a_norm_that_does_not_fold_stands_between_two_sites() -> None:
+    sites = find_sites(trace(settle(Normed(), seed=0), [torch.randn(1, CHANNELS, 20)]))
+    assert "bottleneck.output" in sites.activations
+    assert "global_norm.output" in sites.activations
+    assert sites.tensors["channel_norm.output"] == "relu"
