@@ -28,10 +28,11 @@ from hwsearch.front.query import query
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.tensor_files import write_tensors
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, read_events, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -677,10 +678,7 @@ def test_a_run_folder_of_another_experiment_is_refused(copied: Tiny) -> None:
 
 
 def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> None:
-    shutil.copy(EMBEDDED_BASE, copied.runs.parent / "other.safetensors")
-    with (copied.runs.parent / "other.safetensors").open("r+b") as stream:
-        stream.seek(-1, os.SEEK_END)
-        stream.write(b"\x01")
+    save_base(copied.runs.parent / "other.safetensors", *load_base(EMBEDDED_BASE))
     (copied.runs.parent / "chip.toml").write_text(
         (BUILT_IN / "bitfusion.toml").read_text().replace("clock_hz = ", "clock_hz = 1")
     )
@@ -773,13 +771,16 @@ def test_a_wrong_target_is_refused(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_damaged_base_is_refused(tmp_path: Path) -> None:
     state = load_file(EMBEDDED_BASE)
-    description = load_base(EMBEDDED_BASE)[1].model_dump_json()
+    description = load_base(EMBEDDED_BASE)[1].model_dump(mode="json")
+    content = bytearray(EMBEDDED_BASE.read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(content)
     (tmp_path / "cut.safetensors").write_bytes(EMBEDDED_BASE.read_bytes()[:-9])
     (tmp_path / "text.safetensors").write_text("no base")
     save_file(state, tmp_path / "plain.safetensors")
     state["network.mask_head.bias"][3] = torch.nan
-    save_file(state, tmp_path / "nan.safetensors", {"hwsearch_base": description})
-    for base in ("cut", "text", "plain", "nan"):
+    write_tensors(tmp_path / "nan.safetensors", state, "hwsearch_base", description)
+    for base in ("flipped", "cut", "text", "plain", "nan"):
         file = write_tiny(tmp_path / "tiny.toml", ('base = "embedded"', f'base = "{base}.safetensors"'))
         for command in ("search", "evaluate"):
             options = ARGUMENTS if command == "search" else ARGUMENTS[2:]

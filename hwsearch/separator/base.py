@@ -1,21 +1,26 @@
-"""The base on disk: weights in safetensors, and what made them in its metadata."""
+"""The base on disk: its weights, what made them, and a digest of both."""
 
 import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hw_models.reading import no_file
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.errors import UserError
 from hwsearch.experiment import Section, SeparatorConfig
-from hwsearch.files import atomic_write, file_digest
+from hwsearch.files import file_digest
 from hwsearch.separator.separator import Separator
+from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 EMBEDDED_BASE = Path(__file__).parent / "embedded_base.safetensors"
+SHIPPED = (
+    "d1b2b5e1d8309732ee6fbe7d3fe595e432a2608c9487a0b91c6fd2d7a5164c55",  # embedded_base.safetensors
+    "839a1cc9f55348830b53bfc9326d32d5986227f2c11f9edbb3741a4b9cabfcfb",  # experiments/bases/real_speech.safetensors
+)
+"""SHA-256 of the bases that come with the project. They carry no digest, because results name them by that of their files."""
+
 _KEY = "hwsearch_base"
 
 
@@ -35,25 +40,22 @@ class BaseDescription(Section):
 
 def save_base(path: Path, separator: Separator, description: BaseDescription) -> None:
     """Write a base atomically."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in separator.state_dict().items()}
-    metadata = {_KEY: json.dumps(description.model_dump(mode="json"), sort_keys=True)}
-    atomic_write(path, lambda temporary: save_file(state, temporary, metadata=metadata))
+    write_tensors(path, separator.state_dict(), _KEY, description.model_dump(mode="json"))
 
 
 def load_base(path: Path) -> tuple[Separator, BaseDescription]:
     """Read a base; the separator comes in eval mode.
 
     Raises:
-        UserError: no such file, not a base file, or tensors that do not fit its own description.
+        UserError: no such file, not a base file, one that changed since it was written, or tensors that do not fit its own
+            description.
     """
     if (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted a base made by 'hwsearch train'")
     try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-        description = BaseDescription.model_validate_json(metadata[_KEY])
-    except (SafetensorError, KeyError, ValidationError) as error:
+        content, state = read_tensors(path, _KEY, known=SHIPPED)
+        description = BaseDescription.model_validate_json(json.dumps(content))
+    except (TensorFileError, ValidationError) as error:
         raise UserError(f"{path}: not a base file ({_first_line(error)}); wanted one made by 'hwsearch train'") from None
     separator = Separator(description.separator, ARRAYS[description.array], description.sample_rate)
     try:

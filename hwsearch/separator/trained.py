@@ -11,20 +11,16 @@ its grid.
     SITE.slope           [], of a PReLU
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.files import atomic_write
 from hwsearch.separator.allocation import BitAllocation, activation_sites
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.fast import fast_convolve
@@ -39,6 +35,7 @@ from hwsearch.separator.quantizers import (
     weight_scale,
 )
 from hwsearch.separator.separator import MaskFunction
+from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedMaskNetwork
@@ -115,15 +112,13 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
 
 def save_trained(path: Path, state: TrainedState) -> None:
     """Write a state atomically."""
-    tensors = {name: tensor.detach().contiguous() for name, tensor in state.parameters.items()}
     content = {
         "format": _FORMAT,
         "base_sha256": state.base_sha256,
         "allocation": state.allocation.to_json(),
         "steps": state.steps,
     }
-    metadata = {_KEY: json.dumps(content, sort_keys=True)}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_tensors(path, state.parameters, _KEY, content)
 
 
 def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> TrainedState:
@@ -136,13 +131,11 @@ def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> T
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted the trained state of a candidate")
     try:
-        with safe_open(path, framework="pt") as stored:
-            content = json.loads((stored.metadata() or {})[_KEY])
-            parameters = {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a trained state ({reason}); delete it and train the candidate again") from None
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        content, mapped = read_tensors(path, _KEY)
+    except TensorFileError as error:
+        raise UserError(f"{path}: not a trained state ({error}); delete it and train the candidate again") from None
+    parameters = {name: tensor.clone() for name, tensor in mapped.items()}
+    if content.get("format") != _FORMAT:
         raise UserError(f"{path}: not a trained state of format {_FORMAT}; delete it and train the candidate again")
     if content.get("base_sha256") != base.base_sha256:
         raise UserError(f"{path}: trained from base {str(content.get('base_sha256'))[:12]}; wanted base {base.base_sha256[:12]}")

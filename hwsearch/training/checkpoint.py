@@ -1,18 +1,15 @@
 """The state of a training run on disk: enough to go on as if it had never stopped."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write
+from hwsearch.tensor_files import read_tensors, write_tensors
 
 _KEY = "hwsearch_training"
 
@@ -48,9 +45,7 @@ def save_checkpoint(
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{name}": value for name, value in state.items()}
-    contiguous = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    metadata = {_KEY: json.dumps(asdict(progress))}
-    atomic_write(path, lambda temporary: save_file(contiguous, temporary, metadata=metadata))
+    write_tensors(path, {name: tensor.detach().clone() for name, tensor in tensors.items()}, _KEY, asdict(progress))
 
 
 def load_checkpoint(
@@ -62,12 +57,10 @@ def load_checkpoint(
         UserError: the file is damaged, or belongs to another experiment.
     """
     try:
-        with safe_open(path, framework="pt") as stored:
-            content = json.loads((stored.metadata() or {})[_KEY])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        content, tensors = read_tensors(path, _KEY)
         history = tuple((float(loss), float(score)) for loss, score in content.pop("history"))
         progress = TrainingProgress(**content, history=history)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: damaged checkpoint ({reason}); delete it to train from the start") from None
     if progress.experiment != experiment:

@@ -6,25 +6,23 @@ lies some 70 dB below the sound, and no training set's sound is that clean. The 
 which all workers of a machine share.
 """
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dynamic import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
-from hwsearch.files import atomic_write, check_writable, digest
+from hwsearch.files import check_writable, digest
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.prepare import load_checked_base
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.stft import stft
+from hwsearch.tensor_files import read_tensors, write_tensors
 from hwsearch.training.base import dynamic_mixtures
 from hwsearch.workspace import Workspace
 
@@ -116,6 +114,7 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
     count, seconds = experiment.qat.examples, experiment.qat.segment_seconds
     path = pool_path(workspace)
     if path.is_file():
+        load_pool(path, check=True)
         return path
     check_writable(path)
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)[Split.TRAIN]
@@ -125,11 +124,8 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
         )
     mixtures = dynamic_mixtures(workspace, Split.TRAIN, speech, seconds, "pool", processes, progress)
     pool = analysed_pool(separator, base_sha256, (mixtures.example(0, index) for index in range(count)), count, progress)
-    metadata = {
-        _KEY: json.dumps({"format": _FORMAT, "base_sha256": base_sha256, "n_fft": pool.n_fft, "hop_length": pool.hop_length})
-    }
-    tensors = {name: getattr(pool, name) for name in _TENSORS}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    content = {"format": _FORMAT, "base_sha256": base_sha256, "n_fft": pool.n_fft, "hop_length": pool.hop_length}
+    write_tensors(path, {name: getattr(pool, name) for name in _TENSORS}, _KEY, content)
     return path
 
 
@@ -149,8 +145,12 @@ def pool_path(workspace: Workspace) -> Path:
     return workspace.data_folder / "pools" / f"{key[:16]}.safetensors"
 
 
-def load_pool(path: Path) -> TrainingPool:
+def load_pool(path: Path, *, check: bool = False) -> TrainingPool:
     """Open a pool; its tensors are mapped into memory and read where they are used.
+
+    Args:
+        path: of the file.
+        check: whether it is as it was written, for which it is read whole; `build_pool` has done that.
 
     Raises:
         UserError: no such file, or no pool.
@@ -158,15 +158,14 @@ def load_pool(path: Path) -> TrainingPool:
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted training mixtures made by 'hwsearch'")
     try:
-        with safe_open(path, framework="pt") as stored:
-            content = json.loads((stored.metadata() or {})[_KEY])
-            pool = TrainingPool(
-                **{name: stored.get_tensor(name) for name in _TENSORS},
-                n_fft=int(content["n_fft"]),
-                hop_length=int(content["hop_length"]),
-                base_sha256=str(content["base_sha256"]),
-            )
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        content, tensors = read_tensors(path, _KEY, check=check)
+        pool = TrainingPool(
+            **{name: tensors[name] for name in _TENSORS},
+            n_fft=int(content["n_fft"]),
+            hop_length=int(content["hop_length"]),
+            base_sha256=str(content["base_sha256"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a file of training mixtures ({reason}); delete it and it is made again") from None
     if len({len(getattr(pool, name)) for name in _TENSORS}) != 1 or len(pool) == 0:

@@ -7,8 +7,10 @@ from safetensors.torch import save_file
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.separator.base import BaseDescription, load_base, save_base
+from hwsearch.separator.base import EMBEDDED_BASE, BaseDescription, load_base, save_base
 from hwsearch.separator.separator import Separator
+
+REAL_SPEECH = Path(__file__).parents[2] / "experiments" / "bases" / "real_speech.safetensors"
 
 CONFIG = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=2, R=1)
 
@@ -27,6 +29,35 @@ def test_what_is_saved_separates_alike(tmp_path: Path) -> None:
     assert torch.equal(separator(mixture, doa), loaded(mixture, doa))
     assert description.made_by == {"seed": "0"}
     assert not loaded.training
+
+
+def test_equal_bases_are_equal_files(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        small_base(tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "shipped", [EMBEDDED_BASE, Path(__file__).parents[2] / "experiments" / "bases" / "real_speech.safetensors"]
+)
+def test_a_base_that_ships_is_taken_and_refused_with_one_bit_flipped(tmp_path: Path, shipped: Path) -> None:
+    load_base(shipped)
+    content = bytearray(shipped.read_bytes())
+    content[-1000] ^= 1
+    path = tmp_path / "base.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"base\.safetensors: not a base file \(it carries no digest of its content\)"):
+        load_base(path)
+
+
+def test_a_trained_base_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    small_base(path)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"base\.safetensors: not a base file \(it changed since it was written"):
+        load_base(path)
 
 
 def test_truncated_file_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A trained state means a Brevitas network, has a fast form, and survives the disk."""
 
-import json
 import re
 
 import pytest
@@ -23,6 +22,7 @@ from hwsearch.separator.trained import (
     trained_mask_function,
     trained_network,
 )
+from hwsearch.tensor_files import write_tensors
 from tests.separator.small import KINDS, PRELU, RELU, allocations, normalised_features, small_network
 from tests.training.pools import small_base
 from tests.training.test_trainable import moved
@@ -124,7 +124,7 @@ def damaged(change_tensors=None, change_content=None):
             change_tensors(tensors)
         if change_content is not None:
             change_content(content)
-        save_file(tensors, path, metadata={"hwsearch_trained": json.dumps(content)})
+        write_tensors(path, tensors, "hwsearch_trained", content)
 
     return write
 

@@ -77,8 +77,12 @@ def test_checkpoint_of_another_experiment_is_refused(tmp_path: Path) -> None:
 def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     train(tmp_path, CONFIG.model_copy(update={"epochs": 1}))
     path = tmp_path / "run" / "checkpoint.safetensors"
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"checkpoint\.safetensors: damaged"):
+        train(tmp_path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"checkpoint\.safetensors: damaged checkpoint \(it changed since it was written"):
         train(tmp_path)
 
 

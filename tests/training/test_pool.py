@@ -140,3 +140,17 @@ def test_a_cut_off_pool_is_refused(built, tmp_path):
     (tmp_path / "pool.safetensors").write_bytes(content[: len(content) // 2].tobytes())
     with pytest.raises(UserError, match="not a file of training mixtures"):
         load_pool(tmp_path / "pool.safetensors")
+
+
+def test_a_pool_that_changed_is_refused_by_the_search_that_finds_it(built):
+    workspace, path, _ = built
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1000] ^= 1
+    path.write_bytes(flipped)
+    try:
+        with pytest.raises(UserError, match=r"it changed since it was written: its SHA-256 differs\); delete it and it is made"):
+            build_pool(workspace, 1, lambda done, total: None)
+    finally:
+        path.write_bytes(whole)
+    assert build_pool(workspace, 1, lambda done, total: None) == path

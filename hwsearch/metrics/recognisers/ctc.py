@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files import atomic_write_bytes, file_digest
 from hwsearch.metrics.recognisers.base import listenable
 from hwsearch.metrics.recognisers.log_mel import MEL_BANDS, SAMPLE_RATE, log_mel, mel_filters
 from hwsearch.metrics.wer import DIGIT_WORDS, normalise
@@ -34,6 +34,8 @@ FORMAT = "hwsearch digit recogniser 1"
 """Names the architecture above; a file of another format is refused."""
 
 DEFAULT_FILE = Path(__file__).with_name("digits_ctc.safetensors")
+DEFAULT_SHA256 = "0f0a6113b2b61953908429142893f5d3db8cd1b404d9e8ce0a6c426dcbe4db22"
+"""Of the file that ships; one trained anew has another."""
 
 GRADIENT_NORM = 5.0
 PEAK_LEARNING_RATE = 4e-3
@@ -179,7 +181,13 @@ def load(path: Path) -> CtcDigitRecogniser:
 
 
 def load_default() -> CtcDigitRecogniser:
-    """The recogniser that ships with the package (trained by `experiments/train_digit_recogniser.py`)."""
+    """The recogniser that ships with the package (trained by `experiments/train_digit_recogniser.py`).
+
+    Raises:
+        UserError: its file is missing, or is not the one that ships.
+    """
+    if DEFAULT_FILE.is_file() and file_digest(DEFAULT_FILE) != DEFAULT_SHA256:
+        raise UserError(f"{DEFAULT_FILE}: changed since it was written (its SHA-256 differs); install hwsearch again")
     return load(DEFAULT_FILE)
 
 

@@ -13,6 +13,7 @@ from hwsearch.data.espeak import read_espeak
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
+from hwsearch.metrics.recognisers import ctc
 from hwsearch.metrics.recognisers.augmentation import add_at, reverberate
 from hwsearch.metrics.recognisers.base import Recogniser, resample, transcribe_at
 from hwsearch.metrics.recognisers.ctc import (
@@ -202,3 +203,12 @@ def test_silence_has_no_words_and_bad_arrays_are_refused(shipped: CtcDigitRecogn
         shipped.transcribe(np.zeros((2, 8000), np.float32))
     with pytest.raises(ValueError, match="finite"):
         shipped.transcribe(np.full(8000, np.nan, np.float32))
+
+
+def test_the_recogniser_that_ships_is_refused_with_one_bit_flipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytearray(ctc.DEFAULT_FILE.read_bytes())
+    content[-1000] ^= 1
+    (tmp_path / "digits.safetensors").write_bytes(content)
+    monkeypatch.setattr(ctc, "DEFAULT_FILE", tmp_path / "digits.safetensors")
+    with pytest.raises(UserError, match=r"digits\.safetensors: changed since it was written"):
+        ctc.load_default()
