@@ -53,7 +53,7 @@ from hwsearch.search.record import REFERENCE, Scored, read_record
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Seed, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
-from hwsearch.sensitivity.estimate import ensure, table_path
+from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.prepare import PreparedBase
@@ -129,7 +129,7 @@ class Bench:
     def sensitivities(self) -> Mapping[Prior, SensitivityTable]:
         """Tables of all priors, which `estimate` has written."""
         paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.priors}
-        return {prior: SensitivityTable.from_json(read_json(path, "sensitivities"), str(path)) for prior, path in paths.items()}
+        return {prior: read_table(path) for prior, path in paths.items()}
 
     def estimate(self) -> None:
         """Estimate what is missing of the sensitivities; one process at a time may."""

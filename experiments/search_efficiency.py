@@ -42,8 +42,8 @@ from hwsearch.search.posterior.sampler import PriorCorrectedSampler
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
-from hwsearch.sensitivity.estimate import ensure, table_path
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.estimate import ensure, read_table, table_path
+from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
 from hwsearch.workspace import Workspace
 
@@ -96,9 +96,7 @@ class Problem:
         self.size = self.costs.known(SIZE)
         prepare(self.workspace)
         paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.experiment.search.priors}
-        self.tables = {
-            prior: SensitivityTable.from_json(read_json(path, "sensitivities"), str(path)) for prior, path in paths.items()
-        }
+        self.tables = {prior: read_table(path) for prior, path in paths.items()}
         self.seeds = make_plan(self.experiment, self.space, self.costs, self.tables).seeds
         ends = np.array([[0] * len(self.space.free), [n - 1 for n in self.space.shape]])
         self.least, self.largest = self.size.charge(ends).tolist()

@@ -14,7 +14,7 @@ from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.export.folder import EXPORT_FOLDER, Format, check_output
-from hwsearch.files import check_writable, read_json
+from hwsearch.files import check_writable
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
 from hwsearch.search.costing import make_cost, target_digests
@@ -35,7 +35,7 @@ from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_
 from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, load_trained, trained_mask_function
 from hwsearch.training.base import check_training, training_digest
-from hwsearch.workspace import Workspace, open_run
+from hwsearch.workspace import Workspace, open_run, read_binding
 
 if TYPE_CHECKING:
     from hwsearch.export.verify import VerificationReport
@@ -143,7 +143,7 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
     """
     check_plan(workspace, may_train=may_train)
     with suppress(UserError):  # where nothing is said, or nothing readable, it is said anew
-        if read_json(workspace.folder / "experiment.json", "an experiment") == workspace.experiment.model_dump(mode="json"):
+        if read_binding(workspace.folder / "experiment.json") == workspace.experiment.model_dump(mode="json"):
             return
     check_unlocked(workspace.folder)
     workspace.describe()

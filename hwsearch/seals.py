@@ -25,7 +25,15 @@ _SUFFIX = len(_BEFORE) + _LENGTH + len(_BEHIND)
 
 
 class BrokenSealError(ValueError):
-    """A line is not as it was written; the message says so."""
+    """A line is not as it was written; the message says so.
+
+    Attributes:
+        line: its number, from 1 on.
+    """
+
+    def __init__(self, line: int) -> None:
+        super().__init__("changed since it was written, or the line before it is gone")
+        self.line = line
 
 
 def seal_line(line: bytes, previous: bytes) -> bytes:
@@ -53,10 +61,10 @@ def unseal_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
         BrokenSealError: at the first line whose seal is none of it and of the line before.
     """
     previous = b""
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
         content = line[:-_SUFFIX] + b"}"
         if line != seal_line(content, previous):
-            raise BrokenSealError("changed since it was written, or the line before it is gone")
+            raise BrokenSealError(number)
         previous = line
         yield content
 
@@ -84,6 +92,18 @@ def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:
     if seal != _digest(content):
         raise UserError(f"{path}: changed since it was written (its SHA-256 differs); {mend}")
     return content
+
+
+def read_sealed_cache(path: Path, what: str, mend: str) -> dict[str, Any] | None:
+    """As `read_sealed_json`; None where there is no such file, or one without a seal, such as earlier versions wrote.
+
+    Raises:
+        UserError: no JSON, or not as it was written.
+    """
+    if not path.is_file():
+        return None
+    content = read_json(path, what)
+    return read_sealed_json(path, what, mend) if isinstance(content, dict) and SEAL in content else None
 
 
 def _digest(content: dict[str, Any]) -> str | None:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
-from hwsearch.files import atomic_write_json, read_json
+from hwsearch.seals import read_sealed_json, write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 
 
@@ -51,7 +52,7 @@ class Workspace:
 
     def describe(self) -> None:
         """Write into the run folder which experiment it belongs to."""
-        atomic_write_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))
+        write_sealed_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))
 
 
 def open_run(folder: Path) -> Experiment:
@@ -63,4 +64,13 @@ def open_run(folder: Path) -> Experiment:
     path = folder / "experiment.json"
     if not path.is_file():
         raise UserError(f"{folder}: not a run folder (no experiment.json in it); wanted one made by 'hwsearch'")
-    return parse_experiment(read_json(path, "the experiment of a run"), source=str(path))
+    return parse_experiment(read_binding(path), source=str(path))
+
+
+def read_binding(path: Path) -> dict[str, Any]:
+    """What a run folder's `experiment.json` holds.
+
+    Raises:
+        UserError: it is not there, or not as it was written.
+    """
+    return read_sealed_json(path, "the experiment of a run", "start the experiment's search once more and it is written anew")

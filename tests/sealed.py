@@ -1,9 +1,11 @@
 """Files edited and sealed again: for what is checked behind the seal."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from hwsearch.seals import seal_lines, unseal_lines
+from hwsearch.seals import SEAL, seal_lines, unseal_lines, write_sealed_json
 
 
 def edit_lines(path: Path, edit: Callable[[list[bytes]], list[bytes]]) -> None:
@@ -20,3 +22,11 @@ def edit_text(path: Path, before: bytes, after: bytes) -> None:
         return [line.replace(before, after) for line in lines]
 
     edit_lines(path, edit)
+
+
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Change the content of a sealed JSON file in place."""
+    content = json.loads(path.read_text())
+    del content[SEAL]
+    edit(content)
+    write_sealed_json(path, content)

@@ -7,6 +7,7 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.seals import write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 from hwsearch.workspace import Workspace, open_run
 from tests.tiny import tiny_content
@@ -46,9 +47,19 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(UserError, match=f"{folder}: not a run folder"):
             open_run(folder)
-    (tmp_path / "experiment.json").write_text(json.dumps({**tiny_content(), "colour": "red"}))
+    write_sealed_json(tmp_path / "experiment.json", {**tiny_content(), "colour": "red"})
     with pytest.raises(UserError, match=r"experiment\.json: unknown key 'colour'"):
         open_run(tmp_path)
-    (tmp_path / "experiment.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"experiment\.json: .*dictionary"):
-        open_run(tmp_path)
+    for content in ("[1]", json.dumps(tiny_content())):
+        (tmp_path / "experiment.json").write_text(content)
+        with pytest.raises(UserError, match=r"experiment\.json: carries no digest of its content"):
+            open_run(tmp_path)
+
+
+def test_an_edited_experiment_of_a_run_is_refused(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path, experiment(seed=5))
+    workspace.describe()
+    path = workspace.folder / "experiment.json"
+    path.write_text(path.read_text().replace('"seed": 5', '"seed": 6'))
+    with pytest.raises(UserError, match=r"experiment\.json: changed since it was written .*; start the experiment's search"):
+        open_run(workspace.folder)

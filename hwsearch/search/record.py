@@ -361,13 +361,10 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _unsealed(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
-    number = 1
     try:
-        for entry in unseal_lines(lines):
-            yield entry
-            number += 1
+        yield from unseal_lines(lines)
     except BrokenSealError as error:
-        raise UserError(f"{path}, line {number}: {error}; wanted an undamaged record") from None
+        raise UserError(f"{path}, line {error.line}: {error}; wanted an undamaged record") from None
 
 
 def _parse_header(line: bytes, path: Path) -> Header:

@@ -1,7 +1,7 @@
 """What was estimated, kept in a folder that is bound to all it depends on.
 
     key.json      what the jobs depend on, part by part
-    jobs.jsonl    a line for each job that is done; on the disk (fsync) before the next one counts
+    jobs.jsonl    a line with a seal (`hwsearch.seals`) for each job that is done; on the disk (fsync) before the next one counts
     METHOD.json   tables made of them
 
 A kill can tear only the last line, which the next run cuts off. A lock of the operating system, which a kill releases, lets one
@@ -10,7 +10,7 @@ process at a time write.
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_json, read_json
+from hwsearch.seals import BrokenSealError, read_sealed_json, seal_line, unseal_lines, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
 
 KEY_FILE = "key.json"
@@ -31,17 +31,20 @@ Parts = Mapping[str, Any]
 """What jobs depend on: the name of each part, as messages call it, and its content or a hash of it, as JSON."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Journal:
     """The results of a folder, open for appending by the process that holds its lock."""
 
     results: tuple[Result, ...]
     """Those that were there when it was opened."""
     _handle: int
+    _last: bytes
+    """The last line, whose seal the next one's depends on."""
 
     def append(self, result: Result) -> None:
         """Write a result; it is on the disk when this returns."""
-        line = result.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        self._last = seal_line(result.model_dump_json(exclude_defaults=True).encode(), self._last)
+        line = self._last + b"\n"
         while line:
             line = line[os.write(self._handle, line) :]
         os.fsync(self._handle)
@@ -63,8 +66,10 @@ def open_journal(folder: Path, parts: Parts) -> Iterator[Journal]:
         try:
             content = (folder / JOBS_FILE).read_bytes()
             whole = content.rfind(b"\n") + 1
+            lines = content[:whole].splitlines()
+            results = _parse(lines, folder / JOBS_FILE)
             os.ftruncate(handle, whole)
-            yield Journal(_parse(content[:whole], folder / JOBS_FILE), handle)
+            yield Journal(results, handle, lines[-1] if lines else b"")
         finally:
             os.close(handle)
 
@@ -73,9 +78,10 @@ def _bind(folder: Path, parts: Parts) -> None:
     path = folder / KEY_FILE
     known: dict[str, Any] = {}
     if path.is_file():
-        content = read_json(path, "what sensitivities were made with")
-        if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("parts"), dict):
-            raise UserError(f"{path}: not a key of format {_FORMAT}; delete {folder} and the sensitivities are made again")
+        mend = f"delete {folder} and the sensitivities are made again"
+        content = read_sealed_json(path, "what sensitivities were made with", mend)
+        if content.get("format") != _FORMAT or not isinstance(content.get("parts"), dict):
+            raise UserError(f"{path}: not a key of format {_FORMAT}; {mend}")
         known = content["parts"]
     elif (folder / JOBS_FILE).is_file():
         raise UserError(f"{path}: missing, though {JOBS_FILE} is there; delete {folder} and the sensitivities are made again")
@@ -86,7 +92,7 @@ def _bind(folder: Path, parts: Parts) -> None:
                 "folder to make them again, give the experiment another name, or restore what changed"
             )
     if parts.keys() - known.keys() or not path.is_file():
-        atomic_write_json(path, {"format": _FORMAT, "parts": {**known, **parts}})
+        write_sealed_json(path, {"format": _FORMAT, "parts": {**known, **parts}})
 
 
 def _difference(before: Any, here: Any) -> str:
@@ -97,17 +103,20 @@ def _difference(before: Any, here: Any) -> str:
     return f" ({name} {before.get(name)}, now {here.get(name)})"
 
 
-def _parse(content: bytes, path: Path) -> tuple[Result, ...]:
+def _parse(lines: Sequence[bytes], path: Path) -> tuple[Result, ...]:
+    mend = f"delete {path.parent} and the sensitivities are made again"
+    try:
+        entries = list(unseal_lines(lines))
+    except BrokenSealError as error:
+        raise UserError(f"{path}, line {error.line}: {error}; {mend}") from None
     results = []
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(entries, start=1):
         try:
-            results.append(Result.model_validate_json(line))
+            results.append(Result.model_validate_json(line, strict=True))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "line"
-            raise UserError(
-                f"{path}, line {number}: {where}: {first['msg']}; delete {path.parent} and the sensitivities are made again"
-            ) from None
+            raise UserError(f"{path}, line {number}: {where}: {first['msg']}; {mend}") from None
     return tuple(results)
 
 

@@ -11,7 +11,8 @@ from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
 from hwsearch.experiment import Experiment, Split
-from hwsearch.files import atomic_write_json, digest, read_json
+from hwsearch.files import digest
+from hwsearch.seals import read_sealed_json, write_sealed_json
 from hwsearch.sensitivity.cache import Journal, open_journal
 from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
 from hwsearch.sensitivity.curvature import Trace, curvature_table
@@ -145,7 +146,7 @@ def ensure(
                 run_and_keep(executor, jobs, journal, results, progress)
         tables = {method: make_table(method, candidates, mixtures, results) for method in wanted}
         for method, table in tables.items():
-            atomic_write_json(table_path(workspace, method), table.to_json())
+            write_sealed_json(table_path(workspace, method), table.to_json())
     return tables
 
 
@@ -188,8 +189,18 @@ def kept_tables(workspace: Workspace, candidates: Candidates) -> list[Sensitivit
     """
     shape = tuple(site for site, _ in candidates), all_widths(candidates)
     paths = [path for path in (table_path(workspace, method) for method in Method) if path.is_file()]
-    tables = [SensitivityTable.from_json(read_json(path, "a sensitivity table"), str(path)) for path in paths]
+    tables = map(read_table, paths)
     return [table for table in tables if (table.sites, table.widths) == shape]
+
+
+def read_table(path: Path) -> SensitivityTable:
+    """A table that `ensure` wrote.
+
+    Raises:
+        UserError: no such file, or a broken table.
+    """
+    content = read_sealed_json(path, "a sensitivity table", "delete it and it is made again")
+    return SensitivityTable.from_json(content, str(path))
 
 
 def run_and_keep(

@@ -75,7 +75,7 @@ QUANTITIES: Mapping[Kind, tuple[str, ...]] = {
 }
 """What a kind of one mixture gives, by site and width."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,16 @@ import torch
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, QuantizationConfig, Split
-from hwsearch.files import atomic_write_json, digest, indented_json, read_json
+from hwsearch.files import digest, indented_json
+from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.folding import FoldedNetwork, fold
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.weight_scales import WeightScales
+
+_MEND = "delete it and it is made again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,8 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             "mixtures": experiment.quantization.calibration_mixtures,
         }
     )
-    kept = _kept(_content(cache), key, "calibration")
+    content = _content(cache)
+    kept = _kept(content, key, "calibration")
     if kept is None:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
@@ -95,11 +99,11 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     else:
         calibration = Calibration.from_json(kept, activation_sites(experiment.separator), str(cache))
     prepared = PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
-    _take_scales(prepared, cache)
+    _take_scales(prepared, content, cache)
     if prepared.scales.search(widths) or kept is None:
-        _take_scales(prepared, cache)  # another process may have searched some meanwhile
+        _take_scales(prepared, _content(cache), cache)  # another process may have searched some meanwhile
         weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
-        atomic_write_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
+        write_sealed_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
     return prepared
 
 
@@ -110,8 +114,8 @@ def calibration_digest(cache: Path) -> str:
         UserError: no calibration.
     """
     content = _content(cache)
-    if not isinstance(content, dict) or not {"key", "calibration"} <= content.keys():
-        raise UserError(f"{cache}: holds no calibration; delete it and it is made again")
+    if content is None or not {"key", "calibration"} <= content.keys():
+        raise UserError(f"{cache}: holds no calibration; {_MEND}")
     alone = {name: content[name] for name in ("key", "calibration")}
     return hashlib.sha256(indented_json(alone).encode()).hexdigest()
 
@@ -134,16 +138,15 @@ def _scales_key(base: PreparedBase) -> str:
     return digest({"base": base.base_sha256, "quantization": config})
 
 
-def _take_scales(base: PreparedBase, cache: Path) -> None:
+def _take_scales(base: PreparedBase, content: Mapping[str, Any] | None, cache: Path) -> None:
     """Take over the scales of its weights that a cache holds."""
-    content = _content(cache)
-    weights = content.get("weights") if isinstance(content, dict) else None
+    weights = None if content is None else content.get("weights")
     if (scales := _kept(weights, _scales_key(base), "scales")) is not None:
         base.scales.take(scales, str(cache))
 
 
-def _content(cache: Path) -> Any:
-    return read_json(cache, "a calibration") if cache.is_file() else None
+def _content(cache: Path) -> Mapping[str, Any] | None:
+    return read_sealed_cache(cache, "a calibration", _MEND)
 
 
 def _kept(content: Any, key: str, what: str) -> Any:

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.separator.allocation import WEIGHT_WIDTHS
 from hwsearch.separator.folding import FoldedNetwork
 from hwsearch.separator.quantizers import is_float, weight_scale
 
 _FORMAT = 1
+_WIDTHS = {str(bits) for bits in WEIGHT_WIDTHS if not is_float(bits)}
 
 
 class WeightScales:
@@ -69,7 +71,7 @@ class WeightScales:
             if not isinstance(by_width, Mapping):
                 raise UserError(f"{source}: holds no scales of '{layer}'; delete it and it is made again")
             for bits, scales in by_width.items():
-                if not (str(bits).isdecimal() and _are_scales(scales, rows)):
+                if bits not in _WIDTHS or not _are_scales(scales, rows):
                     raise UserError(f"{source}: holds no scales of '{layer}' at {bits} bits; delete it and it is made again")
                 self._found[layer, int(bits)] = torch.tensor(scales, dtype=torch.float32)[:, None, None]
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hwsearch.errors import UserError
 from hwsearch.sensitivity.cache import JOBS_FILE, KEY_FILE, LOCK_FILE, open_journal
 from hwsearch.sensitivity.jobs import Kind, Result
+from tests.sealed import edit_lines
 
 PARTS = {"base": "abc", "[quantization]": {"weight_scale": "per_channel", "calibration_mixtures": 8}}
 RESULTS = (
@@ -99,9 +100,11 @@ def test_one_at_a_time_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", "line 2: line: Invalid JSON"),
+        (b"{[}", "line 2: line: Invalid JSON"),
         (b'{"kind":"guess","subject":"features"}', "line 2: kind: Input should be"),
         (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":NaN}}}}', "line 2: "),
+        (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":1e31}}}}', "line 2: by_width.kl.features.4: "),
+        (b'{"kind":"trace","subject":"features","samples":[["1"]]}', "line 2: samples.0.0: "),
         (b'{"kind":"trace","subject":"features","samples":[[]]}', "line 2: samples.0: Tuple should have at least 1 item"),
         (b'{"kind":"trace","subject":"features","samples":[[1.0],[1.0,2.0]]}', "line 2: line: Value error, samples of the mix"),
         (b'{"kind":"trace","subject":"features"}', "line 2: line: Value error, samples are missing"),
@@ -110,11 +113,30 @@ def test_one_at_a_time_writes(tmp_path: Path) -> None:
 )
 def test_a_broken_line_is_named_with_what_to_do(tmp_path: Path, line: bytes, message: str) -> None:
     path = filled(tmp_path)
-    content = path.read_bytes().splitlines()
-    path.write_bytes(b"\n".join([content[0], line, *content[1:]]) + b"\n")
+    edit_lines(path, lambda lines: [lines[0], line, *lines[1:]])
     with pytest.raises(UserError, match=message) as refused, open_journal(tmp_path, PARTS):
         pass
     assert f"delete {tmp_path}" in str(refused.value)
+
+
+@pytest.mark.parametrize("row", range(3))
+def test_a_line_that_was_edited_or_is_gone_is_named(tmp_path: Path, row: int) -> None:
+    path = filled(tmp_path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    edited = [*lines[:row], lines[row].replace(b"features", b"outliers"), *lines[row + 1 :]]
+    for damaged in (edited, [*lines[:row], *lines[row + 1 :], lines[row]] if row < 2 else edited):
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(UserError, match=rf"jobs\.jsonl, line {row + 1}: changed since"), open_journal(tmp_path, PARTS):
+            pass
+        assert path.read_bytes() == b"".join(damaged)
+
+
+def test_an_edited_key_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / KEY_FILE
+    path.write_text(path.read_text().replace("abc", "abd"))
+    with pytest.raises(UserError, match=rf"{path}: changed since .*; delete {tmp_path}"), open_journal(tmp_path, PARTS):
+        pass
 
 
 @pytest.mark.parametrize("content", ["[]", '{"format": 2, "parts": {}}', '{"format": 1}', "{"])

@@ -1,5 +1,6 @@
 """A base made ready: checked against the experiment, and calibrated once for what it depends on."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import torch
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
-from hwsearch.files import atomic_write_json, file_digest
+from hwsearch.files import indented_json
 from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
@@ -20,6 +21,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import PreparedBase, calibration_digest, calibration_features, load_checked_base, prepare_base
 from hwsearch.separator.quantizers import weight_scale
+from tests.sealed import edit_json
 from tests.tiny import Tiny, tiny_content
 
 
@@ -72,20 +74,34 @@ def test_a_calibration_of_other_mixtures_or_another_base_is_made_again(tiny: Tin
 def test_a_damaged_calibration_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache)
-    content = json.loads(cache.read_text())
-    del content["calibration"]["grids"]["masks"]
-    for damaged in (cache.read_text()[:-20], json.dumps(content)):
+    whole = cache.read_text()
+    edit_json(cache, lambda content: content["calibration"]["grids"].pop("masks"))
+    scales = json.loads(whole)
+    for grid in scales["calibration"]["grids"]["masks"].values():
+        grid[0] *= 8
+    for damaged, reason in (
+        (whole[:-20], "not valid JSON"),
+        (cache.read_text(), "its sites are not those of the network"),
+        (json.dumps(scales), r"changed since it was written \(its SHA-256 differs\)"),
+        (whole.replace("0.", "NaN, 0.", 1), "changed since it was written"),
+    ):
         cache.write_text(damaged)
-        with pytest.raises(UserError, match=f"{cache}: "):
+        with pytest.raises(UserError, match=f"{cache}: {reason}"):
             prepare(tiny, cache)
         assert cache.read_text() == damaged
 
 
 def test_a_file_that_is_no_calibration_of_ours_is_replaced(tiny: Tiny, tmp_path: Path) -> None:
     cache = tmp_path / "calibration.json"
-    cache.write_text("[1, 2]")
+    """Such as one without a digest, which earlier versions wrote: what it says is not trusted."""
     made = prepare(tiny, cache)
-    assert prepare(tiny, cache).calibration == made.calibration
+    content = json.loads(cache.read_text())
+    del content["sha256"]
+    content["calibration"]["grids"]["masks"]["8"][0] *= 8
+    for other in ([1, 2], content):
+        cache.write_text(json.dumps(other))
+        assert prepare(tiny, cache).calibration == made.calibration
+        assert "sha256" in json.loads(cache.read_text())
 
 
 @pytest.mark.parametrize("config", [{}, {"weight_scale": "per_tensor"}, {"weight_scale_method": "max"}])
@@ -155,10 +171,11 @@ def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny
     """Results of differential searches are kept under it."""
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache, widths=(4,))
+    before = calibration_digest(cache)
+    edit_json(cache, lambda content: content.pop("weights"))
     content = json.loads(cache.read_text())
-    del content["weights"]
-    atomic_write_json(tmp_path / "before.json", content)
-    assert calibration_digest(cache) == calibration_digest(tmp_path / "before.json") == file_digest(tmp_path / "before.json")
+    del content["sha256"]
+    assert before == calibration_digest(cache) == hashlib.sha256(indented_json(content).encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -168,6 +185,8 @@ def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny
         lambda layers: layers["mask_head"]["4"].__setitem__(0, 0.0),
         lambda layers: layers["mask_head"]["4"].__setitem__(0, "1"),
         lambda layers: layers["mask_head"].__setitem__("four", layers["mask_head"].pop("4")),
+        lambda layers: layers["mask_head"].__setitem__("9" * 5000, layers["mask_head"].pop("4")),
+        lambda layers: layers["mask_head"].__setitem__("9", layers["mask_head"].pop("4")),
         lambda layers: layers.__setitem__("elsewhere", layers.pop("mask_head")),
         lambda layers: layers.__setitem__("mask_head", []),
     ],
@@ -175,9 +194,7 @@ def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny
 def test_damaged_scales_are_refused(tiny: Tiny, tmp_path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache, widths=(4,))
-    content = json.loads(cache.read_text())
-    damage(content["weights"]["scales"]["layers"])
-    cache.write_text(json.dumps(content))
+    edit_json(cache, lambda content: damage(content["weights"]["scales"]["layers"]))
     with pytest.raises(UserError, match=f"{cache}: .* delete it and it is made again"):
         prepare(tiny, cache, widths=(4,))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -12,7 +12,8 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
-from hwsearch.files import atomic_write_json, digest, file_digest, read_json
+from hwsearch.files import digest, file_digest
+from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.options import make_options
@@ -137,10 +138,8 @@ def ensure_nas(
 
 def _read(path: Path, key: str, problem: AllocationProblem) -> dict[float, NasResult]:
     """Results by cost weight; none where the file is of other settings, or not there."""
-    if not path.is_file():
-        return {}
-    content: Any = read_json(path, "results of a differentiable search")
-    if not isinstance(content, dict) or content.get("key") != key:
+    content = read_sealed_cache(path, "results of a differentiable search", "delete it and it is made again")
+    if content is None or content.get("key") != key:
         return {}
     rows = content.get("results")
     if not isinstance(rows, list):
@@ -151,4 +150,4 @@ def _read(path: Path, key: str, problem: AllocationProblem) -> dict[float, NasRe
 
 def _write(path: Path, key: str, found: dict[float, NasResult]) -> None:
     results = [found[weight].to_json() for weight in sorted(found)]
-    atomic_write_json(path, {"key": key, "results": results})
+    write_sealed_json(path, {"key": key, "results": results})

@@ -1,6 +1,5 @@
 """A sweep over cost weights runs its jobs on an executor, keeps what they find, and goes on where it stopped."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +16,7 @@ from hwsearch.search.space import build_space
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
+from tests.sealed import edit_json
 from tests.tiny import tiny_content
 from tests.travel import travelled
 
@@ -152,9 +152,11 @@ def test_the_key_names_all_that_results_depend_on(factory):
 
 def test_a_damaged_file_is_refused_in_one_line(factory, whole, tmp_path):
     path = tmp_path / NAS_FILE
-    content = json.loads(whole[1].read_text())
-    content["results"][0]["loss_db"] = "loud"
-    path.write_text(json.dumps(content))
+    path.write_bytes(whole[1].read_bytes().replace(b'"cost_weight": 3.0', b'"cost_weight": 30.0'))
+    with pytest.raises(UserError, match=r"nas\.json: changed since it was written .*; delete it and it is made again$"):
+        ensure_nas(factory, path, Counting())
+    path.write_bytes(whole[1].read_bytes())
+    edit_json(path, lambda content: content["results"][0].update(loss_db="loud"))
     with pytest.raises(UserError, match=r"nas\.json: has numbers .*; wanted finite ones: delete it and it is made again$"):
         ensure_nas(factory, path, Counting())
 
