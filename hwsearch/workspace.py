@@ -6,7 +6,8 @@ from typing import Any
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
-from hwsearch.seals import read_sealed_json, write_sealed_json
+from hwsearch.files import read_json
+from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 
 
@@ -67,10 +68,14 @@ def open_run(folder: Path) -> Experiment:
     return parse_experiment(read_binding(path), source=str(path))
 
 
-def read_binding(path: Path) -> dict[str, Any]:
+def read_binding(path: Path) -> Any:
     """What a run folder's `experiment.json` holds.
+
+    Earlier versions wrote it without a digest, and it is read nevertheless: the record knows the experiment as well.
 
     Raises:
         UserError: it is not there, or not as it was written.
     """
-    return read_sealed_json(path, "the experiment of a run", "start the experiment's search once more and it is written anew")
+    what = "the experiment of a run"
+    sealed = read_sealed_cache(path, what, "start the experiment's search once more and it is written anew")
+    return read_json(path, what) if sealed is None else sealed

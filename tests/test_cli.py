@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -625,32 +626,33 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
         (copied.folder / name).write_bytes(content)
 
     record, calibration = sound["record.jsonl"] or b"", sound["calibration.json"] or b""
+    described = sound["experiment.json"] or b""
     second = record.index(b"\n") + 1
     search = ("search", copied.file, "--runs-dir", copied.runs, *ARGUMENTS)
     export = ("export", copied.folder, "--candidate", 1, "--output", tmp_path / "out")
-    pareto = ("pareto", copied.folder)
+    evaluate = ("evaluate", copied.folder, "--candidate", 1)
+    pareto, status = ("pareto", copied.folder), ("status", copied.folder)
+    changed = "changed since it was written"
+    scales = json.loads(calibration)
+    for grid in scales["calibration"]["grids"]["masks"].values():
+        grid[0] *= 8
+    everyone = (pareto, status, export, evaluate, search)
     for name, content, commands, reason in (
-        ("record.jsonl", record[:second] + b"{}\n" + record[second:], (pareto, export, search), "line 2: changed since it"),
-        ("record.jsonl", record[second:], (pareto,), "line 1"),
+        ("record.jsonl", record[:second] + b"{}\n" + record[second:], everyone, f"line 2: {changed}"),
+        ("record.jsonl", re.sub(rb'(si_snr_improvement_db":)[^,}]+', rb"\g<1>99.0", record), everyone, f"line 3: {changed}"),
+        ("record.jsonl", re.sub(rb'(size_bytes":)[^,}]+', rb"\g<1>-5.0", record), everyone, f"line 3: {changed}"),
+        ("record.jsonl", re.sub(rb'"time":"[^"]*"', b'"time":"yesterday"', record), everyone, f"line 1: {changed}"),
+        ("record.jsonl", record[second:], (pareto, status), "line 1"),
         ("record.jsonl", b"", (pareto,), "wanted the record of a search"),
-        (
-            "record.jsonl",
-            record.replace(b'"candidate":5,', b'"candidate":6,'),
-            (pareto, search),
-            ": changed since it was written",
-        ),
-        (
-            "record.jsonl",
-            record.replace(b'"allocation":{"input_proj', b'"allocation":{"output'),
-            (pareto, search),
-            ": changed since it was written",
-        ),
+        ("record.jsonl", record.replace(b'"candidate":5,', b'"candidate":6,'), (pareto,), f": {changed}"),
         # A search says anew what its folder belongs to: the record knows.
         ("experiment.json", b"{", (pareto,), "not valid JSON"),
         ("experiment.json", b"{}", (export,), "name is missing"),
+        ("experiment.json", described.replace(b'"seed": 3', b'"seed": 4'), (pareto, status, export, evaluate), changed),
         ("calibration.json", calibration[:-9], (search,), "not valid JSON"),
-        ("calibration.json", calibration.replace(b'"masks"', b'"nasks"'), (export,), "delete it"),
+        ("calibration.json", json.dumps(scales).encode(), (export, evaluate, search), changed),
     ):
+        assert content != sound[name]
         for command in commands:
             spoil(name, content)
             before = snapshot(copied.folder)

@@ -50,10 +50,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     write_sealed_json(tmp_path / "experiment.json", {**tiny_content(), "colour": "red"})
     with pytest.raises(UserError, match=r"experiment\.json: unknown key 'colour'"):
         open_run(tmp_path)
-    for content in ("[1]", json.dumps(tiny_content())):
-        (tmp_path / "experiment.json").write_text(content)
-        with pytest.raises(UserError, match=r"experiment\.json: carries no digest of its content"):
-            open_run(tmp_path)
+    (tmp_path / "experiment.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"experiment\.json: the file is \[1\]; wanted a table"):
+        open_run(tmp_path)
+
+
+def test_an_experiment_without_a_digest_as_earlier_versions_wrote_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "experiment.json").write_text(json.dumps(tiny_content()))
+    assert open_run(tmp_path) == experiment()
 
 
 def test_an_edited_experiment_of_a_run_is_refused(tmp_path: Path) -> None:
