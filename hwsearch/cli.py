@@ -18,7 +18,7 @@ from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
 from hwsearch.export.folder import check_output
 from hwsearch.files import check_folder, check_writable
-from hwsearch.interrupts import sigterm_interrupts, stop_code
+from hwsearch.interrupts import checkpoint, interrupts_heard, stop_code
 from hwsearch.printable import printable
 from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
@@ -440,7 +440,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Brevitas says so at import, of a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
-    with sigterm_interrupts():
+    with interrupts_heard():
         sys.exit(_run_commands())
 
 
@@ -449,6 +449,7 @@ def _run_commands() -> int:
     try:
         # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
         code = commands(prog_name="hwsearch", standalone_mode=False, obj=take_variable(STORAGE_VARIABLE))
+        checkpoint()
     except UserError as error:
         return _refuse(str(error))
     except click.exceptions.NoArgsIsHelpError as shown:

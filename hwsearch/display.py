@@ -27,7 +27,7 @@ from hwsearch.front.plot import plot_front
 from hwsearch.front.query import Condition, Order, query, to_csv, to_table
 from hwsearch.front.query import to_json as table_to_json
 from hwsearch.front.rungs import rung_correlations
-from hwsearch.interrupts import second_interrupt_ends, stop_code
+from hwsearch.interrupts import stop_code
 from hwsearch.metrics.statistics import Estimate
 from hwsearch.pipeline import (
     PLOT_FILE,
@@ -222,7 +222,7 @@ def search_with_progress(
             account.step(Step.BASE)
             train_with_progress(workspace, processes, account)
         account.step(Step.PREPARATION)
-        with second_interrupt_ends(), search_display(workspace, account) as (reports, log):
+        with search_display(workspace, account) as (reports, log):
             summary = search(workspace, processes, workers, ray_address, reports, storage, lock)
             account.end_of(summary)
             log(str(summary))
@@ -254,7 +254,7 @@ def sensitivity_with_progress(
     check(workspace, may_train=False)
     build_with_progress(workspace, processes)
     pool = _pool_with_progress(workspace, processes) if needs_pool(wanted) else None
-    with second_interrupt_ends(), progress_bar("sensitivities") as advance:
+    with progress_bar("sensitivities") as advance:
         tables = ensure(
             workspace, wanted, space.free_sites, pool=pool, workers=workers, ray_address=ray_address, progress=advance
         )

@@ -1,116 +1,180 @@
-"""Ctrl-C and SIGTERM: once they end a command in good order, twice at once."""
+"""Ctrl-C and SIGTERM: once they end a command in good order, twice at once.
 
+A signal raises nothing where it comes: in a native call, or while a record is written, an exception may be lost, become another
+one or leave half a result. A thread takes the signal down, also while the main thread is in a native call. The command ends where
+it next calls `checkpoint` or `pause`, which raise `KeyboardInterrupt`. If it comes to none within `PATIENCE_SECONDS`, the process
+ends at once; its files stand a kill at any instant.
+"""
+
+import atexit
 import os
+import select
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+PATIENCE_SECONDS = 10.0
+"""How long a command may take to its next checkpoint."""
 
-class _Stopping:
-    """How this process is being stopped: by one signal in good order, by another one at once."""
+LOOK_SECONDS = 0.2
+"""How often that is looked at."""
 
-    code: int | None = None
-    """The exit code of the first signal."""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STOP = b"\0"
+AGAIN = {signal.SIGINT: "press Ctrl-C again", signal.SIGTERM: "send it again"}
 
-    @classmethod
-    def begin(cls, code: int, how: str) -> None:
-        """End at once where this process is stopping already, else raise `KeyboardInterrupt`."""
-        if cls.code is not None:
-            with suppress(OSError):  # nobody may read it any more
-                os.write(2, b"\nhwsearch: ended at once; the same command goes on where it stopped\n")
-            os._exit(code)
-        cls.code = code
-        with suppress(OSError):
-            os.write(2, f"\nstopping; {how} to end at once\n".encode())
+
+class _Listener:
+    """Hears the signals of this process."""
+
+    def __init__(self) -> None:
+        self.heard = threading.Event()
+        self.code: int | None = None
+        """The exit code of the first signal."""
+        self.raised = False
+        self.held = False
+        """The main thread does what must not be left; patience begins behind it."""
+        self.quiet = False
+        self._deadline = 0.0
+
+    def listen(self, source: int) -> None:
+        """Take down what comes from `source`, a byte for each signal, until `STOP` comes."""
+        while True:
+            waiting = self.heard.is_set() and not self.raised
+            if not select.select([source], [], [], LOOK_SECONDS if waiting else None)[0]:
+                self._look()
+                continue
+            received = os.read(source, 1)
+            if received == STOP:
+                return
+            if received[0] in CODES:
+                self._take(signal.Signals(received[0]))
+
+    def _take(self, number: signal.Signals) -> None:
+        if self.heard.is_set():
+            _end_at_once(CODES[number])
+        self.code = CODES[number]
+        self._deadline = time.monotonic() + PATIENCE_SECONDS
+        atexit.register(_deaf)
+        if not self.quiet:
+            _say(f"\nstopping; {AGAIN[number]} to end at once\n")
+        self.heard.set()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self.held:
+            self._deadline = now + PATIENCE_SECONDS
+        elif now > self._deadline and not self.raised:
+            _end_at_once(130 if self.code is None else self.code)
+
+
+_listener: _Listener | None = None
+
+
+def checkpoint() -> None:
+    """End the command here if a signal has asked for it: raise `KeyboardInterrupt`, though only once.
+
+    Without `interrupts_heard`, as in a program that imports this package, it does nothing.
+    """
+    listener = _listener
+    if listener is not None and listener.heard.is_set() and not listener.raised:
+        listener.raised = True
         raise KeyboardInterrupt
 
 
+def pause(seconds: float) -> None:
+    """Sleep; a checkpoint that a signal wakes."""
+    listener = _listener
+    if listener is None or listener.raised:
+        time.sleep(seconds)
+        return
+    listener.heard.wait(seconds)
+    checkpoint()
+
+
 def stop_code() -> int:
-    """The exit code of a command that `KeyboardInterrupt` has ended: 143 where SIGTERM raised it, else 130."""
-    return 130 if _Stopping.code is None else _Stopping.code
+    """The exit code of a command that `KeyboardInterrupt` has ended: 143 where SIGTERM asked for it, else 130."""
+    return 130 if _listener is None or _listener.code is None else _listener.code
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Inside, SIGTERM is what Ctrl-C is: the first one raises `KeyboardInterrupt`, another one ends the process at once.
+def interrupts_heard() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM end the work at its next checkpoint, and another one ends the process at once.
 
-    Where SIGTERM is ignored it stays so. Processes forked from this one die of it.
+    A signal that is ignored stays so, as Ctrl-C in a job that a shell has put into the background. Processes started from this
+    one take signals as ever. Outside the main thread nothing changes.
     """
-    main = os.getpid()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        if os.getpid() != main:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        else:
-            _Stopping.begin(143, "send it again")
-
-    before = signal.getsignal(signal.SIGTERM)
-    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+    global _listener  # noqa: PLW0603 - signals are the process's
+    if _listener is not None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in CODES}
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    listener = _listener = _Listener()
+    thread = threading.Thread(target=listener.listen, args=(source,), name="signals", daemon=True)
+    thread.start()
+    sink_before = signal.set_wakeup_fd(sink, warn_on_full_buffer=False)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _heard)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        _Stopping.code = None
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        signal.set_wakeup_fd(sink_before)
+        os.write(sink, STOP)  # closing it would not do where a forked process has it, too
+        thread.join()
+        os.close(sink)
+        os.close(source)
+        _listener = None
 
 
 @contextmanager
-def second_interrupt_ends() -> Iterator[None]:
-    """The first Ctrl-C inside raises `KeyboardInterrupt` as ever; another one, while that tidies up, ends the process at once.
-
-    Code 130, and nothing is tidied up any more: for work whose files stand a kill at any instant. Where Ctrl-C is ignored, as in
-    a job that a shell has put into the background, it stays so.
-    """
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        _Stopping.begin(130, "press Ctrl-C again")
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN:
-        yield
-        return
-    signal.signal(signal.SIGINT, stop)
+def interrupts_quiet() -> Iterator[None]:
+    """Inside, the first signal is not answered with a line: for what one ends with Ctrl-C."""
+    listener = _listener
+    if listener is not None:
+        listener.quiet = True
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
-        if _Stopping.code == 130:
-            _Stopping.code = None
+        if listener is not None:
+            listener.quiet = False
 
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are heard as ever, but the first `KeyboardInterrupt` of theirs is raised only at the end of the block.
+    """For what must not be left half done: a `KeyboardInterrupt` is raised only at the end of the block, however long it takes.
 
-    Handlers that were put below Python's inside are removed at the end, also where a signal is ignored.
+    Handlers that a library puts below Python's inside are removed at the end, also where a signal is ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[KeyboardInterrupt] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in CODES}
 
     def hear(number: int, frame: FrameType | None) -> None:
+        signal.alarm(0)  # Ray's handler has the process aborted three seconds later
         handler = before[signal.Signals(number)]
         try:
             if callable(handler):
                 handler(number, frame)
         except KeyboardInterrupt as interrupt:
-            signal.alarm(0)  # Ray's handler has the process aborted three seconds later
             held.append(interrupt)
 
     for number, handler in before.items():
         if callable(handler):
             signal.signal(number, hear)
     try:
-        yield
+        with _patience():
+            yield
     finally:
         # One that comes now waits until all are as they were.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before)
@@ -120,3 +184,52 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     if held:
         raise held[0]
+    checkpoint()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    listener = _listener
+    if listener is not None:
+        listener.held = True
+    try:
+        yield
+    finally:
+        if listener is not None:
+            listener.held = False
+
+
+def _heard(number: int, frame: FrameType | None) -> None:
+    """Nothing: the listener has it. With a handler of Python's a waiting system call goes on behind the signal."""
+    del number, frame
+
+
+def _forget() -> None:
+    """In a process forked from one that listens: signals are its own, and what they do is what they always do."""
+    global _listener  # noqa: PLW0603 - signals are the process's
+    if _listener is None:
+        return
+    _listener = None
+    signal.set_wakeup_fd(-1)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _deaf() -> None:
+    """As the interpreter ends, a signal has nothing left to stop."""
+    for number in CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end_at_once(code: int) -> None:
+    _say("\nhwsearch: ended at once; the same command goes on where it stopped\n")
+    os._exit(code)
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody may read it any more
+        os.write(2, text.encode())

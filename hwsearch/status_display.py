@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from hwsearch.front.status import (
     read_tally,
     to_json,
 )
-from hwsearch.interrupts import stop_code
+from hwsearch.interrupts import interrupts_quiet, pause, stop_code
 from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.folder_lock import LockHolder
 from hwsearch.search.progress import SearchProgress
@@ -56,7 +56,8 @@ def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
         UserError: not a run folder, no search has begun there, or its record is damaged.
     """
     try:
-        _print_status(folder, output_format, watch=watch)
+        with interrupts_quiet() if watch else nullcontext():
+            _print_status(folder, output_format, watch=watch)
     except KeyboardInterrupt:
         if not watch:
             raise
@@ -71,18 +72,18 @@ def _print_status(folder: Path, output_format: str, *, watch: bool) -> None:
             sys.stdout.flush()
             if not watch or status.driver is None:
                 return
-            time.sleep(WATCH_SECONDS)
+            pause(WATCH_SECONDS)
             status = read_status(folder)
     if not watch or not output.is_terminal:
         _print(status)
         while watch and status.driver is not None:
-            time.sleep(WATCH_SECONDS)
+            pause(WATCH_SECONDS)
             status = read_status(folder)
             _print(status)
         return
     with Live(panel(status), console=output, auto_refresh=False) as live:
         while status.driver is not None:
-            time.sleep(WATCH_SECONDS)
+            pause(WATCH_SECONDS)
             status = read_status(folder)
             live.update(panel(status), refresh=True)
 

@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from hwsearch.interrupts import checkpoint
 from hwsearch.printable import printable
 
 
@@ -32,7 +33,7 @@ Advance = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Advance]:
-    """A bar with remaining time on a terminal; one line per tenth elsewhere."""
+    """A bar with remaining time on a terminal; one line per tenth elsewhere. Each advance is a checkpoint for signals."""
     if not console.is_terminal:
         yield _line_writer(title)
         return
@@ -49,6 +50,7 @@ def progress_bar(title: str) -> Iterator[Advance]:
 
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
+            checkpoint()
 
         yield advance
 
@@ -97,5 +99,6 @@ def _line_writer(title: str) -> Advance:
             last = tenth
             sys.stderr.write(f"{title}: {done}/{total}\n")
             sys.stderr.flush()
+        checkpoint()
 
     return advance

@@ -6,22 +6,21 @@ behind it.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from hwsearch.data.corpus import check_corpora, load_corpora
 from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, parse_mixture
-from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
+from hwsearch.data.processes import in_processes
 from hwsearch.data.rooms import Progress, RoomBank, build_bank
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, Split
 from hwsearch.files import atomic_write_json, atomic_write_text, digest, file_digest, read_json
+
+ENDED = "a process that mixes was ended from outside; the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -111,31 +110,24 @@ def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress
         with _journal(folder).open("a", encoding="utf-8") as stream:
             # A kill may have left half a line.
             stream.write("\n")
-            for mixture in _write_all(missing, folder, processes):
-                stream.write(format_mixture(mixture) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-                whole[mixture.id] = mixture
-                progress(len(whole), len(plans))
+            with closing(_write_all(missing, folder, processes)) as written:
+                for mixture in written:
+                    stream.write(format_mixture(mixture) + "\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                    whole[mixture.id] = mixture
+                    progress(len(whole), len(plans))
     return whole
 
 
-def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Iterator[Mixture]:
+def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Generator[Mixture]:
     """Write mixtures and give each as soon as it is whole, in any order."""
     if processes <= 1 or len(plans) < 2:
         for plan in plans:
             yield write_mixture(plan, folder)
         return
-    with ProcessPoolExecutor(min(processes, len(plans)), mp_context=get_context("spawn")) as pool:
-        try:
-            with deaf_to_interrupts():
-                jobs = [pool.submit(write_mixture, plan, folder) for plan in plans]
-            for job in as_completed(jobs):
-                yield job.result()
-        except BrokenProcessPool:
-            raise UserError("a process that mixes was ended from outside; the same command goes on where it stopped") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with closing(in_processes(write_mixture, [(plan, folder) for plan in plans], processes, ENDED)) as mixtures:
+        yield from mixtures
 
 
 def _read_lines(path: Path) -> Iterator[Mixture]:

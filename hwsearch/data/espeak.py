@@ -10,17 +10,16 @@ import ctypes
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
 from hwsearch.data.splits import sentence_split
@@ -34,6 +33,8 @@ SAMPLE_RATE = 22_050
 
 NOISE_SEED = 1
 """Seed of the generators that the voices' noise comes from."""
+
+ENDED = "eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package"
 
 PREFIX = "espeak:"
 
@@ -180,8 +181,8 @@ def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh_process:
-            fresh_process.submit(_synthesise, lines, unfinished).result()
+        with closing(in_processes(_synthesise, [(lines, unfinished)], 1, ENDED)) as fresh_process:
+            next(fresh_process)
         unfinished.chmod(0o755)
         try:
             unfinished.rename(folder)
@@ -189,8 +190,6 @@ def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
             # Another process was faster; its corpus is the same.
             if not folder.is_dir():
                 raise
-    except BrokenProcessPool:
-        raise UserError("eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -6,17 +6,15 @@ the room's number, so the bank is the same whatever the number of processes, and
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray
-from hwsearch.data.interrupts import deaf_to_interrupts
+from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
@@ -27,6 +25,8 @@ Progress = Callable[[int, int], None]
 
 WALL_MARGIN_M = 0.4
 """Sources and microphones stay this far from every wall."""
+
+ENDED = "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
@@ -171,19 +171,10 @@ def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, p
             _simulate_to_file(room, data.array, data.sample_rate, folder)
             progress(len(rooms) - len(missing) + done, len(rooms))
     else:
-        with ProcessPoolExecutor(min(processes, len(missing)), mp_context=get_context("spawn")) as pool:
-            try:
-                with deaf_to_interrupts():
-                    jobs = [pool.submit(_simulate_to_file, room, data.array, data.sample_rate, folder) for room in missing]
-                for done, job in enumerate(as_completed(jobs), start=1):
-                    job.result()
-                    progress(len(rooms) - len(missing) + done, len(rooms))
-            except BrokenProcessPool:
-                raise UserError(
-                    "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
-                ) from None
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        jobs = [(room, data.array, data.sample_rate, folder) for room in missing]
+        with closing(in_processes(_simulate_to_file, jobs, processes, ENDED)) as simulated:
+            for done, _ in enumerate(simulated, start=1):
+                progress(len(rooms) - len(missing) + done, len(rooms))
     return RoomBank(folder, rooms)
 
 

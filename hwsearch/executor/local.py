@@ -10,6 +10,7 @@ from typing import Generic, Self
 
 from hwsearch.errors import UserError
 from hwsearch.executor.base import Argument, Factory, Outcome, Result, attempt, no_answer, this_process
+from hwsearch.interrupts import checkpoint
 
 REPEAT_SECONDS = 1.0
 """An alarm that fires where its exception is lost, such as inside a destructor, fires again."""
@@ -52,6 +53,7 @@ class LocalExecutor(Generic[Argument, Result]):
         """Run the oldest job; see `Executor`."""
         if not self._queue:
             raise LookupError("no job is in flight")
+        checkpoint()
         if self._work is None:
             self._work = self._factory()
         key, argument = self._queue.popleft()

@@ -26,6 +26,7 @@ from hwsearch.executor.ray_session import check_fits, connect, disconnect, is_up
 from hwsearch.executor.ray_worker import RayWorker, delete_folder
 from hwsearch.experiment import WorkersConfig
 from hwsearch.files import atomic_write_bytes
+from hwsearch.interrupts import checkpoint, pause
 
 CHECK_SECONDS = 5.0
 """How often the driver looks whether Ray itself is alive."""
@@ -156,6 +157,7 @@ class RayExecutor(Generic[Argument, Result]):
         if not (self._outcomes or self._running or self._queue):
             raise LookupError("no job is in flight")
         while True:
+            checkpoint()
             # Before an outcome is given, too: workers go on while the driver thinks.
             self._look_after_ray()
             self._start_missing()
@@ -290,7 +292,7 @@ class RayExecutor(Generic[Argument, Result]):
         first, _ = ray.wait(waiting, num_returns=1, timeout=self._seconds_to_wait()) if waiting else ([], [])
         if not first:
             if not waiting:
-                time.sleep(self._seconds_to_wait())
+                pause(self._seconds_to_wait())
             return
         if not self._own_node_lives():
             return

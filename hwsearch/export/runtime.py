@@ -18,6 +18,7 @@ from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.structure import check_structure
 from hwsearch.files import MODEL_BYTES, read_content
+from hwsearch.interrupts import checkpoint
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
 
@@ -196,6 +197,7 @@ def context_frames(config: SeparatorConfig) -> tuple[int, int]:
 
 def _chunks(frames: int, chunk_frames: int) -> Iterator[tuple[int, int]]:
     for first in range(0, frames, chunk_frames):
+        checkpoint()
         yield first, min(first + chunk_frames, frames)
 
 

@@ -29,6 +29,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.separator.allocation import activation_sites
@@ -180,6 +181,7 @@ def _judge(
     worst = largest = 0.0
     agreements: list[float] = []
     for features, run in zip(batches, runs, strict=True):
+        checkpoint()
         steps = _judge_steps(str(path), network, exact, features, run)
         values, ties, worst = values + steps.values, ties + steps.ties, max(worst, steps.worst_rounding)
         own = _network_run(network, features)

@@ -19,6 +19,7 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Outcome
 from hwsearch.executor.base import NO_ANSWER
 from hwsearch.experiment import Experiment, Fidelity
+from hwsearch.interrupts import checkpoint
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_header
 from hwsearch.search.ledger import Ledger
@@ -203,6 +204,7 @@ class _Search:
         """Take in the record, entry by entry; gives what was finished, the reference not among it."""
         _, events = read_record(self._folder)
         for event in events:
+            checkpoint()
             if isinstance(event, Asked):
                 self._take_in_asked(event)
                 continue
@@ -246,6 +248,7 @@ class _Search:
         report()
         while True:
             while len(self._in_flight) < executor.capacity:
+                checkpoint()
                 number = next_number()
                 if number is None:
                     break

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.separator.fast import KeptInput
 from hwsearch.separator.separator import Analysis, Separator
@@ -73,6 +74,7 @@ def improvements(
     """
     found = np.empty(sum(len(batch.numbers) for batch in batches))
     for batch in batches:
+        checkpoint()
         with torch.no_grad():
             estimates = separator.synthesise(batch.analysis, mask(batch.features), len(batch.targets[0])).numpy()
         scores = [_si_snr(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
@@ -86,6 +88,7 @@ def _parts(numbers: list[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int, ...]) -> MixtureBatch:
+    checkpoint()
     chosen = [examples[number] for number in numbers]
     with torch.no_grad():
         # One by one: the phases of many microphones and pairs at once would be the largest tensors of all.

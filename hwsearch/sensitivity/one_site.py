@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsearch.interrupts import checkpoint
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.prefix import SiteTensors, continue_from
@@ -82,6 +83,7 @@ def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple
     """
     full_precision = tensors["masks"]
     for site in choices.sites:
+        checkpoint()
         widths = choices.of(site)
         quantized = tuple(bits for bits in widths if not is_float(bits))
         masks = full_precision[:0]

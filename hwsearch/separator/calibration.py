@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from hwsearch.interrupts import checkpoint
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, activation_sites
 from hwsearch.separator.folding import FoldedNetwork, run_folded
 from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
@@ -96,6 +97,7 @@ def calibrate(network: FoldedNetwork, features: Sequence[Tensor]) -> Calibration
     with torch.inference_mode():
         for at_site in (widen, count):
             for mixture in features:
+                checkpoint()
                 run_folded(network, mixture, at_site)
     for site, (low, high) in ranges.items():
         if not (torch.isfinite(torch.tensor([low, high])).all()):

@@ -14,6 +14,7 @@ from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, QuantizationConfig, Split
 from hwsearch.files import digest, indented_json
+from hwsearch.interrupts import checkpoint
 from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.base import base_digest, load_base
@@ -125,6 +126,7 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
     mixtures = open_dataset(data_folder, Split.VALIDATION)[: experiment.quantization.calibration_mixtures]
     collected = []
     for mixture in mixtures:
+        checkpoint()
         sound, _ = load_mixture(data_folder, mixture)
         doa = torch.tensor([mixture.target.doa_deg])
         with torch.no_grad():

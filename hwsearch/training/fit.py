@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from hwsearch.data.dynamic import DynamicMixtures, Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import TrainingConfig
+from hwsearch.interrupts import checkpoint
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 from hwsearch.training.loss import si_snr
@@ -118,6 +119,7 @@ def mean_improvement(separator: Separator, examples: Sequence[Example], batch_si
     device = next(separator.parameters()).device
     improvements = []
     for start in range(0, len(examples), batch_size):
+        checkpoint()
         mixtures, doas, targets = (part.to(device) for part in collate(examples[start : start + batch_size]))
         estimates = separator(mixtures, doas)
         improvements.append(si_snr(estimates, targets) - si_snr(mixtures[:, 0], targets))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hwsearch.data.seeding import generator
 from hwsearch.experiment import QatConfig
+from hwsearch.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis
@@ -76,6 +77,7 @@ def train_quantized(
     optimizer = torch.optim.Adam([{"params": list(others.values())}, {"params": list(logarithms.values())}], fused=True)
     rates = config.learning_rate, config.scale_learning_rate
     for step, examples in zip(range(steps), batches(len(pool), config.batch_size, seed), strict=False):
+        checkpoint()
         parameters = {**fixed, **others, **{name: logarithm.exp() for name, logarithm in logarithms.items()}}
         loss = distilled_loss(base, allocation, parameters, pool, examples, config.distillation)
         value = float(loss.detach())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import NasConfig
+from hwsearch.interrupts import checkpoint
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.expected_cost import expected_cost
 from hwsearch.search.nas.network import RelaxedNetwork
@@ -67,6 +68,7 @@ def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingP
     losses = []
     halfway = logits.detach().clone()
     for step, examples in zip(range(config.steps), batches(len(pool), config.batch_size, seed), strict=False):
+        checkpoint()
         temperature = temperature_at(step, config.steps, config.temperature)
         shares, probabilities = relaxed_choice(logits, temperature, config.relaxation, generator)
         loss = _negative_si_snr(base, network, pool, examples, shares)
