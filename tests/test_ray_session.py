@@ -1,5 +1,6 @@
 """One Ray for several executors in a row; in a file of its own, where no other test's Ray is up."""
 
+import errno
 import os
 import signal
 import sys
@@ -92,4 +93,21 @@ def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     assert str(refused.value) == (
         "Ray cannot be started on this machine (RuntimeError: The current node timed out during startup. This could happen "
         "because it is busy.); --workers 0 does without"
+    )
+
+
+@pytest.mark.parametrize("name", ["/home/me/.ray", None])
+def test_a_place_that_ray_cannot_write_to_is_named_with_what_moves_it(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+    import ray
+
+    def refused(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", name)
+
+    monkeypatch.setattr(ray, "init", refused)
+    with RayExecutor(make_where, workers=1) as executor, pytest.raises(UserError) as found:
+        executor.submit(0, 1)
+    assert str(found.value) == (
+        f"Ray cannot be started on this machine ({name or 'its files'}: Read-only file system); wanted room and the right to "
+        "write for its token in the home folder (HOME names another one) and for its files (RAY_TMPDIR names another folder for "
+        "them), or --workers 0"
     )

@@ -14,7 +14,7 @@ from typing import Any
 import hw_models
 import hwsearch
 from hwsearch.errors import UserError
-from hwsearch.executor.base import one_error
+from hwsearch.executor.base import one_error, one_line
 from hwsearch.executor.preflight import check_reachable
 from hwsearch.executor.ray_nodes import alive_nodes
 from hwsearch.experiment import WorkersConfig
@@ -110,8 +110,12 @@ def _start_here(cores: int) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
         )
-    except OSError:  # which names its file, such as on a full disk
-        raise
+    except OSError as error:
+        raise UserError(
+            f"Ray cannot be started on this machine ({error.filename or 'its files'}: {error.strerror or one_line(error)}); "
+            "wanted room and the right to write for its token in the home folder (HOME names another one) and for its files "
+            "(RAY_TMPDIR names another folder for them), or --workers 0"
+        ) from None
     except Exception as error:  # noqa: BLE001 - Ray has no type for it: a start that takes too long, too little shared memory
         raise UserError(f"Ray cannot be started on this machine ({one_error(error)}); --workers 0 does without") from None
 
