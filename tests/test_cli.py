@@ -123,7 +123,8 @@ def test_the_command_it_names_next_separates_as_the_brevitas_network_does(tiny: 
     assert (rate, found.shape) == (8000, target.shape)
     allocation = json.loads((tiny.folder / "export" / "allocation.json").read_text())
     wanted = brevitas_separation(tiny, allocation, sound, doa)
-    assert sdr(found, target) == pytest.approx(sdr(wanted, target), abs=0.05)
+    # They differ by values that one rounds up and the other down: 35 dB below the sound, also where the sound is a poor one.
+    assert np.square(found - wanted).sum() < 3e-4 * np.square(wanted).sum()
 
 
 @pytest.mark.parametrize("answer_format", ["json", "csv"])
