@@ -75,6 +75,14 @@ class Mistake:
         """How many other things are wrong, as the end of a line."""
         return f" ({self.more} more)" if self.more else ""
 
+    @property
+    def said(self) -> str:
+        """The mistake as a part of a line: `place: found this, wanted that`."""
+        if self.kind == "json_invalid":
+            return f"not valid {self.wanted}"
+        said = self.wanted if self.kind == "value_error" else f"found {self.found}, wanted {self.wanted}"
+        return f"{self.key}: {said}" if self.place else said
+
 
 def first_mistake(error: ValidationError) -> Mistake:
     """The first mistake of a validation, and how many more there are."""

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -257,8 +257,7 @@ def read_figures(path: Path) -> list[UtteranceScores]:
         reason = "no 'utterances'"
     except ValidationError as error:
         mistake = first_mistake(error)
-        place = f"utterances.{mistake.key}" if mistake.key else "utterances"
-        reason = f"{place}: found {mistake.found}, wanted {mistake.wanted}{mistake.others}"
+        reason = replace(mistake, place=("utterances", *mistake.place)).said + mistake.others
     else:
         wrong = [result.id for result in results if not all(map(math.isfinite, (result.angle_deg, *result.scores.values())))]
         if not wrong:

@@ -319,10 +319,11 @@ class SearchConfig(Section):
     """The search over bit allocations."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """Candidates scored; at least the uniform and the ends-at-8 ones. Seeds beyond it are left out, the last prior's first."""
     hours: Annotated[float, Field(gt=0.0, le=100_000.0)] | None = None
     """After so long a run of the search begins no more candidates; those in flight finish."""
     stall_candidates: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    """No more are asked for when the hypervolume has grown by less than `stall_growth` over so many; seeds are always scored."""
+    """No more are asked for when the hypervolume has grown by less than `stall_growth` over so many, all seeds being scored."""
     stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
     """Share of the hypervolume before them."""
     strategy: Strategy = Strategy.PRIOR_CORRECTED

@@ -7,6 +7,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 from pydantic import Field, ValidationError
 
+from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Section, SeparatorConfig
@@ -98,9 +99,7 @@ def read_description(model: ModelProto, source: str) -> ExportDescription:
     try:
         description = ExportDescription.model_validate_json(found[0])
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{source}: its description is damaged ({key}: {first['msg']}); export it again") from None
+        raise UserError(f"{source}: its description is damaged ({first_mistake(error).said}); export it again") from None
     description.bit_allocation(source)
     return description
 

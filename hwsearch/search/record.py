@@ -22,6 +22,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 import hwsearch
+from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
 from hwsearch.files import atomic_write_bytes
@@ -437,7 +438,5 @@ def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:
     try:
         return _LINE.validate_json(line, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        detail = f"{where}: {first['msg']}" if where else first["msg"]
+        detail = first_mistake(error).said
         raise UserError(f"{path}, line {number}: not a valid entry ({detail}); wanted an undamaged record") from None

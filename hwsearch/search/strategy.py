@@ -1,4 +1,4 @@
-"""What an experiment's strategy comes to: the seeds that are always scored, and who proposes behind them."""
+"""What an experiment's strategy comes to: the seeds that are scored first, and who proposes behind them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

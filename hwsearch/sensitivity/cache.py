@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.seals import BrokenSealError, read_sealed_json, seal_line, unseal_lines, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
@@ -114,9 +115,7 @@ def _parse(lines: Sequence[bytes], path: Path) -> tuple[Result, ...]:
         try:
             results.append(Result.model_validate_json(line, strict=True))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "line"
-            raise UserError(f"{path}, line {number}: {where}: {first['msg']}; {mend}") from None
+            raise UserError(f"{path}, line {number}: {first_mistake(error).said}; {mend}") from None
     return tuple(results)
 
 

@@ -152,7 +152,7 @@ def test_a_driver_that_dies_while_it_writes_leaves_a_whole_record(
     ("damage", "message"),
     [
         (b'{"event":"asked", torn', "line 5: not a valid entry"),
-        (b'{"event":"failed","candidate":0}', "line 5: not a valid entry (failed.strategy: Field required)"),
+        (b'{"event":"failed","candidate":0}', "line 5: not a valid entry (failed.strategy: found nothing, wanted a value)"),
         (b"[]", "line 5: not a valid entry"),
     ],
 )

@@ -100,15 +100,15 @@ def test_one_at_a_time_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{[}", "line 2: line: Invalid JSON"),
-        (b'{"kind":"guess","subject":"features"}', "line 2: kind: Input should be"),
+        (b"{[}", "line 2: not valid JSON"),
+        (b'{"kind":"guess","subject":"features"}', "line 2: kind: found .guess., wanted one of"),
         (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":NaN}}}}', "line 2: "),
         (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":1e31}}}}', "line 2: by_width.kl.features.4: "),
         (b'{"kind":"trace","subject":"features","samples":[["1"]]}', "line 2: samples.0.0: "),
-        (b'{"kind":"trace","subject":"features","samples":[[]]}', "line 2: samples.0: Tuple should have at least 1 item"),
-        (b'{"kind":"trace","subject":"features","samples":[[1.0],[1.0,2.0]]}', "line 2: line: Value error, samples of the mix"),
-        (b'{"kind":"trace","subject":"features"}', "line 2: line: Value error, samples are missing"),
-        (b'{"kind":"trace","subject":"features","more":1}', "line 2: more: Extra inputs"),
+        (b'{"kind":"trace","subject":"features","samples":[[]]}', "line 2: samples.0: found [[][]], wanted at least 1 entry"),
+        (b'{"kind":"trace","subject":"features","samples":[[1.0],[1.0,2.0]]}', "line 2: samples of the mix"),
+        (b'{"kind":"trace","subject":"features"}', "line 2: samples are missing"),
+        (b'{"kind":"trace","subject":"features","more":1}', "line 2: more: found 1, wanted no such field"),
     ],
 )
 def test_a_broken_line_is_named_with_what_to_do(tmp_path: Path, line: bytes, message: str) -> None:
