@@ -1,6 +1,7 @@
 """Text files read whole: regular files only, of no more than a stated size, in UTF-8 with or without a byte-order mark."""
 
 import json
+import os
 import re
 import stat
 import tomllib
@@ -52,12 +53,12 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         raise Unreadable(reason)
     try:
         with path.open("rb") as stream:
-            content = stream.read(most_bytes + 1)
+            size = os.fstat(stream.fileno()).st_size
+            if size > most_bytes:
+                raise Unreadable(f"larger than {most_bytes / 2**20:g} MiB")
+            return stream.read(size)  # memory is taken for as much as is asked for
     except OSError as error:
         raise Unreadable(f"cannot be read ({error.strerror})") from None
-    if len(content) > most_bytes:
-        raise Unreadable(f"larger than {most_bytes / 2**20:g} MiB")
-    return content
 
 
 def read_text(path: Path, most_bytes: int) -> str:

@@ -457,13 +457,19 @@ def _run_commands() -> int:
         return 2
     except click.ClickException as error:
         return _refuse(error.format_message())
-    except OSError as error:
-        where = "" if error.filename is None else f"{error.filename}: "
-        return _refuse(f"{where}{error.strerror or error}")
+    except (OSError, MemoryError) as error:
+        return _refuse(_what_failed(error))
     except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("hwsearch: interrupted; the same command goes on where it stopped", err=True)
         return stop_code()
     return code if isinstance(code, int) else 0
+
+
+def _what_failed(error: OSError | MemoryError) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory; wanted more memory, or smaller files"
+    where = "" if error.filename is None else f"{error.filename}: "
+    return f"{where}{error.strerror or error}"
 
 
 def _refuse(message: str) -> int:

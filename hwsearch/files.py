@@ -159,6 +159,16 @@ def read_content(path: Path, what: str, most_bytes: int) -> bytes:
         raise UserError(f"{path}: {error}; wanted {what}") from None
 
 
+def check_regular(path: Path, what: str) -> None:
+    """Refuse anything but a regular file, or nothing, where one is read or appended to: a pipe would be waited for without end.
+
+    Raises:
+        UserError: names `what` the file would be.
+    """
+    if os.path.lexists(path) and (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted {what}, or nothing there")
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text, fit for hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -305,6 +305,14 @@ def test_every_built_in_target_is_listed() -> None:
     assert [line.split("│")[1].strip() for line in answer.stdout.splitlines() if line.startswith("│")] == list(built_in_targets())
 
 
+def test_a_file_too_large_for_the_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def read(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("hwsearch.experiment.load_experiment", read)
+    assert refusal(hwsearch("run", tmp_path / "tiny.toml", "--dry-run")).startswith("out of memory; wanted more memory")
+
+
 # A search that goes on
 
 

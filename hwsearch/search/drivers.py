@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
+from hwsearch.files import check_regular
 from hwsearch.printable import printable
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import now
@@ -127,6 +128,7 @@ class DriverAccount:
             UserError: it cannot be written.
         """
         self._path = folder / DRIVERS_FILE
+        check_regular(self._path, "what drivers have said of themselves")
         self._said: tuple[Step, int] | None = None
         self._has_ended = False
         # A kill may have left half a line.
@@ -202,6 +204,7 @@ def read_sessions(folder: Path) -> tuple[Session, ...]:
         UserError: it cannot be read.
     """
     path = folder / DRIVERS_FILE
+    check_regular(path, "what drivers have said of themselves")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):

@@ -96,7 +96,7 @@ def lock_holder(folder: Path) -> LockHolder | None:
     The lock is shared for an instant, which a driver that is just starting waits for.
     """
     try:
-        handle = os.open(folder / LOCK_FILE, os.O_RDONLY)
+        handle = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

@@ -25,7 +25,7 @@ import hwsearch
 from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files import atomic_write_bytes, check_regular, read_content
 from hwsearch.seals import BrokenSealError, seal_lines, unseal_lines
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.migration import can_upgrade, schema_version, upgrade
@@ -35,6 +35,9 @@ from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_w
 
 SCHEMA_VERSION = 4
 RECORD_FILE = "record.jsonl"
+
+RECORD_BYTES = 2**35
+"""The largest record that is read; a million candidates at every fidelity take half of it."""
 
 REFERENCE = 0
 """Number of the candidate that is the full-precision base, scored first and outside the space."""
@@ -192,12 +195,7 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
             are read as they are asked for, so the iterator raises too.
     """
     path = folder / RECORD_FILE
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path}: no such file; wanted the record of a search") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted the record of a search") from None
+    content = read_content(path, "the record of a search", RECORD_BYTES)
     lines = content[: content.rfind(b"\n") + 1].splitlines()
     if not lines:
         raise UserError(f"{path}: empty; wanted the record of a search")
@@ -214,6 +212,7 @@ def has_begun(folder: Path) -> bool:
         UserError: what is there cannot be read, such as a folder.
     """
     path = folder / RECORD_FILE
+    check_regular(path, "the record of a search")
     try:
         with path.open("rb") as stream:
             return stream.readline().endswith(b"\n")

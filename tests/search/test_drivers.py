@@ -1,9 +1,11 @@
 """What drivers say of themselves: begin, steps, end; and what a kill or a full disk leaves of it."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.search import drivers
 from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
-from hwsearch.search.folder_lock import FolderLock, lock_holder
+from hwsearch.search.folder_lock import LOCK_FILE, FolderLock, lock_holder
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.stopping import OutOfTime
 
@@ -109,13 +111,26 @@ def test_a_driver_elsewhere_is_named_with_its_machine(tmp_path: Path, monkeypatc
 
 
 def test_an_account_that_cannot_be_written_ends_the_driver_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / DRIVERS_FILE).symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be written \(No space left on device\)"):
-        DriverAccount(tmp_path)
-    (tmp_path / DRIVERS_FILE).unlink()
-    (tmp_path / DRIVERS_FILE).mkdir()
-    with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be read \(Is a directory\); wanted"):
-        read_sessions(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be written \(File too large\)"):
+            DriverAccount(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("put", "said"), [(Path.mkdir, "is a folder"), (os.mkfifo, "is a pipe")])
+def test_what_is_no_file_in_the_accounts_place_is_named(tmp_path: Path, put: Callable[[Path], None], said: str) -> None:
+    put(tmp_path / DRIVERS_FILE)
+    for use in (read_sessions, DriverAccount):
+        with pytest.raises(UserError, match=rf"drivers\.jsonl: {said}; wanted what drivers have said"):
+            use(tmp_path)
+
+
+def test_a_pipe_in_the_locks_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK_FILE)
+    assert lock_holder(tmp_path) is None
 
 
 def test_a_child_that_outlives_a_driver_does_not_hold_its_folder(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import socket
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -251,10 +252,11 @@ def test_a_folder_without_a_record_is_named(tmp_path: Path) -> None:
         read_record(tmp_path / "nowhere")
 
 
-def test_a_folder_in_the_records_place_is_named(tmp_path: Path) -> None:
-    (tmp_path / RECORD_FILE).mkdir()
+@pytest.mark.parametrize(("put", "said"), [(Path.mkdir, "is a folder"), (os.mkfifo, "is a pipe")])
+def test_what_is_no_file_in_the_records_place_is_named(tmp_path: Path, put: Callable[[Path], None], said: str) -> None:
+    put(tmp_path / RECORD_FILE)
     for look in (read_record, has_begun):
-        with pytest.raises(UserError, match=re.escape(f"{RECORD_FILE}: cannot be read (Is a directory); wanted the record")):
+        with pytest.raises(UserError, match=f"{RECORD_FILE}: {said}; wanted the record"):
             look(tmp_path)
 
 
