@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from hwsearch import __version__
 from hwsearch.arguments import PathArgument, check_not_read
@@ -328,6 +329,10 @@ def evaluate(
     fidelity: str | None,
 ) -> None:
     """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
+    if candidate is None:
+        _refuse_idle("without --candidate, whose scores it chooses; wanted both or neither", "fidelity")
+    if subject.is_dir():
+        _refuse_idle("where SUBJECT is a run folder; wanted one of them", "runs_dir")
     if output is not None:
         check_not_read(output, *(path for path in (subject, model) if path is not None))
         check_writable(output)
@@ -358,6 +363,11 @@ def cost(
     plots: Path | None,
 ) -> None:
     """What each layer costs on TARGET, a built-in name or a target file; without options, for the embedded base."""
+    if run_folder is not None or candidate is not None:
+        why = "with --run and --candidate, which has widths of its own; wanted one of them"
+        _refuse_idle(why, "weight_bits", "activation_bits")
+    if plots is not None:
+        check_folder(plots)
     from hwsearch import hardware
 
     charged = hardware.Charged(experiment, run_folder, candidate, weight_bits, activation_bits)
@@ -398,10 +408,27 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
     from hwsearch.experiment import load_experiment, with_search
 
     loaded = with_search(load_experiment(experiment), changes or {})
+    strategy = loaded.search.strategy.value
+    if strategy != "prior-corrected":
+        why = f"with strategy '{strategy}', which scores its seeds alone; wanted 'prior-corrected', or no --sampler"
+        _refuse_idle(why, "sampler")
     check_folder(runs_dir / loaded.name)
     from hwsearch.workspace import Workspace
 
     return Workspace(runs_dir, loaded)
+
+
+def _refuse_idle(why: str, *names: str) -> None:
+    """Refuse options that stand on the command line and would change nothing.
+
+    Raises:
+        UserError: names the first of them.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UserError(f"{parameter.opts[0]} has no effect {why}")
 
 
 def _storage(given: str | None) -> Any:

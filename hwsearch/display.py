@@ -14,6 +14,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from hw_models.figures import significant
 from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
@@ -91,16 +92,16 @@ SIZES_SHOWN = 3
 """Sizes between the smallest and the largest allocation whose bits are drawn."""
 
 FIGURES = (
-    ("SI-SNR in", "mixture_si_snr_db", "{:.2f}", 1.0),
-    ("SI-SNR", "si_snr_db", "{:.2f}", 1.0),
-    ("improvement dB", "si_snr_improvement_db", "{:.2f}", 1.0),
+    ("SI-SNR in, dB", "mixture_si_snr_db", "{:.2f}", 1.0),
+    ("SI-SNR, dB", "si_snr_db", "{:.2f}", 1.0),
+    ("improvement, dB", "si_snr_improvement_db", "{:.2f}", 1.0),
     ("PESQ in", "mixture_pesq", "{:.2f}", 1.0),
     ("PESQ", "pesq", "{:.2f}", 1.0),
     ("STOI in", "mixture_stoi", "{:.3f}", 1.0),
     ("STOI", "stoi", "{:.3f}", 1.0),
-    ("WER in %", "mixture_wer", "{:.1f}", 100.0),
-    ("WER %", "wer", "{:.1f}", 100.0),
-    ("WER clean %", "target_wer", "{:.1f}", 100.0),
+    ("WER in, %", "mixture_wer", "{:.1f}", 100.0),
+    ("WER, %", "wer", "{:.1f}", 100.0),
+    ("WER clean, %", "target_wer", "{:.1f}", 100.0),
 )
 """Columns of the evaluation: heading, figure, format, factor."""
 
@@ -366,7 +367,7 @@ def evaluate_with_progress(
         results = evaluate_system(system, workspace, advance)
     summaries = summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
     table = Table(
-        "angle", "n", *(heading for heading, *_ in FIGURES), title=f"{escape(name)}, test mixtures of {experiment.name}"
+        "angle, deg", "n", *(heading for heading, *_ in FIGURES), title=f"{escape(name)}, test mixtures of {experiment.name}"
     )
     for summary in summaries:
         low, high = summary.angles_deg
@@ -379,7 +380,7 @@ def evaluate_with_progress(
         say(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
     tests = {} if others is None else compare(results, others, experiment.seed)
     for key, test in tests.items():
-        chance = "" if test.p_value is None else f", p = {test.p_value:.2g}"
+        chance = "" if test.p_value is None else f", p = {significant(test.p_value, 2)}"
         counts = f"{test.n} mixtures of {test.groups} utterances"
         say(f"{key} against {against}: {test.difference:+.3f}{chance} ({test.method}, {counts})")
     if report is not None:
@@ -428,7 +429,7 @@ def _most_fragile(tables: Sequence[SensitivityTable]) -> Table:
         for row in order:
             column = narrowest[row]
             error = table.standard_error[row, column]
-            value = f"{table.value[row, column]:.3g}" + ("" if np.isnan(error) else f" ± {error:.2g}")
+            value = significant(table.value[row, column], 3) + ("" if np.isnan(error) else f" ± {significant(error, 2)}")
             first = row == order[0]
             shown.add_row(
                 table.method if first else "",

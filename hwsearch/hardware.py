@@ -1,6 +1,7 @@
 """What the commands about chips print: costs layer by layer, the targets there are, a calibration."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,15 @@ from hw_models.calibration import Errors, calibrate, target_toml
 from hw_models.compile import CostTable, compile_target
 from hw_models.cost import evaluate, placement_of
 from hw_models.errors import TargetError
+from hw_models.figures import significant
 from hw_models.measurements import load_measurements
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
-from hw_models.report import cost_rows
+from hw_models.report import Row, cost_rows
 from hw_models.target import built_in_targets, load_target
-from hw_models.workload import IntArray, bits_matrix
+from hw_models.workload import IntArray, Workload, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment
-from hwsearch.files import atomic_write, atomic_write_bytes
+from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
 from hwsearch.pipeline import read_run
 from hwsearch.search.costing import experiment_workload
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
@@ -81,6 +83,9 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
     Raises:
         UserError: an unknown target, a wrong file, or widths that it does not run; see also `Charged.resolve`.
     """
+    pictures = {} if plots is None else {plots / name: draw for name, draw in PLOTS.items()}
+    for path in pictures:
+        check_writable(path)
     experiment, allocation = charged.resolve()
     workload = experiment_workload(experiment)
     if streaming:
@@ -91,26 +96,15 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
         table = compile_target(chip, workload)
         rows = cost_rows(table, bits)
         summary = _summary(table, bits)
-        figures = {} if plots is None else {name: draw(table, bits) for name, draw in PLOTS.items()}
+        figures = {path: draw(table, bits) for path, draw in pictures.items()}
     except TargetError as error:
         raise UserError(str(error)) from None
-    length = f"one frame of {1e3 * workload.frame_seconds:g} ms" if workload.streaming else f"{workload.seconds:.3g} s of speech"
-    shown = Table(title=f"{chip.name}: {length}, {workload.macs:,} MACs")
-    for column in rows[0]:
-        if any(not _absent(row[column]) for row in rows):
-            shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right")
-        else:
-            rows = [{name: value for name, value in row.items() if name != column} for row in rows]
-    for row in rows:
-        shown.add_row(*(number(value) for value in row.values()), end_section=row is rows[-2])
-    wide().print(shown)
+    wide().print(_cost_table(chip.name, workload, rows))
     for line in summary:
         say(line)
-    if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            atomic_write(plots / name, partial(figure.savefig, dpi=DPI, format="png"))
-            say(f"plot: {plots / name}")
+    for path, figure in figures.items():
+        atomic_write(path, partial(figure.savefig, dpi=DPI, format="png"))
+        say(f"plot: {path}")
 
 
 def print_targets() -> None:
@@ -164,7 +158,7 @@ def calibrate_target(target: str, measurements: Path, output: Path) -> None:
     table = Table("measurement", "held out", "measured ms", "predicted ms", "error %")
     for check in (*fit.fitted, *fit.held_out):
         deviation = 100 * (check.predicted_ms / check.latency_ms - 1)
-        row = (f"{check.latency_ms:.4g}", f"{check.predicted_ms:.4g}", f"{deviation:+.1f}")
+        row = (significant(check.latency_ms), significant(check.predicted_ms), f"{deviation:+.1f}")
         table.add_row(escape(check.name), "yes" if check.name in held_out else "", *row)
     wide().print(table)
     for what, checks in (("fitted", fit.fitted), ("held out", fit.held_out)):
@@ -193,6 +187,20 @@ def _name(output: Path) -> str:
     return plain
 
 
+def _cost_table(name: str, workload: Workload, rows: Sequence[Row]) -> Table:
+    """Rows of `cost_rows` for the terminal, without the columns of which nothing is known."""
+    length = f"{significant(workload.seconds, 3)} s of speech"
+    if workload.streaming:
+        length = f"one frame of {1e3 * workload.frame_seconds:g} ms"
+    shown = Table(title=f"{name}: {length}, {workload.macs:,} MACs")
+    columns = [column for column in rows[0] if any(not _absent(row[column]) for row in rows)]
+    for column in columns:
+        shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right")
+    for row in rows:
+        shown.add_row(*(number(row[column]) for column in columns), end_section=row is rows[-2])
+    return shown
+
+
 def _summary(table: CostTable, bits: IntArray) -> list[str]:
     """The totals of an allocation `[sites]` in words."""
     costs, placement = evaluate(table, bits[None]), placement_of(table, bits)
@@ -201,11 +209,12 @@ def _summary(table: CostTable, bits: IntArray) -> list[str]:
         f"weights:     {costs.weight_bytes[0]:,} bytes in {placement.weights.name}{_of(placement.weights.bytes)}",
         f"activations: {peak:,} bytes at most in {placement.activations.name}{_of(placement.activations.bytes)}",
         f"fits:        {'yes' if costs.fits[0] else 'no'}",
-        f"time:        {costs.latency_ms[0]:,.4g} ms, {costs.real_time_factor[0]:.3g} of real time",
+        f"time:        {significant(costs.latency_ms[0])} ms, {significant(costs.real_time_factor[0], 3)} of real time",
         f"work:        {costs.bit_operations[0]:,} bit operations",
     ]
     if not math.isnan(float(costs.energy_uj[0])):
-        lines.append(f"energy:      {costs.energy_uj[0]:,.4g} uJ")
+        unknown = "" if table.dataflow is None else ", not known by layer"
+        lines.append(f"energy:      {significant(costs.energy_uj[0])} uJ{unknown}")
     for name, counts in costs.resources.items():
         lines.append(f"{name + ':':<12} {counts[0]:,}")
     workload = table.workload

@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from hw_models.figures import significant
 from hwsearch.experiment import Fidelity
 from hwsearch.front.status import (
     THIS_PROCESS,
@@ -30,6 +31,7 @@ from hwsearch.front.status import (
 from hwsearch.interrupts import interrupts_quiet, pause, stop_code
 from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.folder_lock import LockHolder
+from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
 from hwsearch.terminal import SafeConsole, console, duration, output
 from hwsearch.workspace import Workspace
@@ -220,23 +222,22 @@ def _per_time(rate: float) -> str:
     """A rate in the unit that leaves digits before the point."""
     for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
         if rate * seconds >= 1 or unit == "h":
-            return f"{rate * seconds:.3g} per {unit}"
+            return f"{significant(rate * seconds, 3)} per {unit}"
     raise AssertionError
 
 
 def _curve(rung: RungStatus) -> Text:
     by_count = {point.candidates: point.hypervolume for point in rung.curve}
     last = rung.curve[-1]
-    figures = ", ".join(
-        f"{by_count[count]:.4g} at {share} %" for share, count in zip((25, 50, 75, 100), quarters(last.candidates), strict=True)
-    )
+    shares = zip((25, 50, 75, 100), quarters(last.candidates), strict=True)
+    figures = ", ".join(f"{significant(by_count[count])} at {share} %" for share, count in shares)
     values = [point.hypervolume for point in rung.curve]
     took = duration(last.seconds)
     return Text(f"hypervolume {sparkline(values)} {figures} of {last.candidates} at '{rung.fidelity.value}' in {took}")
 
 
 def _notable(notable: Notable) -> str:
-    figures = ", ".join(f"{column} {value:,.6g}" for column, value in notable.values.items())
+    figures = ", ".join(f"{column} {in_figures(column, value)}" for column, value in notable.values.items())
     return f"{notable.why}: candidate {notable.candidate} at '{notable.fidelity.value}', {figures}"
 
 

@@ -3,6 +3,7 @@
 Whatever is printed, control characters in it are shown and not obeyed (`hwsearch.printable`).
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.segment import Segment
 
+from hw_models.figures import significant
 from hwsearch.interrupts import checkpoint
 from hwsearch.printable import printable
 
@@ -68,10 +70,12 @@ def duration(seconds: float) -> str:
 
 
 def number(value: str | float) -> str:
-    """A cell of a table: thousands apart, three decimals, nothing for what is not stated."""
+    """A cell of a table: thousands apart, at least four digits of a fraction, nothing for what is not known."""
     if isinstance(value, str):
         return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if math.isnan(value) else significant(value)
 
 
 def wide() -> Console:

@@ -289,7 +289,7 @@ def test_the_layers_of_a_candidate_cost_together_what_the_record_says(tiny: Tiny
         lines = [line.replace("┃", "│").split("│") for line in answer.stdout.splitlines() if line.startswith(("┃", "│"))]
         total = {heading.strip(): cell.strip() for heading, cell in zip(lines[0], lines[-1], strict=True)}
         assert total["layer"] == "total"
-        assert float(total["latency_ms"].replace(",", "")) == pytest.approx(event["costs"][f"latency_ms[{target}]"], abs=5e-4)
+        assert float(total["latency_ms"].replace(",", "")) == pytest.approx(event["costs"][f"latency_ms[{target}]"], rel=5e-4)
         assert int(total["weight_bytes"].replace(",", "")) == event["costs"][f"weight_bytes[{target}]"]
 
 
@@ -615,6 +615,25 @@ def test_options_that_make_no_sense_are_refused(tiny: Tiny) -> None:
         ("evaluate", tiny.folder, "--against", tiny.folder / "experiment.json"),
     ):
         assert "wanted" in refusal(hwsearch(*command))
+
+
+def test_an_option_that_would_change_nothing_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    run = ("--run", tiny.folder, "--candidate", 1)
+    for command, option in (
+        (("cost", "bitfusion", *run, "--weight-bits", 3), "--weight-bits"),
+        (("cost", "bitfusion", *run, "--weight-bits", 8), "--weight-bits"),
+        (("cost", "bitfusion", *run, "--activation-bits", 4), "--activation-bits"),
+        (("evaluate", tiny.folder, "--fidelity", "post-training"), "--fidelity"),
+        (("evaluate", tiny.folder, "--model", tiny.model, "--fidelity", "post-training"), "--fidelity"),
+        (("evaluate", tiny.folder, "--runs-dir", tiny.runs), "--runs-dir"),
+        *(
+            ((command, tiny.file, "--runs-dir", tmp_path, "--strategy", "uniform", "--sampler", "gp", *dry), "--sampler")
+            for command in ("run", "search")
+            for dry in ((), ("--dry-run",))
+        ),
+    ):
+        assert refusal(hwsearch(*command)).startswith(f"{option} has no effect ")
+    assert snapshot(tmp_path) == {}
 
 
 @pytest.mark.parametrize("folder", ["", "data", "corpora", "tiny/export", "tiny/record.jsonl", "absent"])

@@ -1,6 +1,7 @@
 """`hwsearch cost`, `targets` and `calibrate`: what they say and leave, and what they refuse."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from hw_models.cost import evaluate
 from hw_models.measurements import Measurement
 from hw_models.target import BUILT_IN, built_in_targets, load_target
 from tests.tiny import hwsearch, refusal
+
+PAPER = Path(__file__).parents[1] / "experiments" / "paper.toml"
 
 LAYERS = [
     {"kind": "conv", "in_channels": 64, "out_channels": 128},
@@ -63,6 +66,28 @@ def test_pictures_are_drawn_where_they_are_wanted(tmp_path: Path) -> None:
     for name in names:
         assert imread(folder / name).std() > 0.01
         assert f"plot: {folder / name}" in answer.stdout
+
+
+@pytest.mark.parametrize("inside", ["", "deep"])
+def test_a_folder_of_pictures_that_cannot_be_is_refused_before_the_table(tmp_path: Path, inside: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    message = refusal(hwsearch("cost", "ethos-u55-128", "--plots", file / inside))
+    assert message.startswith(str(file))
+    assert "wanted" in message
+    assert file.read_text() == "mine"
+    (tmp_path / "plots" / "layers.png").mkdir(parents=True)
+    assert "layers.png" in refusal(hwsearch("cost", "ethos-u55-128", "--plots", tmp_path / "plots"))
+
+
+@pytest.mark.parametrize("name", ["cortex-m7-cmsis-nn", "finn-pynq-z2", "nvidia-t4"])
+def test_numbers_are_written_out_and_what_is_not_known_is_left_blank(name: str) -> None:
+    answer = hwsearch("cost", name, "--experiment", PAPER, "--weight-bits", 4)
+    assert answer.code == 0, answer.stderr
+    assert not re.search(r"\d[eE][-+]?\d|\bnan\b|\binf\b", answer.stdout)
+    row = total(answer.stdout)
+    assert said(answer.stdout, "time").startswith(f"{row['latency_ms']} ms, ")
+    assert said(answer.stdout, "energy").startswith(f"{row['energy_uj']} uJ")
 
 
 def test_a_target_is_described_with_what_it_was_checked_on() -> None:

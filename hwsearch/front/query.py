@@ -20,10 +20,9 @@ import numpy.typing as npt
 from rich.markup import escape
 from rich.table import Table
 
-from hw_models.figures import significant
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, TRAINING_STEPS, UTTERANCES
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, in_figures, is_count
 from hwsearch.search.pareto import non_dominated
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!\s]+)\s*(?P<operator><=|>=|==|!=|=|<|>)\s*(?P<value>[^<>=!\s]+)\s*")
@@ -41,8 +40,6 @@ TEXTS = ("strategy", "fidelity")
 """Columns that hold names."""
 LABELS = ("candidate", "strategy", "uniform", "fidelity")
 """Columns that name a candidate."""
-COUNTS = frozenset({UTTERANCES, TRAINING_STEPS, "fits", "lut", "bram18", "uram", "dsp"})
-"""Columns of whole numbers, besides those in bytes; of a target's columns the name before the bracket."""
 MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_BITS)
 """Columns that come first, where they are there."""
 
@@ -127,12 +124,6 @@ def column_names(table: CandidateTable) -> tuple[str, ...]:
 def bits_column(site: str) -> str:
     """The column that holds the width of a site."""
     return f"bits[{site}]"
-
-
-def is_count(column: str) -> bool:
-    """Whether a column holds whole numbers."""
-    name = column.partition("[")[0]
-    return name.endswith("_bytes") or name in COUNTS
 
 
 def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
@@ -268,9 +259,4 @@ def _cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
-    if isinstance(value, float):
-        # Decibels and bits have the same decimals in every row, for the eye to compare.
-        return f"{value:.3f}" if name.endswith(("_db", "_bits")) else significant(value)
-    if is_count(name):
-        return f"{value:,}"
-    return escape(str(value))
+    return in_figures(name, value) if isinstance(value, float) or is_count(name) else escape(str(value))

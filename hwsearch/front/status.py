@@ -19,7 +19,7 @@ from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
 from hwsearch.search.folder_lock import LockHolder, lock_holder
 from hwsearch.search.hypervolume import volumes_at
 from hwsearch.search.log import LOG_FILE
-from hwsearch.search.objectives import QUALITY, SIZE, objectives_of
+from hwsearch.search.objectives import QUALITY, SIZE, is_count, objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Failed, Header, Scored, has_begun, read_record
 from hwsearch.search.scoring import first_fidelity
@@ -387,7 +387,7 @@ def to_json(status: SearchStatus) -> dict[str, Any]:
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: plain(item) for key, item in value.items()}
+            return {key: int(item) if is_count(key) and isinstance(item, float) else plain(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         if isinstance(value, BaseModel):

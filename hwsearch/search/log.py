@@ -11,6 +11,7 @@ from pathlib import Path
 import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.printable import printable
+from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Scored, now
 
@@ -70,7 +71,8 @@ def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
     attempts = "" if event.attempts == 1 else f", attempt {event.attempts}"
     if isinstance(event, Scored):
         values = {**event.metrics, **event.costs}
-        figures = ", ".join(f"{column} {value:.6g}" for column in columns if (value := values.get(column)) is not None)
+        known = [(column, value) for column in columns if (value := values.get(column)) is not None]
+        figures = ", ".join(f"{column} {in_figures(column, value)}" for column, value in known)
         return f"{where}: {name} scored in {event.seconds:.2f} s on {event.worker}{attempts}: {figures}"
     return f"{where}: {name} failed after {event.seconds:.2f} s{attempts}: {event.reason}"
 

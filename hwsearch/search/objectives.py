@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from hw_models.figures import significant
+
 QUALITY = "si_snr_improvement_db"
 """Mean SI-SNR improvement over the mixture, dB."""
 QUALITY_CI95 = "si_snr_improvement_ci95_db"
@@ -17,6 +19,21 @@ TRAINING_STEPS = "training_steps"
 """Steps that the candidate's weights were trained, those of the candidates its training started from included."""
 SIZE = "size_bytes"
 """Bytes of the file that ships."""
+COUNTS = frozenset({UTTERANCES, TRAINING_STEPS, "fits", "lut", "bram18", "uram", "dsp"})
+"""Columns of whole numbers, besides those in bytes; of a target's columns the name before the bracket."""
+
+
+def is_count(column: str) -> bool:
+    """Whether a column holds whole numbers."""
+    name = column.partition("[")[0]
+    return name.endswith("_bytes") or name in COUNTS
+
+
+def in_figures(column: str, value: float) -> str:
+    """A value of a column for people: counts as whole numbers, decibels and bits with three decimals, others with four digits."""
+    if is_count(column):
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if column.endswith(("_db", "_bits")) else significant(value)
 
 
 class Direction(StrEnum):

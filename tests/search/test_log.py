@@ -35,7 +35,7 @@ def test_the_log_says_where_it_is_and_what_became_of_each_candidate(tmp_path: Pa
     assert found[1] == f"record: {tmp_path / 'record.jsonl'}"
     assert found[2] == "scoring: 0/3 at 'post-training', 0 failed"
     assert re.fullmatch(
-        r"0/3 at 'post-training': full precision scored in 0\.\d\d s on \S+: si_snr_improvement_db 12, size_bytes [\d.]+",
+        r"0/3 at 'post-training': full precision scored in 0\.\d\d s on \S+: si_snr_improvement_db 12\.000, size_bytes [\d,]+",
         found[3],
     )
     assert re.fullmatch(r"1/3 at 'post-training': candidate 1 \(uniform\) scored in .*", found[4])
