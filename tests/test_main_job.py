@@ -40,7 +40,7 @@ def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: T
     monkeypatch.setattr(display, "export", refuse)
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["plot:", "chosen:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "plot:", "chosen:"]
     assert answer.stdout.splitlines()[:20] == searched.stdout.splitlines()[:20]
     chosen = next(line.split()[2].rstrip(",") for line in answer.stdout.splitlines() if line.startswith("chosen:"))
     (error,) = [line for line in answer.stderr.splitlines() if "error" in line]
@@ -54,7 +54,7 @@ def test_a_plot_that_cannot_be_written_costs_neither_front_nor_export(searched: 
     (searched.folder / "front.png").mkdir()
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["chosen:", "model:", "next:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "chosen:", "model:", "next:"]
     assert answer.stderr.splitlines()[-1].startswith(f"hwsearch: error: {searched.folder / 'front.png'}: ")
 
 
@@ -73,14 +73,14 @@ def test_where_no_candidate_is_within_the_limits_the_front_is_shown_all_the_same
 
 
 def test_a_foreign_folder_in_the_export_s_place_is_refused_before_the_search(
-    searched: Tiny, monkeypatch: pytest.MonkeyPatch
+    copied: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (searched.folder / "export" / "thesis.tex").write_text("years")
-    monkeypatch.setattr(display, "search_with_progress", lambda *_, **__: pytest.fail("searched"))
-    answer = main_job(searched)
+    (copied.folder / "export" / "thesis.tex").write_text("years")
+    monkeypatch.setattr(display, "build_with_progress", lambda *_, **__: pytest.fail("searched"))
+    answer = main_job(copied)
     assert (answer.code, answer.stdout) == (2, "")
     assert answer.stderr == (
-        f"hwsearch: error: {searched.folder / 'export'}: holds something that is no export; wanted a new folder or an earlier "
+        f"hwsearch: error: {copied.folder / 'export'}: holds something that is no export; wanted a new folder or an earlier "
         "export\n"
     )
 
