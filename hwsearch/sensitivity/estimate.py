@@ -13,7 +13,7 @@ from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
 from hwsearch.experiment import Experiment, Split
 from hwsearch.files import digest
 from hwsearch.seals import read_sealed_json, write_sealed_json
-from hwsearch.sensitivity.cache import Journal, open_journal
+from hwsearch.sensitivity.cache import JOBS_FILE, Journal, open_journal
 from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
 from hwsearch.sensitivity.curvature import Trace, curvature_table
 from hwsearch.sensitivity.jobs import (
@@ -138,6 +138,7 @@ def ensure(
     with open_journal(sensitivity_folder(workspace), _parts(workspace, wanted, base, len(mixtures), pool)) as journal:
         results = Results()
         for result in journal.results:
+            _check_samples(result, wanted, len(mixtures), sensitivity_folder(workspace))
             results.add(result)
         jobs = missing_jobs(wanted, candidates, mixtures, results)
         if jobs:
@@ -148,6 +149,20 @@ def ensure(
         for method, table in tables.items():
             write_sealed_json(table_path(workspace, method), table.to_json())
     return tables
+
+
+def _check_samples(result: Result, methods: Sequence[Method], mixtures: int, folder: Path) -> None:
+    """Refuse a kept result of other mixtures than those that its method is wanted for.
+
+    Raises:
+        UserError: as above; names the result.
+    """
+    wanted = any(result.kind in KINDS[method] for method in methods)
+    if wanted and result.samples and len(result.samples) != mixtures:
+        raise UserError(
+            f"{folder / JOBS_FILE}: '{result.kind}' of '{result.subject}' holds samples of {len(result.samples)} mixtures; "
+            f"wanted {mixtures}: delete {folder} and the sensitivities are made again"
+        )
 
 
 def make_table(method: Method, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:

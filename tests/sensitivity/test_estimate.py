@@ -42,6 +42,7 @@ from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.workspace import Workspace
+from tests.sealed import edit_lines
 from tests.sensitivity.workspaces import SITES, make_experiment
 
 Maker = Callable[..., Workspace]
@@ -218,6 +219,22 @@ def test_methods_of_one_walk_over_the_sites_are_one_job_and_one_added_later_is_m
         found = ensure(apart, [method], SITES)
         assert len(lines(apart)) == 2 * done
         np.testing.assert_array_equal(found[Method(method)].value, whole[Method(method)].value)
+
+
+def test_traces_of_too_few_mixtures_are_refused(workspace: Maker) -> None:
+    here = workspace()
+    ensure(here, ["curvature"], SITES[:1])
+    journal = sensitivity_folder(here) / JOBS_FILE
+
+    def shorten(lines: list[bytes]) -> list[bytes]:
+        entries = [json.loads(line) for line in lines]
+        return [
+            json.dumps({**entry, "samples": entry["samples"][1:]} if "samples" in entry else entry).encode() for entry in entries
+        ]
+
+    edit_lines(journal, shorten)
+    with pytest.raises(UserError, match=r"jobs\.jsonl: 'trace' of .* holds samples of 1 mixtures; wanted 2: delete"):
+        ensure(here, ["curvature"], SITES[:1])
 
 
 def test_a_walk_that_was_kept_in_part_is_walked_for_the_rest(workspace: Maker) -> None:
