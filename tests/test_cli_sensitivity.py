@@ -125,7 +125,10 @@ def test_the_answer_names_the_most_fragile_sites_of_each_method_with_their_error
         order = np.argsort(-value)
         assert [row[1] for row in shown] == [SITES[position] for position in order]
         assert [row[2] for row in shown] == [str(table["widths"][narrowest[position]]) for position in order]
-        assert [row[3] for row in shown] == [f"{value[position]:.3g} ± {error[position]:.2g}" for position in order]
+        figures = np.array([[float(part.replace(",", "")) for part in row[3].split(" ± ")] for row in shown])
+        np.testing.assert_allclose(figures[:, 0], value[order], rtol=5.1e-3)
+        np.testing.assert_allclose(figures[:, 1], error[order], rtol=5.1e-2)
+        assert not any("e" in row[3] for row in shown)
 
 
 def test_the_answer_ends_with_files_that_are_there_and_the_next_command(made: tuple[Path, str]) -> None:
