@@ -17,6 +17,7 @@ from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
 
 from hwsearch.errors import UserError
+from hwsearch.interrupts import checkpoint
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.storage import Key, SharedStorage, StorageError, open_storage
@@ -157,6 +158,7 @@ class SharedStudy:
             self._condition.notify_all()
             before, since = len(self._stored), time.monotonic()
             while not self._ended and time.monotonic() < since + PATIENCE_SECONDS:
+                checkpoint()
                 self._condition.wait(0.5)
                 if len(self._stored) != before:
                     before, since = len(self._stored), time.monotonic()
