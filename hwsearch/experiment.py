@@ -54,6 +54,7 @@ class CorpusKind(StrEnum):
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
@@ -91,12 +92,12 @@ class RoomConfig(Section):
 
     count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]
     sources_per_room: Annotated[int, Field(ge=2, le=16)] = 4
-    size_min_m: tuple[Positive, Positive, Positive] = (4.0, 4.0, 2.5)
-    size_max_m: tuple[Positive, Positive, Positive] = (10.0, 8.0, 6.0)
+    size_min_m: tuple[RoomSide, RoomSide, RoomSide] = (4.0, 4.0, 2.5)
+    size_max_m: tuple[RoomSide, RoomSide, RoomSide] = (10.0, 8.0, 6.0)
     t60_min_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.05
     t60_max_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.7
-    distance_min_m: Annotated[float, Field(ge=0.2)] = 0.8
-    distance_max_m: Annotated[float, Field(ge=0.2)] = 2.5
+    distance_min_m: Annotated[float, Field(ge=0.2, le=100.0)] = 0.8
+    distance_max_m: Annotated[float, Field(ge=0.2, le=100.0)] = 2.5
     min_angle_deg: Annotated[float, Field(ge=0.0, le=60.0)] = 5.0
     """Smallest angle between two sources of one room, seen from the array."""
 

@@ -11,6 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+Point = tuple[float, float, float]
+"""Metres along length, width and height, from a corner of the room."""
+
 SPEED_OF_SOUND = 343.0
 """Metres per second, in air at 20 degrees Celsius."""
 

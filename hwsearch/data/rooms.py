@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray
+from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray, Point
 from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -28,6 +28,25 @@ WALL_MARGIN_M = 0.4
 
 ENDED = "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
 
+MOST_IMAGES = 15_000_000
+"""Images of all sources of a room that are simulated at most: about 4 GB of memory, and a minute for 15 microphones."""
+
+RESPONSE_STEP = 2.0**-24
+"""Impulse responses are rounded to multiples of this. The filter behind the image method depends on the processor in its last
+bits, which are far smaller."""
+
+_DELAY_FILTER = 81
+"""Taps of pyroomacoustics' fractional-delay filter; half of them delay everything."""
+
+_T60_DIGITS = 6
+"""Decimals of a measured T60, for the same reason."""
+
+_DRAWS = 200
+"""Rooms drawn at most until array and sources fit."""
+
+_ROOMS_TRIED = 100
+"""Rooms of a split that are drawn to see whether the sources fit."""
+
 
 @dataclass(frozen=True)
 class Room:
@@ -39,10 +58,10 @@ class Room:
     """
 
     index: int
-    size_m: tuple[float, float, float]
+    size_m: Point
     t60_s: float
-    centre_m: tuple[float, float, float]
-    sources_m: tuple[tuple[float, float, float], ...]
+    centre_m: Point
+    sources_m: tuple[Point, ...]
     doa_deg: tuple[float, ...]
 
 
@@ -66,6 +85,11 @@ class RoomBank:
             raise UserError(f"{path}: unreadable impulse responses; delete the file and build the data again") from None
 
 
+def rooms_folder(folder: Path, split: Split) -> Path:
+    """Where a data set's folder has the rooms of a split."""
+    return folder / "rooms" / split.value
+
+
 def room_file(folder: Path, index: int) -> Path:
     """Where a room's impulse responses are."""
     return folder / f"room-{index:05d}.npy"
@@ -78,19 +102,21 @@ def draw_room(rng: np.random.Generator, index: int, config: RoomConfig, array: M
     plane is all the separator is told.
 
     Raises:
-        UserError: no room within the limits takes the sources (distances or angles too large for the sizes).
+        UserError: no room within the limits takes array and sources (distances or angles too large for the sizes).
     """
-    for _ in range(200):
-        size = rng.uniform(config.size_min_m, config.size_max_m)
+    for _ in range(_DRAWS):
+        x, y, z = (float(side) for side in rng.uniform(config.size_min_m, config.size_max_m))
+        size = (x, y, z)
         t60 = float(rng.uniform(config.t60_min_s, config.t60_max_s))
-        centre = np.array([rng.uniform(0.35, 0.65) * size[0], rng.uniform(0.15, 0.5) * size[1], rng.uniform(1.0, 1.7)])
-        placed = _place_sources(rng, config, array, size, centre)
+        centre = (float(rng.uniform(0.35, 0.65)) * x, float(rng.uniform(0.15, 0.5)) * y, float(rng.uniform(1.0, 1.7)))
+        placed = _place_sources(rng, config, array, size, centre) if _holds(size, centre, array) else None
         if placed is not None:
             sources, doas = placed
             return Room(index, _triple(size), t60, _triple(centre), tuple(_triple(s) for s in sources), tuple(doas))
     raise UserError(
-        f"data.rooms: {config.sources_per_room} sources {config.min_angle_deg} degrees apart, {config.distance_min_m} to "
-        f"{config.distance_max_m} m away, fit in none of 200 rooms drawn; wanted larger rooms or milder limits"
+        f"data.rooms: the array and {config.sources_per_room} sources {config.min_angle_deg} degrees apart, "
+        f"{config.distance_min_m} to {config.distance_max_m} m away, fit in none of {_DRAWS} rooms drawn; wanted larger rooms or "
+        "milder limits"
     )
 
 
@@ -104,6 +130,7 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
 
     # Each thread adds up its own images, so the number of threads, by default that of the machine's cores, would change the sums.
     pyroomacoustics.constants.set("num_threads", 1)
+    pyroomacoustics.constants.set("frac_delay_length", _DELAY_FILTER)
     absorption = eyring_absorption(room.size_m, room.t60_s)
     shoebox = pyroomacoustics.ShoeBox(
         room.size_m,
@@ -113,19 +140,15 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
     )
     for source in room.sources_m:
         shoebox.add_source(source)
-    centre = np.array(room.centre_m)
-    heights = np.full((array.microphones, 1), centre[2])
-    shoebox.add_microphone_array(np.hstack([centre[:2] + array.positions, heights]).T)
+    heights = np.full((array.microphones, 1), room.centre_m[2])
+    shoebox.add_microphone_array(np.hstack([np.array(room.centre_m[:2]) + array.positions, heights]).T)
     shoebox.compute_rir()
-    farthest = max(float(np.linalg.norm(np.array(source) - centre)) for source in room.sources_m)
-    # pyroomacoustics delays everything by half its fractional-delay filter.
-    latency = pyroomacoustics.constants.get("frac_delay_length") // 2
-    taps = math.ceil((room.t60_s + farthest / SPEED_OF_SOUND) * sample_rate) + 2 * latency
+    taps = response_taps(room.t60_s, max(math.dist(source, room.centre_m) for source in room.sources_m), sample_rate)
     responses = np.zeros((len(room.sources_m), array.microphones, taps), dtype=np.float32)
     for m, row in enumerate(shoebox.rir):
         for s, response in enumerate(row):
             kept = min(taps, len(response))
-            responses[s, m, :kept] = response[:kept]
+            responses[s, m, :kept] = np.rint(response[:kept] / RESPONSE_STEP) * RESPONSE_STEP
     return responses
 
 
@@ -140,6 +163,31 @@ def image_order(size_m: Sequence[float], t60_s: float) -> int:
     """Reflections needed so that every image within c * T60 is there along the room's two shortest sides."""
     a, b, _ = sorted(size_m)
     return max(1, math.ceil(SPEED_OF_SOUND * t60_s * math.hypot(a, b) / (a * b) - 1))
+
+
+def response_taps(t60_s: float, distance_m: float, sample_rate: int) -> int:
+    """Samples of an impulse response: until T60 after the direct sound from so far away, and the simulator's own delay."""
+    return math.ceil((t60_s + distance_m / SPEED_OF_SOUND) * sample_rate) + _DELAY_FILTER - 1
+
+
+def check_rooms(data: DataConfig, data_digest: str) -> None:
+    """Refuse rooms that cannot be simulated; no sound is simulated.
+
+    Raises:
+        UserError: a room may take too many images, or array and sources do not fit.
+    """
+    config = data.rooms
+    order = image_order(config.size_min_m, config.t60_max_s)
+    images = (4 * order**3 + 6 * order**2 + 8 * order + 3) // 3  # places within `order` reflections, in three dimensions
+    if images * config.sources_per_room > MOST_IMAGES:
+        size = " x ".join(f"{side:g}" for side in config.size_min_m)
+        raise UserError(
+            f"data.rooms: a room of {size} m with a T60 of {config.t60_max_s:g} s takes {images:,} images for each of "
+            f"{config.sources_per_room} sources; wanted at most {MOST_IMAGES:,} in all: a larger size_min_m, a smaller t60_max_s "
+            "or fewer sources_per_room"
+        )
+    for split, count in config.count.items():
+        draw_rooms(data, data_digest, split, min(count, _ROOMS_TRIED))
 
 
 def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None:
@@ -158,7 +206,7 @@ def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None
     if end - start < 2:
         return None
     slope = np.polyfit(np.arange(start, end) / sample_rate, decay_db[start:end], 1)[0]
-    return float(-60.0 / slope)
+    return round(float(-60.0 / slope), _T60_DIGITS)
 
 
 def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress) -> RoomBank:
@@ -178,12 +226,16 @@ def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, p
     return RoomBank(folder, rooms)
 
 
-def draw_rooms(data: DataConfig, data_digest: str, split: Split) -> tuple[Room, ...]:
-    """The geometry of a split's rooms; no sound is simulated."""
+def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | None = None) -> tuple[Room, ...]:
+    """The geometry of a split's rooms, or of its first `count`; no sound is simulated.
+
+    Raises:
+        UserError: array and sources do not fit.
+    """
     array = ARRAYS[data.array]
     return tuple(
         draw_room(generator(data_digest, "room", split, index), index, data.rooms, array)
-        for index in range(data.rooms.count.get(split, 0))
+        for index in range(data.rooms.count.get(split, 0) if count is None else count)
     )
 
 
@@ -196,23 +248,28 @@ def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Pa
     atomic_write(room_file(folder, room.index), write)
 
 
+def _holds(size: Point, centre: Point, array: MicrophoneArray) -> bool:
+    """Whether all microphones of an array at `centre` are far enough from the walls."""
+    places = [(centre[0] + x, centre[1] + y, centre[2]) for x, y in array.positions.tolist()]
+    return all(_clear_of_walls(place, size) for place in places)
+
+
+def _clear_of_walls(place: Point, size: Point) -> bool:
+    return all(WALL_MARGIN_M < along < side - WALL_MARGIN_M for along, side in zip(place, size, strict=True))
+
+
 def _place_sources(
-    rng: np.random.Generator,
-    config: RoomConfig,
-    array: MicrophoneArray,
-    size: NDArray[np.float64],
-    centre: NDArray[np.float64],
-) -> tuple[list[NDArray[np.float64]], list[float]] | None:
-    sources: list[NDArray[np.float64]] = []
+    rng: np.random.Generator, config: RoomConfig, array: MicrophoneArray, size: Point, centre: Point
+) -> tuple[list[Point], list[float]] | None:
+    sources: list[Point] = []
     doas: list[float] = []
     for _ in range(60 * config.sources_per_room):
         doa = float(rng.uniform(0.0, array.max_doa_deg))
-        distance = rng.uniform(config.distance_min_m, config.distance_max_m)
-        angle = np.deg2rad(doa)
-        offset = np.array([distance * np.cos(angle), distance * np.sin(angle), rng.uniform(-0.3, 0.3)])
-        position = centre + offset
-        inside = bool(np.all(position > WALL_MARGIN_M) and np.all(position < size - WALL_MARGIN_M))
-        if inside and all(angle_between(doa, other) >= config.min_angle_deg for other in doas):
+        distance = float(rng.uniform(config.distance_min_m, config.distance_max_m))
+        angle = math.radians(doa)
+        east, north, up = distance * math.cos(angle), distance * math.sin(angle), float(rng.uniform(-0.3, 0.3))
+        position = (centre[0] + east, centre[1] + north, centre[2] + up)
+        if _clear_of_walls(position, size) and all(angle_between(doa, other) >= config.min_angle_deg for other in doas):
             sources.append(position)
             doas.append(doa)
         if len(sources) == config.sources_per_room:
@@ -226,6 +283,6 @@ def angle_between(first_deg: float, second_deg: float) -> float:
     return min(difference, 360.0 - difference)
 
 
-def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (round(float(value), 4) for value in values)
+def _triple(values: Point) -> Point:
+    x, y, z = (round(value, 4) for value in values)
     return x, y, z

@@ -5,9 +5,20 @@ import pyroomacoustics
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND
-from hwsearch.data.rooms import angle_between, build_bank, draw_room, draw_rooms, measure_t60, simulate
+from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName
+from hwsearch.data.rooms import (
+    MOST_IMAGES,
+    angle_between,
+    build_bank,
+    check_rooms,
+    draw_room,
+    draw_rooms,
+    image_order,
+    measure_t60,
+    simulate,
+)
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, DataConfig, MixtureConfig, RoomConfig, Split
 
@@ -93,6 +104,58 @@ def test_damaged_responses_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match=r"room-00002\.npy: unreadable"):
         bank.impulse_responses(2)
+
+
+def test_responses_lie_on_a_grid_that_hides_the_last_bits_of_the_processor() -> None:
+    responses = simulate(draw_rooms(DATA, "x", Split.TEST)[0], ARRAYS["linear4"], 8000)
+    steps = responses.astype(np.float64) * 2**24
+    np.testing.assert_array_equal(steps, np.rint(steps))
+    assert np.abs(steps).max() > 2**17
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sides=st.tuples(*[st.floats(1.0, 100.0)] * 3),
+    t60=st.floats(0.05, 2.0),
+    sources=st.integers(2, 16),
+    name=st.sampled_from(sorted(ARRAYS)),
+)
+def test_a_room_that_passes_takes_no_more_images_than_allowed(
+    sides: tuple[float, float, float], t60: float, sources: int, name: ArrayName
+) -> None:
+    rooms = RoomConfig(
+        count={Split.TEST: 1}, size_min_m=sides, size_max_m=sides, t60_min_s=t60, t60_max_s=t60, sources_per_room=sources
+    )
+    try:
+        check_rooms(DATA.model_copy(update={"rooms": rooms, "array": name}), "x")
+    except UserError as error:
+        assert str(error).startswith("data.rooms: ")  # noqa: PT017
+        return
+    order = image_order(sides, t60)
+    layers = [order - abs(z) for z in range(-order, order + 1)]
+    images = sum(2 * n**2 + 2 * n + 1 for n in layers)  # squares on their corner, one above the other
+    assert images * sources <= MOST_IMAGES
+
+
+def test_a_small_room_with_a_long_t60_is_refused_with_the_numbers() -> None:
+    rooms = RoomConfig(count={Split.TEST: 1}, size_min_m=(2, 2, 2), size_max_m=(2, 2, 2), t60_min_s=2.0, t60_max_s=2.0)
+    with pytest.raises(UserError, match=r"a room of 2 x 2 x 2 m with a T60 of 2 s takes 152,583,911 images for each of 4"):
+        check_rooms(DATA.model_copy(update={"rooms": rooms}), "x")
+
+
+@pytest.mark.parametrize("side", [0.9, 1e6])
+def test_a_room_has_a_sensible_size(side: float) -> None:
+    with pytest.raises(ValidationError, match="size_max_m"):
+        RoomConfig(count={}, size_max_m=(side, side, side))
+
+
+def test_microphones_keep_their_distance_from_the_walls_of_small_rooms() -> None:
+    config = RoomConfig(count={}, size_min_m=(2, 2, 2), size_max_m=(2.2, 2.2, 2.2), distance_min_m=0.2, distance_max_m=1.0)
+    for name, array in ARRAYS.items():
+        for seed in range(20):
+            room = draw_room(np.random.default_rng(seed), 0, config, array)
+            places = np.array(room.centre_m) + np.pad(array.positions, [(0, 0), (0, 1)])
+            assert np.all((places > 0.4 - 1e-4) & (places < np.array(room.size_m) - 0.4 + 1e-4)), name
 
 
 def test_impossible_rooms_are_refused() -> None:
