@@ -356,7 +356,7 @@ def evaluate_with_progress(
         raise UserError(f"experiment '{experiment.name}' makes no test mixtures; wanted data.mixtures.count.test")
     check_recogniser(experiment.evaluation)
     others = None if against is None else read_figures(against)
-    check_data(experiment.data)
+    check_data(experiment, workspace.data_folder, workspace.corpora_folder)
     _check_subject(workspace, candidate, model, fidelity)
     build_with_progress(workspace, processes)
     if others is not None:

@@ -183,14 +183,14 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if may_train and needs_training(workspace):
-        check_training(experiment)
+        check_training(workspace)
     else:
         load_float_base(workspace)
     check_claim(workspace)
     if may_train:
         check_writable(workspace.folder / PLOT_FILE)
         check_output(workspace.folder / EXPORT_FOLDER)
-    check_data(experiment.data)
+    check_data(experiment, workspace.data_folder, workspace.corpora_folder)
 
 
 def needs_training(workspace: Workspace) -> bool:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
 from hwsearch.files import read_json
@@ -49,7 +50,7 @@ class Workspace:
 
     def rooms_folder(self, split: Split) -> Path:
         """A split's impulse responses."""
-        return self.data_folder / "rooms" / split.value
+        return rooms_folder(self.data_folder, split)
 
     def describe(self) -> None:
         """Write into the run folder which experiment it belongs to."""

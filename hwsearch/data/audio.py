@@ -46,13 +46,20 @@ class Recording:
         path: the file.
         sample_rate: Hz.
         channels: how many.
+        samples: of each channel, as the header says.
         identity: of the file as it was then; another one at its place is not read for it.
     """
 
     path: Path
     sample_rate: int
     channels: int
+    samples: int
     identity: tuple[int, ...]
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts, as the header says."""
+        return self.samples / self.sample_rate
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """All samples, [channels, a number of samples] at a time; full scale is 1.
@@ -64,25 +71,30 @@ class Recording:
         with _opened(self.path) as (stream, identity):
             if identity != self.identity:
                 raise UserError(f"{self.path}: has changed since it was opened; wanted a finished recording")
-            done, promised = 0, stream.frames
+            done = 0
             while len(block := _read(stream, self.path, max(1, _BLOCK_VALUES // self.channels))):
                 _refuse_no_sound(block, self.path, done)
                 done += len(block)
                 yield np.ascontiguousarray(block.T)
         if done == 0:
             raise UserError(f"{self.path}: the recording is empty (0 samples)")
-        if done < promised:
-            raise UserError(f"{self.path}: truncated: {done} of {promised} samples are there")
+        if done < self.samples:
+            raise UserError(f"{self.path}: truncated: {done} of {self.samples} samples are there")
 
 
 def open_recording(path: Path) -> Recording:
     """Read the header of a sound file.
 
     Raises:
-        UserError: the file is missing, empty, cut short or no audio.
+        UserError: the file is missing, empty, cut short or no audio, or its sample rate is none of sound.
     """
     with _opened(path) as (stream, identity):
-        return Recording(path, int(stream.samplerate), int(stream.channels), identity)
+        recording = Recording(path, int(stream.samplerate), int(stream.channels), int(stream.frames), identity)
+    if not RATES[0] <= recording.sample_rate <= RATES[1]:
+        raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {RATES[0]} to {RATES[1]} Hz")
+    if recording.samples == 0:
+        raise UserError(f"{path}: the recording is empty (0 samples)")
+    return recording
 
 
 def decode(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -95,8 +107,6 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int]:
         UserError: the file is missing, empty, truncated, no audio, holds samples that are no sound, or is silent.
     """
     recording = open_recording(path)
-    if not RATES[0] <= recording.sample_rate <= RATES[1]:
-        raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {RATES[0]} to {RATES[1]} Hz")
     samples = np.concatenate(list(recording.blocks()), axis=1)
     refuse_silent(path, float(np.abs(samples).max()))
     return samples, recording.sample_rate

@@ -6,19 +6,24 @@ behind it.
 """
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from hwsearch.data.corpus import check_corpora, load_corpora
-from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, parse_mixture
+from hwsearch.data.corpus import Corpora, read_corpora
+from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
+from hwsearch.data.feasible import check_disk, check_recordings
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
 from hwsearch.data.processes import in_processes
-from hwsearch.data.rooms import Progress, RoomBank, build_bank
+from hwsearch.data.rooms import Progress, RoomBank, build_bank, check_rooms, draw_rooms, rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, Split
-from hwsearch.files import atomic_write_json, atomic_write_text, digest, file_digest, read_json
+from hwsearch.files import atomic_write_json, atomic_write_text, file_digest, read_json
+
+DATA_FORMAT = 2
+"""Changes whenever the same experiment and speech would give other data."""
 
 ENDED = "a process that mixes was ended from outside; the same command goes on where it stopped"
 
@@ -38,48 +43,33 @@ class DataSet:
     mixtures: dict[Split, tuple[Mixture, ...]]
 
 
-def check_data(data: DataConfig) -> None:
-    """Refuse what `build_data` would, as far as it shows without any work.
-
-    Raises:
-        UserError: a split with mixtures but no rooms, or what `check_corpora` refuses.
-    """
-    for split in data.mixtures.count:
-        if split not in data.rooms.count:
-            raise UserError(f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split")
-    check_corpora(data)
-
-
-def build_data(experiment: Experiment, folder: Path, corpora: Path, processes: int, progress: Progress) -> DataSet:
+def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> DataSet:
     """Build what is not yet in `folder`: rooms and mixtures of every split that the experiment asks them for.
 
-    Files that match their hash in the manifest or the journal are kept; others are made again.
+    Mixtures whose files match their hash in the manifest or the journal are kept, unless the corpora now have other recordings
+    for them; others are made again.
 
     Args:
         experiment: its data section and seed decide everything.
         folder: the data set's own folder.
-        corpora: folder in which synthetic speech is kept.
+        cache: folder in which synthetic speech is kept.
         processes: how many work at once.
         progress: told how many of all rooms and mixtures are there.
 
     Raises:
-        UserError: unusable corpora or rooms, a split with mixtures but no rooms, or `folder` holds another
-            data set.
+        UserError: as `check_data`, or a recording cannot be used.
     """
     data, name = experiment.data, experiment.data_digest()
-    check_data(data)
-    speech = load_corpora(data, experiment.seed, corpora)
-    _claim(folder, name, digest([[u.to_dict() for u in speech[split]] for split in Split]))
+    corpora = check_data(experiment, folder, cache)
+    corpora.synthesise()
+    _claim(folder, name)
     total = sum(data.rooms.count.values()) + sum(data.mixtures.count.values())
     done = 0
     banks = {}
     for split in _in_order(data.rooms.count):
-        bank_folder = folder / "rooms" / split.value
-        banks[split] = build_bank(data, name, split, bank_folder, processes, _shifted(progress, done, total))
+        banks[split] = build_bank(data, name, split, rooms_folder(folder, split), processes, _shifted(progress, done, total))
         done += data.rooms.count[split]
-    plans = [
-        plan for split in _in_order(data.mixtures.count) for plan in draw_plans(data, name, split, speech[split], banks[split])
-    ]
+    plans = _draw_all(data, name, corpora, banks)
     whole = _write_missing(folder, plans, processes, _shifted(progress, done, total))
     mixtures = {}
     for split in _in_order(data.mixtures.count):
@@ -90,20 +80,51 @@ def build_data(experiment: Experiment, folder: Path, corpora: Path, processes: i
     return DataSet(folder, banks, mixtures)
 
 
+def check_data(experiment: Experiment, folder: Path, cache: Path) -> Corpora:
+    """Refuse what `build_data` would refuse, as far as the experiment, the disk and headers of recordings tell; writes nothing.
+
+    Returns:
+        The corpora, whose synthesised part need not have been made.
+
+    Raises:
+        UserError: unusable rooms, corpora or recordings, a split with mixtures but no rooms, too little room on the disk, or
+            `folder` holds another data set or a damaged one.
+    """
+    data, name = experiment.data, experiment.data_digest()
+    for split in data.mixtures.count:
+        if split not in data.rooms.count:
+            raise UserError(f"data.rooms.count: no '{split.value}'; data.mixtures.count wants mixtures of that split")
+    check_rooms(data, name)
+    _check_claim(folder, name)
+    check_disk(data, folder)
+    corpora = read_corpora(data, experiment.seed, cache)
+    banks = {split: RoomBank(rooms_folder(folder, split), draw_rooms(data, name, split)) for split in data.mixtures.count}
+    plans = _draw_all(data, name, corpora, banks)
+    there = _made(folder, plans)
+    mixed = [plan.speech for plan in plans if plan.id not in there]
+    # Training mixes all speech of a split.
+    trained = [
+        corpora.speech[split] for split in data.rooms.count if split not in banks and not rooms_folder(folder, split).is_dir()
+    ]
+    check_recordings(chain(*mixed, *trained))
+    return corpora
+
+
+def _draw_all(data: DataConfig, name: str, corpora: Corpora, banks: Mapping[Split, RoomBank]) -> list[Plan]:
+    return [
+        plan
+        for split in _in_order(data.mixtures.count)
+        for plan in draw_plans(data, name, split, corpora.speech[split], banks[split])
+    ]
+
+
 def _journal(folder: Path) -> Path:
     return folder / ".journal.jsonl"
 
 
 def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress: Progress) -> dict[str, Mixture]:
     """Write the planned mixtures that are not whole yet; all mixtures by their id."""
-    wanted = {plan.id for plan in plans}
-    records = (*(manifest_path(folder, split) for split in Split), _journal(folder))
-    whole = {
-        mixture.id: mixture
-        for record in records
-        for mixture in _read_lines(record)
-        if mixture.id in wanted and _is_whole(folder, mixture)
-    }
+    whole = {name: mixture for name, mixture in _made(folder, plans).items() if _is_whole(folder, mixture)}
     progress(len(whole), len(plans))
     missing = [plan for plan in plans if plan.id not in whole]
     if missing:
@@ -120,6 +141,13 @@ def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress
     return whole
 
 
+def _made(folder: Path, plans: Sequence[Plan]) -> dict[str, Mixture]:
+    """Mixtures that manifests and journal list and that were made as now planned, by their id."""
+    manifests = [open_dataset(folder, split) for split in Split if manifest_path(folder, split).is_file()]
+    listed = {mixture.id: mixture for mixture in chain(*manifests, _read_lines(_journal(folder)))}
+    return {plan.id: plan.with_words(listed[plan.id]) for plan in plans if plan.id in listed and plan.has_made(listed[plan.id])}
+
+
 def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Generator[Mixture]:
     """Write mixtures and give each as soon as it is whole, in any order."""
     if processes <= 1 or len(plans) < 2:
@@ -131,7 +159,7 @@ def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Generator
 
 
 def _read_lines(path: Path) -> Iterator[Mixture]:
-    """Mixtures of a manifest or journal; lines cut short by a kill count as not written."""
+    """Mixtures of a journal; lines cut short by a kill count as not written."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -144,21 +172,29 @@ def _is_whole(folder: Path, mixture: Mixture) -> bool:
     return all((folder / path).is_file() and file_digest(folder / path) == sha256 for path, sha256 in files)
 
 
-def _claim(folder: Path, name: str, speech: str) -> None:
-    """Write down whose data `folder` holds, or check that it is this very data set's."""
-    path = folder / "data.json"
-    mine = {"data": name, "speech": speech}
+def _claim(folder: Path, name: str) -> None:
+    """Write down whose data `folder` holds, where nothing is said yet."""
+    if not _claim_path(folder).is_file():
+        atomic_write_json(_claim_path(folder), {"data": name, "format": DATA_FORMAT})
+
+
+def _check_claim(folder: Path, name: str) -> None:
+    """Refuse a folder that holds other data than this very data set's."""
+    path = _claim_path(folder)
     if not path.is_file():
-        atomic_write_json(path, mine)
         return
     there = read_json(path, "the name of a data set")
     if not isinstance(there, dict) or there.get("data") != name:
         raise UserError(f"{folder}: holds the data of another experiment; wanted an empty folder or this experiment's own")
-    if there != mine:
+    if there.get("format") != DATA_FORMAT:
         raise UserError(
-            f"{folder}: made from a speech corpus that has since gained, lost or renamed utterances; delete "
-            "the folder to build it from the corpus as it is"
+            f"{folder}: made by another version of hwsearch, whose data differ; delete the folder to build them again, or name "
+            "another --runs-dir"
         )
+
+
+def _claim_path(folder: Path) -> Path:
+    return folder / "data.json"
 
 
 def _in_order(counts: dict[Split, int]) -> list[Split]:

@@ -2,11 +2,11 @@
 them.
 """
 
-import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from hwsearch.data.csv_manifest import read_csv_manifest
-from hwsearch.data.espeak import read_espeak
+from hwsearch.data.espeak import Script, write_script
 from hwsearch.data.fsdd import PREFIX as FSDD
 from hwsearch.data.fsdd import read_fsdd
 from hwsearch.data.librispeech import read_librispeech
@@ -19,8 +19,25 @@ Speech = dict[Split, tuple[Utterance, ...]]
 """The utterances of each split; every split is a key."""
 
 
-def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
-    """Read all corpora of an experiment and deal their speakers to splits.
+@dataclass(frozen=True)
+class Corpora:
+    """The speech of an experiment, of which the synthesised part need not have been made yet."""
+
+    speech: Speech
+    scripts: tuple[Script, ...]
+
+    def synthesise(self) -> None:
+        """Make the sound that is missing.
+
+        Raises:
+            UserError: eSpeak NG is not usable, or some of what it made is gone.
+        """
+        for script in self.scripts:
+            script.synthesise()
+
+
+def read_corpora(data: DataConfig, seed: int, cache: Path) -> Corpora:
+    """Read all corpora of an experiment and deal their speakers to splits; nothing is synthesised or written.
 
     Args:
         data: the experiment's data section.
@@ -37,67 +54,48 @@ def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
             utterance id, or a split that mixtures or rooms are wanted for has fewer than two speakers.
     """
     speech: dict[Split, list[Utterance]] = {split: [] for split in Split}
+    scripts = []
     for corpus in data.corpora:
-        for split, utterances in _read(corpus, seed, cache).items():
+        if corpus.kind is CorpusKind.ESPEAK:
+            script = write_script(
+                corpus.splits, corpus.speakers, corpus.utterances_per_speaker, corpus.digit_strings, seed, cache
+            )
+            scripts.append(script)
+            said = {split: script.utterances(split) for split in Split}
+        else:
+            said = _read(corpus, seed)
+        for split, utterances in said.items():
             speech[split] += utterances
     _check_ids(speech)
     _check_speakers(speech)
     distinct = _drop_repeated_sentences(speech)
     for split in Split:
-        _check_count(data, split, len({utterance.speaker for utterance in distinct[split]}))
-    return distinct
+        speakers = {utterance.speaker for utterance in distinct[split]}
+        if (split in data.rooms.count or split in data.mixtures.count) and len(speakers) < 2:
+            raise UserError(
+                f"data.corpora: speakers in the {split.value} split: {len(speakers)}; a mixture needs two: "
+                f"raise the {split.value} share in 'splits' or add a corpus"
+            )
+    return Corpora(distinct, tuple(scripts))
 
 
-def check_corpora(data: DataConfig) -> None:
-    """Refuse what `load_corpora` would, as far as it shows without reading or synthesising speech.
+def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
+    """The speech of an experiment, with the synthesised part made where it is missing.
 
     Raises:
-        UserError: a corpus is not where it is said to be, or a split that mixtures or rooms are wanted for cannot have two
-            speakers.
+        UserError: as `read_corpora` and `Corpora.synthesise`.
     """
-    for corpus in data.corpora:
-        root = corpus.root or Path()
-        if corpus.kind is CorpusKind.CSV:
-            read_csv_manifest(root)
-        elif corpus.kind is not CorpusKind.ESPEAK and not root.is_dir():
-            raise UserError(f"{root}: no such folder; wanted a corpus of kind '{corpus.kind.value}'")
-    for split in Split:
-        _check_count(data, split, sum(_most_speakers(corpus, corpus.splits.get(split, 0.0)) for corpus in data.corpora))
+    corpora = read_corpora(data, seed, cache)
+    corpora.synthesise()
+    return corpora.speech
 
 
-def _most_speakers(corpus: CorpusConfig, share: float) -> float:
-    """How many speakers a share of a corpus may have; infinite where only its files say it."""
-    if corpus.kind is CorpusKind.ESPEAK:
-        return round(share * corpus.speakers)
-    return math.inf if share > 0 else 0
-
-
-def _check_count(data: DataConfig, split: Split, speakers: float) -> None:
-    if (split in data.rooms.count or split in data.mixtures.count) and speakers < 2:
-        raise UserError(
-            f"data.corpora: speakers in the {split.value} split: {speakers}; a mixture needs two: "
-            f"raise the {split.value} share in 'splits' or add a corpus"
-        )
-
-
-def _read(corpus: CorpusConfig, seed: int, cache: Path) -> Speech:
+def _read(corpus: CorpusConfig, seed: int) -> Speech:
+    """A recorded corpus."""
     root = corpus.root or Path()
-    match corpus.kind:
-        case CorpusKind.ESPEAK:
-            return read_espeak(
-                corpus.splits,
-                corpus.speakers,
-                corpus.utterances_per_speaker,
-                corpus.digit_strings,
-                seed,
-                cache,
-            )
-        case CorpusKind.FSDD:
-            return read_fsdd(root, corpus.splits, corpus.utterances_per_speaker, seed)
-        case CorpusKind.LIBRISPEECH:
-            utterances = read_librispeech(root)
-        case CorpusKind.CSV:
-            utterances = read_csv_manifest(root)
+    if corpus.kind is CorpusKind.FSDD:
+        return read_fsdd(root, corpus.splits, corpus.utterances_per_speaker, seed)
+    utterances = read_librispeech(root) if corpus.kind is CorpusKind.LIBRISPEECH else read_csv_manifest(root)
     dealt = deal_speakers((utterance.speaker for utterance in utterances), corpus.splits, seed)
     return {split: tuple(utterance for utterance in utterances if dealt.get(utterance.speaker) is split) for split in Split}
 

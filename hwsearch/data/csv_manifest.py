@@ -13,7 +13,7 @@ _OPTIONAL = ("transcript",)
 def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
     """Read the utterances that a CSV file lists, in its order.
 
-    Paths are relative to the CSV file's folder. An empty transcript is none.
+    Paths are absolute, or relative to the CSV file's folder. An empty transcript is none.
 
     Raises:
         UserError: the file is missing or no CSV, a column is missing or unknown, or a line lacks a value,
@@ -55,9 +55,20 @@ def _utterance(row: dict[str | None, str | None], manifest: Path, line: int) -> 
     path, speaker = ((row[column] or "").strip() for column in _WANTED)
     if not path or not speaker:
         raise UserError(f"{manifest}:{line}: no {'speaker' if path else 'path'}")
-    if Path(path).is_absolute():
-        raise UserError(f"{manifest}:{line}: path {path!r} is absolute; wanted one relative to the manifest")
-    if not (manifest.parent / path).is_file():
-        raise UserError(f"{manifest}:{line}: {manifest.parent / path} is not there")
+    if not _is_file(manifest.parent / path):
+        raise UserError(f"{manifest}:{line}: {manifest.parent / path} is not there, or no file")
+    name = _name(Path(path), manifest.parent.absolute())
     words = " ".join((row.get("transcript") or "").lower().split())
-    return Utterance(f"csv:{path}", f"csv:{speaker}", manifest.parent, (path,), words or None)
+    return Utterance(f"csv:{name}", f"csv:{speaker}", manifest.parent, (name,), words or None)
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The path from the manifest's folder where the file lies below it: the same on every machine, however it is written."""
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one with a NUL
+        return False

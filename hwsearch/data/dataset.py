@@ -8,17 +8,25 @@ import hashlib
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from hwsearch.data.arrays import ARRAYS, ArrayName, Point
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import Fraction, Split
 from hwsearch.files import canonical_json, file_digest
 
-Point = tuple[float, float, float]
+_STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+_Text = Annotated[str, Field(min_length=1)]
+_Position = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
+_Length = Annotated[float, Field(gt=0.0)]
+_Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,15 @@ class Talker:
         whole: whether the utterance was not cut.
     """
 
-    utterance: str
-    speaker: str
+    __pydantic_config__ = _STRICT
+
+    utterance: _Text
+    speaker: _Text
     transcript: str | None
     position_m: Point
-    doa_deg: float
-    start: int
-    samples: int
+    doa_deg: Annotated[float, Field(ge=0.0, le=360.0)]
+    start: _Position
+    samples: _Count
     whole: bool
 
 
@@ -51,6 +61,7 @@ class Mixture:
 
     Attributes:
         id: split and number, as `test-00012`.
+        made_from: hash of the recordings that it may be made from.
         samples: length of both files.
         room: number of the room in its split's bank.
         t60_s: reverberation time the room was drawn with.
@@ -68,28 +79,31 @@ class Mixture:
         mixture_sha256: of the whole file, as `target_sha256`.
     """
 
-    id: str
-    sample_rate: int
-    samples: int
-    array: str
-    microphones: int
-    room: int
-    room_size_m: Point
+    __pydantic_config__ = _STRICT
+
+    id: _Text
+    made_from: _Sha256
+    sample_rate: Literal[8000, 16000]
+    samples: _Count
+    array: ArrayName
+    microphones: _Count
+    room: _Position
+    room_size_m: tuple[_Length, _Length, _Length]
     array_centre_m: Point
-    t60_s: float
-    t60_measured_s: float | None
+    t60_s: _Length
+    t60_measured_s: _Length | None
     target: Talker
     interferer: Talker
-    angle_deg: float
-    overlap_drawn: float
-    overlap: float
+    angle_deg: Annotated[float, Field(ge=0.0, le=180.0)]
+    overlap_drawn: Fraction
+    overlap: Fraction
     sir_db: float
     noise_snr_db: float | None
-    target_kind: str
-    mixture_path: str
-    mixture_sha256: str
-    target_path: str
-    target_sha256: str
+    target_kind: Literal["reverberant", "early"]
+    mixture_path: _Text
+    mixture_sha256: _Sha256
+    target_path: _Text
+    target_sha256: _Sha256
 
 
 _MIXTURE = TypeAdapter(Mixture)
@@ -127,13 +141,18 @@ def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted a manifest of mixtures") from None
     if not lines:
         raise UserError(f"{path}: empty; wanted a line for each mixture")
-    mixtures = []
+    mixtures: dict[str, Mixture] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            mixtures.append(parse_mixture(line))
+            mixture = parse_mixture(line)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: broken line in a manifest of mixtures ({error})") from None
-    return tuple(mixtures)
+            raise UserError(
+                f"{path}:{number}: broken line in a manifest of mixtures ({error}); delete the file and build the data again"
+            ) from None
+        if mixture.id in mixtures:
+            raise UserError(f"{path}:{number}: mixture {mixture.id} is listed twice; delete the file and build the data again")
+        mixtures[mixture.id] = mixture
+    return tuple(mixtures.values())
 
 
 def dataset_files(folder: Path, split: Split) -> tuple[Path, ...]:
@@ -169,10 +188,26 @@ def parse_mixture(line: str) -> Mixture:
         ValueError: names the first field that is missing or wrong.
     """
     try:
-        return _MIXTURE.validate_json(line, strict=True)
+        mixture = _MIXTURE.validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    _check_whole(mixture)
+    return mixture
+
+
+def _check_whole(mixture: Mixture) -> None:
+    """Refuse fields that contradict each other."""
+    microphones = ARRAYS[mixture.array].microphones
+    if mixture.microphones != microphones:
+        raise ValueError(f"microphones: {mixture.microphones}; array {mixture.array} has {microphones}")
+    for name, talker in (("target", mixture.target), ("interferer", mixture.interferer)):
+        end = talker.start + talker.samples
+        if end > mixture.samples:
+            raise ValueError(f"{name}.samples: speech ends at sample {end} of {mixture.samples}")
+    for name, path in (("mixture_path", mixture.mixture_path), ("target_path", mixture.target_path)):
+        if path != Path(path).as_posix() or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError(f"{name}: {path!r} is no path below the data set's folder")
 
 
 def _read(path: Path, sha256: str, mixture: Mixture, channels: int) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
 from hwsearch.data.splits import sentence_split
-from hwsearch.data.utterance import Utterance, read_manifest, write_manifest
+from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.files import digest
@@ -118,42 +118,8 @@ def voices(split: Split, count: int) -> tuple[Voice, ...]:
     return tuple(made)
 
 
-def read_espeak(
-    shares: Mapping[Split, float],
-    speakers: int,
-    per_speaker: int,
-    digit_strings: float,
-    seed: int,
-    cache: Path,
-) -> dict[Split, tuple[Utterance, ...]]:
-    """Let each split's voices say sentences, of which a share are digit strings.
-
-    A split takes its share of `speakers`, rounded, from its own voices. Sentences belong to splits by `sentence_split`. What is
-    not in `cache` yet is synthesised; processes that do so at the same time agree on one result.
-
-    Raises:
-        UserError: the library is not usable, or the cached corpus is damaged.
-    """
-    cast = {split: voices(split, round(shares.get(split, 0.0) * speakers)) for split in Split}
-    lines = _write_script(cast, per_speaker, digit_strings, seed)
-    dealt = {PREFIX + voice.name: split for split in Split for voice in cast[split]}
-    key = digest({"library": version("espeakng-loader"), "noise": NOISE_SEED, "script": [asdict(line) for line in lines]})
-    folder = cache / f"espeak-{key[:16]}"
-    if not folder.is_dir():
-        _synthesise_into(folder, lines)
-    utterances = read_manifest(folder / "manifest.jsonl")
-    for utterance in utterances:
-        if not (folder / utterance.paths[0]).is_file():
-            raise UserError(f"{folder}: {utterance.paths[0]} is gone; delete the folder to have it made again")
-    return {
-        split: tuple(utterance for utterance in utterances if dealt[utterance.speaker] is split)
-        for split in Split
-        if shares.get(split, 0.0) > 0
-    }
-
-
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """One utterance to be synthesised."""
 
     id: str
@@ -161,7 +127,68 @@ class _Line:
     text: str
 
 
-def _write_script(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit_strings: float, seed: int) -> list[_Line]:
+@dataclass(frozen=True)
+class Script:
+    """A synthesised corpus: what each split's voices say, and where the sound of it is kept.
+
+    Attributes:
+        folder: holds a sound file for each line; its name is a hash of all that they depend on.
+        lines: of all splits, in the order in which they are synthesised.
+        splits: the split of each voice, by its name.
+    """
+
+    folder: Path
+    lines: tuple[Line, ...]
+    splits: Mapping[str, Split]
+
+    def utterances(self, split: Split) -> tuple[Utterance, ...]:
+        """What a split's voices say; the sound need not be there yet."""
+        return tuple(
+            Utterance(line.id, PREFIX + line.voice.name, self.folder, (_file_name(number),), line.text)
+            for number, line in enumerate(self.lines)
+            if self.splits[line.voice.name] is split
+        )
+
+    def synthesise(self) -> None:
+        """Make the sound where it is missing; processes that do so at the same time agree on one result.
+
+        Raises:
+            UserError: the library is not usable, or a sound file is gone.
+        """
+        if not self.folder.is_dir():
+            _synthesise_into(self.folder, self.lines)
+        for number in range(len(self.lines)):
+            if not (self.folder / _file_name(number)).is_file():
+                raise UserError(f"{self.folder}: {_file_name(number)} is gone; delete the folder to have it made again")
+
+
+def write_script(
+    shares: Mapping[Split, float],
+    speakers: int,
+    per_speaker: int,
+    digit_strings: float,
+    seed: int,
+    cache: Path,
+) -> Script:
+    """Let each split's voices say sentences, of which a share are digit strings; nothing is synthesised yet.
+
+    A split takes its share of `speakers`, rounded, from its own voices. Sentences belong to splits by `sentence_split`.
+
+    Raises:
+        UserError: more voices than there are.
+    """
+    cast = {split: voices(split, round(shares.get(split, 0.0) * speakers)) for split in Split}
+    lines = _write_lines(cast, per_speaker, digit_strings, seed)
+    key = digest({"library": version("espeakng-loader"), "noise": NOISE_SEED, "script": [asdict(line) for line in lines]})
+    splits = {voice.name: split for split in Split for voice in cast[split]}
+    return Script(cache / f"espeak-{key[:16]}", tuple(lines), splits)
+
+
+def _file_name(number: int) -> str:
+    return f"{number:05d}.flac"
+
+
+def _write_lines(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit_strings: float, seed: int) -> list[Line]:
     lines = []
     for split, voice in ((owner, speaker) for owner in Split for speaker in cast[owner]):
         random = generator("espeak", seed, voice.name)
@@ -173,11 +200,11 @@ def _write_script(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit
             if sentence_split(text) is split and text not in said:
                 name = f"{PREFIX}{voice.name}-{len(said):04d}".replace(" ", "_")
                 said.add(text)
-                lines.append(_Line(name, voice, text))
+                lines.append(Line(name, voice, text))
     return lines
 
 
-def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
+def _synthesise_into(folder: Path, lines: Sequence[Line]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -194,14 +221,10 @@ def _synthesise_into(folder: Path, lines: list[_Line]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _synthesise(lines: list[_Line], folder: Path) -> None:
+def _synthesise(lines: Sequence[Line], folder: Path) -> None:
     synthesiser = _Synthesiser()
-    utterances = []
     for number, line in enumerate(lines):
-        path = f"{number:05d}.flac"
-        sf.write(folder / path, synthesiser.say(line.voice, line.text), SAMPLE_RATE, subtype="PCM_16")
-        utterances.append(Utterance(line.id, PREFIX + line.voice.name, folder, (path,), line.text))
-    write_manifest(folder / "manifest.jsonl", tuple(utterances))
+        sf.write(folder / _file_name(number), synthesiser.say(line.voice, line.text), SAMPLE_RATE, subtype="PCM_16")
 
 
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)

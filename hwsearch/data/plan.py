@@ -1,7 +1,7 @@
 """One fixed mixture: drawn as a plan, then made to sound and written."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import DataConfig, Split
-from hwsearch.files import file_digest
+from hwsearch.files import digest, file_digest
 
 _CANDIDATES = 16
 """Interferers drawn for a target, of which the first that is long enough for the overlap speaks."""
@@ -46,6 +46,32 @@ class Plan:
     def id(self) -> str:
         """Split and number."""
         return f"{self.split.value}-{self.index:05d}"
+
+    @property
+    def speech(self) -> tuple[Utterance, ...]:
+        """The utterances that the mixture may be made of, the target first."""
+        return (self.target, *self.candidates)
+
+    @property
+    def made_from(self) -> str:
+        """Hash of the recordings; all else follows from the data digest."""
+        return digest([[utterance.id, utterance.paths] for utterance in self.speech])
+
+    def has_made(self, mixture: Mixture) -> bool:
+        """Whether a mixture was made by this plan, whatever the words were then."""
+        return (
+            mixture.made_from == self.made_from
+            and mixture.target.utterance == self.target.id
+            and mixture.interferer.utterance in {utterance.id for utterance in self.candidates}
+            and mixture.room == self.room.index
+            and mixture.target.doa_deg == self.room.doa_deg[self.target_source]
+            and mixture.interferer.doa_deg == self.room.doa_deg[self.interferer_source]
+        )
+
+    def with_words(self, mixture: Mixture) -> Mixture:
+        """A mixture that this plan has made, with the words that the corpus has now."""
+        words = {utterance.id: utterance.transcript for utterance in self.speech}
+        return replace(mixture, target=_with_words(mixture.target, words), interferer=_with_words(mixture.interferer, words))
 
     def path(self, part: str) -> str:
         """A file of the mixture, relative to the data set's folder."""
@@ -135,6 +161,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     )
     return Mixture(
         id=plan.id,
+        made_from=plan.made_from,
         sample_rate=data.sample_rate,
         samples=placement.samples,
         array=data.array,
@@ -191,3 +218,7 @@ def _talker(utterance: Utterance, uncut_samples: int, room: Room, source: int, s
         samples=samples,
         whole=whole,
     )
+
+
+def _with_words(talker: Talker, words: Mapping[str, str | None]) -> Talker:
+    return replace(talker, transcript=words[talker.utterance] if talker.whole else None)

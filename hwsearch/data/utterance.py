@@ -1,10 +1,8 @@
-"""What one utterance of a corpus is, how a corpus is written down, and how its speech is loaded."""
+"""What one utterance of a corpus is, and how its speech is loaded."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
@@ -13,11 +11,13 @@ from numpy.typing import NDArray
 from hwsearch.data.audio import SILENCE_PEAK, decode
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_text, canonical_json
 
 SPEECH_RMS = 0.05
 """Root mean square that all loaded speech is scaled to (-26 dB of full scale, the customary speech level of
 ITU-T P.56)."""
+
+SHORTEST_SPEECH_S = 0.1
+"""Seconds that an utterance lasts at least, without the silence at its ends; less is no speech."""
 
 _FRAME_S = 0.01
 _TRIM_DB = 40.0
@@ -48,58 +48,6 @@ class Utterance:
     paths: tuple[str, ...]
     transcript: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The utterance as JSON, without `root`, which is where the manifest lies."""
-        return {
-            "id": self.id,
-            "speaker": self.speaker,
-            "paths": list(self.paths),
-            "transcript": self.transcript,
-        }
-
-    @staticmethod
-    def from_dict(value: Any, root: Path) -> "Utterance":
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: `value` is not what `to_dict` gives.
-        """
-        match value:
-            case {
-                "id": str(name),
-                "speaker": str(speaker),
-                "paths": [*paths],
-                "transcript": str() | None as words,
-            } if len(value) == 4 and paths and all(isinstance(path, str) for path in paths):
-                return Utterance(name, speaker, root, tuple(paths), words)
-        raise ValueError("wanted an object of id, speaker, paths and transcript")
-
-
-def write_manifest(path: Path, utterances: tuple[Utterance, ...]) -> None:
-    """Write utterances as JSON lines, atomically; `path` lies in their common root."""
-    atomic_write_text(path, "".join(canonical_json(utterance.to_dict()) + "\n" for utterance in utterances))
-
-
-def read_manifest(path: Path) -> tuple[Utterance, ...]:
-    """Read what `write_manifest` wrote; the manifest's folder is the root.
-
-    Raises:
-        UserError: the file is missing or a line is broken; names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a corpus manifest") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted a corpus manifest") from None
-    utterances = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            utterances.append(Utterance.from_dict(json.loads(line), path.parent))
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: broken line in a corpus manifest ({error})") from None
-    return tuple(utterances)
-
 
 def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     """Load an utterance as one channel, [samples], at `sample_rate` Hz.
@@ -109,10 +57,15 @@ def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     scaled to an RMS of `SPEECH_RMS` (peaks may pass 1).
 
     Raises:
-        UserError: a file is missing, broken or silent; names the file.
+        UserError: a file is missing, broken or silent, or there is too little sound; names the file.
     """
     parts = [_load_one(utterance.root / path, sample_rate) for path in utterance.paths]
     speech = parts[0] if len(parts) == 1 else _join(parts, utterance.id, sample_rate)
+    if len(speech) < SHORTEST_SPEECH_S * sample_rate:
+        raise UserError(
+            f"{utterance.root / utterance.paths[0]}: lasts {len(speech) / sample_rate:g} s without silence; wanted speech of at "
+            f"least {SHORTEST_SPEECH_S:g} s"
+        )
     rms = math.sqrt(float(np.mean(np.square(speech, dtype=np.float64))))
     return speech * np.float32(SPEECH_RMS / rms)
 

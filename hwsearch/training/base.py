@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from hwsearch.data.corpus import check_corpora, load_corpora
+from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
-from hwsearch.data.rooms import build_bank
+from hwsearch.data.feasible import check_recordings
+from hwsearch.data.rooms import build_bank, check_rooms
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
@@ -33,18 +34,22 @@ class Reports:
     on_epoch: EpochReport
 
 
-def check_training(experiment: Experiment) -> None:
+def check_training(workspace: Workspace) -> None:
     """Refuse what training would, as far as it shows without any work.
 
     Raises:
-        UserError: no rooms to train or to validate in, or a device that this machine does not have.
+        UserError: no rooms to train or to validate in or unusable ones, unusable corpora or recordings, or a device that this
+            machine does not have.
     """
+    experiment = workspace.experiment
     for split in (Split.TRAIN, Split.VALIDATION):
         if split not in experiment.data.rooms.count:
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
     if experiment.training.device == "cuda" and not torch.cuda.is_available():
         raise UserError("training.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'")
-    check_corpora(experiment.data)
+    check_rooms(experiment.data, experiment.data_digest())
+    speech = read_corpora(experiment.data, experiment.seed, workspace.corpora_folder).speech
+    check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
 
 
 def train_base(workspace: Workspace, processes: int, reports: Reports) -> TrainingProgress:
@@ -54,7 +59,7 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
     """
     experiment = workspace.experiment
-    check_training(experiment)
+    check_training(workspace)
     check_writable(trained_path(workspace))
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
     sets = {
@@ -143,11 +148,13 @@ def dynamic_mixtures(
     """
     experiment = workspace.experiment
     data, data_digest = experiment.data, experiment.data_digest()
-    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
+    # Unusable speech is refused before rooms are simulated for it.
     sampled = [(utterance.speaker, load_speech(utterance, data.sample_rate)) for utterance in utterances]
     speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
+    speech = speech_by_speaker(sampled, data.sample_rate, speeds)
+    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
     return DynamicMixtures(
-        speech_by_speaker(sampled, data.sample_rate, speeds),
+        speech,
         bank,
         data.mixtures,
         data.sample_rate,

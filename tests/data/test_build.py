@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hwsearch.data.build import DataSet, build_data
+from hwsearch.data.build import DataSet, build_data, check_data
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
 
-from .conftest import RATE
+from .conftest import RATE, babble
 
 MIXTURES = 12
 
@@ -266,26 +267,73 @@ def test_a_changed_file_is_refused_by_name(experiment: Experiment, tmp_path: Pat
         load_mixture(tmp_path, mixture)
 
 
-def test_a_broken_manifest_is_refused_with_its_line(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "test").mkdir()
+BROKEN = {
+    "target.doa_deg": [float("inf"), float("nan"), -1.0, 361.0, "60", None, True, [60.0]],
+    "target.start": [-1, 10**9, 2**70, 1.5],
+    "interferer.samples": [0, 10**9, "x"],
+    "interferer.position_m": [[1.0, 2.0], [1.0, 2.0, float("inf")], 3],
+    "target.whole": [1, "true"],
+    "target.speaker": [None, "", 5],
+    "target.transcript": [5, []],
+    "id": ["", 7],
+    "made_from": ["", "x"],
+    "samples": [0, -5, 1],
+    "sample_rate": [0, 44100, "8000"],
+    "array": ["linear7", "linear15"],
+    "microphones": [0, 5],
+    "room": [-1, 0.5],
+    "room_size_m": [[0.0, 1.0, 1.0], []],
+    "t60_s": [0.0, float("inf")],
+    "angle_deg": [float("inf"), -1.0, 181.0],
+    "overlap": [1.1, -0.1],
+    "sir_db": [float("nan"), "loud"],
+    "target_kind": ["anechoic"],
+    "mixture_path": ["", "/etc/passwd", "../x.wav", "test/../../x.wav", 3],
+    "target_sha256": ["", "z" * 64],
+    "unknown": [1],
+}
+
+
+def test_a_broken_manifest_is_refused_with_its_line(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "test" / "manifest.jsonl"
+    manifest.parent.mkdir()
     with pytest.raises(UserError, match="build the data first"):
         open_dataset(tmp_path, Split.TEST)
     with pytest.raises(UserError, match="build the data first"):
         manifest_hash(tmp_path, Split.TEST)
+    (tmp_path / "data.json").write_bytes((folder / "data.json").read_bytes())
     first, second, *_ = (folder / "test" / "manifest.jsonl").read_text().splitlines()
-    for broken in (
-        second[:-9],
-        second.replace('"sir_db":', '"sir":'),
-        second.replace('"samples":', '"samples":"x","y":'),
-        "[]",
-    ):
-        (tmp_path / "test" / "manifest.jsonl").write_text(f"{first}\n{broken}\n")
-        with pytest.raises(UserError, match=r"manifest\.jsonl:2: broken line") as error:
+    lines = [second[:-9], second.replace('"sir_db":', '"sir":'), "[]", "", "null", "[" * 100_000]
+    for name, values in BROKEN.items():
+        for value in values:
+            content = json.loads(second)
+            *section, key = name.split(".")
+            (content[section[0]] if section else content)[key] = value
+            lines.append(json.dumps(content).replace("Infinity", "1e999"))
+    for broken in lines:
+        manifest.write_text(f"{first}\n{broken}\n")
+        with pytest.raises(UserError, match=r"manifest\.jsonl:2: broken line .*; delete the file and build") as error:
             open_dataset(tmp_path, Split.TEST)
         assert "\n" not in str(error.value)
-    (tmp_path / "test" / "manifest.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"manifest\.jsonl:2: broken line"):
+        _build(experiment, tmp_path)
+    manifest.write_text(f"{first}\n{second}\n{first}\n")
+    with pytest.raises(UserError, match=r"manifest\.jsonl:3: mixture test-00000 is listed twice"):
+        open_dataset(tmp_path, Split.TEST)
+    manifest.write_text("")
     with pytest.raises(UserError, match="empty"):
         open_dataset(tmp_path, Split.TEST)
+
+
+def test_a_direction_changed_in_the_manifest_is_put_right(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
+    _build(experiment, tmp_path)
+    manifest = tmp_path / "test" / "manifest.jsonl"
+    first, *others = manifest.read_text().splitlines()
+    content = json.loads(first)
+    content["target"]["doa_deg"] = 1.0
+    manifest.write_text("\n".join([json.dumps(content), *others]) + "\n")
+    _build(experiment, tmp_path)
+    assert _content(tmp_path) == _content(folder)
 
 
 def test_the_manifest_hash_covers_the_sound(folder: Path, experiment: Experiment, tmp_path: Path) -> None:
@@ -300,17 +348,97 @@ def test_a_folder_of_another_experiment_is_refused(experiment: Experiment, tmp_p
         _build(experiment.model_copy(update={"seed": 8}), tmp_path)
 
 
-def test_a_corpus_that_changed_under_its_data_is_refused(csv_corpus: Path, tmp_path: Path) -> None:
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for path in csv_corpus.parent.iterdir():
-        (corpus / path.name).write_bytes(path.read_bytes())
-    experiment = _experiment(corpus / "all.csv", 2)
-    _build(experiment, tmp_path / "data")
-    manifest = corpus / "all.csv"
-    manifest.write_text(manifest.read_text().replace("Words number 3\n", "Other words\n"))
-    with pytest.raises(UserError, match="gained, lost or renamed"):
-        _build(experiment, tmp_path / "data")
+def _copied(csv_corpus: Path, folder: Path) -> Path:
+    """A corpus that a test may change."""
+    shutil.copytree(csv_corpus.parent, folder)
+    return folder / csv_corpus.name
+
+
+def _times(folder: Path, pattern: str) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob(pattern)}
+
+
+def test_corrected_words_cost_no_sound(csv_corpus: Path, tmp_path: Path) -> None:
+    corpus = _copied(csv_corpus, tmp_path / "corpus")
+    data = tmp_path / "data"
+    made = _build(_experiment(corpus), data)
+    said = next(mixture.target for mixture in made.mixtures[Split.TEST] if mixture.target.whole)
+    before = _times(data, "*.wav") | _times(data, "*.npy")
+    corpus.write_text(corpus.read_text().replace(f"{said.transcript}\n".replace("words", "Words"), "Other words\n"))
+    made = _build(_experiment(corpus), data)
+    assert _times(data, "*.wav") | _times(data, "*.npy") == before
+    talkers = [talker for mixture in made.mixtures[Split.TEST] for talker in (mixture.target, mixture.interferer)]
+    now = {talker.transcript for talker in talkers if talker.utterance == said.utterance and talker.whole}
+    assert now == {"other words"}
+    _build(_experiment(corpus), tmp_path / "anew")
+    assert _content(data) == _content(tmp_path / "anew")
+
+
+def test_a_corrected_path_costs_only_the_mixtures_that_may_have_it(csv_corpus: Path, tmp_path: Path) -> None:
+    corpus = _copied(csv_corpus, tmp_path / "corpus")
+    data = tmp_path / "data"
+    target = _build(_experiment(corpus, 40), data).mixtures[Split.TEST][0].target.utterance
+    name = target.removeprefix("csv:")
+    rooms, before = _times(data, "*.npy"), _times(data, "*.wav")
+    sf.write(corpus.parent / "better.wav", babble(0.6, 99), RATE)
+    corpus.write_text(corpus.read_text().replace(f"\n{name},", "\nbetter.wav,"))
+    _build(_experiment(corpus, 40), data)
+    assert _times(data, "*.npy") == rooms
+    after = _times(data, "*.wav")
+    kept = {path for path in before if after[path] == before[path]}
+    assert "test/00000-target.wav" not in kept
+    assert any(path.startswith("test/") for path in kept)
+    assert {path for path in before if path.startswith("validation/")} <= kept, "no mixture of another split"
+    _build(_experiment(corpus, 40), tmp_path / "anew")
+    assert _content(data) == _content(tmp_path / "anew")
+
+
+def test_the_data_of_another_version_are_refused(experiment: Experiment, tmp_path: Path) -> None:
+    _build(experiment, tmp_path)
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"data": json.loads(path.read_text())["data"], "speech": "x"}))
+    with pytest.raises(UserError, match="made by another version of hwsearch, whose data differ; delete the folder"):
+        _build(experiment, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"fLaC" + bytes(60), None])
+def test_a_recording_that_cannot_be_used_is_refused_before_rooms_are_simulated(
+    content: bytes | None, csv_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = _copied(csv_corpus, tmp_path / "corpus")
+    for path in corpus.parent.glob("*.wav"):
+        if content is None:
+            sf.write(path, babble(0.05, 1), RATE)
+        else:
+            path.write_bytes(content)
+    for act in (_build, lambda experiment, folder: check_data(experiment, folder, folder / "corpora")):
+        with pytest.raises(UserError, match=r"corpus/\d+\.wav: ") as error:
+            act(_experiment(corpus), tmp_path / "data")
+        assert "\n" not in str(error.value)
+        assert not (tmp_path / "data").exists()
+
+
+def test_checking_reads_no_recording_of_what_is_made(csv_corpus: Path, tmp_path: Path) -> None:
+    corpus = _copied(csv_corpus, tmp_path / "corpus")
+    data = tmp_path / "data"
+    _build(_experiment(corpus), data)
+    before = _content(tmp_path)
+    for path in corpus.parent.glob("*.wav"):
+        path.write_bytes(b"")
+    check_data(_experiment(corpus), data, data / "corpora")
+    assert _content(data) == {name.removeprefix("data/"): content for name, content in before.items() if "data/" in name}
+
+
+def test_data_that_the_disk_has_no_room_for_are_refused(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _build(experiment, tmp_path / "there")
+    free = shutil.disk_usage(tmp_path)._replace(free=400_000)
+    monkeypatch.setattr("hwsearch.data.feasible.shutil.disk_usage", lambda _: free)
+    with pytest.raises(UserError, match=r"4 rooms and 14 mixtures of up to 0\.7 s take up to 0\.0 GB; .* has 0\.0 GB free"):
+        _build(experiment, tmp_path / "data" / "new")
+    assert not (tmp_path / "data").exists()
+    _build(experiment, tmp_path / "there")  # what is there needs no more
 
 
 def test_mixtures_of_a_split_without_rooms_are_refused(experiment: Experiment, tmp_path: Path) -> None:

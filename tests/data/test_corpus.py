@@ -201,7 +201,9 @@ def test_csv_manifest_is_read(write_csv: Callable[..., Path]) -> None:
         (["path,speaker", "a.wav"], r":2: no speaker"),
         (["path,speaker", "a.wav,Ann,x"], r":2: more values than columns"),
         (["path,speaker", "b.wav,Ann"], r":2: .*b\.wav is not there"),
-        (["path,speaker", "/a.wav,Ann"], r":2: path '/a\.wav' is absolute"),
+        (["path,speaker", "/nowhere/a.wav,Ann"], r":2: /nowhere/a\.wav is not there"),
+        (["path,speaker", f"{'a' * 5000},Ann"], r":2: .*a is not there"),
+        (["path,speaker", "./a.wav,Ann", "a.wav,Bob"], r":3: path 'a\.wav' is listed twice"),
         (["path,speaker", "a.wav,Ann", "a.wav,Bob"], r":3: path 'a\.wav' is listed twice"),
         (['path,speaker\n"a.wav,Ann'], "not readable as CSV"),
     ],
@@ -213,6 +215,21 @@ def test_a_fault_in_a_csv_manifest_is_one_line_with_its_place(
         read_csv_manifest(write_csv(*lines))
     assert "\n" not in str(error.value)
     assert "manifest.csv" in str(error.value)
+
+
+def test_absolute_paths_are_taken_and_named_from_the_manifest_where_they_lie_below_it(
+    write_csv: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "b.wav"
+    sf.write(elsewhere, babble(1.0, 2), RATE)
+    manifest = write_csv("path,speaker")
+    manifest.write_text(f"path,speaker\n{manifest.parent / 'a.wav'},Ann\n{elsewhere},Bob\n")
+    near, far = read_csv_manifest(manifest)
+    assert (near.id, near.paths) == ("csv:a.wav", ("a.wav",))
+    assert (far.id, far.root / far.paths[0]) == (f"csv:{elsewhere}", elsewhere)
+    manifest.write_text(f"path,speaker\na.wav,Ann\n{manifest.parent / 'a.wav'},Ann\n")
+    with pytest.raises(UserError, match=r":3: path .* is listed twice"):
+        read_csv_manifest(manifest)
 
 
 def test_csv_manifest_that_is_missing_or_no_text(tmp_path: Path) -> None:

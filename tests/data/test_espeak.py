@@ -8,7 +8,7 @@ import pytest
 import scipy.signal
 import soundfile as sf
 
-from hwsearch.data.espeak import SAMPLE_RATE, read_espeak, voices
+from hwsearch.data.espeak import SAMPLE_RATE, voices, write_script
 from hwsearch.data.splits import sentence_split
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
@@ -19,8 +19,10 @@ SPEAKERS, PER_SPEAKER = 8, 4
 DIGITS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
 
 
-def _read(cache: Path, seed: int = 5, digit_strings: float = 0.5) -> dict[Split, tuple]:
-    return read_espeak(SHARES, SPEAKERS, PER_SPEAKER, digit_strings, seed, cache)
+def _read(cache: Path, seed: int = 5) -> dict[Split, tuple]:
+    script = write_script(SHARES, SPEAKERS, PER_SPEAKER, 0.5, seed, cache)
+    script.synthesise()
+    return {split: script.utterances(split) for split in Split}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +85,9 @@ def test_every_voice_says_the_same_bytes_in_another_process_and_second(accents: 
     total = sum(speakers.values())
     shares = {split: count / total for split, count in speakers.items()}
     for name in ("one", "two"):
-        made = read_espeak(shares, total, 1, 1.0, 0, tmp_path / name)
-        assert {split: len(utterances) for split, utterances in made.items()} == speakers
+        script = write_script(shares, total, 1, 1.0, 0, tmp_path / name)
+        assert {split: len(script.utterances(split)) for split in Split} == speakers
+        script.synthesise()
         time.sleep(1.0 - time.time() % 1.0)  # the library seeds its noise with the time in seconds
     one, two = _content(tmp_path / "one"), _content(tmp_path / "two")
     assert [name for name in one if one[name] != two[name]] == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hwsearch.data.utterance import SPEECH_RMS, Utterance, load_speech, read_manifest, write_manifest
+from hwsearch.data.utterance import SPEECH_RMS, Utterance, load_speech
 from hwsearch.errors import UserError
 
 from .conftest import RATE, babble
@@ -71,30 +71,3 @@ def test_joined_parts_stand_in_order_with_pauses_that_depend_on_the_id(tmp_path:
     peaks = [np.argmax(np.abs(np.fft.rfft(part))) * RATE / len(part) for part in segments]
     np.testing.assert_allclose(peaks, (2000, 500, 1000), rtol=0.01)
     assert 1.5 * RATE + 2 * 0.06 * RATE <= len(speech) <= 1.5 * RATE + 2 * 0.25 * RATE
-
-
-def test_a_manifest_reads_back_as_it_was(tmp_path: Path) -> None:
-    utterances = (
-        Utterance("csv:é", "csv:a", tmp_path, ("x.wav", "y.wav"), "one two"),
-        Utterance("csv:b", "csv:b", tmp_path, ("z.wav",), None),
-    )
-    write_manifest(tmp_path / "m.jsonl", utterances)
-    assert read_manifest(tmp_path / "m.jsonl") == utterances
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "",
-        "{",
-        "[]",
-        '{"id":"a"}',
-        '{"id":"a","speaker":"b","paths":[],"transcript":null}',
-        '{"id":1,"speaker":"b","paths":["x"],"transcript":null}',
-    ],
-)
-def test_a_broken_manifest_line_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "m.jsonl"
-    path.write_text('{"id":"a","speaker":"b","paths":["x"],"transcript":null}\n' + line + "\n")
-    with pytest.raises(UserError, match=r"m\.jsonl:2: broken line"):
-        read_manifest(path)

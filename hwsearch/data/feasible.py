@@ -1,0 +1,62 @@
+"""Whether a data set can be made, found out before anything is simulated: room on the disk, headers of recordings."""
+
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.audio import open_recording
+from hwsearch.data.espeak import PREFIX as ESPEAK
+from hwsearch.data.rooms import response_taps
+from hwsearch.data.utterance import SHORTEST_SPEECH_S, Utterance
+from hwsearch.errors import UserError
+from hwsearch.experiment import DataConfig
+
+_SAMPLE_BYTES = 4
+
+
+def check_disk(data: DataConfig, folder: Path) -> None:
+    """Refuse rooms and mixtures that the disk has no room for.
+
+    Raises:
+        UserError: they may take more than is free, what `folder` holds already counted as free.
+    """
+    microphones = ARRAYS[data.array].microphones
+    rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
+    # A source stands up to 0.3 m above or below the array.
+    taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)
+    responses = rooms * data.rooms.sources_per_room * microphones * taps
+    samples = mixtures * (microphones + 1) * math.ceil(data.mixtures.seconds * data.sample_rate)
+    wanted = _SAMPLE_BYTES * (responses + samples)
+    disk = folder.absolute()
+    while not disk.is_dir():
+        disk = disk.parent
+    free = shutil.disk_usage(disk).free
+    if wanted <= free:
+        return
+    free += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if wanted > free:
+        raise UserError(
+            f"data: {rooms} rooms and {mixtures} mixtures of up to {data.mixtures.seconds:g} s take up to {wanted / 1e9:,.1f} "
+            f"GB; {disk} has {free / 1e9:,.1f} GB free: wanted smaller counts, or another --runs-dir"
+        )
+
+
+def check_recordings(utterances: Iterable[Utterance]) -> None:
+    """Refuse recordings that cannot be used, as far as their headers tell; synthesised speech need not be there yet.
+
+    Raises:
+        UserError: a file is missing, empty, cut short, no audio or of an absurd sample rate, or an utterance is too short.
+    """
+    seconds: dict[Path, float] = {}
+    for utterance in dict.fromkeys(utterances):
+        if utterance.id.startswith(ESPEAK):
+            continue
+        paths = [utterance.root / path for path in utterance.paths]
+        for path in paths:
+            if path not in seconds:
+                seconds[path] = open_recording(path).seconds
+        length = sum(seconds[path] for path in paths)
+        if length < SHORTEST_SPEECH_S:
+            raise UserError(f"{paths[0]}: lasts {length:g} s; wanted speech of at least {SHORTEST_SPEECH_S:g} s")
