@@ -46,7 +46,7 @@ WRONG: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "mixtures without rooms": ((("{ validation = 2, test = 2 }", "{ validation = 2 }"),), "data.rooms.count: no 'test'"),
     "no speakers": ((("{ validation = 0.5, test = 0.5 }", "{ test = 1.0 }"),), "speakers in the validation split: 0; a mixture"),
     "one speaker": ((("validation = 0.5, test", "validation = 0.1, test"),), "speakers in the validation split: 1; a mixture"),
-    "no corpus": ((('kind = "espeak"', 'kind = "librispeech"\nroot = "nowhere"'),), "nowhere: no such folder; wanted a LibriSpeech-style corpus"),
+    "no corpus": ((('kind = "espeak"', 'kind = "librispeech"\nroot = "nowhere"'),), "nowhere: no such folder; wanted a L"),
     "no manifest": ((('kind = "espeak"', 'kind = "csv"\nroot = "nowhere.csv"'),), "nowhere.csv: no such file"),
     "no base": ((('base = "embedded"', 'base = "nowhere.safetensors"'),), "nowhere.safetensors: no base there"),
     "too many cores": ((("[search]", "[workers]\ncpus = 1024\n[search]"),), "workers.cpus is 1024; this machine has"),
