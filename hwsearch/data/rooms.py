@@ -4,11 +4,14 @@ A bank of rooms is made once per data set. A room's geometry is drawn from a gen
 the room's number, so the bank is the same whatever the number of processes, and an interrupted bank continues.
 """
 
+import hashlib
+import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +21,12 @@ from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
-from hwsearch.files import atomic_write
+from hwsearch.files import atomic_write_bytes
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 WALL_MARGIN_M = 0.4
 """Sources and microphones stay this far from every wall."""
@@ -80,8 +85,8 @@ class RoomBank:
         """
         path = room_file(self.folder, index)
         try:
-            return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError, EOFError):
+            return _unsealed(path.read_bytes())
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # the last two from a header that NumPy tries to repair
             raise UserError(f"{path}: unreadable impulse responses; delete the file and build the data again") from None
 
 
@@ -241,11 +246,26 @@ def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | No
 
 def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
     responses = simulate(room, ARRAYS[array], sample_rate)
+    stream = io.BytesIO()
+    np.save(stream, responses, allow_pickle=False)
+    content = stream.getvalue()
+    atomic_write_bytes(room_file(folder, room.index), content + hashlib.sha256(content).digest())
 
-    def write(path: Path) -> None:
-        np.save(path, responses, allow_pickle=False)
 
-    atomic_write(room_file(folder, room.index), write)
+def _unsealed(content: bytes) -> NDArray[np.float32]:
+    """The impulse responses in a room's file: an array with the SHA-256 of it behind, which earlier versions did not write.
+
+    Raises:
+        ValueError: no array, or one that changed since it was written.
+        EOFError: nothing there.
+    """
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES]).digest()
+    content = content.removesuffix(digest)
+    stream = io.BytesIO(content)
+    responses: NDArray[np.float32] = np.load(stream, allow_pickle=False)
+    if stream.tell() != len(content):
+        raise ValueError("the digest behind it is of something else")
+    return responses
 
 
 def _holds(size: Point, centre: Point, array: MicrophoneArray) -> bool:

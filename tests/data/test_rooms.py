@@ -1,4 +1,5 @@
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyroomacoustics
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName
 from hwsearch.data.rooms import (
     MOST_IMAGES,
+    RoomBank,
     angle_between,
     build_bank,
     check_rooms,
@@ -98,12 +100,36 @@ def test_a_room_is_the_same_on_a_machine_with_any_number_of_cores(monkeypatch: p
     np.testing.assert_array_equal(*made)
 
 
-def test_damaged_responses_are_named(tmp_path: Path) -> None:
-    bank = build_bank(DATA, "x", Split.TEST, tmp_path, 1, lambda done, total: None)
-    path = tmp_path / "room-00002.npy"
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"room-00002\.npy: unreadable"):
-        bank.impulse_responses(2)
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> RoomBank:
+    return build_bank(DATA, "x", Split.TEST, tmp_path_factory.mktemp("bank"), 1, lambda done, total: None)
+
+
+def test_damaged_responses_are_named(bank: RoomBank, tmp_path: Path) -> None:
+    whole = (bank.folder / "room-00002.npy").read_bytes()
+    for length in (0, 5, 200, len(whole) - 33, len(whole) - 1):
+        (tmp_path / "room-00002.npy").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"room-00002\.npy: unreadable"):
+            RoomBank(tmp_path, bank.rooms).impulse_responses(2)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_one_flipped_bit_of_the_responses_is_noticed(bank: RoomBank, data: st.DataObject) -> None:
+    content = bytearray((bank.folder / "room-00002.npy").read_bytes())
+    place = data.draw(st.one_of(st.integers(0, 127), st.integers(0, len(content) - 1)))
+    content[place] ^= 1 << data.draw(st.integers(0, 7))
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "room-00002.npy").write_bytes(content)
+        with pytest.raises(UserError, match=r"room-00002\.npy: unreadable"):
+            RoomBank(Path(folder), bank.rooms).impulse_responses(2)
+
+
+def test_responses_without_a_digest_as_earlier_versions_wrote_them_are_read(bank: RoomBank, tmp_path: Path) -> None:
+    responses = bank.impulse_responses(2)
+    np.testing.assert_array_equal(responses, simulate(bank.rooms[2], ARRAYS["linear4"], DATA.sample_rate))
+    np.save(tmp_path / "room-00002.npy", responses)
+    np.testing.assert_array_equal(RoomBank(tmp_path, bank.rooms).impulse_responses(2), responses)
 
 
 def test_responses_lie_on_a_grid_that_hides_the_last_bits_of_the_processor() -> None:
