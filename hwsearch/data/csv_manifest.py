@@ -1,10 +1,15 @@
 """Reader of a CSV manifest with the columns `path`, `speaker` and, if wanted, `transcript`."""
 
 import csv
+import io
 from pathlib import Path
 
+from hw_models.reading import Unreadable, read_text
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
+
+MANIFEST_BYTES = 256 * 2**20
+"""The largest manifest that is read; one of a million utterances takes half of it."""
 
 _WANTED = ("path", "speaker")
 _OPTIONAL = ("transcript",)
@@ -20,18 +25,17 @@ def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
             names a file that is not there or repeats one; names the file and the line.
     """
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            _check_columns(manifest, list(reader.fieldnames or []))
-            utterances: dict[str, Utterance] = {}
-            for row in reader:
-                utterance = _utterance(row, manifest, reader.line_num)
-                if utterance.id in utterances:
-                    raise UserError(f"{manifest}:{reader.line_num}: path {row['path']!r} is listed twice")
-                utterances[utterance.id] = utterance
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{manifest}: no such file; wanted a CSV manifest of path,speaker[,transcript]") from None
-    except (csv.Error, UnicodeDecodeError) as error:
+        reader = csv.DictReader(io.StringIO(read_text(manifest, MANIFEST_BYTES), newline=""), strict=True)
+        _check_columns(manifest, list(reader.fieldnames or []))
+        utterances: dict[str, Utterance] = {}
+        for row in reader:
+            utterance = _utterance(row, manifest, reader.line_num)
+            if utterance.id in utterances:
+                raise UserError(f"{manifest}:{reader.line_num}: path {row['path']!r} is listed twice")
+            utterances[utterance.id] = utterance
+    except Unreadable as error:
+        raise UserError(f"{manifest}: {error}; wanted a CSV manifest of path,speaker[,transcript]") from None
+    except csv.Error as error:
         raise UserError(f"{manifest}: not readable as CSV ({error}); wanted path,speaker[,transcript]") from None
     if not utterances:
         raise UserError(f"{manifest}: no utterance in it; wanted a line for each after the header")

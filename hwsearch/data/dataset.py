@@ -15,6 +15,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, Point
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fraction, Split
@@ -190,8 +191,7 @@ def parse_mixture(line: str) -> Mixture:
     try:
         mixture = _MIXTURE.validate_json(line)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ValueError(first_mistake(error).said) from None
     _check_whole(mixture)
     return mixture
 

@@ -236,8 +236,11 @@ def test_csv_manifest_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_csv_manifest(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UserError, match="not readable as CSV"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         read_csv_manifest(tmp_path / "x.csv")
+    for path, found in ((Path("/dev/zero"), "is a device"), (tmp_path, "is a folder"), (Path("\0"), "no name of a file")):
+        with pytest.raises(UserError, match=f"{found}.*; wanted a CSV manifest"):
+            read_csv_manifest(path)
 
 
 def test_a_split_with_fewer_than_two_speakers_is_refused_only_where_it_is_needed(csv_corpus: Path, tmp_path: Path) -> None:

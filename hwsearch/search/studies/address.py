@@ -78,6 +78,8 @@ def parse_address(text: str) -> StorageAddress:
         UserError: an unknown scheme, or no address; the text is not repeated, because a password may be anywhere in it.
     """
     scheme, separator, _ = text.partition("://")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"storage: its address is not UTF-8; wanted {WANTED}")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         raise UserError(f"storage: not an address; wanted {WANTED}")
     if scheme.lower() not in SCHEMES:

@@ -76,6 +76,7 @@ def test_what_is_shown_holds_no_user_password_or_option(text: str) -> None:
         ("postgresql://[hunter2/db", "not an address of 'postgresql'"),
         ("redis://:hunter2@host/studies", "a Redis database is a number"),
         ("redis://:secret@host/0?hunter2=1", "1 unknown options"),
+        ("redis://:hunter2@b\udcff/0", "its address is not UTF-8"),
     ],
 )
 def test_a_wrong_address_is_refused_without_repeating_it(text: str, reason: str) -> None:
