@@ -18,12 +18,18 @@ ONE = WorkersConfig()
 @pytest.fixture
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "available_cores", lambda: 2)
+    monkeypatch.setattr(preflight.os, "sysconf", {"SC_PAGE_SIZE": 1000, "SC_PHYS_PAGES": 3}.__getitem__)
 
 
 @pytest.mark.parametrize(
     ("workers", "each", "message"),
     [
         (1, WorkersConfig(cpus=64), "workers.cpus is 64; this machine has 2: wanted at most that"),
+        (
+            1,
+            WorkersConfig(memory_bytes=2**50),
+            "workers.memory_bytes is 1125899906842624; this machine has 3000: wanted at most that",
+        ),
         (
             100_000,
             ONE,

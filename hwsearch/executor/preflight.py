@@ -1,6 +1,7 @@
 """What can be said of the workers wanted before anything is started for them."""
 
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -41,6 +42,9 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
     cores = available_cores()
     if workers and each.cpus > cores:
         raise UserError(f"workers.cpus is {each.cpus:g}; this machine has {cores}: wanted at most that")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if workers and (each.memory_bytes or 0) > memory:
+        raise UserError(f"workers.memory_bytes is {each.memory_bytes}; this machine has {memory}: wanted at most that")
     if workers > MOST_PROCESSES * cores:
         raise UserError(
             f"--workers is {workers}; this machine has {_cores(cores)}: wanted at most {MOST_PROCESSES * cores} workers "
