@@ -104,8 +104,8 @@ def stop_code() -> int:
 def interrupts_heard() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM end the work at its next checkpoint, and another one ends the process at once.
 
-    A signal that is ignored stays so, as Ctrl-C in a job that a shell has put into the background. Processes started from this
-    one take signals as ever. Outside the main thread nothing changes.
+    A signal that is ignored stays so, as Ctrl-C in a job that a shell has put into the background. Programs started from here
+    take signals as ever. Outside the main thread nothing changes.
     """
     global _listener  # noqa: PLW0603 - signals are the process's
     if _listener is not None or threading.current_thread() is not threading.main_thread():
@@ -205,15 +205,15 @@ def _heard(number: int, frame: FrameType | None) -> None:
 
 
 def _forget() -> None:
-    """In a process forked from one that listens: signals are its own, and what they do is what they always do."""
+    """In a process forked from one that listens: it is deaf to Ctrl-C, for which its parent ends it, and SIGTERM ends it."""
     global _listener  # noqa: PLW0603 - signals are the process's
     if _listener is None:
         return
     _listener = None
     signal.set_wakeup_fd(-1)
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 os.register_at_fork(after_in_child=_forget)

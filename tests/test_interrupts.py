@@ -276,7 +276,8 @@ def test_behind_the_command_signals_are_as_ever(number: signal.Signals) -> None:
     assert "ended at once" not in errors
 
 
-def test_sigterm_ends_what_was_forked_as_ever() -> None:
+def test_sigterm_ends_what_was_forked_and_ctrl_c_does_not() -> None:
+    """For Ctrl-C its parent ends it: one that ended by itself would be missed there."""
     script = (
         "import os, time\n"
         "from hwsearch.interrupts import interrupts_heard\n"
@@ -285,6 +286,8 @@ def test_sigterm_ends_what_was_forked_as_ever() -> None:
         "    if child == 0:\n"
         "        time.sleep(600)\n"
         "    time.sleep(0.5)\n"
+        "    os.kill(child, 2)\n"
+        "    time.sleep(0.2)\n"
         "    os.kill(child, 15)\n"
         "    print(os.WTERMSIG(os.waitpid(child, 0)[1]))\n"
     )

@@ -152,17 +152,21 @@ def _train_epoch(
 ) -> float:
     separator.train()
     total = 0.0
-    for step, batch in enumerate(_batches(training, config, epoch)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, epoch * config.steps_per_epoch + step)
-        loss = _step(separator, optimizer, batch, config)
-        if not math.isfinite(loss):
-            raise UserError(
-                f"training.learning_rate is {config.learning_rate}: the loss became {loss} in epoch {epoch + 1}; "
-                "wanted a lower learning rate (the last checkpoint is kept)"
-            )
-        total += loss
-        on_step(step + 1, config.steps_per_epoch, loss)
+    try:
+        for step, batch in enumerate(_batches(training, config, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, epoch * config.steps_per_epoch + step)
+            loss = _step(separator, optimizer, batch, config)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"training.learning_rate is {config.learning_rate}: the loss became {loss} in epoch {epoch + 1}; "
+                    "wanted a lower learning rate (the last checkpoint is kept)"
+                )
+            total += loss
+            on_step(step + 1, config.steps_per_epoch, loss)
+    except RuntimeError:
+        checkpoint()  # SIGTERM may be sent to all processes: a loader that has died of it is no error
+        raise
     return total / config.steps_per_epoch
 
 
