@@ -1,13 +1,14 @@
 """What of corpora, rooms and data sets is refused from the command line, and when."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import soundfile as sf
 
 from .data.conftest import RATE, babble
-from .tiny import hwsearch, refusal, write_tiny
+from .tiny import Tiny, hwsearch, refusal, write_tiny
 
 COMMANDS = [
     ("data", "build"),
@@ -66,3 +67,9 @@ def test_a_number_that_is_none_in_the_test_manifest_is_named_with_its_line(file:
     manifest.write_text("\n".join([first, json.dumps(content).replace("Infinity", "1e999"), third]) + "\n")
     line = refusal(hwsearch("evaluate", file, "--runs-dir", runs))
     assert f"{manifest}:2: broken line in a manifest of mixtures (target.doa_deg: " in line
+
+
+def test_a_search_is_judged_on_data_that_were_lost_and_built_again(copied: Tiny) -> None:
+    for folder in ("data", "corpora"):
+        shutil.rmtree(copied.runs / folder)
+    assert hwsearch("evaluate", copied.folder, "--candidate", 1, "--processes", 1).code == 0
