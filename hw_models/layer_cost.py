@@ -57,13 +57,14 @@ def stored_weight_bytes(target: Target, layer: Layer, shape: Shape, weight_bits:
     if layer.weight_site is None:
         return 0
     storage = target.storage
+    in_float = executed.weight_bits == FLOAT_BITS
     if storage.codec == "encoded":
-        per_weight = next(size for bits, size in storage.encoded_bytes_per_weight if bits >= weight_bits)
+        held = FLOAT_BITS if in_float else weight_bits
+        per_weight = next(size for bits, size in storage.encoded_bytes_per_weight if bits >= held)
         zeros = shape.inserted_zeros * storage.inserted_zero_bytes
         stream = math.ceil(layer.weight_count * per_weight + zeros)
     else:
         stream = -(-(layer.weight_count + shape.inserted_zeros) * executed.weight_bits // 8)
-    in_float = executed.weight_bits == FLOAT_BITS
     per_channel = storage.channel_bytes_float if in_float else storage.channel_bytes_integer
     constants = math.ceil(layer.out_channels * per_channel)
     return aligned(stream, storage.alignment_bytes) + aligned(constants, storage.alignment_bytes)

@@ -54,9 +54,9 @@ class Memory(Section):
 class Storage(Section):
     """How weights lie in memory.
 
-    Codec `packed` stores the executed width bit by bit; `encoded` charges each chosen width its measured
-    bytes per weight (a width between two of the table costs as the next wider), plus the zeros that an
-    expanded dilation inserts. Every output channel also carries its bias and requantization constants.
+    Codec `packed` stores the executed width bit by bit; `encoded` charges each chosen width its measured bytes per weight (a
+    width between two of the table costs as the next wider; a layer that runs in float32 holds 32 bits), plus the zeros that
+    an expanded dilation inserts. Every output channel also carries its bias and requantization constants.
     """
 
     codec: Literal["packed", "encoded"]

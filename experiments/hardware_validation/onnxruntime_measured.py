@@ -1,9 +1,11 @@
-"""ONNX Runtime timed on this machine: `x86-onnxruntime` fitted at one length, checked at others.
+"""ONNX Runtime timed on this machine: its target fitted at one length, checked at others.
 
-One thread, uint8 activations and per-channel int8 weights (QLinearConv, QLinearAdd) or float32. Fitted: single layers and chains
-of layers at `FIT_FRAMES`. Checked: separators at other lengths, as a whole, and their layers one by one from ONNX Runtime's own
-profile. Absolute speeds differ between machines, so fit and check come from one run: the graphs take turns, and the least time of
-many turns counts, on the clock of the one thread, since other work on the machine only ever adds to a time.
+One thread, uint8 activations and per-channel integer weights (QLinearConv, QLinearAdd) or float32. Weights of up to 7 bits are
+int8, those of 8 bits uint8 where int8 could saturate, as in exported files. Which target that is, follows from the kernels that
+ONNX Runtime takes here: `x86-onnxruntime` with VNNI, `x86-onnxruntime-avx2` without. Fitted: single layers and chains of layers
+at `FIT_FRAMES`. Checked: separators at other lengths, as a whole, and their layers one by one from ONNX Runtime's own profile.
+Absolute speeds differ between machines, so fit and check come from one run: the graphs take turns, and the least time of many
+turns counts, on the clock of the one thread, since other work on the machine only ever adds to a time.
 
 
     python experiments/hardware_validation/onnxruntime_measured.py measurements.json target.toml
@@ -41,15 +43,18 @@ from hw_models.rules.rates import RateCompute
 from hw_models.target import Target, load_target
 from hw_models.workload import FLOAT_BITS, LayerKind, Workload
 from hwsearch.experiment import SeparatorConfig
+from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights
 from hwsearch.separator.workload import build_workload
 
 REQUIREMENTS: tuple[str, ...] = ()
-TARGET: Final = "x86-onnxruntime"
+VNNI_TARGET: Final = "x86-onnxruntime"
+AVX2_TARGET: Final = "x86-onnxruntime-avx2"
 FIT_FRAMES: Final = 250
 CHECK_FRAMES: Final = (100, 150, 400, 500)
 CHAIN: Final = 16
 """Layers of a chain: the ends, where the layout changes, and the call itself count little."""
-PAIRS: Final = {"int8": (8, 8), "float32": (32, 32)}
+PAIRS: Final = {"int8": (8, 7), "uint8": (8, 8), "float32": (32, 32)}
+"""(activation, weight) bits of what is timed, by how weights are stored."""
 SIZES: Final = ((64, 64), (64, 128), (128, 128), (128, 256), (128, 512), (256, 256), (256, 512))
 RAGGED_SIZES: Final = ((64, 390), (128, 260), (128, 774))
 """Of convolutions only: like spectra at the ends of a separator, no multiple of what a vector instruction holds."""
@@ -147,7 +152,7 @@ def measured() -> list[dict[str, float]]:
 
 def _metric(case: Case) -> str:
     """Networks and layers, and precisions, are compared apart."""
-    precision = "float32" if case["weight_bits"] == FLOAT_BITS else f"int{case['weight_bits']}"
+    precision = next(name for name, (_, weight_bits) in PAIRS.items() if weight_bits == case["weight_bits"])
     return f"{case['group']}_latency_us_{precision}"
 
 
@@ -165,15 +170,42 @@ def measurements(*, lengths_held_out: bool = False) -> Measurements:
         for case in (*fit_cases(), *other_cases(), *networks)
     ]
     when = datetime.now(UTC).date().isoformat()
-    source = f"ONNX Runtime {onnxruntime.__version__}, one thread, on {_processor()}; onnxruntime_measured.py, {when}"
+    kernels = "AVX2" if kernels_saturate() else "VNNI"
+    where = f"one thread, {kernels} kernels, on {_processor()}"
+    source = f"ONNX Runtime {onnxruntime.__version__}, {where}; onnxruntime_measured.py, {when}"
     return Measurements(source=source, measurements=tuple(entries))
+
+
+@cache
+def target_name() -> str:
+    """The target of the kernels that ONNX Runtime takes on this machine."""
+    return AVX2_TARGET if kernels_saturate() else VNNI_TARGET
+
+
+def kernels_saturate() -> bool:
+    """Whether products of unsigned and signed bytes are added in 16 bits here, which is so without VNNI."""
+    values = {
+        "scale": np.float32(1.0),
+        "zero": np.uint8(0),
+        "weights": np.full((16, 16, 1), 127, np.int8),
+        "weight_zero": np.int8(0),
+        "step": np.float32(16 * 127),
+    }
+    node = helper.make_node("QLinearConv", ["x", "scale", "zero", "weights", "scale", "weight_zero", "step", "zero"], ["y"])
+    tensors = [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 16, 1]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph([node], "saturates", tensors[:1], tensors[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.full((1, 16, 1), 255, np.uint8)})
+    return bool((found != 255).any())
 
 
 def unfitted() -> Target:
     """The target as if it had never been fitted: what the measurements do not say must not come from an earlier fit."""
-    target = load_target(TARGET)
+    target = load_target(target_name())
     if not isinstance(target.compute, RateCompute):
-        raise TypeError(f"target '{TARGET}' has rule '{target.compute.rule}'; wanted rates")
+        raise TypeError(f"target '{target.name}' has rule '{target.compute.rule}'; wanted rates")
     guesses = {
         "conv": {"cycles_per_mac": 1.0, "cycles_per_output": 0.0},
         "depthwise": {"cycles_per_mac": 1.0, "cycles_per_output": 0.0},
@@ -187,8 +219,20 @@ def unfitted() -> Target:
     return target.model_copy(update={"compute": target.compute.model_copy(update={"rates": rates}), "overheads": overheads})
 
 
-def graph(workload: Workload, *, quantized: bool) -> bytes:
-    """The ONNX file of a workload; node `i` is named by its position."""
+def one_depthwise_kernel(target: Target) -> Target:
+    """The target with the rates of 7-bit depthwise weights for 8-bit ones, too: the same kernel runs both."""
+    if not isinstance(target.compute, RateCompute):
+        raise TypeError(f"target '{target.name}' has rule '{target.compute.rule}'; wanted rates")
+    fitted = {(rate.kernel, rate.weight_bits): rate for rate in target.compute.rates}
+    source = "as with 7-bit weights: the kernel is the same, and does not saturate"
+    same = fitted["depthwise", 7].model_copy(update={"weight_bits": 8, "source": source})
+    rates = tuple(same if rate is fitted["depthwise", 8] else rate for rate in target.compute.rates)
+    return target.model_copy(update={"compute": target.compute.model_copy(update={"rates": rates})})
+
+
+def graph(workload: Workload, weight_bits: int) -> bytes:
+    """The ONNX file of a workload at a width of all weights; node `i` is named by its position."""
+    quantized = weight_bits != FLOAT_BITS
     rng = np.random.default_rng(0)
     initializers = [
         numpy_helper.from_array(np.array(0.02, np.float32), "scale"),
@@ -204,7 +248,9 @@ def graph(workload: Workload, *, quantized: bool) -> bytes:
             continue
         group = layer.in_channels if layer.kind is LayerKind.DEPTHWISE else 1
         shape = (layer.out_channels, layer.in_channels // group, layer.kernel_size)
-        tensors = _integer_weights(shape, rng) if quantized else _float_weights(shape, rng)
+        limit = 2 ** (weight_bits - 1) - 1
+        unsigned = holds_unsigned_weights(group, weight_bits, 8)
+        tensors = _integer_weights(shape, limit, rng, unsigned=unsigned) if quantized else _float_weights(shape, rng)
         initializers += [numpy_helper.from_array(value, f"{name}{i}") for name, value in tensors.items()]
         own = {name: f"{name}{i}" for name in tensors}
         inputs = [layer.input_sites[0], *own.values()]
@@ -235,11 +281,14 @@ def graph(workload: Workload, *, quantized: bool) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _integer_weights(shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _integer_weights(
+    shape: tuple[int, int, int], limit: int, rng: np.random.Generator, *, unsigned: bool
+) -> dict[str, np.ndarray]:
+    zero, kind = (UNSIGNED_ZERO_POINT, np.uint8) if unsigned else (0, np.int8)
     return {
-        "w": rng.integers(-127, 128, shape).astype(np.int8),
+        "w": (rng.integers(-limit, limit + 1, shape) + zero).astype(kind),
         "ws": np.full(shape[0], 0.001, np.float32),
-        "wz": np.zeros(shape[0], np.int8),
+        "wz": np.full(shape[0], zero, kind),
         "b": np.zeros(shape[0], np.int32),
     }
 
@@ -252,14 +301,14 @@ class _Timer:
     """A session of one case with its input."""
 
     def __init__(self, case: Case, profile: Path | None = None) -> None:
-        workload, quantized = _measurement(case).workload, case["weight_bits"] == PAIRS["int8"][1]
+        workload, quantized = _measurement(case).workload, case["weight_bits"] != FLOAT_BITS
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        content = graph(workload, quantized=quantized)
+        content = graph(workload, case["weight_bits"])
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         rng = np.random.default_rng(1)
         self.inputs = {}
@@ -303,7 +352,7 @@ def _profiled_seconds(case: Case) -> list[float]:
 
 @cache
 def _fit() -> Fit:
-    return calibrate(unfitted(), measurements(lengths_held_out=True), file="this run", name=TARGET)
+    return calibrate(unfitted(), measurements(lengths_held_out=True), file="this run", name=target_name())
 
 
 def _layer(kind: str, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1) -> dict[str, Any]:
@@ -320,7 +369,7 @@ def _case(what: str, precision: str, frames: int, layers: list[dict[str, Any]], 
     activation_bits, weight_bits = PAIRS[precision]
     return {
         "name": f"{what}, {precision}, {frames} frames",
-        "target": TARGET,
+        "target": target_name(),
         "frames": frames,
         "activation_bits": activation_bits,
         "weight_bits": weight_bits,
@@ -356,8 +405,8 @@ def main() -> None:
     lines = ",\n  ".join(entry.model_dump_json(exclude_defaults=True) for entry in everything.measurements)
     content = f'{{\n "source": {json.dumps(everything.source)},\n "measurements": [\n  {lines}\n ]\n}}\n'
     arguments.measurements.write_text(content, "utf-8")
-    fit = calibrate(unfitted(), everything, file=arguments.measurements.name, name=TARGET)
-    arguments.target.write_text(target_toml(fit.target), "utf-8")
+    fit = calibrate(unfitted(), everything, file=arguments.measurements.name, name=target_name())
+    arguments.target.write_text(target_toml(one_depthwise_kernel(fit.target)), "utf-8")
     print("fitted to all lengths:", Errors.of_latency(fit.fitted))
     print("  held out:", Errors.of_latency(fit.held_out), "open:", ", ".join(fit.undetermined))
     print(f"fitted to {FIT_FRAMES} frames:", Errors.of_latency(_fit().fitted), "open:", ", ".join(_fit().undetermined))

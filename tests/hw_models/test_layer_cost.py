@@ -64,8 +64,11 @@ def stored(name, weight_bits, executed_bits, kind=LayerKind.CONV, dilation=1):
 def test_packed_weights_take_the_executed_width_and_the_channel_constants():
     assert stored("cortex-m7-cmsis-nn", 3, 4) == 548 + 33 * 12  # 33 * 33 / 2 = 544.5 bytes, to a word
     assert stored("bitfusion", 2, 2) == 273 + 33 * 8
-    assert stored("x86-onnxruntime", 4, 8) == 33 * 33 + 33 * 9
-    assert stored("x86-onnxruntime", 32, 32) == 4 * 33 * 33 + 33 * 4
+
+
+def test_weights_in_onnx_runtime_take_a_byte_or_a_float():
+    assert stored("x86-onnxruntime", 4, 7) == stored("x86-onnxruntime", 8, 8) == 33 * 33 + 33 * 9
+    assert stored("x86-onnxruntime", 4, 32) == stored("x86-onnxruntime", 32, 32) == 4 * 33 * 33 + 33 * 4
 
 
 def test_encoded_weights_take_the_measured_bytes_of_the_chosen_width():
