@@ -22,7 +22,7 @@ import scipy.signal
 import torch
 from numpy.typing import NDArray
 
-from hwsearch.data.espeak import read_espeak
+from hwsearch.data.espeak import write_script
 from hwsearch.data.fsdd import read_fsdd
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import Split
@@ -108,7 +108,9 @@ def load_examples(fsdd: Path) -> tuple[dict[str, list[Example]], dict[str, list[
     """Training and test strings by corpus."""
     recorded = read_fsdd(fsdd, FSDD_SHARES, FSDD_STRINGS_PER_SPEAKER, SEED)
     with tempfile.TemporaryDirectory() as cache:
-        spoken = read_espeak(ESPEAK_SHARES, ESPEAK_VOICES, ESPEAK_STRINGS_PER_VOICE, 1.0, SEED, Path(cache))
+        script = write_script(ESPEAK_SHARES, ESPEAK_VOICES, ESPEAK_STRINGS_PER_VOICE, 1.0, SEED, Path(cache))
+        script.synthesise()
+        spoken = {split: script.utterances(split) for split in (Split.TRAIN, Split.TEST)}
         corpora = {"fsdd": recorded, "espeak": spoken}
         training = {name: examples_of(corpus[Split.TRAIN]) for name, corpus in corpora.items()}
         testing = {name: examples_of(spread(corpus[Split.TEST])) for name, corpus in corpora.items()}

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from hwsearch.data.espeak import read_espeak
+from hwsearch.data.espeak import write_script
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
@@ -150,7 +150,9 @@ def shipped() -> CtcDigitRecogniser:
 def unheard_voices(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, str]]:
     """Digit strings by voices that the shipped recogniser was not trained on."""
     cache = tmp_path_factory.mktemp("espeak")
-    spoken = read_espeak(SHIPPED_SHARES, SHIPPED_VOICES, 2, 1.0, SHIPPED_SEED, cache)[Split.TEST]
+    script = write_script(SHIPPED_SHARES, SHIPPED_VOICES, 2, 1.0, SHIPPED_SEED, cache)
+    script.synthesise()
+    spoken = script.utterances(Split.TEST)
     return [(load_speech(utterance, 8000), utterance.transcript or "") for utterance in spoken]
 
 

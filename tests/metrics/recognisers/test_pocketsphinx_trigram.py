@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from hwsearch.data.espeak import read_espeak
+from hwsearch.data.espeak import write_script
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
@@ -15,7 +15,9 @@ from hwsearch.metrics.wer import corpus_wer, word_errors
 
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, str]]:
-    spoken = read_espeak({Split.TRAIN: 1.0}, 1, 5, 0.0, 0, tmp_path_factory.mktemp("espeak"))[Split.TRAIN]
+    script = write_script({Split.TRAIN: 1.0}, 1, 5, 0.0, 0, tmp_path_factory.mktemp("espeak"))
+    script.synthesise()
+    spoken = script.utterances(Split.TRAIN)
     return [(load_speech(utterance, 16000), utterance.transcript or "") for utterance in spoken]
 
 
