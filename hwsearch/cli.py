@@ -20,7 +20,7 @@ from hwsearch.errors import UserError
 from hwsearch.export.folder import check_output
 from hwsearch.files import check_folder, check_writable
 from hwsearch.interrupts import checkpoint, interrupts_heard, stop_code
-from hwsearch.printable import printable
+from hwsearch.printable import printable, shortened
 from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
 
 
@@ -29,6 +29,9 @@ def _bounded_processes(context: click.Context, option: click.Parameter, number: 
     check_processes(number)
     return number
 
+
+MESSAGE_CHARACTERS = 1000
+"""The longest error: names and values that it quotes come from files, and may be of any length."""
 
 PATH = PathArgument()
 EXPERIMENT = click.argument("experiment", type=PATH)
@@ -501,5 +504,5 @@ def _what_failed(error: OSError | MemoryError) -> str:
 
 def _refuse(message: str) -> int:
     """Say in one line what a user has to mend; the exit code."""
-    click.echo(f"hwsearch: error: {printable(redact(message))}", err=True)
+    click.echo(f"hwsearch: error: {shortened(printable(redact(message)), MESSAGE_CHARACTERS)}", err=True)
     return 2

@@ -14,3 +14,11 @@ def printable(text: str, *, keep: str = "") -> str:
         keep: control characters that stay, such as a newline.
     """
     return _UNSAFE.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: what is longer loses its middle, since its end says what is wanted."""
+    if len(text) <= most:
+        return text
+    behind = most // 3
+    return f"{text[: most - behind - 5]} ... {text[-behind:]}"

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import Progress
 from rich.table import Table
 
-from hwsearch.printable import printable
+from hwsearch.printable import printable, shortened
 from hwsearch.search.drivers import DRIVERS_FILE
 from hwsearch.search.log import LOG_FILE, search_log
 from hwsearch.search.record import RECORD_FILE
@@ -23,7 +23,7 @@ from hwsearch.workspace import Workspace
 from tests.front.test_status import START, asked, failed, scored, tally
 from tests.sealed import edit_lines
 from tests.search.synthetic import make_experiment, search
-from tests.tiny import hwsearch, refusal
+from tests.tiny import hwsearch, refusal, write_tiny
 
 EVIL = "\x1b]0;owned\x07\x1b[31m\x9b2J\r\u202e"
 """Renames the window, colours, clears the screen, goes to the start of the line, turns the direction of reading."""
@@ -106,6 +106,19 @@ def test_an_error_that_quotes_a_file_commands_no_terminal_and_is_one_line(folder
     assert not obeyed(refusal(hwsearch("run", tmp_path / "evil.toml")))
     assert not obeyed(refusal(hwsearch("run", tmp_path / "no\x1b[31m\nsuch.toml")))
     assert not obeyed(refusal(hwsearch("status", f"--{EVIL}")))
+
+
+@given(st.text(max_size=200), st.integers(20, 150))
+def test_a_long_text_is_cut_in_its_middle_to_the_length_wanted(text: str, most: int) -> None:
+    cut = [text[:before] + " ... " + text[before + 5 + len(text) - most :] for before in range(1, most - 5)]
+    assert shortened(text, most) in (cut if len(text) > most else [text])
+
+
+def test_an_error_that_quotes_a_long_name_says_at_its_end_what_is_wanted(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "long.toml", ("seed = 3", f"{'k' * 10_000} = 3"))
+    said = refusal(hwsearch("run", tmp_path / "long.toml", "--dry-run"))
+    assert len(said) == 1000
+    assert said.endswith("has every key")
 
 
 def test_a_live_panel_sends_no_codes_but_its_own(tmp_path: Path) -> None:

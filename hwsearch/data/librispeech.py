@@ -5,8 +5,12 @@ depth.
 import re
 from pathlib import Path
 
+from hw_models.reading import Unreadable, read_text
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
+
+TRANSCRIPTS_BYTES = 256 * 2**20
+"""The largest file of transcripts that is read; one of a million utterances takes half of it."""
 
 _NAME = re.compile(r"([^-]+)-([^-]+)-([^-]+)\.(?:flac|wav)")
 
@@ -46,9 +50,9 @@ def _transcripts(root: Path) -> dict[str, str]:
     words: dict[str, str] = {}
     for path in sorted([*root.rglob("*.trans.txt"), *root.rglob("transcripts.txt")]):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted transcripts") from None
+            lines = read_text(path, TRANSCRIPTS_BYTES).splitlines()
+        except Unreadable as error:
+            raise UserError(f"{path}: {error}; wanted transcripts") from None
         for number, line in enumerate(lines, start=1):
             match line.split():
                 case []:

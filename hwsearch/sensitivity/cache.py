@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
+from hwsearch.files import check_regular
 from hwsearch.seals import BrokenSealError, read_sealed_json, seal_line, unseal_lines, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
 
@@ -63,6 +64,7 @@ def open_journal(folder: Path, parts: Parts) -> Iterator[Journal]:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         _bind(folder, parts)
+        check_regular(folder / JOBS_FILE, "the results of sensitivities")
         handle = os.open(folder / JOBS_FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             content = (folder / JOBS_FILE).read_bytes()

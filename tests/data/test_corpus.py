@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -178,6 +179,10 @@ def test_librispeech_faults_are_named(tmp_path: Path) -> None:
     (tmp_path / "copy" / "1-2-0000.flac").unlink()
     (tmp_path / "transcripts.txt").write_text("1-2-0000 hello\n\n1-2-0001\n")
     with pytest.raises(UserError, match=r"transcripts\.txt:3: no words"):
+        read_librispeech(tmp_path)
+    (tmp_path / "transcripts.txt").unlink()
+    os.mkfifo(tmp_path / "transcripts.txt")
+    with pytest.raises(UserError, match=r"transcripts\.txt: is a pipe; wanted transcripts"):
         read_librispeech(tmp_path)
 
 

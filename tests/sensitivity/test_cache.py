@@ -1,6 +1,7 @@
 """A folder of sensitivities: bound to what made it, written by one at a time, and never worse for a kill."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_a_broken_line_is_named_with_what_to_do(tmp_path: Path, line: bytes, mes
     with pytest.raises(UserError, match=message) as refused, open_journal(tmp_path, PARTS):
         pass
     assert f"delete {tmp_path}" in str(refused.value)
+
+
+def test_a_pipe_in_the_results_place_is_not_waited_for(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{path.name}: is a pipe; wanted"), open_journal(tmp_path, PARTS):
+        pass
 
 
 @pytest.mark.parametrize("row", range(3))
