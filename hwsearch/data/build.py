@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 from hwsearch.data.corpus import Corpora, read_corpora
-from hwsearch.data.dataset import Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
+from hwsearch.data.dataset import SOUND_BYTES, Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
 from hwsearch.data.feasible import check_disk, check_recordings
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
 from hwsearch.data.processes import in_processes
@@ -169,7 +169,11 @@ def _read_lines(path: Path) -> Iterator[Mixture]:
 
 def _is_whole(folder: Path, mixture: Mixture) -> bool:
     files = ((mixture.mixture_path, mixture.mixture_sha256), (mixture.target_path, mixture.target_sha256))
-    return all((folder / path).is_file() and file_digest(folder / path) == sha256 for path, sha256 in files)
+    return all(_holds(folder / path, sha256) for path, sha256 in files)
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    return path.is_file() and path.stat().st_size <= SOUND_BYTES and file_digest(path) == sha256
 
 
 def _claim(folder: Path, name: str) -> None:

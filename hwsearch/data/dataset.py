@@ -19,7 +19,13 @@ from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, Point
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fraction, Split
-from hwsearch.files import canonical_json, file_digest
+from hwsearch.files import canonical_json, read_content
+
+MANIFEST_BYTES = 256 * 2**20
+"""The largest manifest that is read; one of a split with the most mixtures takes half of it."""
+
+SOUND_BYTES = 256 * 2**20
+"""The largest sound file of a mixture; the longest one for the largest array takes a quarter of it."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -121,10 +127,7 @@ def manifest_hash(folder: Path, split: Split) -> str:
     Raises:
         UserError: the split was not built.
     """
-    path = manifest_path(folder, split)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted the {split.value} mixtures; build the data first")
-    return file_digest(path)
+    return hashlib.sha256(_manifest(folder, split)).hexdigest()
 
 
 def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
@@ -135,9 +138,7 @@ def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
     """
     path = manifest_path(folder, split)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted the {split.value} mixtures; build the data first") from None
+        lines = _manifest(folder, split).decode().splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); wanted a manifest of mixtures") from None
     if not lines:
@@ -210,11 +211,12 @@ def _check_whole(mixture: Mixture) -> None:
             raise ValueError(f"{name}: {path!r} is no path below the data set's folder")
 
 
+def _manifest(folder: Path, split: Split) -> bytes:
+    return read_content(manifest_path(folder, split), f"the {split.value} mixtures; build the data first", MANIFEST_BYTES)
+
+
 def _read(path: Path, sha256: str, mixture: Mixture, channels: int) -> NDArray[np.float32]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; the manifest lists it; build the data again") from None
+    content = read_content(path, "the sound that the manifest lists; build the data again", SOUND_BYTES)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path}: changed since it was written (SHA-256 differs from the manifest); build the data again")
     try:

@@ -325,6 +325,26 @@ def test_a_broken_manifest_is_refused_with_its_line(experiment: Experiment, fold
         open_dataset(tmp_path, Split.TEST)
 
 
+def test_pipes_and_giants_in_the_place_of_files_are_neither_waited_for_nor_read(folder: Path, tmp_path: Path) -> None:
+    mixture = open_dataset(folder, Split.TEST)[0]
+    shutil.copytree(folder, tmp_path / "data")
+    manifest, sound = tmp_path / "data" / "test" / "manifest.jsonl", tmp_path / "data" / mixture.mixture_path
+    for put, said in ((os.mkfifo, "is a pipe"), (_terabyte, "larger than 256 MiB")):
+        for path in (manifest, sound):
+            path.unlink()
+            put(path)
+        for use in (open_dataset, manifest_hash):
+            with pytest.raises(UserError, match=rf"manifest\.jsonl: {said}; wanted the test mixtures"):
+                use(tmp_path / "data", Split.TEST)
+        with pytest.raises(UserError, match=f"{sound.name}: {said}; wanted the sound that the manifest lists"):
+            load_mixture(tmp_path / "data", mixture)
+
+
+def _terabyte(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**40)
+
+
 def test_a_direction_changed_in_the_manifest_is_put_right(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
     _build(experiment, tmp_path)
     manifest = tmp_path / "test" / "manifest.jsonl"
