@@ -61,7 +61,7 @@ population = 8
 validation_mixtures = 3
 """
 
-_PROGRESS = re.compile(
+PROGRESS = re.compile(
     r"(rooms|rooms and mixtures|training|training mixtures|sensitivities|candidates, [a-z-]+|test mixtures): \d+/\d+"
     r"|data: .*|starting Ray|epoch .*"
 )
@@ -139,7 +139,7 @@ def refusal(answer: Answer) -> str:
     """The one line that a user's mistake gives, behind any progress; checks that there is nothing else."""
     assert answer.code == 2, answer
     assert answer.stdout == ""
-    lines = [line for line in answer.stderr.splitlines() if not _PROGRESS.fullmatch(line)]
+    lines = [line for line in answer.stderr.splitlines() if not PROGRESS.fullmatch(line)]
     assert len(lines) == 1, answer.stderr
     assert lines[0].startswith("hwsearch: error: ")
     return lines[0].removeprefix("hwsearch: error: ")
