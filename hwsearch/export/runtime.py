@@ -25,6 +25,15 @@ from hwsearch.separator.stft import frame_count, istft, stft
 CHUNK_FRAMES = 1024
 """Frames separated at a time, which bounds the memory whatever the recording's length."""
 
+_REFUSALS = (
+    onnxruntime_errors.Fail,
+    onnxruntime_errors.InvalidArgument,
+    onnxruntime_errors.InvalidGraph,
+    onnxruntime_errors.InvalidProtobuf,
+    onnxruntime_errors.NotImplemented,
+    onnxruntime_errors.RuntimeException,
+)
+
 _BLOCK_SAMPLES = 65_536
 """Samples of an array that are taken at a time."""
 
@@ -51,17 +60,26 @@ class OnnxSeparator:
         self._session = _session(content, threads, path)
         config = self.description.separator
         bins = config.n_fft // 2 + 1
-        wanted = {
+        channels = {
             INPUT: feature_count(self.description.microphones, bins, config.ipd, beam=config.beam),
             OUTPUT: 2 * bins,
         }
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        if {tensor.name: tensor.shape[1] for tensor in tensors} != wanted:
+        found = {tensor.name: (tensor.type, tensor.shape[:2], list(map(type, tensor.shape[2:]))) for tensor in tensors}
+        # The number of frames has a name.
+        if found != {name: ("tensor(float)", [1, count], [str]) for name, count in channels.items()}:
             raise UserError(f"{path}: its graph does not fit its description; export it again")
 
     def mask(self, raw_features: Tensor) -> Tensor:
-        """Raw features [1, features, frames] to mask [1, 2 * bins, frames]."""
-        outputs: list[NDArray[np.float32]] = self._session.run([OUTPUT], {INPUT: raw_features.numpy()})
+        """Raw features [1, features, frames] to mask [1, 2 * bins, frames].
+
+        Raises:
+            UserError: ONNX Runtime cannot run the graph on them.
+        """
+        try:
+            outputs: list[NDArray[np.float32]] = self._session.run([OUTPUT], {INPUT: raw_features.numpy()})
+        except _REFUSALS as error:
+            raise UserError(f"the model cannot be run ({_reason(error)}); export it again") from None
         return torch.from_numpy(outputs[0])
 
     def separate(self, mixture: NDArray[np.float32], doa_deg: float, chunk_frames: int = CHUNK_FRAMES) -> NDArray[np.float32]:
@@ -221,13 +239,9 @@ def _session(content: bytes, threads: int, path: Path) -> onnxruntime.InferenceS
     try:
         # From bytes: a graph that refers to files outside itself is refused.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except (
-        onnxruntime_errors.Fail,
-        onnxruntime_errors.InvalidArgument,
-        onnxruntime_errors.InvalidGraph,
-        onnxruntime_errors.InvalidProtobuf,
-        onnxruntime_errors.NotImplemented,
-        onnxruntime_errors.RuntimeException,
-    ) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{path}: ONNX Runtime refuses it ({reason}); export it again") from None
+    except _REFUSALS as error:
+        raise UserError(f"{path}: ONNX Runtime refuses it ({_reason(error)}); export it again") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -111,6 +111,11 @@ def test_other_numbers_are_taken_as_they_are(files, dtype):
     np.testing.assert_array_equal(separator.separate(mixture, 40.0), separator.separate(mixture.astype(np.float32), 40.0))
 
 
+def test_what_the_runtime_refuses_to_run_is_one_clear_line(files):
+    with pytest.raises(UserError, match="the model cannot be run"):
+        OnnxSeparator(files["relu"]).mask(torch.zeros(1, 3, 4))
+
+
 @pytest.mark.parametrize("chunk", [0, -1])
 def test_chunks_of_nothing_are_refused(files, chunk):
     with pytest.raises(UserError, match=f"chunks of {chunk} frames; wanted at least 1"):
@@ -139,6 +144,18 @@ def with_an_unknown_operator(model):
 
 def with_an_operator_of_another_domain(model):
     model.graph.node[0].domain = "com.microsoft"
+
+
+def with_a_fixed_number_of_frames(model):
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 64
+
+
+def with_another_batch(model):
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+
+
+def with_numbers_of_another_rank(model):
+    del model.graph.output[0].type.tensor_type.shape.dim[0]
 
 
 def with_a_giant_tensor(model):
@@ -208,6 +225,9 @@ def with_signed_weights(model):
         (with_damaged_metadata, "its description is damaged"),
         (with_unknown_site, "unknown site 'mask_output'"),
         (with_another_front_end, "does not fit its description"),
+        (with_a_fixed_number_of_frames, "does not fit its description"),
+        (with_another_batch, "does not fit its description"),
+        (with_numbers_of_another_rank, "does not fit its description|ONNX Runtime refuses it"),
         (with_an_unknown_operator, r"does not fit its description \(a node 'Frobnicate'\); export it again"),
         (with_an_operator_of_another_domain, "a node 'Sub'"),
         (with_a_giant_tensor, "a node 'Expand'"),
