@@ -235,7 +235,7 @@ def _frames(tape: _Tape, first: int, last: int, config: SeparatorConfig) -> Tens
 def _session(content: bytes, threads: int, path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error is raised, and need not stand on stderr, too
     try:
         # From bytes: a graph that refers to files outside itself is refused.
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

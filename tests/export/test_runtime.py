@@ -17,6 +17,7 @@ from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.runtime import OnnxSeparator, context_frames
 from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network
+from tests.fuzz.models import sealed
 from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_separator
 
 
@@ -109,6 +110,16 @@ def test_other_numbers_are_taken_as_they_are(files, dtype):
     mixture = (100 + 1000 * noise_mixture(300)).clamp(0, 255).numpy().astype(dtype)
     separator = OnnxSeparator(files["relu-float"], threads=1)
     np.testing.assert_array_equal(separator.separate(mixture, 40.0), separator.separate(mixture.astype(np.float32), 40.0))
+
+
+def test_the_runtime_writes_nothing_of_what_it_refuses(files, tmp_path, capfd):
+    model = onnx.load(files["relu"])
+    scales = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1)
+    scales.raw_data = scales.raw_data[:-1]
+    (tmp_path / "bad.onnx").write_bytes(sealed(model.SerializeToString()))
+    with pytest.raises(UserError, match="ONNX Runtime refuses it"):
+        OnnxSeparator(tmp_path / "bad.onnx")
+    assert capfd.readouterr().err == ""
 
 
 def test_what_the_runtime_refuses_to_run_is_one_clear_line(files):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from hypothesis.vendor.pretty import RepresentationPrinter
+
 
 class Odd(StrEnum):
     """What stands at a path instead of a regular file."""
@@ -49,6 +51,10 @@ class Thing:
     def __repr__(self) -> str:
         size = self.content.value if isinstance(self.content, Odd) else f"{len(self.content)} bytes"
         return f"<{size}: {'; '.join(self.story) or 'as it is'}>"
+
+    def _repr_pretty_(self, printer: RepresentationPrinter, cycle: bool) -> None:
+        del cycle
+        printer.text(repr(self))
 
     def put(self, path: Path) -> None:
         """Put it at a path, in the place of what is there."""
