@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import tempfile
 import time
 import unicodedata
@@ -82,6 +83,11 @@ def run_watched(arguments: Sequence[object]) -> Ending:
 
 def _warn_as_python_does() -> None:
     """pytest collects warnings; a command writes them to stderr."""
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
+
+    warnings.showwarning = show
     warnings.simplefilter("always")
     for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", hidden)

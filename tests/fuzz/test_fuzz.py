@@ -7,6 +7,7 @@ The long form takes HWSEARCH_FUZZ_SECONDS, an hour if that is not set, and begin
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis.database import DirectoryBasedExampleDatabase
 
 from tests.fuzz.arguments import command_lines
 from tests.fuzz.bench import Bench, Case
+from tests.fuzz.commands import run_watched
 from tests.fuzz.surfaces import SURFACES
 from tests.fuzz.things import Odd, Thing
 
@@ -63,3 +65,8 @@ def _damage(bench: Bench, name: str, how: settings) -> None:
         bench.check(case)
 
     ends_well()
+
+
+def test_a_warning_beside_an_answer_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsearch.hardware.print_targets", lambda: warnings.warn("look", RuntimeWarning, stacklevel=1))
+    assert run_watched(("targets",)).problem() == "success beside a warning or a traceback"
