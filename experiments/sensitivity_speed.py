@@ -113,6 +113,7 @@ def write_mixtures(folder: Path, experiment: Experiment, examples: Sequence[Exam
         talker = Talker("noise", "noise", None, (1.0, 1.0, 1.0), example.doa_deg, 0, samples, whole=True)
         mixture = Mixture(
             id=name,
+            made_from="0" * 64,
             sample_rate=rate,
             samples=samples,
             array=array.name,
@@ -120,7 +121,7 @@ def write_mixtures(folder: Path, experiment: Experiment, examples: Sequence[Exam
             room=0,
             room_size_m=(3.0, 3.0, 3.0),
             array_centre_m=(1.5, 1.5, 1.5),
-            t60_s=0.0,
+            t60_s=0.01,
             t60_measured_s=None,
             target=talker,
             interferer=talker,

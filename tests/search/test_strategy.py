@@ -90,7 +90,7 @@ def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, flo
 
     def score(job: ScoringJob) -> Mapping[str, float]:
         drawn = np.random.default_rng([seed, *(bits for _, bits in job.allocation.widths)]).integers(levels)
-        return {"si_snr_improvement_db": float(drawn) - 3.0, "utterances": 4.0}
+        return {"si_snr_improvement_db": 30.0 * float(drawn) / levels - 3.0, "utterances": 4.0}
 
     return score
 

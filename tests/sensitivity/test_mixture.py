@@ -39,6 +39,7 @@ def written(folder, sound, target) -> Mixture:
         sir_db=0.0,
         noise_snr_db=None,
         target_kind="reverberant",
+        made_from="0" * 64,
         mixture_path="mixture.wav",
         mixture_sha256=file_digest(folder / "mixture.wav"),
         target_path="target.wav",
