@@ -22,7 +22,7 @@ from tests.fuzz.things import Odd, Thing
 
 ANY = settings(deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.reuse, Phase.generate))
 """A failing case tells its own story: it is not made smaller, which takes minutes."""
-SHORT = settings(ANY, max_examples=4)
+SHORT = settings(ANY, max_examples=2)
 SECONDS_EACH = float(os.environ.get("HWSEARCH_FUZZ_SECONDS", "3600")) / (len(SURFACES) + 1)
 COMMAND_LINES = "command lines"
 FAILED = Path(".hypothesis").absolute() / "fuzz"

@@ -14,7 +14,7 @@ from hw_models.workload import WIDTHS, LayerKind
 from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, tcn
 
 every_target = pytest.mark.parametrize("name", TARGETS)
-FEW = ("bitfusion", "cortex-m7-cmsis-nn", "ethos-u55-128", "finn-pynq-z2", "gap9", "mpic", "nvidia-t4")
+FEW = ("bitfusion", "ethos-u55-128", "finn-pynq-z2", "nvidia-t4")
 """Targets of every kind."""
 
 
