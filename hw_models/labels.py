@@ -101,7 +101,7 @@ class _Place:
     """Where a label may stand, in pixels."""
 
     offset: npt.NDArray[np.float64]
-    """Of its middle from the point."""
+    """Offset of its middle from the point."""
     box: npt.NDArray[np.float64]
     line: Boxes
     """Boxes of the line to the point; empty where there is none."""

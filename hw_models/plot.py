@@ -26,7 +26,7 @@ from hw_models.workload import WIDTHS, FloatArray, IntArray, LayerKind
 _WIDTH_PER_BAR: Final = 0.28
 _MIN_WIDTH, _MAX_WIDTH = 8.0, 30.0
 _MARK_AREA: Final = 49.0
-"""Of a layer's mark in the roofline, in square points."""
+"""Area of a layer's mark in the roofline, in square points."""
 _LABEL_HEIGHT: Final = 0.055
 """Between two labels of roofs, as a share of a panel."""
 

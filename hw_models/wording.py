@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 MOST_LETTERS: Final = 80
-"""Of a wrong value that are shown."""
+"""How many letters of a wrong value are shown."""
 
 _WANTED: Final[Mapping[str, str]] = {
     "missing": "a value",

@@ -57,7 +57,7 @@ class RungPlan:
     candidates: int
     """At most, of rungs that are promoted to."""
     done: int
-    """Of these, in the record already."""
+    """How many of these the record holds already."""
     seconds_each: float | None
     """On one worker; None where it could not be measured."""
 
