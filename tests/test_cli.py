@@ -662,7 +662,7 @@ def test_a_damaged_run_folder_is_refused(copied: Tiny, tmp_path: Path) -> None:
     pareto, status = ("pareto", copied.folder), ("status", copied.folder)
     changed = "changed since it was written"
     scales = json.loads(calibration)
-    for grid in scales["calibration"]["grids"]["masks"].values():
+    for grid in scales["calibration"]["grids"]["mask_head.output"].values():
         grid[0] *= 8
     everyone = (pareto, status, export, evaluate, search)
     for name, content, commands, reason in (
@@ -740,11 +740,14 @@ def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> Non
         (("{ validation = 3, test = 3 }", "{ test = 3 }"), "makes no validation mixtures"),
         (("{ validation = 2, test = 2 }", "{ test = 2 }"), "data.rooms.count: no 'validation'"),
         (("population = 8", 'fixed = { "blocks.99.*" = 8 }'), "blocks.99.*"),
-        (("population = 8", "fixed = { masks = 3 }"), "masks"),
+        (("population = 8", 'fixed = { "mask_head.output" = 3 }'), "mask_head.output"),
         (("population = 8", "limits = { size_bytes = 1000.0 }"), "search.limits: limit size_bytes <= 1000 cannot be met"),
         (("population = 8", "limits = { colour = 3.0 }"), "no cost 'colour'; wanted size_bytes"),
         (("population = 8", 'objectives = ["si_snr_improvement_db", "watts"]'), "no cost 'watts'; wanted size_bytes"),
-        (("population = 8", 'groups = [["mask_head.weight", "masks"]]\nweight_bits = [2, 4]'), "search.groups: no width that"),
+        (
+            ("population = 8", 'groups = [["mask_head.weight", "mask_head.output"]]\nweight_bits = [2, 4]'),
+            "search.groups: no width that",
+        ),
         (
             ("population = 8", 'promotions = [{ fidelity = "short-qat", keep = 4 }]'),
             "data.rooms.count: no 'train'; fidelity 'short-qat' trains, wanted rooms to train in",

@@ -128,7 +128,7 @@ def moody_score(job: ScoringJob, folder: Path) -> Mapping[str, float]:
         raise RuntimeError("no sound")
     if weights == {5} and os.environ["OMP_NUM_THREADS"] != "1":
         raise RuntimeError("too many threads")
-    if job.allocation.by_site["masks"] == 4:
+    if job.allocation.by_site["mask_head.output"] == 4:
         raise UserError("the base is gone")
     time.sleep(0.02)
     return score(job)
@@ -181,10 +181,10 @@ def test_ray_is_reached_from_this_machine_only(on_ray: tuple[RayExecutor, Path])
 
 def test_a_user_error_on_a_worker_arrives_as_itself(on_ray: tuple[RayExecutor, Path]) -> None:
     executor, _ = on_ray
-    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 4))), Fidelity.POST_TRAINING))
+    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 4))), Fidelity.POST_TRAINING))
     with pytest.raises(UserError, match=r"^the base is gone$"):
         executor.next_outcome()
-    executor.submit(1, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 8))), Fidelity.POST_TRAINING))
+    executor.submit(1, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 8))), Fidelity.POST_TRAINING))
     assert executor.next_outcome().error is None
 
 

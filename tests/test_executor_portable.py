@@ -11,7 +11,7 @@ from hwsearch.separator.allocation import BitAllocation
 from tests.tiny import Tiny
 
 ROOT = Path("/elsewhere")
-ALLOCATION = BitAllocation((("x.weight", 4), ("masks", 8)))
+ALLOCATION = BitAllocation((("x.weight", 4), ("mask_head.output", 8)))
 
 
 @dataclass(frozen=True)

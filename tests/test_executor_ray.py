@@ -55,7 +55,7 @@ def make_nothing(how: str) -> Callable[[int], int]:
 
 
 def submit_any(executor: RayExecutor[ScoringJob, Mapping[str, float]]) -> None:
-    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("masks", 8))), Fidelity.POST_TRAINING))
+    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 8))), Fidelity.POST_TRAINING))
 
 
 @pytest.fixture(scope="module", autouse=True)

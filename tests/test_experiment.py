@@ -153,7 +153,7 @@ def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], n
 def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
     whole = parsed().model_dump(mode="json")
     whole["data"]["mixtures"]["noise_snr_db"] = 30.0
-    whole["search"]["fixed"] = {"masks": 8}
+    whole["search"]["fixed"] = {"mask_head.output": 8}
     for place, value in leaves(whole):
         if value is None:
             continue
@@ -212,9 +212,9 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
         (("search", "objectives"), ["si_snr_improvement_db", "a", "b", "c", "d"]),
         (("search", "limits"), {"size_bytes": "small"}),
         (("search", "limits"), {"size_bytes": float("nan")}),
-        (("search", "allowed"), {"masks": []}),
-        (("search", "allowed"), {"masks": [8, 4]}),
-        (("search", "groups"), ["masks"]),
+        (("search", "allowed"), {"mask_head.output": []}),
+        (("search", "allowed"), {"mask_head.output": [8, 4]}),
+        (("search", "groups"), ["mask_head.output"]),
         (("search", "promotions"), [{"fidelity": "post-training-subset", "keep": 3}]),
         (("search", "promotions"), [{"fidelity": "short-qat", "keep": 0}]),
         (("search", "promotions"), [{"fidelity": "full-qat", "keep": 3}, {"fidelity": "short-qat", "keep": 3}]),

@@ -200,7 +200,7 @@ def _store_weights(model: ModelProto, network: QuantizedMaskNetwork) -> None:
         integers = constants[weight.input[0]].astype(np.int16)
         zero_point = weight.input.pop()
         groups = network.convolution(name).groups
-        if not holds_unsigned_weights(groups, widths[f"{name}.weight"], widths[input_site(name)]):
+        if not holds_unsigned_weights(groups, widths[f"{name}.weight"], widths[input_site(network.config, name)]):
             continue
         zeros = np.full(constants[zero_point].shape, UNSIGNED_ZERO_POINT, np.uint8)
         values = {

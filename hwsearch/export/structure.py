@@ -87,7 +87,7 @@ def _layers(description: ExportDescription) -> Iterator[_Layer]:
             "pads": list(padding(layer.kernel_size, layer.dilation, causal=config.causal)),
             "strides": [1],
         }
-        unsigned = holds_unsigned_weights(groups, widths[f"{layer.name}.weight"], widths[input_site(layer.name)])
+        unsigned = holds_unsigned_weights(groups, widths[f"{layer.name}.weight"], widths[input_site(config, layer.name)])
         weight = layer.out_channels, layer.in_channels // groups, layer.kernel_size
         yield _Layer(layer.name, layer.in_channels, weight, attributes, unsigned)
 

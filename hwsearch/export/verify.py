@@ -176,7 +176,7 @@ def _judge(
 ) -> VerificationReport:
     """Judge every run, and gather what was found."""
     exact = _double_precision(network)
-    output_grid = network.network.activation_grids()["masks"]
+    output_grid = network.network.activation_grids()["mask_head.output"]
     values = ties = network_ties = differing = outputs = 0
     worst = largest = 0.0
     agreements: list[float] = []
@@ -273,7 +273,7 @@ def _double_precision(network: ExportedNetwork) -> FoldedNetwork:
     weights, grids = quantized.quantized_weights(), quantized.activation_grids()
     layers: dict[str, FoldedLayer] = {}
     for name, layer in master.layers.items():
-        weight, grid = weights[f"{name}.weight"], grids[input_site(name)]
+        weight, grid = weights[f"{name}.weight"], grids[input_site(master.config, name)]
         if weight is None:
             layers[name] = replace(layer, weight=layer.weight.double(), bias=layer.bias.double())
             continue

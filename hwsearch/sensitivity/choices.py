@@ -135,7 +135,7 @@ def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tens
             x = tensors[site]
             return site, torch.cat([choices.activation(site, bits, x) for bits in widths])
         layer = layer_of(site)
-        x = tensors[input_site(layer)]
+        x = tensors[input_site(choices.base.folded.config, layer)]
         outputs = [layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_convolve) for bits in widths]
         return output_site(layer), torch.cat(outputs)
 

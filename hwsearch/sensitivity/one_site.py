@@ -55,7 +55,7 @@ Score = Callable[[OneSiteOutput], Sequence[float]]
 
 def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> OneSiteOutput:
     """With nothing quantized; as if that were a single width."""
-    return OneSiteOutput(None, mixture.tensors["masks"], separator, mixture)
+    return OneSiteOutput(None, mixture.tensors["mask_head.output"], separator, mixture)
 
 
 def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence[Score]) -> list[NDArray[np.float64]]:
@@ -81,7 +81,7 @@ def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple
     Yields:
         Each of `choices.sites` in turn, and its masks [widths, 2 * bins, frames] at `choices.of(site)`.
     """
-    full_precision = tensors["masks"]
+    full_precision = tensors["mask_head.output"]
     for site in choices.sites:
         checkpoint()
         widths = choices.of(site)

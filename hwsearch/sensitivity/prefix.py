@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hwsearch.separator.fast import fast_convolve
-from hwsearch.separator.folding import Convolution, FoldedNetwork, convolve, has_activation, run_folded
+from hwsearch.separator.folding import Convolution, FoldedNetwork, convolve, has_activation, run_folded, trunk_site
 
 _STAGES = ("expand", "depthwise", "project")
 
@@ -64,18 +64,19 @@ def continue_from(
     """
     if site not in tensors:
         raise ValueError(f"no activation site '{site}'")
-    if site == "masks":
+    if site == "mask_head.output":
         return x
     if site == "features":
-        return continue_from(network, "blocks.0.input", convolution(x, network.layers["input_proj"]), tensors, convolution)
-    if site != "mask_input":
-        _, index, stage = site.split(".", 2)
-        first = int(index)
-        trunk = x if stage == "input" else tensors[f"blocks.{first}.input"]
-        done = 0 if stage == "input" else _STAGES.index(stage.removesuffix(".output")) + 1
-        x = trunk + _branch(network, first, x, _STAGES[done:], convolution)
-        for block in range(first + 1, network.blocks):
-            x = x + _branch(network, block, x, _STAGES, convolution)
+        return continue_from(network, "input_proj.output", convolution(x, network.layers["input_proj"]), tensors, convolution)
+    following = 0
+    if site != "input_proj.output":
+        _, index, stage, _ = site.split(".")
+        following = int(index) + 1
+        if stage != "add":
+            remaining = _STAGES[_STAGES.index(stage) + 1 :]
+            x = tensors[trunk_site(following - 1)] + _branch(network, following - 1, x, remaining, convolution)
+    for block in range(following, network.blocks):
+        x = x + _branch(network, block, x, _STAGES, convolution)
     return convolution(x, network.layers["mask_head"])
 
 
@@ -89,9 +90,9 @@ def output_site(layer: str) -> str:
     """The activation site that a layer writes."""
     match layer:
         case "input_proj":
-            return "blocks.0.input"
+            return "input_proj.output"
         case "mask_head":
-            return "masks"
+            return "mask_head.output"
         case _:
             return f"{layer}.output"
 

@@ -4,12 +4,12 @@ A site is a tensor whose bit-width is chosen; an allocation maps every site of a
 after the layer (`blocks.3.expand.weight`), activation sites after the tensor:
 
     features                    the network's input
-    blocks.K.input              the trunk before block K (quantized once, read by `expand` and by the residual add)
+    input_proj.output           the trunk before the first block
     blocks.K.expand.output      behind the first activation
     blocks.K.depthwise.output   behind the second activation
     blocks.K.project.output     before the residual add
-    mask_input                  the trunk behind the last block
-    masks                       the network's output
+    blocks.K.add.output         the trunk behind block K, quantized once for all that read it
+    mask_head.output            the network's output
 """
 
 from collections.abc import Mapping
@@ -84,9 +84,9 @@ def activation_sites(config: SeparatorConfig) -> tuple[str, ...]:
     blocks = [
         f"blocks.{block}.{tensor}"
         for block in range(config.R * config.X)
-        for tensor in ("input", "expand.output", "depthwise.output", "project.output")
+        for tensor in ("expand.output", "depthwise.output", "project.output", "add.output")
     ]
-    return ("features", *blocks, "mask_input", "masks")
+    return ("features", "input_proj.output", *blocks, "mask_head.output")
 
 
 def all_sites(config: SeparatorConfig) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ class FastNetwork:
                 layers[name] = layer
                 continue
             quantized, weight = self._quantized(name, bits)
-            grid = grids[input_site(name)]
+            grid = grids[input_site(self._folded.config, name)]
             bias = layer.bias
             if grid is not None:
                 product_scale = quantized.scale.flatten() * grid.scale
@@ -150,7 +150,7 @@ class FastNetwork:
         return self._weights[key]
 
     def _integer_layer(self, name: str, widths: Mapping[str, int]) -> IntegerLayer:
-        bits, site = widths[f"{name}.weight"], input_site(name)
+        bits, site = widths[f"{name}.weight"], input_site(self._folded.config, name)
         key = name, bits, widths[site]
         if key not in self._integer_layers:
             read = self._calibration.grids[site][widths[site]]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, has_activation
+from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, has_activation, trunk_site
 from hwsearch.separator.quantizers import ActivationGrid, QuantizedWeight, bias_integers
 
 MAX_BITS = 8
@@ -137,11 +137,11 @@ def run_integer(
     """
     for index in range(network.blocks):
         name = f"blocks.{index}"
-        x, trunk = to_grid(trunk, grids[f"{name}.input"])
+        x, trunk = to_grid(trunk, grids[trunk_site(index)])
         for stage in ("expand", "depthwise", "project"):
             site = f"{name}.{stage}.output"
             x = run_layer(x, layers[f"{name}.{stage}"], grids[site], relu=has_activation(site))
         trunk = trunk.add_(from_grid(x, grids[site]))
-    x, _ = to_grid(trunk, grids["mask_input"])
-    masks = grids["masks"]
+    x, _ = to_grid(trunk, grids[trunk_site(network.blocks)])
+    masks = grids["mask_head.output"]
     return from_grid(run_layer(x, layers["mask_head"], masks, relu=False).transpose(1, 2).contiguous(), masks)

@@ -15,11 +15,13 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, QuantizationConfig, Split
 from hwsearch.files import digest, indented_json
 from hwsearch.interrupts import checkpoint
+from hwsearch.network.graph import Graph
+from hwsearch.network.sites import Sites, find_sites
 from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
-from hwsearch.separator.folding import FoldedNetwork, fold
+from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.weight_scales import WeightScales
 
@@ -35,6 +37,16 @@ class PreparedBase:
     calibration: Calibration
     quantization: QuantizationConfig
     base_sha256: str
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The folded network as a graph."""
+        return as_graph(self.folded)
+
+    @cached_property
+    def sites(self) -> Sites:
+        """The graph's sites."""
+        return find_sites(self.graph)
 
     @cached_property
     def scales(self) -> WeightScales:

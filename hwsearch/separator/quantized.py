@@ -125,21 +125,22 @@ class QuantizedMaskNetwork(nn.Module):
         )
         self.layers = nn.ModuleDict(
             {
-                module_key(name): _convolution(layer, widths[f"{name}.weight"], config, quantizers[input_site(name)])
+                module_key(name): _convolution(
+                    layer, widths[f"{name}.weight"], config, quantizers[input_site(folded.config, name)]
+                )
                 for name, layer in folded.layers.items()
             }
         )
 
     def forward(self, normalised: Tensor) -> Tensor:
-        x = self._layer("input_proj", self._site("features", normalised))
+        trunk = self._site("input_proj.output", self._layer("input_proj", self._site("features", normalised)))
         for index in range(self.config.R * self.config.X):
             name = f"blocks.{index}"
-            trunk = self._site(f"{name}.input", x)
             y = self._site(f"{name}.expand.output", self._layer(f"{name}.expand", trunk))
             y = self._site(f"{name}.depthwise.output", self._layer(f"{name}.depthwise", y))
             y = self._site(f"{name}.project.output", self._layer(f"{name}.project", y))
-            x = trunk + y
-        return self._site("masks", self._layer("mask_head", self._site("mask_input", x)))
+            trunk = self._site(f"{name}.add.output", trunk + y)
+        return self._site("mask_head.output", self._layer("mask_head", trunk))
 
     def quantized_weights(self) -> dict[str, QuantizedWeight | None]:
         """Weights by site as they are now; none where they stay in floating point."""

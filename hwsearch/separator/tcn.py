@@ -73,8 +73,8 @@ class MaskNetwork(nn.Module):
         """Zero mean and unit variance per feature, by the training data's statistics."""
         return (features - self.feature_mean[:, None]) * self.feature_scale[:, None]
 
-    def forward(self, normalised: Tensor) -> Tensor:
-        x = self.input_norm(self.input_proj(normalised))
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.input_norm(self.input_proj(features))
         for block in self.blocks:
             x = block(x)
         mask: Tensor = self.mask_head(x)

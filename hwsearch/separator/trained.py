@@ -178,7 +178,7 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
         if is_float(bits):
             layers[name] = layer
             continue
-        scale, bias, grid = state.parameters[f"{name}.weight.scale"], layer.bias, grids[input_site(name)]
+        scale, bias, grid = state.parameters[f"{name}.weight.scale"], layer.bias, grids[input_site(folded.config, name)]
         if grid is not None:
             product_scale = scale.flatten() * grid.scale
             bias = bias_integers(bias, product_scale) * product_scale

@@ -2,7 +2,7 @@
 
 from hw_models.workload import Layer, LayerKind, Workload
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.separator.folding import input_site
+from hwsearch.separator.folding import trunk_site
 
 
 def build_workload(config: SeparatorConfig, features: int, frames: int, sample_rate: int, *, per_channel: bool) -> Workload:
@@ -17,13 +17,12 @@ def build_workload(config: SeparatorConfig, features: int, frames: int, sample_r
     """
     bins = config.n_fft // 2 + 1
     blocks = config.R * config.X
-    layers = [_convolution("input_proj", features, config.B, "blocks.0.input")]
-    channels = {"features": features}
+    layers = [_convolution("input_proj", "features", features, config.B, "input_proj.output")]
+    channels = {"features": features, "input_proj.output": config.B}
     for index in range(blocks):
         name = f"blocks.{index}"
-        trunk = f"blocks.{index + 1}.input" if index + 1 < blocks else "mask_input"
         layers += [
-            _convolution(f"{name}.expand", config.B, config.H, f"{name}.expand.output"),
+            _convolution(f"{name}.expand", trunk_site(index), config.B, config.H, f"{name}.expand.output"),
             Layer(
                 name=f"{name}.depthwise",
                 kind=LayerKind.DEPTHWISE,
@@ -36,7 +35,7 @@ def build_workload(config: SeparatorConfig, features: int, frames: int, sample_r
                 output_site=f"{name}.depthwise.output",
                 bias=True,
             ),
-            _convolution(f"{name}.project", config.H, config.B, f"{name}.project.output"),
+            _convolution(f"{name}.project", f"{name}.depthwise.output", config.H, config.B, f"{name}.project.output"),
             Layer(
                 name=f"{name}.add",
                 kind=LayerKind.ADD,
@@ -45,19 +44,19 @@ def build_workload(config: SeparatorConfig, features: int, frames: int, sample_r
                 kernel_size=1,
                 dilation=1,
                 weight_site=None,
-                input_sites=(f"{name}.input", f"{name}.project.output"),
-                output_site=trunk,
+                input_sites=(trunk_site(index), f"{name}.project.output"),
+                output_site=f"{name}.add.output",
                 bias=False,
             ),
         ]
         channels |= {
-            f"{name}.input": config.B,
             f"{name}.expand.output": config.H,
             f"{name}.depthwise.output": config.H,
             f"{name}.project.output": config.B,
+            f"{name}.add.output": config.B,
         }
-    layers.append(_convolution("mask_head", config.B, 2 * bins, "masks"))
-    channels |= {"mask_input": config.B, "masks": 2 * bins}
+    layers.append(_convolution("mask_head", trunk_site(blocks), config.B, 2 * bins, "mask_head.output"))
+    channels["mask_head.output"] = 2 * bins
     return Workload(
         name=f"tcn-B{config.B}-H{config.H}-P{config.P}-X{config.X}-R{config.R}",
         layers=tuple(layers),
@@ -69,7 +68,7 @@ def build_workload(config: SeparatorConfig, features: int, frames: int, sample_r
     )
 
 
-def _convolution(name: str, in_channels: int, out_channels: int, output_site: str) -> Layer:
+def _convolution(name: str, input_site: str, in_channels: int, out_channels: int, output_site: str) -> Layer:
     """A pointwise convolution with bias (the norm's, once folded)."""
     return Layer(
         name=name,
@@ -79,7 +78,7 @@ def _convolution(name: str, in_channels: int, out_channels: int, output_site: st
         kernel_size=1,
         dilation=1,
         weight_site=f"{name}.weight",
-        input_sites=(input_site(name),),
+        input_sites=(input_site,),
         output_site=output_site,
         bias=True,
     )

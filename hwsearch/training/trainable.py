@@ -45,7 +45,7 @@ def trainable_mask(
         return _round(x, parameters[f"{site}.scale"], -zero_point, high, rectified=rectified)
 
     def layer(name: str, x: Tensor) -> Tensor:
-        shape, site = network.layers[name], input_site(name)
+        shape, site = network.layers[name], input_site(network.config, name)
         weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
         bits = widths[f"{name}.weight"]
         if not is_float(bits):
@@ -60,15 +60,14 @@ def trainable_mask(
         y: Tensor = _Depthwise.apply(x, weight[:, 0], bias, shifts)  # type: ignore[no-untyped-call]
         return y
 
-    x = layer("input_proj", at_site("features", normalised))
+    x = at_site("input_proj.output", layer("input_proj", at_site("features", normalised)))
     for index in range(network.blocks):
         block = f"blocks.{index}"
-        x = at_site(f"{block}.input", x)
         y = x
         for stage in ("expand", "depthwise"):
             y = at_site(f"{block}.{stage}.output", layer(f"{block}.{stage}", y))
-        x = x + at_site(f"{block}.project.output", layer(f"{block}.project", y))
-    return at_site("masks", layer("mask_head", at_site("mask_input", x)))
+        x = at_site(f"{block}.add.output", x + at_site(f"{block}.project.output", layer(f"{block}.project", y)))
+    return at_site("mask_head.output", layer("mask_head", x))
 
 
 def _round(x: Tensor, scale: Tensor, low: float, high: float, *, rectified: bool = False) -> Tensor:

@@ -81,7 +81,7 @@ def test_what_is_read_is_what_the_quantizers_gave(allocation):
 def test_relu_is_a_slope_of_zero():
     slopes = unpack(pack_network(network()), RELU).slopes
     assert slopes["blocks.0.expand.output"] == 0.0
-    assert slopes["blocks.0.input"] == 1.0
+    assert slopes["input_proj.output"] == 1.0
 
 
 @given(st.data())

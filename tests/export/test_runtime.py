@@ -142,7 +142,7 @@ def with_damaged_metadata(model):
 
 
 def with_unknown_site(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace("mask_input", "mask_output")
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("input_proj.output", "input_proj.result")
 
 
 def with_another_front_end(model):
@@ -234,7 +234,7 @@ def with_signed_weights(model):
     [
         (without_metadata, "without a separator's description"),
         (with_damaged_metadata, "its description is damaged"),
-        (with_unknown_site, "unknown site 'mask_output'"),
+        (with_unknown_site, "unknown site 'input_proj.result'"),
         (with_another_front_end, "does not fit its description"),
         (with_a_fixed_number_of_frames, "does not fit its description"),
         (with_another_batch, "does not fit its description"),

@@ -17,7 +17,7 @@ def make_table(quality: list[float], size: list[float], **columns: list[float]) 
     """Two weight sites and an activation; candidates 1, 2, ...; the first is uniform at 4 bits."""
     count = len(quality)
     return CandidateTable(
-        sites=("a.weight", "b.weight", "masks"),
+        sites=("a.weight", "b.weight", "mask_head.output"),
         fixed=frozenset(),
         objectives=QUALITY_AND_SIZE,
         fidelity=Fidelity.POST_TRAINING,

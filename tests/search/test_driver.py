@@ -254,7 +254,7 @@ def test_a_scorer_that_cannot_score_full_precision_stops_the_search_until_it_is_
 
 
 def test_a_search_whose_candidates_all_fail_gives_up(tmp_path: Path) -> None:
-    executor = LocalExecutor(lambda: partial(failing, when=lambda allocation: allocation.by_site["masks"] == 8))
+    executor = LocalExecutor(lambda: partial(failing, when=lambda allocation: allocation.by_site["mask_head.output"] == 8))
     with pytest.raises(UserError, match="10 candidates failed, as many as were wanted"):
         search(tmp_path, make_experiment(10), executor)
 

@@ -19,7 +19,7 @@ from tests.search.synthetic import make_experiment, space_of
 TARGETS = ("bitfusion", "cortex-m7-cmsis-nn", "ethos-u55-128", "x86-onnxruntime")
 METRICS = ("latency_ms", "weight_bytes", "peak_activation_bytes")
 COLUMNS = ("size_bytes", "average_bits", "tcn_average_bits", *(f"{metric}[{target}]" for metric in METRICS for target in TARGETS))
-GROUPS = [["blocks.0.*.weight"], ["*.input", "mask_input"]]
+GROUPS = [["blocks.0.*.weight"], ["*.add.output", "input_proj.output"]]
 
 
 def book_of(**search: object) -> tuple[CostBook, SearchSpace, Experiment]:

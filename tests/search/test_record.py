@@ -229,7 +229,7 @@ def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, wha
 
 
 def test_a_point_has_an_index_for_every_free_choice_of_the_header(tmp_path: Path) -> None:
-    widths = {"x.weight": (2, 4), "y.weight": (2, 4), "z.weight": (2, 4, 8), "masks": (8,)}
+    widths = {"x.weight": (2, 4), "y.weight": (2, 4), "z.weight": (2, 4, 8), "mask_head.output": (8,)}
     grouped = header(widths=widths, groups=(("x.weight", "y.weight"),))
     with Record(tmp_path, grouped) as record:
         record.append(asked(0).model_copy(update={"point": (1, 2)}))

@@ -48,8 +48,8 @@ def test_the_last_matching_pattern_holds() -> None:
     ("fixed", "message"),
     [
         ({"block.*": 8}, r"pattern 'block\.\*' matches no site"),
-        ({"blocks.0.*": 3}, r"pattern 'blocks\.0\.\*' sets site 'blocks\.0\.input' to 3 bits"),
-        ({"masks": 16}, r"'masks' to 16 bits; wanted one of \[4, 5, 6, 7, 8, 32\]"),
+        ({"blocks.0.*": 3}, r"pattern 'blocks\.0\.\*' sets site 'input_proj\.output' to 3 bits"),
+        ({"mask_head.output": 16}, r"'mask_head.output' to 16 bits; wanted one of \[4, 5, 6, 7, 8, 32\]"),
     ],
 )
 def test_wrong_fixed_widths_are_refused_by_name(fixed: dict[str, int], message: str) -> None:
@@ -166,7 +166,10 @@ def test_an_allocation_with_several_widths_in_a_group_has_no_point() -> None:
             r"search\.groups: no width that all sites of a group may take; they may take 'blocks\.0\.expand\.weight' \[4\], ",
         ),
         ({"allowed": {"nowhere": [4]}}, r"search\.allowed: pattern 'nowhere' matches no site"),
-        ({"allowed": {"masks": [4, 16]}}, r"search\.allowed: pattern 'masks' sets site 'masks' to 16 bits; wanted one of"),
+        (
+            {"allowed": {"mask_head.output": [4, 16]}},
+            r"search\.allowed: pattern 'mask_head.output' sets site 'mask_head.output' to 16 bits; wanted one of",
+        ),
     ],
 )
 def test_wrong_groups_and_widths_are_refused_by_name(search: dict[str, object], message: str) -> None:
@@ -186,13 +189,13 @@ def test_sites_that_one_list_matches_twice_are_one_group() -> None:
 def test_allowed_widths_hold_instead_of_the_common_ones_and_the_last_match_holds() -> None:
     space = space_of(
         weight_bits=[2, 4],
-        allowed={"blocks.*.weight": [3, 16], BLOCK[1]: [8], "masks": [4, 8]},
+        allowed={"blocks.*.weight": [3, 16], BLOCK[1]: [8], "mask_head.output": [4, 8]},
         fixed={BLOCK[2]: 6},
     )
     widths = dict(space.widths)
     assert widths["input_proj.weight"] == (2, 4)
     assert (widths[BLOCK[0]], widths[BLOCK[1]], widths[BLOCK[2]]) == ((3, 16), (8,), (6,))
-    assert (widths["masks"], widths["features"]) == ((4, 8), (8,))
+    assert (widths["mask_head.output"], widths["features"]) == ((4, 8), (8,))
     assert space.fixed == {BLOCK[2]}
 
 

@@ -71,9 +71,9 @@ def test_probes_at_every_sample_of_the_estimate_in_turn_give_the_exact_trace():
     sites = {
         "blocks.0.depthwise.weight": exact_weight_trace(base, mixture, "blocks.0.depthwise"),
         "mask_head.weight": exact_weight_trace(base, mixture, "mask_head"),
-        "blocks.0.input": exact_activation_trace(base, mixture, "blocks.0.input"),
+        "input_proj.output": exact_activation_trace(base, mixture, "input_proj.output"),
         "blocks.1.depthwise.output": exact_activation_trace(base, mixture, "blocks.1.depthwise.output"),
-        "masks": exact_activation_trace(base, mixture, "masks"),
+        "mask_head.output": exact_activation_trace(base, mixture, "mask_head.output"),
     }
     units = torch.eye(mixture.target.shape[-1], dtype=torch.float64)
     samples = trace_samples(base, mixture, list(sites), units)
@@ -119,7 +119,7 @@ def test_the_trace_of_a_weight_site_is_that_of_the_exact_hessian(kind, probe):
         assert trace.probe_error < 0.2 * abs(trace.value)
 
 
-@pytest.mark.parametrize("site", ["blocks.0.input", "blocks.1.depthwise.output", "masks"])
+@pytest.mark.parametrize("site", ["input_proj.output", "blocks.1.depthwise.output", "mask_head.output"])
 def test_the_trace_of_an_activation_site_is_that_of_the_exact_hessian(site):
     base = double_base()
     mixture = double_mixture(base, samples=400)
@@ -132,7 +132,7 @@ def test_the_average_curvature_is_the_loss_of_small_random_errors():
     """Second differences of the loss, without any derivative: (L(d) + L(-d)) / 2 - L = d' H d / 2."""
     base = double_base()
     mixture = double_mixture(base)
-    site = "blocks.1.input"
+    site = "blocks.0.add.output"
     choices = make_choices(base, candidates((site,), (8,)))
     trace = probe_traces(base, [mixture], [site], LONG)[site]
     table = curvature_table(
@@ -198,7 +198,7 @@ def test_the_probe_error_is_that_of_a_mean_of_independent_means():
 def test_the_fisher_trace_is_the_squared_gradient_of_each_mixture():
     base = double_base()
     mixtures = [double_mixture(base, seed) for seed in (3, 4)]
-    traces = fisher_traces(base, mixtures, ("mask_head.weight", "blocks.0.input"))
+    traces = fisher_traces(base, mixtures, ("mask_head.weight", "input_proj.output"))
     for site, trace in traces.items():
         wanted = [float(site_gradients(base, mixture)[site].norm() ** 2) for mixture in mixtures]
         assert trace.by_mixture.tolist() == pytest.approx(wanted)
@@ -240,6 +240,6 @@ def test_with_a_single_mixture_the_standard_error_is_that_of_the_probes():
 def test_a_loss_that_is_no_number_is_a_clear_error():
     base = broken_base()
     mixture = small_mixture(base)
-    for site in ("mask_head.weight", "blocks.1.input"):
+    for site in ("mask_head.weight", "blocks.0.add.output"):
         with pytest.raises(UserError, match="loss of the full-precision network is nan"):
             probe_traces(base, [mixture], [site], ProbeRule())

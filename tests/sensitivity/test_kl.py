@@ -63,7 +63,7 @@ def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_f
         mask = scorer.mask_function(only(RELU, site, bits))(mixture.analysis.normalised)
         return special.expit(mask[0].double().numpy())
 
-    p = probabilities("masks", 32)
+    p = probabilities("mask_head.output", 32)
     frames = p.shape[1]
     divergence = output_divergence(mixture, bernoulli_kl if form == "bernoulli" else paper_kl)
     (found,) = score_sites(choices, mixture, [divergence])
@@ -82,7 +82,7 @@ def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_f
 def test_an_output_that_is_no_number_is_named():
     base = small_base()
     mixture = small_mixture(base)
-    broken = {**mixture.tensors, "masks": torch.full_like(mixture.tensors["masks"], math.nan)}
+    broken = {**mixture.tensors, "mask_head.output": torch.full_like(mixture.tensors["mask_head.output"], math.nan)}
     choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
     broken_mixture = replace(mixture, tensors=broken)
     with pytest.raises(UserError, match=r"with 'mask_head\.weight' alone quantized: the output is not finite"):

@@ -51,7 +51,7 @@ def test_the_loss_is_the_scorers_difference_of_si_snr():
         return float(fast_bss_eval.si_sdr(mixture.target.double(), estimate.double(), zero_mean=True))
 
     found = measure(choices, mixture)
-    full = si_snr("masks", 32)
+    full = si_snr("mask_head.output", 32)
     assert found.full_precision == pytest.approx(full, abs=1e-4)
     for row, site in enumerate(choices.sites):
         for column, bits in enumerate(choices.widths):
@@ -73,7 +73,7 @@ def test_floating_point_loses_nothing_and_two_bits_lose_most():
     for seed in range(3, 9):
         mixture = small_mixture(base, seed)
         with torch.no_grad():
-            reached = base.separator.synthesise(mixture.analysis, mixture.tensors["masks"], mixture.target.shape[-1])
+            reached = base.separator.synthesise(mixture.analysis, mixture.tensors["mask_head.output"], mixture.target.shape[-1])
         target = reached + 0.1 * reached.std() * torch.randn(reached.shape, generator=torch.Generator().manual_seed(seed))
         scores.append(measure(choices, replace(mixture, target=target)))
     table = over_mixtures(Method.MEASURED, choices.sites, choices.widths, [found.lost_db for found in scores])
@@ -92,7 +92,7 @@ def test_an_output_that_is_no_number_is_named():
 def test_a_site_whose_output_falls_silent_is_named():
     base = small_base()
     mixture = small_mixture(base)
-    silent = {**mixture.tensors, "mask_input": torch.full_like(mixture.tensors["mask_input"], math.nan)}
-    choices = make_choices(base, candidates(("mask_input",), (4,)))
-    with pytest.raises(UserError, match="mixture 'noise-3', with 'mask_input' alone quantized: SI-SNR has no value"):
+    silent = {**mixture.tensors, "blocks.1.add.output": torch.full_like(mixture.tensors["blocks.1.add.output"], math.nan)}
+    choices = make_choices(base, candidates(("blocks.1.add.output",), (4,)))
+    with pytest.raises(UserError, match=r"mixture 'noise-3', with 'blocks\.1\.add\.output' alone quantized: SI-SNR has no value"):
         measure(choices, replace(mixture, tensors=silent))

@@ -33,7 +33,7 @@ def test_it_is_the_moved_power_over_the_noise_power_that_another_librarys_si_snr
         mask = scorer.mask_function(only(RELU, site, bits))(mixture.analysis.normalised)
         return base.separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])[0].double().numpy()
 
-    full = estimate("masks", 32)
+    full = estimate("mask_head.output", 32)
     si_snr = float(fast_bss_eval.si_sdr(mixture.target.double().numpy(), full[None], zero_mean=True)[0])
     # Signal and noise of SI-SNR are at right angles and make up the estimate.
     noise = np.square(full - full.mean()).sum() / (1 + 10 ** (si_snr / 10))
@@ -75,7 +75,9 @@ def test_a_silent_target_is_named():
 def test_a_site_whose_output_is_no_number_is_named():
     base = small_base()
     mixture = small_mixture(base)
-    broken = {**mixture.tensors, "mask_input": torch.full_like(mixture.tensors["mask_input"], math.nan)}
-    choices = make_choices(base, (("mask_input", (4,)),))
-    with pytest.raises(UserError, match="mixture 'noise-3', with 'mask_input' alone quantized: the estimate is not finite"):
+    broken = {**mixture.tensors, "blocks.1.add.output": torch.full_like(mixture.tensors["blocks.1.add.output"], math.nan)}
+    choices = make_choices(base, (("blocks.1.add.output", (4,)),))
+    with pytest.raises(
+        UserError, match=r"mixture 'noise-3', with 'blocks\.1\.add\.output' alone quantized: the estimate is not finite"
+    ):
         noises(choices, replace(mixture, tensors=broken))

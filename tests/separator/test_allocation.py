@@ -44,13 +44,13 @@ def test_sites_are_unique_and_split_into_weights_and_activations():
     ("change", "wanted"),
     [
         (lambda widths: [], "found list"),
-        (lambda widths: widths | {"blocks.9.input": 8}, "unknown site 'blocks.9.input'"),
-        (lambda widths: widths | {"masks": 3}, "site 'masks' has width 3"),
-        (lambda widths: widths | {"masks": 16}, "site 'masks' has width 16"),
-        (lambda widths: widths | {"masks": True}, "site 'masks' has width True"),
-        (lambda widths: widths | {"masks": "8"}, "site 'masks' has width '8'"),
+        (lambda widths: widths | {"blocks.8.add.output": 8}, "unknown site 'blocks.8.add.output'"),
+        (lambda widths: widths | {"mask_head.output": 3}, "site 'mask_head.output' has width 3"),
+        (lambda widths: widths | {"mask_head.output": 16}, "site 'mask_head.output' has width 16"),
+        (lambda widths: widths | {"mask_head.output": True}, "site 'mask_head.output' has width True"),
+        (lambda widths: widths | {"mask_head.output": "8"}, "site 'mask_head.output' has width '8'"),
         (lambda widths: widths | {"mask_head.weight": 1}, "site 'mask_head.weight' has width 1"),
-        (lambda widths: {s: b for s, b in widths.items() if s != "masks"}, "site 'masks' is missing"),
+        (lambda widths: {s: b for s, b in widths.items() if s != "mask_head.output"}, "site 'mask_head.output' is missing"),
     ],
 )
 def test_what_the_network_has_not_is_one_clear_line(change, wanted):

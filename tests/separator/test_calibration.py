@@ -84,10 +84,16 @@ def test_a_calibration_survives_a_file_bit_by_bit():
         lambda value: [],
         lambda value: value | {"format": 2},
         lambda value: value | {"grids": {}},
-        lambda value: value | {"grids": value["grids"] | {"masks": {}}},
-        lambda value: value | {"grids": value["grids"] | {"masks": value["grids"]["masks"] | {"8": [0.1, 256]}}},
-        lambda value: value | {"grids": value["grids"] | {"masks": value["grids"]["masks"] | {"8": [-0.1, 2]}}},
-        lambda value: value | {"grids": value["grids"] | {"masks": value["grids"]["masks"] | {"8": ["x", 2]}}},
+        lambda value: value | {"grids": value["grids"] | {"mask_head.output": {}}},
+        lambda value: (
+            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": [0.1, 256]}}}
+        ),
+        lambda value: (
+            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": [-0.1, 2]}}}
+        ),
+        lambda value: (
+            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": ["x", 2]}}}
+        ),
     ],
 )
 def test_a_damaged_calibration_is_one_clear_line(damage):

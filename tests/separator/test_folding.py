@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from hwsearch.separator.allocation import activation_sites, weight_sites
-from hwsearch.separator.folding import fold, has_activation, input_site, run_folded
+from hwsearch.network.sites import find_sites
+from hwsearch.network.trace import trace
+from hwsearch.separator.allocation import activation_sites, all_sites, weight_sites
+from hwsearch.separator.folding import as_graph, fold, has_activation, input_site, run_folded
 from hwsearch.separator.tcn import padding
 from tests.separator.small import KINDS, normalised_features, small_separator
 
@@ -59,7 +61,7 @@ def test_a_layer_reads_the_site_that_input_site_names():
     folded = fold(separator.network)
     features = normalised_features(separator)
     for name, layer in folded.layers.items():
-        zeroed = input_site(name)
+        zeroed = input_site(folded.config, name)
         seen: list[torch.Tensor] = []
 
         def convolve(x, found, layer=layer, seen=seen):
@@ -76,7 +78,7 @@ def test_a_layer_reads_the_site_that_input_site_names():
 
 def test_an_unknown_layer_has_no_input_site():
     with pytest.raises(ValueError, match=r"no layer 'blocks\.0\.middle'"):
-        input_site("blocks.0.middle")
+        input_site(KINDS["relu"], "blocks.0.middle")
 
 
 def test_slopes_are_kept_for_prelu_only():
@@ -91,3 +93,20 @@ def test_a_norm_without_statistics_is_refused():
     separator.network.input_norm = nn.BatchNorm1d(8, track_running_stats=False)
     with pytest.raises(TypeError, match="without running statistics"):
         fold(separator.network)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_is_the_traced_one(kind):
+    separator = small_separator(KINDS[kind])
+    features = normalised_features(separator)
+    traced, built = trace(separator.network, [features]), as_graph(fold(separator.network))
+    assert (built.inputs, built.operations, built.outputs) == (traced.inputs, traced.operations, traced.outputs)
+    assert built.parameters.keys() == traced.parameters.keys()
+    for name, tensor in traced.parameters.items():
+        assert torch.equal(built.parameters[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_has_the_sites_of_the_network(kind):
+    sites = find_sites(as_graph(fold(small_separator(KINDS[kind]).network)))
+    assert sites.weights + sites.activations == all_sites(KINDS[kind])

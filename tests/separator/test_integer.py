@@ -102,8 +102,8 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(config, weight_b
         network(normalised_features(separator))
     for name, layer in folded.layers.items():
         site = output_of(name)
-        read, write = (calibration.grids[one][activation_bits] for one in (input_site(name), site))
-        value = recorded[input_site(name).replace(".", "_")].transpose(1, 2)
+        read, write = (calibration.grids[one][activation_bits] for one in (input_site(RELU, name), site))
+        value = recorded[input_site(RELU, name).replace(".", "_")].transpose(1, 2)
         x = ((value / read.scale).round() + read.zero_point).to(torch.uint8)
         weight = quantize_weight(layer.weight, weight_scale(layer.weight, weight_bits, CONFIG), weight_bits)
         found = run_layer(x, integer_layer(layer, weight, read), write, relu=has_activation(site))
@@ -148,4 +148,4 @@ def test_what_bytes_cannot_hold_is_computed_in_floats(config, weight_bits, activ
 
 
 def output_of(layer: str) -> str:
-    return {"input_proj": "blocks.0.input", "mask_head": "masks"}.get(layer, f"{layer}.output")
+    return {"input_proj": "input_proj.output", "mask_head": "mask_head.output"}.get(layer, f"{layer}.output")

@@ -67,7 +67,7 @@ def test_a_calibration_of_other_mixtures_or_another_base_is_made_again(tiny: Tin
     save_base(tmp_path / "other.safetensors", separator, description)
     other = prepare(tiny, cache, tmp_path / "other.safetensors")
     assert other.base_sha256 != first.base_sha256
-    assert other.calibration.grids["masks"] != first.calibration.grids["masks"]
+    assert other.calibration.grids["mask_head.output"] != first.calibration.grids["mask_head.output"]
     assert prepare(tiny, cache).calibration == first.calibration
 
 
@@ -75,9 +75,9 @@ def test_a_damaged_calibration_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache)
     whole = cache.read_text()
-    edit_json(cache, lambda content: content["calibration"]["grids"].pop("masks"))
+    edit_json(cache, lambda content: content["calibration"]["grids"].pop("mask_head.output"))
     scales = json.loads(whole)
-    for grid in scales["calibration"]["grids"]["masks"].values():
+    for grid in scales["calibration"]["grids"]["mask_head.output"].values():
         grid[0] *= 8
     for damaged, reason in (
         (whole[:-20], "not valid JSON"),
@@ -97,7 +97,7 @@ def test_a_file_that_is_no_calibration_of_ours_is_replaced(tiny: Tiny, tmp_path:
     made = prepare(tiny, cache)
     content = json.loads(cache.read_text())
     del content["sha256"]
-    content["calibration"]["grids"]["masks"]["8"][0] *= 8
+    content["calibration"]["grids"]["mask_head.output"]["8"][0] *= 8
     for other in ([1, 2], content):
         cache.write_text(json.dumps(other))
         assert prepare(tiny, cache).calibration == made.calibration

@@ -62,15 +62,18 @@ def numpy_sites(folded, allocation, calibration, config, features, found):
         return sum(taps) + bias[:, None]
 
     wanted = {"features": features}
-    trunk = layer("input_proj", "features")
+    wanted["input_proj.output"] = layer("input_proj", "features")
+    trunk = "input_proj.output"
     for block in range(folded.blocks):
         name = f"blocks.{block}"
-        wanted[f"{name}.input"] = trunk
-        for stage, source in (("expand", "input"), ("depthwise", "expand.output"), ("project", "depthwise.output")):
+        source = trunk
+        for stage in ("expand", "depthwise", "project"):
             site = f"{name}.{stage}.output"
-            wanted[site] = activate(site, layer(f"{name}.{stage}", f"{name}.{source}"))
-        trunk = found[f"{name}.input"] + found[f"{name}.project.output"]
-    return wanted | {"mask_input": trunk, "masks": layer("mask_head", "mask_input")}
+            wanted[site] = activate(site, layer(f"{name}.{stage}", source))
+            source = site
+        wanted[f"{name}.add.output"] = found[trunk] + found[f"{name}.project.output"]
+        trunk = f"{name}.add.output"
+    return wanted | {"mask_head.output": layer("mask_head", trunk)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,7 +207,7 @@ def test_biases_are_integers_of_the_product_of_scales():
     network = build_quantized(folded, uniform(RELU, 4, 8), calibration, CONFIG)
     layer = network.convolution("blocks.0.expand")
     scale = network.quantized_weights()["blocks.0.expand.weight"].scale.flatten()
-    step = scale * calibration.grids["blocks.0.input"][8].scale
+    step = scale * calibration.grids["input_proj.output"][8].scale
     with torch.no_grad():
         value = layer.quant_bias().value
     assert torch.equal(value, bias_integers(layer.bias, step) * step)

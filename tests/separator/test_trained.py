@@ -72,7 +72,7 @@ def test_the_fast_form_is_the_brevitas_network(kind, data):
 def test_a_warm_start_keeps_the_grids_of_sites_whose_width_stays():
     base = small_base(PRELU)
     start = moved(initial_state(base, uniform(PRELU, 4, 8)), 1)
-    changed = {"blocks.0.expand.weight": 2, "blocks.1.input": 4, "mask_head.weight": 32, "features": 32}
+    changed = {"blocks.0.expand.weight": 2, "blocks.0.add.output": 4, "mask_head.weight": 32, "features": 32}
     allocation = BitAllocation.of({site: changed.get(site, bits) for site, bits in start.allocation.widths})
     state = initial_state(base, allocation, start)
     for name, tensor in state.parameters.items():
@@ -81,7 +81,7 @@ def test_a_warm_start_keeps_the_grids_of_sites_whose_width_stays():
             assert torch.equal(tensor, start.parameters[name]), name
     made_anew = weight_scale(start.parameters["blocks.0.expand.weight"], 2, base.quantization)
     assert torch.equal(state.parameters["blocks.0.expand.weight.scale"], made_anew)
-    assert float(state.parameters["blocks.1.input.scale"]) == base.calibration.grids["blocks.1.input"][4].scale
+    assert float(state.parameters["blocks.0.add.output.scale"]) == base.calibration.grids["blocks.0.add.output"][4].scale
     assert "features.scale" not in state.parameters
     assert "mask_head.weight.scale" not in state.parameters
     assert state.steps == start.steps == 7
@@ -132,14 +132,20 @@ def damaged(change_tensors=None, change_content=None):
 DAMAGES = {
     "missing": (damaged(lambda t: t.pop("input_proj.bias")), "'input_proj.bias' is missing"),
     "unknown": (damaged(lambda t: t.update(extra=torch.zeros(1))), "'extra' is unknown"),
-    "shape": (damaged(lambda t: t.update({"masks.scale": torch.ones(2)})), r"'masks.scale' is torch.float32 \[2\]; wanted"),
+    "shape": (
+        damaged(lambda t: t.update({"features.scale": torch.ones(2)})),
+        r"'features.scale' is torch.float32 \[2\]; wanted",
+    ),
     "dtype": (
-        damaged(lambda t: t.update({"masks.scale": torch.ones((), dtype=torch.float64)})),
-        "'masks.scale' is torch.float64",
+        damaged(lambda t: t.update({"features.scale": torch.ones((), dtype=torch.float64)})),
+        "'features.scale' is torch.float64",
     ),
     "nan": (damaged(lambda t: t["input_proj.weight"].fill_(torch.nan)), "'input_proj.weight' holds values out of range"),
     "negative scale": (damaged(lambda t: t["input_proj.weight.scale"].neg_()), "'input_proj.weight.scale' holds values out of"),
-    "zero point": (damaged(lambda t: t["masks.zero_point"].fill_(256)), "'masks.zero_point' holds values out of range"),
+    "zero point": (
+        damaged(lambda t: t["features.zero_point"].fill_(256)),
+        "'features.zero_point' holds values out of range",
+    ),
     "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of format 1"),
     "base": (damaged(None, lambda c: c.update(base_sha256="b" * 64)), "trained from base bbbbbbbbbbbb; wanted base aaaa"),
     "allocation": (damaged(None, lambda c: c.update(allocation={})), "trained at another bit allocation"),

@@ -52,11 +52,13 @@ def test_site_channels_are_those_of_the_tensors():
     assert dict(workload.site_channels) == seen
 
 
-def test_the_residual_chain_runs_from_block_to_block_and_ends_in_mask_input():
+def test_the_residual_chain_runs_from_block_to_block_and_ends_behind_the_last():
     workload = build_workload(DEEP, 100, 40, 8000, per_channel=True)
     adds = [layer for layer in workload.layers if layer.kind is LayerKind.ADD]
-    assert [layer.input_sites for layer in adds] == [(f"blocks.{k}.input", f"blocks.{k}.project.output") for k in range(6)]
-    assert [layer.output_site for layer in adds] == [*(f"blocks.{k}.input" for k in range(1, 6)), "mask_input"]
+    trunk = ["input_proj.output", *(f"blocks.{k}.add.output" for k in range(6))]
+    assert [layer.input_sites for layer in adds] == [(trunk[k], f"blocks.{k}.project.output") for k in range(6)]
+    assert [layer.output_site for layer in adds] == trunk[1:]
+    assert workload.layers[-1].input_sites == (trunk[-1],)
 
 
 def test_frames_and_hop_time():

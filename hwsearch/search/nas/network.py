@@ -66,7 +66,7 @@ class RelaxedNetwork:
 
     def _mixed_layer(self, name: str, layer: FoldedLayer, shares: Tensor) -> FoldedLayer:
         weight_shares = self._shares(f"{name}.weight", shares)
-        input_shares = self._shares(input_site(name), shares)
+        input_shares = self._shares(input_site(self._options.base.folded.config, name), shares)
         weights, biases = self._options.layers[name]
         if self._train_weights:
             masters = self.masters[name]

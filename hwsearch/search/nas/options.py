@@ -75,7 +75,7 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
     }
     grids = {}
     for name in base.folded.layers:
-        before = input_site(name)
+        before = input_site(base.folded.config, name)
         grids[name] = LayerGrids(
             weights=tuple(None if is_float(bits) else (bits, base.scales.scale(name, bits)) for bits in widths[f"{name}.weight"]),
             inputs=tuple(base.calibration.grid(before, bits) for bits in widths[before]),

@@ -98,7 +98,7 @@ def test_gradients_of_weight_shares_are_those_of_finite_differences():
 
 def test_activations_pass_gradients_where_nothing_is_clipped():
     """With one 4-bit activation before the head, the share of its 4-bit version moves the output by the difference of the two."""
-    site = "mask_input"
+    site = "blocks.1.add.output"
     options = make_options(small_base(), problem_of([site], widths=(4, 8)))
     network = RelaxedNetwork(options)
     row = int(options.problem.choice_of[options.problem.sites.index(site)])

@@ -21,7 +21,7 @@ RICH = make_experiment(
     validation=4,
     validation_mixtures=2,
     promotions=[{"fidelity": "post-training", "keep": 6}],
-    allowed={"blocks.0.input": [4, 8]},
+    allowed={"input_proj.output": [4, 8]},
     groups=[["blocks.0.expand.weight", "blocks.1.expand.weight"]],
 )
 """Two fidelities, a free activation, and sites that share a width."""
