@@ -8,6 +8,7 @@ When `SCHEMA_VERSION` of the record is raised, a step is added here and a record
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,7 +31,39 @@ def _to_version_4(entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3, 3: _to_version_4}
+def _to_version_5(entry: dict[str, Any]) -> dict[str, Any]:
+    """Version 4 named the trunk after the block that read it. Now a site is named after the operation whose result it holds."""
+    found = dict(entry)
+    for key in ("widths", "allocation"):
+        if isinstance(entry.get(key), dict):
+            names = _names_of_version_5(entry[key])
+            found[key] = {names.get(site, site): value for site, value in entry[key].items()}
+    if isinstance(entry.get("widths"), dict):
+        names = _names_of_version_5(entry["widths"])
+        for key in ("fixed", "groups"):
+            found[key] = _renamed(entry.get(key, []), names)
+    return found
+
+
+def _names_of_version_5(sites: Iterable[str]) -> dict[str, str]:
+    """The sites of a network that have another name since version 5, and that name."""
+    sites = list(sites)
+    layers = [site.removesuffix(".weight") for site in sites if site.endswith(".weight")]
+    read = [(site, found) for site in sites if (found := re.fullmatch(r"(.+)\.(\d+)\.input", site))]
+    if not layers or not read or not {"mask_input", "masks"} <= set(sites):
+        return {}
+    written = [f"{layers[0]}.output", *(f"{found[1]}.{found[2]}.add.output" for _, found in read)]
+    return dict(zip([site for site, _ in read] + ["mask_input"], written, strict=True)) | {"masks": f"{layers[-1]}.output"}
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """Names in a list, or in lists of a list."""
+    if isinstance(value, list):
+        return [_renamed(each, names) for each in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3, 3: _to_version_4, 4: _to_version_5}
 """By the version that they start from."""
 
 

@@ -33,7 +33,9 @@ from hwsearch.search.objectives import QUALITY, Objective, implausible
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
+_SEALED_SINCE = 4
+"""The first version whose lines carry seals."""
 RECORD_FILE = "record.jsonl"
 
 RECORD_BYTES = 2**35
@@ -357,7 +359,8 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
     if not can_upgrade(found, SCHEMA_VERSION):
         newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
         raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
-    return iter(upgrade(lines, found, SCHEMA_VERSION))
+    unsealed = list(_unsealed(lines, path)) if found >= _SEALED_SINCE else lines
+    return iter(upgrade(unsealed, found, SCHEMA_VERSION))
 
 
 def _unsealed(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:

@@ -33,6 +33,14 @@ from tests.tiny import snapshot
 
 RECORDS = Path(__file__).with_name("records")
 
+NAMES = {
+    "blocks.0.input": "input_proj.output",
+    "blocks.1.input": "blocks.0.add.output",
+    "mask_input": "blocks.1.add.output",
+    "masks": "mask_head.output",
+}
+"""What the sites of these networks of two blocks are called since version 5."""
+
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
@@ -66,12 +74,16 @@ def test_version_1_says_the_same_in_the_words_of_the_present(old: Path) -> None:
     """Everything that it held is there unchanged; what failed, failed at the one fidelity that there was."""
     header, events = read_record(old)
     lines = old_lines()
-    assert header.model_dump(mode="json") == {**lines[0], "schema_version": SCHEMA_VERSION, "groups": [], "run": None}
+    widths = {NAMES.get(site, site): each for site, each in lines[0]["widths"].items()}
+    wanted = {**lines[0], "widths": widths, "schema_version": SCHEMA_VERSION, "groups": [], "run": None}
+    assert header.model_dump(mode="json") == wanted
     found = list(events)
     assert [type(event) for event in found] == [
         {"asked": Asked, "scored": Scored, "failed": Failed}[line["event"]] for line in lines[1:]
     ]
     for event, line in zip(found, lines[1:], strict=True):
+        if "allocation" in line:
+            line["allocation"] = {NAMES.get(site, site): bits for site, bits in line["allocation"].items()}
         assert line.items() <= event.model_dump(mode="json").items()
         if not isinstance(event, Asked):
             assert event.fidelity is Fidelity.POST_TRAINING
@@ -103,7 +115,7 @@ def test_a_record_of_another_search_is_refused_before_anything_is_written(old: P
     assert not kept_aside(old, 1).exists()
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_a_search_of_an_earlier_version_goes_on(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the very order, with the mirror of it all; what is new says with what it was made, where that has changed since."""
     folder = Path(shutil.copytree(RECORDS / f"version-{version}", tmp_path / "run"))
@@ -166,20 +178,20 @@ def test_a_damaged_line_of_an_earlier_version_is_named(old: Path, damage: bytes,
 
 
 def test_steps_are_taken_one_after_another() -> None:
-    """A version 5 that would count time in milliseconds, from a record of version 1."""
+    """A version 6 that would count time in milliseconds, from a record of version 1."""
 
-    def to_version_5(entry: dict[str, Any]) -> dict[str, Any]:
+    def to_version_6(entry: dict[str, Any]) -> dict[str, Any]:
         return {**entry, "seconds": 1000 * entry["seconds"]} if "seconds" in entry else entry
 
-    steps = {**STEPS, 4: to_version_5}
+    steps = {**STEPS, 5: to_version_6}
     raw = (RECORDS / "version-1" / RECORD_FILE).read_bytes().splitlines()
-    found = [json.loads(line) for line in upgrade(raw, 1, 5, steps)]
+    found = [json.loads(line) for line in upgrade(raw, 1, 6, steps)]
     for before, after in zip(old_lines(), found, strict=True):
         assert after.get("seconds") == (None if "seconds" not in before else 1000 * before["seconds"])
         assert after.get("fidelity") == ("post-training" if before["event"] in {"scored", "failed"} else None)
-    assert found[0]["schema_version"] == 5
-    assert can_upgrade(1, 5, steps)
-    assert not can_upgrade(1, 5)
+    assert found[0]["schema_version"] == 6
+    assert can_upgrade(1, 6, steps)
+    assert not can_upgrade(1, 6)
     assert not can_upgrade(3, 2, steps)
 
 
@@ -187,3 +199,31 @@ def test_a_header_of_the_present_needs_no_upgrade(tmp_path: Path) -> None:
     header, _ = read_record(RECORDS / "version-1")
     Record(tmp_path, Header.model_validate(header.model_dump())).close()
     assert [path.name for path in tmp_path.glob("record*")] == [RECORD_FILE]
+
+
+def test_sites_have_their_present_names_wherever_a_header_names_them() -> None:
+    layers = ["input_proj", "blocks.0.expand", "blocks.0.depthwise", "blocks.0.project", "mask_head"]
+    sites = [f"{layer}.weight" for layer in layers] + ["features", "blocks.0.input", "blocks.0.expand.output"]
+    sites += ["blocks.0.depthwise.output", "blocks.0.project.output", "mask_input", "masks"]
+    line = {
+        "event": "header",
+        "schema_version": 4,
+        "widths": {site: [8] for site in sites},
+        "fixed": ["masks", "features"],
+        "groups": [["blocks.0.input", "mask_input"]],
+    }
+    (found,) = (json.loads(line) for line in upgrade([json.dumps(line).encode()], 4, 5))
+    assert list(found["widths"])[5:] == [
+        *("features", "input_proj.output", "blocks.0.expand.output", "blocks.0.depthwise.output"),
+        *("blocks.0.project.output", "blocks.0.add.output", "mask_head.output"),
+    ]
+    assert found["fixed"] == ["mask_head.output", "features"]
+    assert found["groups"] == [["input_proj.output", "blocks.0.add.output"]]
+
+
+def test_a_sealed_record_of_an_earlier_version_that_was_changed_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(RECORDS / "version-4", tmp_path / "run"))
+    path = folder / RECORD_FILE
+    path.write_text(path.read_text().replace('"utterances":16.0', '"utterances":17.0', 1))
+    with pytest.raises(UserError, match="line 3: changed since it was written"):
+        read_record(folder)

@@ -215,12 +215,12 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     Record(tmp_path, header()).close()
 
 
-@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (5, "5, which a newer hwsearch writes")])
+@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (6, "6, which a newer hwsearch writes")])
 def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, what: str) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{version}'))
     before = path.read_bytes()
-    message = re.escape(f"{path}: schema version {what}; wanted 4 or earlier, from 1 on")
+    message = re.escape(f"{path}: schema version {what}; wanted 5 or earlier, from 1 on")
     with pytest.raises(UserError, match=message):
         read_record(tmp_path)
     with pytest.raises(UserError, match=message):
