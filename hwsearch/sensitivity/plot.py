@@ -153,7 +153,9 @@ def _mark_blocks(panel: Axes, sites: Sequence[str], colour: str, height: float) 
 
 
 def _block(site: str) -> str:
-    return ".".join(site.split(".")[:2]) if site.startswith("blocks.") else site
+    """The module that holds a site's layer; the site itself where that is the network."""
+    layer = site.removesuffix(".weight").removesuffix(".output")
+    return layer.rpartition(".")[0] or site
 
 
 def _short(site: str) -> str:
