@@ -120,7 +120,8 @@ def as_graph(network: FoldedNetwork) -> Graph:
         branch = convolution(f"{block}.project", branch)
         operations.append(graph_operations.Add(f"{block}.add", (trunk, branch)))
         trunk = f"{block}.add"
-    return Graph(("features",), tuple(operations), (convolution("mask_head", trunk),), parameters)
+    output = convolution("mask_head", trunk)
+    return Graph(("features",), tuple(operations), (output,), parameters)
 
 
 def convolve(x: Tensor, layer: FoldedLayer) -> Tensor:

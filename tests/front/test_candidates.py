@@ -16,7 +16,9 @@ SMALL = SeparatorConfig(X=1, R=1)
 
 
 def changed(allocation: BitAllocation, **widths: int) -> BitAllocation:
-    return BitAllocation.of(allocation.by_site | {site.replace("_weight", ".weight"): w for site, w in widths.items()})
+    return BitAllocation.of(
+        allocation.by_site | {site.replace("_weight", ".weight").replace("_output", ".output"): w for site, w in widths.items()}
+    )
 
 
 def test_rows_are_the_scored_candidates_without_the_reference(tmp_path: Path) -> None:
@@ -46,7 +48,7 @@ def test_uniform_means_one_width_for_weights_and_one_for_activations(tmp_path: P
     write_record(
         tmp_path,
         SMALL,
-        [uniform(SMALL, 32, 32), four, changed(four, mask_head_weight=8), changed(four, masks=4)],
+        [uniform(SMALL, 32, 32), four, changed(four, mask_head_weight=8), changed(four, mask_head_output=4)],
     )
     assert read_candidates(tmp_path).uniform.tolist() == [True, False, False]
 

@@ -203,7 +203,7 @@ def test_a_search_without_candidates_answers_with_nothing() -> None:
     assert len(query(empty, [parse_condition("size_bytes<=5")], parse_order("size_bytes"))) == 0
     assert to_json(empty) == "[]"
     (header,) = to_csv(empty).splitlines()
-    assert header == "candidate,strategy,uniform,fidelity,bits[a.weight],bits[b.weight],bits[masks]"
+    assert header == "candidate,strategy,uniform,fidelity,bits[a.weight],bits[b.weight],bits[mask_head.output]"
 
 
 def test_json_and_csv_say_at_which_fidelity_and_with_which_widths() -> None:

@@ -39,7 +39,7 @@ def test_fixed_sites_keep_their_width_everywhere() -> None:
 
 
 def test_the_last_matching_pattern_holds() -> None:
-    space = space_of(fixed={"*.weight": 8, "mask_head.*": 16})
+    space = space_of(fixed={"*.weight": 8, "mask_head.weight": 16})
     assert space.decode(()).by_site["mask_head.weight"] == 16
     assert space.decode(()).by_site["input_proj.weight"] == 8
 
@@ -48,7 +48,7 @@ def test_the_last_matching_pattern_holds() -> None:
     ("fixed", "message"),
     [
         ({"block.*": 8}, r"pattern 'block\.\*' matches no site"),
-        ({"blocks.0.*": 3}, r"pattern 'blocks\.0\.\*' sets site 'input_proj\.output' to 3 bits"),
+        ({"blocks.0.*": 3}, r"pattern 'blocks\.0\.\*' sets site 'blocks\.0\.expand\.output' to 3 bits"),
         ({"mask_head.output": 16}, r"'mask_head.output' to 16 bits; wanted one of \[4, 5, 6, 7, 8, 32\]"),
     ],
 )
