@@ -42,7 +42,7 @@ from hwsearch.metrics.statistics import mean_interval
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.calibration import calibrate
-from hwsearch.separator.folding import fold
+from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import Separator
 
@@ -92,7 +92,7 @@ def network_subject(name: str, separator: Separator) -> Subject:
     folded, config = fold(separator.network), separator.config
     noise = torch.Generator().manual_seed(0)
     features = torch.randn(1, separator.network.feature_mean.numel(), FRAMES, generator=noise)
-    calibration = calibrate(folded, [features])
+    calibration = calibrate(as_graph(folded), [features])
     raw = features / separator.network.feature_scale[:, None] + separator.network.feature_mean[:, None]
     models, exact = {}, {}
     with tempfile.TemporaryDirectory() as folder:

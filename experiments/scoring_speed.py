@@ -37,7 +37,7 @@ from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
-from hwsearch.separator.folding import fold
+from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.integer import integers_are_fast
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
@@ -97,7 +97,9 @@ def embedded_case() -> Case:
     examples = [plane_wave_mixture(SYNTHETIC_SECONDS, array, rate, seed) for seed in range(SYNTHETIC_MIXTURES)]
     folded = fold(separator.network)
     features = [batch.analysis.normalised for example in examples[:4] for batch in mixture_batches(separator, [example])]
-    base = PreparedBase(separator, folded, calibrate(folded, features), QuantizationConfig(), base_digest(EMBEDDED_BASE))
+    base = PreparedBase(
+        separator, folded, calibrate(as_graph(folded), features), QuantizationConfig(), base_digest(EMBEDDED_BASE)
+    )
     return Case("embedded", base, examples)
 
 
@@ -121,7 +123,7 @@ def ways(case: Case) -> dict[str, Way]:
         return lambda features: network(features.normalised)
 
     def scorer(*, integers: bool) -> Way:
-        network = FastNetwork(base.folded, base.calibration, base.quantization, integers=integers)
+        network = FastNetwork(base.graph, base.calibration, base.quantization, integers=integers)
         return Way(network.mask_function, mixture_batches(base.separator, case.examples))
 
     singles = [batch for example in case.examples for batch in mixture_batches(base.separator, [example])]

@@ -363,7 +363,7 @@ def candidate_system(prepared: PreparedBase, allocation: BitAllocation, state: T
     """A candidate as something to evaluate, post-training or as training has left it."""
     if state is not None:
         return _system(prepared.separator, trained_mask_function(prepared, state))
-    network = FastNetwork(prepared.folded, prepared.calibration, prepared.quantization, scales=prepared.scales)
+    network = FastNetwork(prepared.graph, prepared.calibration, prepared.quantization, scales=prepared.scales)
     return _system(prepared.separator, network.mask_function(allocation))
 
 

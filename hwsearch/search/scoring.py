@@ -113,7 +113,7 @@ class _Scorer:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        parts, scales = (prepared.folded, prepared.calibration, prepared.quantization), prepared.scales
+        parts, scales = (prepared.graph, prepared.calibration, prepared.quantization), prepared.scales
         self._network = FastNetwork(*parts, scales=scales)
         in_integers = self._experiment.search.integer_kernels
         self._rough_network = FastNetwork(*parts, scales=scales, integers=True) if in_integers else self._network

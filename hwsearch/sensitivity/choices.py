@@ -14,7 +14,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.sensitivity.prefix import SiteTensors, layer_output, output_site
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
-from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.fast import fast_layer
 from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight
@@ -136,7 +136,7 @@ def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tens
             return site, torch.cat([choices.activation(site, bits, x) for bits in widths])
         layer = layer_of(site)
         x = tensors[input_site(choices.base.folded.config, layer)]
-        outputs = [layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_convolve) for bits in widths]
+        outputs = [layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_layer) for bits in widths]
         return output_site(layer), torch.cat(outputs)
 
 

@@ -16,7 +16,7 @@ from hwsearch.interrupts import checkpoint
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.prefix import SiteTensors, continue_from
-from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.fast import fast_layer
 from hwsearch.separator.quantizers import is_float
 from hwsearch.separator.separator import Separator
 
@@ -90,6 +90,6 @@ def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple
         if quantized:
             start, changed = changed_tensors(choices, site, quantized, tensors)
             with torch.no_grad():
-                masks = continue_from(choices.base.folded, start, changed, tensors, fast_convolve)
+                masks = continue_from(choices.base.folded, start, changed, tensors, fast_layer)
         # Floating point is the widest width, so the last, and changes nothing.
         yield site, torch.cat([masks, full_precision]) if len(quantized) < len(widths) else masks

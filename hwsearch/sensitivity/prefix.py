@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.fast import fast_layer
 from hwsearch.separator.folding import Convolution, FoldedNetwork, convolve, has_activation, run_folded, trunk_site
 
 _STAGES = ("expand", "depthwise", "project")
@@ -20,7 +20,7 @@ SiteTensors = Mapping[str, Tensor]
 """The full-precision tensor at every activation site, [1, channels, frames]."""
 
 
-def site_tensors(network: FoldedNetwork, normalised: Tensor, convolution: Convolution = fast_convolve) -> SiteTensors:
+def site_tensors(network: FoldedNetwork, normalised: Tensor, convolution: Convolution = fast_layer) -> SiteTensors:
     """One full-precision pass over a mixture, keeping the tensor of every activation site.
 
     Args:

@@ -1,11 +1,11 @@
 """Activation grids from a few mixtures: for every site and width, the grid of least squared rounding error.
 
-The folded full-precision network runs twice over the mixtures: once for each site's extremes, once for a
+The full-precision network runs twice over the mixtures: once for each site's extremes, once for a
 histogram between them. The grids are then searched on the histograms, so their cost does not grow with the
 mixtures.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.interrupts import checkpoint
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, activation_sites
-from hwsearch.separator.folding import FoldedNetwork, run_folded
+from hwsearch.network.graph import Graph
+from hwsearch.network.run import TensorFunction, run
+from hwsearch.network.sites import Sites, find_sites
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS
 from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
 
 GRID_WIDTHS = tuple(bits for bits in ACTIVATION_WIDTHS if not is_float(bits))
@@ -66,11 +68,11 @@ class Calibration:
         return cls({site: _grids_from_json(value["grids"][site], site, source) for site in sites})
 
 
-def calibrate(network: FoldedNetwork, features: Sequence[Tensor]) -> Calibration:
+def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
     """Grids for every activation site and width.
 
     Args:
-        network: the folded network, full precision.
+        graph: the network in full precision, of one input.
         features: normalised features of each mixture, [1, features, frames].
 
     Raises:
@@ -78,36 +80,48 @@ def calibrate(network: FoldedNetwork, features: Sequence[Tensor]) -> Calibration
     """
     if not features:
         raise ValueError("calibration wants at least one mixture")
+    sites = find_sites(graph)
+    (network_input,) = graph.inputs
     ranges: dict[str, tuple[float, float]] = {}
     histograms: dict[str, Tensor] = {}
 
-    def widen(site: str, x: Tensor) -> Tensor:
+    def widen(site: str, x: Tensor) -> None:
         low, high = (float(end) for end in torch.aminmax(x))
         before = ranges.get(site, (0.0, 0.0))  # zero is always in range: padding and silence are exact
         ranges[site] = (min(low, before[0]), max(high, before[1]))
-        return x
 
-    def count(site: str, x: Tensor) -> Tensor:
+    def count(site: str, x: Tensor) -> None:
         low, high = ranges[site]
         if high > low:
             counts = torch.histc(x.float(), _BINS, low, high).double()
             histograms[site] = histograms[site] + counts if site in histograms else counts
-        return x
 
     with torch.inference_mode():
-        for at_site in (widen, count):
+        for observe in (widen, count):
             for mixture in features:
                 checkpoint()
-                run_folded(network, mixture, at_site)
+                run(graph, {network_input: mixture}, _at_sites(sites, observe))
     for site, (low, high) in ranges.items():
         if not (torch.isfinite(torch.tensor([low, high])).all()):
             raise ValueError(f"the activations at {site} are not finite")
     return Calibration(
         {
             site: {bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS}
-            for site in activation_sites(network.config)
+            for site in sites.activations
         }
     )
+
+
+def _at_sites(sites: Sites, observe: Callable[[str, Tensor], None]) -> TensorFunction:
+    """Observe the tensor of every site and leave it as it is."""
+    site_of = {tensor: site for site, tensor in sites.tensors.items()}
+
+    def at_tensor(name: str, x: Tensor) -> Tensor:
+        if name in site_of:
+            observe(site_of[name], x)
+        return x
+
+    return at_tensor
 
 
 def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: int) -> ActivationGrid:

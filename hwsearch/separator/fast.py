@@ -1,8 +1,8 @@
 """The scorer's network: the numbers of the Brevitas network, many times faster.
 
-Weights are quantized once per site and width and kept, and so is what the first layer makes of each input, norms are folded,
-rounding to a grid is four passes in place, and a depthwise convolution is a sum of shifted products, on a CPU two to six times
-faster than the library's. No gradients.
+Weights are quantized once per site and width and kept, and so is what the first layers make of each input, rounding to a grid is
+four passes in place, and a depthwise convolution is a sum of shifted products, on a CPU two to six times faster than the
+library's. No gradients.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,14 @@ import torch
 from torch import Tensor
 
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.separator.allocation import BitAllocation, activation_sites
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Convolution, Operation
+from hwsearch.network.run import compute, convolve, run
+from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
-from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, convolve, input_site, run_folded
-from hwsearch.separator.integer import MAX_BITS, IntegerLayer, first_layer, integer_layer, integers_are_fast, run_integer
+from hwsearch.separator.folding import FoldedLayer
+from hwsearch.separator.integer import MAX_BITS, IntegerLayer, IntegerNetwork, integer_layer, integers_are_fast, takes
 from hwsearch.separator.quantizers import (
     ActivationGrid,
     QuantizedWeight,
@@ -24,31 +28,32 @@ from hwsearch.separator.quantizers import (
     is_float,
     quantize_weight,
 )
-from hwsearch.separator.weight_scales import WeightScales
+from hwsearch.separator.weight_scales import WeightScales, output_scale
 
-_FIRST = "input_proj"
+Key = tuple[str, bool, int, int]
+"""A layer's name, whether it is computed in integers, and the widths of its input and weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptInput:
-    """An input that many candidates of one network read, and what their first layer makes of it.
+    """An input that many candidates of one network read, and what the layers that read it make of it.
 
-    That layer reads thousands of features where others read hundreds of channels: a third of all products, for as many
+    Such a layer may read thousands of features where others read hundreds of channels: a third of all products, for as many
     different results as it has widths. Each takes the memory of one activation.
 
     Attributes:
         normalised: features [batch, features, frames]; not to be changed any more.
-        trunks: the first layer's output, by arithmetic and the widths of the features and of the layer's weights.
+        outputs: of the layers that read them.
     """
 
     normalised: Tensor
-    trunks: dict[tuple[bool, int, int], Tensor] = field(default_factory=dict)
+    outputs: dict[Key, Tensor] = field(default_factory=dict)
 
-    def trunk(self, key: tuple[bool, int, int], compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `compute` makes of the features, computed once for each key."""
-        if key not in self.trunks:
-            self.trunks[key] = compute(self.normalised)
-        return self.trunks[key]
+    def output(self, key: Key, made: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `made` makes of the features, computed once for each key."""
+        if key not in self.outputs:
+            self.outputs[key] = made(self.normalised)
+        return self.outputs[key]
 
 
 MaskFunction = Callable[[Tensor | KeptInput], Tensor]
@@ -59,126 +64,179 @@ class FastNetwork:
     """One base at any allocation.
 
     Args:
-        folded: full-precision weights with the norms folded in.
+        graph: the network in full precision, of one input and one output.
         calibration: grids of the activations.
         config: how weight scales are chosen.
         scales: those that are known already.
-        integers: whether candidates may be computed in 8-bit integers, where all their widths and the processor allow. That is
-            three times faster, and rounds differently from float kernels: see `hwsearch.separator.integer`.
+        integers: whether candidates may be computed in 8-bit integers, where the graph, all widths and the processor allow. That
+            is three times faster, and rounds differently from float kernels: see `hwsearch.separator.integer`.
     """
 
     def __init__(
         self,
-        folded: FoldedNetwork,
+        graph: Graph,
         calibration: Calibration,
         config: QuantizationConfig,
         *,
         scales: WeightScales | None = None,
         integers: bool = False,
     ) -> None:
-        self._folded = folded
+        self._graph = graph
+        self._sites = find_sites(graph)
+        self._layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._calibration = calibration
-        self._scales = WeightScales(folded, config) if scales is None else scales
-        self._integers = integers and not folded.slopes
+        self._scales = WeightScales(graph, config) if scales is None else scales
+        self._integers = integers and takes(graph)
         self._weights: dict[tuple[str, int], tuple[QuantizedWeight, Tensor]] = {}
         self._integer_layers: dict[tuple[str, int, int], IntegerLayer] = {}
 
     def mask_function(self, allocation: BitAllocation) -> MaskFunction:
         """The network at an allocation."""
         widths = allocation.by_site
-        grids = {site: self._calibration.grid(site, widths[site]) for site in activation_sites(self._folded.config)}
+        grids = {site: self._calibration.grid(site, widths[site]) for site in self._sites.activations}
         if self._integers and max(widths.values()) <= MAX_BITS and integers_are_fast():
             return self._in_integers(widths, {site: grid for site, grid in grids.items() if grid is not None})
-        return self._in_floats(widths, grids)
-
-    def _in_floats(self, widths: Mapping[str, int], grids: Mapping[str, ActivationGrid | None]) -> MaskFunction:
-        layers: dict[str, FoldedLayer] = {}
-        for name, layer in self._folded.layers.items():
-            bits = widths[f"{name}.weight"]
-            if is_float(bits):
-                layers[name] = layer
-                continue
-            quantized, weight = self._quantized(name, bits)
-            grid = grids[input_site(self._folded.config, name)]
-            bias = layer.bias
-            if grid is not None:
-                product_scale = quantized.scale.flatten() * grid.scale
-                bias = bias_integers(bias, product_scale) * product_scale
-            layers[name] = replace(layer, weight=weight, bias=bias)
-        network = replace(self._folded, layers=layers)
-        first = layers[_FIRST]
-        key = False, widths["features"], widths[f"{_FIRST}.weight"]
-
-        def at_site(site: str, x: Tensor) -> Tensor:
-            grid = grids[site]
-            return x if grid is None else fake_quantize(x, grid)
-
-        def mask(x: Tensor | KeptInput) -> Tensor:
-            kept = x if isinstance(x, KeptInput) else KeptInput(x)
-
-            def behind_features(site: str, x: Tensor) -> Tensor:
-                return x if site == "features" else at_site(site, x)
-
-            def convolution(x: Tensor, layer: FoldedLayer) -> Tensor:
-                if layer is first:
-                    return kept.trunk(key, lambda features: fast_convolve(at_site("features", features), first))
-                return fast_convolve(x, layer)
-
-            with torch.no_grad():
-                return run_folded(network, kept.normalised, behind_features, convolution)
-
-        return mask
+        weights = {}
+        for layer in self._layers:
+            if not is_float(bits := widths[layer.name + WEIGHT]):
+                quantized, value = self._quantized(layer, bits)
+                weights[layer.name] = value, quantized.scale
+        return rounded_function(with_weights(self._graph, self._sites, weights, grids), self._sites, grids, widths)
 
     def _in_integers(self, widths: Mapping[str, int], grids: Mapping[str, ActivationGrid]) -> MaskFunction:
-        layers = {name: self._integer_layer(name, widths) for name in self._folded.layers}
-        key = True, widths["features"], widths[f"{_FIRST}.weight"]
+        layers = {layer.name: self._integer_layer(layer, widths) for layer in self._layers}
+        network = IntegerNetwork(self._graph, self._sites, layers, grids)
+        keys = _input_keys(self._graph, self._sites, widths, integers=True)
 
         def mask(x: Tensor | KeptInput) -> Tensor:
             kept = x if isinstance(x, KeptInput) else KeptInput(x)
             with torch.no_grad():
-                trunk = kept.trunk(key, lambda features: first_layer(features, layers[_FIRST]))
-                return run_integer(self._folded, layers, grids, trunk)
+                return network.run(lambda name: kept.output(keys[name], lambda features: network.on_input(name, features)))
 
         return mask
 
-    def _quantized(self, name: str, bits: int) -> tuple[QuantizedWeight, Tensor]:
+    def _quantized(self, layer: Operation, bits: int) -> tuple[QuantizedWeight, Tensor]:
         """Quantized weights of a layer and their values, computed once."""
-        key = name, bits
+        key = layer.name, bits
         if key not in self._weights:
-            quantized = quantize_weight(self._folded.layers[name].weight, self._scales.scale(name, bits), bits)
+            quantized = quantize_weight(self._graph.parameter(layer, "weight"), self._scales.scale(layer.name, bits), bits)
             self._weights[key] = quantized, quantized.value
         return self._weights[key]
 
-    def _integer_layer(self, name: str, widths: Mapping[str, int]) -> IntegerLayer:
-        bits, site = widths[f"{name}.weight"], input_site(self._folded.config, name)
-        key = name, bits, widths[site]
+    def _integer_layer(self, layer: Operation, widths: Mapping[str, int]) -> IntegerLayer:
+        bits, site = widths[layer.name + WEIGHT], self._sites.read_by(layer)
+        key = layer.name, bits, widths[site]
         if key not in self._integer_layers:
             read = self._calibration.grids[site][widths[site]]
-            self._integer_layers[key] = integer_layer(self._folded.layers[name], self._quantized(name, bits)[0], read)
+            bias = self._graph.parameter(layer, "bias")
+            self._integer_layers[key] = integer_layer(layer, self._quantized(layer, bits)[0], bias, read)
         return self._integer_layers[key]
 
 
-def fast_convolve(x: Tensor, layer: FoldedLayer) -> Tensor:
-    """`folding.convolve`, with depthwise layers as sums of shifted products."""
-    if layer.groups == 1:
-        return convolve(x, layer)
+def with_weights(
+    graph: Graph, sites: Sites, weights: Mapping[str, tuple[Tensor, Tensor]], grids: Mapping[str, ActivationGrid | None]
+) -> Graph:
+    """A graph with quantized weights, and biases rounded to the grid of the products where there is one.
+
+    Args:
+        graph: the network.
+        sites: its sites.
+        weights: for each quantized layer, values and scale of its weights.
+        grids: of the activation sites; none where a site stays in floating point.
+    """
+    parameters = dict(graph.parameters)
+    for name, (value, scale) in weights.items():
+        layer = graph.by_name[name]
+        parameters[f"{name}.weight"] = value
+        if (grid := grids[sites.read_by(layer)]) is not None:
+            product_scale = output_scale(layer, scale) * grid.scale
+            parameters[f"{name}.bias"] = bias_integers(parameters[f"{name}.bias"], product_scale) * product_scale
+    return replace(graph, parameters=parameters)
+
+
+def rounded_function(
+    graph: Graph, sites: Sites, grids: Mapping[str, ActivationGrid | None], widths: Mapping[str, int]
+) -> MaskFunction:
+    """A graph whose weights are quantized, with its activations rounded.
+
+    Args:
+        graph: of one input and one output.
+        sites: its sites.
+        grids: of the activation sites; none where a site stays in floating point.
+        widths: of all sites; inputs that are kept must be kept for graphs that differ in nothing else.
+    """
+    (network_input,) = graph.inputs
+    rounded = {tensor: grid for site, tensor in sites.tensors.items() if (grid := grids[site]) is not None}
+    keys = _input_keys(graph, sites, widths, integers=False)
+    if all(reader.name in keys for reader in graph.readers[network_input]) and network_input not in graph.outputs:
+        input_grid = rounded.pop(network_input, None)  # kept outputs stand for it: it is rounded where one is made
+    else:
+        input_grid = rounded.get(network_input)
+
+    def at_tensor(name: str, x: Tensor) -> Tensor:
+        grid = rounded.get(name)
+        return x if grid is None else fake_quantize(x, grid)
+
+    def mask(x: Tensor | KeptInput) -> Tensor:
+        kept = x if isinstance(x, KeptInput) else KeptInput(x)
+
+        def how(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+            if operation.name not in keys:
+                return fast_compute(operation, graph, inputs)
+
+            def made(features: Tensor) -> Tensor:
+                values = features if input_grid is None else fake_quantize(features, input_grid)
+                return fast_compute(operation, graph, (values,))
+
+            return kept.output(keys[operation.name], made)
+
+        with torch.no_grad():
+            return run(graph, {network_input: kept.normalised}, at_tensor, how)[0]
+
+    return mask
+
+
+def _input_keys(graph: Graph, sites: Sites, widths: Mapping[str, int], *, integers: bool) -> dict[str, Key]:
+    """Keys of the layers that read the graph's input, by name."""
+    return {
+        layer.name: (layer.name, integers, widths[sites.read_by(layer)], widths[layer.name + WEIGHT])
+        for layer in graph.operations
+        if isinstance(layer, LAYERS) and layer.inputs[0] in graph.inputs
+    }
+
+
+def fast_compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+    """`run.compute`, with depthwise layers as sums of shifted products."""
+    if isinstance(operation, Convolution):
+        return fast_convolve(operation, inputs[0], graph.parameter(operation, "weight"), graph.parameter(operation, "bias"))
+    return compute(operation, graph, inputs)
+
+
+def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`run.convolve`, with depthwise layers that keep the frames as sums of shifted products."""
+    kernel = weight.shape[2]
+    # Output frame t reads input frame t + shift.
+    shifts = [tap * operation.dilation - operation.padding[0] for tap in range(kernel)]
+    keeps_frames = operation.stride == 1 and sum(operation.padding) == (kernel - 1) * operation.dilation
+    if operation.groups == 1 or weight.shape[:2] != (operation.groups, 1) or not keeps_frames or 0 not in shifts:
+        return convolve(operation, x, weight, bias)
     frames = x.shape[-1]
-    taps = layer.weight[:, 0, :, None]
-    y: Tensor | None = None
+    taps = weight[:, 0, :, None]
     # The tap without a shift covers every frame; it starts the sum, and the bias with it.
-    kernel = taps.shape[1]
-    shifts = [tap * layer.dilation - layer.padding[0] for tap in range(kernel)]
-    order = sorted(range(kernel), key=lambda tap: abs(shifts[tap]))
-    for tap in order:
-        shift, gain = shifts[tap], taps[:, tap]
-        if y is None:
-            # In place: broadcasting both bias and gain into a new tensor takes addcmul three times as long.
-            y = torch.empty_like(x).copy_(layer.bias[:, None]).addcmul_(x, gain)
-        elif abs(shift) < frames:
-            # Output frame t reads input frame t + shift; frames outside are zero.
+    first = shifts.index(0)
+    # In place: broadcasting both bias and gain into a new tensor takes addcmul three times as long.
+    y = torch.empty_like(x).copy_(bias[:, None]).addcmul_(x, taps[:, first])
+    for tap in sorted(range(kernel), key=lambda tap: abs(shifts[tap])):
+        shift = shifts[tap]
+        if shift != 0 and abs(shift) < frames:
+            # Frames outside are zero.
             here = slice(max(0, -shift), frames - max(0, shift))
             there = slice(max(0, shift), frames - max(0, -shift))
-            y[..., here].addcmul_(x[..., there], gain)
-    if y is None or shifts[order[0]] != 0:
-        raise ValueError("a depthwise layer without an unshifted tap")
+            y[..., here].addcmul_(x[..., there], taps[:, tap])
     return y
+
+
+def fast_layer(x: Tensor, layer: FoldedLayer) -> Tensor:
+    """`folding.convolve` by `fast_convolve`."""
+    operation = Convolution("", (), dilation=layer.dilation, groups=layer.groups, padding=layer.padding)
+    return fast_convolve(operation, x, layer.weight, layer.bias)

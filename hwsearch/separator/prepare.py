@@ -51,7 +51,7 @@ class PreparedBase:
     @cached_property
     def scales(self) -> WeightScales:
         """Of its weights, as far as they have been searched."""
-        return WeightScales(self.folded, self.quantization)
+        return WeightScales(self.graph, self.quantization)
 
 
 def load_checked_base(experiment: Experiment, path: Path) -> Separator:
@@ -106,7 +106,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
         try:
-            calibration = calibrate(folded, calibration_features(separator, experiment, data_folder))
+            calibration = calibrate(as_graph(folded), calibration_features(separator, experiment, data_folder))
         finally:
             torch.set_num_threads(threads)
     else:

@@ -21,15 +21,14 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.network.sites import WEIGHT, find_sites
 from hwsearch.separator.allocation import BitAllocation, activation_sites
 from hwsearch.separator.calibration import Calibration
-from hwsearch.separator.fast import fast_convolve
-from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, input_site, run_folded
+from hwsearch.separator.fast import rounded_function, with_weights
+from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import (
     ActivationGrid,
-    bias_integers,
-    fake_quantize,
     is_float,
     quantize_weight,
     weight_scale,
@@ -171,29 +170,15 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     Returns:
         Normalised features [batch, features, frames] to mask [batch, 2 * bins, frames].
     """
-    folded, grids = _folded(base, state), _grids(base, state)
-    layers: dict[str, FoldedLayer] = {}
-    for name, layer in folded.layers.items():
-        bits = state.allocation.by_site[f"{name}.weight"]
-        if is_float(bits):
-            layers[name] = layer
-            continue
-        scale, bias, grid = state.parameters[f"{name}.weight.scale"], layer.bias, grids[input_site(folded.config, name)]
-        if grid is not None:
-            product_scale = scale.flatten() * grid.scale
-            bias = bias_integers(bias, product_scale) * product_scale
-        layers[name] = replace(layer, weight=quantize_weight(layer.weight, scale, bits).value, bias=bias)
-    quantized = replace(folded, layers=layers)
-
-    def at_site(site: str, x: Tensor) -> Tensor:
-        grid = grids[site]
-        return x if grid is None else fake_quantize(x, grid)
-
-    def mask(normalised: Tensor) -> Tensor:
-        with torch.no_grad():
-            return run_folded(quantized, normalised, at_site, fast_convolve)
-
-    return mask
+    graph, grids, widths = as_graph(_folded(base, state)), _grids(base, state), state.allocation.by_site
+    sites = find_sites(graph)
+    weights: dict[str, tuple[Tensor, Tensor]] = {}
+    for site in sites.weights:
+        if not is_float(widths[site]):
+            scale = state.parameters[f"{site}.scale"]
+            value = quantize_weight(state.parameters[site], scale, widths[site]).value
+            weights[site.removesuffix(WEIGHT)] = value, scale
+    return rounded_function(with_weights(graph, sites, weights, grids), sites, grids, widths)
 
 
 def _folded(base: PreparedBase, state: TrainedState) -> FoldedNetwork:

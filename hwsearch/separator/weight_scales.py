@@ -12,8 +12,10 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Linear, Operation, TransposedConvolution
+from hwsearch.network.sites import LAYERS
 from hwsearch.separator.allocation import WEIGHT_WIDTHS
-from hwsearch.separator.folding import FoldedNetwork
 from hwsearch.separator.quantizers import is_float, weight_scale
 
 _FORMAT = 1
@@ -24,20 +26,23 @@ class WeightScales:
     """Post-training scales by layer and width.
 
     Args:
-        folded: full-precision weights with the norms folded in.
+        graph: the network in full precision.
         config: how scales are chosen.
     """
 
-    def __init__(self, folded: FoldedNetwork, config: QuantizationConfig) -> None:
-        self._folded = folded
+    def __init__(self, graph: Graph, config: QuantizationConfig) -> None:
+        self._graph = graph
+        self._layers = {operation.name: operation for operation in graph.operations if isinstance(operation, LAYERS)}
         self._config = config
         self._found: dict[tuple[str, int], Tensor] = {}
 
     def scale(self, layer: str, bits: int) -> Tensor:
-        """As `quantizers.weight_scale`, searched where it is asked for first."""
+        """The scale of a layer's weights, in a shape that broadcasts to them; searched where it is asked for first."""
         key = layer, bits
         if key not in self._found:
-            self._found[key] = weight_scale(self._folded.layers[layer].weight, bits, self._config)
+            operation = self._layers[layer]
+            scale = weight_scale(_by_channel(operation, self._graph.parameter(operation, "weight")), bits, self._config)
+            self._found[key] = _shaped(operation, scale.flatten())
         return self._found[key]
 
     def search(self, widths: Iterable[int]) -> bool:
@@ -45,7 +50,7 @@ class WeightScales:
         before = len(self._found)
         for bits in widths:
             if not is_float(bits):
-                for layer in self._folded.layers:
+                for layer in self._layers:
                     self.scale(layer, bits)
         return len(self._found) > before
 
@@ -64,16 +69,42 @@ class WeightScales:
         """
         if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("layers"), dict):
             raise UserError(f"{source}: holds no weight scales of format {_FORMAT}; delete it and it is made again")
-        if set(value["layers"]) - set(self._folded.layers):
+        if set(value["layers"]) - self._layers.keys():
             raise UserError(f"{source}: its layers are not those of the network; delete it and it is made again")
         for layer, by_width in value["layers"].items():
-            rows = len(self._folded.layers[layer].weight) if self._config.weight_scale == "per_channel" else 1
+            operation = self._layers[layer]
+            channels = len(_by_channel(operation, self._graph.parameter(operation, "weight")))
+            rows = channels if self._config.weight_scale == "per_channel" else 1
             if not isinstance(by_width, Mapping):
                 raise UserError(f"{source}: holds no scales of '{layer}'; delete it and it is made again")
             for bits, scales in by_width.items():
                 if bits not in _WIDTHS or not _are_scales(scales, rows):
                     raise UserError(f"{source}: holds no scales of '{layer}' at {bits} bits; delete it and it is made again")
-                self._found[layer, int(bits)] = torch.tensor(scales, dtype=torch.float32)[:, None, None]
+                self._found[layer, int(bits)] = _shaped(operation, torch.tensor(scales, dtype=torch.float32))
+
+
+def output_scale(operation: Operation, scale: Tensor) -> Tensor:
+    """The weights' scale of each output channel, [out], or one for all, [1]."""
+    flat = scale.flatten()
+    if isinstance(operation, TransposedConvolution) and len(flat) > 1:
+        return flat.repeat(operation.groups)
+    return flat
+
+
+def _by_channel(operation: Operation, weight: Tensor) -> Tensor:
+    """A layer's weights with the channels in front that have scales of their own: those of a group, in a transposed layer."""
+    return weight.transpose(0, 1) if isinstance(operation, TransposedConvolution) else weight
+
+
+def _shaped(operation: Operation, scale: Tensor) -> Tensor:
+    """Scales [channels] in the shape that broadcasts to the layer's weights."""
+    match operation:
+        case Linear():
+            return scale[:, None]
+        case TransposedConvolution():
+            return scale[None, :, None]
+        case _:
+            return scale[:, None, None]
 
 
 def _are_scales(value: Any, count: int) -> bool:

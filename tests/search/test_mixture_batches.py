@@ -9,6 +9,7 @@ from hwsearch.metrics.si_snr import si_snr
 from hwsearch.search.mixture_batches import BATCH, SILENT_DB, Example, improvements, mixture_batches
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.fast import FastNetwork
+from hwsearch.separator.folding import as_graph
 from tests.separator.small import RELU, noise_mixture, small_network
 
 SAMPLES = [3000, 2000, 3000, 2500, 2000, *[3000] * BATCH]
@@ -26,7 +27,7 @@ EXAMPLES = [example(number, samples) for number, samples in enumerate(SAMPLES)]
 @pytest.mark.parametrize("beam", [True, False])
 def test_improvements_are_those_of_each_mixture_alone_in_the_order_given(beam):
     separator, folded, calibration = small_network(RELU.model_copy(update={"beam": beam}))
-    mask = FastNetwork(folded, calibration, QuantizationConfig()).mask_function(uniform(RELU, 8, 8))
+    mask = FastNetwork(as_graph(folded), calibration, QuantizationConfig()).mask_function(uniform(RELU, 8, 8))
     found = improvements(separator, mask, mixture_batches(separator, EXAMPLES))
     for one, improvement in zip(EXAMPLES, found, strict=True):
         with torch.no_grad():

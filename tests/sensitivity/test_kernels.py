@@ -7,7 +7,7 @@ import torch
 
 from hwsearch.sensitivity.gradient import site_gradients
 from hwsearch.sensitivity.kernels import through_onednn
-from hwsearch.separator.fast import fast_convolve
+from hwsearch.separator.fast import fast_layer
 from hwsearch.separator.folding import run_folded
 from tests.sensitivity.small import double_base, double_mixture, small_base, small_mixture
 from tests.separator.small import KINDS
@@ -17,7 +17,7 @@ from tests.separator.small import KINDS
 def test_the_output_is_that_of_the_network(kind: str) -> None:
     base = small_base(KINDS[kind])
     x = small_mixture(base, samples=40_000).analysis.normalised  # long enough for oneDNN to be taken
-    outputs = [run_folded(network, x, lambda _, y: y, fast_convolve) for network in (base.folded, through_onednn(base.folded))]
+    outputs = [run_folded(network, x, lambda _, y: y, fast_layer) for network in (base.folded, through_onednn(base.folded))]
     torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4 * float(outputs[0].std()))
 
 

@@ -57,7 +57,7 @@ def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_f
     base = small_base()
     mixture = small_mixture(base)
     choices = make_choices(base, candidates(all_sites(RELU), WIDTHS))
-    scorer = FastNetwork(base.folded, base.calibration, base.quantization)
+    scorer = FastNetwork(base.graph, base.calibration, base.quantization)
 
     def probabilities(site: str, bits: int) -> np.ndarray:
         mask = scorer.mask_function(only(RELU, site, bits))(mixture.analysis.normalised)

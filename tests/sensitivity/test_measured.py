@@ -31,7 +31,7 @@ def test_masks_are_those_of_the_scorer_at_one_site_allocations(kind):
     base = small_base(config)
     mixture = small_mixture(base)
     choices = make_choices(base, candidates(all_sites(config), WIDTHS))
-    scorer = FastNetwork(base.folded, base.calibration, base.quantization)
+    scorer = FastNetwork(base.graph, base.calibration, base.quantization)
     for site, masks in one_site_masks(choices, mixture.tensors):
         for bits, mask in zip(choices.of(site), masks, strict=True):
             wanted = scorer.mask_function(only(config, site, bits))(mixture.analysis.normalised)[0]
@@ -43,7 +43,7 @@ def test_the_loss_is_the_scorers_difference_of_si_snr():
     base = small_base()
     mixture = small_mixture(base)
     choices = make_choices(base, candidates(all_sites(RELU), WIDTHS))
-    scorer = FastNetwork(base.folded, base.calibration, base.quantization)
+    scorer = FastNetwork(base.graph, base.calibration, base.quantization)
 
     def si_snr(site: str, bits: int) -> float:
         mask = scorer.mask_function(only(RELU, site, bits))(mixture.analysis.normalised)

@@ -27,7 +27,7 @@ def test_it_is_the_moved_power_over_the_noise_power_that_another_librarys_si_snr
     base = small_base()
     mixture = small_mixture(base)
     choices = make_choices(base, candidates(all_sites(RELU)))
-    scorer = FastNetwork(base.folded, base.calibration, base.quantization)
+    scorer = FastNetwork(base.graph, base.calibration, base.quantization)
 
     def estimate(site: str, bits: int) -> np.ndarray:
         mask = scorer.mask_function(only(RELU, site, bits))(mixture.analysis.normalised)

@@ -19,7 +19,7 @@ EXPERIMENT = make_experiment()
 
 def si_snr(base, mixture, allocation) -> float:
     """Without training, by another library."""
-    mask = FastNetwork(base.folded, base.calibration, base.quantization).mask_function(allocation)(mixture.analysis.normalised)
+    mask = FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(mixture.analysis.normalised)
     estimate = base.separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])
     return float(fast_bss_eval.si_sdr(mixture.target.double(), estimate.double(), zero_mean=True))
 

@@ -16,7 +16,7 @@ from hwsearch.separator.allocation import (
     is_weight,
 )
 from hwsearch.separator.calibration import Calibration, calibrate
-from hwsearch.separator.folding import FoldedNetwork, fold
+from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
 from hwsearch.separator.separator import Separator
 
 RELU = SeparatorConfig(B=8, H=16, X=2, R=1, n_fft=128, hop_length=64)
@@ -63,7 +63,7 @@ def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separa
     separator = small_separator(config, seed)
     folded = fold(separator.network)
     features = [normalised_features(separator, 3000, mixture) for mixture in (1, 2)]
-    return separator, folded, calibrate(folded, features)
+    return separator, folded, calibrate(as_graph(folded), features)
 
 
 def allocations(config: SeparatorConfig) -> st.SearchStrategy[BitAllocation]:

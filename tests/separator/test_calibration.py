@@ -9,7 +9,7 @@ import torch
 from hwsearch.errors import UserError
 from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.calibration import GRID_WIDTHS, Calibration, calibrate, least_squares_grid
-from hwsearch.separator.folding import fold, has_activation, run_folded
+from hwsearch.separator.folding import as_graph, fold, has_activation, run_folded
 from hwsearch.separator.quantizers import fake_quantize
 from tests.separator.small import PRELU, RELU, normalised_features, small_network, small_separator
 
@@ -106,7 +106,7 @@ def test_a_damaged_calibration_is_one_clear_line(damage):
 def test_a_silent_network_still_gets_grids():
     separator = small_separator()
     features = torch.zeros_like(normalised_features(separator))
-    calibration = calibrate(fold(separator.network), [features])
+    calibration = calibrate(as_graph(fold(separator.network)), [features])
     assert calibration.grids["features"][8].scale > 0
     assert not fake_quantize(features, calibration.grids["features"][8]).any()
 
@@ -114,8 +114,8 @@ def test_a_silent_network_still_gets_grids():
 def test_what_is_not_finite_or_missing_is_refused():
     separator = small_separator()
     with pytest.raises(ValueError, match="at least one mixture"):
-        calibrate(fold(separator.network), [])
+        calibrate(as_graph(fold(separator.network)), [])
     broken = normalised_features(separator)
     broken[0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        calibrate(fold(separator.network), [broken])
+        calibrate(as_graph(fold(separator.network)), [broken])

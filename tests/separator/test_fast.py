@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.separator.allocation import BitAllocation, uniform
-from hwsearch.separator.fast import FastNetwork, KeptInput, fast_convolve
-from hwsearch.separator.folding import FoldedLayer, convolve, run_folded
+from hwsearch.separator.fast import FastNetwork, KeptInput, fast_layer
+from hwsearch.separator.folding import FoldedLayer, as_graph, convolve, run_folded
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
 from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network
@@ -34,7 +34,7 @@ def test_the_fast_network_is_the_brevitas_network(kind, data):
     allocation = data.draw(allocations(config))
     quantization = data.draw(st.sampled_from(CONFIGS))
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
-    found = FastNetwork(folded, calibration, quantization).mask_function(allocation)(features)
+    found = FastNetwork(as_graph(folded), calibration, quantization).mask_function(allocation)(features)
     with torch.no_grad():
         wanted = build_quantized(folded, allocation, calibration, quantization)(features)
     difference = (found - wanted).abs()
@@ -50,7 +50,7 @@ def test_with_floating_point_activations_only_rounding_differs(kind, bits):
     separator, folded, calibration = small_network(config)
     allocation = uniform(config, bits, 32)
     features = normalised_features(separator)
-    found = FastNetwork(folded, calibration, CONFIG).mask_function(allocation)(features)
+    found = FastNetwork(as_graph(folded), calibration, CONFIG).mask_function(allocation)(features)
     with torch.no_grad():
         wanted = build_quantized(folded, allocation, calibration, CONFIG)(features)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
@@ -80,7 +80,7 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
         judged += x.numel()
         return wanted
 
-    run_folded(folded, features, at_site, fast_convolve)
+    run_folded(folded, features, at_site, fast_layer)
     assert judged == sum(value.numel() for value in recorded.values())
 
 
@@ -99,13 +99,13 @@ def test_shifted_products_are_the_depthwise_convolution(frames, kernel, dilation
     weight, bias = torch.randn(5, 1, kernel, generator=random), torch.randn(5, generator=random)
     layer = FoldedLayer(weight, bias, dilation, 5, pads)
     x = torch.randn(2, 5, frames, generator=random)
-    torch.testing.assert_close(fast_convolve(x, layer), convolve(x, layer), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast_layer(x, layer), convolve(x, layer), rtol=1e-5, atol=1e-5)
 
 
 def test_allocations_do_not_disturb_each_other():
     separator, folded, calibration = small_network()
     features = normalised_features(separator)
-    network = FastNetwork(folded, calibration, CONFIG)
+    network = FastNetwork(as_graph(folded), calibration, CONFIG)
     low, high = network.mask_function(uniform(RELU, 2, 4)), network.mask_function(uniform(RELU, 8, 8))
     first = low(features)
     high(features)
@@ -118,13 +118,13 @@ def test_a_kept_input_gives_every_candidate_the_same_masks(integers):
     """Whatever candidates came before, and one that shares only some widths of the first layer with them."""
     separator, folded, calibration = small_network()
     features = normalised_features(separator)
-    network = FastNetwork(folded, calibration, CONFIG, integers=integers)
+    network = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers)
     kept, before = KeptInput(features), features.clone()
     pairs = [(2, 8), (8, 8), (8, 4), (2, 8), (32, 32), (8, 32), (32, 8), (2, 4), (8, 8)]
     for weight_bits, activation_bits in pairs:
         mask = network.mask_function(uniform(RELU, weight_bits, activation_bits))
         assert torch.equal(mask(kept), mask(features)), (weight_bits, activation_bits)
-    assert len(kept.trunks) < len(pairs)
+    assert len(kept.outputs) < len(pairs)
     assert torch.equal(kept.normalised, before)
 
 
@@ -133,7 +133,7 @@ def test_floats_and_integers_are_kept_apart(integers):
     """The same widths at the first layer, but one candidate has a site elsewhere that bytes cannot hold."""
     separator, folded, calibration = small_network()
     kept = KeptInput(normalised_features(separator))
-    network = FastNetwork(folded, calibration, CONFIG, integers=integers)
+    network = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers)
     narrow = uniform(RELU, 8, 8)
     wide = BitAllocation.of({**narrow.by_site, "mask_head.weight": 16})
     for allocation in (narrow, wide, narrow):
@@ -144,7 +144,7 @@ def test_floats_and_integers_are_kept_apart(integers):
 @pytest.mark.parametrize("integers", [False, True])
 def test_a_batch_is_its_mixtures_one_by_one(integers):
     separator, folded, calibration = small_network()
-    mask = FastNetwork(folded, calibration, CONFIG, integers=integers).mask_function(uniform(RELU, 4, 8))
+    mask = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers).mask_function(uniform(RELU, 4, 8))
     features = [normalised_features(separator, seed=seed) for seed in (3, 4, 5)]
     together = mask(torch.cat(features))
     for number, one in enumerate(features):
@@ -155,14 +155,14 @@ def test_inputs_are_left_alone_and_masks_carry_no_gradient():
     separator, folded, calibration = small_network()
     features = normalised_features(separator)
     before = features.clone()
-    mask = FastNetwork(folded, calibration, CONFIG).mask_function(uniform(RELU, 4, 8))(features.requires_grad_())
+    mask = FastNetwork(as_graph(folded), calibration, CONFIG).mask_function(uniform(RELU, 4, 8))(features.requires_grad_())
     assert torch.equal(features, before)
     assert not mask.requires_grad
 
 
 def test_a_fast_network_travels_to_a_worker():
     separator, folded, calibration = small_network()
-    network = FastNetwork(folded, calibration, CONFIG)
+    network = FastNetwork(as_graph(folded), calibration, CONFIG)
     there = travelled(network)
     features, allocation = normalised_features(separator), uniform(RELU, 4, 8)
     assert torch.equal(there.mask_function(allocation)(features), network.mask_function(allocation)(features))

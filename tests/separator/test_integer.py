@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.saturation import holds_unsigned_weights
+from hwsearch.network.operations import Convolution
 from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform
 from hwsearch.separator.fast import FastNetwork
-from hwsearch.separator.folding import FoldedLayer, has_activation, input_site
+from hwsearch.separator.folding import FoldedLayer, as_graph, has_activation, input_site
 from hwsearch.separator.integer import from_grid, integer_layer, integers_are_fast, run_layer, to_grid
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, fake_quantize, quantize_weight, weight_scale
@@ -63,7 +64,9 @@ def test_a_layer_is_the_exact_sum_rounded_once(config, depthwise, causal, relu, 
     read = ActivationGrid(read_bits, 0.037, seed % 2**read_bits)
     write = ActivationGrid(write_bits, 0.051, 0 if relu else 2 ** (write_bits - 1))
     x = torch.randint(0, 2**read_bits, (2, 17, 12 if depthwise else 10), generator=random, dtype=torch.uint8)
-    packed = integer_layer(layer, quantize_weight(weight, weight_scale(weight, bits, config), bits), read)
+    packed = integer_layer(
+        operation_of(layer), quantize_weight(weight, weight_scale(weight, bits, config), bits), layer.bias, read
+    )
     exact = exact_layer(layer, x, read, bits, config)
     exact = exact.clamp_min(0.0) if relu else exact
     real = run_layer(x, packed, None, relu=relu)
@@ -106,7 +109,7 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(config, weight_b
         value = recorded[input_site(RELU, name).replace(".", "_")].transpose(1, 2)
         x = ((value / read.scale).round() + read.zero_point).to(torch.uint8)
         weight = quantize_weight(layer.weight, weight_scale(layer.weight, weight_bits, CONFIG), weight_bits)
-        found = run_layer(x, integer_layer(layer, weight, read), write, relu=has_activation(site))
+        found = run_layer(x, integer_layer(operation_of(layer), weight, layer.bias, read), write, relu=has_activation(site))
         exact = exact_layer(layer, x, read, weight_bits, CONFIG) / write.scale
         wanted = recorded[site.replace(".", "_")].transpose(1, 2)
         differs = from_grid(found, write) != wanted
@@ -125,7 +128,7 @@ def test_a_candidate_in_integers_is_the_brevitas_network(config, data):
     widths = (st.integers(2, 8) if is_weight(site) else st.integers(4, 8) for site in all_sites(config))
     allocation = BitAllocation(tuple(zip(all_sites(config), data.draw(st.tuples(*widths)), strict=True)))
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
-    found = FastNetwork(folded, calibration, CONFIG, integers=True).mask_function(allocation)(features)
+    found = FastNetwork(as_graph(folded), calibration, CONFIG, integers=True).mask_function(allocation)(features)
     with torch.no_grad():
         wanted = build_quantized(folded, allocation, calibration, CONFIG)(features)
     difference, peak = (found - wanted).abs(), float(wanted.abs().max())
@@ -141,10 +144,14 @@ def test_what_bytes_cannot_hold_is_computed_in_floats(config, weight_bits, activ
     separator, folded, calibration = small_network(config)
     features, allocation = normalised_features(separator), uniform(config, weight_bits, activation_bits)
     found, wanted = (
-        FastNetwork(folded, calibration, CONFIG, integers=integers).mask_function(allocation)(features)
+        FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers).mask_function(allocation)(features)
         for integers in (True, False)
     )
     assert torch.equal(found, wanted)
+
+
+def operation_of(layer: FoldedLayer) -> Convolution:
+    return Convolution("layer", ("x",), dilation=layer.dilation, groups=layer.groups, padding=layer.padding)
 
 
 def output_of(layer: str) -> str:

@@ -18,7 +18,7 @@ from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.calibration import calibrate
-from hwsearch.separator.folding import fold
+from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.prepare import PreparedBase, calibration_digest, calibration_features, load_checked_base, prepare_base
 from hwsearch.separator.quantizers import weight_scale
 from tests.sealed import edit_json
@@ -44,7 +44,7 @@ def test_the_calibration_is_that_of_the_first_validation_mixtures(tiny: Tiny, tm
         features.append(analysis.normalised)
     found = calibration_features(separator, tiny.workspace.experiment, folder)
     assert all(torch.equal(one, other) for one, other in zip(found, features, strict=True))
-    assert prepare(tiny, tmp_path / "new").calibration == calibrate(fold(separator.network), features)
+    assert prepare(tiny, tmp_path / "new").calibration == calibrate(as_graph(fold(separator.network)), features)
 
 
 def test_a_calibration_is_made_once_and_read_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_without_training_a_state_is_post_training_quantization(kind):
     with torch.no_grad():
         wanted = build_quantized(base.folded, allocation, base.calibration, base.quantization)(features)
         assert torch.equal(trained_network(base, state)(features), wanted)
-    fast = FastNetwork(base.folded, base.calibration, base.quantization).mask_function(allocation)(features)
+    fast = FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(features)
     assert torch.equal(trained_mask_function(base, state)(features), fast)
 
 

@@ -33,7 +33,7 @@ def widths(result, sites=FREE):
 
 def si_snr_db(allocation: BitAllocation, pool: TrainingPool = POOL) -> float:
     """Mean over all examples, by the scorer's network."""
-    mask = FastNetwork(BASE.folded, BASE.calibration, BASE.quantization).mask_function(allocation)
+    mask = FastNetwork(BASE.graph, BASE.calibration, BASE.quantization).mask_function(allocation)
     mixture, target = pool.mixtures.float(), pool.target.float()
     with torch.no_grad():
         analysis = BASE.separator.analyse(mixture, pool.doa_deg)

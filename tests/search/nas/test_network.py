@@ -43,7 +43,7 @@ def logits_of(problem, allocation):
 def test_a_cold_choice_is_the_network_of_its_allocation(kind, train_weights):
     options = OPTIONS[kind]
     base = options.base
-    fast = FastNetwork(base.folded, base.calibration, base.quantization)
+    fast = FastNetwork(base.graph, base.calibration, base.quantization)
     network = RelaxedNetwork(options, train_weights=train_weights)
 
     @settings(deadline=None, max_examples=8)
@@ -149,6 +149,6 @@ def test_sites_of_a_group_share_their_mixture():
     allocation = problem.allocation(problem.expand(np.zeros((1, len(problem.members)), np.int8))[0])
     assert [allocation.by_site[site] for site in group] == [2, 2]
     base = options.base
-    wanted = FastNetwork(base.folded, base.calibration, base.quantization).mask_function(allocation)(FEATURES.transpose(0, 1))
+    wanted = FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(FEATURES.transpose(0, 1))
     found = RelaxedNetwork(options).mask(FEATURES, shares).transpose(0, 1)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
