@@ -4,11 +4,13 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from tests import distribution
 from tests.tiny import HWSEARCH, Tiny, write_tiny
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and every process that they start, too.
@@ -17,6 +19,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples in every run: whether a commit passes does not depend on the day.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return distribution.workers(config)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> distribution.Scheduling:
+    return distribution.Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    distribution.order(items)
 
 
 @pytest.fixture(autouse=True)
