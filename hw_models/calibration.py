@@ -276,7 +276,12 @@ def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _So
 
 
 def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Of the layers of all runs: what each number multiplies `[layers, numbers]`, memory cycles and the run `[layers]`."""
+    """Lay out what the fit solves, a row for every layer of every run.
+
+    Returns:
+        What each number of the rates multiplies `[layers, numbers]`, cycles of memory traffic `[layers]`, and which run the layer
+        belongs to `[layers]`.
+    """
     bare = target.overheads.model_copy(update={"scale": 1.0, "layer_cycles": 0.0})
     silent = target.model_copy(update={"overheads": bare})
     position = {(str(rate.kernel), rate.activation_bits, rate.weight_bits): i for i, rate in enumerate(rule.rates)}

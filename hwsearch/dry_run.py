@@ -83,7 +83,7 @@ class DryRun:
     """What a search would do."""
 
     seeds: Mapping[str, int]
-    """By origin, in the order they are scored; a rung does not score one twice."""
+    """How many seeds come from each origin, in the order of scoring. A rung scores equal seeds once."""
     exact: bool
     """Whether the seeds are known; else those of priors are the most there can be."""
     proposer: str

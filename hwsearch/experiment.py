@@ -272,17 +272,17 @@ class QatConfig(Section):
     """Quantization-aware training of candidates, from the base, with distillation from it."""
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Of the fidelity `short-qat`."""
+    """Training steps at the fidelity `short-qat`."""
     full_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
-    """Of the fidelity `full-qat`."""
+    """Training steps at the fidelity `full-qat`."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
     segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 2.0
     examples: Annotated[int, Field(ge=1, le=100_000)] = 256
     """Training mixtures, made once and visited in a new order in every pass; with their features a megabyte or two each."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
-    """Of the weights, biases and slopes; it follows half a cosine down to a twentieth."""
+    """Rate of the weights, biases and slopes. It follows half a cosine down to a twentieth."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 3e-2
-    """Of the scales, relative to each scale's size; it falls likewise."""
+    """Rate of the scales, relative to each scale's size. It falls likewise."""
     distillation: Fraction = 0.5
     """Share of the loss that compares with the full-precision base's estimate instead of the target."""
     gradient_clip: Positive = 5.0
@@ -329,7 +329,7 @@ class SearchConfig(Section):
     """Share of the hypervolume before them."""
     strategy: Strategy = Strategy.PRIOR_CORRECTED
     sampler: SamplerKind = SamplerKind.POSTERIOR
-    """Of the strategy `prior-corrected`."""
+    """Who proposes in the strategy `prior-corrected`."""
     priors: tuple[Prior, ...] = (Prior.OUTPUT_NOISE, Prior.MEASURED, Prior.KL, Prior.CURVATURE, Prior.GRADIENT)
     """Whose exact fronts seed the search. The posterior starts from those in noise ratios, or else from the first."""
     seed_sizes: Annotated[int, Field(ge=8, le=1000)] = 8
@@ -341,7 +341,7 @@ class SearchConfig(Section):
     limits: dict[str, float] = Field(default_factory=dict)
     """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`; uniform seeds may lie above it."""
     population: Annotated[int, Field(ge=2, le=1000)] = 20
-    """Of the genetic samplers; the others draw as many at random before they model anything, where nothing was seeded."""
+    """Size of a generation of the genetic samplers. Others draw as many at random first, where nothing was seeded."""
     weight_bits: Annotated[tuple[WeightBits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
     activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
     allowed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
@@ -396,7 +396,7 @@ class WorkersConfig(Section):
     """GPUs, or below 1 the share of one."""
     memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = None
     time_limit_s: Positive | None = None
-    """Of one attempt at one candidate, its training included; after `search.max_attempts` without an answer it has failed."""
+    """Longest attempt at a candidate, training included. After `search.max_attempts` such attempts the candidate has failed."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -407,7 +407,7 @@ class WorkersConfig(Section):
 
     @property
     def threads(self) -> int:
-        """Of a scorer."""
+        """Threads of a scorer."""
         return max(1, int(self.cpus))
 
 

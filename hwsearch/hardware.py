@@ -34,7 +34,7 @@ PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit
 
 DPI = 140
 MOST_LETTERS = 60
-"""Of a runtime's name in the list of targets."""
+"""Longest name of a runtime in the list of targets; the rest is cut off."""
 TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
 
 

@@ -87,7 +87,7 @@ def test_a_search_on_ray_stays_on_this_machine(copied: Tiny, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("module", ["hwsearch", "hwsearch.files"])
 def test_whatever_is_imported_first_switches_reports_off(tmp_path: Path, module: str) -> None:
-    """Of the package, in a Python that has not loaded ONNX Runtime before."""
+    """Check the package in a Python that has not loaded ONNX Runtime before."""
     script = f"import {module}, onnxruntime, os; print(os.environ['RAY_USAGE_STATS_ENABLED'])"
     environment = {**at_home(tmp_path), "ORT_DISABLE_TELEMETRY": "0", "RAY_USAGE_STATS_ENABLED": "1"}
     ended = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)

@@ -19,10 +19,10 @@ ANSWER_SECONDS = 30.0
 """How long it may take to say that it is one, and to look at the token."""
 
 TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
-"""Of Ray, where the token is another one, and where it cannot be read."""
+"""What Ray's errors say when the token is a wrong one, and when its file cannot be read."""
 
 CROWDED = 4
-"""So many times the machine's cores in all are worth a warning."""
+"""Workers that ask for more than this many times the machine's cores get a warning."""
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from hwsearch.executor.preflight import knock
 from hwsearch.executor.ray_worker import delete_folder
 
 NODES_NAMED = 5
-"""Of nodes that come or go together."""
+"""When more nodes than this come or go together, a message names only so many."""
 
 CLEANUP_SECONDS = 10.0
 """How long nodes may take to delete the files they were sent."""

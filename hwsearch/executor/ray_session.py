@@ -27,10 +27,10 @@ OBJECT_STORE_BYTES = 128 * 2**20
 logger = logging.getLogger(__name__)
 
 _sessions: list[int] = []
-"""Of those that are open, the cores that a Ray on this machine is to have."""
+"""For each open session, how many cores it wants Ray to have on this machine."""
 
 _left = threading.Event()
-"""That this process is not connected to Ray any more."""
+"""Set once this process is no longer connected to Ray."""
 
 
 @contextmanager

@@ -108,7 +108,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._root: Path | None = None
         """Where the files lie that travelled, below each node's folder for temporary files; None where none travel."""
         self._restarts = 0
-        """Of a local Ray, since the last outcome."""
+        """How often a local Ray was started again since the last outcome."""
         self._nodes: set[str] = set()
         """That may hold files."""
         self._factory: Any = None

@@ -32,7 +32,7 @@ class ExportDescription(Section):
         content_digest: SHA-256 of the file with this digest as zeros; `seal` writes it.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     sample_rate: Literal[8000, 16000]
     array: ArrayName
     separator: SeparatorConfig
@@ -99,7 +99,9 @@ def read_description(model: ModelProto, source: str) -> ExportDescription:
     try:
         description = ExportDescription.model_validate_json(found[0])
     except ValidationError as error:
-        raise UserError(f"{source}: its description is damaged ({first_mistake(error).said}); export it again") from None
+        raise UserError(
+            f"{source}: its description is damaged or of another version ({first_mistake(error).said}); export it again"
+        ) from None
     description.bit_allocation(source)
     return description
 

@@ -241,7 +241,10 @@ class Tally:
         return max(0.0, 3600 * hours - used)
 
     def _recent_rate(self, work: WorkingTime, fidelity: Fidelity, taken: datetime, since: datetime | None) -> float | None:
-        """Of a rung at a moment, by the driver that came to candidates at another; where none did, before the last one ended."""
+        """Candidates per second of a rung at the moment `taken`.
+
+        `since` is when the driver that runs came to candidates. Where none runs, the rate is that at the end of the last one.
+        """
         times = self._times.get(fidelity, [])
         if not times:
             return None

@@ -42,7 +42,7 @@ class Ledger:
 
     @property
     def points(self) -> Set[Point]:
-        """Of all candidates."""
+        """The points of all candidates."""
         return self._points
 
     @property

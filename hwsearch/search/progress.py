@@ -40,7 +40,7 @@ class SearchSummary:
     failed: int
     trials: int
     promoted: Mapping[Fidelity, int]
-    """Of these, scored at each higher fidelity."""
+    """How many candidates were scored at each higher fidelity."""
     seconds: float
     interrupted: bool
     stopped: str | None = None

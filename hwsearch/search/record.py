@@ -77,7 +77,7 @@ STATES = {"generation": int, "behind": tuple}
 
 
 def versions_here() -> dict[str, str]:
-    """Of what makes candidates in this process."""
+    """Versions of the packages that candidates depend on, as installed here."""
     names = ("optuna", "ray", "numpy", "torch", "brevitas")
     return {"hwsearch": hwsearch.__version__, "python": python_version()} | {name: metadata.version(name) for name in names}
 

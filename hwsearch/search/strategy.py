@@ -19,7 +19,7 @@ from hwsearch.sensitivity.estimate import needs_pool
 from hwsearch.sensitivity.table import Method, SensitivityTable
 
 _RANKING_SPREAD = PriorSpread(common=2.0)
-"""Of a prior that only ranks: its scale is a guess."""
+"""The spread of a prior that only ranks. It is wide, because the scale of such a prior is a guess."""
 
 _STRATEGY_PRIORS = {
     Strategy.UNIFORM: (),

@@ -16,7 +16,7 @@ from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import OneSiteOutput, Score
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-"""Of two tensors of logits, element by element, in nats."""
+"""A divergence between two tensors of logits, element by element, in nats."""
 
 
 def bernoulli_kl(p_logits: Tensor, q_logits: Tensor) -> Tensor:

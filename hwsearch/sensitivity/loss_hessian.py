@@ -39,7 +39,7 @@ class LossHessian:
 
 
 def loss_hessian(estimate: Tensor, target: Tensor) -> LossHessian:
-    """Of the negative SI-SNR in dB (`training.loss.si_snr`) with respect to the estimate.
+    """The Hessian of the negative SI-SNR in dB (`training.loss.si_snr`) with respect to the estimate.
 
     Args:
         estimate: [samples].

@@ -19,7 +19,7 @@ from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.folding import FoldedLayer
-from hwsearch.separator.integer import MAX_BITS, IntegerLayer, IntegerNetwork, integer_layer, integers_are_fast, takes
+from hwsearch.separator.integer import MAX_BITS, IntegerLayer, IntegerNetwork, fused, integer_layer, integers_are_fast, takes
 from hwsearch.separator.quantizers import (
     ActivationGrid,
     QuantizedWeight,
@@ -87,6 +87,7 @@ class FastNetwork:
         self._calibration = calibration
         self._scales = WeightScales(graph, config) if scales is None else scales
         self._integers = integers and takes(graph)
+        self._relus = fused(graph)
         self._weights: dict[tuple[str, int], tuple[QuantizedWeight, Tensor]] = {}
         self._integer_layers: dict[tuple[str, int, int], IntegerLayer] = {}
 
@@ -105,7 +106,7 @@ class FastNetwork:
 
     def _in_integers(self, widths: Mapping[str, int], grids: Mapping[str, ActivationGrid]) -> MaskFunction:
         layers = {layer.name: self._integer_layer(layer, widths) for layer in self._layers}
-        network = IntegerNetwork(self._graph, self._sites, layers, grids)
+        network = IntegerNetwork(self._graph, self._sites, self._relus, layers, grids)
         keys = _input_keys(self._graph, self._sites, widths, integers=True)
 
         def mask(x: Tensor | KeptInput) -> Tensor:

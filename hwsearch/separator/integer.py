@@ -127,10 +127,10 @@ def takes(graph: Graph) -> bool:
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         return False
-    fused = set(_fused(graph).values())
+    taken = set(fused(graph).values())
     on_input = graph.readers[graph.inputs[0]]
     return all(isinstance(reader, Convolution) for reader in on_input) and all(
-        isinstance(operation, Add) or operation.name in fused or _has_kernel(graph, operation) for operation in graph.operations
+        isinstance(operation, Add) or operation.name in taken or _has_kernel(graph, operation) for operation in graph.operations
     )
 
 
@@ -144,7 +144,7 @@ def _has_kernel(graph: Graph, operation: Operation) -> bool:
     return in_group == 1 and len(graph.parameter(operation, "weight")) == operation.groups
 
 
-def _fused(graph: Graph) -> dict[str, str]:
+def fused(graph: Graph) -> dict[str, str]:
     """The ReLU that a layer's kernel takes with it, by layer."""
     found = {}
     for layer in graph.operations:
@@ -161,16 +161,22 @@ class IntegerNetwork:
     Args:
         graph: the network.
         sites: its sites.
+        relus: what `fused` found in the graph.
         layers: by name.
         grids: by activation site.
     """
 
     def __init__(
-        self, graph: Graph, sites: Sites, layers: Mapping[str, IntegerLayer], grids: Mapping[str, ActivationGrid]
+        self,
+        graph: Graph,
+        sites: Sites,
+        relus: Mapping[str, str],
+        layers: Mapping[str, IntegerLayer],
+        grids: Mapping[str, ActivationGrid],
     ) -> None:
         self._graph = graph
         self._layers = layers
-        self._fused = _fused(graph)
+        self._fused = relus
         self._grids = {tensor: grids[site] for site, tensor in sites.tensors.items()}
         self._output = graph.outputs[0]
 
@@ -184,7 +190,7 @@ class IntegerNetwork:
         """The graph's output, [batch, channels, frames].
 
         Args:
-            on_input: gives what `on_input` made for a layer, possibly earlier; it is left alone.
+            on_input: by a layer's name, gives what the method `on_input` made for it, now or earlier. It is not changed.
         """
         tensors: dict[str, _Integers] = {}
         skipped = set(self._fused.values())

@@ -50,7 +50,7 @@ class PreparedBase:
 
     @cached_property
     def scales(self) -> WeightScales:
-        """Of its weights, as far as they have been searched."""
+        """The weight scales that have been searched so far."""
         return WeightScales(self.graph, self.quantization)
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedMaskNetwork
 
 _KEY = "hwsearch_trained"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)

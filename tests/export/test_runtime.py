@@ -233,7 +233,7 @@ def with_signed_weights(model):
     ("damage", "wanted"),
     [
         (without_metadata, "without a separator's description"),
-        (with_damaged_metadata, "its description is damaged"),
+        (with_damaged_metadata, "its description is damaged or of another version"),
         (with_unknown_site, "unknown site 'input_proj.result'"),
         (with_another_front_end, "does not fit its description"),
         (with_a_fixed_number_of_frames, "does not fit its description"),

@@ -1,9 +1,11 @@
-"""The scorer's network on a graph of strides, transposed and grouped layers, slices, a concatenation and a gate."""
+"""The scorer's network on graphs that are no TCN, in floats and in integers."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.network.operations import TransposedConvolution
@@ -13,13 +15,35 @@ from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
+from hwsearch.separator.integer import takes
 from hwsearch.separator.quantizers import weight_limit
 from tests.network.modules import CHANNELS, UNet, settle
 
 
+class Braid(nn.Module):
+    """All that the integer kernels take: two layers that read the input, sums of sums, and tensors that are read again later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv1d(CHANNELS, CHANNELS, 1)
+        self.right = nn.Conv1d(CHANNELS, CHANNELS, 3, dilation=2, groups=CHANNELS)
+        self.mixed = nn.Conv1d(CHANNELS, CHANNELS, 1)
+        self.head = nn.Conv1d(CHANNELS, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left = functional.relu(self.left(x))
+        right = self.right(functional.pad(x, (4, 0)))
+        first = left + right
+        second = first + functional.relu(self.mixed(first))
+        made: Tensor = self.head(second + left)
+        return made
+
+
 @pytest.mark.parametrize("integers", [False, True])
-def test_every_site_is_rounded_and_nothing_else(integers: bool) -> None:
-    graph = trace(settle(UNet(), seed=0), [torch.randn(1, CHANNELS, 20)])
+@pytest.mark.parametrize("module", [UNet, Braid])
+def test_every_site_is_rounded_and_nothing_else(module: type[nn.Module], integers: bool) -> None:
+    graph = trace(settle(module(), seed=0), [torch.randn(1, CHANNELS, 20)])
+    assert takes(graph) == (module is Braid)
     sites = find_sites(graph)
     x = torch.randn(2, CHANNELS, 23, generator=torch.Generator().manual_seed(1))
     calibration = calibrate(graph, [x])

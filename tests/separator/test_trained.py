@@ -115,7 +115,7 @@ def damaged(change_tensors=None, change_content=None):
         save_trained(path, initial_state(small_base(), ALLOCATION))
         tensors = load_file(path)
         content = {
-            "format": 1,
+            "format": 2,
             "base_sha256": small_base().base_sha256,
             "allocation": ALLOCATION.to_json(),
             "steps": 0,
@@ -146,7 +146,7 @@ DAMAGES = {
         damaged(lambda t: t["features.zero_point"].fill_(256)),
         "'features.zero_point' holds values out of range",
     ),
-    "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of format 1"),
+    "format": (damaged(None, lambda c: c.update(format=1)), "not a trained state of format 2"),
     "base": (damaged(None, lambda c: c.update(base_sha256="b" * 64)), "trained from base bbbbbbbbbbbb; wanted base aaaa"),
     "allocation": (damaged(None, lambda c: c.update(allocation={})), "trained at another bit allocation"),
     "steps": (damaged(None, lambda c: c.update(steps="many")), "trained for 'many' steps"),

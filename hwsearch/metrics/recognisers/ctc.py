@@ -35,7 +35,7 @@ FORMAT = "hwsearch digit recogniser 1"
 
 DEFAULT_FILE = Path(__file__).with_name("digits_ctc.safetensors")
 DEFAULT_SHA256 = "0f0a6113b2b61953908429142893f5d3db8cd1b404d9e8ce0a6c426dcbe4db22"
-"""Of the file that ships; one trained anew has another."""
+"""SHA-256 of the file that ships. A recogniser that is trained anew has another."""
 
 GRADIENT_NORM = 5.0
 PEAK_LEARNING_RATE = 4e-3

@@ -19,8 +19,7 @@ from hwsearch.metrics.recognisers.trigram import to_arpa, train_trigram
 from hwsearch.metrics.wer import normalise
 
 SAMPLE_RATE = 16000
-"""Of the acoustic model that comes with the package; speech sampled at 8 kHz lacks half of what it listens
-to."""
+"""The rate in Hz that the package's acoustic model expects. Speech sampled at 8 kHz lacks half of the band."""
 
 PEAK = 0.7
 """Level the audio is brought to before 16 bit: a separator's output has an arbitrary gain."""

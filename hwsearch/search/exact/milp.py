@@ -141,7 +141,7 @@ class _Program:
     least: FloatArray
     scale: FloatArray
     unit: FloatArray
-    """Of which all coefficients of a row are multiples; 0 if there is none."""
+    """The largest number that divides all coefficients of a row; 0 if there is none."""
     owner: IntArray
     """Which limit a row belongs to."""
 

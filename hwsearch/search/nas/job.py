@@ -33,7 +33,7 @@ still on their way down when 60 steps were over. From 2 both ends are reached (m
 _MOMENTA = (0.9, 0.999)
 
 _WEIGHT_LEARNING_RATE = 1e-4
-"""Of the shared weights, where they are trained: a third of what quantization-aware training starts from."""
+"""Learning rate of the shared weights where they are trained: a third of what quantization-aware training starts from."""
 
 
 def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingPool, cost_weight: float, seed: int) -> NasResult:

@@ -38,7 +38,7 @@ _COUNTED = 4096
 """Largest space that is gone through whole once everything near what is known is known."""
 
 _FINALISTS = 64
-"""Of the pool, those whose uncertainty is computed: it takes a matrix product."""
+"""How many points of the pool have their uncertainty computed, which takes a matrix product."""
 
 _MORE_DRAWS = 0.25
 """Further tables drawn for each further proposal of several at once."""
@@ -107,7 +107,7 @@ class PosteriorEngine:
         self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
         self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
         self._ranges = np.array([_range(cost.table[self._usable]) for cost in self._objectives]) * len(valid)
-        """Of the objectives, roughly."""
+        """The range of each objective over the space, roughly."""
         self._known: set[bytes] = set()
         """Options of every candidate, as bytes: those hash faster than tuples of hundreds of numbers."""
         self._running: dict[Point, tuple[OptionArray, FloatArray]] = {}

@@ -44,7 +44,7 @@ class SharedSummary:
     finished: int
     """Candidates of the record, counted once at each fidelity."""
     missing: int
-    """Of these, not known to be in the study."""
+    """How many finished candidates are not known to be in the study."""
     reason: str | None
     """Why they are missing."""
 

@@ -35,7 +35,7 @@ SILENCE_SECONDS = 30
 """How long a connected server may say nothing before the connection counts as broken."""
 
 OPEN_TRIES = 4
-"""Of opening an empty database: Optuna makes its tables in three steps, and each may find that another driver was faster."""
+"""How often an empty database is opened. Optuna makes its tables in three steps, and in each another driver may be faster."""
 
 ENTRIES_PER_READ = 500
 """Entries of a Redis journal fetched at a time."""
