@@ -96,10 +96,9 @@ def embedded_case() -> Case:
     array, rate = ARRAYS[description.array], description.sample_rate
     examples = [plane_wave_mixture(SYNTHETIC_SECONDS, array, rate, seed) for seed in range(SYNTHETIC_MIXTURES)]
     folded = fold(separator.network)
+    graph = as_graph(folded)
     features = [batch.analysis.normalised for example in examples[:4] for batch in mixture_batches(separator, [example])]
-    base = PreparedBase(
-        separator, folded, calibrate(as_graph(folded), features), QuantizationConfig(), base_digest(EMBEDDED_BASE)
-    )
+    base = PreparedBase(separator, folded, graph, calibrate(graph, features), QuantizationConfig(), base_digest(EMBEDDED_BASE))
     return Case("embedded", base, examples)
 
 

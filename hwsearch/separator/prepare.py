@@ -34,14 +34,10 @@ class PreparedBase:
 
     separator: Separator
     folded: FoldedNetwork
+    graph: Graph
     calibration: Calibration
     quantization: QuantizationConfig
     base_sha256: str
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The folded network as a graph."""
-        return as_graph(self.folded)
 
     @cached_property
     def sites(self) -> Sites:
@@ -93,6 +89,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     """
     separator = load_checked_base(experiment, path)
     folded = fold(separator.network)
+    graph = as_graph(folded)
     key = digest(
         {
             "base": base_digest(path),
@@ -106,12 +103,12 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
         try:
-            calibration = calibrate(as_graph(folded), calibration_features(separator, experiment, data_folder))
+            calibration = calibrate(graph, calibration_features(separator, experiment, data_folder))
         finally:
             torch.set_num_threads(threads)
     else:
         calibration = Calibration.from_json(kept, activation_sites(experiment.separator), str(cache))
-    prepared = PreparedBase(separator, folded, calibration, experiment.quantization, base_digest(path))
+    prepared = PreparedBase(separator, folded, graph, calibration, experiment.quantization, base_digest(path))
     _take_scales(prepared, content, cache)
     if prepared.scales.search(widths) or kept is None:
         _take_scales(prepared, _content(cache), cache)  # another process may have searched some meanwhile

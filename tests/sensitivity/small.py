@@ -13,7 +13,7 @@ from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
 from hwsearch.sensitivity.prefix import site_tensors
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, all_sites, is_weight
-from hwsearch.separator.folding import FoldedNetwork
+from hwsearch.separator.folding import FoldedNetwork, as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis
 from tests.separator.small import RELU, noise_mixture, small_network
@@ -32,7 +32,7 @@ def candidates(sites: Sequence[str], widths: Sequence[int] = WIDTHS) -> Candidat
 @cache
 def small_base(config: SeparatorConfig = RELU) -> PreparedBase:
     separator, folded, calibration = small_network(config)
-    return PreparedBase(separator, folded, calibration, QuantizationConfig(), "")
+    return PreparedBase(separator, folded, as_graph(folded), calibration, QuantizationConfig(), "")
 
 
 def small_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 from hwsearch.separator.allocation import activation_sites
+from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import module_key
 from hwsearch.separator.trained import TrainedState, initial_state, trained_network
@@ -53,7 +54,7 @@ def test_outputs_and_gradients_are_those_of_the_brevitas_network(kind, data):
     config = KINDS[kind]
     separator, folded, calibration = small_network(config)
     quantization = QuantizationConfig(weight_scale=data.draw(st.sampled_from(["per_channel", "per_tensor"])))
-    base = PreparedBase(separator, folded, calibration, quantization, "")
+    base = PreparedBase(separator, folded, as_graph(folded), calibration, quantization, "")
     allocation, seed = data.draw(allocations(config)), data.draw(st.integers(3, 50))
     state = moved(initial_state(base, allocation), seed)
     normalised = torch.cat([normalised_features(separator, 1500, seed + i) for i in range(2)]).double()
