@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import SeparatorConfig
-from hwsearch.sensitivity.prefix import SiteTensors, layer_output, output_site
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
-from hwsearch.separator.fast import fast_layer
-from hwsearch.separator.folding import input_site
+from hwsearch.network.sites import WEIGHT
+from hwsearch.sensitivity.prefix import Continuation, SiteTensors
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight
 
@@ -50,6 +48,11 @@ class SiteChoices:
         return all_widths(self.candidates)
 
     @cached_property
+    def continuation(self) -> Continuation:
+        """The network behind each site."""
+        return Continuation(self.base.graph, self.base.sites)
+
+    @cached_property
     def _by_site(self) -> dict[str, tuple[int, ...]]:
         return dict(self.candidates)
 
@@ -59,7 +62,7 @@ class SiteChoices:
 
     def weight(self, site: str, bits: int) -> Tensor:
         """A site's weights at a width."""
-        return self.base.folded.layers[layer_of(site)].weight if is_float(bits) else self.weights[site, bits]
+        return self.base.graph.parameters[site] if is_float(bits) else self.weights[site, bits]
 
     def activation(self, site: str, bits: int, x: Tensor) -> Tensor:
         """An activation at a width; a new tensor, or `x` itself in floating point."""
@@ -67,15 +70,18 @@ class SiteChoices:
         return x if grid is None else fake_quantize(x, grid)
 
 
-def check_candidates(config: SeparatorConfig, candidates: Candidates) -> None:
+def check_candidates(known: Sequence[str], candidates: Candidates) -> None:
     """Refuse what cannot be quantized.
+
+    Args:
+        known: the network's sites.
+        candidates: what is wanted of them.
 
     Raises:
         UserError: no site, an unknown site, one named twice, one without a width, or a width that its site cannot take.
     """
     if not candidates:
         raise UserError("sensitivity: no site is free to take another width; wanted one with at least two (search.weight_bits)")
-    known = all_sites(config)
     seen = set()
     for site, widths in candidates:
         if site not in known:
@@ -96,11 +102,11 @@ def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
     Raises:
         UserError: what `check_candidates` refuses, or weights that are not finite.
     """
-    check_candidates(base.folded.config, candidates)
+    check_candidates((*base.sites.weights, *base.sites.activations), candidates)
     weights: dict[tuple[str, int], Tensor] = {}
     for site, widths in candidates:
         if is_weight(site):
-            weight = base.folded.layers[layer_of(site)].weight
+            weight = base.graph.parameters[site]
             if not bool(weight.isfinite().all()):
                 raise UserError(
                     f"sensitivity: site '{site}' has weights that are not finite; wanted a base that was trained well"
@@ -134,15 +140,14 @@ def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tens
         if not is_weight(site):
             x = tensors[site]
             return site, torch.cat([choices.activation(site, bits, x) for bits in widths])
-        layer = layer_of(site)
-        x = tensors[input_site(choices.base.folded.config, layer)]
-        outputs = [layer_output(choices.base.folded, layer, x, choices.weight(site, bits), fast_layer) for bits in widths]
-        return output_site(layer), torch.cat(outputs)
+        layer, network = layer_of(site), choices.continuation
+        outputs = [network.layer_output(layer, choices.weight(site, bits), tensors) for bits in widths]
+        return network.site_behind(layer), torch.cat(outputs)
 
 
 def layer_of(site: str) -> str:
     """The layer of a weight site."""
-    return site.removesuffix(".weight")
+    return site.removesuffix(WEIGHT)
 
 
 def by_site_and_width(choices: SiteChoices, rows: Iterable[Sequence[float]]) -> NDArray[np.float64]:

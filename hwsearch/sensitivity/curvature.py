@@ -32,7 +32,7 @@ from torch import Tensor
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.interrupts import checkpoint
-from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, layer_of
+from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width
 from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.loss_hessian import loss_hessian
 from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
@@ -153,7 +153,7 @@ def trace_samples(
     def squared_norms(direction: Tensor) -> NDArray[np.float64]:
         """|J' direction|^2 of every site."""
         checkpoint()
-        gradients = torch.autograd.grad(estimate, variables, direction, retain_graph=True)
+        gradients = torch.autograd.grad(estimate, variables, direction, retain_graph=True, materialize_grads=True)
         return np.array([float(gradient.square().sum(dtype=torch.float64)) for gradient in gradients])
 
     exact = sum(weight * squared_norms(direction) for weight, direction in hessian.directions)
@@ -177,11 +177,11 @@ def squared_errors(choices: SiteChoices, mixture: AnalysedMixture, *, average: b
 
     Weights have the same error in every mixture, activations their own.
     """
-    folded = choices.base.folded
+    weights = choices.base.graph.parameters
 
     def error(site: str, bits: int) -> float:
         checkpoint()
-        x = folded.layers[layer_of(site)].weight if is_weight(site) else mixture.tensors[site]
+        x = weights[site] if is_weight(site) else mixture.tensors[site]
         quantized = choices.weight(site, bits) if is_weight(site) else choices.activation(site, bits, x)
         total = float((quantized - x).double().square().sum())
         return total / x.numel() if average else total

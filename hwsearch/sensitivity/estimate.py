@@ -31,6 +31,7 @@ from hwsearch.sensitivity.jobs import (
 from hwsearch.sensitivity.recoverability import check_trainable, lost_noise_ratio
 from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
 from hwsearch.sensitivity.work import WorkFactory
+from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.workspace import Workspace
 
@@ -81,7 +82,7 @@ def check_sensitivity(experiment: Experiment, methods: Sequence[Method], candida
     Raises:
         UserError: a site or width that cannot be quantized, no validation mixtures, or nothing to train on for recoverability.
     """
-    check_candidates(experiment.separator, candidates)
+    check_candidates(all_sites(experiment.separator), candidates)
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if needs_pool(methods):

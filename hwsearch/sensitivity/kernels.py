@@ -7,12 +7,16 @@ changes nothing but that. Sums are rounded in another order: 1e-6 of the output.
 
 from dataclasses import replace
 
-from hwsearch.separator.folding import FoldedNetwork
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Convolution, Operation
 
 
-def through_onednn(network: FoldedNetwork) -> FoldedNetwork:
-    """The same network, whose layers of one tap PyTorch computes by oneDNN, forward and backward."""
-    layers = {
-        name: replace(layer, dilation=2) if layer.weight.shape[-1] == 1 else layer for name, layer in network.layers.items()
-    }
-    return replace(network, layers=layers)
+def through_onednn(graph: Graph) -> Graph:
+    """The same network, whose convolutions of one tap PyTorch computes by oneDNN, forward and backward."""
+
+    def dilated(operation: Operation) -> Operation:
+        if isinstance(operation, Convolution) and graph.parameter(operation, "weight").shape[-1] == 1:
+            return replace(operation, dilation=2)
+        return operation
+
+    return replace(graph, operations=tuple(map(dilated, graph.operations)))

@@ -41,7 +41,7 @@ def output_divergence(mixture: AnalysedMixture, divergence: Divergence) -> Score
         that is not finite, and names mixture and site.
     """
     # A divergence is a small difference of numbers near one: single precision would leave rounding at 8 bits and above.
-    p = mixture.tensors["mask_head.output"].double()
+    p = mixture.output.double()
 
     def score(output: OneSiteOutput) -> list[float]:
         found = divergence(p, output.masks.double()).sum(dim=1).mean(dim=1)

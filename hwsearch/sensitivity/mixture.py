@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.prefix import SiteTensors, site_tensors
+from hwsearch.sensitivity.prefix import SiteTensors, run_keeping
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis, Separator
 from hwsearch.training.loss import si_snr
@@ -28,12 +28,14 @@ class AnalysedMixture:
         name: for messages, and part of random seeds.
         analysis: what the front end makes of it, batch of one.
         target: [1, samples].
+        output: of the network in full precision, [1, 2 * bins, frames].
         tensors: full-precision tensors at every activation site.
     """
 
     name: str
     analysis: Analysis
     target: Tensor
+    output: Tensor
     tensors: SiteTensors
 
 
@@ -41,7 +43,8 @@ def analyse_mixture(base: PreparedBase, name: str, mixture: Tensor, doa_deg: flo
     """Run the front end and the full-precision network over a mixture [mics, samples] with its target [samples]."""
     with torch.no_grad():
         analysis = base.separator.analyse(mixture[None], torch.tensor([doa_deg], dtype=mixture.dtype))
-    return AnalysedMixture(name, analysis, target[None], site_tensors(base.folded, analysis.normalised))
+        output, tensors = run_keeping(base.graph, base.sites, analysis.normalised)
+    return AnalysedMixture(name, analysis, target[None], output, tensors)
 
 
 def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> AnalysedMixture:

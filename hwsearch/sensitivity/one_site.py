@@ -15,8 +15,6 @@ from torch import Tensor
 from hwsearch.interrupts import checkpoint
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
 from hwsearch.sensitivity.mixture import AnalysedMixture
-from hwsearch.sensitivity.prefix import SiteTensors, continue_from
-from hwsearch.separator.fast import fast_layer
 from hwsearch.separator.quantizers import is_float
 from hwsearch.separator.separator import Separator
 
@@ -55,7 +53,7 @@ Score = Callable[[OneSiteOutput], Sequence[float]]
 
 def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> OneSiteOutput:
     """With nothing quantized; as if that were a single width."""
-    return OneSiteOutput(None, mixture.tensors["mask_head.output"], separator, mixture)
+    return OneSiteOutput(None, mixture.output, separator, mixture)
 
 
 def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence[Score]) -> list[NDArray[np.float64]]:
@@ -66,30 +64,29 @@ def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence
     """
     rows = [
         [score(OneSiteOutput(site, masks, choices.base.separator, mixture)) for score in scores]
-        for site, masks in one_site_masks(choices, mixture.tensors)
+        for site, masks in one_site_masks(choices, mixture)
     ]
     return [by_site_and_width(choices, found) for found in zip(*rows, strict=True)]
 
 
-def one_site_masks(choices: SiteChoices, tensors: SiteTensors) -> Iterator[tuple[str, Tensor]]:
+def one_site_masks(choices: SiteChoices, mixture: AnalysedMixture) -> Iterator[tuple[str, Tensor]]:
     """The network's output with every site quantized alone.
 
     Args:
         choices: sites and widths.
-        tensors: full-precision tensors of a mixture.
+        mixture: what the network is given.
 
     Yields:
         Each of `choices.sites` in turn, and its masks [widths, 2 * bins, frames] at `choices.of(site)`.
     """
-    full_precision = tensors["mask_head.output"]
     for site in choices.sites:
         checkpoint()
         widths = choices.of(site)
         quantized = tuple(bits for bits in widths if not is_float(bits))
-        masks = full_precision[:0]
+        masks = mixture.output[:0]
         if quantized:
-            start, changed = changed_tensors(choices, site, quantized, tensors)
+            start, changed = changed_tensors(choices, site, quantized, mixture.tensors)
             with torch.no_grad():
-                masks = continue_from(choices.base.folded, start, changed, tensors, fast_layer)
+                masks = choices.continuation.continue_from(start, changed, mixture.tensors)
         # Floating point is the widest width, so the last, and changes nothing.
-        yield site, torch.cat([masks, full_precision]) if len(quantized) < len(widths) else masks
+        yield site, torch.cat([masks, mixture.output]) if len(quantized) < len(widths) else masks

@@ -1,111 +1,150 @@
 """Prefix reuse: the network before a quantized site is the full-precision one, so it is computed once per mixture.
 
-In full precision the state behind any activation site is the tensor there and, within a block, the trunk that its branch will
-be added to. Both are kept from one pass, and a pass with one site changed starts at that site.
+One full-precision pass keeps the tensor of every activation site. A pass with one site changed computes only what depends on
+that site. It reads kept tensors for all else; a tensor that is no site is made again from the kept ones before it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
-from hwsearch.separator.fast import fast_layer
-from hwsearch.separator.folding import Convolution, FoldedNetwork, convolve, has_activation, run_folded, trunk_site
-
-_STAGES = ("expand", "depthwise", "project")
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Concatenate, Operation
+from hwsearch.network.run import Compute, run
+from hwsearch.network.sites import WEIGHT, Sites
+from hwsearch.separator.fast import fast_compute
 
 SiteTensors = Mapping[str, Tensor]
-"""The full-precision tensor at every activation site, [1, channels, frames]."""
+"""The full-precision tensor at every activation site, batch of one."""
 
 
-def site_tensors(network: FoldedNetwork, normalised: Tensor, convolution: Convolution = fast_layer) -> SiteTensors:
-    """One full-precision pass over a mixture, keeping the tensor of every activation site.
-
-    Args:
-        network: the folded network.
-        normalised: [1, features, frames].
-        convolution: how a layer is computed.
-    """
-    tensors: dict[str, Tensor] = {}
-
-    def keep(site: str, x: Tensor) -> Tensor:
-        tensors[site] = x
-        return x
-
-    with torch.no_grad():
-        run_folded(network, normalised, keep, convolution)
-    return tensors
-
-
-def continue_from(
-    network: FoldedNetwork,
-    site: str,
-    x: Tensor,
-    tensors: SiteTensors,
-    convolution: Convolution = convolve,
-) -> Tensor:
-    """The rest of the full-precision network behind an activation site.
+def run_keeping(graph: Graph, sites: Sites, x: Tensor, how: Compute = fast_compute) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run a network and keep the tensor of every activation site.
 
     Args:
-        network: the folded network.
-        site: an activation site.
-        x: what stands there instead of the full-precision tensor, [batch, channels, frames].
-        tensors: full-precision tensors of the same mixture, [1, channels, frames] each; of them only the trunk of the site's
-            block is read.
-        convolution: how a layer is computed.
+        graph: of one input and one output.
+        sites: its sites.
+        x: its input, [1, channels, frames].
+        how: computes each operation.
 
     Returns:
-        Mask [batch, 2 * bins, frames].
+        The output, and the tensors by site. Each is a variable of its own, even where an operation hands on what it reads.
 
     Raises:
-        ValueError: no activation site of that name.
+        ValueError: several inputs or outputs.
     """
-    if site not in tensors:
-        raise ValueError(f"no activation site '{site}'")
-    if site == "mask_head.output":
-        return x
-    if site == "features":
-        return continue_from(network, "input_proj.output", convolution(x, network.layers["input_proj"]), tensors, convolution)
-    following = 0
-    if site != "input_proj.output":
-        _, index, stage, _ = site.split(".")
-        following = int(index) + 1
-        if stage != "add":
-            remaining = _STAGES[_STAGES.index(stage) + 1 :]
-            x = tensors[trunk_site(following - 1)] + _branch(network, following - 1, x, remaining, convolution)
-    for block in range(following, network.blocks):
-        x = x + _branch(network, block, x, _STAGES, convolution)
-    return convolution(x, network.layers["mask_head"])
+    network_input, _ = _ends(graph)
+    site_of = {tensor: site for site, tensor in sites.tensors.items()}
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, made: Tensor) -> Tensor:
+        if name in site_of:
+            made = kept[site_of[name]] = made.view_as(made)
+        return made
+
+    (output,) = run(graph, {network_input: x}, keep, how)
+    return output, kept
 
 
-def layer_output(network: FoldedNetwork, layer: str, x: Tensor, weight: Tensor, convolution: Convolution = convolve) -> Tensor:
-    """What a layer gives at its `output_site`, non-linearity included, with other weights in place of its own."""
-    y = convolution(x, replace(network.layers[layer], weight=weight))
-    return _activate(network, output_site(layer), y)
+class Continuation:
+    """What stands behind each site of a network, found when it is first asked for.
+
+    Args:
+        graph: of one input and one output.
+        sites: its sites.
+        how: computes each operation.
+
+    Raises:
+        ValueError: several inputs or outputs.
+    """
+
+    def __init__(self, graph: Graph, sites: Sites, how: Compute = fast_compute) -> None:
+        self._graph, self._sites, self._how = graph, sites, how
+        self._site_of = {tensor: site for site, tensor in sites.tensors.items()}
+        self._output = _ends(graph)[1]
+        self._behind: dict[str, Graph] = {}
+        self._layers: dict[str, Graph] = {}
+
+    def continue_from(self, site: str, x: Tensor, tensors: SiteTensors) -> Tensor:
+        """The network's output with another tensor at an activation site.
+
+        Args:
+            site: an activation site.
+            x: what stands there instead of the full-precision tensor, [batch, channels, frames].
+            tensors: full-precision tensors of the same mixture, batch of one each.
+
+        Returns:
+            [batch, channels, frames].
+
+        Raises:
+            ValueError: no activation site of that name.
+        """
+        if site not in self._sites.tensors:
+            raise ValueError(f"no activation site '{site}'")
+        tensor = self._sites.tensors[site]
+        if site not in self._behind:
+            self._behind[site] = _part(self._graph, self._untouched(tensor) | {tensor}, self._output)
+        output = self._run(self._behind[site], {**tensors, site: x})
+        return output.expand(len(x), *output.shape[1:])
+
+    def layer_output(self, layer: str, weight: Tensor, tensors: SiteTensors) -> Tensor:
+        """The tensor at the activation site behind a layer, with other weights in place of the layer's own."""
+        if layer not in self._layers:
+            behind = self._sites.tensors[self.site_behind(layer)]
+            self._layers[layer] = _part(self._graph, self._untouched(layer), behind)
+        part = self._layers[layer]
+        return self._run(replace(part, parameters={**part.parameters, layer + WEIGHT: weight}), tensors)
+
+    def site_behind(self, layer: str) -> str:
+        """The activation site where a change of a layer's weights first shows."""
+        tensor = layer
+        while tensor not in self._site_of:
+            (reader,) = self._graph.readers[tensor]  # one that is rounded in its place
+            tensor = reader.name
+        return self._site_of[tensor]
+
+    def _untouched(self, tensor: str) -> set[str]:
+        """The tensors of sites that do not depend on a tensor."""
+        touched = {tensor}
+        for operation in self._graph.operations:
+            if not touched.isdisjoint(operation.inputs):
+                touched.add(operation.name)
+        return self._site_of.keys() - touched
+
+    def _run(self, part: Graph, tensors: SiteTensors) -> Tensor:
+        (output,) = run(part, {name: tensors[self._site_of[name]] for name in part.inputs}, how=self._compute)
+        return output
+
+    def _compute(self, operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+        """Compute an operation of a changed batch and kept tensors; all but a concatenation broadcast."""
+        if isinstance(operation, Concatenate):
+            batch = max(map(len, inputs))
+            inputs = tuple(x.expand(batch, *x.shape[1:]) for x in inputs)
+        return self._how(operation, graph, inputs)
 
 
-def output_site(layer: str) -> str:
-    """The activation site that a layer writes."""
-    match layer:
-        case "input_proj":
-            return "input_proj.output"
-        case "mask_head":
-            return "mask_head.output"
-        case _:
-            return f"{layer}.output"
+def _ends(graph: Graph) -> tuple[str, str]:
+    """The input and the output of a network.
+
+    Raises:
+        ValueError: several of either.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise ValueError(f"sensitivities of a network with {found}; wanted one of each")
+    return graph.inputs[0], graph.outputs[0]
 
 
-def _branch(network: FoldedNetwork, block: int, x: Tensor, stages: tuple[str, ...], convolution: Convolution) -> Tensor:
-    for stage in stages:
-        layer = f"blocks.{block}.{stage}"
-        x = _activate(network, output_site(layer), convolution(x, network.layers[layer]))
-    return x
-
-
-def _activate(network: FoldedNetwork, site: str, x: Tensor) -> Tensor:
-    if not has_activation(site):
-        return x
-    slope = network.slopes.get(site)
-    return functional.relu(x) if slope is None else functional.leaky_relu(x, slope)
+def _part(graph: Graph, known: Collection[str], output: str) -> Graph:
+    """The part of a graph that makes a tensor from known ones."""
+    wanted, kept = {output}, list[Operation]()
+    for operation in reversed(graph.operations):
+        if operation.name in wanted and operation.name not in known:
+            kept.append(operation)
+            wanted |= set(operation.inputs)
+    inputs = tuple(name for name in (*graph.inputs, *graph.by_name) if name in wanted and name in known)
+    parameters = {
+        f"{operation.name}.{part}": graph.parameter(operation, part) for operation in kept for part in operation.parameters
+    }
+    return Graph(inputs, tuple(reversed(kept)), (output,), parameters)

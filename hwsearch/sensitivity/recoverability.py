@@ -20,7 +20,7 @@ from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.sensitivity.choices import Candidates
 from hwsearch.sensitivity.mixture import AnalysedMixture
-from hwsearch.separator.allocation import BitAllocation, all_sites
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def score_trained(
     from hwsearch.separator.trained import trained_mask_function
     from hwsearch.training.qat import TrainingDivergedError, train_quantized
 
-    widths = dict.fromkeys(all_sites(base.folded.config), FLOAT_BITS) | {site: bits for site, (bits,) in candidates}
+    widths = dict.fromkeys((*base.sites.weights, *base.sites.activations), FLOAT_BITS) | {
+        site: bits for site, (bits,) in candidates
+    }
     steps = experiment.sensitivity.recoverability_steps
     # The same seed for every site: all see the same examples, so that their differences are the sites'.
     seed = int(generator("recoverability", experiment.seed).integers(2**31))

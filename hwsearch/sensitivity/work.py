@@ -68,7 +68,7 @@ class WorkFactory:
         """
         torch.set_num_threads(1)
         base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
-        base = replace(base, folded=through_onednn(base.folded))
+        base = replace(base, graph=through_onednn(base.graph))
         config = self.experiment.sensitivity
         mixtures = MixtureReader(base, self.data_folder, open_dataset(self.data_folder, Split.VALIDATION)[: config.mixtures])
         choices = lru_cache(maxsize=2)(partial(make_choices, base))

@@ -18,7 +18,6 @@ from hwsearch.network.run import compute, convolve, run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
-from hwsearch.separator.folding import FoldedLayer
 from hwsearch.separator.integer import MAX_BITS, IntegerLayer, IntegerNetwork, fused, integer_layer, integers_are_fast, takes
 from hwsearch.separator.quantizers import (
     ActivationGrid,
@@ -235,9 +234,3 @@ def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tenso
             there = slice(max(0, shift), frames - max(0, -shift))
             y[..., here].addcmul_(x[..., there], taps[:, tap])
     return y
-
-
-def fast_layer(x: Tensor, layer: FoldedLayer) -> Tensor:
-    """`folding.convolve` by `fast_convolve`."""
-    operation = Convolution("", (), dilation=layer.dilation, groups=layer.groups, padding=layer.padding)
-    return fast_convolve(operation, x, layer.weight, layer.bias)
