@@ -4,9 +4,11 @@ To second order an error d at a site changes the loss by 1/2 d' H d. If its valu
 Tr(H) |d|^2 / (2 n) with n values: `average-curvature`, in dB, the average trace of HAWQ-V2 (arXiv 1911.03852, equation 2.11).
 `curvature` is not divided by n, as in the reference system (arXiv 2111.14479). Both keep the one half that the papers drop.
 
-An activation site is treated like weights, its tensor in place of theirs. The estimate is piecewise linear in the site's weights
-or tensor alone, so the Hessian there is the Gauss-Newton matrix J' H_L J, with J the Jacobian of the estimate and H_L the loss's
-Hessian in it; nothing further is approximated. But for a part of rank two H_L is a multiple of P P (`loss_hessian`), so
+An activation site is treated like weights, its tensor in place of theirs. The Hessian is taken to be the Gauss-Newton matrix
+J' H_L J, with J the Jacobian of the estimate and H_L the loss's Hessian in it. Where the estimate is piecewise linear in the
+site's weights or tensor alone, as behind convolutions, sums and rectifiers, that is the Hessian itself; a sigmoid, a product of
+activations or a norm behind the site makes it an approximation. But for a part of rank two H_L is a multiple of P P
+(`loss_hessian`), so
 
     Tr(J' H_L J) = spread |P J|^2 + sum of weight |J' direction|^2.
 

@@ -1,5 +1,6 @@
 """Pictures of sensitivities along the network's depth: every site at every width, and the bits that an allocation gives it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,15 +30,11 @@ LABEL_SIZE = 6.0
 DPI = 140
 
 NOT_ABOVE_ZERO_COLOUR = "#d3d7dd"
-KINDS = {
-    "input_proj": ("first and last", "#404040"),
-    "mask_head": ("first and last", "#404040"),
-    "expand": ("expand", "#0b5fa5"),
-    "depthwise": ("depthwise", "#c2410c"),
-    "project": ("project", "#3f8f4f"),
-}
-"""Layer to legend and colour."""
+KIND_COLOURS = ("#0b5fa5", "#c2410c", "#3f8f4f", "#7c3aed", "#b45309", "#0e7490")
+"""Of layers that go by one name in several modules, in the order of their first."""
+OTHER_LAYERS = ("other layers", "#404040")
 ACTIVATION = ("activations", "#9aa3ad")
+"""Legend and colour."""
 
 
 def plot_tables(tables: Sequence[SensitivityTable], path: Path, title: str) -> None:
@@ -79,7 +76,7 @@ def draw_bits(allocations: Mapping[str, BitAllocation], sites: Sequence[str], ti
     """
     figure = _figure(len(sites), (FRAME_INCHES + BITS_INCHES) * len(allocations), title)
     axes = figure.subplots(len(allocations), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    kinds = [_kind(site) for site in sites]
+    kinds = _kinds(sites)
     for panel, (name, allocation) in zip(axes, allocations.items(), strict=True):
         bits = [allocation.by_site[site] for site in sites]
         panel.bar(range(len(sites)), bits, width=0.8, color=[colour for _, colour in kinds])
@@ -136,7 +133,7 @@ def _figure(sites: int, height: float, title: str) -> Figure:
 
 
 def _name_sites(panel: Axes, sites: Sequence[str]) -> None:
-    panel.set_xticks(range(len(sites)), [_short(site) for site in sites], rotation=90, fontsize=LABEL_SIZE)
+    panel.set_xticks(range(len(sites)), _short_names(sites), rotation=90, fontsize=LABEL_SIZE)
     panel.tick_params(axis="x", pad=2)
     panel.set_xlim(-0.5, len(sites) - 0.5)
 
@@ -158,14 +155,29 @@ def _block(site: str) -> str:
     return layer.rpartition(".")[0] or site
 
 
-def _short(site: str) -> str:
-    """`3 expand` for a layer's weights, `3 expand out` for the tensor behind it."""
-    name = site.removesuffix(".weight").removeprefix("blocks.").replace(".output", " out")
-    return name.replace(".", " ")
+def _short_names(sites: Sequence[str]) -> list[str]:
+    """`3 conv` for a layer's weights, `3 conv out` for the tensor behind it.
+
+    What stands before the number of a module is left out where it is the same before all of them.
+    """
+    lists = {found.group() for site in sites if (found := re.match(r"\D*\.(?=\d+\.)", site))}
+    common = lists.pop() if len(lists) == 1 else ""
+    names = (site.removesuffix(".weight").removeprefix(common).replace(".output", " out") for site in sites)
+    return [name.replace(".", " ") for name in names]
 
 
-def _kind(site: str) -> tuple[str, str]:
-    return KINDS[site.removesuffix(".weight").rsplit(".", 1)[-1]] if is_weight(site) else ACTIVATION
+def _kinds(sites: Sequence[str]) -> list[tuple[str, str]]:
+    """Legend and colour of each site: those of a layer in a module by the layer's own name."""
+    names = {site: _own_name(site) for site in sites if is_weight(site)}
+    inner = dict.fromkeys(filter(None, names.values()))
+    kinds = {name: (name, colour) for name, colour in zip(inner, KIND_COLOURS, strict=False)}
+    return [kinds.get(names[site], OTHER_LAYERS) if site in names else ACTIVATION for site in sites]
+
+
+def _own_name(site: str) -> str:
+    """What a weight site's layer is called in its module; nothing where that is the network."""
+    module, _, name = site.removesuffix(".weight").rpartition(".")
+    return name if module else ""
 
 
 def _save(figure: Figure, path: Path) -> None:

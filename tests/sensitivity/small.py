@@ -1,7 +1,7 @@
 """A tiny base and mixtures to take sensitivities of, in single or double precision."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, SeparatorConfig
+from hwsearch.network.graph import Graph
+from hwsearch.network.run import run
+from hwsearch.network.sites import find_sites
 from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
-from hwsearch.sensitivity.prefix import site_tensors
+from hwsearch.sensitivity.prefix import run_keeping
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, all_sites, is_weight
-from hwsearch.separator.folding import FoldedNetwork, as_graph
+from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis
 from tests.separator.small import RELU, noise_mixture, small_network
@@ -44,20 +47,23 @@ def small_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> Ana
 
 @cache
 def double_base(config: SeparatorConfig = RELU) -> PreparedBase:
-    base = small_base(config)
-    layers = {
-        name: replace(layer, weight=layer.weight.double(), bias=layer.bias.double()) for name, layer in base.folded.layers.items()
-    }
-    return replace(base, folded=replace(base.folded, layers=layers), separator=copy.deepcopy(base.separator).double())
+    return in_double(small_base(config))
+
+
+def in_double(base: PreparedBase) -> PreparedBase:
+    parameters = {name: tensor.double() for name, tensor in base.graph.parameters.items()}
+    return replace(base, graph=replace(base.graph, parameters=parameters), separator=copy.deepcopy(base.separator).double())
 
 
 def double_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:
     """`small_mixture` for a base in double precision."""
-    single = small_mixture(small_base(base.folded.config), seed, samples)
+    single = small_mixture(small_base(base.separator.config), seed, samples)
     analysis = Analysis(
         single.analysis.reference.to(torch.complex128), single.analysis.start.double(), single.analysis.normalised.double()
     )
-    return AnalysedMixture(single.name, analysis, single.target.double(), site_tensors(base.folded, analysis.normalised))
+    with torch.no_grad():
+        output, tensors = run_keeping(base.graph, base.sites, analysis.normalised)
+    return AnalysedMixture(single.name, analysis, single.target.double(), output, tensors)
 
 
 def double_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[int]) -> SiteChoices:
@@ -68,14 +74,20 @@ def double_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[in
 def broken_base() -> PreparedBase:
     """A base with one bias that is not a number."""
     base = small_base()
-    layer = base.folded.layers["blocks.0.project"]
-    bias = layer.bias.clone()
+    bias = base.graph.parameters["blocks.0.project.bias"].clone()
     bias[0] = float("nan")
-    return replace(base, folded=with_layer(base.folded, "blocks.0.project", bias=bias))
+    return replace(base, graph=with_parameter(base.graph, "blocks.0.project.bias", bias))
 
 
-def with_layer(folded: FoldedNetwork, layer: str, **changes: Tensor) -> FoldedNetwork:
-    return replace(folded, layers={**folded.layers, layer: replace(folded.layers[layer], **changes)})
+def with_parameter(graph: Graph, name: str, value: Tensor) -> Graph:
+    return replace(graph, parameters={**graph.parameters, name: value})
+
+
+def run_sites(graph: Graph, x: Tensor, at_site: Callable[[str, Tensor], Tensor] = lambda _, y: y) -> Tensor:
+    """The plain forward pass, with the tensor of every activation site changed on its way."""
+    site_of = {tensor: site for site, tensor in find_sites(graph).tensors.items()}
+    (output,) = run(graph, {graph.inputs[0]: x}, lambda name, y: at_site(site_of[name], y) if name in site_of else y)
+    return output
 
 
 def only(config: SeparatorConfig, site: str, bits: int) -> BitAllocation:

@@ -10,7 +10,7 @@ import torch
 from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import by_site_and_width, make_choices
 from hwsearch.separator.quantizers import quantize_weight, weight_scale
-from tests.sensitivity.small import WIDTHS, candidates, small_base, with_layer
+from tests.sensitivity.small import WIDTHS, candidates, small_base, with_parameter
 
 
 def test_a_site_takes_the_widths_that_its_kind_allows():
@@ -29,7 +29,7 @@ def test_numbers_are_placed_at_their_width_and_the_others_have_none():
 def test_weights_are_quantized_as_the_network_quantizes_them():
     base = small_base()
     choices = make_choices(base, candidates(("blocks.1.depthwise.weight",), WIDTHS))
-    weight = base.folded.layers["blocks.1.depthwise"].weight
+    weight = base.graph.parameters["blocks.1.depthwise.weight"]
     for bits in (2, 4, 8):
         wanted = quantize_weight(weight, weight_scale(weight, bits, base.quantization), bits).value
         assert torch.equal(choices.weight("blocks.1.depthwise.weight", bits), wanted)
@@ -57,8 +57,8 @@ def test_what_cannot_be_quantized_is_named(wanted, message):
 
 def test_weights_that_are_not_finite_are_named():
     base = small_base()
-    weight = base.folded.layers["input_proj"].weight.clone()
+    weight = base.graph.parameters["input_proj.weight"].clone()
     weight[0, 0, 0] = math.inf
-    broken = replace(base, folded=with_layer(base.folded, "input_proj", weight=weight))
+    broken = replace(base, graph=with_parameter(base.graph, "input_proj.weight", weight))
     with pytest.raises(UserError, match=r"site 'input_proj\.weight' has weights that are not finite"):
         make_choices(broken, candidates(("input_proj.weight",), (4,)))

@@ -23,12 +23,20 @@ from hwsearch.sensitivity.curvature import (
 )
 from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
-from hwsearch.sensitivity.prefix import continue_from
+from hwsearch.sensitivity.prefix import Continuation
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import all_sites
-from hwsearch.separator.folding import run_folded
 from hwsearch.separator.quantizers import fake_quantize
-from tests.sensitivity.small import WIDTHS, broken_base, candidates, double_base, double_mixture, small_mixture, with_layer
+from tests.sensitivity.small import (
+    WIDTHS,
+    broken_base,
+    candidates,
+    double_base,
+    double_mixture,
+    run_sites,
+    small_mixture,
+    with_parameter,
+)
 from tests.separator.small import KINDS, RELU
 
 LONG = ProbeRule(relative_error=0.0, max_probes=200)
@@ -36,16 +44,16 @@ LONG = ProbeRule(relative_error=0.0, max_probes=200)
 
 def exact_weight_trace(base, mixture, layer):
     def loss(weight):
-        network = with_layer(base.folded, layer, weight=weight)
-        return separation_loss(base.separator, run_folded(network, mixture.analysis.normalised, lambda _, y: y), mixture)
+        network = with_parameter(base.graph, f"{layer}.weight", weight)
+        return separation_loss(base.separator, run_sites(network, mixture.analysis.normalised), mixture)
 
-    weight = base.folded.layers[layer].weight
+    weight = base.graph.parameters[f"{layer}.weight"]
     return float(hessian(loss, weight).reshape(weight.numel(), -1).trace())
 
 
 def exact_activation_trace(base, mixture, site):
     def loss(x):
-        mask = run_folded(base.folded, mixture.analysis.normalised, lambda at, y: x if at == site else y)
+        mask = run_sites(base.graph, mixture.analysis.normalised, lambda at, y: x if at == site else y)
         return separation_loss(base.separator, mask, mixture)
 
     x = mixture.tensors[site]
@@ -141,12 +149,12 @@ def test_the_average_curvature_is_the_loss_of_small_random_errors():
     x = mixture.tensors[site]
     error = fake_quantize(x, base.calibration.grids[site][8]) - x
     amplitude = 0.01 * float(error.square().mean().sqrt())  # so small that no ReLU changes sides
-    random = torch.Generator().manual_seed(2)
+    network, random = Continuation(base.graph, base.sites), torch.Generator().manual_seed(2)
     increases = []
     for _ in range(400):
         d = amplitude * (torch.randint(0, 2, x.shape, generator=random) * 2.0 - 1.0)
         losses = [
-            float(separation_loss(base.separator, continue_from(base.folded, site, x + s * d, mixture.tensors), mixture))
+            float(separation_loss(base.separator, network.continue_from(site, x + s * d, mixture.tensors), mixture))
             for s in (1, 0, -1)
         ]
         increases.append((losses[0] + losses[2]) / 2 - losses[1])
@@ -212,7 +220,7 @@ def test_the_table_is_half_trace_times_squared_error_over_mixtures():
     for method, average in ((Method.CURVATURE, False), (Method.AVERAGE_CURVATURE, True)):
         errors = [squared_errors(choices, mixture, average=average) for mixture in mixtures]
         table = curvature_table(choices.sites, choices.widths, traces, errors, method)
-        weight = base.folded.layers["mask_head"].weight
+        weight = base.graph.parameters["mask_head.weight"]
         grid = base.calibration.grids["features"][4]
         for row, tensors in enumerate(([weight] * 3, [mixture.tensors["features"] for mixture in mixtures])):
             quantized = [choices.weight("mask_head.weight", 4) if row == 0 else fake_quantize(x, grid) for x in tensors]

@@ -51,7 +51,7 @@ Maker = Callable[..., Workspace]
 def prepared(workspace: Workspace) -> tuple[PreparedBase, MixtureReader]:
     experiment, data = workspace.experiment, workspace.data_folder
     base = prepare_base(experiment, workspace.base_path, data, workspace.folder / "calibration.json")
-    base = replace(base, folded=through_onednn(base.folded))
+    base = replace(base, graph=through_onednn(base.graph))
     return base, MixtureReader(base, data, open_dataset(data, Split.VALIDATION)[: experiment.sensitivity.mixtures])
 
 
@@ -99,7 +99,7 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
             if site == "features":
                 moved = [choices.activation(site, bits, m.tensors[site]) - m.tensors[site] for m in mixtures]
             else:
-                moved = [choices.weight(site, bits) - base.folded.layers[site.removesuffix(".weight")].weight] * 2
+                moved = [choices.weight(site, bits) - base.graph.parameters[site]] * 2
             squares = np.array([float((error.double() ** 2).sum()) for error in moved])
             means = np.array([float((error.double() ** 2).mean()) for error in moved])
             for method, trace, error in (

@@ -8,10 +8,17 @@ from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import changed_tensors
 from hwsearch.sensitivity.gradient import gradient_scores, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
-from hwsearch.sensitivity.prefix import continue_from
 from hwsearch.separator.allocation import all_sites, is_weight
-from hwsearch.separator.folding import run_folded
-from tests.sensitivity.small import WIDTHS, broken_base, double_base, double_choices, double_mixture, small_mixture, with_layer
+from tests.sensitivity.small import (
+    WIDTHS,
+    broken_base,
+    double_base,
+    double_choices,
+    double_mixture,
+    run_sites,
+    small_mixture,
+    with_parameter,
+)
 from tests.separator.small import KINDS, RELU
 
 STEP = 1e-6
@@ -27,11 +34,10 @@ def test_every_gradient_is_the_slope_of_the_loss(kind):
     assert set(gradients) == set(all_sites(config))
 
     def loss(site: str, change: torch.Tensor) -> float:
-        network = base.folded
+        network = base.graph
         if is_weight(site):
-            layer = site.removesuffix(".weight")
-            network = with_layer(network, layer, weight=network.layers[layer].weight + change)
-        mask = run_folded(network, mixture.analysis.normalised, lambda at, x: x + change if at == site else x)
+            network = with_parameter(network, site, network.parameters[site] + change)
+        mask = run_sites(network, mixture.analysis.normalised, lambda at, x: x + change if at == site else x)
         return float(separation_loss(base.separator, mask, mixture))
 
     for site, gradient in gradients.items():
@@ -56,7 +62,9 @@ def test_the_score_is_the_mean_square_of_small_loss_changes_with_random_signs(si
             float(
                 separation_loss(
                     base.separator,
-                    continue_from(base.folded, start, mixture.tensors[start] + sign * small * signs * error, mixture.tensors),
+                    choices.continuation.continue_from(
+                        start, mixture.tensors[start] + sign * small * signs * error, mixture.tensors
+                    ),
                     mixture,
                 )
             )

@@ -82,8 +82,7 @@ def test_the_divergence_of_each_site_is_summed_over_the_mask_and_averaged_over_f
 def test_an_output_that_is_no_number_is_named():
     base = small_base()
     mixture = small_mixture(base)
-    broken = {**mixture.tensors, "mask_head.output": torch.full_like(mixture.tensors["mask_head.output"], math.nan)}
     choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
-    broken_mixture = replace(mixture, tensors=broken)
+    broken_mixture = replace(mixture, output=torch.full_like(mixture.output, math.nan))
     with pytest.raises(UserError, match=r"with 'mask_head\.weight' alone quantized: the output is not finite"):
         score_sites(choices, broken_mixture, [output_divergence(broken_mixture, bernoulli_kl)])

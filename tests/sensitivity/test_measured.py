@@ -32,7 +32,7 @@ def test_masks_are_those_of_the_scorer_at_one_site_allocations(kind):
     mixture = small_mixture(base)
     choices = make_choices(base, candidates(all_sites(config), WIDTHS))
     scorer = FastNetwork(base.graph, base.calibration, base.quantization)
-    for site, masks in one_site_masks(choices, mixture.tensors):
+    for site, masks in one_site_masks(choices, mixture):
         for bits, mask in zip(choices.of(site), masks, strict=True):
             wanted = scorer.mask_function(only(config, site, bits))(mixture.analysis.normalised)[0]
             torch.testing.assert_close(mask, wanted, rtol=1e-4, atol=1e-4)
@@ -73,7 +73,7 @@ def test_floating_point_loses_nothing_and_two_bits_lose_most():
     for seed in range(3, 9):
         mixture = small_mixture(base, seed)
         with torch.no_grad():
-            reached = base.separator.synthesise(mixture.analysis, mixture.tensors["mask_head.output"], mixture.target.shape[-1])
+            reached = base.separator.synthesise(mixture.analysis, mixture.output, mixture.target.shape[-1])
         target = reached + 0.1 * reached.std() * torch.randn(reached.shape, generator=torch.Generator().manual_seed(seed))
         scores.append(measure(choices, replace(mixture, target=target)))
     table = over_mixtures(Method.MEASURED, choices.sites, choices.widths, [found.lost_db for found in scores])

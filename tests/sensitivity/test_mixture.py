@@ -57,7 +57,7 @@ def test_a_mixture_is_read_and_passed_through_the_network_once(tmp_path):
     assert tuple(found.tensors) == activation_sites(RELU)
     with torch.no_grad():
         whole = base.separator(torch.from_numpy(sound)[None], torch.tensor([60.0]))
-        estimate = base.separator.synthesise(found.analysis, found.tensors["mask_head.output"], SAMPLES)
+        estimate = base.separator.synthesise(found.analysis, found.output, SAMPLES)
     torch.testing.assert_close(estimate, whole, rtol=1e-4, atol=1e-5)
 
 
@@ -73,9 +73,9 @@ def test_the_loss_is_negative_si_snr():
     """By its definition, in numpy."""
     base = small_base()
     mixture = small_mixture(base)
-    found = float(separation_loss(base.separator, mixture.tensors["mask_head.output"], mixture))
+    found = float(separation_loss(base.separator, mixture.output, mixture))
     with torch.no_grad():
-        estimate = base.separator.synthesise(mixture.analysis, mixture.tensors["mask_head.output"], SAMPLES)[0].double().numpy()
+        estimate = base.separator.synthesise(mixture.analysis, mixture.output, SAMPLES)[0].double().numpy()
     target = mixture.target[0].double().numpy()
     estimate, target = estimate - estimate.mean(), target - target.mean()
     projection = (estimate @ target) / (target @ target) * target

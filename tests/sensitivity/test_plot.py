@@ -80,6 +80,24 @@ def test_a_bar_is_as_high_as_its_sites_bits() -> None:
     assert colours["input_proj"] == colours["mask_head"]
 
 
+def test_layers_of_any_network_have_names_and_colours() -> None:
+    sites = ("stem.weight", "down.0.conv.weight", "down.0.norm.weight", "up.0.conv.weight", "up.0.conv.output")
+    (panel,) = draw_bits({"run": BitAllocation.of(dict.fromkeys(sites, 4))}, sites, "run").axes
+    wanted = ["stem", "down 0 conv", "down 0 norm", "up 0 conv", "up 0 conv out"]
+    assert [label.get_text() for label in panel.get_xticklabels()] == wanted
+    stem, conv, norm, other_conv, activation = (bar.get_facecolor() for bar in panel.patches)
+    assert conv == other_conv
+    assert len({stem, conv, norm, activation}) == 4
+    assert {text.get_text() for text in panel.get_legend().get_texts()} == {"other layers", "conv", "norm", "activations"}
+
+
+def test_more_kinds_of_layers_than_colours_share_the_last() -> None:
+    sites = tuple(f"block.layer{index}.weight" for index in range(9))
+    (panel,) = draw_bits({"run": BitAllocation.of(dict.fromkeys(sites, 4))}, sites, "run").axes
+    assert len({bar.get_facecolor() for bar in panel.patches}) == 7
+    assert panel.get_legend().get_texts()[-1].get_text() == "other layers"
+
+
 def test_bits_are_drawn_into_one_file(tmp_path: Path) -> None:
     allocation = BitAllocation.of({site: 2 if is_weight(site) else 8 for site in SITES})
     plot_bits({"1.0 kB": allocation}, SITES, tmp_path / "bits.png", "run")

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.network.operations import Convolution
+from hwsearch.network.run import convolve, run
+from hwsearch.network.sites import find_sites
 from hwsearch.separator.allocation import BitAllocation, uniform
-from hwsearch.separator.fast import FastNetwork, KeptInput, fast_layer
-from hwsearch.separator.folding import FoldedLayer, as_graph, convolve, run_folded
+from hwsearch.separator.fast import FastNetwork, KeptInput, fast_compute, fast_convolve
+from hwsearch.separator.folding import as_graph
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
 from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network
@@ -70,8 +73,14 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
         network(features)
     judged = 0
 
-    def at_site(site: str, x: torch.Tensor) -> torch.Tensor:
+    graph = as_graph(folded)
+    site_of = {tensor: site for site, tensor in find_sites(graph).tensors.items()}
+
+    def at_tensor(name: str, x: torch.Tensor) -> torch.Tensor:
         nonlocal judged
+        if name not in site_of:
+            return x
+        site = site_of[name]
         grid = calibration.grids[site][bits]
         wanted = recorded[site.replace(".", "_")]
         differs = fake_quantize(x, grid) != wanted
@@ -80,7 +89,7 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
         judged += x.numel()
         return wanted
 
-    run_folded(folded, features, at_site, fast_layer)
+    run(graph, {"features": features}, at_tensor, fast_compute)
     assert judged == sum(value.numel() for value in recorded.values())
 
 
@@ -97,9 +106,11 @@ def test_shifted_products_are_the_depthwise_convolution(frames, kernel, dilation
     reach = (kernel - 1) * dilation
     pads = (reach, 0) if causal else (reach // 2, reach // 2)
     weight, bias = torch.randn(5, 1, kernel, generator=random), torch.randn(5, generator=random)
-    layer = FoldedLayer(weight, bias, dilation, 5, pads)
+    depthwise = Convolution("depthwise", ("x",), dilation=dilation, groups=5, padding=pads)
     x = torch.randn(2, 5, frames, generator=random)
-    torch.testing.assert_close(fast_layer(x, layer), convolve(x, layer), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        fast_convolve(depthwise, x, weight, bias), convolve(depthwise, x, weight, bias), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_allocations_do_not_disturb_each_other():
