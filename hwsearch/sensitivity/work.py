@@ -67,8 +67,9 @@ class WorkFactory:
             UserError: an unusable base or data set.
         """
         torch.set_num_threads(1)
-        base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
-        base = replace(base, graph=through_onednn(base.graph))
+        prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
+        base = replace(prepared, graph=through_onednn(prepared.graph))
+        base.scales.take(prepared.scales.to_json(), str(self.calibration))  # the weights are the same
         config = self.experiment.sensitivity
         mixtures = MixtureReader(base, self.data_folder, open_dataset(self.data_folder, Split.VALIDATION)[: config.mixtures])
         choices = lru_cache(maxsize=2)(partial(make_choices, base))

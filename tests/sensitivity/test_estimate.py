@@ -14,7 +14,7 @@ import torch
 from hwsearch.data.dataset import open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
-from hwsearch.experiment import Prior, Split
+from hwsearch.experiment import Prior, QuantizationConfig, Split
 from hwsearch.sensitivity.cache import JOBS_FILE, open_journal
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.curvature import ProbeRule, probe_traces
@@ -38,12 +38,14 @@ from hwsearch.sensitivity.one_site import Score, full_precision_output, score_si
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
 from hwsearch.sensitivity.table import Method
+from hwsearch.separator import weight_scales
 from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
+from hwsearch.separator.quantizers import weight_scale
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.workspace import Workspace
 from tests.sealed import edit_lines
-from tests.sensitivity.workspaces import SITES, make_experiment
+from tests.sensitivity.workspaces import SEARCH, SITES, make_experiment
 
 Maker = Callable[..., Workspace]
 
@@ -110,6 +112,20 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
             ):
                 wanted = np.mean(0.5 * np.array(trace) * error)
                 assert tables[method].value[row, column] == pytest.approx(wanted, rel=1e-9), (method, site, bits)
+
+
+def test_no_scale_of_weights_is_searched_twice(workspace: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the search's widths are there before the first job."""
+    searched: list[tuple[float, int]] = []
+
+    def search(weight: torch.Tensor, bits: int, config: QuantizationConfig) -> torch.Tensor:
+        searched.append((float(weight.sum()), bits))
+        return weight_scale(weight, bits, config)
+
+    monkeypatch.setattr(weight_scales, "weight_scale", search)
+    ensure(workspace(search={**SEARCH, "weight_bits": [2, 8]}), ["kl"], SITES)
+    assert {bits for _, bits in searched} == {2, 8}
+    assert len(set(searched)) == len(searched)
 
 
 def test_a_site_has_numbers_at_its_own_widths_only(workspace: Maker) -> None:
