@@ -43,8 +43,12 @@ _FUNCTIONS: Mapping[Function, Callable[[Tensor], Tensor]] = {
 
 def compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
     """An operation as torch computes it."""
-    parameters = tuple(graph.parameters[f"{operation.name}.{part}"] for part in operation.parameters)
-    return _COMPUTED[type(operation)](operation, *inputs, *parameters)
+    return computed(operation, *inputs, *(graph.parameter(operation, part) for part in operation.parameters))
+
+
+def computed(operation: Operation, *tensors: Tensor) -> Tensor:
+    """An operation as torch computes it from its inputs and its parameters, in the order in which it names them."""
+    return _COMPUTED[type(operation)](operation, *tensors)
 
 
 def convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

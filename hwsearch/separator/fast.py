@@ -214,11 +214,8 @@ def fast_compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...])
 
 def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`run.convolve`, with depthwise layers that keep the frames as sums of shifted products."""
-    kernel = weight.shape[2]
-    # Output frame t reads input frame t + shift.
-    shifts = [tap * operation.dilation - operation.padding[0] for tap in range(kernel)]
-    keeps_frames = operation.stride == 1 and sum(operation.padding) == (kernel - 1) * operation.dilation
-    if operation.groups == 1 or weight.shape[:2] != (operation.groups, 1) or not keeps_frames or 0 not in shifts:
+    shifts = depthwise_shifts(operation, weight)
+    if shifts is None:
         return convolve(operation, x, weight, bias)
     frames = x.shape[-1]
     taps = weight[:, 0, :, None]
@@ -226,7 +223,7 @@ def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tenso
     first = shifts.index(0)
     # In place: broadcasting both bias and gain into a new tensor takes addcmul three times as long.
     y = torch.empty_like(x).copy_(bias[:, None]).addcmul_(x, taps[:, first])
-    for tap in sorted(range(kernel), key=lambda tap: abs(shifts[tap])):
+    for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):
         shift = shifts[tap]
         if shift != 0 and abs(shift) < frames:
             # Frames outside are zero.
@@ -234,3 +231,15 @@ def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tenso
             there = slice(max(0, shift), frames - max(0, -shift))
             y[..., here].addcmul_(x[..., there], taps[:, tap])
     return y
+
+
+def depthwise_shifts(operation: Convolution, weight: Tensor) -> tuple[int, ...] | None:
+    """The shift of each tap of a depthwise layer that keeps the frames: output frame t reads input frame t + shift.
+
+    None for another layer, and for one without an unshifted tap.
+    """
+    kernel = weight.shape[2]
+    shifts = tuple(tap * operation.dilation - operation.padding[0] for tap in range(kernel))
+    keeps_frames = operation.stride == 1 and sum(operation.padding) == (kernel - 1) * operation.dilation
+    depthwise = operation.groups > 1 and weight.shape[:2] == (operation.groups, 1)
+    return shifts if depthwise and keeps_frames and 0 in shifts else None

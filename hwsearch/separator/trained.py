@@ -1,14 +1,12 @@
 """The state that quantization-aware training leaves a candidate in: in memory, on disk, and as a network.
 
-A state is a plain value: tensors by name, for each layer its floating-point master copy, for each quantized site
-its grid.
+A state is a plain value: tensors by name, for each parameter of the graph its floating-point master copy, for each quantized
+site its grid.
 
-    LAYER.weight         [out, in / groups, kernel]
-    LAYER.bias           [out]
-    LAYER.weight.scale   [out, 1, 1] or [1, 1, 1], where the weights are quantized
+    OPERATION.PART       every parameter of the graph, in its shape: weights, biases, slopes
+    LAYER.weight.scale   in a shape that broadcasts to the weights, where they are quantized
     SITE.scale           [], where the activation is quantized
     SITE.zero_point      [] int32, with the scale; not trained
-    SITE.slope           [], of a PReLU
 """
 
 from collections.abc import Mapping
@@ -20,27 +18,22 @@ import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import QuantizationConfig
-from hwsearch.network.sites import WEIGHT, find_sites
-from hwsearch.separator.allocation import BitAllocation, activation_sites
+from hwsearch.network.graph import Graph
+from hwsearch.network.sites import WEIGHT
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.fast import rounded_function, with_weights
-from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, as_graph
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import (
-    ActivationGrid,
-    is_float,
-    quantize_weight,
-    weight_scale,
-)
+from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.separator import MaskFunction
+from hwsearch.separator.weight_scales import WeightScales, scale_shape
 from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedMaskNetwork
 
 _KEY = "hwsearch_trained"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +56,7 @@ class TrainedState:
 def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedState | None = None) -> TrainedState:
     """Post-training quantization as a state, or the warm start of an allocation from another's state.
 
-    Weights, biases and slopes are those of `start`; so are the grids of sites whose width is the same in both. Other
+    The graph's parameters are those of `start`; so are the grids of sites whose width is the same in both. Other
     grids are made anew: a weight's from the weights taken over, an activation's from the calibration.
 
     Args:
@@ -77,35 +70,28 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
     if start is not None and start.base_sha256 != base.base_sha256:
         raise ValueError(f"a warm start of base {start.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
     widths = allocation.by_site
-    parameters: dict[str, Tensor] = {}
-
-    def kept(site: str) -> Mapping[str, Tensor] | None:
-        """The parameters of `start` if it has the site at the same width."""
-        return start.parameters if start is not None and start.allocation.by_site[site] == widths[site] else None
-
-    for name, layer in base.folded.layers.items():
-        site = f"{name}.weight"
-        source = {site: layer.weight, f"{name}.bias": layer.bias} if start is None else start.parameters
-        parameters[site], parameters[f"{name}.bias"] = source[site].clone(), source[f"{name}.bias"].clone()
+    graph, scales = base.graph, base.scales
+    earlier: Mapping[str, Tensor] = {}
+    kept: set[str] = set()
+    if start is not None:
+        graph = _master_copy(base, start)
+        scales = WeightScales(graph, base.quantization)
+        earlier = start.parameters
+        kept = {site for site, bits in start.allocation.widths if bits == widths[site]}
+    parameters = {name: tensor.clone() for name, tensor in graph.parameters.items()}
+    for site in base.sites.weights:
         if not is_float(widths[site]):
-            if (earlier := kept(site)) is not None:
-                scale = earlier[f"{site}.scale"]
-            elif start is None:
-                scale = base.scales.scale(name, widths[site])
-            else:
-                scale = weight_scale(parameters[site], widths[site], base.quantization)
-            parameters[f"{site}.scale"] = scale.clone()
-    for site in activation_sites(base.folded.config):
+            name = f"{site}.scale"
+            scale = earlier[name] if site in kept else scales.scale(site.removesuffix(WEIGHT), widths[site])
+            parameters[name] = scale.clone()
+    for site in base.sites.activations:
         grid = base.calibration.grid(site, widths[site])
         if grid is not None:
             fresh = {
                 f"{site}.scale": torch.tensor(grid.scale),
                 f"{site}.zero_point": torch.tensor(grid.zero_point, dtype=torch.int32),
             }
-            parameters |= {name: (kept(site) or fresh)[name].clone() for name in fresh}
-        if site in base.folded.slopes:
-            name = f"{site}.slope"
-            parameters[name] = torch.tensor(base.folded.slopes[site]) if start is None else start.parameters[name].clone()
+            parameters |= {name: (earlier if site in kept else fresh)[name].clone() for name in fresh}
     return TrainedState(parameters, allocation, base.base_sha256, 0 if start is None else start.steps)
 
 
@@ -152,7 +138,12 @@ def trained_network(base: PreparedBase, state: TrainedState) -> "QuantizedMaskNe
     # Brevitas takes long to load; training and scoring do without it.
     from hwsearch.separator.quantized import build_quantized
 
-    folded, grids = _folded(base, state), _grids(base, state)
+    layers = {
+        name: replace(layer, weight=state.parameters[f"{name}.weight"], bias=state.parameters[f"{name}.bias"])
+        for name, layer in base.folded.layers.items()
+    }
+    slopes = {site: float(state.parameters[f"{base.sites.tensors[site]}.slope"]) for site in base.folded.slopes}
+    folded, grids = replace(base.folded, layers=layers, slopes=slopes), _grids(base, state)
     calibration = Calibration({site: {grid.bits: grid} for site, grid in grids.items() if grid is not None})
     # The constructor's own weight scales are replaced; those of the largest weight cost nothing to make.
     config = base.quantization.model_copy(update={"weight_scale_method": "max"})
@@ -170,8 +161,8 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     Returns:
         Normalised features [batch, features, frames] to mask [batch, 2 * bins, frames].
     """
-    graph, grids, widths = as_graph(_folded(base, state)), _grids(base, state), state.allocation.by_site
-    sites = find_sites(graph)
+    graph, sites = _master_copy(base, state), base.sites
+    grids, widths = _grids(base, state), state.allocation.by_site
     weights: dict[str, tuple[Tensor, Tensor]] = {}
     for site in sites.weights:
         if not is_float(widths[site]):
@@ -181,20 +172,15 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     return rounded_function(with_weights(graph, sites, weights, grids), sites, grids, widths)
 
 
-def _folded(base: PreparedBase, state: TrainedState) -> FoldedNetwork:
-    """The master copy as a folded network."""
-    layers = {
-        name: replace(layer, weight=state.parameters[f"{name}.weight"], bias=state.parameters[f"{name}.bias"])
-        for name, layer in base.folded.layers.items()
-    }
-    slopes = {site: float(state.parameters[f"{site}.slope"]) for site in base.folded.slopes}
-    return FoldedNetwork(base.folded.config, layers, slopes)
+def _master_copy(base: PreparedBase, state: TrainedState) -> Graph:
+    """The graph with a state's parameters."""
+    return replace(base.graph, parameters={name: state.parameters[name] for name in base.graph.parameters})
 
 
 def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid | None]:
     """Grids of the activation sites; none where a site stays in floating point."""
     grids: dict[str, ActivationGrid | None] = {}
-    for site in activation_sites(base.folded.config):
+    for site in base.sites.activations:
         bits = state.allocation.by_site[site]
         grids[site] = None
         if not is_float(bits):
@@ -225,20 +211,13 @@ def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation,
 
 def _shapes(base: PreparedBase, allocation: BitAllocation) -> dict[str, torch.Size]:
     """Name and shape of every tensor of an allocation's state."""
-    shapes: dict[str, torch.Size] = {}
     widths = allocation.by_site
-    for name, layer in base.folded.layers.items():
-        shapes |= {f"{name}.weight": layer.weight.shape, f"{name}.bias": layer.bias.shape}
-        if not is_float(widths[f"{name}.weight"]):
-            scales = _scale_count(layer, base.quantization)
-            shapes[f"{name}.weight.scale"] = torch.Size((scales, 1, 1))
-    for site in activation_sites(base.folded.config):
+    shapes = {name: tensor.shape for name, tensor in base.graph.parameters.items()}
+    for site in base.sites.weights:
+        if not is_float(widths[site]):
+            layer = base.graph.by_name[site.removesuffix(WEIGHT)]
+            shapes[f"{site}.scale"] = scale_shape(layer, base.graph.parameters[site], base.quantization)
+    for site in base.sites.activations:
         if not is_float(widths[site]):
             shapes |= {f"{site}.scale": torch.Size(), f"{site}.zero_point": torch.Size()}
-        if site in base.folded.slopes:
-            shapes[f"{site}.slope"] = torch.Size()
     return shapes
-
-
-def _scale_count(layer: FoldedLayer, config: QuantizationConfig) -> int:
-    return len(layer.weight) if config.weight_scale == "per_channel" else 1

@@ -73,8 +73,7 @@ class WeightScales:
             raise UserError(f"{source}: its layers are not those of the network; delete it and it is made again")
         for layer, by_width in value["layers"].items():
             operation = self._layers[layer]
-            channels = len(_by_channel(operation, self._graph.parameter(operation, "weight")))
-            rows = channels if self._config.weight_scale == "per_channel" else 1
+            rows = _count(operation, self._graph.parameter(operation, "weight"), self._config)
             if not isinstance(by_width, Mapping):
                 raise UserError(f"{source}: holds no scales of '{layer}'; delete it and it is made again")
             for bits, scales in by_width.items():
@@ -83,12 +82,22 @@ class WeightScales:
                 self._found[layer, int(bits)] = _shaped(operation, torch.tensor(scales, dtype=torch.float32))
 
 
+def scale_shape(operation: Operation, weight: Tensor, config: QuantizationConfig) -> torch.Size:
+    """The shape of the scale of a layer's weights."""
+    return _shaped(operation, torch.empty(_count(operation, weight, config))).shape
+
+
 def output_scale(operation: Operation, scale: Tensor) -> Tensor:
     """The weights' scale of each output channel, [out], or one for all, [1]."""
     flat = scale.flatten()
     if isinstance(operation, TransposedConvolution) and len(flat) > 1:
         return flat.repeat(operation.groups)
     return flat
+
+
+def _count(operation: Operation, weight: Tensor, config: QuantizationConfig) -> int:
+    """How many scales a layer's weights have."""
+    return len(_by_channel(operation, weight)) if config.weight_scale == "per_channel" else 1
 
 
 def _by_channel(operation: Operation, weight: Tensor) -> Tensor:

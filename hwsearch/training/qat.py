@@ -6,7 +6,7 @@ separator's own, to the target in part and to the base's estimate in part.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from hwsearch.separator.separator import Analysis
 from hwsearch.separator.trained import TrainedState, initial_state
 from hwsearch.training.loss import si_snr
 from hwsearch.training.pool import TrainingPool
-from hwsearch.training.trainable import trainable_mask
+from hwsearch.training.trainable import TrainableNetwork
 
 FINAL_RATE = 0.05
 """Learning rate of the last step against that of the first."""
@@ -76,10 +76,11 @@ def train_quantized(
     trained = [*others.values(), *logarithms.values()]
     optimizer = torch.optim.Adam([{"params": list(others.values())}, {"params": list(logarithms.values())}], fused=True)
     rates = config.learning_rate, config.scale_learning_rate
+    network = TrainableNetwork(base.graph, base.sites, allocation)
     for step, examples in zip(range(steps), batches(len(pool), config.batch_size, seed), strict=False):
         checkpoint()
         parameters = {**fixed, **others, **{name: logarithm.exp() for name, logarithm in logarithms.items()}}
-        loss = distilled_loss(base, allocation, parameters, pool, examples, config.distillation)
+        loss = distilled_loss(base, network, parameters, pool, examples, config.distillation)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingDivergedError(
@@ -101,8 +102,8 @@ def train_quantized(
 
 def distilled_loss(
     base: PreparedBase,
-    allocation: BitAllocation,
-    parameters: dict[str, Tensor],
+    network: TrainableNetwork,
+    parameters: Mapping[str, Tensor],
     pool: TrainingPool,
     examples: Sequence[int],
     distillation: float,
@@ -110,15 +111,15 @@ def distilled_loss(
     """Mean loss over examples in dB, []: negative SI-SNR to the target and to the base's estimate.
 
     Args:
-        base: for its network's shape and its synthesis.
-        allocation: width of every site.
+        base: for its synthesis.
+        network: the base's at an allocation.
         parameters: as in `TrainedState`.
         pool: training mixtures.
         examples: numbers in the pool.
         distillation: share of the loss that the base's estimate has.
     """
     batch = pool.batch(examples)
-    mask = trainable_mask(base.folded, allocation, parameters, batch.normalised).transpose(0, 1)
+    mask = network(parameters, batch.normalised).transpose(0, 1)
     analysis = Analysis(batch.reference, batch.start, batch.normalised)
     estimate = base.separator.synthesise(analysis, mask, batch.target.shape[-1])
     to_target = -si_snr(estimate, batch.target).mean()

@@ -1,73 +1,113 @@
 """The Brevitas network's numbers and gradients as few plain tensor operations: what short training runs on.
 
 The same parameters, forward pass and straight-through gradients (LSQ, arXiv 1902.08153, equation 3) as
-`separator.quantized`, by a test; twice as fast on a CPU. Channels come first and utterances beside each
-other, [channels, batch, frames], so that a 1x1 convolution is one matrix product whatever the batch; rounding is
-four passes forward and three back; a depthwise convolution is a sum of shifted products.
+`separator.quantized`, by a test; twice as fast on a CPU. Utterances lie beside each other, [channels, batch, frames]
+(`training.channels_first`); rounding is four passes forward and three back, a ReLU before it included.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Elementwise, Function, Operation
+from hwsearch.network.run import run
+from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.folding import FoldedNetwork, has_activation, input_site
 from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, weight_limit
+from hwsearch.separator.weight_scales import output_scale
+from hwsearch.training.channels_first import channels_first
 
 
-def trainable_mask(
-    network: FoldedNetwork, allocation: BitAllocation, parameters: Mapping[str, Tensor], normalised: Tensor
-) -> Tensor:
-    """The mask that a trained state's parameters give, differentiable in all of them but the zero points.
+class TrainableNetwork:
+    """A graph at one allocation, analysed once for all training steps.
 
     Args:
-        network: the base, for the shape of the network.
+        graph: of one input and one output; its parameters' shapes count, not their values.
+        sites: its sites.
         allocation: width of every site.
-        parameters: as in `separator.trained.TrainedState`.
-        normalised: [features, batch, frames].
-
-    Returns:
-        [2 * bins, batch, frames].
     """
-    widths = allocation.by_site
 
-    def at_site(site: str, x: Tensor) -> Tensor:
-        rectified = has_activation(site) and site not in network.slopes
-        if site in network.slopes:
-            x = functional.prelu(x, parameters[f"{site}.slope"])
-        if is_float(widths[site]):
-            return functional.relu(x) if rectified else x
-        zero_point = int(parameters[f"{site}.zero_point"])
-        high = 2 ** widths[site] - 1 - zero_point
-        return _round(x, parameters[f"{site}.scale"], -zero_point, high, rectified=rectified)
+    def __init__(self, graph: Graph, sites: Sites, allocation: BitAllocation) -> None:
+        (self._input,) = graph.inputs
+        widths = allocation.by_site
+        self._graph = graph
+        self._kernels = {operation.name: channels_first(operation, graph) for operation in graph.operations}
+        self._layers = {
+            operation.name: _Layer(operation, widths[operation.name + WEIGHT], None if is_float(widths[read]) else read)
+            for operation in graph.operations
+            if isinstance(operation, LAYERS) and not is_float(widths[operation.name + WEIGHT])
+            for read in [sites.read_by(operation)]
+        }
+        relus = {each.name for each in graph.operations if isinstance(each, Elementwise) and each.function is Function.RELU}
+        self._roundings = {
+            tensor: _Rounding(site, widths[site], tensor in relus)
+            for site, tensor in sites.tensors.items()
+            if not is_float(widths[site])
+        }
 
-    def layer(name: str, x: Tensor) -> Tensor:
-        shape, site = network.layers[name], input_site(network.config, name)
-        weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-        bits = widths[f"{name}.weight"]
-        if not is_float(bits):
-            scale, limit = parameters[f"{name}.weight.scale"], weight_limit(bits)
-            weight = _round(weight, scale, -limit, limit)
-            if not is_float(widths[site]):
-                product_scale = scale.flatten() * parameters[f"{site}.scale"]
-                bias = _round(bias, product_scale.expand(len(bias)), -BIAS_LIMIT, BIAS_LIMIT)
-        if shape.groups == 1:
-            return torch.addmm(bias[:, None], weight[:, :, 0], x.flatten(1)).reshape(-1, *x.shape[1:])
-        shifts = tuple(tap * shape.dilation - shape.padding[0] for tap in range(weight.shape[-1]))
-        y: Tensor = _Depthwise.apply(x, weight[:, 0], bias, shifts)  # type: ignore[no-untyped-call]
-        return y
+    def __call__(self, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The output that a trained state's parameters give, differentiable in all of them but the zero points.
 
-    x = at_site("input_proj.output", layer("input_proj", at_site("features", normalised)))
-    for index in range(network.blocks):
-        block = f"blocks.{index}"
-        y = x
-        for stage in ("expand", "depthwise"):
-            y = at_site(f"{block}.{stage}.output", layer(f"{block}.{stage}", y))
-        x = at_site(f"{block}.add.output", x + at_site(f"{block}.project.output", layer(f"{block}.project", y)))
-    return at_site("mask_head.output", layer("mask_head", x))
+        Args:
+            parameters: as in `separator.trained.TrainedState`.
+            x: [channels, batch, frames].
+
+        Returns:
+            [channels, batch, frames].
+        """
+
+        def at_tensor(name: str, x: Tensor) -> Tensor:
+            rounding = self._roundings.get(name)
+            if rounding is None:
+                return x
+            zero_point = int(parameters[f"{rounding.site}.zero_point"])
+            high = 2**rounding.bits - 1 - zero_point
+            return _round(x, parameters[f"{rounding.site}.scale"], -zero_point, high, rectified=rounding.rectified)
+
+        def how(operation: Operation, _graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+            rounding = self._roundings.get(operation.name)
+            if rounding is not None and rounding.rectified:
+                return inputs[0]
+            if (layer := self._layers.get(operation.name)) is not None:
+                own = layer.rounded(parameters)
+            else:
+                own = tuple(parameters[f"{operation.name}.{part}"] for part in operation.parameters)
+            return self._kernels[operation.name](*inputs, *own)
+
+        (output,) = run(self._graph, {self._input: x}, at_tensor, how)
+        return output
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """How a tensor is rounded: `rectified` together with the ReLU that makes it."""
+
+    site: str
+    bits: int
+    rectified: bool
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """How a layer's weights and bias are rounded: the bias to the grid of the products, where its input `read` has a grid."""
+
+    operation: Operation
+    bits: int
+    read: str | None
+
+    def rounded(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Weights and bias on their grids."""
+        site, limit = self.operation.name + WEIGHT, weight_limit(self.bits)
+        scale, bias = parameters[f"{site}.scale"], parameters[f"{self.operation.name}.bias"]
+        weight = _round(parameters[site], scale, -limit, limit)
+        if self.read is not None:
+            product_scale = output_scale(self.operation, scale) * parameters[f"{self.read}.scale"]
+            bias = _round(bias, product_scale.expand(len(bias)), -BIAS_LIMIT, BIAS_LIMIT)
+        return weight, bias
 
 
 def _round(x: Tensor, scale: Tensor, low: float, high: float, *, rectified: bool = False) -> Tensor:
@@ -80,7 +120,7 @@ class _Round(torch.autograd.Function):
     """x -> clamp(round(x / scale), low, high) * scale.
 
     To x the gradient passes where nothing is clipped. To the scale it is the integer, minus the quotient where nothing
-    is clipped. The scale is [], or one per row [rows, 1, 1], or [rows] for x [rows].
+    is clipped. The scale is [], of the shape of x, or one that broadcasts to it.
     """
 
     @staticmethod
@@ -104,44 +144,3 @@ class _Round(torch.autograd.Function):
         else:
             to_scale = (gradient * y).sum_to_size(scale.shape) / scale - (passed * quotient).sum_to_size(scale.shape)
         return passed, to_scale, None, None, None
-
-
-class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of [channels, batch, frames] with taps [channels, kernel] at shifts in frames."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, shifts: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(x, taps)
-        ctx.shifts = shifts
-        y = _shifted_sum(x, taps, shifts)
-        return y.add_(bias[:, None, None])
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, taps = ctx.saved_tensors
-        to_x = _shifted_sum(gradient, taps, tuple(-shift for shift in ctx.shifts))
-        to_taps = torch.zeros_like(taps)
-        for tap, shift in enumerate(ctx.shifts):
-            if abs(shift) < x.shape[-1]:
-                here, there = _overlap(shift, x.shape[-1])
-                to_taps[:, tap] = (gradient[..., here] * x[..., there]).sum(dim=(1, 2))
-        return to_x, to_taps, gradient.sum(dim=(1, 2)), None
-
-
-def _shifted_sum(x: Tensor, taps: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """The sum over taps of gain * x[frame + shift], frames outside being zero."""
-    frames = x.shape[-1]
-    order = sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap]))
-    if shifts[order[0]] != 0:
-        raise ValueError("a depthwise layer without an unshifted tap")
-    y = x * taps[:, order[0], None, None]
-    for tap in order[1:]:
-        if abs(shifts[tap]) < frames:
-            here, there = _overlap(shifts[tap], frames)
-            y[..., here].addcmul_(x[..., there], taps[:, tap, None, None])
-    return y
-
-
-def _overlap(shift: int, frames: int) -> tuple[slice, slice]:
-    """Output frames that read an input frame, and the input frames they read."""
-    return slice(max(0, -shift), frames - max(0, shift)), slice(max(0, shift), frames - max(0, -shift))

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.separator.allocation import BitAllocation, all_sites, uniform
+from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
@@ -55,7 +55,7 @@ def test_the_fast_form_is_the_brevitas_network(kind, data):
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
     network = trained_network(base, state)
     weights, grids = network.quantized_weights(), network.activation_grids()
-    for name in folded.layers:
+    for name in (site.removesuffix(".weight") for site in base.sites.weights):
         if (weight := weights[f"{name}.weight"]) is not None:
             assert torch.equal(weight.scale, state.parameters[f"{name}.weight.scale"])
     for site, grid in grids.items():
@@ -117,7 +117,7 @@ def damaged(change_tensors=None, change_content=None):
         save_trained(path, initial_state(small_base(), ALLOCATION))
         tensors = load_file(path)
         content = {
-            "format": 2,
+            "format": 3,
             "base_sha256": small_base().base_sha256,
             "allocation": ALLOCATION.to_json(),
             "steps": 0,
@@ -148,7 +148,7 @@ DAMAGES = {
         damaged(lambda t: t["features.zero_point"].fill_(256)),
         "'features.zero_point' holds values out of range",
     ),
-    "format": (damaged(None, lambda c: c.update(format=1)), "not a trained state of format 2"),
+    "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of format 3"),
     "base": (damaged(None, lambda c: c.update(base_sha256="b" * 64)), "trained from base bbbbbbbbbbbb; wanted base aaaa"),
     "allocation": (damaged(None, lambda c: c.update(allocation={})), "trained at another bit allocation"),
     "steps": (damaged(None, lambda c: c.update(steps="many")), "trained for 'many' steps"),
@@ -173,4 +173,5 @@ def test_a_state_names_every_site():
     """Its names lead back to the sites, whatever the allocation."""
     state = initial_state(small_base(), ALLOCATION)
     found = {re.sub(r"\.(scale|zero_point|bias)$", "", name) for name in state.parameters}
-    assert found - set(small_base().folded.layers) == set(all_sites(RELU))
+    sites = small_base().sites
+    assert found - {site.removesuffix(".weight") for site in sites.weights} == {*sites.weights, *sites.activations}

@@ -11,6 +11,7 @@ from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.trained import initial_state, trained_network
 from hwsearch.training.loss import si_snr
 from hwsearch.training.qat import FINAL_RATE, TrainingDivergedError, batches, cosine, distilled_loss, train_quantized
+from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.small import KINDS, PRELU, RELU
 from tests.training.pools import small_base, small_pool
 
@@ -19,8 +20,8 @@ CONFIG = QatConfig(batch_size=2, learning_rate=3e-4, scale_learning_rate=1e-3)
 
 def loss_of(base, state, pool, distillation=0.5):
     with torch.no_grad():
-        everything = range(len(pool))
-        return float(distilled_loss(base, state.allocation, dict(state.parameters), pool, everything, distillation))
+        network = TrainableNetwork(base.graph, base.sites, state.allocation)
+        return float(distilled_loss(base, network, state.parameters, pool, range(len(pool)), distillation))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,8 +46,9 @@ def test_the_loss_mixes_target_and_teacher():
         teacher = base.separator(mixtures, pool.doa_deg[:3])
     to_target, to_teacher = -float(si_snr(estimates, targets).mean()), -float(si_snr(estimates, teacher).mean())
     assert to_teacher < to_target - 1.0
+    network = TrainableNetwork(base.graph, base.sites, state.allocation)
     for share in (0.0, 0.3, 1.0):
-        found = float(distilled_loss(base, state.allocation, dict(state.parameters), pool, (0, 1, 2), share))
+        found = float(distilled_loss(base, network, state.parameters, pool, (0, 1, 2), share))
         assert found == pytest.approx((1 - share) * to_target + share * to_teacher, abs=0.02)  # the pool keeps 16 bits
 
 
@@ -60,11 +62,11 @@ def test_the_same_arguments_give_the_same_state_bit_for_bit():
 
 def test_training_changes_neither_base_nor_warm_start():
     base, pool = small_base(PRELU), small_pool(PRELU)
-    before = {name: layer.weight.clone() for name, layer in base.folded.layers.items()}
+    before = {name: tensor.clone() for name, tensor in base.graph.parameters.items()}
     start = train_quantized(base, uniform(PRELU, 4, 8), pool, CONFIG, 2, 0)
     kept = {name: tensor.clone() for name, tensor in start.parameters.items()}
     train_quantized(base, uniform(PRELU, 3, 8), pool, CONFIG, 2, 0, start=start)
-    assert all(torch.equal(base.folded.layers[name].weight, weight) for name, weight in before.items())
+    assert all(torch.equal(base.graph.parameters[name], tensor) for name, tensor in before.items())
     assert all(torch.equal(start.parameters[name], tensor) for name, tensor in kept.items())
 
 

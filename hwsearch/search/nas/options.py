@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hwsearch.network.operations import Operation
+from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.search.exact.problem import AllocationProblem
-from hwsearch.separator.folding import input_site
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight
+from hwsearch.separator.weight_scales import output_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +19,12 @@ class LayerGrids:
     """The grids of a layer's options; none where weights or input stay in floating point.
 
     Attributes:
+        operation: the layer.
         weights: by option of the weights, width and scale.
         inputs: by option of the input.
     """
 
+    operation: Operation
     weights: tuple[tuple[int, Tensor] | None, ...]
     inputs: tuple[ActivationGrid | None, ...]
 
@@ -30,11 +34,11 @@ class LayerGrids:
         A bias is rounded where both its weights and its input are.
 
         Args:
-            weight: [out, in / groups, kernel].
+            weight: of the layer.
             bias: [out].
 
         Returns:
-            Weights [weight options, out, in / groups, kernel], and biases [weight options, input options, out].
+            Weights [weight options, ...], and biases [weight options, input options, out].
         """
         weights, biases = [], []
         for grid in self.weights:
@@ -44,7 +48,8 @@ class LayerGrids:
                 continue
             bits, scale = grid
             weights.append(quantize_weight(weight, scale, bits).value)
-            biases.append(torch.stack([_quantized_bias(bias, scale, before) for before in self.inputs]))
+            output = output_scale(self.operation, scale)
+            biases.append(torch.stack([_quantized_bias(bias, output, before) for before in self.inputs]))
         return torch.stack(weights), torch.stack(biases)
 
 
@@ -73,19 +78,23 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
         site: tuple(bits[options[options >= 0]].tolist())
         for site, bits, options in zip(problem.sites, problem.width_table, problem.site_option, strict=True)
     }
-    grids = {}
-    for name in base.folded.layers:
-        before = input_site(base.folded.config, name)
-        grids[name] = LayerGrids(
-            weights=tuple(None if is_float(bits) else (bits, base.scales.scale(name, bits)) for bits in widths[f"{name}.weight"]),
-            inputs=tuple(base.calibration.grid(before, bits) for bits in widths[before]),
-        )
-    layers = {name: grids[name].quantized(layer.weight, layer.bias) for name, layer in base.folded.layers.items()}
+    grids, layers = {}, {}
+    for layer in base.graph.operations:
+        if isinstance(layer, LAYERS):
+            name, read = layer.name, base.sites.read_by(layer)
+            grids[name] = LayerGrids(
+                operation=layer,
+                weights=tuple(
+                    None if is_float(bits) else (bits, base.scales.scale(name, bits)) for bits in widths[name + WEIGHT]
+                ),
+                inputs=tuple(base.calibration.grid(read, bits) for bits in widths[read]),
+            )
+            layers[name] = grids[name].quantized(base.graph.parameter(layer, "weight"), base.graph.parameter(layer, "bias"))
     return SiteOptions(base, problem, widths, grids, layers)
 
 
 def _quantized_bias(bias: Tensor, scale: Tensor, grid: ActivationGrid | None) -> Tensor:
     if grid is None:
         return bias
-    product_scale = scale.flatten() * grid.scale
+    product_scale = scale * grid.scale
     return bias_integers(bias, product_scale) * product_scale

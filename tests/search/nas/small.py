@@ -24,6 +24,6 @@ def problem_of(free, widths=(2, 4, 8), activation_bits=32, groups=()):
 
 def size(problem):
     """Bits of all weights, and a thousand more."""
-    values = {f"{name}.weight": layer.weight.numel() for name, layer in BASE.folded.layers.items()}
+    values = {site: BASE.graph.parameters[site].numel() for site in BASE.sites.weights}
     charges = {site: {bits: float(bits * values[site]) for bits in options} for site, options in problem.widths if site in values}
     return additive_cost("bits", problem.widths, charges, 1000.0)

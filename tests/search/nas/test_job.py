@@ -43,8 +43,7 @@ def si_snr_db(allocation: BitAllocation, pool: TrainingPool = POOL) -> float:
 
 def cost_of(allocation: BitAllocation) -> float:
     """Bits, and the thousand that each allocation is charged."""
-    values = {f"{name}.weight": layer.weight.numel() for name, layer in BASE.folded.layers.items()}
-    return 1000.0 + sum(bits * values[site] for site, bits in allocation.widths if is_weight(site))
+    return 1000.0 + sum(bits * BASE.graph.parameters[site].numel() for site, bits in allocation.widths if is_weight(site))
 
 
 @pytest.mark.parametrize("relaxation", ["softmax", "gumbel"])
@@ -117,7 +116,7 @@ def test_the_halfway_candidate_is_that_of_half_of_the_steps():
 
 
 def test_trained_weights_lower_the_loss_and_leave_the_base_alone():
-    before = {name: layer.weight.clone() for name, layer in BASE.folded.layers.items()}
+    before = {name: tensor.clone() for name, tensor in BASE.graph.parameters.items()}
     options = make_options(BASE, problem_of([], widths=(8,)))
     narrow = make_options(BASE, problem_of(FREE, widths=(3,)))
     config = CONFIG.model_copy(update={"steps": 40, "batch_size": len(POOL)})
@@ -125,8 +124,8 @@ def test_trained_weights_lower_the_loss_and_leave_the_base_alone():
     trained = search(1.0, narrow, config.model_copy(update={"train_weights": True}))
     assert trained.loss_db < fixed.loss_db - 0.1
     assert search(1.0, options, config).allocation == problem_of([]).allocation(np.zeros(len(PROBLEM.sites), np.int8))
-    for name, layer in BASE.folded.layers.items():
-        assert torch.equal(layer.weight, before[name])
+    for name, tensor in BASE.graph.parameters.items():
+        assert torch.equal(tensor, before[name])
 
 
 def test_a_loss_that_is_no_number_names_step_and_cost_weight():

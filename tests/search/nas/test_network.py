@@ -7,15 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 
+from hwsearch.network.run import run
 from hwsearch.search.exact.problem import AllocationProblem
 from hwsearch.search.nas.network import RelaxedNetwork
 from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.relaxation import relaxed_choice
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
 from hwsearch.separator.fast import FastNetwork
-from hwsearch.separator.folding import run_folded
 from tests.search.nas.small import POOL, problem_of
 from tests.separator.small import KINDS, RELU, allocations
+from tests.training.graphs import FEATURES as GRAPH_FEATURES
+from tests.training.graphs import cycled, graph_base
 from tests.training.pools import small_base
 
 FEATURES = POOL.batch((0, 1)).normalised
@@ -60,18 +62,33 @@ def test_a_cold_choice_is_the_network_of_its_allocation(kind, train_weights):
     check()
 
 
+def test_a_cold_choice_on_a_graph_that_is_no_tcn_is_the_network_of_its_allocation():
+    """Norms, slopes per channel, a stride and back, a concatenation and products; weights of a group share their scales."""
+    base = graph_base()
+    widths = dict.fromkeys(base.sites.weights, (2, 4, 32)) | dict.fromkeys(base.sites.activations, (4, 8, 32))
+    problem = AllocationProblem(tuple(widths.items()), np.zeros((len(widths), 3)), ())
+    network = RelaxedNetwork(make_options(base, problem))
+    fast = FastNetwork(base.graph, base.calibration, base.quantization)
+    for weights, activations in (((2, 4, 32), (8, 32)), ((4, 32, 2), (32, 4, 8)), ((32, 2), (8,))):
+        allocation = cycled(base, weights, activations)
+        shares = (logits_of(problem, allocation) == 1.0).float()
+        found = network.mask(GRAPH_FEATURES.transpose(0, 1), shares).detach().transpose(0, 1)
+        wanted = fast.mask_function(allocation)(GRAPH_FEATURES)
+        far = (found - wanted).abs() > 1e-4 * wanted.abs().max()
+        assert float(far.float().mean()) < 0.02
+
+
 def test_weights_in_a_mixture_are_the_mean_of_their_versions():
-    """At half 2 and half 8 bits, against the folded network with the mean of the two weights."""
+    """At half 2 and half 8 bits, against the network with the mean of the two weights."""
     site = "blocks.0.expand.weight"
     options = make_options(small_base(), problem_of([site], widths=(2, 8)))
     row = int(options.problem.choice_of[options.problem.sites.index(site)])
     shares = torch.from_numpy(options.problem.option_valid).float()
     shares[row] = torch.tensor([0.5, 0.5])
-    folded = options.base.folded
-    layers = {
-        name: replace(layer, weight=options.layers[name][0].mean(dim=0), bias=layer.bias) for name, layer in folded.layers.items()
-    }
-    wanted = run_folded(replace(folded, layers=layers), FEATURES.transpose(0, 1), lambda _site, x: x)
+    graph = options.base.graph
+    weights = {f"{name}.weight": weights.mean(dim=0) for name, (weights, _) in options.layers.items()}
+    mixed = replace(graph, parameters={**graph.parameters, **weights})
+    (wanted,) = run(mixed, {"features": FEATURES.transpose(0, 1)})
     np.testing.assert_allclose(RelaxedNetwork(options).mask(FEATURES, shares).transpose(0, 1), wanted, rtol=1e-3, atol=1e-4)
 
 
@@ -121,21 +138,22 @@ def test_activations_pass_gradients_where_nothing_is_clipped():
 def test_trained_weights_have_the_gradient_of_the_mixture_and_the_base_stays():
     site = "blocks.0.expand.weight"
     options = make_options(small_base(), problem_of([site], widths=(2, 8)))
-    before = options.base.folded.layers["blocks.0.expand"].weight.clone()
+    graph = options.base.graph
+    before = graph.parameters[site].clone()
     network = RelaxedNetwork(options, train_weights=True)
     shares = torch.from_numpy(options.problem.option_valid / options.problem.option_valid.sum(axis=1, keepdims=True)).float()
     network.mask(FEATURES, shares).square().sum().backward()
-    folded = options.base.folded
-    leaves = {name: weights[0].mean(dim=0).requires_grad_() for name, weights in options.layers.items()}
-    layers = {name: replace(layer, weight=leaves[name]) for name, layer in folded.layers.items()}
-    run_folded(replace(folded, layers=layers), FEATURES.transpose(0, 1), lambda _site, x: x).square().sum().backward()
+    leaves = {f"{name}.weight": weights.mean(dim=0).requires_grad_() for name, (weights, _) in options.layers.items()}
+    (wanted,) = run(replace(graph, parameters={**graph.parameters, **leaves}), {"features": FEATURES.transpose(0, 1)})
+    wanted.square().sum().backward()
     for name, (weight, bias) in network.masters.items():
-        largest = float(leaves[name].grad.abs().max())
-        np.testing.assert_allclose(weight.grad, leaves[name].grad, rtol=1e-2, atol=1e-3 * largest)
+        gradient = leaves[f"{name}.weight"].grad
+        largest = float(gradient.abs().max())
+        np.testing.assert_allclose(weight.grad, gradient, rtol=1e-2, atol=1e-3 * largest)
         assert float(bias.grad.abs().max()) > 0
     with torch.no_grad():
         network.masters["blocks.0.expand"][0].zero_()
-    assert torch.equal(folded.layers["blocks.0.expand"].weight, before)
+    assert torch.equal(graph.parameters[site], before)
 
 
 def test_sites_of_a_group_share_their_mixture():
