@@ -59,6 +59,7 @@ from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import mse_scale, weight_limit
 from hwsearch.separator.trained import TrainedState, initial_state, load_trained, save_trained
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.training.qat import train_quantized
 from hwsearch.workspace import Workspace
@@ -108,7 +109,7 @@ class Bench:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.base = prepare(self.workspace)
         self.pool_path = build_pool(self.workspace, 1, lambda _done, _total: None)
-        self.space = build_space(loaded.search, loaded.separator)
+        self.space = build_space(loaded.search, untrained_sites(loaded))
         self.costs = CostBook(loaded, self.space)
         self.size = self.costs.known(SIZE)
         self.test = open_dataset(self.workspace.data_folder, Split.TEST)[:test_mixtures]

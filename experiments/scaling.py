@@ -49,6 +49,7 @@ from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, u
 from hwsearch.search.studies.address import parse_address
 from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.studies.storage import Key, open_storage
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -82,10 +83,11 @@ class Problem:
             "separator": {"X": 8, "R": 4},
             "search": {"activation_bits": [4, 6, 8], "targets": ["ethos-u55-128"], "trials": 10 * BEHIND[-1]},
         }
-        sites = [site for site, _ in build_space(parse_experiment(content, "scaling").search, _separator(content)).free]
+        whole = parse_experiment(content, "scaling")
+        sites = [site for site, _ in build_space(whole.search, untrained_sites(whole)).free]
         content["search"] |= {"fixed": dict.fromkeys(sites[SITES:], 8)}  # type: ignore[operator]
         self.experiment: Experiment = parse_experiment(content, source="scaling")
-        self.space: SearchSpace = build_space(self.experiment.search, self.experiment.separator)
+        self.space: SearchSpace = build_space(self.experiment.search, untrained_sites(self.experiment))
         self.book = CostBook(self.experiment, self.space)
         self.cost = make_cost(self.experiment)
         rng = np.random.default_rng(0)
@@ -124,10 +126,6 @@ class Problem:
         run_search(
             experiment, self.space, executor, self.cost, folder, lambda _: None, seeds=seeds, proposer=proposer or self.proposer()
         )
-
-
-def _separator(content: dict[str, Any]) -> Any:
-    return parse_experiment(content, source="scaling").separator
 
 
 class WaitingExecutor:

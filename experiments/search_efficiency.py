@@ -45,6 +45,7 @@ from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -78,7 +79,7 @@ class Job:
 def estimate(workspace: Workspace) -> None:
     """Estimate what is missing of the sensitivities; one process at a time may."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     ensure(workspace, [prior.value for prior in experiment.search.priors], space.free_sites)
 
 
@@ -91,7 +92,7 @@ class Problem:
         self.workspace = Workspace(runs, self.experiment)
         self.folder = self.workspace.folder / "efficiency"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.space = build_space(self.experiment.search, self.experiment.separator)
+        self.space = build_space(self.experiment.search, untrained_sites(self.experiment))
         self.costs = CostBook(self.experiment, self.space)
         self.size = self.costs.known(SIZE)
         prepare(self.workspace)

@@ -201,15 +201,14 @@ def _inputs(workload: Workload) -> IntArray:
 def _live_sites(workload: Workload) -> npt.NDArray[np.int64]:
     """Tensors alive while each layer runs.
 
-    A tensor lives from the layer that writes it to the last that reads it; an input of the network from the
+    A tensor lives from the layer that first writes into it to the last that reads it; an input of the network from the
     start, an output to the end. A layer's output never shares the bytes of its inputs.
     """
     sites = workload.activation_sites
     last = len(workload.layers) - 1
     born = dict.fromkeys(sites, 0)
     dies = dict.fromkeys(sites, last)
-    for i, layer in enumerate(workload.layers):
-        born[layer.output_site] = i
+    born |= {site: numbers[0] for site, numbers in workload.writers.items()}
     for i, layer in enumerate(workload.layers):
         for site in layer.input_sites:
             dies[site] = i

@@ -2,13 +2,14 @@
 
 Chips know three classes of kernels. A convolution and a depthwise layer run as they are. A transposed convolution runs as the
 matrix product of its input with all taps at once, whose results are added up where they meet; adding them is not charged.
-Everything without weights runs as a sum does: so many elements at the rate of a sum, whatever is done with each.
+Everything without weights runs as a sum does: so many elements at the rate of a sum, whatever is done with each; norms and
+softmaxes go over them twice.
 """
 
 from dataclasses import dataclass
 
 from hw_models.sections import Dilation
-from hw_models.workload import Layer, LayerKind
+from hw_models.workload import PASSES, Layer, LayerKind
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Shape:
         groups: of channels that do not see each other, of a `conv`.
         operands: tensors read, of `in_channels` each.
         input_frames: positions of the operands; as many as `frames` where it is None.
+        passes: times that a layer without weights goes over its elements.
     """
 
     kind: LayerKind
@@ -38,6 +40,7 @@ class Shape:
     groups: int = 1
     operands: int | None = None
     input_frames: int | None = None
+    passes: int = 1
 
     @property
     def macs(self) -> int:
@@ -61,8 +64,8 @@ class Shape:
 
     @property
     def worked_frames(self) -> int:
-        """Positions that a layer without weights works on: those of its result, or of an operand where those are more."""
-        return max(self.frames, self.input_frames or 0)
+        """Positions that a layer without weights works on, in all passes: those of its result, or of an operand if more."""
+        return self.passes * max(self.frames, self.input_frames or 0)
 
     @property
     def elements(self) -> int:
@@ -83,7 +86,8 @@ def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: 
         columns = layer.out_channels * layer.taps
         return Shape(LayerKind.CONV, layer.in_channels, columns, 1, read, 0, groups=layer.groups)
     if layer.kind not in (LayerKind.CONV, LayerKind.DEPTHWISE):
-        operands = 2 if layer.kind in (LayerKind.ADD, LayerKind.MULTIPLY) else 1
+        passes = PASSES.get(layer.kind, 1)
+        operands = 2 if layer.kind in (LayerKind.ADD, LayerKind.MULTIPLY) else passes
         return Shape(
             LayerKind.ADD,
             layer.in_channels,
@@ -93,6 +97,7 @@ def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: 
             0,
             operands=operands,
             input_frames=_unlike(read, positions),
+            passes=passes,
         )
     frames, taps = positions, layer.kernel_size
     if taps > 1 and layer.dilation > 1 and not streaming:

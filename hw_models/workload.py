@@ -31,13 +31,18 @@ class LayerKind(StrEnum):
     TRANSPOSED = "transposed"  # transposed convolution
     ADD = "add"  # elementwise sum of two tensors of one shape
     MULTIPLY = "multiply"  # elementwise product of two tensors of one shape
-    FUNCTION = "function"  # elementwise function that no other layer takes with it: a sigmoid, a PReLU
+    FUNCTION = "function"  # elementwise function that no other layer takes with it: a sigmoid, a hyperbolic tangent
     POOL = "pool"  # mean or maximum over windows of positions
-    CONCATENATE = "concatenate"  # channels of several tensors, one behind the other
+    CONCATENATE = "concatenate"  # several tensors copied one behind the other, along channels or positions
+    NORM = "norm"  # zero mean and unit variance over channels or positions, then a gain and an offset per channel
+    SOFTMAX = "softmax"  # exponentials over their sum, along channels or positions
 
 
 WEIGHTED: Final = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.TRANSPOSED)
 """Kinds of layers with weights."""
+
+PASSES: Final = {LayerKind.NORM: 2, LayerKind.SOFTMAX: 2}
+"""Times that a layer of a kind reads its input, once where it is not named: first for a sum over it, then for what is written."""
 
 _PAIRS: Final = (LayerKind.ADD, LayerKind.MULTIPLY)
 
@@ -46,7 +51,8 @@ _PAIRS: Final = (LayerKind.ADD, LayerKind.MULTIPLY)
 class Layer:
     """One operation on `[channels, positions]` tensors: positions are frames, or the pixels of a feature map.
 
-    `weight_site`, `input_sites` and `output_site` name the tensors whose bit-widths an allocation chooses.
+    `weight_site`, `input_sites` and `output_site` name the tensors whose bit-widths an allocation chooses. A function whose input
+    is its output works in place.
 
     Attributes:
         kernel_size: taps along the frames, `dilation` frames apart.
@@ -54,6 +60,10 @@ class Layer:
         input_positions: of the input; as many as of the output where it is None. A stride makes them more.
         kernel_height: taps along the second axis of a feature map.
         groups: of a convolution's channels that do not see each other; a depthwise layer needs none.
+        whole: whether its tensors have as many channels and positions as it reads and writes. A layer behind a split, a crop or
+            padding reads a part, or more; a sum that broadcasts reads a tensor again; one before a concatenation writes a part.
+        over_positions: whether a norm or softmax is over the positions, so that it needs all of them first.
+        ahead: frames that the kernel looks ahead; as the workload's `causal` says where it is None.
     """
 
     name: str
@@ -70,6 +80,9 @@ class Layer:
     input_positions: int | None = None
     kernel_height: int = 1
     groups: int = 1
+    whole: bool = True
+    over_positions: bool = False
+    ahead: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse a shape that no network has.
@@ -89,7 +102,7 @@ class Layer:
         self._check_channels()
 
     def _check_sites(self) -> None:
-        wanted = 2 if self.kind in (*_PAIRS, LayerKind.CONCATENATE) else 1
+        wanted = 2 if self.kind in _PAIRS or (self.kind is LayerKind.CONCATENATE and self.whole) else 1
         sites = len(self.input_sites)
         if sites < wanted or (sites > wanted and self.kind is not LayerKind.CONCATENATE):
             raise TargetError(f"layer '{self.name}': {sites} input sites; a {self.kind} has {wanted}")
@@ -147,7 +160,18 @@ class Layer:
     @property
     def keeps_frames(self) -> bool:
         """Whether it works frame by frame along one axis, as many out as in."""
-        return self.positions is None and self.input_positions is None and self.kernel_height == 1
+        everywhere = self.positions is None and self.input_positions is None
+        return everywhere and self.kernel_height == 1 and not self.over_positions
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it works on a tensor that another layer has written."""
+        return self.kind is LayerKind.FUNCTION and self.input_sites == (self.output_site,)
+
+    @property
+    def constants(self) -> int:
+        """Biases, or gains and offsets of a norm."""
+        return self.out_channels * (2 if self.kind is LayerKind.NORM else 1) if self.bias else 0
 
 
 @dataclass(frozen=True)
@@ -156,7 +180,7 @@ class Workload:
 
     `site_channels` maps each activation site to its channels, in the order of the activation columns of
     `bits`. A site that no layer writes is an input of the network; one that no layer reads is an output.
-    A concatenation's inputs may have any channels that add up to its own.
+    A concatenation's inputs may have any channels that add up to its own. Several layers may write a site, each a part of it.
 
     A `causal` network's kernels end at the current frame, another's are centred on it. A `streaming` workload is one frame of an
     endless input: what kernels reach back to is kept from frame to frame (`state_frames`).
@@ -184,26 +208,41 @@ class Workload:
             raise TargetError(f"workload '{self.name}': streaming {self.frames} frames at once; wanted one")
         if self.streaming and (other := [layer.name for layer in self.layers if not layer.keeps_frames]):
             raise TargetError(
-                f"workload '{self.name}': streaming layer '{other[0]}'; wanted as many frames out as in, along one axis"
+                f"workload '{self.name}': streaming layer '{other[0]}'; wanted layers that work frame by frame, along one axis"
             )
         for what, names in (
             ("layer", [layer.name for layer in self.layers]),
             ("weight site", self.weight_sites),
-            ("written site", [layer.output_site for layer in self.layers]),
+            ("written site", self._written_whole),
             ("site", self.sites),
         ):
             if duplicates := _duplicates(names):
                 raise TargetError(f"workload '{self.name}': {what} '{duplicates[0]}' occurs twice")
         self._check_graph()
 
+    @property
+    def _written_whole(self) -> list[str]:
+        """Sites by the layer that writes them; once for several layers of which each writes a part."""
+        whole = [layer.output_site for layer in self.layers if layer.whole and not layer.in_place]
+        return [*whole, *{layer.output_site for layer in self.layers if not layer.whole and not layer.in_place}]
+
+    @cached_property
+    def writers(self) -> Mapping[str, tuple[int, ...]]:
+        """Of each site that layers write, those layers by number, but for functions in place."""
+        found: dict[str, list[int]] = {}
+        for number, layer in enumerate(self.layers):
+            if not layer.in_place:
+                found.setdefault(layer.output_site, []).append(number)
+        return {site: tuple(numbers) for site, numbers in found.items()}
+
     def _check_graph(self) -> None:
-        writer = {layer.output_site: i for i, layer in enumerate(self.layers)}
         for i, layer in enumerate(self.layers):
             self._check_channels(layer)
             for site in layer.input_sites:
-                if writer.get(site, -1) >= i:
+                written = self.writers.get(site, (-1,))
+                if (written[0] if layer.in_place else written[-1]) >= i:
                     raise TargetError(f"layer '{layer.name}': site '{site}' is read before a layer writes it")
-                if self.site_positions[site] != layer.read(self.frames):
+                if layer.whole and self.site_positions[site] != layer.read(self.frames):
                     found = f"site '{site}' has {self.site_positions[site]} positions"
                     raise TargetError(f"layer '{layer.name}': {found}; the layer reads {layer.read(self.frames)}")
         used = {site for layer in self.layers for site in (*layer.input_sites, layer.output_site)}
@@ -214,6 +253,9 @@ class Workload:
         for site in (*layer.input_sites, layer.output_site):
             if site not in self.site_channels:
                 raise TargetError(f"layer '{layer.name}': activation site '{site}' is not in site_channels")
+        if not layer.whole:
+            self._check_parts(layer.output_site)
+            return
         if layer.kind is LayerKind.CONCATENATE:
             together = sum(self.site_channels[site] for site in layer.input_sites)
             if together != layer.in_channels:
@@ -225,14 +267,30 @@ class Workload:
                 found = f"site '{site}' has {self.site_channels[site]} channels"
                 raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")
 
+    def _check_parts(self, site: str) -> None:
+        """Refuse parts that do not add up to the tensor that they are of, along one axis and with the other whole."""
+        parts = [self.layers[i] for i in self.writers.get(site, ())]
+        channels = [layer.out_channels for layer in parts]
+        along_channels = sum(channels) == self.site_channels[site] and len({part.written(self.frames) for part in parts}) == 1
+        if parts and not along_channels and set(channels) != {self.site_channels[site]}:
+            found = f"site '{site}' has {self.site_channels[site]} channels"
+            raise TargetError(f"layer '{parts[-1].name}': {found}; the layers that write it have {sum(channels)}")
+
     @cached_property
     def site_positions(self) -> Mapping[str, int]:
-        """Frames or pixels of each activation site: those that its layer writes, or that the first reader of an input reads."""
-        positions = {layer.output_site: layer.written(self.frames) for layer in self.layers}
+        """Frames or pixels of each activation site: what its layers write, or what a reader of an input reads.
+
+        An input that is only read in parts has the workload's frames.
+        """
+        positions: dict[str, int] = {}
+        for site, numbers in self.writers.items():
+            written = [self.layers[i].written(self.frames) for i in numbers]
+            along_channels = sum(self.layers[i].out_channels for i in numbers) == self.site_channels.get(site)
+            positions[site] = max(written) if along_channels else sum(written)
         for layer in self.layers:
-            for site in layer.input_sites:
+            for site in layer.input_sites if layer.whole else ():
                 positions.setdefault(site, layer.read(self.frames))
-        return positions
+        return dict.fromkeys(self.site_channels, self.frames) | positions
 
     @cached_property
     def weight_sites(self) -> tuple[str, ...]:
@@ -253,15 +311,19 @@ class Workload:
         """Frames by which each activation site lags behind the network's input, for what centred kernels look ahead."""
         delays = dict.fromkeys(self.site_channels, 0)
         for layer in self.layers:
-            ahead = 0 if self.causal else (layer.kernel_size - 1) * layer.dilation // 2
-            delays[layer.output_site] = max(delays[site] for site in layer.input_sites) + ahead
+            delays[layer.output_site] = max(delays[layer.output_site], self._delay(layer, delays))
         return delays
+
+    def _delay(self, layer: Layer, delays: Mapping[str, int]) -> int:
+        """Frames by which what a layer writes lags behind."""
+        centred = 0 if self.causal else (layer.kernel_size - 1) * layer.dilation // 2
+        return max(delays[site] for site in layer.input_sites) + (centred if layer.ahead is None else layer.ahead)
 
     @cached_property
     def state_frames(self) -> Mapping[str, int]:
         """Past frames of each activation site kept between two frames of a streaming inference, 0 in any other.
 
-        They are what a dilated kernel reaches back to, and what waits for the later operand of an `add`.
+        They are what a dilated kernel reaches back to, and what waits for the later operand of an `add` or concatenation.
         """
         kept = dict.fromkeys(self.site_channels, 0)
         if self.streaming:
@@ -270,6 +332,9 @@ class Workload:
                 for site in layer.input_sites:
                     reach = (layer.kernel_size - 1) * layer.dilation + latest - self.delay_frames[site]
                     kept[site] = max(kept[site], reach)
+                waits = self.delay_frames[layer.output_site] - self._delay(layer, self.delay_frames)
+                if not layer.in_place:
+                    kept[layer.output_site] = max(kept[layer.output_site], waits)
         return kept
 
     @cached_property
@@ -310,13 +375,13 @@ class Workload:
 
     @cached_property
     def bias_count(self) -> int:
-        """Elements of all biases."""
-        return sum(layer.out_channels for layer in self.weight_layers if layer.bias)
+        """Elements of all biases, and of the gains and offsets of norms."""
+        return sum(layer.constants for layer in self.layers)
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
-        return sum(layer.weight_count + layer.out_channels * layer.bias for layer in self.weight_layers)
+        """Weights and biases, gains and offsets."""
+        return sum(layer.weight_count + layer.constants for layer in self.layers)
 
     @property
     def macs(self) -> int:

@@ -76,6 +76,7 @@ from hwsearch.sensitivity.estimate import (
 from hwsearch.sensitivity.plot import plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.terminal import Advance, progress_bar, say, tell, wide
 from hwsearch.training.base import Reports, train_base, trained_path
 from hwsearch.training.checkpoint import TrainingProgress
@@ -249,7 +250,7 @@ def sensitivity_with_progress(
     """
     experiment = workspace.experiment
     wanted = parse_methods(methods) or DEFAULT_METHODS
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     check_sensitivity(experiment, wanted, space.free_sites)
     check_workers(workers, ray_address, WorkersConfig())
     check(workspace, may_train=False)

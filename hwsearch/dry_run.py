@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
-from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split, Strategy
+from hwsearch.experiment import Experiment, Fidelity, Split, Strategy
 from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.pipeline import calibration_path, check_plan, needs_training
 from hwsearch.search.costing import make_cost
@@ -34,6 +34,7 @@ from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.terminal import duration
 from hwsearch.training.pool import load_pool, pool_path
 from hwsearch.training.qat import train_quantized
@@ -208,7 +209,7 @@ def _gets(study: str, held: int | None, status: SearchStatus | None) -> str:
 def _seeds(workspace: Workspace) -> tuple[tuple[Seed, ...], bool]:
     """The seeds, and whether they are all of them: those of priors need sensitivities."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     wanted = wanted_priors(experiment) if space.free else ()
     tables = {table.method: table for table in kept_tables(workspace, space.free_sites)}
     nas = wants_nas(experiment) and bool(space.free)
@@ -292,7 +293,7 @@ def _seconds(todo: list[tuple[int, RungPlan]], measured: Measured, at_once: int)
 def _measure(workspace: Workspace) -> Measured:
     """Score full precision and some seeds, and train a few steps where that is to come, all beside the run folder."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     fidelity = first_fidelity(experiment)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -303,7 +304,7 @@ def _measure(workspace: Workspace) -> Measured:
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]
         # What a worker does once counts as its start: it loads mixtures, and quantizes each site's weights at each width.
-        score(ScoringJob(uniform(experiment.separator, FLOAT_BITS, FLOAT_BITS), fidelity))
+        score(ScoringJob(space.full_precision, fidelity))
         for point in points:
             score(ScoringJob(space.decode(point), fidelity))
         started = time.perf_counter() - start
@@ -323,7 +324,7 @@ def _measure(workspace: Workspace) -> Measured:
 def _step_seconds(workspace: Workspace, calibration: Path) -> float:
     experiment = workspace.experiment
     base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
-    allocation = uniform(experiment.separator, max(experiment.search.weight_bits), max(experiment.search.activation_bits))
+    allocation = uniform(base.sites, max(experiment.search.weight_bits), max(experiment.search.activation_bits))
     times: list[float] = []
     train_quantized(
         base,
@@ -340,7 +341,7 @@ def _step_seconds(workspace: Workspace, calibration: Path) -> float:
 def _entry_bytes(workspace: Workspace, candidate: Candidate, result: Result, fidelity: Fidelity, folder: Path) -> float:
     """A scored candidate in the record and in its mirror."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     asked = Asked(candidate=1, strategy=candidate.strategy, point=candidate.point, state={}, time=now())
     scored = Scored(
         candidate=1,

@@ -27,6 +27,7 @@ from hwsearch.pipeline import read_run
 from hwsearch.search.costing import experiment_workload
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.terminal import number, say, wide
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
@@ -68,7 +69,7 @@ class Charged:
             opened = read_run(self.run)
             return opened.workspace.experiment, opened.allocation(self.candidate)
         experiment = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
-        return experiment, uniform(experiment.separator, self.weight_bits, self.activation_bits)
+        return experiment, uniform(untrained_sites(experiment), self.weight_bits, self.activation_bits)
 
 
 def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | None) -> None:

@@ -34,6 +34,7 @@ from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, load_trained, trained_mask_function
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.base import check_training, training_digest
 from hwsearch.workspace import Workspace, open_run, read_binding
 
@@ -161,7 +162,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
             search, no mixtures to score on, or none to train on where something trains.
     """
     experiment = workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     make_cost(experiment)
     costs = CostBook(experiment, space)
     for column in experiment.search.objectives:

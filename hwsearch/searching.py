@@ -27,6 +27,7 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.shared_study import check_shared_study
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import Method
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
 
@@ -86,7 +87,7 @@ def search(
     experiment = workspace.experiment
     with FolderLock(workspace.folder) if lock is None else nullcontext(lock) as held:
         claim(workspace)
-        space = build_space(experiment.search, experiment.separator)
+        space = build_space(experiment.search, untrained_sites(experiment))
         costs = CostBook(experiment, space)
         prepare(workspace, experiment.search.weight_bits)
         with ray_session(workers, experiment.workers):

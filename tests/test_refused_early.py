@@ -15,6 +15,7 @@ from hwsearch import display, pipeline, searching
 from hwsearch.data.dataset import open_dataset
 from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training import base as training
 from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
@@ -125,7 +126,7 @@ def test_trials_that_have_no_room_for_all_seeds_score_the_first(copied: Tiny) ->
     (copied.folder / "record.jsonl").unlink()
     (copied.folder / "optuna-journal.log").unlink()
     experiment = copied.workspace.experiment
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     least = len(uniform_seeds(space) + ends_seeds(space))
     command = ("search", copied.file, "--runs-dir", copied.runs)
     assert f"are {least}: wanted at least as many" in refusal(hwsearch(*command, "--trials", least - 1, "--dry-run"))

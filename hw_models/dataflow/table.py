@@ -169,9 +169,12 @@ def _refuse_unknown(target: Target, workload: Workload) -> None:
     """
     known = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD)
     for layer in workload.layers:
-        if layer.kind not in known or not layer.keeps_frames:
-            found = f"layer '{layer.name}': a {layer.kind}" + ("" if layer.keeps_frames else " that does not keep the frames")
-            raise TargetError(f"{found}; target '{target.name}' has circuits for {', '.join(known)}, as many frames out as in")
+        if layer.kind in known and layer.keeps_frames and layer.whole:
+            continue
+        wrong = "" if layer.whole else " that reads or writes part of a tensor"
+        wrong = wrong if layer.keeps_frames else " that does not keep the frames"
+        wanted = f"{', '.join(known)}, of whole tensors, as many frames out as in"
+        raise TargetError(f"layer '{layer.name}': a {layer.kind}{wrong}; target '{target.name}' has circuits for {wanted}")
 
 
 def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:

@@ -18,7 +18,7 @@ from hwsearch.export.saturation import holds_unsigned_weights
 from hwsearch.separator.features import feature_count
 from hwsearch.separator.folding import input_site
 from hwsearch.separator.tcn import padding
-from hwsearch.separator.workload import build_workload
+from hwsearch.separator.untrained import network_of
 
 _ELEMENTWISE = {"Add", "Clip", "DequantizeLinear", "Identity", "Mul", "PRelu", "QuantizeLinear", "Relu", "Sub"}
 
@@ -75,7 +75,7 @@ def _features(description: ExportDescription) -> int:
 def _layers(description: ExportDescription) -> Iterator[_Layer]:
     """The convolutions in the order of execution."""
     config, widths = description.separator, description.allocation
-    workload = build_workload(config, _features(description), 1, description.sample_rate, per_channel=True)
+    workload = network_of(config, _features(description)).workload(1, 1.0, per_channel=True)
     for layer in workload.layers:
         if layer.kind is LayerKind.ADD:
             continue

@@ -18,12 +18,14 @@ from hwsearch.front.working_time import WorkingTime
 from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
 from hwsearch.search.folder_lock import LockHolder, lock_holder
 from hwsearch.search.hypervolume import volumes_at
+from hwsearch.search.identity import header_space
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.objectives import QUALITY, SIZE, is_count, objectives_of
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Failed, Header, Scored, has_begun, read_record
 from hwsearch.search.scoring import first_fidelity
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import open_run
 
 RECENT_SECONDS = 300.0
@@ -149,6 +151,7 @@ class Tally:
         self._name = experiment.name if header is None else header.name
         self._columns = objectives_of(experiment.search.objectives) if header is None else header.objectives
         self._experiment = experiment
+        self._header = header
         self._first = first_fidelity(experiment)
         self._entered: list[datetime] = []
         """When anything was asked or finished."""
@@ -257,7 +260,10 @@ class Tally:
     @cached_property
     def _always_promoted(self) -> int:
         """Candidates that go on to every rung, if all of them are scored."""
-        space = build_space(self._experiment.search, self._experiment.separator)
+        if self._header is None:
+            space = build_space(self._experiment.search, untrained_sites(self._experiment))
+        else:
+            space = header_space(self._header)
         return len(uniform_seeds(space) + ends_seeds(space))
 
     def _rungs(self, work: WorkingTime) -> tuple[RungStatus, ...]:

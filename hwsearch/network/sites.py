@@ -59,6 +59,11 @@ class Sites:
     tensors: Mapping[str, str]
     grids: Mapping[str, str]
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Weight sites, then activation sites."""
+        return self.weights + self.activations
+
     def read_by(self, operation: Operation) -> str:
         """The site that an operation's first input is on."""
         return self.grids[operation.inputs[0]]

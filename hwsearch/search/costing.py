@@ -1,6 +1,7 @@
 """What allocations cost on an experiment's targets, as columns of the record."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -10,33 +11,39 @@ from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import load_target
 from hw_models.workload import Workload, bits_matrix
-from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.files import digest
 from hwsearch.search.driver import Cost
 from hwsearch.search.objectives import SIZE
-from hwsearch.separator.allocation import BitAllocation, weight_sites
-from hwsearch.separator.features import feature_count
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.stft import frame_count
-from hwsearch.separator.workload import build_workload
+from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
 
-TCN_PREFIX = "blocks."
-"""What the sites of the TCN's blocks begin with; the others are the ends."""
+_KEPT = 16
+"""Workloads that a process keeps."""
 
 
 def experiment_workload(experiment: Experiment) -> Workload:
     """The layer shapes of one inference: of `search.utterance_seconds`, or of one frame where `search.streaming` is on."""
     config, rate = experiment.separator, experiment.data.sample_rate
-    bins = config.n_fft // 2 + 1
-    workload = build_workload(
-        config,
-        features=feature_count(ARRAYS[experiment.data.array], bins, config.ipd, beam=config.beam),
-        frames=frame_count(round(experiment.search.utterance_seconds * rate), config.hop_length),
-        sample_rate=rate,
-        per_channel=experiment.quantization.weight_scale == "per_channel",
-    )
+    frames = frame_count(round(experiment.search.utterance_seconds * rate), config.hop_length)
+    per_channel = experiment.quantization.weight_scale == "per_channel"
+    workload = _workload(untrained_network(experiment), frames, config.hop_length / rate, per_channel=per_channel)
     return workload.streamed() if experiment.search.streaming else workload
+
+
+@lru_cache(maxsize=_KEPT)
+def _workload(network: UntrainedNetwork, frames: int, frame_seconds: float, *, per_channel: bool) -> Workload:
+    return network.workload(frames, frame_seconds, per_channel=per_channel)
+
+
+def inner_weight_sites(workload: Workload) -> tuple[str, ...]:
+    """Weight sites but for those of the first and the last layer, which papers leave out of the average width of a TCN.
+
+    All of them where there are no others.
+    """
+    return workload.weight_sites[1:-1] or workload.weight_sites
 
 
 def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, CostTable]:
@@ -80,14 +87,14 @@ def make_cost(experiment: Experiment) -> Cost:
     """
     workload = experiment_workload(experiment)
     tables = compile_targets(experiment, workload)
-    tcn = [site for site in weight_sites(experiment.separator) if site.startswith(TCN_PREFIX)]
+    inner = inner_weight_sites(workload)
 
     def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
         bits = bits_matrix(workload, [allocation.by_site for allocation in allocations])
         columns: dict[str, np.ndarray] = {
             SIZE: packed_size_bytes(workload, bits),
             "average_bits": average_weight_bits(workload, bits),
-            "tcn_average_bits": average_weight_bits(workload, bits, tcn),
+            "tcn_average_bits": average_weight_bits(workload, bits, inner),
         }
         for name, table in tables.items():
             can, costs = evaluate_runnable(table, bits)

@@ -30,6 +30,11 @@ def search_digest(experiment: Experiment) -> str:
     )
 
 
+def header_space(header: Header) -> SearchSpace:
+    """The space of a search that has begun."""
+    return SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
+
+
 def search_header(experiment: Experiment, space: SearchSpace, provenance: Mapping[str, str]) -> Header:
     """The first line of the record of a search that begins now.
 

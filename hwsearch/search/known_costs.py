@@ -11,7 +11,7 @@ from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.workload import Workload
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
-from hwsearch.search.costing import TCN_PREFIX, compile_targets, experiment_workload
+from hwsearch.search.costing import compile_targets, experiment_workload, inner_weight_sites
 from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
 from hwsearch.search.exact.milp import optimum
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray
@@ -155,11 +155,11 @@ class _Widths:
 
 
 def _charges(workload: Workload, targets: Mapping[str, CostTable]) -> dict[str, Charge]:
-    tcn = [site for site in workload.sites if site.startswith(TCN_PREFIX) and site.endswith(".weight")]
+    inner = inner_weight_sites(workload)
     charges: dict[str, Charge] = {
         SIZE: lambda bits: packed_size_bytes(workload, bits).astype(np.float64),
         "average_bits": lambda bits: average_weight_bits(workload, bits),
-        "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, tcn),
+        "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, inner),
     }
     for name, table in targets.items():
         for metric in table.metrics:

@@ -6,14 +6,14 @@ from collections.abc import Sequence, Set
 
 import numpy as np
 
-from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity
+from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.search.objectives import Objective, objective_values
 from hwsearch.search.promotion import ALWAYS_PROMOTED, promoted
 from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import REFERENCE, Asked, Failed, Scored
 from hwsearch.search.scoring import first_fidelity
 from hwsearch.search.space import Point, SearchSpace
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 
 
 class Ledger:
@@ -24,7 +24,6 @@ class Ledger:
         self._space = space
         self._objectives = objectives
         self._limits = experiment.search.limits
-        self._separator = experiment.separator
         self._candidates: dict[int, Candidate] = {}
         self._points: set[Point] = set()
         self._unfinished: set[int] = set()
@@ -86,7 +85,7 @@ class Ledger:
     def allocation(self, number: int) -> BitAllocation:
         """Its bit allocation."""
         if number == REFERENCE:
-            return uniform(self._separator, FLOAT_BITS, FLOAT_BITS)
+            return self._space.full_precision
         return self._space.decode(self._candidates[number].point)
 
     def finished(self, fidelity: Fidelity) -> Set[int]:

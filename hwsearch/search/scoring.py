@@ -146,7 +146,7 @@ class _Scorer:
         mixtures = self._mixtures[subset:] if self._batches else self._mixtures[:subset]
         sounds = [(*load_mixture(self._factory.data_folder, mixture), mixture.target.doa_deg) for mixture in mixtures]
         batches = mixture_batches(self._prepared.separator, [Example(*sound) for sound in sounds])
-        reference = self._network.mask_function(uniform(self._experiment.separator, FLOAT_BITS, FLOAT_BITS))
+        reference = self._network.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS))
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
 

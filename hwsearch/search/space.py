@@ -10,16 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import SearchConfig, SeparatorConfig
-from hwsearch.separator.allocation import (
-    ACTIVATION_WIDTHS,
-    WEIGHT_WIDTHS,
-    BitAllocation,
-    all_sites,
-    is_weight,
-)
+from hwsearch.experiment import FLOAT_BITS, SearchConfig
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
+
+if TYPE_CHECKING:  # graphs want torch, which is slow to load
+    from hwsearch.network.sites import Sites
 
 Point = tuple[int, ...]
 """Index of the chosen width of every free choice."""
@@ -62,6 +60,11 @@ class SearchSpace:
     def shape(self) -> tuple[int, ...]:
         """Number of widths of each free choice."""
         return tuple(len(widths) for _, widths in self.free)
+
+    @property
+    def full_precision(self) -> BitAllocation:
+        """Every site in floating point, whatever the space allows."""
+        return BitAllocation(tuple((site, FLOAT_BITS) for site, _ in self.widths))
 
     @property
     def size(self) -> int:
@@ -119,8 +122,8 @@ class Seed:
     point: Point
 
 
-def build_space(search: SearchConfig, separator: SeparatorConfig) -> SearchSpace:
-    """The space that an experiment asks for.
+def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
+    """The space that an experiment asks for, over the sites of its network.
 
     A pattern uses shell wildcards and matches whole site names; where several of `search.fixed` or of `search.allowed` match, the
     last one holds, and `fixed` holds over `allowed`. The sites of a group may take the widths that all of them may take.
@@ -129,7 +132,7 @@ def build_space(search: SearchConfig, separator: SeparatorConfig) -> SearchSpace
         UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, or the sites of a
             group have no width in common.
     """
-    sites = all_sites(separator)
+    sites = network.all
     fixed = _matched("search.fixed", {pattern: (bits,) for pattern, bits in search.fixed.items()}, sites)
     allowed = _matched("search.allowed", search.allowed, sites)
     widths = {

@@ -1,24 +1,19 @@
-"""Sites and bit allocations.
+"""Bit allocations.
 
-A site is a tensor whose bit-width is chosen; an allocation maps every site of a network to its width. Weight sites are named
-after the layer (`blocks.3.expand.weight`), activation sites after the tensor:
-
-    features                    the network's input
-    input_proj.output           the trunk before the first block
-    blocks.K.expand.output      behind the first activation
-    blocks.K.depthwise.output   behind the second activation
-    blocks.K.project.output     before the residual add
-    blocks.K.add.output         the trunk behind block K, quantized once for all that read it
-    mask_head.output            the network's output
+A site is a tensor whose bit-width is chosen (`network.sites`); an allocation maps every site of a network to its width. Sites of
+weights end in `.weight`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, SeparatorConfig
+
+if TYPE_CHECKING:  # graphs want torch, which is slow to load
+    from hwsearch.network.sites import Sites
 
 WEIGHT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
 ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, FLOAT_BITS)
@@ -45,7 +40,7 @@ class BitAllocation:
         return dict(self.widths)
 
     @classmethod
-    def from_json(cls, value: Any, config: SeparatorConfig, source: str) -> Self:
+    def from_json(cls, value: Any, sites: "Sites | SeparatorConfig", source: str) -> Self:
         """Validate a JSON object against the sites of a network.
 
         Raises:
@@ -53,17 +48,18 @@ class BitAllocation:
         """
         if not isinstance(value, dict):
             raise UserError(f"{source}: found {type(value).__name__}; wanted an object of site names and bit-widths")
-        sites = all_sites(config)
+        sites = _sites(sites)
+        names = dict.fromkeys(sites.all)
         for site, bits in value.items():
-            if site not in sites:
-                raise UserError(f"{source}: unknown site '{site}'; the network's sites are like '{sites[0]}'")
+            if site not in names:
+                raise UserError(f"{source}: unknown site '{site}'; the network's sites are like '{sites.all[0]}'")
             allowed = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
             if type(bits) is not int or bits not in allowed:
                 raise UserError(f"{source}: site '{site}' has width {bits!r}; wanted one of {list(allowed)}")
-        missing = [site for site in sites if site not in value]
+        missing = [site for site in names if site not in value]
         if missing:
             raise UserError(f"{source}: site '{missing[0]}' is missing ({len(missing)} in all); wanted every site")
-        return cls(tuple((site, value[site]) for site in sites))
+        return cls(tuple((site, value[site]) for site in names))
 
 
 def is_weight(site: str) -> bool:
@@ -71,32 +67,32 @@ def is_weight(site: str) -> bool:
     return site.endswith(".weight")
 
 
+def uniform(sites: "Sites | SeparatorConfig", weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
+    """The allocation with one width for all weights and one for all activations."""
+    sites = _sites(sites)
+    weights, activations = dict.fromkeys(sites.weights, weight_bits), dict.fromkeys(sites.activations, activation_bits)
+    return BitAllocation.of(weights | activations)
+
+
 def weight_sites(config: SeparatorConfig) -> tuple[str, ...]:
     """Weight sites in the order of execution."""
-    blocks = [
-        f"blocks.{block}.{layer}.weight" for block in range(config.R * config.X) for layer in ("expand", "depthwise", "project")
-    ]
-    return ("input_proj.weight", *blocks, "mask_head.weight")
+    return _sites(config).weights
 
 
 def activation_sites(config: SeparatorConfig) -> tuple[str, ...]:
     """Activation sites in the order of execution."""
-    blocks = [
-        f"blocks.{block}.{tensor}"
-        for block in range(config.R * config.X)
-        for tensor in ("expand.output", "depthwise.output", "project.output", "add.output")
-    ]
-    return ("features", "input_proj.output", *blocks, "mask_head.output")
+    return _sites(config).activations
 
 
 def all_sites(config: SeparatorConfig) -> tuple[str, ...]:
     """Weight sites, then activation sites."""
-    return weight_sites(config) + activation_sites(config)
+    return _sites(config).all
 
 
-def uniform(config: SeparatorConfig, weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
-    """The allocation with one width for all weights and one for all activations."""
-    return BitAllocation(
-        tuple((site, weight_bits) for site in weight_sites(config))
-        + tuple((site, activation_bits) for site in activation_sites(config))
-    )
+def _sites(network: "Sites | SeparatorConfig") -> "Sites":
+    """The sites of a network; for those that only have its configuration, until they have its graph."""
+    if not isinstance(network, SeparatorConfig):
+        return network
+    from hwsearch.separator.untrained import network_of
+
+    return network_of(network, 1).sites

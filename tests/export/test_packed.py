@@ -20,7 +20,7 @@ from hwsearch.export.packed import pack, pack_integers, read_packed, unpack, unp
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import QuantizedWeight
-from hwsearch.separator.workload import build_workload
+from hwsearch.separator.untrained import network_of
 from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_network
 
 CONFIG = QuantizationConfig()
@@ -47,7 +47,7 @@ def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
     separator, folded, calibration = small_network(RELU)
     config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
     features = separator.network.feature_mean.numel()
-    workload = build_workload(RELU, features, 10, 8000, per_channel=per_channel)
+    workload = network_of(RELU, features).workload(10, 0.008, per_channel=per_channel)
     content = pack_network(build_quantized(folded, allocation, calibration, config))
     assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
 

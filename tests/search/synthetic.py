@@ -31,6 +31,7 @@ from hwsearch.search.studies.address import STORAGE_VARIABLE, StorageAddress, pa
 from hwsearch.search.study import OptunaProposer
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
+from hwsearch.separator.untrained import untrained_sites
 
 RECOVERED = {Fidelity.SUBSET: 1.1, Fidelity.POST_TRAINING: 1.0, Fidelity.SHORT_QAT: 0.4, Fidelity.FULL_QAT: 0.2}
 """Share of the noise that a fidelity leaves."""
@@ -99,7 +100,7 @@ def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
 
 
 def space_of(experiment: Experiment) -> SearchSpace:
-    return build_space(experiment.search, experiment.separator)
+    return build_space(experiment.search, untrained_sites(experiment))
 
 
 def default_seeds(space: SearchSpace) -> list[Seed]:

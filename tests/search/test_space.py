@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform, weight_sites
+from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
+from tests.separator.small import sites_of
 
-SMALL = SeparatorConfig(X=1, R=1)
+SMALL = sites_of(SeparatorConfig(X=1, R=1))
 
 
 def space_of(**search: object) -> SearchSpace:
@@ -22,7 +23,7 @@ SPACE = space_of(weight_bits=[2, 4, 8], activation_bits=[6, 8], fixed={"features
 @given(st.tuples(*(st.integers(0, n - 1) for n in SPACE.shape)))
 def test_every_point_is_an_allocation_of_all_sites_and_back(point: tuple[int, ...]) -> None:
     allocation = SPACE.decode(point)
-    assert tuple(allocation.by_site) == all_sites(SMALL)
+    assert tuple(allocation.by_site) == SMALL.all
     assert SPACE.encode(allocation) == point
 
 
@@ -61,7 +62,7 @@ def test_foreign_allocations_have_no_point() -> None:
     with pytest.raises(ValueError, match=r"width 5 of site 'input_proj\.weight'"):
         SPACE.encode(uniform(SMALL, 5, 8))
     with pytest.raises(ValueError, match="sites are not those"):
-        SPACE.encode(uniform(SeparatorConfig(X=2, R=1), 4, 8))
+        SPACE.encode(uniform(sites_of(SeparatorConfig(X=2, R=1)), 4, 8))
     with pytest.raises(ValueError, match="outside its"):
         SPACE.decode((3,) * len(SPACE.shape))
 
@@ -77,7 +78,7 @@ def test_ends_seeds_keep_first_and_last_weights_at_8() -> None:
     seeds = [space.decode(seed.point).by_site for seed in ends_seeds(space)]
     assert len(seeds) == 2
     for widths, inner in zip(seeds, (2, 4), strict=True):
-        weights = [widths[site] for site in weight_sites(SMALL)]
+        weights = [widths[site] for site in SMALL.weights]
         assert (weights[0], weights[-1]) == (8, 8)
         assert set(weights[1:-1]) == {inner}
         assert {bits for site, bits in widths.items() if not is_weight(site)} == {8}
@@ -133,7 +134,7 @@ def test_a_group_with_a_fixed_site_has_its_width() -> None:
 
 @given(st.data())
 def test_points_and_allocations_of_grouped_spaces_are_one_to_one(data: st.DataObject) -> None:
-    sites = list(weight_sites(SMALL))
+    sites = list(SMALL.weights)
     shuffled = data.draw(st.permutations(sites))
     cut = data.draw(st.integers(0, len(sites)))
     groups = [group for group in (shuffled[:cut], shuffled[cut:]) if group]
@@ -208,7 +209,7 @@ def nearest(widths: tuple[int, ...], wanted: int) -> int:
 NARROW_OR_WIDE = st.sets(st.sampled_from([2, 3, 4, 6, 8, 16]), min_size=1, max_size=4).map(sorted)
 
 
-@given(st.dictionaries(st.sampled_from(weight_sites(SMALL)), NARROW_OR_WIDE, max_size=4), st.booleans())
+@given(st.dictionaries(st.sampled_from(SMALL.weights), NARROW_OR_WIDE, max_size=4), st.booleans())
 def test_sites_that_cannot_take_a_seeds_width_take_the_nearest(allowed: dict[str, list[int]], grouped: bool) -> None:
     if grouped:
         allowed = {site: bits for site, bits in allowed.items() if site not in BLOCK}
@@ -220,7 +221,7 @@ def test_sites_that_cannot_take_a_seeds_width_take_the_nearest(allowed: dict[str
     assert {tuple(row[site] for site in free) for row in found} == {
         tuple(nearest(widths[site], bits) for site in free) for bits in wanted
     }
-    first, last = weight_sites(SMALL)[0], weight_sites(SMALL)[-1]
+    first, last = SMALL.weights[0], SMALL.weights[-1]
     ends = [site for site in (first, last) if len(widths[site]) > 1 and 8 in widths[site]]
     found = [space.decode(seed.point).by_site for seed in ends_seeds(space)]
     assert {tuple(row[site] for site in free) for row in found} == (

@@ -28,6 +28,7 @@ from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, u
 from hwsearch.search.strategy import Plan, make_plan, posterior_engine, wanted_priors, wants_nas
 from hwsearch.search.study import OptunaProposer
 from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.separator.untrained import untrained_sites
 from tests.search.synthetic import events, make_experiment, noise, prior_table, space_of
 
 PRIORS = (Prior.OUTPUT_NOISE, Prior.KL, Prior.CURVATURE)
@@ -281,7 +282,7 @@ def test_the_posterior_of_an_experiment_stays_within_its_limits(tmp_path: Path) 
 def test_an_engine_of_priors_that_only_rank_may_be_off_by_more() -> None:
     """Its scale is a guess: what it believes of an allocation's loss is less certain."""
     experiment = experiment_of()
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     book = CostBook(experiment, space)
     tables = tables_of(space)
     engines = [

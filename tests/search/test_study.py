@@ -9,12 +9,13 @@ from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE, objectiv
 from hwsearch.search.proposer import Candidate, Result, SeedProposer
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
 from hwsearch.search.study import OptunaProposer
+from tests.separator.small import sites_of
 
 POPULATION = 5
 
 
 def make_space() -> SearchSpace:
-    return build_space(SearchConfig(), SeparatorConfig(X=1, R=1))
+    return build_space(SearchConfig(), sites_of(SeparatorConfig(X=1, R=1)))
 
 
 def make_proposer(space: SearchSpace, sampler: str = "nsga2") -> OptunaProposer:

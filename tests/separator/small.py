@@ -8,21 +8,22 @@ from torch import nn
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.separator.allocation import (
-    ACTIVATION_WIDTHS,
-    WEIGHT_WIDTHS,
-    BitAllocation,
-    all_sites,
-    is_weight,
-)
+from hwsearch.network.sites import Sites
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
 from hwsearch.separator.separator import Separator
+from hwsearch.separator.untrained import network_of
 
 RELU = SeparatorConfig(B=8, H=16, X=2, R=1, n_fft=128, hop_length=64)
 CAUSAL = RELU.model_copy(update={"causal": True})
 PRELU = RELU.model_copy(update={"activation": "prelu"})
 KINDS = {"relu": RELU, "causal": CAUSAL, "prelu": PRELU}
+
+
+def sites_of(config: SeparatorConfig) -> Sites:
+    """The sites of a network, whatever the number of features."""
+    return network_of(config, 1).sites
 
 
 def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:
@@ -69,5 +70,5 @@ def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separa
 def allocations(config: SeparatorConfig) -> st.SearchStrategy[BitAllocation]:
     """Any allocation of a network."""
     return st.tuples(
-        *(st.sampled_from(WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS) for site in all_sites(config))
-    ).map(lambda widths: BitAllocation(tuple(zip(all_sites(config), widths, strict=True))))
+        *(st.sampled_from(WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS) for site in sites_of(config).all)
+    ).map(lambda widths: BitAllocation(tuple(zip(sites_of(config).all, widths, strict=True))))

@@ -6,38 +6,32 @@ import pytest
 from hypothesis import given, settings
 
 from hwsearch.errors import UserError
-from hwsearch.separator.allocation import (
-    BitAllocation,
-    activation_sites,
-    all_sites,
-    is_weight,
-    uniform,
-    weight_sites,
-)
-from tests.separator.small import RELU, allocations
+from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
+from tests.separator.small import RELU, allocations, sites_of
 from tests.travel import travelled
+
+SITES = sites_of(RELU)
 
 
 @given(allocations(RELU))
 @settings(max_examples=50, deadline=None)
 def test_json_gives_back_an_equal_and_equally_hashed_allocation(allocation):
     text = json.dumps(allocation.to_json())
-    again = BitAllocation.from_json(json.loads(text), RELU, "file")
+    again = BitAllocation.from_json(json.loads(text), SITES, "file")
     assert again == allocation
     assert hash(again) == hash(allocation)
     assert travelled(allocation) == allocation
 
 
 def test_reading_brings_sites_into_the_order_of_execution():
-    shuffled = dict(reversed(uniform(RELU, 4, 8).widths))
-    assert BitAllocation.from_json(shuffled, RELU, "file") == uniform(RELU, 4, 8)
+    shuffled = dict(reversed(uniform(SITES, 4, 8).widths))
+    assert BitAllocation.from_json(shuffled, SITES, "file") == uniform(SITES, 4, 8)
 
 
 def test_sites_are_unique_and_split_into_weights_and_activations():
-    sites = all_sites(RELU)
-    assert len(set(sites)) == len(sites) == 2 + 3 * 2 + 3 + 4 * 2
-    assert [site for site in sites if is_weight(site)] == list(weight_sites(RELU))
-    assert [site for site in sites if not is_weight(site)] == list(activation_sites(RELU))
+    assert len(set(SITES.all)) == len(SITES.all) == 2 + 3 * 2 + 3 + 4 * 2
+    assert [site for site in SITES.all if is_weight(site)] == list(SITES.weights)
+    assert [site for site in SITES.all if not is_weight(site)] == list(SITES.activations)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +49,6 @@ def test_sites_are_unique_and_split_into_weights_and_activations():
 )
 def test_what_the_network_has_not_is_one_clear_line(change, wanted):
     with pytest.raises(UserError, match=wanted) as caught:
-        BitAllocation.from_json(change(uniform(RELU, 4, 8).to_json()), RELU, "a.json")
+        BitAllocation.from_json(change(uniform(SITES, 4, 8).to_json()), SITES, "a.json")
     assert str(caught.value).startswith("a.json: ")
     assert "\n" not in str(caught.value)

@@ -11,10 +11,11 @@ from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost, allocation_problem, quantum, readable
 from hwsearch.search.space import build_space
 from tests.search.exact.problems import problems
+from tests.separator.small import sites_of
 
 SPACE = build_space(
     SearchConfig.model_validate({"weight_bits": [2, 4, 8], "activation_bits": [8], "fixed": {"mask_head.weight": 8}}),
-    SeparatorConfig(X=1, R=1),
+    sites_of(SeparatorConfig(X=1, R=1)),
 )
 FREE = [site for site, _ in SPACE.free]
 SENSITIVITY = {site: {2: 3.0, 4: 1.0, 8: 0.0} for site in FREE}

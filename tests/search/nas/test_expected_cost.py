@@ -12,6 +12,7 @@ from hwsearch.experiment import parse_experiment
 from hwsearch.search.exact.problem import Cost
 from hwsearch.search.nas.expected_cost import SUM_SQRT_BITS, expected_cost, nas_cost, sum_sqrt_bits
 from hwsearch.search.space import build_space
+from hwsearch.separator.untrained import untrained_sites
 from tests.search.exact.problems import any_numbers, every_allocation, problems
 from tests.search.nas.small import problem_of
 from tests.tiny import tiny_content
@@ -121,7 +122,7 @@ def test_the_reference_cost_is_the_sum_of_square_roots():
 @pytest.mark.parametrize("name", ["size_bytes", SUM_SQRT_BITS, "latency_ms[cortex-m7-cmsis-nn]", "weight_bytes[bitfusion]"])
 def test_costs_are_found_by_their_name(name):
     experiment = parse_experiment(tiny_content() | {"nas": {"cost": name}}, "test")
-    widths = build_space(experiment.search, experiment.separator).widths
+    widths = build_space(experiment.search, untrained_sites(experiment)).widths
     cost = nas_cost(experiment, widths)
     assert cost.name == name
     assert cost.additive
@@ -130,7 +131,7 @@ def test_costs_are_found_by_their_name(name):
 @pytest.mark.parametrize("name", ["bytes", "latency_ms[abacus]", "latency_ms[bitfusion", "peak_activation_bytes[bitfusion]"])
 def test_an_unknown_cost_is_refused_with_those_there_are(name):
     experiment = parse_experiment(tiny_content() | {"nas": {"cost": name}}, "test")
-    widths = build_space(experiment.search, experiment.separator).widths
+    widths = build_space(experiment.search, untrained_sites(experiment)).widths
     with pytest.raises(UserError) as refused:
         nas_cost(experiment, widths)
     assert str(refused.value).startswith(f"nas.cost is '{name}'; wanted one of size_bytes, sum-sqrt-bits, latency_ms[")

@@ -14,6 +14,7 @@ from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.space import build_space
 from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
 from tests.sealed import edit_json
@@ -46,7 +47,7 @@ def factory(tmp_path_factory):
     calibration = workspace.folder / "calibration.json"
     prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
     pool = build_pool(workspace, 1, silent)
-    space = build_space(experiment.search, experiment.separator)
+    space = build_space(experiment.search, untrained_sites(experiment))
     problem = AllocationProblem(space.widths, np.zeros((len(space.widths), 2)), ())
     cost = nas_cost(experiment, space.widths)
     return NasFactory(experiment, workspace.base_path, workspace.data_folder, calibration, pool, problem, cost)
