@@ -29,7 +29,7 @@ from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
 from hwsearch.search.record import RECORD_FILE, Asked, Event, Failed, Header, Record, Scored
 from hwsearch.workspace import Workspace
-from tests.search.synthetic import make_experiment
+from tests.search.synthetic import make_experiment, space_of
 from tests.tiny import snapshot
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -98,7 +98,7 @@ def failed(number: int, seconds: float, reason: str, worker: str = "a:1", took: 
 
 
 def tally(experiment: Experiment, *events: Event) -> Tally:
-    found = Tally(header(), experiment)
+    found = Tally(header().model_copy(update={"widths": dict(space_of(experiment).widths)}), experiment)
     for event in events:
         found.add(event)
     return found
