@@ -45,6 +45,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import Separator
+from hwsearch.separator.untrained import network_of
 
 FRAMES = 250
 FLOAT, SIGNED, UNSIGNED, NARROW = "float32", "8 bits as int8", "8 bits as exported", "7 bits as exported"
@@ -98,7 +99,7 @@ def network_subject(name: str, separator: Separator) -> Subject:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         for form, bits in ((FLOAT, FLOAT_BITS), (UNSIGNED, 8), (NARROW, 7)):
-            allocation = uniform(config, bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
+            allocation = uniform(network_of(config, 1).sites, bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
             quantized = build_quantized(folded, allocation, calibration, QuantizationConfig())
             network = ExportedNetwork(quantized, separator.network).eval()
             description = ExportDescription(

@@ -220,14 +220,14 @@ class Bench:
 
 def small_at_8(experiment: Experiment, bits: int) -> BitAllocation:
     """All weights at a width but for the depthwise ones."""
-    plain = uniform(experiment.separator, bits, 8)
+    plain = uniform(untrained_sites(experiment), bits, 8)
     return BitAllocation(tuple((site, 8 if site.endswith("depthwise.weight") else width) for site, width in plain.widths))
 
 
 def simple_choices(bench: Bench, bits: float) -> dict[str, Choice]:
     """What the methods without a search propose at a size."""
     widest = max(width for width in bench.experiment.search.weight_bits if width <= bits)
-    plain = uniform(bench.experiment.separator, widest, 8)
+    plain = uniform(untrained_sites(bench.experiment), widest, 8)
     found = {
         ONE_SCALE: Choice(plain, SHARED),
         PER_LAYER: Choice(plain, "per_tensor"),
@@ -261,7 +261,7 @@ def nas_choice(bench: Bench, seed: int, bits: float) -> Choice:
     """The candidate of the differentiable search that sounds best on validation, of those that fit; else uniform."""
     fits = [allocation for allocation in nas_allocations(bench, seed) if bench.bytes_of(allocation) <= bench.budget(bits)]
     if not fits:
-        return Choice(uniform(bench.experiment.separator, min(bench.experiment.search.weight_bits), 8))
+        return Choice(uniform(untrained_sites(bench.experiment), min(bench.experiment.search.weight_bits), 8))
     near = sorted(fits, key=bench.bytes_of)[-2:]
     return max((Choice(allocation) for allocation in near), key=lambda choice: on_validation(bench, choice, None))
 

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.dataset import load_mixture, open_dataset
-from hwsearch.experiment import QuantizationConfig, SeparatorConfig, Split, load_experiment
+from hwsearch.experiment import QuantizationConfig, Split, load_experiment
 from hwsearch.files import atomic_write_json
+from hwsearch.network.sites import Sites
 from hwsearch.pipeline import prepare
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
@@ -133,11 +134,9 @@ def ways(case: Case) -> dict[str, Way]:
     return found
 
 
-def random_allocation(
-    config: SeparatorConfig, widths: tuple[tuple[int, ...], tuple[int, ...]], rng: np.random.Generator
-) -> BitAllocation:
+def random_allocation(sites: Sites, widths: tuple[tuple[int, ...], tuple[int, ...]], rng: np.random.Generator) -> BitAllocation:
     """Every site at one of its widths."""
-    drawn = ((site, int(rng.choice(widths[0] if is_weight(site) else widths[1]))) for site in all_sites(config))
+    drawn = ((site, int(rng.choice(widths[0] if is_weight(site) else widths[1]))) for site in sites.all)
     return BitAllocation(tuple(drawn))
 
 
@@ -161,17 +160,17 @@ def score(base: PreparedBase, way: Way, allocation: BitAllocation) -> tuple[floa
 def measure(case: Case, widths: tuple[tuple[int, ...], tuple[int, ...]], candidates: int) -> dict[str, Timed]:
     """Score random candidates in every way."""
     rng = np.random.default_rng(0)
-    config = case.base.folded.config
+    sites = case.base.sites
     all_ways = ways(case)
     kept = [(bits, activation) for bits in widths[0] for activation in widths[1]]
     for way in list(all_ways.values())[1:]:
         for bits, activation in kept:
-            every = ((site, bits if is_weight(site) else activation) for site in all_sites(config))
+            every = ((site, bits if is_weight(site) else activation) for site in sites.all)
             score(case.base, way, BitAllocation(tuple(every)))
     results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in all_ways}
     names = list(all_ways)
     for number in range(candidates):
-        allocation = random_allocation(config, widths, rng)
+        allocation = random_allocation(sites, widths, rng)
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             results[name].append(score(case.base, all_ways[name], allocation))

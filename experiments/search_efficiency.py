@@ -32,7 +32,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from hwsearch.experiment import FLOAT_BITS, Fidelity, Prior, load_experiment
+from hwsearch.experiment import Fidelity, Prior, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from hwsearch.pipeline import build, prepare, provenance
 from hwsearch.search.hypervolume import hypervolume
@@ -44,7 +44,6 @@ from hwsearch.search.space import Point, build_space
 from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.sensitivity.table import Method
-from hwsearch.separator.allocation import uniform
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
@@ -123,8 +122,7 @@ class Problem:
     def quality(self, point: Point | None) -> float:
         """Scored once per process; the full-precision network for None."""
         if point not in self._scores:
-            search = self.experiment
-            allocation = uniform(search.separator, FLOAT_BITS) if point is None else self.space.decode(point)
+            allocation = self.space.full_precision if point is None else self.space.decode(point)
             self._scores[point] = self._score(ScoringJob(allocation, Fidelity.SUBSET))[QUALITY]
         return self._scores[point]
 

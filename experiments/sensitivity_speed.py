@@ -41,10 +41,11 @@ from hwsearch.search.mixture_batches import Example
 from hwsearch.sensitivity.cache import JOBS_FILE
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS, ensure, parse_methods, sensitivity_folder
 from hwsearch.sensitivity.table import SensitivityTable
-from hwsearch.separator.allocation import activation_sites, is_weight, weight_sites
+from hwsearch.separator.allocation import is_weight
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.separator import Separator, build_separator
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
 WEIGHT_WIDTHS = (2, 3, 4, 5, 6, 8)
@@ -261,8 +262,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = make_workspace(Path(folder), arguments.mixtures, arguments.seconds)
         experiment = workspace.experiment
-        candidates = tuple((site, WEIGHT_WIDTHS) for site in weight_sites(experiment.separator)) + tuple(
-            (site, ACTIVATION_WIDTHS) for site in activation_sites(experiment.separator)
+        candidates = tuple((site, WEIGHT_WIDTHS) for site in untrained_sites(experiment).weights) + tuple(
+            (site, ACTIVATION_WIDTHS) for site in untrained_sites(experiment).activations
         )
         cache = workspace.folder / "calibration.json"
         _, calibration_seconds = timed(lambda: prepare_base(experiment, workspace.base_path, workspace.data_folder, cache))
@@ -276,8 +277,8 @@ def main() -> None:
         "workers": arguments.workers,
         "mixtures": experiment.sensitivity.mixtures,
         "seconds_per_mixture": length,
-        "weight_sites": len(weight_sites(experiment.separator)),
-        "activation_sites": len(activation_sites(experiment.separator)),
+        "weight_sites": len(untrained_sites(experiment).weights),
+        "activation_sites": len(untrained_sites(experiment).activations),
         "sensitivity": experiment.sensitivity.model_dump(mode="json"),
         "calibration_seconds": calibration_seconds,
         "methods": [str(method) for method in methods],

@@ -17,9 +17,8 @@ from hwsearch.cores import MOST_THREADS
 from hwsearch.errors import UserError
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import OnnxSeparator
-from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network
-from tests.separator.small import RELU, noise_mixture
+from tests.separator.small import RELU, noise_mixture, uniform
 from tests.tiny import Answer, hwsearch, refusal
 
 ROOT = Path(__file__).parents[1]

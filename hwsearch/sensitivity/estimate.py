@@ -31,8 +31,8 @@ from hwsearch.sensitivity.jobs import (
 from hwsearch.sensitivity.recoverability import check_trainable, lost_noise_ratio
 from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
 from hwsearch.sensitivity.work import WorkFactory
-from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.prepare import PreparedBase, prepare_base
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
 DEFAULT_METHODS = (
@@ -82,7 +82,7 @@ def check_sensitivity(experiment: Experiment, methods: Sequence[Method], candida
     Raises:
         UserError: a site or width that cannot be quantized, no validation mixtures, or nothing to train on for recoverability.
     """
-    check_candidates(all_sites(experiment.separator), candidates)
+    check_candidates(untrained_sites(experiment).all, candidates)
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if needs_pool(methods):

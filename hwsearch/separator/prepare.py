@@ -18,7 +18,6 @@ from hwsearch.interrupts import checkpoint
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites, find_sites
 from hwsearch.seals import read_sealed_cache, write_sealed_json
-from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
@@ -107,7 +106,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         finally:
             torch.set_num_threads(threads)
     else:
-        calibration = Calibration.from_json(kept, activation_sites(experiment.separator), str(cache))
+        calibration = Calibration.from_json(kept, find_sites(graph).activations, str(cache))
     prepared = PreparedBase(separator, folded, graph, calibration, experiment.quantization, base_digest(path))
     _take_scales(prepared, content, cache)
     if prepared.scales.search(widths) or kept is None:

@@ -8,7 +8,8 @@ from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.search.objectives import QUALITY_AND_SIZE
 from hwsearch.search.record import Asked, Event, Failed, Header, Record, Scored
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight
+from hwsearch.separator.allocation import BitAllocation, is_weight
+from tests.separator.small import all_sites
 
 TIME = "2030-01-01T00:00:00.000+00:00"
 

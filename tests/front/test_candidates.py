@@ -8,9 +8,10 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.front.candidates import read_candidates
 from hwsearch.search.record import RECORD_FILE, Scored
-from hwsearch.separator.allocation import BitAllocation, all_sites, uniform
+from hwsearch.separator.allocation import BitAllocation
 from tests.front.tables import TIME, write_record
 from tests.sealed import edit_lines
+from tests.separator.small import all_sites, uniform
 
 SMALL = SeparatorConfig(X=1, R=1)
 

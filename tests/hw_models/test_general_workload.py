@@ -195,3 +195,71 @@ def test_a_concatenation_has_the_channels_of_its_inputs():
 def test_only_what_keeps_the_frames_is_streamed():
     with pytest.raises(TargetError, match="streaming layer 'down'"):
         u_net().streamed()
+
+
+def gated(second=4, **changes):
+    """A split into value and gate, a gate in place, and a concatenation of which two layers write a part each."""
+    layers = (
+        make("both", LayerKind.CONV, {"x": (8, FRAMES)}, 8, None),
+        replace(make("gate", LayerKind.FUNCTION, {"both": (4, FRAMES)}, 4, None), whole=False),
+        replace(make("value", LayerKind.MULTIPLY, {"both": (4, FRAMES), "gate": (4, FRAMES)}, 4, None), whole=False),
+        replace(make("left", LayerKind.CONV, {"value": (4, FRAMES)}, 6, None), output_site="joined", whole=False),
+        replace(make("right", LayerKind.CONV, {"gate": (4, FRAMES)}, second, None), output_site="joined", whole=False),
+        replace(make("bent", LayerKind.FUNCTION, {"joined": (10, FRAMES)}, 10, None), output_site="joined"),
+        replace(make("head", LayerKind.CONV, {"joined": (10, FRAMES)}, 3, None), **changes),
+    )
+    layers = tuple(replace(layer, input_positions=None) for layer in layers)
+    sites = {"x": 8, "both": 8, "gate": 4, "value": 4, "joined": 10, "head": 3}
+    return Workload("gated", layers, FRAMES, 0.01, per_channel_scales=True, site_channels=sites)
+
+
+def test_parts_of_a_tensor_are_read_and_written_in_place():
+    network = gated()
+    assert network.site_positions == dict.fromkeys(network.site_channels, FRAMES)
+    assert network.writers["joined"] == (3, 4)
+    table = compile_target(load_target("cortex-m4-x-cube-ai"), network)
+    alive = [{network.activation_sites[k] for k in row if k < len(network.activation_sites)} for row in table.live]
+    assert alive[3] == {"value", "gate", "joined"}  # it is there from its first part on
+    assert alive[4] == {"gate", "joined"}
+    assert alive[5] == {"joined"}
+    assert network.streamed().state_frames == dict.fromkeys(network.site_channels, 0)
+
+
+def test_a_part_that_is_later_than_the_other_is_waited_for():
+    layers = list(gated().layers)
+    layers[4] = replace(layers[4], kernel_size=5, ahead=3)
+    late = replace(gated(), layers=tuple(layers)).streamed()
+    assert late.delay_frames["head"] == late.delay_frames["joined"] == 3
+    assert late.state_frames["gate"] == 4
+    assert late.state_frames["joined"] == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        (lambda: gated(second=3), "site 'joined' has 10 channels; the layers that write it have 9"),
+        (lambda: gated(output_site="joined", whole=False), "site 'joined' has 10 channels; the layers that write it have 13"),
+        (lambda: gated(output_site="both"), "written site 'both' occurs twice"),
+        (lambda: gated(whole=False, output_site="both"), "written site 'both' occurs twice"),
+    ],
+)
+def test_parts_that_are_none_are_refused(build, named):
+    with pytest.raises(TargetError, match=named):
+        build()
+
+
+@pytest.mark.parametrize("name", ["cortex-m4-x-cube-ai", "nvidia-t4", "ethos-u55-128", "systolic-output-stationary", "bitfusion"])
+def test_a_norm_reads_its_input_twice_and_has_two_numbers_for_a_channel(name):
+    kinds = (LayerKind.FUNCTION, LayerKind.NORM, LayerKind.SOFTMAX)
+    layers = [make(kind.value, kind, {"x": (64, FRAMES)}, 64, None) for kind in kinds]
+    layers = tuple(replace(layer, input_positions=None, bias=layer.kind is LayerKind.NORM) for layer in layers)
+    channels = dict.fromkeys(("x", *(kind.value for kind in kinds)), 64)
+    network = Workload("norms", layers, FRAMES, 0.01, per_channel_scales=True, site_channels=channels)
+    assert network.bias_count == network.parameters == 2 * 64
+    shapes = [executed_shape(layer, FRAMES, TARGETS[name].dilation) for layer in network.layers]
+    assert [shape.elements for shape in shapes] == [64 * FRAMES, 2 * 64 * FRAMES, 2 * 64 * FRAMES]
+    assert [shape.inputs for shape in shapes] == [shape.elements for shape in shapes]
+    once, norm, softmax = (layer.cycles for layer in per_layer(compile_target(TARGETS[name], network), np.full(4, 8)))
+    assert once < norm == softmax <= 2 * once
+    with pytest.raises(TargetError, match="streaming layer 'norm'"):
+        replace(network, layers=tuple(replace(layer, over_positions=layer.kind is LayerKind.NORM) for layer in layers)).streamed()

@@ -16,12 +16,13 @@ from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import write_packed
 from hwsearch.search.costing import compile_targets, experiment_workload, make_cost, target_digests
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.stft import stft
+from tests.separator.small import all_sites, uniform
 from tests.tiny import Tiny, tiny_content
 
 CONFIG = SeparatorConfig()

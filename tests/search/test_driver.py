@@ -18,7 +18,7 @@ from hwsearch.search.novelty import unknown_neighbour
 from hwsearch.search.proposer import Candidate, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from tests.search.synthetic import (
     cost,
     cut_record,
@@ -32,6 +32,7 @@ from tests.search.synthetic import (
     search,
     space_of,
 )
+from tests.separator.small import uniform
 
 SAMPLERS = ("random", "nsga2", "tpe", "posterior")
 

@@ -7,10 +7,9 @@ import torch
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.search.mixture_batches import BATCH, SILENT_DB, Example, improvements, mixture_batches
-from hwsearch.separator.allocation import uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.folding import as_graph
-from tests.separator.small import RELU, noise_mixture, small_network
+from tests.separator.small import RELU, noise_mixture, small_network, uniform
 
 SAMPLES = [3000, 2000, 3000, 2500, 2000, *[3000] * BATCH]
 

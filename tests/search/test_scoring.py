@@ -16,12 +16,13 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import Fidelity, SeparatorConfig, Split
 from hwsearch.search.mixture_batches import SILENT_DB
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import MaskFunction, Separator
+from tests.separator.small import uniform
 from tests.tiny import Tiny
 from tests.travel import LONGEST, travelled
 

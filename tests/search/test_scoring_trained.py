@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile, trained_name
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.trained import load_trained, trained_network
 from hwsearch.training.pool import build_pool
 from hwsearch.workspace import Workspace
 from tests.sensitivity.workspaces import BASE, build, make_experiment
-from tests.separator.small import RELU
+from tests.separator.small import RELU, uniform
 
 SHORT, FULL = Fidelity.SHORT_QAT, Fidelity.FULL_QAT
 FOUR = uniform(RELU, 4, 8)

@@ -15,11 +15,11 @@ from hwsearch.network.sites import find_sites
 from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
 from hwsearch.sensitivity.prefix import run_keeping
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, all_sites, is_weight
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.separator import Analysis
-from tests.separator.small import RELU, noise_mixture, small_network
+from tests.separator.small import RELU, all_sites, noise_mixture, small_network
 
 WIDTHS = (2, 4, 8, 32)
 

@@ -25,7 +25,6 @@ from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
 from hwsearch.sensitivity.prefix import Continuation
 from hwsearch.sensitivity.table import Method
-from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.quantizers import fake_quantize
 from tests.sensitivity.small import (
     WIDTHS,
@@ -37,7 +36,7 @@ from tests.sensitivity.small import (
     small_mixture,
     with_parameter,
 )
-from tests.separator.small import KINDS, RELU
+from tests.separator.small import KINDS, RELU, all_sites
 
 LONG = ProbeRule(relative_error=0.0, max_probes=200)
 

@@ -8,7 +8,7 @@ from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import changed_tensors
 from hwsearch.sensitivity.gradient import gradient_scores, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
-from hwsearch.separator.allocation import all_sites, is_weight
+from hwsearch.separator.allocation import is_weight
 from tests.sensitivity.small import (
     WIDTHS,
     broken_base,
@@ -19,7 +19,7 @@ from tests.sensitivity.small import (
     small_mixture,
     with_parameter,
 )
-from tests.separator.small import KINDS, RELU
+from tests.separator.small import KINDS, RELU, all_sites
 
 STEP = 1e-6
 

@@ -15,10 +15,9 @@ from hwsearch.errors import UserError
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
 from hwsearch.sensitivity.one_site import score_sites
-from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import WIDTHS, candidates, only, small_base, small_mixture
-from tests.separator.small import RELU
+from tests.separator.small import RELU, all_sites
 
 LOGITS = st.lists(st.floats(-20, 20), min_size=4, max_size=4).map(lambda values: torch.tensor(values, dtype=torch.float64))
 

@@ -14,10 +14,9 @@ from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import full_precision_output, one_site_masks, score_sites
 from hwsearch.sensitivity.table import Method, over_mixtures
-from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import WIDTHS, broken_base, candidates, only, small_base, small_mixture
-from tests.separator.small import KINDS, RELU
+from tests.separator.small import KINDS, RELU, all_sites
 
 
 def measure(choices: SiteChoices, mixture: AnalysedMixture) -> OneSiteScores:

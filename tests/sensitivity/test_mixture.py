@@ -9,9 +9,8 @@ from hwsearch.data.dataset import Mixture, Talker
 from hwsearch.errors import UserError
 from hwsearch.files import file_digest
 from hwsearch.sensitivity.mixture import read_mixture, separation_loss
-from hwsearch.separator.allocation import activation_sites
 from tests.sensitivity.small import small_base, small_mixture
-from tests.separator.small import RELU
+from tests.separator.small import RELU, activation_sites
 
 SAMPLES = 1000
 

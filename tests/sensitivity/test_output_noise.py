@@ -13,10 +13,9 @@ from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import score_sites
 from hwsearch.sensitivity.output_noise import output_noise
-from hwsearch.separator.allocation import all_sites
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import broken_base, candidates, only, small_base, small_mixture
-from tests.separator.small import RELU
+from tests.separator.small import RELU, all_sites
 
 
 def noises(choices: SiteChoices, mixture: AnalysedMixture) -> np.ndarray:

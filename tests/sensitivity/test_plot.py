@@ -11,7 +11,8 @@ from matplotlib.colors import to_rgba
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.sensitivity.plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, weight_sites
+from hwsearch.separator.allocation import BitAllocation, is_weight
+from tests.separator.small import all_sites, weight_sites
 
 PAPER = SeparatorConfig(X=8, R=4)
 SITES = ("input_proj.weight", "blocks.0.expand.weight", "features")

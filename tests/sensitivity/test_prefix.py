@@ -11,11 +11,10 @@ from hwsearch.network.run import compute
 from hwsearch.network.sites import LAYERS, find_sites
 from hwsearch.network.trace import trace
 from hwsearch.sensitivity.prefix import Continuation, run_keeping
-from hwsearch.separator.allocation import activation_sites
 from tests.network.modules import CHANNELS, Normed, settle
 from tests.sensitivity.other_network import other_base
 from tests.sensitivity.small import run_sites, small_base, small_mixture, with_parameter
-from tests.separator.small import KINDS, RELU
+from tests.separator.small import KINDS, RELU, activation_sites
 
 SITES = activation_sites(RELU)
 GRAPHS = [*KINDS, "other"]

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hwsearch.data.arrays import ARRAYS
-from hwsearch.experiment import SeparatorConfig
+from hwsearch.experiment import FLOAT_BITS, SeparatorConfig
 from hwsearch.network.sites import Sites
+from hwsearch.separator import allocation
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
@@ -24,6 +25,22 @@ KINDS = {"relu": RELU, "causal": CAUSAL, "prelu": PRELU}
 def sites_of(config: SeparatorConfig) -> Sites:
     """The sites of a network, whatever the number of features."""
     return network_of(config, 1).sites
+
+
+def all_sites(config: SeparatorConfig) -> tuple[str, ...]:
+    return sites_of(config).all
+
+
+def weight_sites(config: SeparatorConfig) -> tuple[str, ...]:
+    return sites_of(config).weights
+
+
+def activation_sites(config: SeparatorConfig) -> tuple[str, ...]:
+    return sites_of(config).activations
+
+
+def uniform(config: SeparatorConfig, weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
+    return allocation.uniform(sites_of(config), weight_bits, activation_bits)
 
 
 def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:

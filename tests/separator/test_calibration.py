@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from hwsearch.errors import UserError
-from hwsearch.separator.allocation import activation_sites
 from hwsearch.separator.calibration import GRID_WIDTHS, Calibration, calibrate, least_squares_grid
 from hwsearch.separator.folding import as_graph, fold, has_activation, run_folded
 from hwsearch.separator.quantizers import fake_quantize
-from tests.separator.small import PRELU, RELU, normalised_features, small_network, small_separator
+from tests.separator.small import PRELU, RELU, activation_sites, normalised_features, small_network, small_separator
 
 
 def brute_force_error(values: torch.Tensor, bits: int) -> float:

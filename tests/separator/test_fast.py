@@ -9,12 +9,12 @@ from hwsearch.experiment import QuantizationConfig
 from hwsearch.network.operations import Convolution
 from hwsearch.network.run import convolve, run
 from hwsearch.network.sites import find_sites
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork, KeptInput, fast_compute, fast_convolve
 from hwsearch.separator.folding import as_graph
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
-from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network
+from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network, uniform
 from tests.travel import travelled
 
 CONFIG = QuantizationConfig()

@@ -6,10 +6,9 @@ from torch import nn
 
 from hwsearch.network.sites import find_sites
 from hwsearch.network.trace import trace
-from hwsearch.separator.allocation import activation_sites, all_sites, weight_sites
 from hwsearch.separator.folding import as_graph, fold, has_activation, input_site, run_folded
 from hwsearch.separator.tcn import padding
-from tests.separator.small import KINDS, normalised_features, small_separator
+from tests.separator.small import KINDS, activation_sites, all_sites, normalised_features, small_separator, weight_sites
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.saturation import holds_unsigned_weights
 from hwsearch.network.operations import Convolution
-from hwsearch.separator.allocation import BitAllocation, all_sites, is_weight, uniform
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.folding import FoldedLayer, as_graph, has_activation, input_site
 from hwsearch.separator.integer import from_grid, integer_layer, integers_are_fast, run_layer, to_grid
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, fake_quantize, quantize_weight, weight_scale
-from tests.separator.small import CAUSAL, PRELU, RELU, normalised_features, small_network
+from tests.separator.small import CAUSAL, PRELU, RELU, all_sites, normalised_features, small_network, uniform
 
 CONFIG = QuantizationConfig()
 PER_TENSOR = QuantizationConfig(weight_scale="per_tensor")

@@ -7,10 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
-from hwsearch.separator.allocation import BitAllocation, activation_sites, is_weight, uniform, weight_sites
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.quantized import build_quantized, module_key
 from hwsearch.separator.quantizers import bias_integers, quantize_weight, weight_scale
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, normalised_features, small_network
+from tests.separator.small import (
+    CAUSAL,
+    KINDS,
+    PRELU,
+    RELU,
+    activation_sites,
+    allocations,
+    normalised_features,
+    small_network,
+    uniform,
+    weight_sites,
+)
 
 CONFIG = QuantizationConfig()
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.separator.allocation import activation_sites, weight_sites
 from hwsearch.separator.tcn import MaskNetwork
+from tests.separator.small import activation_sites, weight_sites
 
 TINY = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=3, R=2)
 

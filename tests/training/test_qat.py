@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hwsearch.experiment import FLOAT_BITS, QatConfig
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.trained import initial_state, trained_network
 from hwsearch.training.loss import si_snr
 from hwsearch.training.qat import FINAL_RATE, TrainingDivergedError, batches, cosine, distilled_loss, train_quantized
 from hwsearch.training.trainable import TrainableNetwork
-from tests.separator.small import KINDS, PRELU, RELU
+from tests.separator.small import KINDS, PRELU, RELU, uniform
 from tests.training.pools import small_base, small_pool
 
 CONFIG = QatConfig(batch_size=2, learning_rate=3e-4, scale_learning_rate=1e-3)

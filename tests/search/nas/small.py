@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost
-from hwsearch.separator.allocation import all_sites, is_weight
-from tests.separator.small import RELU
+from hwsearch.separator.allocation import is_weight
+from tests.separator.small import RELU, all_sites
 from tests.training.pools import small_base, small_pool
 
 BASE = small_base()

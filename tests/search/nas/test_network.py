@@ -12,10 +12,10 @@ from hwsearch.search.exact.problem import AllocationProblem
 from hwsearch.search.nas.network import RelaxedNetwork
 from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.relaxation import relaxed_choice
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, all_sites, is_weight
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.separator.fast import FastNetwork
 from tests.search.nas.small import POOL, problem_of
-from tests.separator.small import KINDS, RELU, allocations
+from tests.separator.small import KINDS, RELU, all_sites, allocations
 from tests.training.graphs import FEATURES as GRAPH_FEATURES
 from tests.training.graphs import cycled, graph_base
 from tests.training.pools import small_base
