@@ -6,7 +6,8 @@
                            weights               ceil(count * bits / 8)   (16: one 16-bit word, 32: float32)
                            scales                4 * (out_channels per channel, else 1); none at 32 bits
                            bias                  4 * out_channels where the layer has one
-    per activation site    record                RECORD_BYTES             (scale and zero point inside)
+    per activation site    record                RECORD_BYTES             (scale, zero point and one slope inside)
+    per layer              constants             4 each                   (gains and offsets of norms, slopes of channels)
 
 More bits never make the file smaller, with one exception that no separator meets: going to float32 drops the
 scales, which outweigh the weights where a single weight feeds each output.
@@ -37,7 +38,7 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
     scales = np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * workload.scale_counts)
     streams = ((workload.weight_counts * weight_bits + 7) >> 3) + scales
     normalisation = INPUT_CHANNEL_BYTES * workload.input_channels
-    fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + FLOAT_BYTES * workload.bias_count + normalisation
+    fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + FLOAT_BYTES * workload.constant_count + normalisation
     total: IntArray = streams.sum(axis=1) + fixed
     return total
 

@@ -64,6 +64,8 @@ class Layer:
             padding reads a part, or more; a sum that broadcasts reads a tensor again; one before a concatenation writes a part.
         over_positions: whether a norm or softmax is over the positions, so that it needs all of them first.
         ahead: frames that the kernel looks ahead; as the workload's `causal` says where it is None.
+        constants: trained numbers beside weights and biases that the packed file holds as float32: gains and offsets of a norm,
+            slopes of a function that goes with the layer.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Layer:
     whole: bool = True
     over_positions: bool = False
     ahead: int | None = None
+    constants: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a shape that no network has.
@@ -167,11 +170,6 @@ class Layer:
     def in_place(self) -> bool:
         """Whether it works on a tensor that another layer has written."""
         return self.kind is LayerKind.FUNCTION and self.input_sites == (self.output_site,)
-
-    @property
-    def constants(self) -> int:
-        """Biases, or gains and offsets of a norm."""
-        return self.out_channels * (2 if self.kind is LayerKind.NORM else 1) if self.bias else 0
 
 
 @dataclass(frozen=True)
@@ -374,14 +372,14 @@ class Workload:
         return np.array([layer.out_channels if self.per_channel_scales else 1 for layer in self.weight_layers], np.int64)
 
     @cached_property
-    def bias_count(self) -> int:
-        """Elements of all biases, and of the gains and offsets of norms."""
-        return sum(layer.constants for layer in self.layers)
+    def constant_count(self) -> int:
+        """Elements of all biases and other constants: float32, whatever the widths."""
+        return sum(layer.out_channels * layer.bias + layer.constants for layer in self.layers)
 
     @property
     def parameters(self) -> int:
-        """Weights and biases, gains and offsets."""
-        return sum(layer.weight_count + layer.constants for layer in self.layers)
+        """Weights, biases and other constants."""
+        return int(self.weight_counts.sum()) + self.constant_count
 
     @property
     def macs(self) -> int:

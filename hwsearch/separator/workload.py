@@ -27,12 +27,13 @@ from hwsearch.network.operations import (
     Multiply,
     Operation,
     Pad,
+    PReLU,
     Slice,
     Softmax,
     TransposedConvolution,
 )
 from hwsearch.network.shapes import Shape, tensor_shapes
-from hwsearch.network.sites import FUNCTIONS, WEIGHT, Sites
+from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, Sites
 
 _FRAMES = 2
 """The axis of frames, the batch's counted."""
@@ -180,12 +181,26 @@ class _Layers:
             weight_site=operation.name + WEIGHT if kind in WEIGHTED else None,
             input_sites=tuple(self._read(name) for name in operation.inputs),
             output_site=self._written(operation.name),
-            bias=kind in WEIGHTED or kind is LayerKind.NORM,
+            bias=kind in WEIGHTED,
             positions=self._unlike(positions),
             input_positions=input_positions if input_positions != positions or self._moves(operation) else None,
             whole=self._is_whole(operation, pair=pair),
             over_positions=over_positions,
+            constants=self._constants(operation),
         )
+
+    def _constants(self, operation: Operation) -> int:
+        """Trained numbers of an operation, and of the function that goes with it, that neither are weights nor biases of a layer
+        nor the one slope that a site's record holds.
+        """
+        count = 0
+        if not isinstance(operation, LAYERS):
+            sizes = [self._graph.parameter(operation, part).numel() for part in operation.parameters]
+            recorded = isinstance(operation, PReLU) and sizes == [1] and operation.name in self._sites.tensors.values()
+            count = 0 if recorded else sum(sizes)
+        if operation.name not in self._sites.grids and isinstance(reader := self._graph.readers[operation.name][0], PReLU):
+            count += self._constants(reader)
+        return count
 
     def _is_whole(self, operation: Operation, *, pair: bool) -> bool:
         """Whether an operation reads and writes tensors of the shapes that their sites have, and no others."""

@@ -249,13 +249,13 @@ def test_parts_that_are_none_are_refused(build, named):
 
 
 @pytest.mark.parametrize("name", ["cortex-m4-x-cube-ai", "nvidia-t4", "ethos-u55-128", "systolic-output-stationary", "bitfusion"])
-def test_a_norm_reads_its_input_twice_and_has_two_numbers_for_a_channel(name):
+def test_norms_and_softmaxes_read_their_input_twice(name):
     kinds = (LayerKind.FUNCTION, LayerKind.NORM, LayerKind.SOFTMAX)
     layers = [make(kind.value, kind, {"x": (64, FRAMES)}, 64, None) for kind in kinds]
-    layers = tuple(replace(layer, input_positions=None, bias=layer.kind is LayerKind.NORM) for layer in layers)
+    layers = tuple(replace(layer, input_positions=None, constants=128 * (layer.kind is LayerKind.NORM)) for layer in layers)
     channels = dict.fromkeys(("x", *(kind.value for kind in kinds)), 64)
     network = Workload("norms", layers, FRAMES, 0.01, per_channel_scales=True, site_channels=channels)
-    assert network.bias_count == network.parameters == 2 * 64
+    assert network.constant_count == network.parameters == 2 * 64
     shapes = [executed_shape(layer, FRAMES, TARGETS[name].dilation) for layer in network.layers]
     assert [shape.elements for shape in shapes] == [64 * FRAMES, 2 * 64 * FRAMES, 2 * 64 * FRAMES]
     assert [shape.inputs for shape in shapes] == [shape.elements for shape in shapes]

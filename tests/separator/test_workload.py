@@ -172,6 +172,27 @@ def charged_operations(graph: Graph, sites: Sites) -> set[str]:
     return {name for name in names if name.rstrip("_0123456789") not in free}
 
 
+class Sloped(nn.Module):
+    """PReLUs behind a layer, behind a norm and on their own, with one slope and with one for each channel."""
+
+    def __init__(self, slopes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(CHANNELS, CHANNELS, 1)
+        self.first, self.second, self.third = (nn.PReLU(slopes) for _ in range(3))
+        self.norm = nn.GroupNorm(2, CHANNELS)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.third(x) + self.second(self.norm(self.first(self.layer(x))))
+
+
+@pytest.mark.parametrize("slopes", [1, CHANNELS])
+def test_trained_numbers_are_counted_wherever_they_are(slopes):
+    graph, workload = charged(Sloped(slopes), FRAMES)
+    assert {layer.name for layer in workload.layers} == {"third", "layer", "norm", "add"}
+    recorded = 3 if slopes == 1 else 0  # in the records of their sites
+    assert workload.parameters == sum(tensor.numel() for tensor in graph.parameters.values()) - recorded
+
+
 def test_what_only_a_concatenation_reads_is_written_there_and_the_rest_is_copied():
     _, workload = charged(Joined(), FRAMES)
     layers = {layer.name: layer for layer in workload.layers}
