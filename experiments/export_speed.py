@@ -33,7 +33,7 @@ from scoring_speed import processor
 from hw_models.workload import FLOAT_BITS, Layer, LayerKind, Workload
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import QuantizationConfig, SeparatorConfig
-from hwsearch.export.description import ExportDescription
+from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.verify import VerificationError, verify_onnx
@@ -100,12 +100,13 @@ def network_subject(name: str, separator: Separator) -> Subject:
         path = Path(folder) / "model.onnx"
         for form, bits in ((FLOAT, FLOAT_BITS), (UNSIGNED, 8), (NARROW, 7)):
             allocation = uniform(network_of(config, 1).sites, bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
-            quantized = build_quantized(folded, allocation, calibration, QuantizationConfig())
+            quantized = build_quantized(as_graph(folded), allocation, calibration, QuantizationConfig())
             network = ExportedNetwork(quantized, separator.network).eval()
             description = ExportDescription(
                 sample_rate=separator.sample_rate,
                 array=separator.array.name,
                 separator=config,
+                network=NetworkStructure.of(quantized.graph),
                 allocation=allocation.to_json(),
                 base_digest="0" * 64,
                 hwsearch_version=hwsearch.__version__,

@@ -119,7 +119,7 @@ def ways(case: Case) -> dict[str, Way]:
     base = case.base
 
     def brevitas(allocation: BitAllocation) -> Callable[[KeptInput], Tensor]:
-        network = build_quantized(base.folded, allocation, base.calibration, base.quantization)
+        network = build_quantized(base.graph, allocation, base.calibration, base.quantization)
         return lambda features: network(features.normalised)
 
     def scorer(*, integers: bool) -> Way:

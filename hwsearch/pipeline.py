@@ -303,16 +303,7 @@ def export(run: Run, candidate: int, graph_format: Format, output: Path) -> "Ver
     state = trained_state(run, prepared, candidate)
     if state is not None:
         return export_trained(prepared, state, run.table.fidelity, mixtures, output, graph_format)
-    return export_candidate(
-        prepared.separator,
-        allocation,
-        prepared.calibration,
-        prepared.quantization,
-        mixtures,
-        output,
-        graph_format,
-        prepared.base_sha256,
-    )
+    return export_candidate(prepared, allocation, mixtures, output, graph_format)
 
 
 def check_provenance(workspace: Workspace) -> None:

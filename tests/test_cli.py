@@ -30,7 +30,6 @@ from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
-from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.untrained import untrained_sites
@@ -50,7 +49,7 @@ def brevitas_separation(tiny: Tiny, allocation: dict[str, int], sound: NDArray[n
     experiment, workspace = tiny.workspace.experiment, tiny.workspace
     prepared = prepare_base(experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json")
     bits = BitAllocation.from_json(allocation, untrained_sites(experiment), "record")
-    network = build_quantized(fold(prepared.separator.network), bits, prepared.calibration, prepared.quantization)
+    network = build_quantized(prepared.graph, bits, prepared.calibration, prepared.quantization)
     with torch.no_grad():
         return prepared.separator.separate(torch.from_numpy(sound)[None], torch.tensor([doa]), network)[0].numpy()
 

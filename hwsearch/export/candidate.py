@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hwsearch.experiment import Fidelity, QuantizationConfig
-from hwsearch.export.description import ExportDescription
+from hwsearch.experiment import Fidelity
+from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.folder import (
     ALLOCATION_FILE,
     GRAPH_FILES,
@@ -24,11 +24,9 @@ from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import VerificationError, VerificationReport, verify_onnx, verify_qonnx
 from hwsearch.files import atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.features import features
-from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantized import QuantizedMaskNetwork, build_quantized
+from hwsearch.separator.quantized import QuantizedNetwork, build_quantized
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.stft import stft
 from hwsearch.separator.trained import TrainedState, trained_network
@@ -41,18 +39,11 @@ Mixture = tuple[Tensor, float]
 
 
 def export_candidate(
-    separator: Separator,
-    allocation: BitAllocation,
-    calibration: Calibration,
-    config: QuantizationConfig,
-    mixtures: Sequence[Mixture],
-    output: Path,
-    graph_format: Format,
-    base_digest: str,
+    base: PreparedBase, allocation: BitAllocation, mixtures: Sequence[Mixture], output: Path, graph_format: Format
 ) -> VerificationReport:
     """Export what an allocation makes of the base without training; see `export_network`."""
-    network = build_quantized(fold(separator.network), allocation, calibration, config)
-    return export_network(separator, network, mixtures, output, graph_format, base_digest)
+    network = build_quantized(base.graph, allocation, base.calibration, base.quantization)
+    return export_network(base.separator, network, mixtures, output, graph_format, base.base_sha256)
 
 
 def export_trained(
@@ -72,7 +63,7 @@ def export_trained(
 
 def export_network(
     separator: Separator,
-    network: QuantizedMaskNetwork,
+    network: QuantizedNetwork,
     mixtures: Sequence[Mixture],
     output: Path,
     graph_format: Format,
@@ -106,6 +97,7 @@ def export_network(
             "sample_rate": separator.sample_rate,
             "array": separator.array.name,
             "separator": separator.config,
+            "network": NetworkStructure.of(network.graph),
             "allocation": network.allocation.to_json(),
             "base_digest": base_digest,
             "fidelity": fidelity,

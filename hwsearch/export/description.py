@@ -1,8 +1,10 @@
 """What an exported file says of itself, in its own metadata."""
 
 import hashlib
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self
 
+import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 from pydantic import Field, ValidationError
@@ -11,10 +13,49 @@ from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Section, SeparatorConfig
+from hwsearch.network.graph import Graph
+from hwsearch.network.sites import find_sites
+from hwsearch.network.store import STRUCTURE_ERRORS, from_structure, structure
 from hwsearch.separator.allocation import BitAllocation
 
 _KEY = "hwsearch"
 _UNSEALED = "0" * 64
+
+
+_MOST_OPERATIONS = 4096
+
+
+class NetworkStructure(Section):
+    """A network without its trained numbers.
+
+    Attributes:
+        inputs: of the graph.
+        outputs: of the graph.
+        operations: as `network.store` writes them.
+        shapes: of the parameters, by name.
+    """
+
+    inputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
+    outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
+    operations: Annotated[tuple[dict[str, Any], ...], Field(max_length=_MOST_OPERATIONS)]
+    shapes: dict[str, Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(max_length=3)]]
+
+    @classmethod
+    def of(cls, graph: Graph) -> Self:
+        """The structure of a graph."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in graph.parameters.items()}
+        return cls.model_validate(structure(graph) | {"shapes": shapes})
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph; its parameters are shapes without numbers.
+
+        Raises:
+            Exception: one of `STRUCTURE_ERRORS`: it is no graph.
+        """
+        parameters = {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+        content = {"inputs": self.inputs, "outputs": self.outputs, "operations": self.operations}
+        return from_structure(content, parameters)
 
 
 class ExportDescription(Section):
@@ -23,7 +64,8 @@ class ExportDescription(Section):
     Attributes:
         sample_rate: Hz.
         array: the microphone array that the network was trained for.
-        separator: front end and shape of the network.
+        separator: the front end.
+        network: the operations between features and mask.
         allocation: width of every site.
         base_digest: SHA-256 of the full-precision base.
         fidelity: how far the network was trained behind quantization.
@@ -32,10 +74,11 @@ class ExportDescription(Section):
         content_digest: SHA-256 of the file with this digest as zeros; `seal` writes it.
     """
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     sample_rate: Literal[8000, 16000]
     array: ArrayName
     separator: SeparatorConfig
+    network: NetworkStructure
     allocation: dict[str, int]
     base_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     fidelity: Fidelity = Fidelity.POST_TRAINING
@@ -50,7 +93,12 @@ class ExportDescription(Section):
 
     def bit_allocation(self, source: str) -> BitAllocation:
         """The allocation, validated against the network's sites; `source` names the file in errors."""
-        return BitAllocation.from_json(self.allocation, self.separator, source)
+        try:
+            sites = find_sites(self.network.graph)
+        except STRUCTURE_ERRORS as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{source}: its description holds no network ({reason}); export it again") from None
+        return BitAllocation.from_json(self.allocation, sites, source)
 
 
 def seal(model: ModelProto, description: ExportDescription) -> bytes:

@@ -1,12 +1,20 @@
 """What an exported file computes."""
 
+from typing import Protocol
+
 from torch import Tensor, nn
 
-from hwsearch.separator.quantized import QuantizedMaskNetwork
-from hwsearch.separator.tcn import MaskNetwork
+from hwsearch.separator.quantized import QuantizedNetwork
 
 INPUT, OUTPUT = "features", "mask"
 """An exported graph's input (raw features [1, features, frames]) and output (mask [1, 2 * bins, frames])."""
+
+
+class Statistics(Protocol):
+    """What knows the statistics of the features: a network's base."""
+
+    feature_mean: Tensor
+    feature_scale: Tensor
 
 
 class ExportedNetwork(nn.Module):
@@ -20,7 +28,7 @@ class ExportedNetwork(nn.Module):
         features [batch, features, frames] -> mask [batch, 2 * bins, frames]
     """
 
-    def __init__(self, network: QuantizedMaskNetwork, base: MaskNetwork) -> None:
+    def __init__(self, network: QuantizedNetwork, base: Statistics) -> None:
         super().__init__()
         self.network = network
         self.mean: Tensor
@@ -34,7 +42,7 @@ class ExportedNetwork(nn.Module):
         return len(self.mean)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """Zero mean and unit variance per feature, in the operations of `MaskNetwork.normalise`."""
+        """Zero mean and unit variance per feature, in the operations of the base."""
         return (features - self.mean) * self.scale
 
     def forward(self, features: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ compute something else:
 - The bias of a floating-point convolution between quantized tensors goes through a `DequantizeLinear` that
   gives it back exactly. With a plain bias ONNX Runtime would quantize that layer's weights to 8 bits by
   itself.
+- A softmax becomes the exponential of its logarithm. ONNX Runtime's softmax between integers is off by up to a quarter of a step.
 - Weights whose products could saturate in the kernels of some processors are stored as uint8: see
   `hwsearch.export.saturation`.
 """
@@ -24,22 +25,28 @@ import onnxruntime
 import torch
 from brevitas.export.onnx.standard.qcdq.handler import (
     StdCDQCastONNXBiasQuantProxyHandler,
+    StdQCDQCastONNXActQuantProxyHandler,
     StdQCDQCastONNXWeightQuantProxyHandler,
 )
 from brevitas.export.onnx.standard.qcdq.manager import StdQCDQONNXManager
-from brevitas.proxy import BiasQuantProxyFromInjector, WeightQuantProxyFromInjector
+from brevitas.proxy import ActQuantProxyFromInjector, BiasQuantProxyFromInjector, WeightQuantProxyFromInjector
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
+from torch import Tensor
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
-from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights
+from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.files import atomic_write_bytes
-from hwsearch.separator.folding import input_site
-from hwsearch.separator.quantized import QuantizedMaskNetwork
-from hwsearch.separator.quantizers import bias_integers
+from hwsearch.network.operations import Convolution, Operation
+from hwsearch.network.sites import LAYERS, WEIGHT
+from hwsearch.separator.quantized import QuantizedNetwork
+from hwsearch.separator.quantizers import bias_integers, is_float
 
 _OPSET = 17
+LAYER_NODES = ("Conv", "ConvTranspose", "Gemm")
+"""Operators that layers are written as."""
+
 _TRACED_FRAMES = 16
 """Frames of the dummy input; the axis is dynamic."""
 
@@ -48,14 +55,17 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     """Write the network as one self-contained ONNX file, atomically.
 
     The frames axis is dynamic, the batch is 1. Weights up to 8 bits are stored as int8 or uint8 and wider ones as
-    float32; activations are uint8, below 8 bits with a `Clip`. The file gives the same integers on every processor.
+    float32; activations are uint8, below 8 bits with a `Clip`, and wider ones rounded float32. The file gives the same integers
+    on every processor.
     """
     model = _brevitas_model(network)
+    layers = _layer_nodes(model, network.network)
     _drop_weight_clips(model)
-    _fold_pads(model, network.network)
-    _unfold_wide_weights(model)
-    _store_weights(model, network.network)
-    _protect_float_weights(model)
+    _fold_pads(model, layers)
+    _unfold_wide_weights(model, layers)
+    _store_weights(model, network.network, layers)
+    _protect_float_weights(model, network.network, layers)
+    _split_softmax(model)
     _drop_unused(model)
     onnx.checker.check_model(model, full_check=True)
     atomic_write_bytes(path, seal(model, description))
@@ -76,8 +86,9 @@ def integer_kernels(path: Path) -> dict[str, int]:
         onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         operators = [node.op_type for node in onnx.load(optimized).graph.node]
     kinds = {
-        "integer_convolutions": ("QLinearConv", "ConvInteger"),
-        "float_convolutions": ("Conv", "FusedConv"),
+        # A linear layer is a convolution over one frame.
+        "integer_convolutions": ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"),
+        "float_convolutions": ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"),
         "integer_adds": ("QLinearAdd",),
         "float_adds": ("Add",),
     }
@@ -109,7 +120,33 @@ class _BiasHandler(StdCDQCastONNXBiasQuantProxyHandler):  # type: ignore[misc]  
         }
 
 
+class _ActivationHandler(StdQCDQCastONNXActQuantProxyHandler):  # type: ignore[misc]  # Brevitas is untyped
+    """Brevitas's writer of quantizers, also for more than 8 bits, which `QuantizeLinear` does not take: as plain arithmetic."""
+
+    def prepare_for_export(self, module: ActQuantProxyFromInjector) -> None:
+        self.wide = module.is_quant_enabled and int(module.bit_width()) > 8
+        if not self.wide:
+            super().prepare_for_export(module)
+            return
+        quantizer = module.fused_activation_quant_proxy.tensor_quant
+        self.parts = module.scale(), module.zero_point(), module.bit_width()
+        self.ends = quantizer.low, quantizer.high
+
+    def symbolic_execution(self, x: Tensor) -> tuple[Tensor, ...]:
+        if not self.wide:
+            executed: tuple[Tensor, ...] = super().symbolic_execution(x)
+            return executed
+        scale = self.parts[0]
+        return (x / scale).round().clamp(*self.ends) * scale, *self.parts
+
+
+def is_wide_quantizer(node: NodeProto) -> bool:
+    """Whether a node of a file puts out values that are rounded to more than 8 bits."""
+    return node.op_type == "Mul" and "/quantizer/act_quant/" in node.name
+
+
 _OWN_HANDLERS = {
+    StdQCDQCastONNXActQuantProxyHandler: _ActivationHandler,
     StdQCDQCastONNXWeightQuantProxyHandler: _WeightHandler,
     StdCDQCastONNXBiasQuantProxyHandler: _BiasHandler,
 }
@@ -160,31 +197,45 @@ def _drop_weight_clips(model: ModelProto) -> None:
         _rename_input(model, node.output[0], node.input[0])
 
 
-def _unfold_wide_weights(model: ModelProto) -> None:
+_Layers = list[tuple[Operation, NodeProto]]
+"""Layers of a graph with their nodes."""
+
+
+def _layer_nodes(model: ModelProto, network: QuantizedNetwork) -> _Layers:
+    """The node of each layer, in the order of execution, in which Brevitas's exporter writes them."""
+    layers = [operation for operation in network.graph.operations if isinstance(operation, LAYERS)]
+    nodes = [node for node in model.graph.node if node.op_type in LAYER_NODES]
+    for layer, node in zip(layers, nodes, strict=True):
+        if not node.name.startswith(f"/network/{network.key(layer.name)}/"):
+            raise ValueError(f"the node '{node.name}' is not of layer '{layer.name}'")
+    return list(zip(layers, nodes, strict=True))
+
+
+def _unfold_wide_weights(model: ModelProto, layers: _Layers) -> None:
     """Write 16-bit weights as the floats they stand for; ONNX Runtime would fuse them into invalid nodes."""
     constants = _initializers(model)
-    weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
+    weights = {node.input[1] for _, node in layers}
     for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear"]:
         integers = constants.get(node.input[0])
         if node.output[0] in weights and integers is not None and integers.dtype == np.int32:
-            scale = constants[node.input[1]].reshape(-1, 1, 1)
-            value = integers.astype(np.float32) * scale
+            (axis,) = (attribute.i for attribute in node.attribute if attribute.name == "axis") if node.attribute else (0,)
+            shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
+            value = integers.astype(np.float32) * constants[node.input[1]].reshape(shape)
             model.graph.initializer.append(numpy_helper.from_array(value, f"{node.output[0]}.float"))
             _rename_input(model, node.output[0], f"{node.output[0]}.float")
 
 
-def _fold_pads(model: ModelProto, network: QuantizedMaskNetwork) -> None:
-    """Move the padding of causal layers into their convolutions; the network knows its amounts."""
-    amounts = [pads for pads in network.pads.values() if pads[0] != pads[1]]
-    nodes = [node for node in model.graph.node if node.op_type == "Pad"]
-    for node, (before, after) in zip(nodes, amounts, strict=True):
-        (reader,) = (reader for reader in model.graph.node if node.output[0] in reader.input)
-        attribute = next(attribute for attribute in reader.attribute if attribute.name == "pads")
-        attribute.ints[:] = [before, after]
-        _rename_input(model, node.output[0], node.input[0])
+def _fold_pads(model: ModelProto, layers: _Layers) -> None:
+    """Move padding into its convolution where both ends differ, which Brevitas's layers do not have."""
+    writers = {node.output[0]: node for node in model.graph.node}
+    for layer, node in layers:
+        if isinstance(layer, Convolution) and layer.padding[0] != layer.padding[1]:
+            attribute = next(attribute for attribute in node.attribute if attribute.name == "pads")
+            attribute.ints[:] = layer.padding
+            node.input[0] = writers[node.input[0]].input[0]
 
 
-def _store_weights(model: ModelProto, network: QuantizedMaskNetwork) -> None:
+def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
     """Store weights as uint8 where int8 could saturate, with a zero point for each layer; int8 needs none.
 
     Brevitas lets layers share a zero point. A session that makes weights unsigned by itself fails on that.
@@ -192,15 +243,14 @@ def _store_weights(model: ModelProto, network: QuantizedMaskNetwork) -> None:
     constants = _initializers(model)
     writers = {node.output[0]: node for node in model.graph.node}
     widths = network.allocation.by_site
-    layers = [node for node in model.graph.node if node.op_type == "Conv"]
-    for name, node in zip(network.pads, layers, strict=True):
+    for layer, node in layers:
         weight = writers.get(node.input[1])
         if weight is None:
             continue
         integers = constants[weight.input[0]].astype(np.int16)
         zero_point = weight.input.pop()
-        groups = network.convolution(name).groups
-        if not holds_unsigned_weights(groups, widths[f"{name}.weight"], widths[input_site(network.config, name)]):
+        read = widths[network.graph_sites.read_by(layer)]
+        if not could_saturate(layer, integers.shape, widths[layer.name + WEIGHT], read):
             continue
         zeros = np.full(constants[zero_point].shape, UNSIGNED_ZERO_POINT, np.uint8)
         values = {
@@ -212,13 +262,14 @@ def _store_weights(model: ModelProto, network: QuantizedMaskNetwork) -> None:
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
 
 
-def _protect_float_weights(model: ModelProto) -> None:
+def _protect_float_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
     constants = _initializers(model)
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    for index, node in reversed(list(enumerate(model.graph.node))):
-        plain = node.op_type == "Conv" and {node.input[1], node.input[2]} <= constants.keys()
-        if plain and node.input[0] in dequantized:
-            _write_bias_as_integers(model, index, node, constants[node.input[2]].astype(np.float32))
+    widths = network.allocation.by_site
+    for layer, node in reversed(layers):
+        plain = {node.input[1], node.input[2]} <= constants.keys()
+        if plain and not is_float(widths[network.graph_sites.read_by(layer)]):
+            place = next(place for place, each in enumerate(model.graph.node) if each is node or each.name == node.name)
+            _write_bias_as_integers(model, place, node, constants[node.input[2]].astype(np.float32))
 
 
 def _write_bias_as_integers(model: ModelProto, index: int, node: NodeProto, bias: NDArray[np.float32]) -> None:
@@ -237,6 +288,15 @@ def _write_bias_as_integers(model: ModelProto, index: int, node: NodeProto, bias
     node.input[2] = names[-1]
     dequantize = helper.make_node("DequantizeLinear", names[:-1], names[-1:], name=f"{node.name}.bias", axis=0)
     model.graph.node.insert(index, dequantize)
+
+
+def _split_softmax(model: ModelProto) -> None:
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        if node.op_type == "Softmax":
+            node.op_type = "LogSoftmax"
+            (made,) = node.output
+            node.output[0] = f"{made}.logarithm"
+            model.graph.node.insert(place + 1, helper.make_node("Exp", [node.output[0]], [made], name=f"{node.name}.exponential"))
 
 
 def _drop_unused(model: ModelProto) -> None:

@@ -5,13 +5,16 @@ Little-endian throughout:
     header              16 bytes  magic "HWQW", then u16: format, weight sites, activation sites, 0;
                                   CRC-32 of all that follows (u32)
     weight records      12 bytes  u8: bits, kernel; u16: dilation, in / groups, groups, out, scales
-    activation records  12 bytes  bits (u8), zero point (u8), 0 (u16), scale (f32), slope (f32)
+    activation records  12 bytes  bits (u8), zero point (u24), scale (f32), slope (f32)
     normalisation                 float32 mean of every feature, then float32 scale of every feature
     per weight site               weights as a stream of two's complement integers, lowest bit first, rounded
                                   up to whole bytes (float32 at 32 bits); float32 scales; float32 biases
 
-Records and payloads come in the order of execution, so the file holds no names. The slope is that of the
-non-linearity before an activation site for negative values: 0 for ReLU, 1 for none.
+    per other operation           what it has been trained to, float32; of a PReLU's single slope see below
+
+Records and payloads come in the order of execution, so the file holds neither names nor how operations are joined: that is the
+graph. The slope is that of the function before an activation site for negative values: 0 for ReLU, 1 for none and where it is no
+number. Scales are those of the output channels, or one for all.
 """
 
 import math
@@ -28,18 +31,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.files import MODEL_BYTES, atomic_write_bytes, read_content
-from hwsearch.separator.allocation import (
-    ACTIVATION_WIDTHS,
-    WEIGHT_WIDTHS,
-    BitAllocation,
-    activation_sites,
-    weight_sites,
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import (
+    Convolution,
+    Elementwise,
+    Function,
+    LeakyReLU,
+    Operation,
+    PReLU,
+    TransposedConvolution,
 )
-from hwsearch.separator.folding import has_activation
+from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation
 from hwsearch.separator.quantizers import ActivationGrid, QuantizedWeight, is_float, weight_limit
+from hwsearch.separator.weight_scales import output_scale, shaped_scale
 
 _MAGIC = b"HWQW"
 _FORMAT = 1
@@ -59,6 +66,7 @@ class PackedNetwork:
         biases: by weight site, [out] float32.
         grids: by activation site; none where it stays in floating point.
         slopes: by activation site, the slope for negative values before it.
+        trained: what operations without weights have been trained to, by the graph's names.
         feature_mean: [features].
         feature_scale: [features]; the network's input is (features - mean) * scale.
     """
@@ -68,6 +76,7 @@ class PackedNetwork:
     biases: Mapping[str, Tensor]
     grids: Mapping[str, ActivationGrid | None]
     slopes: Mapping[str, float]
+    trained: Mapping[str, Tensor]
     feature_mean: Tensor
     feature_scale: Tensor
 
@@ -78,81 +87,118 @@ def write_packed(path: Path, exported: ExportedNetwork) -> None:
 
 
 def pack(exported: ExportedNetwork) -> bytes:
-    """The bytes of the packed file."""
+    """The bytes of the packed file.
+
+    Raises:
+        UserError: a layer too large for its record.
+    """
     network = exported.network
-    master = network.master_copy()
-    quantized = network.quantized_weights()
+    master, sites = network.master_copy(), network.graph_sites
     records: list[bytes] = []
     payloads: list[bytes] = []
-    for site in weight_sites(network.config):
-        layer = master.layers[site.removesuffix(".weight")]
-        weight = quantized[site]
-        out, per_group, kernel = layer.weight.shape
-        bits = network.allocation.by_site[site]
-        scales = 0 if weight is None else weight.scale.numel()
-        records.append(_WEIGHT.pack(bits, kernel, layer.dilation, per_group, layer.groups, out, scales))
-        if weight is None:
-            payloads.append(_floats(layer.weight))
+    for site, weight in network.quantized_weights().items():
+        layer = master.by_name[site.removesuffix(WEIGHT)]
+        values, bits = master.parameter(layer, "weight"), network.allocation.by_site[site]
+        scale = None if weight is None else output_scale(layer, weight.scale)
+        kernel = _kernel(layer, values)
+        try:
+            records.append(_WEIGHT.pack(bits, *kernel, 0 if scale is None else len(scale)))
+        except struct.error:
+            raise UserError(f"site '{site}': too large for a packed file (kernel {kernel})") from None
+        if weight is None or scale is None:
+            payloads.append(_floats(values))
         else:
-            payloads += [pack_integers(weight.integers.numpy().ravel(), bits), _floats(weight.scale)]
-        payloads.append(_floats(layer.bias))
+            payloads += [pack_integers(weight.integers.numpy().ravel(), bits), _floats(scale)]
+        payloads.append(_floats(master.parameter(layer, "bias")))
+    payloads += [_floats(master.parameters[name]) for name in _trained(master, sites)]
     for site, grid in network.activation_grids().items():
-        slope = master.slopes.get(site, 0.0 if has_activation(site) else 1.0)
-        fields = (network.allocation.by_site[site], 0, 0, 0.0) if grid is None else (grid.bits, grid.zero_point, 0, grid.scale)
-        records.append(_ACTIVATION.pack(*fields, slope))
+        zero_point, step = (0, 0.0) if grid is None else (grid.zero_point, grid.scale)
+        fields = network.allocation.by_site[site], zero_point & 0xFF, zero_point >> 8, step
+        records.append(_ACTIVATION.pack(*fields, _slope(master, sites, site)))
     normalisation = [_floats(exported.mean), _floats(exported.scale)]
     body = b"".join(records + normalisation + payloads)
-    counts = len(quantized), len(records) - len(quantized)
+    counts = len(sites.weights), len(sites.activations)
     return _HEADER.pack(_MAGIC, _FORMAT, *counts, 0, zlib.crc32(body)) + body
 
 
-def read_packed(path: Path, config: SeparatorConfig) -> PackedNetwork:
-    """Read a packed file of a network of this shape.
+def read_packed(path: Path, graph: Graph, features: int) -> PackedNetwork:
+    """Read a packed file of a network of this graph, of which only the shapes of its parameters matter.
 
     Raises:
         UserError: no such file, not a packed file, damaged, cut short, too long, or of another network.
     """
     content = read_content(path, "a packed weight file", MODEL_BYTES)
     try:
-        return unpack(content, config)
+        return unpack(content, graph, features)
     except _DamagedError as error:
         raise UserError(f"{path}: {error}; wanted a packed weight file of this network") from None
 
 
-def unpack(content: bytes, config: SeparatorConfig) -> PackedNetwork:
+def unpack(content: bytes, graph: Graph, features: int) -> PackedNetwork:
     """The network in the bytes of a packed file."""
-    weights, activations = weight_sites(config), activation_sites(config)
+    sites = find_sites(graph)
     reader = _Reader(content)
     magic, version, weight_count, activation_count, reserved, checksum = reader.unpack(_HEADER)
     if magic != _MAGIC or version != _FORMAT or reserved != 0:
         raise _DamagedError(f"found magic {magic!r} and format {version}, not {_MAGIC!r} and {_FORMAT}")
     if zlib.crc32(content[_HEADER.size :]) != checksum:
         raise _DamagedError("its checksum does not fit its content (damaged or cut short)")
-    if (weight_count, activation_count) != (len(weights), len(activations)):
-        raise _DamagedError(
-            f"found {weight_count} weight and {activation_count} activation sites, not {len(weights)} and {len(activations)}"
-        )
-    weight_records = {site: reader.unpack(_WEIGHT) for site in weights}
-    activation_records = {site: reader.unpack(_ACTIVATION) for site in activations}
+    wanted = len(sites.weights), len(sites.activations)
+    if (weight_count, activation_count) != wanted:
+        found = f"{weight_count} weight and {activation_count} activation sites"
+        raise _DamagedError(f"found {found}, not {wanted[0]} and {wanted[1]}")
+    weight_records = {site: reader.unpack(_WEIGHT) for site in sites.weights}
+    activation_records = {site: reader.unpack(_ACTIVATION) for site in sites.activations}
     grids = {site: _grid(site, record) for site, record in activation_records.items()}
-    features = (weight_records[weights[0]][3],)
-    feature_mean, feature_scale = reader.floats(features), reader.floats(features)
+    feature_mean, feature_scale = reader.floats((features,)), reader.floats((features,))
     tensors: dict[str, QuantizedWeight | Tensor] = {}
     biases: dict[str, Tensor] = {}
     for site, record in weight_records.items():
-        tensors[site] = _weight(site, record, reader)
+        layer = graph.by_name[site.removesuffix(WEIGHT)]
+        tensors[site] = _weight(layer, graph.parameter(layer, "weight"), record, reader)
         biases[site] = reader.floats((record[5],))
+    trained = {name: reader.floats(tuple(graph.parameters[name].shape)) for name in _trained(graph, sites)}
     reader.finish()
     widths = {site: int(record[0]) for site, record in (weight_records | activation_records).items()}
-    return PackedNetwork(
-        BitAllocation.of(widths),
-        tensors,
-        biases,
-        grids,
-        {site: float(record[4]) for site, record in activation_records.items()},
-        feature_mean,
-        feature_scale,
-    )
+    slopes = {site: float(record[-1]) for site, record in activation_records.items()}
+    return PackedNetwork(BitAllocation.of(widths), tensors, biases, grids, slopes, trained, feature_mean, feature_scale)
+
+
+def _kernel(layer: Operation, weight: Tensor) -> tuple[int, int, int, int, int]:
+    """What a weight record says of a layer's shape: kernel, dilation, in / groups, groups, out."""
+    match layer:
+        case Convolution(dilation=dilation, groups=groups):
+            return weight.shape[2], dilation, weight.shape[1], groups, weight.shape[0]
+        case TransposedConvolution(dilation=dilation, groups=groups):
+            return weight.shape[2], dilation, weight.shape[0] // groups, groups, weight.shape[1] * groups
+        case _:
+            return 1, 1, weight.shape[1], 1, weight.shape[0]
+
+
+def _slope(graph: Graph, sites: Sites, site: str) -> float:
+    """The slope for negative values before a site; 1 where it is not one number."""
+    operation = graph.by_name.get(sites.tensors[site])
+    match operation:
+        case Elementwise(function=Function.RELU):
+            return 0.0
+        case LeakyReLU(slope=slope):
+            return slope
+        case PReLU() if len(trained := graph.parameter(operation, "slope")) == 1:
+            return float(trained)
+        case _:
+            return 1.0
+
+
+def _trained(graph: Graph, sites: Sites) -> list[str]:
+    """The parameters that are in no record and belong to no layer."""
+    recorded = set(sites.tensors.values())
+    found = []
+    for operation in graph.operations:
+        if not isinstance(operation, LAYERS):
+            names = [f"{operation.name}.{part}" for part in operation.parameters]
+            single = isinstance(operation, PReLU) and operation.name in recorded and len(graph.parameters[names[0]]) == 1
+            found += [] if single else names
+    return found
 
 
 def pack_integers(values: NDArray[np.int32], bits: int) -> bytes:
@@ -202,23 +248,25 @@ class _Reader:
             raise _DamagedError(f"{len(self._content) - self._position} bytes follow its end")
 
 
-def _weight(site: str, record: tuple[Any, ...], reader: _Reader) -> QuantizedWeight | Tensor:
-    bits, kernel, _, per_group, _, out, scales = record
-    shape = out, per_group, kernel
-    if bits not in WEIGHT_WIDTHS or 0 in shape or scales not in ((0,) if is_float(bits) else (1, out)):
-        raise _DamagedError(f"site '{site}' has {bits} bits, shape {shape} and {scales} scales")
+def _weight(layer: Operation, like: Tensor, record: tuple[Any, ...], reader: _Reader) -> QuantizedWeight | Tensor:
+    """The weights of a layer that are like those of the graph."""
+    bits, *kernel, scales = record
+    site, shape, out = layer.name + WEIGHT, tuple(like.shape), kernel[-1]
+    if bits not in WEIGHT_WIDTHS or tuple(kernel) != _kernel(layer, like) or scales not in ((0,) if is_float(bits) else (1, out)):
+        raise _DamagedError(f"site '{site}' has {bits} bits, kernel {kernel} and {scales} scales")
     if is_float(bits):
         return reader.floats(shape)
     count = math.prod(shape)
     integers = unpack_integers(reader.take((count * bits + 7) // 8), bits, count)
-    scale = reader.floats((scales, 1, 1))
+    scale = shaped_scale(layer, reader.floats((scales,)))
     if np.abs(integers).max() > weight_limit(bits) or float(scale.min()) <= 0:
         raise _DamagedError(f"site '{site}' has a weight or scale out of range")
     return QuantizedWeight(bits, torch.from_numpy(integers).reshape(shape), scale)
 
 
 def _grid(site: str, record: tuple[Any, ...]) -> ActivationGrid | None:
-    bits, zero_point, _, scale, slope = record
+    bits, lowest, higher, scale, slope = record
+    zero_point = lowest + (higher << 8)
     if bits not in ACTIVATION_WIDTHS or not math.isfinite(slope):
         raise _DamagedError(f"site '{site}' has {bits} bits and slope {slope}")
     if is_float(bits):

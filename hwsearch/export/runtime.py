@@ -19,11 +19,15 @@ from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.structure import check_structure
 from hwsearch.files import MODEL_BYTES, read_content
 from hwsearch.interrupts import checkpoint
+from hwsearch.network.context import Context, context
 from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
 
 CHUNK_FRAMES = 1024
-"""Frames separated at a time, which bounds the memory whatever the recording's length."""
+"""Frames separated at a time, which bounds the memory whatever the recording's length.
+
+A network of which every frame depends on all gets the whole recording at once.
+"""
 
 _REFUSALS = (
     onnxruntime_errors.Fail,
@@ -130,7 +134,7 @@ class OnnxSeparator:
                 beyond `LOUDEST`.
             samples: how many there are in all.
             doa_deg: direction of the target.
-            chunk_frames: frames separated at a time.
+            chunk_frames: frames separated at a time, where the network does not look at all of them.
 
         Returns:
             [a number of samples] at a time, `samples` in all.
@@ -153,11 +157,11 @@ class OnnxSeparator:
         hop = config.hop_length
         frames = frame_count(samples, hop)
         margin = _margin(config)
-        before, after = context_frames(config)
-        for first, last in _chunks(frames, chunk_frames):
+        reach = context(self.description.network.graph)
+        for first, last in _chunks(frames, frames if reach is None else chunk_frames):
             # Frames whose masks are wanted: those that overlap the chunk's samples.
             inner_first, inner_last = max(0, first - margin), min(frames, last + margin)
-            outer_first, outer_last = max(0, inner_first - before), min(frames, inner_last + after)
+            outer_first, outer_last = _read_frames(reach, inner_first, inner_last, frames)
             spectrum = _frames(tape, outer_first, outer_last, config)
             raw = self._features(spectrum, doa, level)
             mask = self.mask(raw)
@@ -207,10 +211,12 @@ class _Tape:
         return torch.from_numpy(np.concatenate(self._kept, axis=1)[:, start - self._start : stop - self._start])
 
 
-def context_frames(config: SeparatorConfig) -> tuple[int, int]:
-    """Frames before and after one that its mask depends on."""
-    reach = config.R * (config.P - 1) * (2**config.X - 1)
-    return (reach, 0) if config.causal else (reach // 2, reach // 2)
+def _read_frames(reach: Context | None, first: int, last: int, frames: int) -> tuple[int, int]:
+    """The frames that the masks of others depend on, as far as there are any."""
+    if reach is None:
+        return 0, frames
+    start = max(0, first - reach.before)
+    return start - start % reach.multiple, min(frames, last + reach.after)
 
 
 def _chunks(frames: int, chunk_frames: int) -> Iterator[tuple[int, int]]:

@@ -1,49 +1,64 @@
 """Whether a graph is one that `export_onnx` writes, told before a runtime loads it.
 
-Any other could want any amount of memory or time, whatever its description says. In these graphs every tensor has the channels of
-a layer and the frames of the input: only convolutions of the layers' shapes, and operations element by element, make one.
+Any other could want any amount of memory or time, whatever its description says. Here the shape of every tensor is told from the
+nodes, for one number of frames, and has to be one that a separator has; and the layers have to be those of the description.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from hw_models.workload import LayerKind
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import INPUT, OUTPUT
-from hwsearch.export.saturation import holds_unsigned_weights
+from hwsearch.export.saturation import could_saturate
+from hwsearch.export.shapes import Known, Shape, infer
+from hwsearch.network.graph import Graph
+from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
+from hwsearch.network.shapes import tensor_shapes
+from hwsearch.network.sites import LAYERS, WEIGHT, find_sites
 from hwsearch.separator.features import feature_count
-from hwsearch.separator.folding import input_site
-from hwsearch.separator.tcn import padding
-from hwsearch.separator.untrained import network_of
 
-_ELEMENTWISE = {"Add", "Clip", "DequantizeLinear", "Identity", "Mul", "PRelu", "QuantizeLinear", "Relu", "Sub"}
+_FRAMES = 1024
+"""Frames for which shapes are told."""
 
-_NODES_PER_SITE = 8
-"""Nodes for each weight or activation, at most; an export has half as many."""
+_MOST_VALUES = 2**16 * _FRAMES
+"""Values of the largest tensor: as many for each frame as no separator has channels."""
 
-Shape = tuple[int, ...]
+_NODES_PER_OPERATION = 6
+"""Nodes for each operation and each weight or activation, at most; an export has half as many."""
+
+_SHAPE_VALUES = 64
+"""Most values of a constant that may say what shape something has."""
+
+_LAYER_NODES = {Convolution: "Conv", TransposedConvolution: "ConvTranspose"}
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution as a description has it.
+    """A layer as a description has it.
 
     Attributes:
         name: of the layer.
-        channels: that it reads.
+        operator: of its node.
+        read: shape of what it reads.
+        made: shape of what it makes.
         weight: shape of its weights.
+        bias: shape of its bias.
         attributes: of its node.
         unsigned: whether integer weights have to be uint8.
     """
 
     name: str
-    channels: int
+    operator: str
+    read: Shape
+    made: Shape
     weight: Shape
-    attributes: dict[str, int | list[int]]
+    bias: Shape
+    attributes: dict[str, int | float | list[int]]
     unsigned: bool
 
 
@@ -52,111 +67,143 @@ class _ForeignError(Exception):
 
 
 def check_structure(model: ModelProto, description: ExportDescription, source: str) -> None:
-    """Refuse a graph other than an export of the network that its description names.
+    """Refuse a graph other than an export of the network that its description holds.
 
     Raises:
         UserError: names `source`.
     """
     if any("qonnx" in opset.domain for opset in model.opset_import):
         raise UserError(f"{source}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'")
-    layers, features = list(_layers(description)), _features(description)
+    config = description.separator
+    features = feature_count(description.microphones, config.n_fft // 2 + 1, config.ipd, beam=config.beam)
     try:
-        _check_constants(model, layers, _NODES_PER_SITE * len(description.allocation))
-        _Walk(model, layers, features).walk()
+        graph = description.network.graph
+        shapes = _described_shapes(graph, features)
+        layers = _layers(graph, shapes, description.allocation)
+        _check_constants(model, graph, features, len(description.allocation) + len(graph.operations))
+        largest = max(math.prod(shape) for shape in shapes.values())
+        _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
     except _ForeignError as found:
         raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
 
 
-def _features(description: ExportDescription) -> int:
-    config = description.separator
-    return feature_count(description.microphones, config.n_fft // 2 + 1, config.ipd, beam=config.beam)
+def _described_shapes(graph: Graph, features: int) -> dict[str, Shape]:
+    """The shape of every tensor of the network."""
+    try:
+        found = tensor_shapes(graph, {graph.inputs[0]: (features, _FRAMES)})
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise _ForeignError(str(error)) from None
+    for name, shape in found.items():
+        if math.prod(shape) > _MOST_VALUES:
+            raise _ForeignError(f"'{name}' has the shape {list(shape)}")
+    return {name: (1, *shape) for name, shape in found.items()}
 
 
-def _layers(description: ExportDescription) -> Iterator[_Layer]:
-    """The convolutions in the order of execution."""
-    config, widths = description.separator, description.allocation
-    workload = network_of(config, _features(description)).workload(1, 1.0, per_channel=True)
-    for layer in workload.layers:
-        if layer.kind is LayerKind.ADD:
-            continue
-        groups = layer.in_channels if layer.kind is LayerKind.DEPTHWISE else 1
-        attributes: dict[str, int | list[int]] = {
-            "dilations": [layer.dilation],
-            "group": groups,
-            "kernel_shape": [layer.kernel_size],
-            "pads": list(padding(layer.kernel_size, layer.dilation, causal=config.causal)),
-            "strides": [1],
+def _layers(graph: Graph, shapes: dict[str, Shape], widths: dict[str, int]) -> list[_Layer]:
+    """The layers in the order of execution."""
+    sites = find_sites(graph)
+    layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
+    return [_layer(layer, graph, shapes, widths[layer.name + WEIGHT], widths[sites.read_by(layer)]) for layer in layers]
+
+
+def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], weight_bits: int, read_bits: int) -> _Layer:
+    weight, bias = (tuple(graph.parameter(operation, part).shape) for part in ("weight", "bias"))
+    attributes: dict[str, int | float | list[int]] = {"alpha": 1.0, "beta": 1.0, "transB": 1}
+    if isinstance(operation, Convolution | TransposedConvolution):
+        attributes = {
+            "dilations": [operation.dilation],
+            "group": operation.groups,
+            "kernel_shape": [weight[2]],
+            "pads": [operation.padding, operation.padding] if isinstance(operation.padding, int) else list(operation.padding),
+            "strides": [operation.stride],
         }
-        unsigned = holds_unsigned_weights(groups, widths[f"{layer.name}.weight"], widths[input_site(config, layer.name)])
-        weight = layer.out_channels, layer.in_channels // groups, layer.kernel_size
-        yield _Layer(layer.name, layer.in_channels, weight, attributes, unsigned)
+    if isinstance(operation, TransposedConvolution) and operation.output_padding:
+        attributes["output_padding"] = [operation.output_padding]
+    return _Layer(
+        operation.name,
+        _LAYER_NODES.get(type(operation), "Gemm"),
+        shapes[operation.inputs[0]],
+        shapes[operation.name],
+        weight,
+        bias,
+        attributes,
+        could_saturate(operation, weight, weight_bits, read_bits),
+    )
 
 
-def _check_constants(model: ModelProto, layers: list[_Layer], most_nodes: int) -> None:
-    graph = model.graph
-    if len(graph.node) > most_nodes:
-        raise _ForeignError(f"{len(graph.node)} nodes; wanted at most {most_nodes}")
-    if model.functions or graph.sparse_initializer:
+def _check_constants(model: ModelProto, graph: Graph, features: int, parts: int) -> None:
+    nodes = model.graph
+    if len(nodes.node) > _NODES_PER_OPERATION * parts:
+        raise _ForeignError(f"{len(nodes.node)} nodes; wanted at most {_NODES_PER_OPERATION * parts}")
+    if model.functions or nodes.sparse_initializer:
         raise _ForeignError("functions or sparse constants")
-    largest = max(math.prod(layer.weight) for layer in layers)
-    for tensor in graph.initializer:
+    largest = max(features, *(tensor.numel() for tensor in graph.parameters.values()))
+    for tensor in nodes.initializer:
         if math.prod(tensor.dims) > largest:
             raise _ForeignError(f"a constant of shape {list(tensor.dims)}")
 
 
 class _Walk:
-    """One pass over a graph in the order of execution, which tells what is computed from the input from what is constant."""
+    """One pass over a graph in the order of execution, which tells every tensor's shape."""
 
-    def __init__(self, model: ModelProto, layers: list[_Layer], features: int) -> None:
+    def __init__(self, model: ModelProto, layers: Sequence[_Layer], features: int, largest: int) -> None:
         self._nodes = model.graph.node
-        self._constants: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+        self._known = {tensor.name: _constant(tensor) for tensor in model.graph.initializer}
         self._types: dict[str, int] = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-        self._channels = {INPUT: features}  # of what is computed
+        self._known[INPUT] = Known((1, features, _FRAMES))
         self._layers = layers
+        self._largest = largest
 
-    def walk(self) -> None:
-        """Raise `_ForeignError` at the first node that an export does not have."""
+    def walk(self, output: Shape) -> None:
+        """Raise `_ForeignError` at the first node that an export does not have.
+
+        Args:
+            output: shape of the network's output.
+        """
         left = list(reversed(self._layers))
+        operators = {layer.operator for layer in self._layers}
         for node in self._nodes:
             if node.domain or not node.input or len(node.output) != 1:
                 raise _ForeignError(f"a node '{node.op_type}'")
-            if node.op_type == "Conv" and left:
-                self._convolution(node, left.pop())
-            elif node.op_type in _ELEMENTWISE:
-                self._elementwise(node)
-            else:
-                raise _ForeignError(f"a node '{node.op_type}'")
+            for name in node.input:
+                if name not in self._known:
+                    raise _ForeignError(f"a node '{node.op_type}' that reads '{name}'")
+            read = [self._known[name] for name in node.input]
+            made = self._layer(node, read, left.pop()) if node.op_type in operators and left else self._other(node, read)
+            if math.prod(made.shape) > self._largest:
+                raise _ForeignError(f"a node '{node.op_type}' that makes {list(made.shape)}")
+            self._known[node.output[0]] = made
         if left:
             raise _ForeignError(f"no layer '{left[-1].name}'")
-        if self._channels.get(OUTPUT) != self._layers[-1].weight[0]:
-            raise _ForeignError(f"no output '{OUTPUT}' of the last layer")
+        if OUTPUT not in self._known or self._known[OUTPUT].shape != output:
+            raise _ForeignError(f"no output '{OUTPUT}' of the shape {list(output)}")
 
-    def _convolution(self, node: NodeProto, layer: _Layer) -> None:
-        attributes = {attribute.name: list(attribute.ints) or attribute.i for attribute in node.attribute}
-        shapes = [self._constants.get(name) for name in node.input[1:]]
-        found = self._channels.get(node.input[0]), attributes, shapes
-        if found != (layer.channels, layer.attributes, [layer.weight, layer.weight[:1]]):
+    def _layer(self, node: NodeProto, read: list[Known], layer: _Layer) -> Known:
+        attributes = {attribute.name: list(attribute.ints) or attribute.i or attribute.f for attribute in node.attribute}
+        shapes = [each.shape for each in read]
+        if (node.op_type, attributes, shapes) != (layer.operator, layer.attributes, [layer.read, layer.weight, layer.bias]):
             raise _ForeignError(f"layer '{layer.name}'")
-        if self._types[node.input[1]] == TensorProto.INT8 and layer.unsigned:
+        if self._types.get(node.input[1]) == TensorProto.INT8 and layer.unsigned:
             raise _ForeignError(f"layer '{layer.name}' is exact on some processors only")
-        self._channels[node.output[0]] = layer.weight[0]
+        return Known(layer.made)
 
-    def _elementwise(self, node: NodeProto) -> None:
-        first, *others = node.input
-        channels, constant = self._channels.get(first), self._constants.get(first)
-        if any(attribute.name != "axis" for attribute in node.attribute):
-            raise _ForeignError(f"attributes of a node '{node.op_type}'")
-        operand: Shape | None = None  # beside single numbers
-        if constant is not None:  # weights, a bias or a slope
-            self._constants[node.output[0]], self._types[node.output[0]] = constant, self._types[first]
-            operand = constant[:1] if node.op_type == "DequantizeLinear" else None
-        elif channels is not None:
-            self._channels[node.output[0]] = channels
-            operand = (channels, 1) if node.op_type in ("Sub", "Mul") else None
-        else:
-            raise _ForeignError(f"a node '{node.op_type}' that reads '{first}'")
-        for name in others:
-            shape = self._constants.get(name)
-            summed = node.op_type == "Add" and channels is not None and self._channels.get(name) == channels
-            if not summed and (shape is None or (math.prod(shape) != 1 and shape != operand)):
-                raise _ForeignError(f"a node '{node.op_type}' that reads '{name}'")
+    def _other(self, node: NodeProto, read: list[Known]) -> Known:
+        try:
+            made = infer(node, read)
+        except KeyError:
+            raise _ForeignError(f"a node '{node.op_type}'") from None
+        except ValueError as error:
+            raise _ForeignError(f"a node '{node.op_type}' that reads '{node.input[-1]}': {error}") from None
+        if node.input[0] in self._types:  # weights, a bias or a slope
+            self._types[node.output[0]] = self._types[node.input[0]]
+        return made
+
+
+def _constant(tensor: TensorProto) -> Known:
+    shape = tuple(tensor.dims)
+    if tensor.data_type != TensorProto.INT64 or not 0 <= math.prod(shape) <= _SHAPE_VALUES:
+        return Known(shape)
+    try:
+        return Known(shape, np.asarray(numpy_helper.to_array(tensor), np.int64).reshape(shape))
+    except (ValueError, TypeError):
+        raise _ForeignError(f"a constant '{tensor.name}'") from None

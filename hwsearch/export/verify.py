@@ -10,7 +10,8 @@ function. How far their outputs lie apart, which with few bits a handful of ties
 beside that.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from torch import Tensor, nn
@@ -29,16 +30,19 @@ from torch.utils.hooks import RemovableHandle
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.onnx_export import is_wide_quantizer
+from hwsearch.export.site_nodes import nodes_that_quantize, site_nodes
 from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.separator.allocation import activation_sites
-from hwsearch.separator.folding import FoldedLayer, FoldedNetwork, input_site, run_folded
-from hwsearch.separator.quantized import module_key
+from hwsearch.network.graph import Graph
+from hwsearch.network.run import run as run_graph
+from hwsearch.network.sites import WEIGHT
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float
+from hwsearch.separator.weight_scales import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
-"""Steps by which a runtime's integer may be farther than half a step from the exact value. A float32 sum of K
+"""Steps of an 8-bit grid by which a runtime's integer may be farther than half a step from the exact value. A float32 sum of K
 products is off by at most K * 2^-24 of the sum of their magnitudes, typically by its square root: with K =
 512 and a sum of magnitudes of 1,000 steps that is 0.03 steps at worst and 0.001 typically. A wrong weight,
 scale or zero point is off by whole steps."""
@@ -110,11 +114,17 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
         VerificationError: an integer inside is not the nearest, or the output is not the network's.
     """
     model = onnx.load(path)
-    tensors = _site_tensors(model, network, "DequantizeLinear")
+    grids = network.network.activation_grids()
+    quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or is_wide_quantizer(node))
+    tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in quantizers.items()}
     plain = _session(model)
-    for tensor in tensors.values():
-        model.graph.output.append(helper.make_tensor_value_info(tensor, TensorProto.UINT8, None))
+    for site, tensor in tensors.items():
+        kind = TensorProto.FLOAT if is_wide_quantizer(quantizers[site]) else TensorProto.UINT8
+        model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
     tapped = _session(model)
+
+    def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
+        return _integers(tap, grids[site]) if is_wide_quantizer(quantizers[site]) else tap.astype(np.float64)
 
     def run(features: Tensor) -> _Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
@@ -122,7 +132,7 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
         # verified.
         if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
             raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
-        return _Run(mask, {site: tap.astype(np.float64) for site, tap in zip(tensors, taps, strict=True)})
+        return _Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
 
     runs = [run(features) for features in batches]
     return _judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
@@ -132,16 +142,12 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
     """`verify_onnx` for a QONNX file, in QONNX's executor; batches have the file's number of frames."""
     model = ModelWrapper(str(path))
     graph = model.graph
-    tensors = _site_tensors(model.model, network, "Quant")
+    quantizers = _quantizers(model.model, network, lambda node: node.op_type == "Quant")
     grids = network.network.activation_grids()
 
     def run(features: Tensor) -> _Run:
         context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
-        integers: dict[str, NDArray[np.float64]] = {}
-        for site, tensor in tensors.items():
-            grid = grids[site]
-            if grid is not None:
-                integers[site] = np.rint(context[tensor].astype(np.float64) / grid.scale + grid.zero_point)
+        integers = {site: _integers(context[node.output[0]], grids[site]) for site, node in quantizers.items()}
         return _Run(context[graph.output[0].name].astype(np.float32), integers)
 
     runs = [run(features) for features in batches]
@@ -155,20 +161,22 @@ def _session(model: ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _site_tensors(model: ModelProto, network: ExportedNetwork, operator: str) -> dict[str, str]:
-    """The tensor of each quantized site, by the order of execution, in which exporters write nodes.
+def _integers(values: NDArray[Any], grid: ActivationGrid | None) -> NDArray[np.float64]:
+    """The integers that values on a grid stand for."""
+    if grid is None:
+        raise ValueError("values that are on no grid")
+    return np.rint(values.astype(np.float64) / grid.scale + grid.zero_point)
 
-    `DequantizeLinear` has it as input, `Quant` as output; nodes that work on constants are weights and
-    biases.
-    """
-    widths = network.network.allocation.by_site
-    sites = [site for site in activation_sites(network.network.config) if not is_float(widths[site])]
-    computed = {output for node in model.graph.node for output in node.output} | {model.graph.input[0].name}
-    nodes = [node for node in model.graph.node if node.op_type == operator and node.input[0] in computed]
-    tensors = [node.input[0] if operator == "DequantizeLinear" else node.output[0] for node in nodes]
-    if len(tensors) != len(sites):
-        raise VerificationError(f"the graph quantizes {len(tensors)} activations; the allocation has {len(sites)}")
-    return dict(zip(sites, tensors, strict=True))
+
+def _quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable[[NodeProto], bool]) -> dict[str, NodeProto]:
+    """The node that quantizes each site, in the order of sites."""
+    widths, sites = network.network.allocation.by_site, network.network.graph_sites
+    quantized = [site for site in sites.activations if not is_float(widths[site])]
+    found = site_nodes(model, network.network.graph, {sites.tensors[site]: site for site in quantized}, quantizes)
+    if found is None:
+        count = len(nodes_that_quantize(model, quantizes))
+        raise VerificationError(f"the graph quantizes {count} activations; the allocation has {len(quantized)}")
+    return {site: found[site] for site in quantized}
 
 
 def _judge(
@@ -176,7 +184,7 @@ def _judge(
 ) -> VerificationReport:
     """Judge every run, and gather what was found."""
     exact = _double_precision(network)
-    output_grid = network.network.activation_grids()["mask_head.output"]
+    output_grid = network.network.activation_grids()[network.network.graph_sites.grids[network.network.graph.outputs[0]]]
     values = ties = network_ties = differing = outputs = 0
     worst = largest = 0.0
     agreements: list[float] = []
@@ -218,27 +226,30 @@ class _Steps:
     worst_rounding: float
 
 
-def _judge_steps(source: str, network: ExportedNetwork, exact: FoldedNetwork, features: Tensor, run: _Run) -> _Steps:
-    """Hold every quantized tensor to its layer in double precision, and the mask to its own integers."""
-    grids = network.network.activation_grids()
+def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: _Run) -> _Steps:
+    """Hold every quantized tensor to its operation in double precision, and the mask to its own integers."""
+    grids, sites = network.network.activation_grids(), network.network.graph_sites
+    site_of = {tensor: site for site, tensor in sites.tensors.items()}
     values = ties = 0
     worst = 0.0
 
-    def at_site(site: str, x: Tensor) -> Tensor:
+    def at_tensor(tensor: str, x: Tensor) -> Tensor:
         nonlocal values, ties, worst
-        grid = grids[site]
-        if grid is None:
+        site = site_of.get(tensor)
+        grid = None if site is None else grids[site]
+        if site is None or grid is None:
             return x
         found = torch.from_numpy(run.integers[site]) - grid.zero_point
         quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
-        distance = float((found - quotient).abs().max())
-        if found.shape != x.shape or not distance <= 0.5 + ROUNDING_TOLERANCE:
+        distance = float((found - quotient).abs().max()) if found.shape == x.shape else math.inf
+        if not distance <= 0.5 + ROUNDING_TOLERANCE * 2 ** max(grid.bits - 8, 0):
             raise VerificationError(f"{source}: at '{site}' an integer is {distance:.3f} steps from the exact value")
         values, worst = values + found.numel(), max(worst, distance)
         ties += int((found != quotient.round()).sum())
         return found * grid.scale
 
-    mask = run_folded(exact, network.normalise(features).double(), at_site).numpy()
+    (mask_tensor,) = run_graph(exact, {exact.inputs[0]: network.normalise(features).double()}, at_tensor)
+    mask = mask_tensor.numpy()
     tolerance = FLOAT_TOLERANCE * float(np.abs(mask).max())
     distance = float(np.abs(mask - run.mask).max())
     if not distance <= tolerance:
@@ -255,9 +266,9 @@ def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
             continue
 
         def record(_: nn.Module, __: object, output: Tensor, site: str = site, grid: ActivationGrid = grid) -> None:
-            integers[site] = np.rint(output.double().numpy() / grid.scale + grid.zero_point)
+            integers[site] = _integers(output.numpy(), grid)
 
-        handles.append(network.network.sites[module_key(site)].register_forward_hook(record))
+        handles.append(network.network.site(site).register_forward_hook(record))
     try:
         with torch.no_grad():
             return _Run(network(features).numpy(), integers)
@@ -266,20 +277,20 @@ def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
             handle.remove()
 
 
-def _double_precision(network: ExportedNetwork) -> FoldedNetwork:
-    """The quantized network's weights and biases as real numbers in double precision."""
+def _double_precision(network: ExportedNetwork) -> Graph:
+    """The quantized network's weights, biases and other numbers as real numbers in double precision."""
     quantized = network.network
     master = quantized.master_copy()
-    weights, grids = quantized.quantized_weights(), quantized.activation_grids()
-    layers: dict[str, FoldedLayer] = {}
-    for name, layer in master.layers.items():
-        weight, grid = weights[f"{name}.weight"], grids[input_site(master.config, name)]
-        if weight is None:
-            layers[name] = replace(layer, weight=layer.weight.double(), bias=layer.bias.double())
-            continue
-        value = weight.integers.double() * weight.scale.double()
-        layers[name] = replace(layer, weight=value, bias=_exact_bias(layer.bias, weight.scale.flatten(), grid))
-    return replace(master, layers=layers)
+    grids = quantized.activation_grids()
+    parameters = {name: tensor.double() for name, tensor in master.parameters.items()}
+    for site, weight in quantized.quantized_weights().items():
+        if weight is not None:
+            layer = master.by_name[site.removesuffix(WEIGHT)]
+            grid = grids[quantized.graph_sites.read_by(layer)]
+            parameters[site] = weight.integers.double() * weight.scale.double()
+            bias = master.parameter(layer, "bias")
+            parameters[f"{layer.name}.bias"] = _exact_bias(bias, output_scale(layer, weight.scale), grid)
+    return replace(master, parameters=parameters)
 
 
 def _exact_bias(bias: Tensor, weight_scale: Tensor, grid: ActivationGrid | None) -> Tensor:

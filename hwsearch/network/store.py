@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.files import atomic_write
@@ -18,6 +20,12 @@ from hwsearch.network.operations import Operation
 _KEY = "hwsearch_graph"
 _FORMAT = 1
 
+_LEAST = {"stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0, "axis": 1}
+"""Least values of what operations have."""
+
+STRUCTURE_ERRORS = (ValidationError, KeyError, TypeError, ValueError, RecursionError)
+"""What a damaged structure may raise."""
+
 _KINDS = {
     kind.__name__: TypeAdapter(kind)
     for kind in vars(operations).values()
@@ -27,12 +35,7 @@ _KINDS = {
 
 def save_graph(path: Path, graph: Graph) -> None:
     """Write a graph atomically."""
-    content = {
-        "format": _FORMAT,
-        "inputs": graph.inputs,
-        "outputs": graph.outputs,
-        "operations": [{"kind": type(each).__name__} | dataclasses.asdict(each) for each in graph.operations],
-    }
+    content = {"format": _FORMAT} | structure(graph)
     tensors = {name: tensor.detach().contiguous() for name, tensor in graph.parameters.items()}
     metadata = {_KEY: json.dumps(content)}
     atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
@@ -52,14 +55,47 @@ def load_graph(path: Path) -> Graph:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
         if content["format"] != _FORMAT:
             raise UserError(f"{path}: a network graph of format {content['format']!r}; wanted format {_FORMAT}")
-        made = tuple(_operation(each) for each in content["operations"])
-        return Graph(tuple(content["inputs"]), made, tuple(content["outputs"]), tensors)
-    except (SafetensorError, ValidationError, KeyError, TypeError, ValueError, RecursionError) as error:
+        return from_structure(content, tensors)
+    except (SafetensorError, *STRUCTURE_ERRORS) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a network graph ({reason})") from None
+
+
+def structure(graph: Graph) -> dict[str, Any]:
+    """All of a graph but its parameters, as a JSON object; what an operation has as a matter of course is left out."""
+    return {
+        "inputs": list(graph.inputs),
+        "outputs": list(graph.outputs),
+        "operations": [_fields(each) for each in graph.operations],
+    }
+
+
+def from_structure(content: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> Graph:
+    """The graph of what `structure` gave.
+
+    Raises:
+        Exception: one of `STRUCTURE_ERRORS`: content or parameters are not a graph's.
+    """
+    operations = tuple(_operation(each) for each in content["operations"])
+    return Graph(tuple(content["inputs"]), operations, tuple(content["outputs"]), parameters)
+
+
+def _fields(operation: Operation) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": type(operation).__name__}
+    for field in dataclasses.fields(operation):
+        value = getattr(operation, field.name)
+        if value != field.default:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def _operation(value: Any) -> Operation:
     fields = dict(value)
     made: Operation = _KINDS[fields.pop("kind")].validate_python(fields)
+    if not made.inputs:
+        raise ValueError(f"operation '{made.name}' reads nothing")
+    for field, least in _LEAST.items():
+        number = getattr(made, field, least)
+        if min(number) < least if isinstance(number, tuple) else number < least:
+            raise ValueError(f"operation '{made.name}' has a {field} of {number}")
     return made

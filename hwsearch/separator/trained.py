@@ -30,7 +30,7 @@ from hwsearch.separator.weight_scales import WeightScales, scale_shape
 from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 if TYPE_CHECKING:
-    from hwsearch.separator.quantized import QuantizedMaskNetwork
+    from hwsearch.separator.quantized import QuantizedNetwork
 
 _KEY = "hwsearch_trained"
 _FORMAT = 3
@@ -133,25 +133,21 @@ def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> T
     return TrainedState(parameters, allocation, base.base_sha256, steps)
 
 
-def trained_network(base: PreparedBase, state: TrainedState) -> "QuantizedMaskNetwork":
+def trained_network(base: PreparedBase, state: TrainedState) -> "QuantizedNetwork":
     """The Brevitas network in a trained state, in eval mode: what the state means, and what is exported."""
     # Brevitas takes long to load; training and scoring do without it.
     from hwsearch.separator.quantized import build_quantized
 
-    layers = {
-        name: replace(layer, weight=state.parameters[f"{name}.weight"], bias=state.parameters[f"{name}.bias"])
-        for name, layer in base.folded.layers.items()
-    }
-    slopes = {site: float(state.parameters[f"{base.sites.tensors[site]}.slope"]) for site in base.folded.slopes}
-    folded, grids = replace(base.folded, layers=layers, slopes=slopes), _grids(base, state)
+    graph, grids = _master_copy(base, state), _grids(base, state)
     calibration = Calibration({site: {grid.bits: grid} for site, grid in grids.items() if grid is not None})
     # The constructor's own weight scales are replaced; those of the largest weight cost nothing to make.
     config = base.quantization.model_copy(update={"weight_scale_method": "max"})
-    network = build_quantized(folded, state.allocation, calibration, config)
+    network = build_quantized(graph, state.allocation, calibration, config)
     with torch.no_grad():
-        for name in folded.layers:
-            if not is_float(state.allocation.by_site[f"{name}.weight"]):
-                network.convolution(name).weight_quant.tensor_quant.scale.copy_(state.parameters[f"{name}.weight.scale"])
+        for site in base.sites.weights:
+            if not is_float(state.allocation.by_site[site]):
+                scale = network.layer(site.removesuffix(WEIGHT)).weight_quant.tensor_quant.scale
+                scale.copy_(state.parameters[f"{site}.scale"])
     return network
 
 

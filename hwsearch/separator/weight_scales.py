@@ -100,6 +100,13 @@ def _count(operation: Operation, weight: Tensor, config: QuantizationConfig) -> 
     return len(_by_channel(operation, weight)) if config.weight_scale == "per_channel" else 1
 
 
+def shaped_scale(operation: Operation, scale: Tensor) -> Tensor:
+    """What `output_scale` gave, in the shape that broadcasts to the layer's weights."""
+    if isinstance(operation, TransposedConvolution) and len(scale) > 1:
+        scale = scale[: len(scale) // operation.groups]
+    return _shaped(operation, scale)
+
+
 def _by_channel(operation: Operation, weight: Tensor) -> Tensor:
     """A layer's weights with the channels in front that have scales of their own: those of a group, in a transposed layer."""
     return weight.transpose(0, 1) if isinstance(operation, TransposedConvolution) else weight

@@ -3,19 +3,19 @@
 import torch
 
 from hwsearch.experiment import QuantizationConfig, SeparatorConfig
-from hwsearch.export.description import ExportDescription
+from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
-from tests.separator.small import small_network
+from tests.separator.small import small_graph
 
 QUANTIZATION = QuantizationConfig()
 
 
 def exported_network(config: SeparatorConfig, allocation: BitAllocation) -> ExportedNetwork:
     """A small network at an allocation, as it is exported."""
-    separator, folded, calibration = small_network(config)
-    return ExportedNetwork(build_quantized(folded, allocation, calibration, QUANTIZATION), separator.network).eval()
+    separator, graph, calibration = small_graph(config)
+    return ExportedNetwork(build_quantized(graph, allocation, calibration, QUANTIZATION), separator.network).eval()
 
 
 def description(config: SeparatorConfig, allocation: BitAllocation) -> ExportDescription:
@@ -24,6 +24,7 @@ def description(config: SeparatorConfig, allocation: BitAllocation) -> ExportDes
         sample_rate=8000,
         array="linear4",
         separator=config,
+        network=NetworkStructure.of(small_graph(config)[1]),
         allocation=allocation.to_json(),
         base_digest="0" * 64,
         hwsearch_version="0",

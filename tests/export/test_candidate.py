@@ -20,7 +20,7 @@ from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
-from tests.separator.small import RELU, noise_mixture, small_network
+from tests.separator.small import RELU, noise_mixture, small_graph
 from tests.training.pools import small_base, small_pool
 
 CONFIG = QuantizationConfig()
@@ -29,8 +29,12 @@ ALLOCATION = uniform(RELU, 4, 8)
 
 
 def export(output, graph_format="onnx", allocation=ALLOCATION):
-    separator, _, calibration = small_network(RELU)
-    return export_candidate(separator, allocation, calibration, CONFIG, MIXTURES, output, graph_format, "a" * 64)
+    return export_candidate(small_base(), allocation, MIXTURES, output, graph_format)
+
+
+def read_weights(folder):
+    separator, graph, _ = small_graph(RELU)
+    return read_packed(folder / "weights.hwq", graph, separator.network.feature_mean.numel())
 
 
 def names(folder):
@@ -43,7 +47,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(tmp_path):
     assert names(folder) == ["allocation.json", "model.onnx", "verification.json", "weights.hwq"]
     assert names(folder.parent) == ["small"]
     allocation = BitAllocation.from_json(json.loads((folder / "allocation.json").read_text()), RELU, "file")
-    assert allocation == ALLOCATION == read_packed(folder / "weights.hwq", RELU).allocation
+    assert allocation == ALLOCATION == read_weights(folder).allocation
     proof = json.loads((folder / "verification.json").read_text())
     assert proof["quantized_values"] == report.quantized_values > 0
     assert proof["kernels"]["integer_convolutions"] == 8
@@ -59,10 +63,10 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
 
 
 def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
-    separator, folded, calibration = small_network(RELU)
+    separator, graph, calibration = small_graph(RELU)
     export(tmp_path / "small")
     mixture, doa = MIXTURES[0]
-    network = build_quantized(folded, ALLOCATION, calibration, CONFIG)
+    network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
     with torch.no_grad():
         wanted = separator.separate(mixture[None], torch.tensor([doa]), network)[0]
     found = torch.from_numpy(OnnxSeparator(tmp_path / "small" / "model.onnx").separate(mixture.numpy(), doa))
@@ -70,13 +74,13 @@ def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
 
 
 def test_a_trained_network_is_exported_with_its_trained_scales(tmp_path):
-    separator, folded, calibration = small_network(RELU)
-    network = build_quantized(folded, ALLOCATION, calibration, CONFIG)
+    separator, graph, calibration = small_graph(RELU)
+    network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.05)
     export_network(separator, network, MIXTURES, tmp_path / "small", "onnx", "a" * 64)
-    scale = read_packed(tmp_path / "small" / "weights.hwq", RELU).grids["features"].scale
+    scale = read_weights(tmp_path / "small").grids["features"].scale
     assert scale == pytest.approx(1.05 * calibration.grids["features"][8].scale)
 
 
@@ -91,14 +95,14 @@ def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_
     with torch.no_grad():
         wanted = base.separator.separate(mixture[None], torch.tensor([doa]), trained_network(base, state))[0]
         untrained = base.separator.separate(
-            mixture[None], torch.tensor([doa]), build_quantized(base.folded, allocation, base.calibration, CONFIG)
+            mixture[None], torch.tensor([doa]), build_quantized(base.graph, allocation, base.calibration, CONFIG)
         )[0]
     exported = OnnxSeparator(tmp_path / "small" / "model.onnx")
     found = torch.from_numpy(exported.separate(mixture.numpy(), doa))
     error = float((found - wanted).square().sum())
     assert error < 1e-4 * float(wanted.square().sum())
     assert error < 0.05 * float((untrained - wanted).square().sum())
-    packed = read_packed(tmp_path / "small" / "weights.hwq", RELU)
+    packed = read_weights(tmp_path / "small")
     assert packed.allocation == allocation
     weights = trained_network(base, state).quantized_weights()
     assert torch.equal(torch.as_tensor(packed.weights["mask_head.weight"].integers), weights["mask_head.weight"].integers)
@@ -127,7 +131,7 @@ def test_an_earlier_export_is_replaced(tmp_path):
     export(tmp_path / "small")
     export(tmp_path / "small", allocation=uniform(RELU, 2, 8))
     assert names(tmp_path) == ["small"]
-    assert read_packed(tmp_path / "small" / "weights.hwq", RELU).allocation == uniform(RELU, 2, 8)
+    assert read_weights(tmp_path / "small").allocation == uniform(RELU, 2, 8)
 
 
 def test_what_is_no_export_is_never_replaced(tmp_path):
@@ -178,4 +182,4 @@ def test_a_failed_proof_leaves_nothing_behind(tmp_path, monkeypatch, before):
         export(tmp_path / "small", allocation=uniform(RELU, 2, 8))
     assert names(tmp_path) == kept
     if before:
-        assert read_packed(tmp_path / "small" / "weights.hwq", RELU).allocation == ALLOCATION
+        assert read_weights(tmp_path / "small").allocation == ALLOCATION

@@ -16,7 +16,7 @@ from hwsearch.export.verify import verify_onnx
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.quantized import build_quantized
 from tests.export.small import QUANTIZATION, description, exported_network, raw_features
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_network
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_graph
 
 
 def export(tmp_path, config, allocation):
@@ -108,10 +108,10 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path):
 
 def test_large_biases_survive_export(tmp_path):
     """The integers of a bias may be far beyond float32's 24 bits of mantissa."""
-    separator, folded, calibration = small_network(RELU)
-    network = build_quantized(folded, uniform(RELU, 16, 8), calibration, QUANTIZATION)
+    separator, graph, calibration = small_graph(RELU)
+    network = build_quantized(graph, uniform(RELU, 16, 8), calibration, QUANTIZATION)
     with torch.no_grad():
-        network.convolution("mask_head").bias.mul_(300)
+        network.layer("mask_head").bias.mul_(300)
     exported = ExportedNetwork(network, separator.network).eval()
     path = tmp_path / "model.onnx"
     export_onnx(exported, path, description(RELU, network.allocation))

@@ -83,7 +83,7 @@ def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny, tmp_path: Pat
     )
     cost = make_cost(workspace.experiment)
     for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
-        network = build_quantized(fold(prepared.separator.network), allocation, prepared.calibration, prepared.quantization)
+        network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
         write_packed(tmp_path / "weights.hwq", ExportedNetwork(network, prepared.separator.network))
         assert cost([allocation])[0]["size_bytes"] == (tmp_path / "weights.hwq").stat().st_size
     exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size

@@ -18,7 +18,6 @@ from hwsearch.search.mixture_batches import SILENT_DB
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
-from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import MaskFunction, Separator
@@ -81,7 +80,7 @@ def test_an_allocation_scores_what_its_brevitas_network_does(
     tiny: Tiny, score: Score, prepared: PreparedBase, weights: int, activations: int
 ) -> None:
     allocation = uniform(CONFIG, weights, activations)
-    network = build_quantized(fold(prepared.separator.network), allocation, prepared.calibration, prepared.quantization)
+    network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
     wanted, full = improvements(tiny, network), improvements(tiny, None)
     found = score(allocation)
     assert found["si_snr_improvement_db"] == pytest.approx(wanted.mean(), abs=0.05)

@@ -8,6 +8,7 @@ from torch import nn
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import FLOAT_BITS, SeparatorConfig
+from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites
 from hwsearch.separator import allocation
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
@@ -82,6 +83,13 @@ def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separa
     folded = fold(separator.network)
     features = [normalised_features(separator, 3000, mixture) for mixture in (1, 2)]
     return separator, folded, calibrate(as_graph(folded), features)
+
+
+@cache
+def small_graph(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separator, Graph, Calibration]:
+    """`small_network` with its network as a graph."""
+    separator, folded, calibration = small_network(config, seed)
+    return separator, as_graph(folded), calibration
 
 
 def allocations(config: SeparatorConfig) -> st.SearchStrategy[BitAllocation]:

@@ -39,7 +39,7 @@ def test_the_fast_network_is_the_brevitas_network(kind, data):
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
     found = FastNetwork(as_graph(folded), calibration, quantization).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(folded, allocation, calibration, quantization)(features)
+        wanted = build_quantized(as_graph(folded), allocation, calibration, quantization)(features)
     difference = (found - wanted).abs()
     peak = float(wanted.abs().max())
     assert float((difference > 1e-5 * peak).float().mean()) < 0.2
@@ -55,7 +55,7 @@ def test_with_floating_point_activations_only_rounding_differs(kind, bits):
     features = normalised_features(separator)
     found = FastNetwork(as_graph(folded), calibration, CONFIG).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(folded, allocation, calibration, CONFIG)(features)
+        wanted = build_quantized(as_graph(folded), allocation, calibration, CONFIG)(features)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -64,7 +64,7 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
     """Site by site, each fed with the Brevitas network's own values, so that no difference can spread."""
     separator, folded, calibration = small_network()
     allocation = uniform(RELU, 32, bits)
-    network = build_quantized(folded, allocation, calibration, CONFIG)
+    network = build_quantized(as_graph(folded), allocation, calibration, CONFIG)
     recorded: dict[str, torch.Tensor] = {}
     for key, module in network.sites.items():
         module.register_forward_hook(lambda _, __, output, key=key: recorded.__setitem__(key, output))

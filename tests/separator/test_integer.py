@@ -97,7 +97,7 @@ def test_integers_stand_for_the_values_of_fake_quantization(bits, seed):
 def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(config, weight_bits, activation_bits):
     """Layer by layer, each fed with the Brevitas network's own integers, so that no difference can spread."""
     separator, folded, calibration = small_network(config)
-    network = build_quantized(folded, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
+    network = build_quantized(as_graph(folded), uniform(config, weight_bits, activation_bits), calibration, CONFIG)
     recorded: dict[str, torch.Tensor] = {}
     for site, module in network.sites.items():
         module.register_forward_hook(lambda _, __, output, site=site: recorded.__setitem__(site, output))
@@ -130,7 +130,7 @@ def test_a_candidate_in_integers_is_the_brevitas_network(config, data):
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
     found = FastNetwork(as_graph(folded), calibration, CONFIG, integers=True).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(folded, allocation, calibration, CONFIG)(features)
+        wanted = build_quantized(as_graph(folded), allocation, calibration, CONFIG)(features)
     difference, peak = (found - wanted).abs(), float(wanted.abs().max())
     assert found.shape == wanted.shape
     assert float((difference > 1e-5 * peak).float().mean()) < 0.2

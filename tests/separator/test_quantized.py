@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 from hwsearch.separator.allocation import BitAllocation, is_weight
-from hwsearch.separator.quantized import build_quantized, module_key
+from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import bias_integers, quantize_weight, weight_scale
 from tests.separator.small import (
     CAUSAL,
@@ -18,7 +18,7 @@ from tests.separator.small import (
     activation_sites,
     allocations,
     normalised_features,
-    small_network,
+    small_graph,
     uniform,
     weight_sites,
 )
@@ -30,10 +30,10 @@ def site_outputs(network, features):
     """What the Brevitas network puts out at every activation site, in float64."""
     seen = {}
     hooks = [
-        network.sites[module_key(site)].register_forward_hook(
+        network.site(site).register_forward_hook(
             lambda _, __, output, site=site: seen.__setitem__(site, output[0].numpy().astype(np.float64))
         )
-        for site in activation_sites(network.config)
+        for site in network.graph_sites.activations
     ]
     with torch.no_grad():
         network(features)
@@ -42,7 +42,7 @@ def site_outputs(network, features):
     return seen
 
 
-def numpy_sites(folded, allocation, calibration, config, features, found):
+def numpy_sites(graph, allocation, calibration, config, features, found):
     """What an allocation means at each site before it is rounded, given what the network under test has at the sites before.
 
     Float64, with loops over taps: no torch, no Brevitas, no shared code.
@@ -50,21 +50,23 @@ def numpy_sites(folded, allocation, calibration, config, features, found):
     widths = allocation.by_site
 
     def activate(name, x):
-        if name in folded.slopes:
-            return np.where(x > 0, x, x * folded.slopes[name])
+        slope = graph.parameters.get(f"{name.removesuffix('.output')}_activation.slope")
+        if slope is not None:
+            return np.where(x > 0, x, x * float(slope))
         return np.maximum(x, 0) if name.endswith((".expand.output", ".depthwise.output")) else x
 
     def layer(name, source):
-        x, of = found[source], folded.layers[name]
+        x, of = found[source], graph.by_name[name]
+        master, offset = graph.parameters[f"{name}.weight"], graph.parameters[f"{name}.bias"]
         bits = widths[f"{name}.weight"]
-        weight, bias = of.weight.numpy().astype(np.float64), of.bias.numpy().astype(np.float64)
+        weight, bias = master.numpy().astype(np.float64), offset.numpy().astype(np.float64)
         if bits != 32:
-            scale = weight_scale(of.weight, bits, config)
+            scale = weight_scale(master, bits, config)
             limit = 2 ** (bits - 1) - 1
-            weight = np.clip(np.rint(of.weight.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
+            weight = np.clip(np.rint(master.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
             if widths[source] != 32:
                 step = scale.numpy().ravel() * np.float32(calibration.grids[source][widths[source]].scale)
-                bias = np.rint(of.bias.numpy() / step) * step.astype(np.float64)
+                bias = np.rint(offset.numpy() / step) * step.astype(np.float64)
         if of.groups == 1:
             return weight[:, :, 0] @ x + bias[:, None]
         padded = np.pad(x, ((0, 0), of.padding))
@@ -75,7 +77,7 @@ def numpy_sites(folded, allocation, calibration, config, features, found):
     wanted = {"features": features}
     wanted["input_proj.output"] = layer("input_proj", "features")
     trunk = "input_proj.output"
-    for block in range(folded.blocks):
+    for block in range(RELU.R * RELU.X):
         name = f"blocks.{block}"
         source = trunk
         for stage in ("expand", "depthwise", "project"):
@@ -92,11 +94,11 @@ def numpy_sites(folded, allocation, calibration, config, features, found):
 @settings(max_examples=12, deadline=None)
 def test_an_allocation_means_what_it_says(kind, data):
     config = KINDS[kind]
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_graph(config)
     allocation = data.draw(allocations(config))
     features = normalised_features(separator, 1500, 3)
-    found = site_outputs(build_quantized(folded, allocation, calibration, CONFIG), features)
-    wanted = numpy_sites(folded, allocation, calibration, CONFIG, features[0].numpy().astype(np.float64), found)
+    found = site_outputs(build_quantized(graph, allocation, calibration, CONFIG), features)
+    wanted = numpy_sites(graph, allocation, calibration, CONFIG, features[0].numpy().astype(np.float64), found)
     assert set(found) == set(wanted)
     for site, bits in allocation.widths:
         if is_weight(site):
@@ -115,40 +117,38 @@ def test_an_allocation_means_what_it_says(kind, data):
 
 
 def test_float_everywhere_is_the_folded_network():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_graph()
     features = normalised_features(separator)
     with torch.no_grad():
-        found = build_quantized(folded, uniform(RELU, 32, 32), calibration, CONFIG)(features)
+        found = build_quantized(graph, uniform(RELU, 32, 32), calibration, CONFIG)(features)
         torch.testing.assert_close(found, separator.network(features), rtol=1e-5, atol=1e-5)
 
 
 @given(allocations(RELU))
 @settings(max_examples=10, deadline=None)
 def test_the_network_reports_the_grids_it_was_built_with(allocation):
-    _, folded, calibration = small_network()
-    network = build_quantized(folded, allocation, calibration, CONFIG)
+    _, graph, calibration = small_graph()
+    network = build_quantized(graph, allocation, calibration, CONFIG)
     for site, grid in network.activation_grids().items():
         assert grid == calibration.grid(site, allocation.by_site[site])
     for site, weight in network.quantized_weights().items():
         bits = allocation.by_site[site]
         assert (weight is None) == (bits == FLOAT_BITS)
         if weight is not None:
-            master = folded.layers[site.removesuffix(".weight")].weight
+            master = graph.parameters[site]
             wanted = quantize_weight(master, weight_scale(master, bits, CONFIG), bits)
             assert torch.equal(weight.integers, wanted.integers)
             assert torch.equal(weight.scale, wanted.scale)
             name = site.removesuffix(".weight")
-            assert torch.equal(network.convolution(name).quant_weight().value, weight.value)
+            assert torch.equal(network.layer(name).quant_weight().value, weight.value)
 
 
 def test_activations_take_no_more_values_than_their_width_has():
-    separator, folded, calibration = small_network()
-    network = build_quantized(folded, uniform(RELU, 32, 4), calibration, CONFIG)
+    separator, graph, calibration = small_graph()
+    network = build_quantized(graph, uniform(RELU, 32, 4), calibration, CONFIG)
     seen: dict[str, int] = {}
     for site in activation_sites(RELU):
-        network.sites[site.replace(".", "_")].register_forward_hook(
-            lambda _, __, output, site=site: seen.__setitem__(site, len(output.unique()))
-        )
+        network.site(site).register_forward_hook(lambda _, __, output, site=site: seen.__setitem__(site, len(output.unique())))
     with torch.no_grad():
         network(normalised_features(separator))
     assert set(seen) == set(activation_sites(RELU))
@@ -157,23 +157,25 @@ def test_activations_take_no_more_values_than_their_width_has():
 
 
 def test_weights_scales_biases_and_slopes_can_be_trained():
-    separator, folded, calibration = small_network(PRELU)
-    network = build_quantized(folded, uniform(PRELU, 3, 5), calibration, CONFIG).train()
+    separator, graph, calibration = small_graph(PRELU)
+    network = build_quantized(graph, uniform(PRELU, 3, 5), calibration, CONFIG).train()
     network(normalised_features(separator)).square().mean().backward()
     parameters = dict(network.named_parameters())
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in parameters.values())
     moving = [name for name, parameter in parameters.items() if parameter.grad.any()]
     assert len(moving) == len(parameters)
     weights, activations = len(weight_sites(PRELU)), len(activation_sites(PRELU))
-    assert len(parameters) == 3 * weights + activations + len(folded.slopes)
+    slopes = [name for name in graph.parameters if name.endswith(".slope")]
+    assert len(slopes) == 4
+    assert len(parameters) == 3 * weights + activations + len(slopes)
 
 
 def test_training_lowers_the_error_that_quantization_made():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_graph()
     features = normalised_features(separator)
     with torch.no_grad():
         wanted = separator.network(features)
-    network = build_quantized(folded, uniform(RELU, 3, 6), calibration, CONFIG)
+    network = build_quantized(graph, uniform(RELU, 3, 6), calibration, CONFIG)
     optimizer = torch.optim.Adam(network.parameters(), 5e-4)
     losses = []
     for _ in range(100):
@@ -186,13 +188,13 @@ def test_training_lowers_the_error_that_quantization_made():
 
 
 def test_a_trained_state_loads_into_a_new_network():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_graph()
     allocation = uniform(RELU, 4, 8)
-    trained = build_quantized(folded, allocation, calibration, CONFIG)
+    trained = build_quantized(graph, allocation, calibration, CONFIG)
     with torch.no_grad():
         for parameter in trained.parameters():
             parameter.mul_(1.1)
-    fresh = build_quantized(folded, allocation, calibration, CONFIG)
+    fresh = build_quantized(graph, allocation, calibration, CONFIG)
     features = normalised_features(separator)
     with torch.no_grad():
         before = fresh(features)
@@ -202,21 +204,18 @@ def test_a_trained_state_loads_into_a_new_network():
 
 
 def test_the_master_copy_of_an_untrained_network_is_what_it_was_built_from():
-    _, folded, calibration = small_network(PRELU)
-    master = build_quantized(folded, uniform(PRELU, 2, 4), calibration, CONFIG).master_copy()
-    assert dict(master.slopes) == dict(folded.slopes)
-    assert list(master.layers) == list(folded.layers)
-    for name, layer in folded.layers.items():
-        assert torch.equal(master.layers[name].weight, layer.weight)
-        assert torch.equal(master.layers[name].bias, layer.bias)
-        assert master.layers[name].padding == layer.padding
-        assert master.layers[name].dilation == layer.dilation
+    _, graph, calibration = small_graph(PRELU)
+    master = build_quantized(graph, uniform(PRELU, 2, 4), calibration, CONFIG).master_copy()
+    assert master.operations == graph.operations
+    assert master.parameters.keys() == graph.parameters.keys()
+    for name, tensor in graph.parameters.items():
+        assert torch.equal(master.parameters[name], tensor)
 
 
 def test_biases_are_integers_of_the_product_of_scales():
-    _, folded, calibration = small_network()
-    network = build_quantized(folded, uniform(RELU, 4, 8), calibration, CONFIG)
-    layer = network.convolution("blocks.0.expand")
+    _, graph, calibration = small_graph()
+    network = build_quantized(graph, uniform(RELU, 4, 8), calibration, CONFIG)
+    layer = network.layer("blocks.0.expand")
     scale = network.quantized_weights()["blocks.0.expand.weight"].scale.flatten()
     step = scale * calibration.grids["input_proj.output"][8].scale
     with torch.no_grad():
@@ -225,8 +224,8 @@ def test_biases_are_integers_of_the_product_of_scales():
 
 
 def test_a_causal_network_does_not_look_ahead():
-    separator, folded, calibration = small_network(CAUSAL)
-    network = build_quantized(folded, uniform(CAUSAL, 4, 8), calibration, CONFIG)
+    separator, graph, calibration = small_graph(CAUSAL)
+    network = build_quantized(graph, uniform(CAUSAL, 4, 8), calibration, CONFIG)
     features = normalised_features(separator)
     changed = features.clone()
     changed[..., 20:] = 0.0
@@ -236,12 +235,12 @@ def test_a_causal_network_does_not_look_ahead():
 
 
 def test_the_order_of_sites_in_an_allocation_does_not_matter():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_graph()
     allocation = uniform(RELU, 3, 5)
     shuffled = BitAllocation(tuple(reversed(allocation.widths)))
     features = normalised_features(separator)
     with torch.no_grad():
         assert torch.equal(
-            build_quantized(folded, allocation, calibration, CONFIG)(features),
-            build_quantized(folded, shuffled, calibration, CONFIG)(features),
+            build_quantized(graph, allocation, calibration, CONFIG)(features),
+            build_quantized(graph, shuffled, calibration, CONFIG)(features),
         )

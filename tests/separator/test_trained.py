@@ -37,7 +37,7 @@ def test_without_training_a_state_is_post_training_quantization(kind):
     features = normalised_features(base.separator, 1500, 9)
     state = initial_state(base, allocation)
     with torch.no_grad():
-        wanted = build_quantized(base.folded, allocation, base.calibration, base.quantization)(features)
+        wanted = build_quantized(base.graph, allocation, base.calibration, base.quantization)(features)
         assert torch.equal(trained_network(base, state)(features), wanted)
     fast = FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(features)
     assert torch.equal(trained_mask_function(base, state)(features), fast)

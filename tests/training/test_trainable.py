@@ -11,7 +11,6 @@ from torch.nn import functional
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantized import module_key
 from hwsearch.separator.trained import TrainedState, initial_state, trained_network
 from hwsearch.training import trainable
 from hwsearch.training.channels_first import by_torch, depthwise
@@ -35,12 +34,12 @@ def brevitas_gradients(network, base, widths):
     """Gradient of every parameter of the Brevitas network by its name in a trained state."""
     gradients = {}
     for name in (site.removesuffix(".weight") for site in base.sites.weights):
-        convolution = network.convolution(name)
+        convolution = network.layer(name)
         gradients |= {f"{name}.weight": convolution.weight.grad, f"{name}.bias": convolution.bias.grad}
         if widths[f"{name}.weight"] != FLOAT_BITS:
             gradients[f"{name}.weight.scale"] = convolution.weight_quant.tensor_quant.scale.grad
     for site, tensor in base.sites.tensors.items():
-        module = network.sites[module_key(site)]
+        module = network.site(site)
         if widths[site] != FLOAT_BITS:
             gradients[f"{site}.scale"] = module.quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.scale.grad
         if f"{tensor}.slope" in base.graph.parameters:
