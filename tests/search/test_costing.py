@@ -10,12 +10,12 @@ import torch
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate
 from hw_models.target import BUILT_IN, built_in_targets, load_target
-from hw_models.workload import bits_matrix
+from hw_models.workload import Workload, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import write_packed
-from hwsearch.search.costing import compile_targets, experiment_workload, make_cost, target_digests
+from hwsearch.search.costing import compile_targets, experiment_workload, inner_weight_sites, make_cost, target_digests
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.folding import fold
@@ -103,6 +103,15 @@ def test_average_bits_are_weighted_by_the_networks_own_weights() -> None:
         for column, names in (("average_bits", list(counts)), ("tcn_average_bits", blocks)):
             mean = sum(bits[name] * counts[name] for name in names) / sum(counts[name] for name in names)
             assert row[column] == pytest.approx(mean)
+
+
+def test_a_network_of_few_layers_has_an_inner_average_all_the_same() -> None:
+    layers = experiment_workload(experiment()).layers
+    for first, last, inner in ((0, 2, ("input_proj.weight", "blocks.0.expand.weight")), (0, 3, ("blocks.0.expand.weight",))):
+        few = layers[first:last]
+        channels = {few[0].input_sites[0]: few[0].in_channels} | {layer.output_site: layer.out_channels for layer in few}
+        workload = Workload("few", few, 40, 0.01, per_channel_scales=True, site_channels=channels)
+        assert inner_weight_sites(workload) == inner
 
 
 def test_the_workload_has_the_frames_of_the_transform() -> None:

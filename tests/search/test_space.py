@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
+from hwsearch.search.identity import header_space, search_header
+from hwsearch.search.record import Header
 from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
+from tests.search.synthetic import make_experiment
+from tests.search.synthetic import space_of as space_of_experiment
 from tests.separator.small import sites_of
 
 SMALL = sites_of(SeparatorConfig(X=1, R=1))
@@ -30,6 +34,18 @@ def test_every_point_is_an_allocation_of_all_sites_and_back(point: tuple[int, ..
 def test_size_counts_the_free_sites_only() -> None:
     # Five weights less the depthwise one, seven activations less the features.
     assert SPACE.size == 3**4 * 2**6
+
+
+def test_full_precision_is_all_sites_in_floating_point_whatever_the_space_has() -> None:
+    assert SPACE.full_precision == uniform(SMALL, 32, 32)
+
+
+def test_a_search_that_has_begun_has_the_space_of_its_header() -> None:
+    experiment = make_experiment(20, groups=[["*.depthwise.weight", "*.project.weight"]], fixed={"features": 8})
+    space = space_of_experiment(experiment)
+    header = Header.model_validate_json(search_header(experiment, space, {}).model_dump_json())
+    assert header_space(header) == space
+    assert space.groups
 
 
 def test_fixed_sites_keep_their_width_everywhere() -> None:
