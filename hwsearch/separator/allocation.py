@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import FLOAT_BITS, SeparatorConfig
+from hwsearch.experiment import FLOAT_BITS
 
 if TYPE_CHECKING:  # graphs want torch, which is slow to load
     from hwsearch.network.sites import Sites
@@ -40,7 +40,7 @@ class BitAllocation:
         return dict(self.widths)
 
     @classmethod
-    def from_json(cls, value: Any, sites: "Sites | SeparatorConfig", source: str) -> Self:
+    def from_json(cls, value: Any, sites: "Sites", source: str) -> Self:
         """Validate a JSON object against the sites of a network.
 
         Raises:
@@ -48,7 +48,6 @@ class BitAllocation:
         """
         if not isinstance(value, dict):
             raise UserError(f"{source}: found {type(value).__name__}; wanted an object of site names and bit-widths")
-        sites = _sites(sites)
         names = dict.fromkeys(sites.all)
         for site, bits in value.items():
             if site not in names:
@@ -67,32 +66,7 @@ def is_weight(site: str) -> bool:
     return site.endswith(".weight")
 
 
-def uniform(sites: "Sites | SeparatorConfig", weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
+def uniform(sites: "Sites", weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
     """The allocation with one width for all weights and one for all activations."""
-    sites = _sites(sites)
     weights, activations = dict.fromkeys(sites.weights, weight_bits), dict.fromkeys(sites.activations, activation_bits)
     return BitAllocation.of(weights | activations)
-
-
-def weight_sites(config: SeparatorConfig) -> tuple[str, ...]:
-    """Weight sites in the order of execution."""
-    return _sites(config).weights
-
-
-def activation_sites(config: SeparatorConfig) -> tuple[str, ...]:
-    """Activation sites in the order of execution."""
-    return _sites(config).activations
-
-
-def all_sites(config: SeparatorConfig) -> tuple[str, ...]:
-    """Weight sites, then activation sites."""
-    return _sites(config).all
-
-
-def _sites(network: "Sites | SeparatorConfig") -> "Sites":
-    """The sites of a network; for those that only have its configuration, until they have its graph."""
-    if not isinstance(network, SeparatorConfig):
-        return network
-    from hwsearch.separator.untrained import network_of
-
-    return network_of(network, 1).sites

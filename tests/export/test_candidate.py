@@ -16,11 +16,11 @@ from hwsearch.export.description import read_model
 from hwsearch.export.packed import read_packed
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import VerificationError
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
-from tests.separator.small import RELU, noise_mixture, small_graph
+from tests.separator.small import RELU, noise_mixture, sites_of, small_graph, uniform
 from tests.training.pools import small_base, small_pool
 
 CONFIG = QuantizationConfig()
@@ -46,7 +46,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(tmp_path):
     folder = tmp_path / "exports" / "small"
     assert names(folder) == ["allocation.json", "model.onnx", "verification.json", "weights.hwq"]
     assert names(folder.parent) == ["small"]
-    allocation = BitAllocation.from_json(json.loads((folder / "allocation.json").read_text()), RELU, "file")
+    allocation = BitAllocation.from_json(json.loads((folder / "allocation.json").read_text()), sites_of(RELU), "file")
     assert allocation == ALLOCATION == read_weights(folder).allocation
     proof = json.loads((folder / "verification.json").read_text())
     assert proof["quantized_values"] == report.quantized_values > 0

@@ -13,10 +13,9 @@ from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import verify_onnx
-from hwsearch.separator.allocation import uniform
 from hwsearch.separator.quantized import build_quantized
 from tests.export.small import QUANTIZATION, description, exported_network, raw_features
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_graph
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_graph, uniform
 
 
 def export(tmp_path, config, allocation):

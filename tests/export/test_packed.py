@@ -4,6 +4,7 @@ import math
 import struct
 import zlib
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,11 +18,16 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import pack, pack_integers, read_packed, unpack, unpack_integers, write_packed
-from hwsearch.separator.allocation import uniform
+from hwsearch.network.sites import find_sites
+from hwsearch.network.trace import trace
+from hwsearch.separator.allocation import uniform as allocation_of
+from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import QuantizedWeight
 from hwsearch.separator.untrained import network_of
-from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_graph
+from hwsearch.separator.workload import build_workload
+from tests.network.modules import CHANNELS, Joined, Sloped, Stack, UNet, settle
+from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_graph, uniform
 
 CONFIG = QuantizationConfig()
 
@@ -56,6 +62,22 @@ def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
     workload = network_of(RELU, features).workload(10, 0.008, per_channel=per_channel)
     content = pack_network(build_quantized(graph, allocation, calibration, config))
     assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "bits"), [(UNet(), 4), (Joined(), 4), (Sloped(1), 3), (Sloped(CHANNELS), 5), (Stack(prelu=True), 2)]
+)
+@pytest.mark.parametrize("method", ["per_channel", "per_tensor"])
+def test_the_file_of_any_network_is_as_long_as_the_cost_model_says(module, bits, method):
+    graph = trace(settle(module, 0), [torch.randn(1, CHANNELS, 31)])
+    sites, config = find_sites(graph), QuantizationConfig(weight_scale=method)
+    allocation = allocation_of(sites, bits, 8)
+    quantized = build_quantized(graph, allocation, calibrate(graph, [torch.randn(1, CHANNELS, 31)]), config)
+    statistics = SimpleNamespace(feature_mean=torch.zeros(CHANNELS), feature_scale=torch.ones(CHANNELS))
+    channels, per_channel = dict.fromkeys(graph.inputs, CHANNELS), method == "per_channel"
+    workload = build_workload(graph, sites, channels, 40, 0.01, "any", per_channel=per_channel)
+    size = packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
+    assert len(pack(ExportedNetwork(quantized, statistics))) == size
 
 
 @given(allocation=allocations(PRELU))

@@ -8,9 +8,8 @@ from qonnx.core.modelwrapper import ModelWrapper
 from hwsearch.export.description import read_description
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import VerificationError, verify_qonnx
-from hwsearch.separator.allocation import activation_sites, uniform, weight_sites
 from tests.export.small import description, exported_network, raw_features
-from tests.separator.small import KINDS, RELU, allocations
+from tests.separator.small import KINDS, RELU, activation_sites, allocations, uniform, weight_sites
 
 FRAMES = 12
 

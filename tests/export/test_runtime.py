@@ -16,10 +16,9 @@ from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.network.context import context
-from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network
 from tests.fuzz.models import sealed
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_graph, small_separator
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_graph, small_separator, uniform
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.onnx_export import export_onnx
-from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network, raw_features
-from tests.separator.small import CAUSAL, KINDS, RELU
+from tests.separator.small import CAUSAL, KINDS, RELU, uniform
 
 FRAMES = 40
 

@@ -8,9 +8,8 @@ from onnx import numpy_helper
 from hwsearch.errors import UserError
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.verify import VerificationError, verify_onnx
-from hwsearch.separator.allocation import uniform
 from tests.export.small import description, exported_network, raw_features
-from tests.separator.small import RELU
+from tests.separator.small import RELU, uniform
 
 
 def export(tmp_path, config, allocation):

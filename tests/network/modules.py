@@ -81,6 +81,34 @@ class Normed(nn.Module):
         return functional.softmax(z, dim=1), self.classify(squeezed)
 
 
+class Joined(nn.Module):
+    """A concatenation of a layer that only it reads, of a gate, and of half of a tensor, then a sum that broadcasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv1d(CHANNELS, 6, 1)
+        self.right = nn.Conv1d(CHANNELS, 2, 3, padding=1)
+        self.head = nn.Conv1d(6 + 2 + CHANNELS // 2, 6, 1, groups=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([self.left(x), torch.sigmoid(self.right(x)), x[:, : CHANNELS // 2]], 1)
+        y = self.head(joined)
+        return y * y.mean(2, keepdim=True)
+
+
+class Sloped(nn.Module):
+    """PReLUs behind a layer, behind a norm and on their own, with one slope and with one for each channel."""
+
+    def __init__(self, slopes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(CHANNELS, CHANNELS, 1)
+        self.first, self.second, self.third = (nn.PReLU(slopes) for _ in range(3))
+        self.norm = nn.GroupNorm(2, CHANNELS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(x) + self.second(self.norm(self.first(self.layer(x))))
+
+
 def settle(module: nn.Module, seed: int) -> nn.Module:
     """Give batch norms statistics as training would, and gains and offsets of their own."""
     random = torch.Generator().manual_seed(seed)

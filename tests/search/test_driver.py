@@ -32,7 +32,6 @@ from tests.search.synthetic import (
     search,
     space_of,
 )
-from tests.separator.small import uniform
 
 SAMPLERS = ("random", "nsga2", "tpe", "posterior")
 
@@ -65,7 +64,7 @@ def test_full_precision_comes_first_then_the_seeds_then_the_sampler(tmp_path: Pa
     experiment = make_experiment(20)
     search(tmp_path, experiment)
     scored = [event for event in events(tmp_path) if isinstance(event, Scored)]
-    assert scored[0].allocation == uniform(experiment.separator, 32, 32).to_json()
+    assert scored[0].allocation == space_of(experiment).full_precision.to_json()
     assert [event.strategy for event in scored[1:]] == ["uniform"] * 6 + ["ends-at-8"] * 5 + ["nsga2"] * 9
     assert [event.allocation["mask_head.weight"] for event in scored[1:7]] == [2, 3, 4, 5, 6, 8]
 

@@ -20,7 +20,7 @@ from hwsearch.separator.allocation import uniform
 from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.untrained import network_of
 from hwsearch.separator.workload import build_workload
-from tests.network.modules import CHANNELS, Normed, UNet, settle
+from tests.network.modules import CHANNELS, Joined, Normed, Sloped, UNet, settle
 from tests.separator.small import KINDS, RELU, sites_of, small_separator
 
 DEEP = SeparatorConfig(B=6, H=10, P=5, X=3, R=2, n_fft=128, hop_length=64)
@@ -128,21 +128,6 @@ def charged(module: nn.Module, frames: int) -> tuple[Graph, Workload]:
     return graph, build_workload(graph, find_sites(graph), channels, frames, 0.01, "other", per_channel=True)
 
 
-class Joined(nn.Module):
-    """A concatenation of a layer that only it reads, of a gate, and of half of a tensor, then a sum that broadcasts."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = nn.Conv1d(CHANNELS, 6, 1)
-        self.right = nn.Conv1d(CHANNELS, 2, 3, padding=1)
-        self.head = nn.Conv1d(6 + 2 + CHANNELS // 2, 6, 1, groups=2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        joined = torch.cat([self.left(x), torch.sigmoid(self.right(x)), x[:, : CHANNELS // 2]], 1)
-        y = self.head(joined)
-        return y * y.mean(2, keepdim=True)
-
-
 MODULES = (UNet, Normed, Joined)
 
 
@@ -170,19 +155,6 @@ def charged_operations(graph: Graph, sites: Sites) -> set[str]:
     free = {"split", "slice", "pad", "relu"}
     names = {operation.name for operation in graph.operations}
     return {name for name in names if name.rstrip("_0123456789") not in free}
-
-
-class Sloped(nn.Module):
-    """PReLUs behind a layer, behind a norm and on their own, with one slope and with one for each channel."""
-
-    def __init__(self, slopes: int) -> None:
-        super().__init__()
-        self.layer = nn.Conv1d(CHANNELS, CHANNELS, 1)
-        self.first, self.second, self.third = (nn.PReLU(slopes) for _ in range(3))
-        self.norm = nn.GroupNorm(2, CHANNELS)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.third(x) + self.second(self.norm(self.first(self.layer(x))))
 
 
 @pytest.mark.parametrize("slopes", [1, CHANNELS])
