@@ -38,14 +38,17 @@ from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.files import atomic_write_bytes
-from hwsearch.network.operations import Convolution, Operation
+from hwsearch.network.operations import Convolution, Operation, Pad
 from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.separator.quantized import QuantizedNetwork
-from hwsearch.separator.quantizers import bias_integers, is_float
+from hwsearch.separator.quantizers import bias_integers
 
 _OPSET = 17
 LAYER_NODES = ("Conv", "ConvTranspose", "Gemm")
 """Operators that layers are written as."""
+
+_INTEGER_BITS = 8
+"""Widest integers of a file but for biases."""
 
 _TRACED_FRAMES = 16
 """Frames of the dummy input; the axis is dynamic."""
@@ -62,6 +65,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     layers = _layer_nodes(model, network.network)
     _drop_weight_clips(model)
     _fold_pads(model, layers)
+    _write_pads(model, network.network)
     _unfold_wide_weights(model, layers)
     _store_weights(model, network.network, layers)
     _protect_float_weights(model, network.network, layers)
@@ -99,7 +103,7 @@ class _WeightHandler(StdQCDQCastONNXWeightQuantProxyHandler):  # type: ignore[mi
     """Brevitas's writer of integer weights, also for 16 bits, which it would refuse."""
 
     def validate(self, module: WeightQuantProxyFromInjector) -> None:
-        if int(module.bit_width()) <= 8:
+        if int(module.bit_width()) <= _INTEGER_BITS:
             super().validate(module)
 
 
@@ -124,7 +128,7 @@ class _ActivationHandler(StdQCDQCastONNXActQuantProxyHandler):  # type: ignore[m
     """Brevitas's writer of quantizers, also for more than 8 bits, which `QuantizeLinear` does not take: as plain arithmetic."""
 
     def prepare_for_export(self, module: ActQuantProxyFromInjector) -> None:
-        self.wide = module.is_quant_enabled and int(module.bit_width()) > 8
+        self.wide = module.is_quant_enabled and int(module.bit_width()) > _INTEGER_BITS
         if not self.wide:
             super().prepare_for_export(module)
             return
@@ -235,6 +239,19 @@ def _fold_pads(model: ModelProto, layers: _Layers) -> None:
             node.input[0] = writers[node.input[0]].input[0]
 
 
+def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
+    """Write the amounts of the padding that is left as constants; the exporter has them computed."""
+    read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
+    nodes = [node for node in model.graph.node if node.op_type == "Pad" and node.output[0] in read]
+    operations = [operation for operation in network.graph.operations if isinstance(operation, Pad)]
+    for operation, node in zip(operations, nodes, strict=True):
+        before, after = operation.padding
+        amounts = np.array([0, 0, before, 0, 0, after], np.int64)
+        del node.input[1:]
+        node.input.append(f"{node.name}.amounts")
+        model.graph.initializer.append(numpy_helper.from_array(amounts, node.input[1]))
+
+
 def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
     """Store weights as uint8 where int8 could saturate, with a zero point for each layer; int8 needs none.
 
@@ -267,7 +284,7 @@ def _protect_float_weights(model: ModelProto, network: QuantizedNetwork, layers:
     widths = network.allocation.by_site
     for layer, node in reversed(layers):
         plain = {node.input[1], node.input[2]} <= constants.keys()
-        if plain and not is_float(widths[network.graph_sites.read_by(layer)]):
+        if plain and widths[network.graph_sites.read_by(layer)] <= _INTEGER_BITS:
             place = next(place for place, each in enumerate(model.graph.node) if each is node or each.name == node.name)
             _write_bias_as_integers(model, place, node, constants[node.input[2]].astype(np.float32))
 

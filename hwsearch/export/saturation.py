@@ -7,7 +7,7 @@ saturates: 255 * 127 * 2 > 32767. Their kernels for unsigned weights add in 32 b
 from collections.abc import Sequence
 
 from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
-from hwsearch.separator.quantizers import is_float, weight_limit
+from hwsearch.separator.quantizers import weight_limit
 
 UNSIGNED_ZERO_POINT = 128
 """The integer that stands for zero in unsigned weights."""
@@ -38,7 +38,7 @@ def holds_unsigned_weights(groups: int, weight_bits: int, activation_bits: int) 
         weight_bits: width of its weights.
         activation_bits: width of what it reads.
     """
-    if groups > 1 or weight_bits > 8 or is_float(activation_bits):
-        return False
+    if groups > 1 or max(weight_bits, activation_bits) > 8:
+        return False  # computed in 32 bits, or in floating point
     largest: int = 2 * (2**activation_bits - 1) * weight_limit(weight_bits)
     return largest > _LARGEST_SUM

@@ -264,8 +264,9 @@ def build_quantized(
 
 
 def _module_key(name: str) -> str:
-    """A layer or site as the key of a module (which can hold no dot)."""
-    return name.replace(".", "_")
+    """A layer or site as the key of a module, which can hold no dot; exporters write one that is a number differently."""
+    key = name.replace(".", "_")
+    return f"_{key}" if key.isdigit() else key
 
 
 def _module_keys(names: Iterable[str]) -> dict[str, str]:

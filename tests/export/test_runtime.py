@@ -10,14 +10,25 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from hwsearch.errors import UserError
+from hwsearch.export.description import NetworkStructure
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.network.context import context
-from tests.export.small import description, exported_network
+from hwsearch.network.sites import find_sites
+from hwsearch.network.trace import trace
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.calibration import Calibration
+from hwsearch.separator.features import apply_mask, features, starting_mask
+from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.stft import istft, stft
+from tests.export.small import QUANTIZATION, description, exported_network
 from tests.fuzz.models import sealed
+from tests.network.modules import CHANNELS, UNet, settle
 from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_graph, small_separator, uniform
 
 
@@ -64,6 +75,54 @@ def test_integer_files_agree_in_chunks_but_for_ties(files, kind):
     whole = separator.separate(mixture, 100.0, chunk_frames=10_000)
     chunked = separator.separate(mixture, 100.0, chunk_frames=100)
     assert np.square(chunked - whole).sum() < 1e-4 * np.square(whole).sum()
+
+
+def export_module(path, module):
+    """A file in floating point of a module between features and mask; the separator around it."""
+    separator = small_separator(RELU)
+    features = separator.network.feature_mean.numel()
+    graph = trace(settle(module, seed=0), [torch.randn(1, features, 20)])
+    sites = find_sites(graph)
+    network = build_quantized(graph, uniform_of(sites, 32), Calibration({}), QUANTIZATION)
+    about = description(RELU, uniform_of(sites, 32)).model_copy(update={"network": NetworkStructure.of(graph)})
+    export_onnx(ExportedNetwork(network, separator.network).eval(), path, about)
+    return separator
+
+
+def uniform_of(sites, bits):
+    return BitAllocation.of(dict.fromkeys(sites.all, bits))
+
+
+@given(samples=st.integers(1, 6000), chunk=st.integers(1, 60))
+@settings(max_examples=15, deadline=None)
+def test_a_network_with_strides_gives_in_chunks_the_result_of_the_whole(unet, samples, chunk):
+    mixture = noise_mixture(samples, seed=samples).numpy()
+    whole = unet.separate(mixture, 100.0, chunk_frames=10_000)
+    found = unet.separate(mixture, 100.0, chunk_frames=chunk)
+    np.testing.assert_allclose(found, whole, atol=1e-5 * max(np.abs(whole).max(), 1e-3))
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    """A separator whose network is a UNet, from its file."""
+    path = tmp_path_factory.mktemp("unet") / "model.onnx"
+    export_module(path, nn.Sequential(nn.Conv1d(260, CHANNELS, 1), UNet(), nn.Conv1d(CHANNELS, 130, 1)))
+    return OnnxSeparator(path, threads=1)
+
+
+def test_a_network_that_looks_at_all_frames_gets_them_at_once(tmp_path):
+    """A norm over all frames."""
+    module = nn.Sequential(nn.Conv1d(260, 4, 1), nn.GroupNorm(1, 4), nn.Conv1d(4, 130, 1))
+    separator = export_module(tmp_path / "model.onnx", module)
+    mixture = noise_mixture(5000)
+    spectrum = stft(mixture[None], RELU.n_fft, RELU.hop_length)
+    raw = features(spectrum, torch.tensor([30.0]), separator.array, 8000, RELU.ipd, beam=RELU.beam)
+    with torch.no_grad():
+        mask = module(separator.network.normalise(raw))
+    wanted = apply_mask(spectrum[:, 0], mask, starting_mask(raw, spectrum.shape[-2], beam=RELU.beam))
+    wanted = istft(wanted, RELU.n_fft, RELU.hop_length, 5000)[0].numpy()
+    found = OnnxSeparator(tmp_path / "model.onnx", threads=1).separate(mixture.numpy(), 30.0, chunk_frames=7)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("config", [PRELU, CAUSAL])
@@ -139,6 +198,20 @@ def without_metadata(model):
 
 def with_damaged_metadata(model):
     model.metadata_props[0].value = model.metadata_props[0].value.replace("linear4", "linear99")
+
+
+def of_an_older_format(model):
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"format":3', '"format":2')
+
+
+def with_another_operation(model):
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"kind":"Add"', '"kind":"Path"')
+
+
+def with_a_giant_operation(model):
+    """Wants a terabyte."""
+    longer = '"name":"input_proj","padding":[0,1000000000]'
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"name":"input_proj"', longer)
 
 
 def with_unknown_site(model):
@@ -234,6 +307,9 @@ def with_signed_weights(model):
     [
         (without_metadata, "without a separator's description"),
         (with_damaged_metadata, "its description is damaged or of another version"),
+        (of_an_older_format, r"of another version \(format: found 2, wanted 3\); export it again"),
+        (with_another_operation, r"holds no network \('Path'\); export it again"),
+        (with_a_giant_operation, r"has the shape \[8, 1000001024\]"),
         (with_unknown_site, "unknown site 'input_proj.result'"),
         (with_another_front_end, "does not fit its description"),
         (with_a_fixed_number_of_frames, "does not fit its description"),
