@@ -39,6 +39,7 @@ from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.files import atomic_write_bytes
 from hwsearch.network.operations import Convolution, Operation, Pad
+from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.separator.quantized import QuantizedNetwork
 from hwsearch.separator.quantizers import bias_integers
@@ -62,6 +63,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     on every processor.
     """
     model = _brevitas_model(network)
+    _declare_output(model, network)
     layers = _layer_nodes(model, network.network)
     _drop_weight_clips(model)
     _fold_pads(model, layers)
@@ -179,6 +181,14 @@ def _brevitas_model(network: ExportedNetwork) -> ModelProto:
             dynamic_axes={INPUT: {2: "frames"}, OUTPUT: {2: "frames"}},
         )
         return onnx.load(target)
+
+
+def _declare_output(model: ModelProto, network: ExportedNetwork) -> None:
+    """Write batch and channels of the output, which the exporter does not know behind parts of tensors."""
+    graph = network.network.graph
+    shapes = tensor_shapes(graph, {graph.inputs[0]: (network.features, _TRACED_FRAMES)})
+    batch, channels, *_ = model.graph.output[0].type.tensor_type.shape.dim
+    batch.dim_value, channels.dim_value = 1, shapes[graph.outputs[0]][0]
 
 
 def _initializers(model: ModelProto) -> dict[str, NDArray[Any]]:

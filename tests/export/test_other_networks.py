@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -16,7 +15,6 @@ from hw_models.workload import bits_matrix
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.packed import pack, unpack
 from hwsearch.export.qonnx_export import export_qonnx
-from hwsearch.export.structure import check_structure
 from hwsearch.export.verify import verify_onnx, verify_qonnx
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import QuantizedWeight
@@ -108,11 +106,3 @@ def test_keys_of_modules_are_never_the_same_nor_attributes_of_modules() -> None:
     assert network.layer("values") is not None  # modules have a method of that name
     names = [*network.graph_sites.activations, *network.graph.by_name]
     assert len({network.key(name) for name in names}) == len(names)
-
-
-@pytest.mark.parametrize("kind", MODULES)
-def test_the_structure_of_an_exported_file_is_known(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, path = subject(kind, mixed(kind, 6)), tmp_path / "model.onnx"
-    export_onnx(made.exported, path, made.description)
-    monkeypatch.setattr("hwsearch.export.structure.feature_count", lambda *_, **__: CHANNELS)
-    check_structure(onnx.load(path), made.description, "file")

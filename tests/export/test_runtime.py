@@ -22,10 +22,11 @@ from hwsearch.network.context import context
 from hwsearch.network.sites import find_sites
 from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.calibration import Calibration
+from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.features import apply_mask, features, starting_mask
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.stft import istft, stft
+from tests.export.other_networks import MODULES
 from tests.export.small import QUANTIZATION, description, exported_network
 from tests.fuzz.models import sealed
 from tests.network.modules import CHANNELS, UNet, settle
@@ -77,20 +78,25 @@ def test_integer_files_agree_in_chunks_but_for_ties(files, kind):
     assert np.square(chunked - whole).sum() < 1e-4 * np.square(whole).sum()
 
 
-def export_module(path, module):
-    """A file in floating point of a module between features and mask; the separator around it."""
+def export_module(path, module, bits=32):
+    """A file of a module between features and mask; the separator around it."""
     separator = small_separator(RELU)
     features = separator.network.feature_mean.numel()
     graph = trace(settle(module, seed=0), [torch.randn(1, features, 20)])
     sites = find_sites(graph)
-    network = build_quantized(graph, uniform_of(sites, 32), Calibration({}), QUANTIZATION)
-    about = description(RELU, uniform_of(sites, 32)).model_copy(update={"network": NetworkStructure.of(graph)})
+    allocation = BitAllocation.of(dict.fromkeys(sites.all, bits))
+    network = build_quantized(graph, allocation, calibrate(graph, [torch.randn(1, features, 20)]), QUANTIZATION)
+    about = description(RELU, allocation).model_copy(update={"network": NetworkStructure.of(graph)})
     export_onnx(ExportedNetwork(network, separator.network).eval(), path, about)
     return separator
 
 
-def uniform_of(sites, bits):
-    return BitAllocation.of(dict.fromkeys(sites.all, bits))
+@pytest.mark.parametrize(("kind", "channels"), [("unet", CHANNELS), ("excited", CHANNELS), ("shared", 3 * CHANNELS)])
+def test_files_of_other_networks_are_accepted(tmp_path, kind, channels):
+    path = tmp_path / "model.onnx"
+    module = nn.Sequential(nn.Conv1d(260, CHANNELS, 1), MODULES[kind](), nn.Conv1d(channels, 130, 1))
+    export_module(path, module, bits=8)
+    assert np.isfinite(OnnxSeparator(path).separate(noise_mixture(900).numpy(), 10.0)).all()
 
 
 @given(samples=st.integers(1, 6000), chunk=st.integers(1, 60))
