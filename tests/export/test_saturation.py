@@ -15,6 +15,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.saturation import could_saturate
+from hwsearch.network import operations
 from tests.export.small import description, exported_network, raw_features
 from tests.separator.small import CAUSAL, KINDS, RELU, uniform
 
@@ -197,3 +199,21 @@ def test_only_weights_that_could_saturate_are_unsigned(tmp_path: Path) -> None:
         layers = integer_convolutions(onnx.load(export(tmp_path, RELU, weight_bits, activation_bits)))
         assert sum(not layer.signed for layer in layers) == unsigned
         assert all(layer.weight_zero == (0 if layer.signed else 128) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight", "activation_bits", "unsigned"),
+    [
+        (operations.Convolution("a", ("x",), stride=2), (8, 4, 3), 8, True),
+        (operations.Convolution("a", ("x",), groups=2), (8, 2, 3), 8, True),  # computed as two layers are
+        (operations.Convolution("a", ("x",), groups=8), (8, 1, 3), 8, False),
+        (operations.Convolution("a", ("x",), groups=4), (8, 1, 3), 8, True),
+        (operations.TransposedConvolution("a", ("x",)), (8, 4, 3), 8, False),  # in floating point
+        (operations.Linear("a", ("x",)), (8, 4), 8, True),
+        (operations.Linear("a", ("x",)), (8, 4), 16, False),  # in floating point
+    ],
+)
+def test_every_kind_of_layer_that_could_saturate_is_known(
+    layer: operations.Operation, weight: tuple[int, ...], activation_bits: int, unsigned: bool
+) -> None:
+    assert could_saturate(layer, weight, 8, activation_bits) == unsigned
