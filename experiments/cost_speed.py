@@ -20,6 +20,7 @@ from hw_models.target import built_in_targets, load_target
 from hw_models.workload import WIDTHS, Workload
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.files import atomic_write_json
+from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
 ALLOCATIONS = 20_000
@@ -32,7 +33,7 @@ WANTED = 100_000
 def network() -> Workload:
     """A separator of 14 blocks over four seconds."""
     config = SeparatorConfig(B=128, H=256, **BLOCKS)
-    return network_of(config, features=1285).workload(251, config.hop_length / 16000, per_channel=True)
+    return network_of(MaskNetwork(config, 1285), 1285).workload(251, config.hop_length / 16000, per_channel=True)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -39,13 +39,13 @@ from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.verify import VerificationError, verify_onnx
 from hwsearch.files import atomic_write_json, atomic_write_text, read_json
 from hwsearch.metrics.statistics import mean_interval
+from hwsearch.network.sites import find_sites
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.calibration import calibrate
-from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.quantized import build_quantized
-from hwsearch.separator.separator import Separator
-from hwsearch.separator.untrained import network_of
+from hwsearch.separator.separator import Separator, build_separator
+from hwsearch.separator.traced import traced
 
 FRAMES = 250
 FLOAT, SIGNED, UNSIGNED, NARROW = "float32", "8 bits as int8", "8 bits as exported", "7 bits as exported"
@@ -90,22 +90,22 @@ def signed(model: ModelProto) -> ModelProto:
 
 def network_subject(name: str, separator: Separator) -> Subject:
     """A separator's mask network, its weights in every form."""
-    folded, config = fold(separator.network), separator.config
+    graph, front_end = traced(separator), separator.front_end
     noise = torch.Generator().manual_seed(0)
-    features = torch.randn(1, separator.network.feature_mean.numel(), FRAMES, generator=noise)
-    calibration = calibrate(as_graph(folded), [features])
-    raw = features / separator.network.feature_scale[:, None] + separator.network.feature_mean[:, None]
+    features = torch.randn(1, front_end.inputs, FRAMES, generator=noise)
+    calibration = calibrate(graph, [features])
+    raw = features / front_end.feature_scale[:, None] + front_end.feature_mean[:, None]
     models, exact = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         for form, bits in ((FLOAT, FLOAT_BITS), (UNSIGNED, 8), (NARROW, 7)):
-            allocation = uniform(network_of(config, 1).sites, bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
-            quantized = build_quantized(as_graph(folded), allocation, calibration, QuantizationConfig())
-            network = ExportedNetwork(quantized, separator.network).eval()
+            allocation = uniform(find_sites(graph), bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
+            quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
+            network = ExportedNetwork(quantized, front_end).eval()
             description = ExportDescription(
-                sample_rate=separator.sample_rate,
-                array=separator.array.name,
-                separator=config,
+                sample_rate=front_end.sample_rate,
+                array=front_end.array.name,
+                spectral=front_end.spectral,
                 network=NetworkStructure.of(quantized.graph),
                 allocation=allocation.to_json(),
                 base_digest="0" * 64,
@@ -214,7 +214,7 @@ def main() -> None:
     paper = SeparatorConfig(n_fft=512, hop_length=256, ipd="angle", beam=False, B=256, H=512, X=8, R=4)
     subjects = [
         network_subject("embedded base", load_base(EMBEDDED_BASE)[0]),
-        network_subject("the paper's network, with ReLU and untrained", Separator(paper, ARRAYS["linear4"], 16000).eval()),
+        network_subject("the paper's network, with ReLU and untrained", build_separator(paper, ARRAYS["linear4"], 16000).eval()),
         *(layer_subject(*layer) for layer in LAYERS),
     ]
     time_all(subjects, arguments.rounds)

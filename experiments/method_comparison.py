@@ -38,6 +38,7 @@ from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_j
 from hwsearch.metrics.perceptual import pesq_score
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test
+from hwsearch.network.sites import WEIGHT
 from hwsearch.pipeline import build, candidate_system, float_system, prepare, provenance
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
@@ -164,11 +165,11 @@ class Bench:
     def gains(self) -> Mapping[str, Tensor]:
         """What folding has multiplied each output channel's weights with, [out, 1, 1], by weight site."""
         found = {}
-        for name, layer in self.base.folded.layers.items():
-            before = self.base.separator.network.get_submodule(name).weight.detach().double()
+        for site in self.base.sites.weights:
+            before = self.base.separator.network.get_submodule(site.removesuffix(WEIGHT)).weight.detach().double()
             power = before.square().sum(dim=(1, 2), keepdim=True)
-            gain = (before * layer.weight.double()).sum(dim=(1, 2), keepdim=True) / power.clamp_min(1e-30)
-            found[f"{name}.weight"] = torch.where(gain.abs() > 1e-12, gain, torch.ones_like(gain))
+            gain = (before * self.base.graph.parameters[site].double()).sum(dim=(1, 2), keepdim=True) / power.clamp_min(1e-30)
+            found[site] = torch.where(gain.abs() > 1e-12, gain, torch.ones_like(gain))
         return found
 
     def state(self, choice: Choice, seed: int | None) -> TrainedState:

@@ -38,10 +38,10 @@ from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
-from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.integer import integers_are_fast
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.traced import traced
 from hwsearch.workspace import Workspace
 
 SETTINGS = {
@@ -96,10 +96,9 @@ def embedded_case() -> Case:
     separator, description = load_base(EMBEDDED_BASE)
     array, rate = ARRAYS[description.array], description.sample_rate
     examples = [plane_wave_mixture(SYNTHETIC_SECONDS, array, rate, seed) for seed in range(SYNTHETIC_MIXTURES)]
-    folded = fold(separator.network)
-    graph = as_graph(folded)
+    graph = traced(separator)
     features = [batch.analysis.normalised for example in examples[:4] for batch in mixture_batches(separator, [example])]
-    base = PreparedBase(separator, folded, graph, calibrate(graph, features), QuantizationConfig(), base_digest(EMBEDDED_BASE))
+    base = PreparedBase(separator, graph, calibrate(graph, features), QuantizationConfig(), base_digest(EMBEDDED_BASE))
     return Case("embedded", base, examples)
 
 
@@ -187,6 +186,7 @@ def ratio(plain: NDArray[np.float64], scorer: NDArray[np.float64]) -> dict[str, 
 def summary(case: Case, setting: str, found: dict[str, Timed]) -> list[dict[str, Any]]:
     """The rows of the table."""
     plain = found[PLAIN]
+    seconds = sum(len(one.target) for one in case.examples) / case.base.separator.front_end.sample_rate
     rows = []
     for name, timed in found.items():
         difference = np.abs(timed.scores - plain.scores)
@@ -195,7 +195,7 @@ def summary(case: Case, setting: str, found: dict[str, Timed]) -> list[dict[str,
                 "base": case.name,
                 "base_sha256": case.base.base_sha256,
                 "mixtures": len(case.examples),
-                "seconds_of_sound": round(sum(len(one.target) for one in case.examples) / case.base.separator.sample_rate, 2),
+                "seconds_of_sound": round(seconds, 2),
                 "setting": setting,
                 "way": name,
                 "candidates": len(timed.whole),

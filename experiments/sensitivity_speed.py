@@ -79,7 +79,7 @@ class KindTime:
 def random_separator(experiment: Experiment, examples: Sequence[Example]) -> Separator:
     """A separator whose weights are random and whose statistics are those of the examples."""
     torch.manual_seed(experiment.seed)
-    separator = build_separator(experiment.data, experiment.separator)
+    separator = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
     network = separator.network
     nn.init.normal_(network.mask_head.weight, 0.0, HEAD_STD)
     with torch.no_grad():
@@ -89,13 +89,13 @@ def random_separator(experiment: Experiment, examples: Sequence[Example]) -> Sep
                 for one in examples[:STATISTICS_MIXTURES]
             ]
         )
-        network.feature_mean.copy_(features.mean(dim=(0, 2)))
-        network.feature_scale.copy_(1 / features.std(dim=(0, 2)).clamp_min(1e-3))
+        separator.front_end.feature_mean.copy_(features.mean(dim=(0, 2)))
+        separator.front_end.feature_scale.copy_(1 / features.std(dim=(0, 2)).clamp_min(1e-3))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 1.0  # the statistics of this one batch
         network.train()
-        network(network.normalise(features))
+        network(separator.front_end.normalise(features))
     return separator.eval()
 
 

@@ -83,6 +83,7 @@ class Precisions(Section):
 
     A chosen pair that is not listed runs in the next wider one (least weight bits, then least activation
     bits) when `unsupported` is `widen`, and is refused when it is `refuse` or when nothing wider exists.
+    `carried_bits` are further widths of tensors, which layers without weights read, and any layer writes.
     `output_bits` is the width in which results pass memory, where the chip fixes one; it is traffic: the next layer reads them,
     and memory keeps them, at their own width.
     """
@@ -92,13 +93,14 @@ class Precisions(Section):
     activation_signed: bool
     weight_signed: bool
     accumulator_bits: Count
+    carried_bits: Annotated[tuple[Bits, ...], Field(strict=False)] = ()
     output_bits: Bits | None = None
     source: Source
 
     @property
     def activation_bits(self) -> tuple[int, ...]:
-        """Activation widths in rising order."""
-        return tuple(sorted({activation for activation, _ in self.pairs}))
+        """Widths that activations are held in, in rising order."""
+        return tuple(sorted({activation for activation, _ in self.pairs} | set(self.carried_bits)))
 
     @property
     def in_words(self) -> str:

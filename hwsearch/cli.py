@@ -299,12 +299,12 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
 
 @commands.command()
 @click.argument("model", type=PATH)
-@click.option("--input", "recording", type=PATH, required=True, help="Multi-channel WAV or FLAC, microphone 1 first.")
-@click.option("--doa", type=float, required=True, help="Direction of the wanted speaker in degrees.")
+@click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC with a channel for each microphone.")
+@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees, for models that look at it.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Threads of ONNX Runtime.")
-def separate(model: Path, recording: Path, doa: float, output: Path, threads: int) -> None:
-    """Separate one speaker from a recording with an exported ONNX file."""
+def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int) -> None:
+    """Separate a recording with an exported ONNX file."""
     check_not_read(output, model)
     from hwsearch.separating import separate_file
 

@@ -507,7 +507,8 @@ def _next_command(workspace: Workspace, export_folder: Path) -> str:
     recording = workspace.data_folder / mixture.mixture_path
     model, doa = export_folder / GRAPH_FILES["onnx"], f"{mixture.target.doa_deg:.1f}"
     program = "hwsearch" if shutil.which("hwsearch") else sys.argv[0]
-    return shlex.join([program, "separate", str(model), "--input", str(recording), "--doa", doa, "--output", "target.wav"])
+    direction = [] if workspace.experiment.separator.spectral is None else ["--doa", doa]
+    return shlex.join([program, "separate", str(model), "--input", str(recording), *direction, "--output", "target.wav"])
 
 
 def _why_chosen(run: Run, chosen: int) -> str:

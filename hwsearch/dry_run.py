@@ -324,7 +324,8 @@ def _measure(workspace: Workspace) -> Measured:
 def _step_seconds(workspace: Workspace, calibration: Path) -> float:
     experiment = workspace.experiment
     base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
-    allocation = uniform(base.sites, max(experiment.search.weight_bits), max(experiment.search.activation_bits))
+    search = experiment.search
+    allocation = uniform(base.sites, max(search.weight_bits), max(search.activation_bits), search.widest_trunk)
     times: list[float] = []
     train_quantized(
         base,

@@ -105,10 +105,19 @@ def evaluate(
     results = []
     for done, mixture in enumerate(mixtures, start=1):
         sound, target = load_mixture(folder, mixture)
-        estimate = system(sound, mixture.target.doa_deg)
+        estimate = _of_target(system(sound, mixture.target.doa_deg), target)
         results.append(score_utterance(mixture, sound[0], estimate, target, recogniser))
         progress(done, len(mixtures))
     return results
+
+
+def _of_target(estimates: Audio, target: Audio) -> Audio:
+    """The target's estimate; of several speakers' [speakers, samples] that with the highest SI-SNR to it."""
+    if estimates.ndim == 1:
+        return estimates
+    audible = [estimate for estimate in estimates if np.any(estimate)] or [estimates[0]]
+    found: Audio = max(audible, key=lambda estimate: float(si_snr(estimate, target)) if np.any(estimate) else 0.0)
+    return found
 
 
 def score_utterance(

@@ -5,22 +5,33 @@ file are relative to the file itself.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
+from hw_models.errors import TargetError
+from hw_models.layer_cost import executed_activation
 from hw_models.reading import Unreadable, read_toml
-from hw_models.wording import first_mistake
+from hw_models.target import load_target
+from hw_models.wording import Mistake, first_mistake, shown
 from hwsearch.errors import UserError
 from hwsearch.files import digest
 
 FLOAT_BITS = 32
 """The bit-width that stands for 'left in floating point'."""
 
+
+WIDE_BITS = 16
+"""Width of the trunk where every target of an experiment takes it."""
+
+NARROW_BITS = 8
+"""Widest activation that layers read in integers. A trunk of as many bits is read as it is."""
 
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share; no experiment may be called so."""
@@ -58,7 +69,7 @@ RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
-ActivationBits = Literal[4, 5, 6, 7, 8, 32]
+ActivationBits = Literal[4, 5, 6, 7, 8, 16, 32]
 
 
 class CorpusConfig(Section):
@@ -140,8 +151,8 @@ class DataConfig(Section):
     mixtures: MixtureConfig
 
 
-class SeparatorConfig(Section):
-    """The TF-masking TCN, in the symbols of the Conv-TasNet papers (X, R, B, H, P)."""
+class SpectralConfig(Section):
+    """The spectral front end: features of all microphones in, a complex mask for the first one out."""
 
     n_fft: Literal[128, 256, 512, 1024] = 512
     hop_length: Annotated[int, Field(ge=16, le=512)] = 128
@@ -150,6 +161,18 @@ class SeparatorConfig(Section):
     of the phase difference after steering to the target's direction."""
     beam: bool = True
     """Whether the features of a superdirective beam towards the target are added."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.n_fft % self.hop_length or self.n_fft // self.hop_length < 2:
+            raise ValueError(f"hop_length {self.hop_length} must divide n_fft {self.n_fft} at least twice")
+        return self
+
+
+class SeparatorConfig(SpectralConfig):
+    """The TF-masking TCN, in the symbols of the Conv-TasNet papers (X, R, B, H, P)."""
+
+    network: Literal["tcn"] = "tcn"
     B: Annotated[int, Field(ge=4, le=1024)] = 64
     H: Annotated[int, Field(ge=4, le=2048)] = 128
     P: Literal[3, 5, 7] = 3
@@ -158,11 +181,87 @@ class SeparatorConfig(Section):
     activation: Literal["prelu", "relu"] = "relu"
     causal: bool = False
 
+    @property
+    def spectral(self) -> SpectralConfig:
+        """Its front end."""
+        return SpectralConfig(**{name: getattr(self, name) for name in SpectralConfig.model_fields})
+
+
+class ConvTasNetConfig(Section):
+    """Conv-TasNet on microphone 0 (arXiv 1809.07454), in the paper's symbols (table I); it needs no direction."""
+
+    network: Literal["conv-tasnet"]
+    N: Annotated[int, Field(ge=4, le=1024)] = 64
+    """Filters of the learned encoder and decoder."""
+    L: Annotated[int, Field(ge=4, le=256, multiple_of=2)] = 16
+    """Length of a filter in samples; the hop is half of it."""
+    B: Annotated[int, Field(ge=4, le=1024)] = 32
+    H: Annotated[int, Field(ge=4, le=2048)] = 64
+    Sc: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Channels of the skip connections."""
+    P: Literal[3, 5, 7] = 3
+    X: Annotated[int, Field(ge=1, le=10)] = 6
+    R: Annotated[int, Field(ge=1, le=8)] = 2
+    norm: Literal["batch", "global"] = "batch"
+    """`batch` folds into the convolutions; `global`, over channels and frames, runs in floating point."""
+    causal: bool = False
+
+    @property
+    def spectral(self) -> None:
+        """It has no spectral front end."""
+        return None
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.n_fft % self.hop_length or self.n_fft // self.hop_length < 2:
-            raise ValueError(f"hop_length {self.hop_length} must divide n_fft {self.n_fft} at least twice")
+        if self.causal and self.norm == "global":
+            raise ValueError("norm 'global' looks at the whole recording; wanted 'batch' with causal")
         return self
+
+
+class ModuleConfig(Section):
+    """A network of one's own: a function that builds a `torch.nn.Module`, called as `build(inputs, outputs, **arguments)`.
+
+    The experiment file names the code, and so it is imported and run.
+    """
+
+    module: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
+    """`networks/mine.py:build`, a file beside the experiment and the function in it, or `my_package.my_file:build` of a package
+    that is installed. Workers on other machines look for it in the same place."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the function: numbers, text, true or false, and lists of these."""
+    weights: Path | None = None
+    """A safetensors file of the module's state, with which training begins; absent: fresh weights."""
+    spectral: SpectralConfig | None = None
+    """The spectral front end: features in, mask out. Absent: the waveform of microphone 0 in, that of each speaker out."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, value in self.arguments.items():
+            for each in value if isinstance(value, list) else [value]:
+                if not isinstance(each, bool | int | float | str) or (isinstance(each, float) and not math.isfinite(each)):
+                    raise ValueError(
+                        f"arguments.{name} holds {shown(each)}; wanted numbers, text, true or false, or a list of these"
+                    )
+        return self
+
+
+def _network_kind(value: Any) -> str:
+    """Which of the networks a section `separator` describes."""
+    if isinstance(value, dict):
+        return "module" if "module" in value else str(value.get("network", "tcn"))
+    return "module" if isinstance(value, ModuleConfig) else str(getattr(value, "network", "tcn"))
+
+
+NETWORKS = ("tcn", "conv-tasnet")
+"""Networks that ship."""
+
+NetworkConfig = Annotated[
+    Annotated[SeparatorConfig, Tag("tcn")]
+    | Annotated[ConvTasNetConfig, Tag("conv-tasnet")]
+    | Annotated[ModuleConfig, Tag("module")],
+    Discriminator(_network_kind),
+]
+"""The section `separator` of an experiment file."""
 
 
 class TrainingConfig(Section):
@@ -344,6 +443,10 @@ class SearchConfig(Section):
     """Size of a generation of the genetic samplers. Others draw as many at random first, where nothing was seeded."""
     weight_bits: Annotated[tuple[WeightBits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
     activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
+    trunk_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] | None = None
+    """Widths of the residual trunk: of every tensor that a layer reads, that a sum, product or concatenation carries on, and that
+    no layer made. Above 8 bits each layer reads it at a width of its own. Absent: 16 where every target can hold that, else
+    `activation_bits`."""
     allowed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Site pattern (shell wildcards) to the widths that its sites may take instead."""
     fixed: dict[str, int] = Field(default_factory=dict)
@@ -352,8 +455,9 @@ class SearchConfig(Section):
     """Lists of site patterns; all sites that a list matches share one width."""
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
     integer_kernels: bool = False
-    """Whether a subset of the mixtures is scored in the processor's 8-bit kernels where it has them: several times faster, and
-    ties of rounding may fall otherwise than on the next machine (0.02 dB in the mean, by `experiments/scoring_speed.py`)."""
+    """Whether, with a trunk of 8 bits, a subset of the mixtures is scored in the processor's 8-bit kernels where it has them:
+    several times faster, and ties of rounding may fall otherwise than on the next machine (0.02 dB in the mean, by
+    `experiments/scoring_speed.py`)."""
     promotions: tuple[Promotion, ...] = ()
     """Rungs above the first, in rising fidelity; each keeps fewer candidates or as many."""
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")
@@ -365,11 +469,22 @@ class SearchConfig(Section):
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Times a candidate whose scorer dies is tried before it counts as failed."""
 
+    @property
+    def widest_trunk(self) -> int | None:
+        """The trunk's width beside uniform activations; none where it is theirs."""
+        return None if self.trunk_bits is None or self.trunk_bits == self.activation_bits else max(self.trunk_bits)
+
+    @property
+    def wide_trunk(self) -> bool:
+        """Whether layers read the trunk at a width of their own."""
+        return self.trunk_bits is not None and max(self.trunk_bits) > NARROW_BITS
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         for name, widths in (
             ("weight_bits", self.weight_bits),
             ("activation_bits", self.activation_bits),
+            *(() if self.trunk_bits is None else (("trunk_bits", self.trunk_bits),)),
             *((f"allowed of '{pattern}'", widths) for pattern, widths in self.allowed.items()),
         ):
             if not widths or tuple(sorted(set(widths))) != widths:
@@ -440,7 +555,7 @@ class Experiment(Section):
     base: str | None = None
     """`embedded` for the base that ships with the package, a path of a base file, or absent: the one `hwsearch train` makes."""
     data: DataConfig
-    separator: SeparatorConfig = SeparatorConfig()
+    separator: NetworkConfig = SeparatorConfig()
     training: TrainingConfig = TrainingConfig()
     quantization: QuantizationConfig = QuantizationConfig()
     sensitivity: SensitivityConfig = SensitivityConfig()
@@ -469,7 +584,7 @@ class Experiment(Section):
     def digest(self) -> str:
         """Hash of the whole experiment, but for where its files lie."""
         content = self.model_dump(mode="json", exclude={"base": True, "data": {"corpora": {"__all__": {"root"}}}})
-        return digest(content)
+        return digest(without_places(content))
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -510,10 +625,14 @@ def parse_experiment(content: Any, source: str) -> Experiment:
 
     try:
         # Through JSON: there a list may stand for a tuple and text for a path, while a number must be one.
-        return Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True)
+        return _with_trunk(Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True))
     except ValidationError as error:
-        mistake = first_mistake(error)
+        mistake = _without_kind(first_mistake(error))
         key = mistake.key
+        if mistake.kind == "union_tag_invalid":
+            raise UserError(
+                f"{source}: {key}.network is no network of this project; wanted one of {list(NETWORKS)}, or 'module' for your own"
+            ) from None
         if mistake.kind == "json_invalid":
             raise UserError(f"{source}: holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8") from None
         if mistake.kind == "extra_forbidden":
@@ -524,6 +643,43 @@ def parse_experiment(content: Any, source: str) -> Experiment:
             raise UserError(f"{source}: {key}{': ' if key else ''}{mistake.wanted}{mistake.others}") from None
         found = f"{key or 'the file'} is {mistake.found}" if mistake.kind != "missing" else f"{key} is missing"
         raise UserError(f"{source}: {found}; wanted {mistake.wanted}{mistake.others}") from None
+
+
+def _with_trunk(experiment: Experiment) -> Experiment:
+    """The experiment with `search.trunk_bits` as its targets have it, where the file leaves that open.
+
+    From here on the widths stand in the experiment: workers and those who read a run need no target file to know them. Targets
+    that cannot be read are refused by whoever charges them.
+    """
+    search = experiment.search
+    if search.trunk_bits is not None:
+        return experiment
+    try:
+        takes = all(executed_activation(load_target(name).precisions, WIDE_BITS) is not None for name in search.targets)
+    except TargetError:
+        return experiment
+    wide = takes and min(search.activation_bits) <= NARROW_BITS
+    trunk = (WIDE_BITS, *(bits for bits in search.activation_bits if bits > WIDE_BITS)) if wide else search.activation_bits
+    return experiment.model_copy(update={"search": search.model_copy(update={"trunk_bits": trunk})})
+
+
+def without_places(content: dict[str, Any]) -> dict[str, Any]:
+    """An experiment's JSON without where the files of a user's own network lie."""
+    separator = content.get("separator")
+    if isinstance(separator, dict) and "module" in separator:
+        kept = {name: value for name, value in separator.items() if name not in ("module", "weights")}
+        return content | {"separator": kept | {"function": separator["module"].rpartition(":")[2]}}
+    return content
+
+
+def _without_kind(mistake: Mistake) -> Mistake:
+    """The mistake without the kind of network that pydantic puts into its place."""
+    match mistake.place:
+        case ("separator", kind, *rest) if kind in (*NETWORKS, "module") and kind != "module":
+            return replace(mistake, place=("separator", *rest))
+        case ("separator", "module", *rest) if rest or mistake.kind == "value_error":
+            return replace(mistake, place=("separator", *rest))
+    return mistake
 
 
 def _nearest_key(place: Sequence[int | str]) -> str | None:
@@ -555,6 +711,9 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     for corpus in corpora if isinstance(corpora, list) else []:
         if isinstance(corpus, dict) and isinstance(corpus.get("root"), str):
             corpus["root"] = str(folder / corpus["root"])
+    separator = content.get("separator")
+    if isinstance(separator, dict):
+        _resolve_network(separator, folder)
     search = content.get("search")
     if isinstance(search, dict) and isinstance(search.get("targets"), list):
         search["targets"] = [
@@ -562,3 +721,11 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             for target in search["targets"]
         ]
     return content
+
+
+def _resolve_network(separator: dict[str, Any], folder: Path) -> None:
+    module, weights = separator.get("module"), separator.get("weights")
+    if isinstance(weights, str):
+        separator["weights"] = str(folder / weights)
+    if isinstance(module, str) and (file := module.rpartition(":")[0]).endswith(".py"):
+        separator["module"] = f"{folder / file}:{module.rpartition(':')[2]}"

@@ -21,7 +21,7 @@ from hw_models.report import Row, cost_rows
 from hw_models.target import built_in_targets, load_target
 from hw_models.workload import IntArray, Workload, bits_matrix
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, load_experiment, parse_experiment
+from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
 from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
 from hwsearch.pipeline import read_run
 from hwsearch.search.costing import experiment_workload
@@ -49,8 +49,8 @@ class Charged:
     weight_bits: int = 8
     activation_bits: int = 8
 
-    def resolve(self) -> tuple[Experiment, BitAllocation]:
-        """The experiment and the allocation.
+    def resolve(self, target: str) -> tuple[Experiment, BitAllocation]:
+        """The experiment and the allocation to charge on a target.
 
         Raises:
             UserError: options that do not go together, a width that is none, or an unreadable experiment or run.
@@ -68,8 +68,12 @@ class Charged:
         if self.run is not None and self.candidate is not None:
             opened = read_run(self.run)
             return opened.workspace.experiment, opened.allocation(self.candidate)
-        experiment = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
-        return experiment, uniform(untrained_sites(experiment), self.weight_bits, self.activation_bits)
+        named = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
+        # The trunk is as wide as this target has it.
+        changes = {"targets": [target], "trunk_bits": None, "activation_bits": [self.activation_bits]}
+        experiment = with_search(named, changes)
+        sites = untrained_sites(experiment)
+        return experiment, uniform(sites, self.weight_bits, self.activation_bits, experiment.search.widest_trunk)
 
 
 def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | None) -> None:
@@ -87,7 +91,7 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
     pictures = {} if plots is None else {plots / name: draw for name, draw in PLOTS.items()}
     for path in pictures:
         check_writable(path)
-    experiment, allocation = charged.resolve()
+    experiment, allocation = charged.resolve(target)
     workload = experiment_workload(experiment)
     if streaming:
         workload = workload.streamed()

@@ -12,11 +12,12 @@ from hwsearch.data.build import DataSet, build_data, check_data
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.evaluation import Audio, System, UtteranceScores, evaluate, make_recogniser
-from hwsearch.experiment import Fidelity, Split
+from hwsearch.experiment import Fidelity, ModuleConfig, Split
 from hwsearch.export.folder import EXPORT_FOLDER, Format, check_output
-from hwsearch.files import check_writable
+from hwsearch.files import check_writable, digest
 from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
 from hwsearch.front.query import Condition, query
+from hwsearch.network.store import structure
 from hwsearch.search.costing import make_cost, target_digests
 from hwsearch.search.folder_lock import check_unlocked
 from hwsearch.search.identity import search_digest
@@ -34,7 +35,7 @@ from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, load_trained, trained_mask_function
-from hwsearch.separator.untrained import untrained_sites
+from hwsearch.separator.untrained import untrained_network, untrained_sites
 from hwsearch.training.base import check_training, training_digest
 from hwsearch.workspace import Workspace, open_run, read_binding
 
@@ -131,8 +132,11 @@ def provenance(workspace: Workspace) -> Mapping[str, str]:
 
 
 def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
-    targets = target_digests(workspace.experiment)
-    return {BASE: base_digest(workspace.base_path), **{f"target[{name}]": content for name, content in targets.items()}}
+    experiment = workspace.experiment
+    targets = {f"target[{name}]": content for name, content in target_digests(experiment).items()}
+    own = isinstance(experiment.separator, ModuleConfig)  # its code may change under its weights
+    network = {"network": digest(structure(untrained_network(experiment).graph))} if own else {}
+    return {BASE: base_digest(workspace.base_path), **network, **targets}
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
@@ -367,7 +371,9 @@ def load_float_base(workspace: Workspace) -> Separator:
     """
     experiment, path = workspace.experiment, workspace.base_path
     separator = load_checked_base(experiment, path)
-    if experiment.base is None and load_base(path)[1].made_by.get("training_digest") != training_digest(experiment):
+    if experiment.base is None and load_base(path, experiment.separator)[1].made_by.get("training_digest") != training_digest(
+        experiment
+    ):
         raise UserError(
             f"{path}: trained by an experiment '{experiment.name}' whose data, separator or training differ from the file given; "
             "wanted the same content, another name, or another --runs-dir"

@@ -44,6 +44,7 @@ from hw_models.target import Target, load_target
 from hw_models.workload import FLOAT_BITS, LayerKind, Workload
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights
+from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
 REQUIREMENTS: tuple[str, ...] = ()
@@ -113,7 +114,9 @@ def cases() -> list[Case]:
         for precision in PAIRS:
             for frames in CHECK_FRAMES:
                 bins = config.n_fft // 2 + 1
-                workload = network_of(config, 3 * bins).workload(frames, config.hop_length / 16000, per_channel=True)
+                workload = network_of(MaskNetwork(config, 3 * bins), 3 * bins).workload(
+                    frames, config.hop_length / 16000, per_channel=True
+                )
                 layers = [
                     _layer(str(layer.kind), layer.in_channels, layer.out_channels, layer.kernel_size, layer.dilation)
                     for layer in workload.layers

@@ -13,6 +13,7 @@ from hw_models.bops import bit_operations
 from hw_models.packed import average_weight_bits
 from hw_models.workload import FLOAT_BITS, Layer, LayerKind, Workload, bits_matrix
 from hwsearch.experiment import SeparatorConfig
+from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
 REQUIREMENTS: tuple[str, ...] = ()  # the project's own environment holds QONNX
@@ -30,7 +31,9 @@ def cases() -> list[dict[str, Any]]:
     rng = np.random.default_rng(SEED)
     found = []
     for name, (config, features, frames) in NETWORKS.items():
-        workload = network_of(config, features).workload(frames, config.hop_length / 8000, per_channel=True)
+        workload = network_of(MaskNetwork(config, features), features).workload(
+            frames, config.hop_length / 8000, per_channel=True
+        )
         allocations = {f"all {bits} bits": dict.fromkeys(workload.sites, bits) for bits in (8, FLOAT_BITS)}
         for i in range(3):
             allocations[f"mixed {i}"] = {site: int(rng.choice(WIDTHS)) for site in workload.sites}

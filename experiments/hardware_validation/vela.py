@@ -17,6 +17,7 @@ from hw_models.cost import evaluate
 from hw_models.target import load_target
 from hw_models.workload import LayerKind, Workload, bits_matrix
 from hwsearch.experiment import SeparatorConfig
+from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
 REQUIREMENTS: tuple[str, ...] = ("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "tflite==2.18.0")
@@ -89,7 +90,7 @@ def _case(target: str, channels: int, hidden: int, frames: int, activation_bits:
 
 def _workload(channels: int, hidden: int, frames: int) -> Workload:
     config = SeparatorConfig(n_fft=256, B=channels, H=hidden, P=3, X=8, R=1)
-    return network_of(config, 3 * 129).workload(frames, config.hop_length / 16000, per_channel=True)
+    return network_of(MaskNetwork(config, 3 * 129), 3 * 129).workload(frames, config.hop_length / 16000, per_channel=True)
 
 
 def _serialised(workload: Workload) -> dict[str, Any]:

@@ -23,10 +23,11 @@ class Inspection:
     warnings: tuple[str, ...]
 
 
-def inspect(recording: Recording, sample_rate: int, microphones: int) -> Inspection:
+def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> Inspection:
     """Read a multi-channel recording through and look for what would make its separation wrong.
 
-    Nothing is resampled or mixed down: phase differences between channels are what the separator listens to.
+    Nothing is resampled or mixed down: phase differences between channels are what the separator listens to. Without a number of
+    microphones any number will do, and the first one is looked at.
 
     Raises:
         UserError: the sample rate or the number of channels is not the one wanted, the file cannot be read, the recording is
@@ -35,13 +36,15 @@ def inspect(recording: Recording, sample_rate: int, microphones: int) -> Inspect
     path = recording.path
     if recording.sample_rate != sample_rate:
         raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {sample_rate} Hz")
-    if recording.channels != microphones:
+    if microphones is not None and recording.channels != microphones:
         raise UserError(f"{path}: {recording.channels} channel{'s' * (recording.channels != 1)}; wanted {microphones}")
+    microphones = microphones or 1
     samples = 0
     lowest, highest = np.full(microphones, np.inf, np.float32), np.full(microphones, -np.inf, np.float32)
     alike = set(combinations(range(microphones), 2))
-    for block in recording.blocks():
-        samples += block.shape[1]
+    for recorded in recording.blocks():
+        samples += recorded.shape[1]
+        block = recorded[:microphones]
         lowest, highest = np.minimum(lowest, block.min(axis=1)), np.maximum(highest, block.max(axis=1))
         alike = {(one, other) for one, other in alike if np.array_equal(block[one], block[other])}
     refuse_silent(path, float(max(-lowest.min(), highest.max())))

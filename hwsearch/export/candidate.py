@@ -24,15 +24,14 @@ from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import VerificationError, VerificationReport, verify_onnx, verify_qonnx
 from hwsearch.files import atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.features import features
+from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import QuantizedNetwork, build_quantized
 from hwsearch.separator.separator import Separator
-from hwsearch.separator.stft import stft
 from hwsearch.separator.trained import TrainedState, trained_network
 
 QONNX_FRAMES = 64
-"""Frames of a QONNX graph, whose shape is fixed and whose executor is slow."""
+"""Frames of a QONNX graph, whose shape is fixed and whose executor is slow; more where the network wants more."""
 
 Mixture = tuple[Tensor, float]
 """Waveforms [mics, samples] and the target's direction in degrees."""
@@ -91,12 +90,13 @@ def export_network(
         VerificationError: the file does not compute what the network does; nothing is left behind.
     """
     check_output(output)
-    exported = ExportedNetwork(network, separator.network).eval()
+    front_end = separator.front_end
+    exported = ExportedNetwork(network, front_end).eval()
     description = ExportDescription.model_validate(
         {
-            "sample_rate": separator.sample_rate,
-            "array": separator.array.name,
-            "separator": separator.config,
+            "sample_rate": front_end.sample_rate,
+            "array": front_end.array.name,
+            "spectral": front_end.spectral,
             "network": NetworkStructure.of(network.graph),
             "allocation": network.allocation.to_json(),
             "base_digest": base_digest,
@@ -105,7 +105,7 @@ def export_network(
             "hwsearch_version": _version(),
         }
     )
-    batches = [_raw_features(separator, *mixture) for mixture in mixtures]
+    batches = [_raw_input(front_end, *mixture) for mixture in mixtures]
     reports: list[VerificationReport] = []
 
     def write(folder: Path) -> None:
@@ -136,7 +136,7 @@ def _write_verified(
         report = verify_onnx(graph, exported, batches)
         verification["kernels"] = integer_kernels(graph)
     else:
-        frames = min(QONNX_FRAMES, *(batch.shape[-1] for batch in batches))
+        frames = min(exported.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
         export_qonnx(exported, graph, description, frames)
         report = verify_qonnx(graph, exported, [batch[..., :frames] for batch in batches])
     write_packed(folder / WEIGHTS_FILE, exported)
@@ -145,13 +145,10 @@ def _write_verified(
     return report
 
 
-def _raw_features(separator: Separator, mixture: Tensor, doa_deg: float) -> Tensor:
-    """Raw features [1, features, frames] of one mixture."""
-    config = separator.config
+def _raw_input(front_end: FrontEnd, mixture: Tensor, doa_deg: float) -> Tensor:
+    """What the file takes for one mixture, [1, channels, frames]."""
     with torch.no_grad():
-        spectrum = stft(mixture[None].float(), config.n_fft, config.hop_length)
-        direction = torch.tensor([doa_deg])
-        return features(spectrum, direction, separator.array, separator.sample_rate, config.ipd, beam=config.beam)
+        return front_end.raw(mixture[None].float(), torch.tensor([doa_deg]))
 
 
 def _version() -> str:

@@ -12,11 +12,13 @@ from pydantic import Field, ValidationError
 from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
 from hwsearch.errors import UserError
-from hwsearch.experiment import Fidelity, Section, SeparatorConfig
+from hwsearch.experiment import Fidelity, Section, SpectralConfig
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import find_sites
 from hwsearch.network.store import STRUCTURE_ERRORS, from_structure, structure
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.front_end import FrontEnd
+from hwsearch.separator.separator import build_front_end
 
 _KEY = "hwsearch"
 _UNSEALED = "0" * 64
@@ -64,8 +66,8 @@ class ExportDescription(Section):
     Attributes:
         sample_rate: Hz.
         array: the microphone array that the network was trained for.
-        separator: the front end.
-        network: the operations between features and mask.
+        spectral: the spectral front end; none where the network takes and gives waveforms.
+        network: the operations between the front end's input and output.
         allocation: width of every site.
         base_digest: SHA-256 of the full-precision base.
         fidelity: how far the network was trained behind quantization.
@@ -77,7 +79,7 @@ class ExportDescription(Section):
     format: Literal[3] = 3
     sample_rate: Literal[8000, 16000]
     array: ArrayName
-    separator: SeparatorConfig
+    spectral: SpectralConfig | None
     network: NetworkStructure
     allocation: dict[str, int]
     base_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -90,6 +92,11 @@ class ExportDescription(Section):
     def microphones(self) -> MicrophoneArray:
         """The array's geometry."""
         return ARRAYS[self.array]
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """What stands around the file, without the statistics that it holds itself."""
+        return build_front_end(self.spectral, self.microphones, self.sample_rate)
 
     def bit_allocation(self, source: str) -> BitAllocation:
         """The allocation, validated against the network's sites; `source` names the file in errors."""

@@ -51,9 +51,6 @@ LAYER_NODES = ("Conv", "ConvTranspose", "Gemm")
 _INTEGER_BITS = 8
 """Widest integers of a file but for biases."""
 
-_TRACED_FRAMES = 16
-"""Frames of the dummy input; the axis is dynamic."""
-
 
 def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescription) -> None:
     """Write the network as one self-contained ONNX file, atomically.
@@ -165,7 +162,7 @@ class _Manager(StdQCDQONNXManager):  # type: ignore[misc]  # Brevitas is untyped
 def _brevitas_model(network: ExportedNetwork) -> ModelProto:
     """What Brevitas's exporter makes of a copy of the network: it leaves its handlers in the modules."""
     duplicate = copy.deepcopy(network).eval()
-    example = torch.zeros(1, network.features, _TRACED_FRAMES)
+    example = torch.zeros(1, network.features, network.example_frames())
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces the end of the exporter that Brevitas uses
         target = Path(folder) / "model.onnx"
@@ -186,7 +183,7 @@ def _brevitas_model(network: ExportedNetwork) -> ModelProto:
 def _declare_output(model: ModelProto, network: ExportedNetwork) -> None:
     """Write batch and channels of the output, which the exporter does not know behind parts of tensors."""
     graph = network.network.graph
-    shapes = tensor_shapes(graph, {graph.inputs[0]: (network.features, _TRACED_FRAMES)})
+    shapes = tensor_shapes(graph, {graph.inputs[0]: (network.features, network.example_frames())})
     batch, channels, *_ = model.graph.output[0].type.tensor_type.shape.dim
     batch.dim_value, channels.dim_value = 1, shapes[graph.outputs[0]][0]
 

@@ -20,7 +20,6 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS, WEIGHT, find_sites
-from hwsearch.separator.features import feature_count
 
 _FRAMES = 1024
 """Frames for which shapes are told."""
@@ -74,8 +73,7 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
     """
     if any("qonnx" in opset.domain for opset in model.opset_import):
         raise UserError(f"{source}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'")
-    config = description.separator
-    features = feature_count(description.microphones, config.n_fft // 2 + 1, config.ipd, beam=config.beam)
+    features = description.front_end.inputs
     try:
         graph = description.network.graph
         shapes = _described_shapes(graph, features)

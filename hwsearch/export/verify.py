@@ -38,7 +38,7 @@ from hwsearch.metrics.si_snr import si_snr
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, rounds_bias
 from hwsearch.separator.weight_scales import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
@@ -294,7 +294,7 @@ def _double_precision(network: ExportedNetwork) -> Graph:
 
 
 def _exact_bias(bias: Tensor, weight_scale: Tensor, grid: ActivationGrid | None) -> Tensor:
-    if grid is None:
+    if grid is None or not rounds_bias(grid.bits):
         return bias.double()
     product_scale = weight_scale * grid.scale
     return bias_integers(bias, product_scale).double() * product_scale.double()

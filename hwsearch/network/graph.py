@@ -1,7 +1,7 @@
 """The network graph: operations in order, the tensors between them, and the trained numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
@@ -46,6 +46,11 @@ class Graph:
     def by_name(self) -> dict[str, Operation]:
         """Operations by name."""
         return {operation.name: operation for operation in self.operations}
+
+    def in_order(self) -> "Graph":
+        """The graph with its parameters in the order of its operations: sums over all of them are then the same each time."""
+        names = (f"{operation.name}.{part}" for operation in self.operations for part in operation.parameters)
+        return replace(self, parameters={name: self.parameters[name] for name in names})
 
     @cached_property
     def readers(self) -> dict[str, tuple[Operation, ...]]:

@@ -126,6 +126,11 @@ class Multiply(Operation):
 
 
 @dataclass(frozen=True)
+class Read(Operation):
+    """A tensor as one layer reads it: the same values, with a bit-width of their own."""
+
+
+@dataclass(frozen=True)
 class Concatenate(Operation):
     """Tensors one behind the other along an axis."""
 

@@ -8,7 +8,7 @@ operation reads or that leave the network, except for
 - parts and padded forms of a tensor: they are on its grid.
 
 A site is named after the layer, sum or other operation whose result it holds, function included. The network's inputs are sites
-under their own names.
+under their own names, and so is what a `Read` hands to a layer, `LAYER.input`.
 """
 
 from collections.abc import Mapping
@@ -24,9 +24,11 @@ from hwsearch.network.operations import (
     LayerNorm,
     LeakyReLU,
     Linear,
+    Multiply,
     Operation,
     Pad,
     PReLU,
+    Read,
     Slice,
     TransposedConvolution,
 )
@@ -36,6 +38,9 @@ LAYERS = (Convolution, TransposedConvolution, Linear)
 
 FUNCTIONS = (Elementwise, LeakyReLU, PReLU)
 """Elementwise functions, which the operation before them takes with it."""
+
+_CARRY = (Add, Multiply, Concatenate)
+"""Operations that make a new tensor of what they read, without weights of their own."""
 
 _TAKES_FUNCTION = (*LAYERS, Add, GroupNorm, LayerNorm)
 _ON_THE_SAME_GRID = (Slice, Pad)
@@ -52,12 +57,15 @@ class Sites:
         activations: activation sites.
         tensors: the graph's tensor of each activation site.
         grids: for each tensor that is on a site's grid, that site: the tensor itself, or what it is a part of.
+        carried: activation sites whose tensor no layer makes, and that layers read and others carry on (`network.reading`); and
+            sums that go into the next sum.
     """
 
     weights: tuple[str, ...]
     activations: tuple[str, ...]
     tensors: Mapping[str, str]
     grids: Mapping[str, str]
+    carried: tuple[str, ...] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -79,10 +87,16 @@ def find_sites(graph: Graph) -> Sites:
         if isinstance(operation, _ON_THE_SAME_GRID) and operation.inputs[0] in grids:
             grids[operation.name] = grids[operation.inputs[0]]
         elif not _is_taken_up(graph, operation):
-            site = _anchor(graph, operation).name + OUTPUT
+            site = operation.name if isinstance(operation, Read) else _anchor(graph, operation).name + OUTPUT
             tensors[site], grids[operation.name] = operation.name, site
     weights = tuple(operation.name + WEIGHT for operation in graph.operations if isinstance(operation, LAYERS))
-    return Sites(weights, tuple(tensors), tensors, grids)
+    both = _sources(graph, grids, _CARRY) & _sources(graph, grids, (*LAYERS, Read))
+    carried = tuple(
+        site
+        for site, tensor in tensors.items()
+        if (site in both and site.removesuffix(OUTPUT) + WEIGHT not in weights) or _is_summed_on(graph, tensor)
+    )
+    return Sites(weights, tuple(tensors), tensors, grids, carried)
 
 
 def _is_taken_up(graph: Graph, operation: Operation) -> bool:
@@ -92,6 +106,19 @@ def _is_taken_up(graph: Graph, operation: Operation) -> bool:
     (reader,) = graph.readers[operation.name]
     fused = isinstance(operation, _TAKES_FUNCTION) and isinstance(reader, FUNCTIONS)
     return fused or isinstance(reader, Concatenate)
+
+
+def _sources(graph: Graph, grids: Mapping[str, str], kinds: tuple[type[Operation], ...]) -> set[str]:
+    """The sites that operations of some kinds read."""
+    readers = (operation for operation in graph.operations if isinstance(operation, kinds))
+    return {grids[name] for reader in readers for name in reader.inputs if name in grids}
+
+
+def _is_summed_on(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor is a sum that goes into another, and that no layer reads."""
+    readers = graph.readers[tensor]
+    sums = isinstance(graph.by_name.get(tensor), Add) and any(isinstance(reader, Add) for reader in readers)
+    return sums and not any(isinstance(reader, LAYERS) for reader in readers)
 
 
 def _anchor(graph: Graph, operation: Operation) -> Operation:

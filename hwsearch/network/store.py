@@ -1,21 +1,18 @@
 """A graph on disk: its tensors in safetensors, its operations as JSON in the file's metadata. Loading executes nothing."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write
 from hwsearch.network import operations
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Operation
+from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 _KEY = "hwsearch_graph"
 _FORMAT = 1
@@ -36,29 +33,26 @@ _KINDS = {
 def save_graph(path: Path, graph: Graph) -> None:
     """Write a graph atomically."""
     content = {"format": _FORMAT} | structure(graph)
-    tensors = {name: tensor.detach().contiguous() for name, tensor in graph.parameters.items()}
-    metadata = {_KEY: json.dumps(content)}
-    atomic_write(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+    write_tensors(path, graph.parameters, _KEY, content)
 
 
 def load_graph(path: Path) -> Graph:
     """Read a graph.
 
     Raises:
-        UserError: no such file, no graph in it, or one that is inconsistent.
+        UserError: no such file, no graph in it, or one that is inconsistent or was changed.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; wanted a network graph")
     try:
-        with safe_open(path, framework="pt") as stored:
-            content = json.loads((stored.metadata() or {})[_KEY])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        content, tensors = read_tensors(path, _KEY)
         if content["format"] != _FORMAT:
             raise UserError(f"{path}: a network graph of format {content['format']!r}; wanted format {_FORMAT}")
-        return from_structure(content, tensors)
-    except (SafetensorError, *STRUCTURE_ERRORS) as error:
+        # Copies: kernels round otherwise where numbers lie at odd places, as those of a mapped file do.
+        return from_structure(content, {name: tensor.clone() for name, tensor in tensors.items()}).in_order()
+    except (TensorFileError, *STRUCTURE_ERRORS) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a network graph ({reason})") from None
+        raise UserError(f"{path}: not a network graph ({reason}); delete it and it is made again") from None
 
 
 def structure(graph: Graph) -> dict[str, Any]:

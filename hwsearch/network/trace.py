@@ -61,7 +61,7 @@ def trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
     module.eval()
     try:
         with torch.no_grad():
-            graph = fold(_Translator(_export(module, examples), name).graph())
+            graph = fold(_Translator(_export(module, examples), name).graph()).in_order()
             _check(module, graph, examples)
     finally:
         module.train(training)
@@ -77,6 +77,8 @@ def _export(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
     try:
         with _quiet():
             return torch.export.export(module, tuple(examples), dynamic_shapes=shapes, strict=False)
+    except OSError:  # a full disk is none of the module's faults
+        raise
     except Exception as error:
         raise UserError(
             f"{type(module).__name__}: cannot be traced{_place(error)} ({_first_line(error)}); wanted a forward pass without "
@@ -153,7 +155,7 @@ class _Translator:
             case "split" | "split_with_sizes" | "chunk":
                 return self._split(node, arguments, module)
         if not any(isinstance(each, Value) for each in _flat(arguments.values())):
-            return _RECKONED
+            return self._length(node)
         if _RECKONED in arguments.values():
             raise Refused("reckons with the number of frames; wanted fixed numbers, or the length of a tensor as it is")
         if operator_name not in TRANSLATIONS:
@@ -170,6 +172,18 @@ class _Translator:
         if owned and made.parameters and made.operation.name != name:
             raise Refused("has trained numbers and is used more than once; wanted a module for each use")
         return self._keep(made, _shape(node))
+
+    def _length(self, node: Node) -> Any:
+        """The tensor that has as many frames as a number that was computed from lengths, whatever their number is."""
+        wanted = node.meta.get("val")
+        if isinstance(wanted, torch.SymInt):
+            for other, value in reversed(self._values.items()):
+                shape = getattr(other.meta.get("val"), "shape", ())
+                if isinstance(value, Value) and len(shape) > _FRAMES_AXIS and not value.transposed:
+                    frames = shape[_FRAMES_AXIS]
+                    if isinstance(frames, torch.SymInt) and frames.node.expr == wanted.node.expr:
+                        return Length(value.name, _FRAMES_AXIS)
+        return _RECKONED
 
     def _keep(self, made: Made, shape: tuple[int, ...]) -> Value:
         self._operations.append(made.operation)

@@ -11,13 +11,14 @@ from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import load_target
 from hw_models.workload import Workload, bits_matrix
+from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.files import digest
 from hwsearch.search.driver import Cost
 from hwsearch.search.objectives import SIZE
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.stft import frame_count
+from hwsearch.separator.separator import build_front_end
 from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
 
 _KEPT = 16
@@ -26,10 +27,11 @@ _KEPT = 16
 
 def experiment_workload(experiment: Experiment) -> Workload:
     """The layer shapes of one inference: of `search.utterance_seconds`, or of one frame where `search.streaming` is on."""
-    config, rate = experiment.separator, experiment.data.sample_rate
-    frames = frame_count(round(experiment.search.utterance_seconds * rate), config.hop_length)
+    rate = experiment.data.sample_rate
+    front_end = build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], rate)
+    frames = front_end.frames(round(experiment.search.utterance_seconds * rate))
     per_channel = experiment.quantization.weight_scale == "per_channel"
-    workload = _workload(untrained_network(experiment), frames, config.hop_length / rate, per_channel=per_channel)
+    workload = _workload(untrained_network(experiment), frames, front_end.frame_samples / rate, per_channel=per_channel)
     return workload.streamed() if experiment.search.streaming else workload
 
 

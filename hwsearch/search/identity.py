@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from uuid import uuid4
 
-from hwsearch.experiment import Experiment
+from hwsearch.experiment import Experiment, without_places
 from hwsearch.files import digest
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.record import Header, now, versions_here
@@ -15,19 +15,18 @@ def search_digest(experiment: Experiment) -> str:
 
     Targets are left out by name: what they say belongs to the provenance.
     """
-    return digest(
-        experiment.model_dump(
-            mode="json",
-            exclude={
-                "base": True,
-                "data": {"corpora": {"__all__": {"root"}}},
-                "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
-                "workers": True,
-                "export": True,
-                "evaluation": True,
-            },
-        )
+    content = experiment.model_dump(
+        mode="json",
+        exclude={
+            "base": True,
+            "data": {"corpora": {"__all__": {"root"}}},
+            "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
+            "workers": True,
+            "export": True,
+            "evaluation": True,
+        },
     )
+    return digest(without_places(content))
 
 
 def header_space(header: Header) -> SearchSpace:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.separator.fast import KeptInput
-from hwsearch.separator.separator import Analysis, Separator
+from hwsearch.separator.front_end import Analysis
+from hwsearch.separator.separator import Separator
 
 BATCH = 8
 """Mixtures per pass: enough to fill a kernel, few enough that an activation in bytes fits a core's cache."""
@@ -43,8 +45,8 @@ class MixtureBatch:
         numbers: their positions among all examples.
         analysis: what the front end makes of them.
         features: the network's input.
-        targets: [samples] each.
-        unprocessed_db: SI-SNR of the reference microphone, [mixtures].
+        targets: [samples] each, or [speakers, samples].
+        unprocessed_db: SI-SNR of the reference microphone, mean over speakers, [mixtures].
     """
 
     numbers: tuple[int, ...]
@@ -76,8 +78,8 @@ def improvements(
     for batch in batches:
         checkpoint()
         with torch.no_grad():
-            estimates = separator.synthesise(batch.analysis, mask(batch.features), len(batch.targets[0])).numpy()
-        scores = [_si_snr(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
+            estimates = separator.synthesise(batch.analysis, mask(batch.features), batch.targets[0].shape[-1]).numpy()
+        scores = [_score(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
         found[list(batch.numbers)] = scores - batch.unprocessed_db
     return found
 
@@ -93,11 +95,28 @@ def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int
     with torch.no_grad():
         # One by one: the phases of many microphones and pairs at once would be the largest tensors of all.
         parts = [separator.analyse(torch.from_numpy(one.mixture)[None], torch.tensor([one.doa_deg])) for one in chosen]
-    start = torch.cat([part.start for part in parts]) if parts[0].start.ndim else parts[0].start
     normalised = torch.cat([part.normalised for part in parts])
-    analysis = Analysis(torch.cat([part.reference for part in parts]), start, normalised)
-    unprocessed = np.array([float(si_snr(one.mixture[0], one.target)) for one in chosen])
-    return MixtureBatch(numbers, analysis, KeptInput(normalised), [one.target for one in chosen], unprocessed)
+    context = (torch.cat(same) if same[0].ndim else same[0] for same in zip(*(part.context for part in parts), strict=True))
+    targets = [_references(separator, one) for one in chosen]
+    unprocessed = np.array([_unprocessed(one.mixture[0], target) for one, target in zip(chosen, targets, strict=True)])
+    return MixtureBatch(numbers, Analysis(normalised, tuple(context)), KeptInput(normalised), targets, unprocessed)
+
+
+def _references(separator: Separator, one: Example) -> NDArray[np.float32]:
+    mixture, target = torch.from_numpy(one.mixture)[None], torch.from_numpy(one.target)[None]
+    return separator.front_end.references(mixture, target)[0].numpy()
+
+
+def _unprocessed(reference: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    return float(np.mean(si_snr(np.broadcast_to(reference, target.shape), target)))
+
+
+def _score(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
+    """SI-SNR in dB, of several speakers the mean in the best order."""
+    if target.ndim == 1:
+        return _si_snr(estimate, target)
+    orders = permutations(range(len(target)))
+    return max(float(np.mean([_si_snr(estimate[i], target[j]) for i, j in enumerate(order)])) for order in orders)
 
 
 def _si_snr(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:

@@ -35,7 +35,7 @@ class SearchSpace:
 
     widths: tuple[tuple[str, tuple[int, ...]], ...]
     fixed: frozenset[str] = frozenset()
-    """Sites fixed by a pattern; they do not count when an allocation is called uniform."""
+    """Sites fixed by a pattern, and a trunk with widths of its own; they do not count when an allocation is called uniform."""
     groups: tuple[tuple[str, ...], ...] = ()
     """Sites that share a width; all of a group have the same widths here."""
 
@@ -135,10 +135,11 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
     sites = network.all
     fixed = _matched("search.fixed", {pattern: (bits,) for pattern, bits in search.fixed.items()}, sites)
     allowed = _matched("search.allowed", search.allowed, sites)
-    widths = {
-        site: fixed.get(site, allowed.get(site, tuple(search.weight_bits if is_weight(site) else search.activation_bits)))
-        for site in sites
-    }
+    trunk = search.activation_bits if search.trunk_bits is None else search.trunk_bits
+    usual: dict[str, tuple[int, ...]] = dict.fromkeys(network.weights, search.weight_bits)
+    usual |= dict.fromkeys(network.activations, search.activation_bits)
+    usual |= dict.fromkeys(network.carried, trunk)
+    widths = {site: fixed.get(site, allowed.get(site, usual[site])) for site in sites}
     groups = _grouped(search.groups, sites)
     for group in groups:
         common = tuple(bits for bits in widths[group[0]] if all(bits in widths[site] for site in group))
@@ -146,7 +147,8 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
             ranges = ", ".join(f"'{site}' {list(widths[site])}" for site in group)
             raise UserError(f"search.groups: no width that all sites of a group may take; they may take {ranges}")
         widths.update(dict.fromkeys(group, common))
-    return SearchSpace(tuple(widths.items()), frozenset(fixed), groups)
+    apart = network.carried if trunk != search.activation_bits else ()
+    return SearchSpace(tuple(widths.items()), frozenset({*fixed, *apart}), groups)
 
 
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
@@ -154,7 +156,7 @@ def uniform_seeds(space: SearchSpace) -> list[Seed]:
     weights, activations = _searched_widths(space)
     return _distinct(
         [
-            Seed(UNIFORM, _snap(space, {name: w if is_weight(name) else a for name, _ in space.free}))
+            Seed(UNIFORM, _snap(space, {name: w if is_weight(name) else a for name, _ in space.free} | _apart(space)))
             for a in activations
             for w in weights
         ]
@@ -177,7 +179,7 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
     if not ends:
         return []
     weights, activations = _searched_widths(space)
-    rest = {name: activations[-1] for name, _ in space.free if not is_weight(name)}
+    rest = {name: activations[-1] for name, _ in space.free if not is_weight(name)} | _apart(space)
     return _distinct(
         [
             Seed(
@@ -230,9 +232,15 @@ def _grouped(groups: Sequence[Sequence[str]], sites: Sequence[str]) -> tuple[tup
 
 def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
     """The widths that free weights and free activations take; one placeholder where none is free."""
-    weights = {width for site, widths in space.free for width in widths if is_weight(site)}
-    activations = {width for site, widths in space.free for width in widths if not is_weight(site)}
+    free = [(site, widths) for site, widths in space.free if site not in space.fixed]
+    weights = {width for site, widths in free for width in widths if is_weight(site)}
+    activations = {width for site, widths in free for width in widths if not is_weight(site)}
     return sorted(weights) or [END_BITS], sorted(activations) or [END_BITS]
+
+
+def _apart(space: SearchSpace) -> dict[str, int]:
+    """Free choices beside those that are uniform, at their widest."""
+    return {name: widths[-1] for name, widths in space.free if name in space.fixed}
 
 
 def _snap(space: SearchSpace, wanted: Mapping[str, int]) -> Point:

@@ -148,9 +148,20 @@ def trace_samples(
     """
     mask, graph = mask_with_graph(base, mixture)
     separation_loss(base.separator, mask, mixture)  # raises if that is no number
-    estimate = base.separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])[0]
-    hessian = loss_hessian(estimate.detach(), mixture.target[0])
+    samples = mixture.target.shape[-1]
+    estimates = base.separator.synthesise(mixture.analysis, mask, samples).reshape(-1, samples)
     variables = [graph[site] for site in sites]
+    # The loss is the mean over speakers, each of whose parts depends on its own estimate alone.
+    found = [
+        _speaker_samples(estimate, target, variables, probes)
+        for estimate, target in zip(estimates, mixture.target.reshape(-1, samples), strict=True)
+    ]
+    return dict(zip(sites, np.mean(found, axis=0).T, strict=True))
+
+
+def _speaker_samples(estimate: Tensor, target: Tensor, variables: Sequence[Tensor], probes: Tensor) -> NDArray[np.float64]:
+    """Estimates of the traces of one speaker's loss, [probes, variables]."""
+    hessian = loss_hessian(estimate.detach(), target)
 
     def squared_norms(direction: Tensor) -> NDArray[np.float64]:
         """|J' direction|^2 of every site."""
@@ -159,8 +170,7 @@ def trace_samples(
         return np.array([float(gradient.square().sum(dtype=torch.float64)) for gradient in gradients])
 
     exact = sum(weight * squared_norms(direction) for weight, direction in hessian.directions)
-    samples = np.array([hessian.spread * squared_norms(probe) + exact for probe in hessian.project(probes)])
-    return dict(zip(sites, samples.T, strict=True))
+    return np.array([hessian.spread * squared_norms(probe) + exact for probe in hessian.project(probes)])
 
 
 def fisher_traces(base: PreparedBase, mixtures: Sequence[AnalysedMixture], sites: Sequence[str]) -> dict[str, Trace]:

@@ -46,13 +46,13 @@ class OneSiteScores:
 
 
 def measured_si_snr(output: OneSiteOutput) -> list[float]:
-    """SI-SNR of the estimates, dB.
+    """SI-SNR of the estimates, mean over speakers, dB.
 
     Raises:
         UserError: an estimate that is silent or not finite; names mixture and site.
     """
     target = output.mixture.target[0].numpy()
     try:
-        return [float(si_snr(estimate, target)) for estimate in output.estimates.numpy()]
+        return [float(np.mean(si_snr(estimate, target))) for estimate in output.estimates.numpy()]
     except MetricUnavailable as error:
         raise UserError(f"{output}: SI-SNR has no value ({error}); wanted a finite, audible estimate") from None

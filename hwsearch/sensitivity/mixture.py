@@ -12,9 +12,10 @@ from torch import Tensor
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.sensitivity.prefix import SiteTensors, run_keeping
+from hwsearch.separator.front_end import Analysis
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.separator import Analysis, Separator
-from hwsearch.training.loss import si_snr
+from hwsearch.separator.separator import Separator
+from hwsearch.training.loss import ordered, si_snr
 
 KEPT_MIXTURES = 16
 """Mixtures whose tensors stay in memory; 30 MB each for 6 s and 131 sites."""
@@ -27,8 +28,8 @@ class AnalysedMixture:
     Attributes:
         name: for messages, and part of random seeds.
         analysis: what the front end makes of it, batch of one.
-        target: [1, samples].
-        output: of the network in full precision, [1, 2 * bins, frames].
+        target: [1, samples], or [1, speakers, samples] in the order of the network's outputs.
+        output: of the network in full precision, [1, channels, frames].
         tensors: full-precision tensors at every activation site.
     """
 
@@ -44,7 +45,10 @@ def analyse_mixture(base: PreparedBase, name: str, mixture: Tensor, doa_deg: flo
     with torch.no_grad():
         analysis = base.separator.analyse(mixture[None], torch.tensor([doa_deg], dtype=mixture.dtype))
         output, tensors = run_keeping(base.graph, base.sites, analysis.normalised)
-    return AnalysedMixture(name, analysis, target[None], output, tensors)
+        references = base.separator.front_end.references(mixture[None], target[None])
+        if not base.separator.front_end.directed:
+            references = ordered(references, base.separator.synthesise(analysis, output, target.shape[-1]))
+    return AnalysedMixture(name, analysis, references, output, tensors)
 
 
 def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> AnalysedMixture:
@@ -89,14 +93,14 @@ def separation_loss(separator: Separator, mask: Tensor, mixture: AnalysedMixture
 
     Args:
         separator: its synthesis is used.
-        mask: the network's output [1, 2 * bins, frames].
+        mask: the network's output [1, channels, frames].
         mixture: what the mask is for.
 
     Raises:
         UserError: the loss is no finite number.
     """
     estimate = separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])
-    loss = -si_snr(estimate, mixture.target).sum()
+    loss = -si_snr(estimate, mixture.target).mean()
     if not bool(torch.isfinite(loss)):
         raise UserError(
             f"mixture '{mixture.name}': the loss of the full-precision network is {float(loss.detach())}; wanted a finite "

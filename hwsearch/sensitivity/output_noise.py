@@ -16,7 +16,7 @@ def output_noise(separator: Separator, mixture: AnalysedMixture) -> Score:
     """|estimate - full-precision estimate|^2 / |full-precision estimate - a * target|^2.
 
     `a` is the target's best scale, so that the denominator is the noise that SI-SNR counts (arXiv 1811.02508, equation 4). All
-    signals are made zero-mean, as there.
+    signals are made zero-mean, as there. Of several speakers it is the mean.
 
     Returns:
         The score, 0 or more. It raises UserError for an estimate that is not finite.
@@ -27,15 +27,16 @@ def output_noise(separator: Separator, mixture: AnalysedMixture) -> Score:
     reference = full_precision_output(separator, mixture)
     full = _centred(reference.estimates)
     target = _centred(mixture.target)
-    own_noise = float((full - (full * target).sum() / target.square().sum() * target).square().sum())
-    if not 0.0 < own_noise < float("inf"):
+    gain = (full * target).sum(dim=-1, keepdim=True) / target.square().sum(dim=-1, keepdim=True)
+    own_noise = (full - gain * target).square().sum(dim=-1)
+    if not bool(((own_noise > 0) & own_noise.isfinite()).all()):
         raise UserError(
-            f"{reference}: the power of the estimate's error is {own_noise}; wanted a finite, audible estimate and target (train "
-            "the base or build the data again)"
+            f"{reference}: the power of the estimate's error is {float(own_noise.min())}; wanted a finite, audible estimate and "
+            "target (train the base or build the data again)"
         )
 
     def score(output: OneSiteOutput) -> list[float]:
-        ratios = (_centred(output.estimates) - full).square().sum(dim=-1) / own_noise
+        ratios = ((_centred(output.estimates) - full).square().sum(dim=-1) / own_noise).reshape(len(output.masks), -1).mean(dim=1)
         if not bool(ratios.isfinite().all()):
             raise UserError(f"{output}: the estimate is not finite; wanted a base whose output is finite (train it again)")
         return ratios.tolist()

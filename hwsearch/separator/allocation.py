@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # graphs want torch, which is slow to load
     from hwsearch.network.sites import Sites
 
 WEIGHT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
-ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, FLOAT_BITS)
+ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, 16, FLOAT_BITS)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def is_weight(site: str) -> bool:
     return site.endswith(".weight")
 
 
-def uniform(sites: "Sites", weight_bits: int, activation_bits: int = FLOAT_BITS) -> BitAllocation:
-    """The allocation with one width for all weights and one for all activations."""
+def uniform(sites: "Sites", weight_bits: int, activation_bits: int = FLOAT_BITS, trunk_bits: int | None = None) -> BitAllocation:
+    """The allocation with one width for all weights and one for all activations, but for the trunk where it has its own."""
     weights, activations = dict.fromkeys(sites.weights, weight_bits), dict.fromkeys(sites.activations, activation_bits)
-    return BitAllocation.of(weights | activations)
+    carried = {} if trunk_bits is None else dict.fromkeys(sites.carried, max(activation_bits, trunk_bits))
+    return BitAllocation.of(weights | activations | carried)

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from hw_models.reading import no_file
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.errors import UserError
-from hwsearch.experiment import Section, SeparatorConfig
+from hwsearch.experiment import ModuleConfig, NetworkConfig, Section
 from hwsearch.files import file_digest
-from hwsearch.separator.separator import Separator
+from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
 
 EMBEDDED_BASE = Path(__file__).parent / "embedded_base.safetensors"
@@ -31,10 +31,10 @@ class BaseDescription(Section):
         made_by: experiment digest, seed, versions, validation score: whatever tells how the base came to be.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     sample_rate: Literal[8000, 16000]
     array: ArrayName
-    separator: SeparatorConfig
+    separator: NetworkConfig
     made_by: dict[str, str]
 
 
@@ -43,12 +43,17 @@ def save_base(path: Path, separator: Separator, description: BaseDescription) ->
     write_tensors(path, separator.state_dict(), _KEY, description.model_dump(mode="json"))
 
 
-def load_base(path: Path) -> tuple[Separator, BaseDescription]:
+def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator, BaseDescription]:
     """Read a base; the separator comes in eval mode.
 
+    Args:
+        path: the file.
+        named: the network that the user's experiment names. A module of the user's own is imported from there, never because a
+            file of weights says so.
+
     Raises:
-        UserError: no such file, not a base file, one that changed since it was written, or tensors that do not fit its own
-            description.
+        UserError: no such file, not a base file, one that changed since it was written, a module of the user's own without an
+            experiment, or tensors that do not fit the network.
     """
     if (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted a base made by 'hwsearch train'")
@@ -57,7 +62,14 @@ def load_base(path: Path) -> tuple[Separator, BaseDescription]:
         description = BaseDescription.model_validate_json(json.dumps(content))
     except (TensorFileError, ValidationError) as error:
         raise UserError(f"{path}: not a base file ({_first_line(error)}); wanted one made by 'hwsearch train'") from None
-    separator = Separator(description.separator, ARRAYS[description.array], description.sample_rate)
+    config = description.separator
+    if isinstance(config, ModuleConfig):
+        if not isinstance(named, ModuleConfig):
+            raise UserError(f"{path}: holds weights of the module '{config.module}'; wanted the experiment that names it")
+        config = named
+    separator = build_separator(config, ARRAYS[description.array], description.sample_rate)
+    if description.format == 1:
+        state = {_of_format_2(name): tensor for name, tensor in state.items()}
     try:
         separator.load_state_dict(state)
     except RuntimeError as error:
@@ -68,6 +80,11 @@ def load_base(path: Path) -> tuple[Separator, BaseDescription]:
 def base_digest(path: Path) -> str:
     """SHA-256 of the base file: which base a result belongs to."""
     return file_digest(path)
+
+
+def _of_format_2(name: str) -> str:
+    """The name of a tensor; the statistics of features once were the network's."""
+    return name.replace("network.feature_", "front_end.feature_", 1)
 
 
 def _first_line(error: Exception) -> str:

@@ -23,10 +23,14 @@ from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_
 GRID_WIDTHS = tuple(bits for bits in ACTIVATION_WIDTHS if not is_float(bits))
 """Activation widths that need a grid."""
 
-_FORMAT = 1
+_FORMAT = 2
 _BINS = 4096
 _SWEEPS = 3
 _FACTORS = 48
+_SEARCHED_BITS = 8
+"""Widest grid whose ends are searched."""
+_HEADROOM = 2.0
+"""Range of a wider grid against that of the calibration's mixtures: others may be louder."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
     """The unsigned affine grid of least squared error for values with this histogram.
 
     Zero is on the grid. The two ends are searched in turn, each over a sweep of clipping factors, until
-    neither moves.
+    neither moves. A grid of more than 8 bits is not searched: it has steps enough for twice the range.
 
     Args:
         histogram: counts in equal bins from `low` to `high`; none for a tensor that is zero throughout.
@@ -138,6 +142,8 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
     """
     if histogram is None:
         return ActivationGrid(bits, ZERO_TENSOR_SCALE, 0)
+    if bits > _SEARCHED_BITS:
+        return _grid((_HEADROOM * low, _HEADROOM * high), bits)
     width = (high - low) / len(histogram)
     centres = low + width * (torch.arange(len(histogram), dtype=torch.float64) + 0.5)
     factors = torch.linspace(1.0 / _FACTORS, 1.0, _FACTORS, dtype=torch.float64)
@@ -151,6 +157,10 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
         ends = _best_ends(histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), highs]), bits)
         if ends == before:
             break
+    return _grid(ends, bits)
+
+
+def _grid(ends: tuple[float, float], bits: int) -> ActivationGrid:
     scale, zero_point = _affine(torch.tensor([ends], dtype=torch.float64), bits)
     return ActivationGrid(bits, float(scale[0]), int(zero_point[0]))
 

@@ -26,6 +26,7 @@ from hwsearch.separator.quantizers import (
     fake_quantize,
     is_float,
     quantize_weight,
+    rounds_bias,
 )
 from hwsearch.separator.weight_scales import WeightScales, output_scale
 
@@ -148,7 +149,8 @@ def with_weights(
     for name, (value, scale) in weights.items():
         layer = graph.by_name[name]
         parameters[f"{name}.weight"] = value
-        if (grid := grids[sites.read_by(layer)]) is not None:
+        grid = grids[sites.read_by(layer)]
+        if grid is not None and rounds_bias(grid.bits):
             product_scale = output_scale(layer, scale) * grid.scale
             parameters[f"{name}.bias"] = bias_integers(parameters[f"{name}.bias"], product_scale) * product_scale
     return replace(graph, parameters=parameters)

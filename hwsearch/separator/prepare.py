@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +12,18 @@ import torch
 
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, QuantizationConfig, Split
+from hwsearch.experiment import Experiment, ModuleConfig, NetworkConfig, QuantizationConfig, Split
 from hwsearch.files import digest, indented_json
 from hwsearch.interrupts import checkpoint
 from hwsearch.network.graph import Graph
+from hwsearch.network.reading import with_reads
 from hwsearch.network.sites import Sites, find_sites
+from hwsearch.network.store import structure
 from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
-from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
 from hwsearch.separator.separator import Separator
+from hwsearch.separator.traced import kept_graph, traced
 from hwsearch.separator.weight_scales import WeightScales
 
 _MEND = "delete it and it is made again"
@@ -32,7 +34,6 @@ class PreparedBase:
     """All that a bit allocation is applied to."""
 
     separator: Separator
-    folded: FoldedNetwork
     graph: Graph
     calibration: Calibration
     quantization: QuantizationConfig
@@ -57,20 +58,27 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     """
     if not os.path.lexists(path):
         raise UserError(f"{path}: no base there; wanted one: run 'hwsearch train' on the experiment first")
-    separator, description = load_base(path)
+    separator, description = load_base(path, experiment.separator)
     for what, found, wanted in (
         ("sampling rate", description.sample_rate, experiment.data.sample_rate),
         ("array", description.array, experiment.data.array),
-        *(
-            (f"separator.{key}", getattr(description.separator, key), getattr(experiment.separator, key))
-            for key in type(experiment.separator).model_fields
-        ),
+        *_network_keys(description.separator, experiment.separator),
     ):
         if found != wanted:
             raise UserError(f"{path}: the base has {what} {found}; the experiment '{experiment.name}' wants {wanted}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values()):
         raise UserError(f"{path}: holds weights that are not finite; wanted a base made by 'hwsearch train'")
     return separator
+
+
+def _network_keys(found: NetworkConfig, wanted: NetworkConfig) -> Iterator[tuple[str, object, object]]:
+    """What two descriptions say of the network. Where a module's code lies does not count."""
+    if type(found) is not type(wanted):
+        yield "network", getattr(found, "network", "of one's own"), getattr(wanted, "network", "of one's own")
+        return
+    for key in type(wanted).model_fields:
+        if not (isinstance(wanted, ModuleConfig) and key in ("module", "weights")):
+            yield f"separator.{key}", getattr(found, key), getattr(wanted, key)
 
 
 def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
@@ -87,13 +95,13 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         UserError: an unusable base, data set or cache.
     """
     separator = load_checked_base(experiment, path)
-    folded = fold(separator.network)
-    graph = as_graph(folded)
+    graph = _network_graph(separator, experiment, cache.parent, base_digest(path))
     key = digest(
         {
             "base": base_digest(path),
             "data": manifest_hash(data_folder, Split.VALIDATION),
             "mixtures": experiment.quantization.calibration_mixtures,
+            "network": structure(graph),
         }
     )
     content = _content(cache)
@@ -107,13 +115,20 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             torch.set_num_threads(threads)
     else:
         calibration = Calibration.from_json(kept, find_sites(graph).activations, str(cache))
-    prepared = PreparedBase(separator, folded, graph, calibration, experiment.quantization, base_digest(path))
+    prepared = PreparedBase(separator, graph, calibration, experiment.quantization, base_digest(path))
     _take_scales(prepared, content, cache)
     if prepared.scales.search(widths) or kept is None:
         _take_scales(prepared, _content(cache), cache)  # another process may have searched some meanwhile
         weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
         write_sealed_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
     return prepared
+
+
+def _network_graph(separator: Separator, experiment: Experiment, folder: Path, base_sha256: str) -> Graph:
+    """The network as layers read it. A module of the user's may change under its weights: it is traced each time."""
+    own = isinstance(experiment.separator, ModuleConfig)
+    graph = traced(separator) if own else kept_graph(separator, folder, base_sha256)
+    return with_reads(graph) if experiment.search.wide_trunk else graph
 
 
 def calibration_digest(cache: Path) -> str:

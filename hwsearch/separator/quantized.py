@@ -41,6 +41,7 @@ from hwsearch.separator.quantizers import (
     QuantizedWeight,
     is_float,
     quantize_weight,
+    rounds_bias,
     weight_limit,
 )
 from hwsearch.separator.weight_scales import WeightScales, output_scale
@@ -316,7 +317,7 @@ def _layer(
         limit = weight_limit(bits)
         quantizer = GridQuantizer(scale, 0, bits, -limit, limit)
         quantizers["weight_quant"] = _injector(WeightQuantProxyFromInjector, quantizer, signed=True, narrow_range=True)
-        if input_quantizer is not None:
+        if input_quantizer is not None and rounds_bias(int(input_quantizer.bit_width)):
             bias_quantizer = BiasQuantizer(operation, input_quantizer, quantizer)
             quantizers["bias_quant"] = _injector(BiasQuantProxyFromInjector, bias_quantizer, signed=True, narrow_range=False)
     weight, bias = graph.parameter(operation, "weight"), graph.parameter(operation, "bias")

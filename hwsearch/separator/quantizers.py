@@ -25,6 +25,9 @@ step is a multiple of it."""
 BIAS_LIMIT = 2.0**30
 """Largest integer of a bias; the other half of a 32-bit accumulator is left to the products."""
 
+_INTEGER_BITS = 8
+"""Widest activation that integer kernels read."""
+
 _HIGHEST_FACTOR = 1.3
 _COARSE_FACTORS = 120
 _FINE_FACTORS = 12
@@ -141,6 +144,14 @@ def quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeight
     limit = weight_limit(bits)
     integers = (weight.detach() / scale).round().clamp(-limit, limit).to(torch.int32)
     return QuantizedWeight(bits, integers, scale.detach())
+
+
+def rounds_bias(bits: int) -> bool:
+    """Whether the bias of a layer with quantized weights is rounded where the layer reads an activation of so many bits.
+
+    Products of more bits have no sum in 32: such a layer is computed in floating point, and its bias stays as it is.
+    """
+    return bits <= _INTEGER_BITS
 
 
 def bias_integers(bias: Tensor, scale: Tensor) -> Tensor:

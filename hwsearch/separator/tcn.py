@@ -8,7 +8,6 @@ The norm stands between convolution and activation, where it folds into the conv
 of an utterance; the reference has it behind the activation.
 """
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,8 +46,11 @@ class ConvBlock(nn.Module):
 class MaskNetwork(nn.Module):
     """Features in, complex mask out.
 
-    `feature_mean` and `feature_scale` are statistics of the training data; normalising is part of the front end, outside what
-    is quantized, because features of different kinds share the network's first quantizer.
+    With a beam the mask is added to the beam's, and a fresh network begins with a mask of zero.
+
+    Args:
+        config: its shape.
+        features: channels of its input.
 
     Shape:
         features [batch, features, frames] -> mask [batch, 2 * bins, frames], real parts first.
@@ -58,20 +60,15 @@ class MaskNetwork(nn.Module):
         super().__init__()
         bins = config.n_fft // 2 + 1
         self.config = config
-        self.feature_mean: Tensor
-        self.feature_scale: Tensor
-        self.register_buffer("feature_mean", torch.zeros(features))
-        self.register_buffer("feature_scale", torch.ones(features))
         self.input_proj = nn.Conv1d(features, config.B, 1, bias=False)
         self.input_norm = nn.BatchNorm1d(config.B)
         self.blocks = nn.ModuleList(
             ConvBlock(config, dilation=2**exponent) for _ in range(config.R) for exponent in range(config.X)
         )
         self.mask_head = nn.Conv1d(config.B, 2 * bins, 1)
-
-    def normalise(self, features: Tensor) -> Tensor:
-        """Zero mean and unit variance per feature, by the training data's statistics."""
-        return (features - self.feature_mean[:, None]) * self.feature_scale[:, None]
+        if config.beam:
+            for parameter in self.mask_head.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         x = self.input_norm(self.input_proj(features))

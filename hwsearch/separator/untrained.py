@@ -1,23 +1,26 @@
 """The network of an experiment before it is trained: its graph and sites, for all that needs no numbers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import torch
+from pydantic import TypeAdapter
+from torch import nn
 
 from hw_models.workload import Workload
-from hwsearch.data.arrays import ARRAYS
-from hwsearch.experiment import Experiment, SeparatorConfig
+from hwsearch.data.arrays import ARRAYS, ArrayName
+from hwsearch.experiment import Experiment, NetworkConfig
 from hwsearch.network.graph import Graph
+from hwsearch.network.reading import with_reads
 from hwsearch.network.sites import Sites, find_sites
-from hwsearch.separator.features import feature_count
-from hwsearch.separator.folding import as_graph, fold
-from hwsearch.separator.tcn import MaskNetwork
+from hwsearch.separator.separator import build_separator
+from hwsearch.separator.traced import graph_of, traced
 from hwsearch.separator.workload import build_workload
 
 _KEPT = 16
 """Networks that a process keeps."""
+
+_CONFIG: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +28,12 @@ class UntrainedNetwork:
     """A network without its numbers.
 
     Attributes:
-        graph: its parameters are zeros, which take no memory.
-        channels: of each input of the graph.
+        graph: of one input; its parameters are zeros, which take no memory.
+        inputs: channels of the input.
     """
 
     graph: Graph
-    channels: Mapping[str, int]
+    inputs: int
 
     @cached_property
     def sites(self) -> Sites:
@@ -39,19 +42,24 @@ class UntrainedNetwork:
 
     def workload(self, frames: int, frame_seconds: float, *, per_channel: bool, name: str = "separator") -> Workload:
         """The workload of one inference; see `build_workload`."""
-        return build_workload(self.graph, self.sites, self.channels, frames, frame_seconds, name, per_channel=per_channel)
+        channels = dict.fromkeys(self.graph.inputs, self.inputs)
+        return build_workload(self.graph, self.sites, channels, frames, frame_seconds, name, per_channel=per_channel)
 
 
 def untrained_network(experiment: Experiment) -> UntrainedNetwork:
-    """The network of an experiment, the same each time in a process."""
-    config = experiment.separator
-    features = feature_count(ARRAYS[experiment.data.array], config.n_fft // 2 + 1, config.ipd, beam=config.beam)
-    return network_of(config, features)
+    """The network of an experiment, the same each time in a process.
+
+    Raises:
+        UserError: a network that cannot be built or traced.
+    """
+    data = experiment.data
+    config = _CONFIG.dump_json(experiment.separator).decode()  # a key: a module's arguments cannot be hashed
+    return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk)
 
 
-def untrained_graph(experiment: Experiment) -> Graph:
-    """The graph of an experiment's network, with zeros for numbers."""
-    return untrained_network(experiment).graph
+def network_of(module: nn.Module, inputs: int) -> UntrainedNetwork:
+    """A module that takes tensors [batch, inputs, frames], without its numbers."""
+    return without_numbers(graph_of(module, inputs), inputs)
 
 
 def untrained_sites(experiment: Experiment) -> Sites:
@@ -60,10 +68,14 @@ def untrained_sites(experiment: Experiment) -> Sites:
 
 
 @lru_cache(maxsize=_KEPT)
-def network_of(config: SeparatorConfig, features: int) -> UntrainedNetwork:
-    """The network that a configuration has for so many features."""
+def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool) -> UntrainedNetwork:
     with torch.random.fork_rng(devices=[]):  # whose numbers others draw
-        graph = as_graph(fold(MaskNetwork(config, features).eval()))
+        separator = build_separator(_CONFIG.validate_json(config), ARRAYS[array], sample_rate)
+        graph = traced(separator)
+    return without_numbers(with_reads(graph) if wide else graph, separator.front_end.inputs)
+
+
+def without_numbers(graph: Graph, inputs: int) -> UntrainedNetwork:
+    """A graph of one input with so many channels, its numbers replaced by zeros."""
     zeros = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in graph.parameters.items()}
-    graph = replace(graph, parameters=zeros)
-    return UntrainedNetwork(graph, dict.fromkeys(graph.inputs, features))
+    return UntrainedNetwork(replace(graph, parameters=zeros), inputs)

@@ -6,17 +6,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
 from hwsearch.data.rooms import build_bank, check_rooms
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Split
-from hwsearch.files import check_writable, digest
+from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
+from hwsearch.files import check_writable, digest, file_digest
+from hwsearch.network.store import structure
 from hwsearch.separator.base import BaseDescription, save_base
-from hwsearch.separator.separator import build_separator
+from hwsearch.separator.separator import Separator, build_separator
+from hwsearch.separator.untrained import untrained_network
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.training.fit import EpochReport, StepProgress, fit
 from hwsearch.workspace import Workspace
@@ -38,10 +43,14 @@ def check_training(workspace: Workspace) -> None:
     """Refuse what training would, as far as it shows without any work.
 
     Raises:
-        UserError: no rooms to train or to validate in or unusable ones, unusable corpora or recordings, or a device that this
-            machine does not have.
+        UserError: a network that cannot be built or traced, weights that are not its own, no rooms to train or to validate in or
+            unusable ones, unusable corpora or recordings, or a device that this machine does not have.
     """
     experiment = workspace.experiment
+    untrained_network(experiment)
+    if isinstance(experiment.separator, ModuleConfig) and experiment.separator.weights is not None:
+        front = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+        load_weights(experiment.separator.weights, front)
     for split in (Split.TRAIN, Split.VALIDATION):
         if split not in experiment.data.rooms.count:
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
@@ -69,11 +78,9 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         for split in (Split.TRAIN, Split.VALIDATION)
     }
     torch.manual_seed(experiment.seed)
-    separator = build_separator(experiment.data, experiment.separator)
-    if experiment.separator.beam:
-        # The network's mask is added to the beam's: training starts from the beam alone.
-        for parameter in separator.network.mask_head.parameters():
-            torch.nn.init.zeros_(parameter)
+    separator = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+    if isinstance(experiment.separator, ModuleConfig) and experiment.separator.weights is not None:
+        load_weights(experiment.separator.weights, separator)
     progress = fit(
         separator,
         sets[Split.TRAIN],
@@ -88,6 +95,21 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
     return progress
 
 
+def load_weights(path: Path, separator: Separator) -> None:
+    """Load a network's state, with which its training begins.
+
+    Raises:
+        UserError: no such file, no safetensors, or not the state of the network.
+    """
+    if not path.is_file():
+        raise UserError(f"separator.weights: {path}: no such file; wanted the network's state in safetensors")
+    try:
+        separator.network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"separator.weights: {path}: not the state of {type(separator.network).__name__} ({reason})") from None
+
+
 def trained_path(workspace: Workspace) -> Path:
     """Where training puts the base, whatever base the experiment's search uses."""
     return workspace.folder / "base.safetensors"
@@ -99,10 +121,20 @@ def training_digest(experiment: Experiment) -> str:
         {
             "seed": experiment.seed,
             "data": experiment.data_digest(),
-            "separator": experiment.separator.model_dump(mode="json"),
+            **without_places({"separator": experiment.separator.model_dump(mode="json")}),
+            **_own(experiment),
             "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders", "device"}),
         }
     )
+
+
+def _own(experiment: Experiment) -> dict[str, object]:
+    """What a user's own network is, and what its training begins with."""
+    config = experiment.separator
+    if not isinstance(config, ModuleConfig):
+        return {}
+    weights = None if config.weights is None else file_digest(config.weights)
+    return {"network": structure(untrained_network(experiment).graph), "weights": weights}
 
 
 def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescription:

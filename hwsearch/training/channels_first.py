@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import Add, Convolution, Elementwise, LeakyReLU, Multiply, Operation, PReLU
+from hwsearch.network.operations import Add, Convolution, Elementwise, LeakyReLU, Multiply, Operation, PReLU, Read
 from hwsearch.network.run import computed
 from hwsearch.separator.fast import depthwise_shifts
 
-_WITHOUT_AXIS = (Elementwise, LeakyReLU, Add, Multiply)
+_WITHOUT_AXIS = (Elementwise, LeakyReLU, Add, Multiply, Read)
 """Operations that do the same whatever the axes mean: spared the views, which took about two percent of a training step."""
 
 Kernel = Callable[..., Tensor]

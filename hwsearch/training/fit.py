@@ -16,7 +16,7 @@ from hwsearch.experiment import TrainingConfig
 from hwsearch.interrupts import checkpoint
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
-from hwsearch.training.loss import si_snr
+from hwsearch.training.loss import ordered, si_snr
 
 STATISTICS_EXAMPLES = 64
 """Mixtures from which the mean and variance of the features are taken."""
@@ -100,16 +100,10 @@ def fit(
 
 
 def set_feature_statistics(separator: Separator, examples: Sequence[Example]) -> None:
-    """Set the front end's feature mean and scale from examples."""
+    """Let the front end take its statistics from examples."""
     mixtures, doas, _ = collate(examples)
     device = next(separator.parameters()).device
-    network = separator.network
-    network.feature_mean.zero_()
-    network.feature_scale.fill_(1.0)
-    with torch.no_grad():
-        raw = separator.analyse(mixtures.to(device), doas.to(device)).normalised
-    network.feature_mean.copy_(raw.mean(dim=(0, 2)))
-    network.feature_scale.copy_(1.0 / raw.std(dim=(0, 2)).clamp_min(1e-3))
+    separator.front_end.learn_statistics(mixtures.to(device), doas.to(device))
 
 
 @torch.no_grad()
@@ -122,7 +116,9 @@ def mean_improvement(separator: Separator, examples: Sequence[Example], batch_si
         checkpoint()
         mixtures, doas, targets = (part.to(device) for part in collate(examples[start : start + batch_size]))
         estimates = separator(mixtures, doas)
-        improvements.append(si_snr(estimates, targets) - si_snr(mixtures[:, 0], targets))
+        wanted = ordered(separator.front_end.references(mixtures, targets), estimates)
+        unprocessed = si_snr(mixtures[:, 0] if wanted.ndim == 2 else mixtures[:, :1], wanted)
+        improvements.append((si_snr(estimates, wanted) - unprocessed).flatten())
     return float(torch.cat(improvements).mean())
 
 
@@ -175,9 +171,10 @@ def _step(separator: Separator, optimizer: torch.optim.Adam, batch: Batch, confi
     with torch.no_grad():
         analysis = separator.analyse(mixtures, doas)
     with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        mask = separator.network(analysis.normalised)
-    estimates = separator.synthesise(analysis, mask.float(), mixtures.shape[-1])
-    loss = -si_snr(estimates, targets).mean()
+        output = separator.network(analysis.normalised)
+    estimates = separator.synthesise(analysis, output.float(), mixtures.shape[-1])
+    wanted = ordered(separator.front_end.references(mixtures, targets), estimates)
+    loss = -si_snr(estimates, wanted).mean()
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(separator.parameters(), config.gradient_clip)

@@ -19,19 +19,20 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.files import check_writable, digest
 from hwsearch.separator.base import base_digest
+from hwsearch.separator.front_end import Analysis, FrontEnd
 from hwsearch.separator.prepare import load_checked_base
 from hwsearch.separator.separator import Separator
-from hwsearch.separator.stft import stft
 from hwsearch.tensor_files import read_tensors, write_tensors
 from hwsearch.training.base import dynamic_mixtures
+from hwsearch.training.loss import ordered
 from hwsearch.workspace import Workspace
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
-_KEY = "hwsearch_pool_1"
-_FORMAT = 1
-_TENSORS = ("mixtures", "doa_deg", "target", "normalised", "start", "estimate")
+_KEY = "hwsearch_pool_2"
+_FORMAT = 2
+_TENSORS = ("mixtures", "doa_deg", "target", "normalised", "stored", "estimate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,16 +40,12 @@ class Batch:
     """Examples ready for a training step, in float32.
 
     Attributes:
-        normalised: the network's input [features, batch, frames].
-        reference: complex spectrum of microphone 0 [batch, bins, frames].
-        start: what the mask is added to [batch, bins, frames] ([batch, 1, 1] without a beam).
-        target: [batch, samples].
-        estimate: [batch, samples].
+        analysis: what the front end makes of them.
+        target: [batch, samples], or [batch, speakers, samples] in the order of the base's outputs.
+        estimate: the full-precision base's, in the same shape.
     """
 
-    normalised: Tensor
-    reference: Tensor
-    start: Tensor
+    analysis: Analysis
     target: Tensor
     estimate: Tensor
 
@@ -60,36 +57,31 @@ class TrainingPool:
     Attributes:
         mixtures: [N, mics, samples].
         doa_deg: direction of the target [N].
-        target: [N, samples].
-        normalised: the network's input [N, features, frames].
-        start: what the mask is added to [N, bins, frames] ([N, 1, 1] without a beam).
-        estimate: the full-precision base's [N, samples].
-        n_fft: window of the front end in samples.
-        hop_length: its hop.
-        base_sha256: the base that features and estimates are of.
+        target: [N, samples], or [N, speakers, samples].
+        normalised: the network's input [N, channels, frames].
+        stored: what the front end keeps for its synthesis [N, ...].
+        estimate: the full-precision base's, in the shape of `target`.
+        base_sha256: the base that inputs and estimates are of.
     """
 
     mixtures: Tensor
     doa_deg: Tensor
     target: Tensor
     normalised: Tensor
-    start: Tensor
+    stored: Tensor
     estimate: Tensor
-    n_fft: int
-    hop_length: int
     base_sha256: str
 
     def __len__(self) -> int:
         return len(self.doa_deg)
 
-    def batch(self, examples: Sequence[int]) -> Batch:
-        """Examples by number."""
+    def batch(self, examples: Sequence[int], front_end: FrontEnd) -> Batch:
+        """Examples by number, for the front end that they were analysed with."""
         chosen = list(examples)
-        reference = stft(self.mixtures[chosen, 0].float(), self.n_fft, self.hop_length)
-        normalised = torch.stack([self.normalised[number] for number in chosen], dim=1).float()
-        return Batch(
-            normalised, reference, self.start[chosen].float(), self.target[chosen].float(), self.estimate[chosen].float()
-        )
+        # Channels first in memory: what a training step works on.
+        normalised = torch.stack([self.normalised[number] for number in chosen], dim=1).float().transpose(0, 1)
+        analysis = front_end.restored(self.mixtures[chosen, 0].float(), normalised, self.stored[chosen].float())
+        return Batch(analysis, self.target[chosen].float(), self.estimate[chosen].float())
 
 
 def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path:
@@ -124,7 +116,7 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
         )
     mixtures = dynamic_mixtures(workspace, Split.TRAIN, speech, seconds, "pool", processes, progress)
     pool = analysed_pool(separator, base_sha256, (mixtures.example(0, index) for index in range(count)), count, progress)
-    content = {"format": _FORMAT, "base_sha256": base_sha256, "n_fft": pool.n_fft, "hop_length": pool.hop_length}
+    content = {"format": _FORMAT, "base_sha256": base_sha256}
     write_tensors(path, {name: getattr(pool, name) for name in _TENSORS}, _KEY, content)
     return path
 
@@ -161,8 +153,6 @@ def load_pool(path: Path, *, check: bool = False) -> TrainingPool:
         content, tensors = read_tensors(path, _KEY, check=check)
         pool = TrainingPool(
             **{name: tensors[name] for name in _TENSORS},
-            n_fft=int(content["n_fft"]),
-            hop_length=int(content["hop_length"]),
             base_sha256=str(content["base_sha256"]),
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -191,14 +181,13 @@ def analysed_pool(
         with torch.no_grad():
             analysis = separator.analyse(mixture, doa_deg)
             estimate = separator.synthesise(analysis, separator.network(analysis.normalised), mixture.shape[-1])
-        start = analysis.start if analysis.start.ndim else analysis.start.expand(1, 1, 1)
-        target = torch.from_numpy(example.target)[None]
-        rows = (mixture, doa_deg, target, analysis.normalised, start, estimate)
+        references = separator.front_end.references(mixture, torch.from_numpy(example.target)[None])
+        target, stored = ordered(references, estimate), separator.front_end.stored(analysis)
+        rows = (mixture, doa_deg, target, analysis.normalised, stored, estimate)
         for name, row in zip(_TENSORS, rows, strict=True):
             if index == 0:
                 tensors[name] = torch.empty(count, *row.shape[1:], dtype=torch.float32 if name == "doa_deg" else torch.float16)
             tensors[name][index] = row[0]
         if progress is not None:
             progress(index + 1, count)
-    config = separator.config
-    return TrainingPool(**tensors, n_fft=config.n_fft, hop_length=config.hop_length, base_sha256=base_sha256)
+    return TrainingPool(**tensors, base_sha256=base_sha256)

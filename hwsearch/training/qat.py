@@ -16,7 +16,6 @@ from hwsearch.experiment import QatConfig
 from hwsearch.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.separator import Analysis
 from hwsearch.separator.trained import TrainedState, initial_state
 from hwsearch.training.loss import si_snr
 from hwsearch.training.pool import TrainingPool
@@ -118,10 +117,9 @@ def distilled_loss(
         examples: numbers in the pool.
         distillation: share of the loss that the base's estimate has.
     """
-    batch = pool.batch(examples)
-    mask = network(parameters, batch.normalised).transpose(0, 1)
-    analysis = Analysis(batch.reference, batch.start, batch.normalised)
-    estimate = base.separator.synthesise(analysis, mask, batch.target.shape[-1])
+    batch = pool.batch(examples, base.separator.front_end)
+    output = network(parameters, batch.analysis.normalised.transpose(0, 1)).transpose(0, 1)
+    estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
     to_target = -si_snr(estimate, batch.target).mean()
     to_base = -si_snr(estimate, batch.estimate).mean()
     return (1 - distillation) * to_target + distillation * to_base

@@ -17,7 +17,7 @@ from hwsearch.network.operations import Elementwise, Function, Operation
 from hwsearch.network.run import run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, weight_limit
+from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, weight_limit
 from hwsearch.separator.weight_scales import output_scale
 from hwsearch.training.channels_first import channels_first
 
@@ -37,7 +37,7 @@ class TrainableNetwork:
         self._graph = graph
         self._kernels = {operation.name: channels_first(operation, graph) for operation in graph.operations}
         self._layers = {
-            operation.name: _Layer(operation, widths[operation.name + WEIGHT], None if is_float(widths[read]) else read)
+            operation.name: _Layer(operation, widths[operation.name + WEIGHT], read if rounds_bias(widths[read]) else None)
             for operation in graph.operations
             if isinstance(operation, LAYERS) and not is_float(widths[operation.name + WEIGHT])
             for read in [sites.read_by(operation)]
@@ -93,7 +93,7 @@ class _Rounding:
 
 @dataclass(frozen=True)
 class _Layer:
-    """How a layer's weights and bias are rounded: the bias to the grid of the products, where its input `read` has a grid."""
+    """How a layer's weights and bias are rounded: the bias to the grid of the products, if any; `read` is its input's site."""
 
     operation: Operation
     bits: int

@@ -122,7 +122,7 @@ def subject(kind: str, allocation: BitAllocation) -> Subject:
     description = ExportDescription(
         sample_rate=8000,
         array="linear4",
-        separator=RELU,
+        spectral=RELU.spectral,
         network=NetworkStructure.of(graph),
         allocation=allocation.to_json(),
         base_digest="0" * 64,

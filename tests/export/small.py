@@ -7,15 +7,15 @@ from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
-from tests.separator.small import small_graph
+from tests.separator.small import small_network
 
 QUANTIZATION = QuantizationConfig()
 
 
 def exported_network(config: SeparatorConfig, allocation: BitAllocation) -> ExportedNetwork:
     """A small network at an allocation, as it is exported."""
-    separator, graph, calibration = small_graph(config)
-    return ExportedNetwork(build_quantized(graph, allocation, calibration, QUANTIZATION), separator.network).eval()
+    separator, graph, calibration = small_network(config)
+    return ExportedNetwork(build_quantized(graph, allocation, calibration, QUANTIZATION), separator.front_end).eval()
 
 
 def description(config: SeparatorConfig, allocation: BitAllocation) -> ExportDescription:
@@ -23,8 +23,8 @@ def description(config: SeparatorConfig, allocation: BitAllocation) -> ExportDes
     return ExportDescription(
         sample_rate=8000,
         array="linear4",
-        separator=config,
-        network=NetworkStructure.of(small_graph(config)[1]),
+        spectral=config.spectral,
+        network=NetworkStructure.of(small_network(config)[1]),
         allocation=allocation.to_json(),
         base_digest="0" * 64,
         hwsearch_version="0",

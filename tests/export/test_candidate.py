@@ -20,7 +20,7 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
-from tests.separator.small import RELU, noise_mixture, sites_of, small_graph, uniform
+from tests.separator.small import RELU, noise_mixture, sites_of, small_network, uniform
 from tests.training.pools import small_base, small_pool
 
 CONFIG = QuantizationConfig()
@@ -33,8 +33,8 @@ def export(output, graph_format="onnx", allocation=ALLOCATION):
 
 
 def read_weights(folder):
-    separator, graph, _ = small_graph(RELU)
-    return read_packed(folder / "weights.hwq", graph, separator.network.feature_mean.numel())
+    separator, graph, _ = small_network(RELU)
+    return read_packed(folder / "weights.hwq", graph, separator.front_end.inputs)
 
 
 def names(folder):
@@ -63,7 +63,7 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
 
 
 def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
-    separator, graph, calibration = small_graph(RELU)
+    separator, graph, calibration = small_network(RELU)
     export(tmp_path / "small")
     mixture, doa = MIXTURES[0]
     network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
@@ -74,7 +74,7 @@ def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
 
 
 def test_a_trained_network_is_exported_with_its_trained_scales(tmp_path):
-    separator, graph, calibration = small_graph(RELU)
+    separator, graph, calibration = small_network(RELU)
     network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -15,7 +15,7 @@ from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import verify_onnx
 from hwsearch.separator.quantized import build_quantized
 from tests.export.small import QUANTIZATION, description, exported_network, raw_features
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_graph, uniform
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_network, uniform
 
 
 def export(tmp_path, config, allocation):
@@ -58,7 +58,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
         path, network = export(tmp_path, config, allocation)
         report = verify_onnx(path, network, [raw_features(network, frames, frames) for frames in (1, 7, 40)])
         assert report.frames == 48
-        assert report.worst_rounding <= 0.501
+        assert report.worst_rounding <= 0.51  # 16-bit steps are fine beside the last bit of a float
         assert report.ties <= 1 + 1e-3 * report.quantized_values
         assert OnnxSeparator(path).description.bit_allocation("file") == allocation
 
@@ -107,11 +107,11 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path):
 
 def test_large_biases_survive_export(tmp_path):
     """The integers of a bias may be far beyond float32's 24 bits of mantissa."""
-    separator, graph, calibration = small_graph(RELU)
+    separator, graph, calibration = small_network(RELU)
     network = build_quantized(graph, uniform(RELU, 16, 8), calibration, QUANTIZATION)
     with torch.no_grad():
         network.layer("mask_head").bias.mul_(300)
-    exported = ExportedNetwork(network, separator.network).eval()
+    exported = ExportedNetwork(network, separator.front_end).eval()
     path = tmp_path / "model.onnx"
     export_onnx(exported, path, description(RELU, network.allocation))
     assert verify_onnx(path, exported, [raw_features(exported, 20)]).worst_rounding < 0.51

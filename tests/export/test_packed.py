@@ -24,28 +24,27 @@ from hwsearch.separator.allocation import uniform as allocation_of
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import QuantizedWeight
-from hwsearch.separator.untrained import network_of
 from hwsearch.separator.workload import build_workload
 from tests.network.modules import CHANNELS, Joined, Sloped, Stack, UNet, settle
-from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_graph, uniform
+from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_network, small_shapes, uniform
 
 CONFIG = QuantizationConfig()
 
 
 @cache
 def network(config=RELU, weight_bits=3, activation_bits=8):
-    _, graph, calibration = small_graph(config)
+    _, graph, calibration = small_network(config)
     return build_quantized(graph, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
 
 
 def pack_network(written, config=RELU):
-    return pack(ExportedNetwork(written, small_graph(config)[0].network))
+    return pack(ExportedNetwork(written, small_network(config)[0].front_end))
 
 
 def shapes(config=RELU):
     """What a reader has to know of a network."""
-    separator, graph, _ = small_graph(config)
-    return graph, separator.network.feature_mean.numel()
+    separator, graph, _ = small_network(config)
+    return graph, separator.front_end.inputs
 
 
 @cache
@@ -56,10 +55,10 @@ def packed():
 @given(allocation=allocations(RELU), per_channel=st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
-    separator, graph, calibration = small_graph(RELU)
+    separator, graph, calibration = small_network(RELU)
     config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
-    features = separator.network.feature_mean.numel()
-    workload = network_of(RELU, features).workload(10, 0.008, per_channel=per_channel)
+    features = separator.front_end.inputs
+    workload = small_shapes(RELU, features).workload(10, 0.008, per_channel=per_channel)
     content = pack_network(build_quantized(graph, allocation, calibration, config))
     assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
 
@@ -83,10 +82,10 @@ def test_the_file_of_any_network_is_as_long_as_the_cost_model_says(module, bits,
 @given(allocation=allocations(PRELU))
 @settings(max_examples=15, deadline=None)
 def test_what_is_read_is_what_the_quantizers_gave(allocation):
-    _, graph, calibration = small_graph(PRELU)
+    _, graph, calibration = small_network(PRELU)
     written = build_quantized(graph, allocation, calibration, CONFIG)
     read = unpack(pack_network(written, PRELU), *shapes(PRELU))
-    base = small_graph(PRELU)[0].network
+    base = small_network(PRELU)[0].front_end
     assert torch.equal(read.feature_mean, base.feature_mean)
     assert torch.equal(read.feature_scale, base.feature_scale)
     assert read.allocation == allocation
@@ -135,7 +134,7 @@ def test_eight_and_sixteen_bit_streams_are_plain_arrays():
 
 def test_a_file_is_written_and_read(tmp_path):
     path = tmp_path / "weights.hwq"
-    write_packed(path, ExportedNetwork(network(), small_graph(RELU)[0].network))
+    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].front_end))
     assert read_packed(path, *shapes()).allocation == uniform(RELU, 3, 8)
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights.hwq"]
 
@@ -188,7 +187,7 @@ def test_another_networks_file_and_no_file_are_refused(tmp_path):
     path = tmp_path / "weights.hwq"
     with pytest.raises(UserError, match="no such file"):
         read_packed(path, *shapes())
-    write_packed(path, ExportedNetwork(network(), small_graph(RELU)[0].network))
+    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].front_end))
     with pytest.raises(UserError, match="8 weight and 11 activation sites, not 14 and 19"):
         read_packed(path, *shapes(RELU.model_copy(update={"R": 2})))
 

@@ -30,7 +30,7 @@ from tests.export.other_networks import MODULES
 from tests.export.small import QUANTIZATION, description, exported_network
 from tests.fuzz.models import sealed
 from tests.network.modules import CHANNELS, UNet, settle
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_graph, small_separator, uniform
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_network, small_separator, uniform
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +81,13 @@ def test_integer_files_agree_in_chunks_but_for_ties(files, kind):
 def export_module(path, module, bits=32):
     """A file of a module between features and mask; the separator around it."""
     separator = small_separator(RELU)
-    features = separator.network.feature_mean.numel()
+    features = separator.front_end.inputs
     graph = trace(settle(module, seed=0), [torch.randn(1, features, 20)])
     sites = find_sites(graph)
     allocation = BitAllocation.of(dict.fromkeys(sites.all, bits))
     network = build_quantized(graph, allocation, calibrate(graph, [torch.randn(1, features, 20)]), QUANTIZATION)
     about = description(RELU, allocation).model_copy(update={"network": NetworkStructure.of(graph)})
-    export_onnx(ExportedNetwork(network, separator.network).eval(), path, about)
+    export_onnx(ExportedNetwork(network, separator.front_end).eval(), path, about)
     return separator
 
 
@@ -122,9 +122,9 @@ def test_a_network_that_looks_at_all_frames_gets_them_at_once(tmp_path):
     separator = export_module(tmp_path / "model.onnx", module)
     mixture = noise_mixture(5000)
     spectrum = stft(mixture[None], RELU.n_fft, RELU.hop_length)
-    raw = features(spectrum, torch.tensor([30.0]), separator.array, 8000, RELU.ipd, beam=RELU.beam)
+    raw = features(spectrum, torch.tensor([30.0]), separator.front_end.array, 8000, RELU.ipd, beam=RELU.beam)
     with torch.no_grad():
-        mask = module(separator.network.normalise(raw))
+        mask = module(separator.front_end.normalise(raw))
     wanted = apply_mask(spectrum[:, 0], mask, starting_mask(raw, spectrum.shape[-2], beam=RELU.beam))
     wanted = istft(wanted, RELU.n_fft, RELU.hop_length, 5000)[0].numpy()
     found = OnnxSeparator(tmp_path / "model.onnx", threads=1).separate(mixture.numpy(), 30.0, chunk_frames=7)
@@ -134,9 +134,9 @@ def test_a_network_that_looks_at_all_frames_gets_them_at_once(tmp_path):
 @pytest.mark.parametrize("config", [PRELU, CAUSAL])
 def test_a_mask_depends_on_its_context_and_on_nothing_else(config):
     separator = small_separator(config)
-    reach = context(small_graph(config)[1])
+    reach = context(small_network(config)[1])
     random = torch.Generator().manual_seed(0)
-    features = torch.randn(1, separator.network.feature_mean.numel(), 40, generator=random).requires_grad_()
+    features = torch.randn(1, separator.front_end.inputs, 40, generator=random).requires_grad_()
     separator.network(features)[..., 20].sum().backward()
     frames = features.grad.abs().sum(dim=(0, 1)).nonzero().flatten()
     assert (int(frames.min()), int(frames.max())) == (20 - reach.before, 20 + reach.after)
@@ -189,7 +189,7 @@ def test_the_runtime_writes_nothing_of_what_it_refuses(files, tmp_path, capfd):
 
 def test_what_the_runtime_refuses_to_run_is_one_clear_line(files):
     with pytest.raises(UserError, match="the model cannot be run"):
-        OnnxSeparator(files["relu"]).mask(torch.zeros(1, 3, 4))
+        OnnxSeparator(files["relu"]).output(torch.zeros(1, 3, 4))
 
 
 @pytest.mark.parametrize("chunk", [0, -1])

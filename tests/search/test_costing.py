@@ -18,7 +18,6 @@ from hwsearch.export.packed import write_packed
 from hwsearch.search.costing import compile_targets, experiment_workload, inner_weight_sites, make_cost, target_digests
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
-from hwsearch.separator.folding import fold
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.stft import stft
@@ -84,7 +83,7 @@ def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny, tmp_path: Pat
     cost = make_cost(workspace.experiment)
     for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
         network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
-        write_packed(tmp_path / "weights.hwq", ExportedNetwork(network, prepared.separator.network))
+        write_packed(tmp_path / "weights.hwq", ExportedNetwork(network, prepared.separator.front_end))
         assert cost([allocation])[0]["size_bytes"] == (tmp_path / "weights.hwq").stat().st_size
     exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size
     assert exported in {event["costs"]["size_bytes"] for event in tiny.events()}
@@ -92,10 +91,8 @@ def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny, tmp_path: Pat
 
 def test_average_bits_are_weighted_by_the_networks_own_weights() -> None:
     separator, _ = load_base(EMBEDDED_BASE)
-    counts = {name: layer.weight.numel() for name, layer in fold(separator.network).layers.items()}
-    assert sum(counts.values()) == sum(
-        module.weight.numel() for module in separator.network.modules() if isinstance(module, torch.nn.Conv1d)
-    )
+    convolutions = {n: module for n, module in separator.network.named_modules() if isinstance(module, torch.nn.Conv1d)}
+    counts = {name: module.weight.numel() for name, module in convolutions.items()}
     for allocation, row in zip(ALLOCATIONS, make_cost(experiment())(ALLOCATIONS), strict=True):
         bits = {name: allocation.by_site[f"{name}.weight"] for name in counts}
         blocks = [name for name in counts if name.startswith("blocks.")]
@@ -125,7 +122,8 @@ def test_the_workload_has_the_frames_of_the_transform() -> None:
 
 def test_a_scale_per_tensor_is_smaller_than_one_per_channel() -> None:
     cost = [make_cost(experiment(quantization={"weight_scale": kind}))(ALLOCATIONS)[0] for kind in ("per_channel", "per_tensor")]
-    channels = sum(layer.weight.shape[0] for layer in fold(load_base(EMBEDDED_BASE)[0].network).layers.values())
+    modules = load_base(EMBEDDED_BASE)[0].network.modules()
+    channels = sum(module.out_channels for module in modules if isinstance(module, torch.nn.Conv1d))
     layers = 2 + 3 * CONFIG.R * CONFIG.X
     assert cost[0]["size_bytes"] - cost[1]["size_bytes"] == 4 * (channels - layers)
 

@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 DRIVER = """
 import sys
+import tempfile
+tempfile.tempdir = "/tmp"  # not looked for: a file is written to try a folder
 from pathlib import Path
 from hwsearch.errors import UserError
 from tests.search.synthetic import make_experiment, search

@@ -8,7 +8,6 @@ from hwsearch.experiment import QuantizationConfig
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.search.mixture_batches import BATCH, SILENT_DB, Example, improvements, mixture_batches
 from hwsearch.separator.fast import FastNetwork
-from hwsearch.separator.folding import as_graph
 from tests.separator.small import RELU, noise_mixture, small_network, uniform
 
 SAMPLES = [3000, 2000, 3000, 2500, 2000, *[3000] * BATCH]
@@ -25,8 +24,8 @@ EXAMPLES = [example(number, samples) for number, samples in enumerate(SAMPLES)]
 
 @pytest.mark.parametrize("beam", [True, False])
 def test_improvements_are_those_of_each_mixture_alone_in_the_order_given(beam):
-    separator, folded, calibration = small_network(RELU.model_copy(update={"beam": beam}))
-    mask = FastNetwork(as_graph(folded), calibration, QuantizationConfig()).mask_function(uniform(RELU, 8, 8))
+    separator, graph, calibration = small_network(RELU.model_copy(update={"beam": beam}))
+    mask = FastNetwork(graph, calibration, QuantizationConfig()).mask_function(uniform(RELU, 8, 8))
     found = improvements(separator, mask, mixture_batches(separator, EXAMPLES))
     for one, improvement in zip(EXAMPLES, found, strict=True):
         with torch.no_grad():
@@ -50,7 +49,8 @@ def test_silence_has_a_value():
     def silent(features):
         # Minus the start, so that nothing is let through.
         batch = next(batch for batch in batches if batch.features is features)
-        return torch.cat([-batch.analysis.start, torch.zeros_like(batch.analysis.start)], dim=1)
+        start = batch.analysis.context[1]
+        return torch.cat([-start, torch.zeros_like(start)], dim=1)
 
     found = improvements(separator, silent, batches)
     unprocessed = [si_snr(one.mixture[0], one.target) for one in EXAMPLES[:2]]

@@ -20,7 +20,7 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantized import build_quantized
-from hwsearch.separator.separator import MaskFunction, Separator
+from hwsearch.separator.separator import MaskFunction, build_separator
 from tests.separator.small import uniform
 from tests.tiny import Tiny
 from tests.travel import LONGEST, travelled
@@ -118,7 +118,7 @@ def test_silence_is_worth_less_than_any_mixture(tiny: Tiny, tmp_path: Path) -> N
     """A base whose mask is zero throughout, with no beam to start from, makes no sound; its score is finite."""
     _, description = load_base(EMBEDDED_BASE)
     config = CONFIG.model_copy(update={"beam": False})
-    mute = Separator(config, ARRAYS[description.array], description.sample_rate)
+    mute = build_separator(config, ARRAYS[description.array], description.sample_rate)
     torch.nn.init.zeros_(mute.network.mask_head.weight)
     torch.nn.init.zeros_(mute.network.mask_head.bias)
     save_base(tmp_path / "mute.safetensors", mute, description.model_copy(update={"separator": config}))

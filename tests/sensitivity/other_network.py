@@ -44,7 +44,7 @@ def other_base() -> PreparedBase:
     """The small base's front end around a `Gated` network, with quantizers that are easy to compute by hand."""
     base = small_base()
     features = [small_mixture(base, seed).analysis.normalised for seed in (1, 2)]
-    outputs = 2 * (base.separator.config.n_fft // 2 + 1)
+    outputs = 2 * (base.separator.network.config.n_fft // 2 + 1)
     graph = trace(settle(Gated(features[0].shape[1], outputs), seed=0), features[:1])
     quantization = QuantizationConfig(weight_scale="per_tensor", weight_scale_method="max")
     return replace(base, graph=graph, calibration=calibrate(graph, features), quantization=quantization)

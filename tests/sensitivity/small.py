@@ -16,9 +16,8 @@ from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
 from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
 from hwsearch.sensitivity.prefix import run_keeping
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
-from hwsearch.separator.folding import as_graph
+from hwsearch.separator.front_end import Analysis
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.separator import Analysis
 from tests.separator.small import RELU, all_sites, noise_mixture, small_network
 
 WIDTHS = (2, 4, 8, 32)
@@ -34,8 +33,8 @@ def candidates(sites: Sequence[str], widths: Sequence[int] = WIDTHS) -> Candidat
 
 @cache
 def small_base(config: SeparatorConfig = RELU) -> PreparedBase:
-    separator, folded, calibration = small_network(config)
-    return PreparedBase(separator, folded, as_graph(folded), calibration, QuantizationConfig(), "")
+    separator, graph, calibration = small_network(config)
+    return PreparedBase(separator, graph, calibration, QuantizationConfig(), "")
 
 
 def small_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:
@@ -57,10 +56,9 @@ def in_double(base: PreparedBase) -> PreparedBase:
 
 def double_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> AnalysedMixture:
     """`small_mixture` for a base in double precision."""
-    single = small_mixture(small_base(base.separator.config), seed, samples)
-    analysis = Analysis(
-        single.analysis.reference.to(torch.complex128), single.analysis.start.double(), single.analysis.normalised.double()
-    )
+    single = small_mixture(small_base(base.separator.network.config), seed, samples)
+    reference, start = single.analysis.context
+    analysis = Analysis(single.analysis.normalised.double(), (reference.to(torch.complex128), start.double()))
     with torch.no_grad():
         output, tensors = run_keeping(base.graph, base.sites, analysis.normalised)
     return AnalysedMixture(single.name, analysis, single.target.double(), output, tensors)

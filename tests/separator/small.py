@@ -13,9 +13,10 @@ from hwsearch.network.sites import Sites
 from hwsearch.separator import allocation
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.calibration import Calibration, calibrate
-from hwsearch.separator.folding import FoldedNetwork, as_graph, fold
-from hwsearch.separator.separator import Separator
-from hwsearch.separator.untrained import network_of
+from hwsearch.separator.separator import Separator, build_separator
+from hwsearch.separator.tcn import MaskNetwork
+from hwsearch.separator.traced import traced
+from hwsearch.separator.untrained import UntrainedNetwork, network_of
 
 RELU = SeparatorConfig(B=8, H=16, X=2, R=1, n_fft=128, hop_length=64)
 CAUSAL = RELU.model_copy(update={"causal": True})
@@ -23,9 +24,16 @@ PRELU = RELU.model_copy(update={"activation": "prelu"})
 KINDS = {"relu": RELU, "causal": CAUSAL, "prelu": PRELU}
 
 
+@cache
+def small_shapes(config: SeparatorConfig, features: int) -> UntrainedNetwork:
+    """A network for so many features, without its numbers."""
+    with torch.random.fork_rng():
+        return network_of(MaskNetwork(config, features).eval(), features)
+
+
 def sites_of(config: SeparatorConfig) -> Sites:
     """The sites of a network, whatever the number of features."""
-    return network_of(config, 1).sites
+    return small_shapes(config, 1).sites
 
 
 def all_sites(config: SeparatorConfig) -> tuple[str, ...]:
@@ -48,7 +56,7 @@ def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:
     """A separator for four microphones whose norms and feature statistics are random."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        separator = Separator(config, ARRAYS["linear4"], 8000).eval()
+        separator = build_separator(config, ARRAYS["linear4"], 8000).eval()
         for module in separator.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.running_mean.normal_(0.0, 0.3)
@@ -60,8 +68,8 @@ def small_separator(config: SeparatorConfig = RELU, seed: int = 0) -> Separator:
         # A fresh head is zero, so that training starts from the front end's own mask.
         nn.init.normal_(separator.network.mask_head.weight, 0.0, 0.3)
         nn.init.normal_(separator.network.mask_head.bias, 0.0, 0.3)
-        separator.network.feature_mean.normal_()
-        separator.network.feature_scale.uniform_(0.5, 1.5)
+        separator.front_end.feature_mean.normal_()
+        separator.front_end.feature_scale.uniform_(0.5, 1.5)
     return separator
 
 
@@ -77,19 +85,12 @@ def normalised_features(separator: Separator, samples: int = 3000, seed: int = 0
 
 
 @cache
-def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separator, FoldedNetwork, Calibration]:
-    """A separator, folded and calibrated on two mixtures."""
+def small_network(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separator, Graph, Calibration]:
+    """A separator, its graph, and that calibrated on two mixtures."""
     separator = small_separator(config, seed)
-    folded = fold(separator.network)
+    graph = traced(separator)
     features = [normalised_features(separator, 3000, mixture) for mixture in (1, 2)]
-    return separator, folded, calibrate(as_graph(folded), features)
-
-
-@cache
-def small_graph(config: SeparatorConfig = RELU, seed: int = 0) -> tuple[Separator, Graph, Calibration]:
-    """`small_network` with its network as a graph."""
-    separator, folded, calibration = small_network(config, seed)
-    return separator, as_graph(folded), calibration
+    return separator, graph, calibrate(graph, features)
 
 
 def allocations(config: SeparatorConfig) -> st.SearchStrategy[BitAllocation]:

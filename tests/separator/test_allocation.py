@@ -40,7 +40,7 @@ def test_sites_are_unique_and_split_into_weights_and_activations():
         (lambda widths: [], "found list"),
         (lambda widths: widths | {"blocks.8.add.output": 8}, "unknown site 'blocks.8.add.output'"),
         (lambda widths: widths | {"mask_head.output": 3}, "site 'mask_head.output' has width 3"),
-        (lambda widths: widths | {"mask_head.output": 16}, "site 'mask_head.output' has width 16"),
+        (lambda widths: widths | {"mask_head.output": 12}, "site 'mask_head.output' has width 12"),
         (lambda widths: widths | {"mask_head.output": True}, "site 'mask_head.output' has width True"),
         (lambda widths: widths | {"mask_head.output": "8"}, "site 'mask_head.output' has width '8'"),
         (lambda widths: widths | {"mask_head.weight": 1}, "site 'mask_head.weight' has width 1"),

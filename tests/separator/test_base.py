@@ -8,7 +8,7 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.separator.base import EMBEDDED_BASE, BaseDescription, load_base, save_base
-from hwsearch.separator.separator import Separator
+from hwsearch.separator.separator import Separator, build_separator
 
 REAL_SPEECH = Path(__file__).parents[2] / "experiments" / "bases" / "real_speech.safetensors"
 
@@ -17,7 +17,7 @@ CONFIG = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=2, R=1)
 
 def small_base(path: Path, config: SeparatorConfig = CONFIG) -> Separator:
     torch.manual_seed(0)
-    separator = Separator(CONFIG, ARRAYS["linear4"], 8000).eval()
+    separator = build_separator(CONFIG, ARRAYS["linear4"], 8000).eval()
     save_base(path, separator, BaseDescription(sample_rate=8000, array="linear4", separator=config, made_by={"seed": "0"}))
     return separator
 

@@ -11,7 +11,6 @@ from hwsearch.network.run import convolve, run
 from hwsearch.network.sites import find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork, KeptInput, fast_compute, fast_convolve
-from hwsearch.separator.folding import as_graph
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
 from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network, uniform
@@ -33,13 +32,13 @@ def test_the_fast_network_is_the_brevitas_network(kind, data):
     value that close to a half to the next integer, and what lies behind it. So: most outputs agree to float rounding; the
     tests below hold every integer."""
     config = KINDS[kind]
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     allocation = data.draw(allocations(config))
     quantization = data.draw(st.sampled_from(CONFIGS))
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
-    found = FastNetwork(as_graph(folded), calibration, quantization).mask_function(allocation)(features)
+    found = FastNetwork(graph, calibration, quantization).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(as_graph(folded), allocation, calibration, quantization)(features)
+        wanted = build_quantized(graph, allocation, calibration, quantization)(features)
     difference = (found - wanted).abs()
     peak = float(wanted.abs().max())
     assert float((difference > 1e-5 * peak).float().mean()) < 0.2
@@ -50,21 +49,21 @@ def test_the_fast_network_is_the_brevitas_network(kind, data):
 @pytest.mark.parametrize("bits", [2, 4, 8, 16, 32])
 def test_with_floating_point_activations_only_rounding_differs(kind, bits):
     config = KINDS[kind]
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     allocation = uniform(config, bits, 32)
     features = normalised_features(separator)
-    found = FastNetwork(as_graph(folded), calibration, CONFIG).mask_function(allocation)(features)
+    found = FastNetwork(graph, calibration, CONFIG).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(as_graph(folded), allocation, calibration, CONFIG)(features)
+        wanted = build_quantized(graph, allocation, calibration, CONFIG)(features)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bits", [4, 6, 8])
 def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
     """Site by site, each fed with the Brevitas network's own values, so that no difference can spread."""
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_network()
     allocation = uniform(RELU, 32, bits)
-    network = build_quantized(as_graph(folded), allocation, calibration, CONFIG)
+    network = build_quantized(graph, allocation, calibration, CONFIG)
     recorded: dict[str, torch.Tensor] = {}
     for key, module in network.sites.items():
         module.register_forward_hook(lambda _, __, output, key=key: recorded.__setitem__(key, output))
@@ -73,7 +72,6 @@ def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(bits):
         network(features)
     judged = 0
 
-    graph = as_graph(folded)
     site_of = {tensor: site for site, tensor in find_sites(graph).tensors.items()}
 
     def at_tensor(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -114,9 +112,9 @@ def test_shifted_products_are_the_depthwise_convolution(frames, kernel, dilation
 
 
 def test_allocations_do_not_disturb_each_other():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_network()
     features = normalised_features(separator)
-    network = FastNetwork(as_graph(folded), calibration, CONFIG)
+    network = FastNetwork(graph, calibration, CONFIG)
     low, high = network.mask_function(uniform(RELU, 2, 4)), network.mask_function(uniform(RELU, 8, 8))
     first = low(features)
     high(features)
@@ -127,9 +125,9 @@ def test_allocations_do_not_disturb_each_other():
 @pytest.mark.parametrize("integers", [False, True])
 def test_a_kept_input_gives_every_candidate_the_same_masks(integers):
     """Whatever candidates came before, and one that shares only some widths of the first layer with them."""
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_network()
     features = normalised_features(separator)
-    network = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers)
+    network = FastNetwork(graph, calibration, CONFIG, integers=integers)
     kept, before = KeptInput(features), features.clone()
     pairs = [(2, 8), (8, 8), (8, 4), (2, 8), (32, 32), (8, 32), (32, 8), (2, 4), (8, 8)]
     for weight_bits, activation_bits in pairs:
@@ -142,9 +140,9 @@ def test_a_kept_input_gives_every_candidate_the_same_masks(integers):
 @pytest.mark.parametrize("integers", [False, True])
 def test_floats_and_integers_are_kept_apart(integers):
     """The same widths at the first layer, but one candidate has a site elsewhere that bytes cannot hold."""
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_network()
     kept = KeptInput(normalised_features(separator))
-    network = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers)
+    network = FastNetwork(graph, calibration, CONFIG, integers=integers)
     narrow = uniform(RELU, 8, 8)
     wide = BitAllocation.of({**narrow.by_site, "mask_head.weight": 16})
     for allocation in (narrow, wide, narrow):
@@ -154,8 +152,8 @@ def test_floats_and_integers_are_kept_apart(integers):
 
 @pytest.mark.parametrize("integers", [False, True])
 def test_a_batch_is_its_mixtures_one_by_one(integers):
-    separator, folded, calibration = small_network()
-    mask = FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers).mask_function(uniform(RELU, 4, 8))
+    separator, graph, calibration = small_network()
+    mask = FastNetwork(graph, calibration, CONFIG, integers=integers).mask_function(uniform(RELU, 4, 8))
     features = [normalised_features(separator, seed=seed) for seed in (3, 4, 5)]
     together = mask(torch.cat(features))
     for number, one in enumerate(features):
@@ -163,17 +161,17 @@ def test_a_batch_is_its_mixtures_one_by_one(integers):
 
 
 def test_inputs_are_left_alone_and_masks_carry_no_gradient():
-    separator, folded, calibration = small_network()
+    separator, graph, calibration = small_network()
     features = normalised_features(separator)
     before = features.clone()
-    mask = FastNetwork(as_graph(folded), calibration, CONFIG).mask_function(uniform(RELU, 4, 8))(features.requires_grad_())
+    mask = FastNetwork(graph, calibration, CONFIG).mask_function(uniform(RELU, 4, 8))(features.requires_grad_())
     assert torch.equal(features, before)
     assert not mask.requires_grad
 
 
 def test_a_fast_network_travels_to_a_worker():
-    separator, folded, calibration = small_network()
-    network = FastNetwork(as_graph(folded), calibration, CONFIG)
+    separator, graph, calibration = small_network()
+    network = FastNetwork(graph, calibration, CONFIG)
     there = travelled(network)
     features, allocation = normalised_features(separator), uniform(RELU, 4, 8)
     assert torch.equal(there.mask_function(allocation)(features), network.mask_function(allocation)(features))

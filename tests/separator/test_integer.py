@@ -1,5 +1,7 @@
 """The scorer's integer arithmetic gives the Brevitas network's integers."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -10,14 +12,25 @@ from hwsearch.export.saturation import holds_unsigned_weights
 from hwsearch.network.operations import Convolution
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.fast import FastNetwork
-from hwsearch.separator.folding import FoldedLayer, as_graph, has_activation, input_site
 from hwsearch.separator.integer import from_grid, integer_layer, integers_are_fast, run_layer, to_grid
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, fake_quantize, quantize_weight, weight_scale
-from tests.separator.small import CAUSAL, PRELU, RELU, all_sites, normalised_features, small_network, uniform
+from tests.separator.small import CAUSAL, PRELU, RELU, all_sites, normalised_features, sites_of, small_network, uniform
 
 CONFIG = QuantizationConfig()
+RECTIFIED = (".expand.output", ".depthwise.output")
 PER_TENSOR = QuantizationConfig(weight_scale="per_tensor")
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A convolution: weight [out, in / groups, kernel], bias [out]."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    dilation: int = 1
+    groups: int = 1
+    padding: tuple[int, int] = (0, 0)
 
 
 def is_exact(weight_bits: int, activation_bits: int) -> bool:
@@ -25,7 +38,7 @@ def is_exact(weight_bits: int, activation_bits: int) -> bool:
     return integers_are_fast() or not holds_unsigned_weights(1, weight_bits, activation_bits)
 
 
-def exact_layer(layer: FoldedLayer, x: torch.Tensor, read: ActivationGrid, bits: int, config: QuantizationConfig) -> torch.Tensor:
+def exact_layer(layer: Layer, x: torch.Tensor, read: ActivationGrid, bits: int, config: QuantizationConfig) -> torch.Tensor:
     """A layer in double precision, tap by tap: integers [batch, frames, in] to values [batch, frames, out]."""
     scale = weight_scale(layer.weight, bits, config)
     weight = quantize_weight(layer.weight, scale, bits).value.double()
@@ -60,7 +73,7 @@ def test_a_layer_is_the_exact_sum_rounded_once(config, depthwise, causal, relu, 
     reach = 2 * dilation
     shape = {"dilation": dilation, "groups": 12, "padding": (reach, 0) if causal else (dilation, dilation)} if depthwise else {}
     weight = torch.randn(12, 1, 3, generator=random) if depthwise else torch.randn(12, 10, 1, generator=random)
-    layer = FoldedLayer(weight, torch.randn(12, generator=random), **shape)
+    layer = Layer(weight, torch.randn(12, generator=random), **shape)
     read = ActivationGrid(read_bits, 0.037, seed % 2**read_bits)
     write = ActivationGrid(write_bits, 0.051, 0 if relu else 2 ** (write_bits - 1))
     x = torch.randint(0, 2**read_bits, (2, 17, 12 if depthwise else 10), generator=random, dtype=torch.uint8)
@@ -96,20 +109,28 @@ def test_integers_stand_for_the_values_of_fake_quantization(bits, seed):
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(2, 8), (8 if is_exact(8, 8) else 7, 8), (5, 4), (8, 6)])
 def test_every_integer_is_that_of_the_brevitas_network_or_a_tie(config, weight_bits, activation_bits):
     """Layer by layer, each fed with the Brevitas network's own integers, so that no difference can spread."""
-    separator, folded, calibration = small_network(config)
-    network = build_quantized(as_graph(folded), uniform(config, weight_bits, activation_bits), calibration, CONFIG)
+    separator, graph, calibration = small_network(config)
+    network = build_quantized(graph, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
     recorded: dict[str, torch.Tensor] = {}
     for site, module in network.sites.items():
         module.register_forward_hook(lambda _, __, output, site=site: recorded.__setitem__(site, output))
     with torch.no_grad():
         network(normalised_features(separator))
-    for name, layer in folded.layers.items():
-        site = output_of(name)
-        read, write = (calibration.grids[one][activation_bits] for one in (input_site(RELU, name), site))
-        value = recorded[input_site(RELU, name).replace(".", "_")].transpose(1, 2)
+    sites = sites_of(config)
+    for operation in (graph.by_name[site.removesuffix(".weight")] for site in sites.weights):
+        name, site, source = operation.name, f"{operation.name}.output", sites.read_by(operation)
+        parameters = graph.parameter(operation, "weight"), graph.parameter(operation, "bias")
+        layer = Layer(*parameters, operation.dilation, operation.groups, operation.padding)
+        read, write = (calibration.grids[one][activation_bits] for one in (source, site))
+        value = recorded[source.replace(".", "_")].transpose(1, 2)
         x = ((value / read.scale).round() + read.zero_point).to(torch.uint8)
         weight = quantize_weight(layer.weight, weight_scale(layer.weight, weight_bits, CONFIG), weight_bits)
-        found = run_layer(x, integer_layer(operation_of(layer), weight, layer.bias, read), write, relu=has_activation(site))
+        found = run_layer(
+            x,
+            integer_layer(operation_of(layer), weight, layer.bias, read),
+            write,
+            relu=site.endswith(RECTIFIED),
+        )
         exact = exact_layer(layer, x, read, weight_bits, CONFIG) / write.scale
         wanted = recorded[site.replace(".", "_")].transpose(1, 2)
         differs = from_grid(found, write) != wanted
@@ -124,13 +145,13 @@ def test_a_candidate_in_integers_is_the_brevitas_network(config, data):
 
     Without VNNI a candidate asked for in integers is computed in floats.
     """
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     widths = (st.integers(2, 8) if is_weight(site) else st.integers(4, 8) for site in all_sites(config))
     allocation = BitAllocation(tuple(zip(all_sites(config), data.draw(st.tuples(*widths)), strict=True)))
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
-    found = FastNetwork(as_graph(folded), calibration, CONFIG, integers=True).mask_function(allocation)(features)
+    found = FastNetwork(graph, calibration, CONFIG, integers=True).mask_function(allocation)(features)
     with torch.no_grad():
-        wanted = build_quantized(as_graph(folded), allocation, calibration, CONFIG)(features)
+        wanted = build_quantized(graph, allocation, calibration, CONFIG)(features)
     difference, peak = (found - wanted).abs(), float(wanted.abs().max())
     assert found.shape == wanted.shape
     assert float((difference > 1e-5 * peak).float().mean()) < 0.2
@@ -141,16 +162,16 @@ def test_a_candidate_in_integers_is_the_brevitas_network(config, data):
     ("config", "weight_bits", "activation_bits"), [(PRELU, 8, 8), (RELU, 16, 8), (RELU, 8, 32), (RELU, 32, 32)]
 )
 def test_what_bytes_cannot_hold_is_computed_in_floats(config, weight_bits, activation_bits):
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     features, allocation = normalised_features(separator), uniform(config, weight_bits, activation_bits)
     found, wanted = (
-        FastNetwork(as_graph(folded), calibration, CONFIG, integers=integers).mask_function(allocation)(features)
+        FastNetwork(graph, calibration, CONFIG, integers=integers).mask_function(allocation)(features)
         for integers in (True, False)
     )
     assert torch.equal(found, wanted)
 
 
-def operation_of(layer: FoldedLayer) -> Convolution:
+def operation_of(layer: Layer) -> Convolution:
     return Convolution("layer", ("x",), dilation=layer.dilation, groups=layer.groups, padding=layer.padding)
 
 

@@ -18,9 +18,9 @@ from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.calibration import calibrate
-from hwsearch.separator.folding import as_graph, fold
 from hwsearch.separator.prepare import PreparedBase, calibration_digest, calibration_features, load_checked_base, prepare_base
 from hwsearch.separator.quantizers import weight_scale
+from hwsearch.separator.traced import traced
 from tests.sealed import edit_json
 from tests.tiny import Tiny, tiny_content
 
@@ -44,7 +44,7 @@ def test_the_calibration_is_that_of_the_first_validation_mixtures(tiny: Tiny, tm
         features.append(analysis.normalised)
     found = calibration_features(separator, tiny.workspace.experiment, folder)
     assert all(torch.equal(one, other) for one, other in zip(found, features, strict=True))
-    assert prepare(tiny, tmp_path / "new").calibration == calibrate(as_graph(fold(separator.network)), features)
+    assert prepare(tiny, tmp_path / "new").calibration == calibrate(traced(separator), features)
 
 
 def test_a_calibration_is_made_once_and_read_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_scales_of_weights_are_searched_once_and_read_bit_for_bit(
     first = prepare(tiny, cache, widths=(2, 8, FLOAT_BITS), quantization=config)
     assert first.calibration == calibration
     wanted = {
-        (name, bits): weight_scale(layer.weight, bits, first.quantization)
-        for name, layer in first.folded.layers.items()
+        (site.removesuffix(".weight"), bits): weight_scale(first.graph.parameters[site], bits, first.quantization)
+        for site in first.sites.weights
         for bits in (2, 8)
     }
 
@@ -132,7 +132,7 @@ def test_scales_of_other_weights_or_of_another_kind_are_searched_again(tiny: Tin
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache, widths=(4,))
     largest = prepare(tiny, cache, quantization={"weight_scale_method": "max"})
-    weight = largest.folded.layers["mask_head"].weight
+    weight = largest.graph.parameters["mask_head.weight"]
     rows = weight.abs().amax(dim=(1, 2))
     torch.testing.assert_close(largest.scales.scale("mask_head", 4).flatten()[rows > 0], rows[rows > 0] / 7)
     separator, description = load_base(EMBEDDED_BASE)

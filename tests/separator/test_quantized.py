@@ -18,7 +18,7 @@ from tests.separator.small import (
     activation_sites,
     allocations,
     normalised_features,
-    small_graph,
+    small_network,
     uniform,
     weight_sites,
 )
@@ -64,7 +64,7 @@ def numpy_sites(graph, allocation, calibration, config, features, found):
             scale = weight_scale(master, bits, config)
             limit = 2 ** (bits - 1) - 1
             weight = np.clip(np.rint(master.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
-            if widths[source] != 32:
+            if widths[source] <= 8:
                 step = scale.numpy().ravel() * np.float32(calibration.grids[source][widths[source]].scale)
                 bias = np.rint(offset.numpy() / step) * step.astype(np.float64)
         if of.groups == 1:
@@ -94,7 +94,7 @@ def numpy_sites(graph, allocation, calibration, config, features, found):
 @settings(max_examples=12, deadline=None)
 def test_an_allocation_means_what_it_says(kind, data):
     config = KINDS[kind]
-    separator, graph, calibration = small_graph(config)
+    separator, graph, calibration = small_network(config)
     allocation = data.draw(allocations(config))
     features = normalised_features(separator, 1500, 3)
     found = site_outputs(build_quantized(graph, allocation, calibration, CONFIG), features)
@@ -108,7 +108,7 @@ def test_an_allocation_means_what_it_says(kind, data):
             continue
         grid = calibration.grids[site][bits]
         steps = found[site] / np.float64(grid.scale) + grid.zero_point
-        assert np.abs(steps - np.rint(steps)).max() < 1e-3
+        assert np.abs(steps - np.rint(steps)).max() < 1e-3 * 2 ** max(bits - 14, 0)
         assert steps.min() > -0.5
         assert steps.max() < 2**bits - 0.5
         # Half a step is what rounding may move a value by; a value half-way between two integers may go either way.
@@ -117,7 +117,7 @@ def test_an_allocation_means_what_it_says(kind, data):
 
 
 def test_float_everywhere_is_the_folded_network():
-    separator, graph, calibration = small_graph()
+    separator, graph, calibration = small_network()
     features = normalised_features(separator)
     with torch.no_grad():
         found = build_quantized(graph, uniform(RELU, 32, 32), calibration, CONFIG)(features)
@@ -127,7 +127,7 @@ def test_float_everywhere_is_the_folded_network():
 @given(allocations(RELU))
 @settings(max_examples=10, deadline=None)
 def test_the_network_reports_the_grids_it_was_built_with(allocation):
-    _, graph, calibration = small_graph()
+    _, graph, calibration = small_network()
     network = build_quantized(graph, allocation, calibration, CONFIG)
     for site, grid in network.activation_grids().items():
         assert grid == calibration.grid(site, allocation.by_site[site])
@@ -144,7 +144,7 @@ def test_the_network_reports_the_grids_it_was_built_with(allocation):
 
 
 def test_activations_take_no_more_values_than_their_width_has():
-    separator, graph, calibration = small_graph()
+    separator, graph, calibration = small_network()
     network = build_quantized(graph, uniform(RELU, 32, 4), calibration, CONFIG)
     seen: dict[str, int] = {}
     for site in activation_sites(RELU):
@@ -157,7 +157,7 @@ def test_activations_take_no_more_values_than_their_width_has():
 
 
 def test_weights_scales_biases_and_slopes_can_be_trained():
-    separator, graph, calibration = small_graph(PRELU)
+    separator, graph, calibration = small_network(PRELU)
     network = build_quantized(graph, uniform(PRELU, 3, 5), calibration, CONFIG).train()
     network(normalised_features(separator)).square().mean().backward()
     parameters = dict(network.named_parameters())
@@ -171,7 +171,7 @@ def test_weights_scales_biases_and_slopes_can_be_trained():
 
 
 def test_training_lowers_the_error_that_quantization_made():
-    separator, graph, calibration = small_graph()
+    separator, graph, calibration = small_network()
     features = normalised_features(separator)
     with torch.no_grad():
         wanted = separator.network(features)
@@ -188,7 +188,7 @@ def test_training_lowers_the_error_that_quantization_made():
 
 
 def test_a_trained_state_loads_into_a_new_network():
-    separator, graph, calibration = small_graph()
+    separator, graph, calibration = small_network()
     allocation = uniform(RELU, 4, 8)
     trained = build_quantized(graph, allocation, calibration, CONFIG)
     with torch.no_grad():
@@ -204,7 +204,7 @@ def test_a_trained_state_loads_into_a_new_network():
 
 
 def test_the_master_copy_of_an_untrained_network_is_what_it_was_built_from():
-    _, graph, calibration = small_graph(PRELU)
+    _, graph, calibration = small_network(PRELU)
     master = build_quantized(graph, uniform(PRELU, 2, 4), calibration, CONFIG).master_copy()
     assert master.operations == graph.operations
     assert master.parameters.keys() == graph.parameters.keys()
@@ -213,7 +213,7 @@ def test_the_master_copy_of_an_untrained_network_is_what_it_was_built_from():
 
 
 def test_biases_are_integers_of_the_product_of_scales():
-    _, graph, calibration = small_graph()
+    _, graph, calibration = small_network()
     network = build_quantized(graph, uniform(RELU, 4, 8), calibration, CONFIG)
     layer = network.layer("blocks.0.expand")
     scale = network.quantized_weights()["blocks.0.expand.weight"].scale.flatten()
@@ -224,7 +224,7 @@ def test_biases_are_integers_of_the_product_of_scales():
 
 
 def test_a_causal_network_does_not_look_ahead():
-    separator, graph, calibration = small_graph(CAUSAL)
+    separator, graph, calibration = small_network(CAUSAL)
     network = build_quantized(graph, uniform(CAUSAL, 4, 8), calibration, CONFIG)
     features = normalised_features(separator)
     changed = features.clone()
@@ -235,7 +235,7 @@ def test_a_causal_network_does_not_look_ahead():
 
 
 def test_the_order_of_sites_in_an_allocation_does_not_matter():
-    separator, graph, calibration = small_graph()
+    separator, graph, calibration = small_network()
     allocation = uniform(RELU, 3, 5)
     shuffled = BitAllocation(tuple(reversed(allocation.widths)))
     features = normalised_features(separator)

@@ -13,7 +13,6 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork
-from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import weight_scale
@@ -48,9 +47,9 @@ def test_without_training_a_state_is_post_training_quantization(kind):
 @settings(max_examples=10, deadline=None)
 def test_the_fast_form_is_the_brevitas_network(kind, data):
     config = KINDS[kind]
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     quantization = QuantizationConfig(weight_scale=data.draw(st.sampled_from(["per_channel", "per_tensor"])))
-    base = PreparedBase(separator, folded, as_graph(folded), calibration, quantization, "")
+    base = PreparedBase(separator, graph, calibration, quantization, "")
     state = moved(initial_state(base, data.draw(allocations(config))), data.draw(st.integers(0, 50)))
     features = normalised_features(separator, 1500, data.draw(st.integers(3, 50)))
     network = trained_network(base, state)

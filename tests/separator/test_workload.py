@@ -17,18 +17,17 @@ from hwsearch.network.run import run
 from hwsearch.network.sites import Sites, find_sites
 from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import uniform
-from hwsearch.separator.folding import as_graph, fold
-from hwsearch.separator.untrained import network_of
+from hwsearch.separator.traced import traced
 from hwsearch.separator.workload import build_workload
 from tests.network.modules import CHANNELS, Joined, Normed, Sloped, UNet, settle
-from tests.separator.small import KINDS, RELU, sites_of, small_separator
+from tests.separator.small import KINDS, RELU, sites_of, small_separator, small_shapes
 
 DEEP = SeparatorConfig(B=6, H=10, P=5, X=3, R=2, n_fft=128, hop_length=64)
 FEATURES, FRAMES = 260, 40
 
 
 def workload_of(config: SeparatorConfig, *, per_channel: bool = True) -> Workload:
-    return network_of(config, FEATURES).workload(FRAMES, 0.008, per_channel=per_channel)
+    return small_shapes(config, FEATURES).workload(FRAMES, 0.008, per_channel=per_channel)
 
 
 @pytest.mark.parametrize("config", [RELU, DEEP])
@@ -73,11 +72,11 @@ def test_frames_and_multiply_accumulates():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_without_numbers_has_the_shapes_of_one_with_them(kind):
-    graph, state = as_graph(fold(small_separator(KINDS[kind]).network)), torch.get_rng_state()
-    untrained = network_of(KINDS[kind], FEATURES)
+    graph, state = traced(small_separator(KINDS[kind])), torch.get_rng_state()
+    untrained = small_shapes(KINDS[kind], FEATURES)
     assert untrained.graph.operations == graph.operations
     assert shapes_of(untrained.graph) == shapes_of(graph)
-    assert untrained.channels == {"features": FEATURES}
+    assert untrained.inputs == FEATURES
     assert torch.equal(torch.get_rng_state(), state)  # whose random numbers others draw
 
 
@@ -87,7 +86,7 @@ def shapes_of(graph: Graph) -> dict[str, torch.Size]:
 
 @pytest.mark.parametrize("config", [RELU, KINDS["causal"], DEEP])
 def test_kernels_look_ahead_as_far_as_later_frames_change_the_output(config):
-    graph, delays = as_graph(fold(small_separator(config).network)), workload_of(config).streamed().delay_frames
+    graph, delays = traced(small_separator(config)), workload_of(config).streamed().delay_frames
     assert delays["mask_head.output"] == lookahead(graph, FEATURES)
 
 

@@ -64,7 +64,7 @@ def graph_base(kind=Gated):
     graph = trace(module, [FEATURES])
     small = small_base()
     config = QuantizationConfig(weight_scale_method="max")
-    return PreparedBase(small.separator, small.folded, graph, calibrate(graph, [FEATURES]), config, BASE_SHA256)
+    return PreparedBase(small.separator, graph, calibrate(graph, [FEATURES]), config, BASE_SHA256)
 
 
 def cycled(base, weights, activations):

@@ -7,7 +7,6 @@ import torch
 
 from hwsearch.data.dynamic import Example
 from hwsearch.experiment import QuantizationConfig, SeparatorConfig
-from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.training.pool import TrainingPool, analysed_pool
 from tests.separator.small import RELU, noise_mixture, small_network
@@ -17,8 +16,8 @@ BASE_SHA256 = "a" * 64
 
 @cache
 def small_base(config: SeparatorConfig = RELU) -> PreparedBase:
-    separator, folded, calibration = small_network(config)
-    return PreparedBase(separator, folded, as_graph(folded), calibration, QuantizationConfig(), BASE_SHA256)
+    separator, graph, calibration = small_network(config)
+    return PreparedBase(separator, graph, calibration, QuantizationConfig(), BASE_SHA256)
 
 
 def example(seed: int, samples: int = 1500) -> Example:

@@ -13,7 +13,7 @@ from hwsearch.data.dynamic import DynamicMixtures
 from hwsearch.data.rooms import build_bank
 from hwsearch.errors import UserError
 from hwsearch.experiment import SeparatorConfig, Split, TrainingConfig
-from hwsearch.separator.separator import Separator
+from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.training.fit import fit, learning_rate
 from tests.data.test_rooms import DATA
@@ -30,7 +30,7 @@ def train(
     speech = {f"s{i}": [loudness * rng.standard_normal(6000).astype(np.float32)] for i in range(3)}
     mixtures = DynamicMixtures(speech, bank, DATA.mixtures, 8000, 4000, ("x",))
     torch.manual_seed(5)
-    separator = Separator(SEPARATOR, ARRAYS["linear4"], 8000)
+    separator = build_separator(SEPARATOR, ARRAYS["linear4"], 8000)
     validation = [mixtures.example(-2, index) for index in range(3)]
     nothing = {"on_step": lambda *_: None, "on_epoch": lambda _: None}
     progress = fit(separator, mixtures, validation, config, folder / "run", digest, **nothing)

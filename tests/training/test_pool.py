@@ -9,7 +9,7 @@ from hwsearch.data.dynamic import DynamicMixtures
 from hwsearch.errors import UserError
 from hwsearch.experiment import parse_experiment
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.separator.base import EMBEDDED_BASE, base_digest
+from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
 from hwsearch.training.pool import analysed_pool, build_pool, load_pool
 from hwsearch.workspace import Workspace
 from tests.separator.small import RELU, small_network
@@ -49,8 +49,8 @@ def test_a_pool_holds_what_the_front_end_and_the_base_make_of_each_mixture(built
     assert pool.base_sha256 == base_digest(EMBEDDED_BASE)
     assert said[-1] == (EXAMPLES, EXAMPLES)
     assert (2, 2) in said  # the rooms
-    batch = pool.batch((2, 0))
-    assert batch.normalised.shape == (pool.normalised.shape[1], 2, pool.normalised.shape[2])
+    batch = pool.batch((2, 0), load_base(EMBEDDED_BASE)[0].front_end)
+    assert batch.analysis.normalised.shape == (2, *pool.normalised.shape[1:])
     assert torch.equal(batch.target, pool.target[[2, 0]].float())
 
 
@@ -112,8 +112,8 @@ def test_a_network_without_a_beam_has_a_pool_too():
     config = RELU.model_copy(update={"beam": False})
     separator, _, _ = small_network(config)
     pool = analysed_pool(separator, BASE_SHA256, [example(1)], 1)
-    assert pool.start.shape == (1, 1, 1)
-    assert float(pool.start.abs().max()) == 0.0
+    assert pool.stored.shape == (1, 1, 1)
+    assert float(pool.stored.abs().max()) == 0.0
     estimate = separator.separate(pool.mixtures.float(), pool.doa_deg, separator.network)[0].detach()
     assert float(si_snr(pool.estimate[0].float().numpy(), estimate.numpy())) > 40.0
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
-from hwsearch.separator.folding import as_graph
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, initial_state, trained_network
 from hwsearch.training import trainable
@@ -57,9 +56,9 @@ def test_outputs_and_gradients_are_those_of_the_brevitas_network(kind, data):
     their own tests.
     """
     config = KINDS[kind]
-    separator, folded, calibration = small_network(config)
+    separator, graph, calibration = small_network(config)
     quantization = QuantizationConfig(weight_scale=data.draw(st.sampled_from(["per_channel", "per_tensor"])))
-    base = PreparedBase(separator, folded, as_graph(folded), calibration, quantization, "")
+    base = PreparedBase(separator, graph, calibration, quantization, "")
     allocation, seed = data.draw(allocations(config)), data.draw(st.integers(3, 50))
     state = moved(initial_state(base, allocation), seed)
     normalised = torch.cat([normalised_features(separator, 1500, seed + i) for i in range(2)]).double()

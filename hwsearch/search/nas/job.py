@@ -18,7 +18,6 @@ from hwsearch.search.nas.relaxation import relaxed_choice, start_logits, tempera
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.separator import Analysis
 from hwsearch.training.loss import si_snr
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches
@@ -101,10 +100,9 @@ def _negative_si_snr(
     base: PreparedBase, network: RelaxedNetwork, pool: TrainingPool, examples: Sequence[int], shares: Tensor
 ) -> Tensor:
     """Mean over examples, dB, []."""
-    batch = pool.batch(examples)
-    mask = network.mask(batch.normalised, shares).transpose(0, 1)
-    analysis = Analysis(batch.reference, batch.start, batch.normalised)
-    estimate = base.separator.synthesise(analysis, mask, batch.target.shape[-1])
+    batch = pool.batch(examples, base.separator.front_end)
+    output = network.mask(batch.analysis.normalised.transpose(0, 1), shares).transpose(0, 1)
+    estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
     return -si_snr(estimate, batch.target).mean()
 
 

@@ -10,7 +10,7 @@ from hwsearch.network.operations import Operation
 from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.search.exact.problem import AllocationProblem
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, quantize_weight, rounds_bias
 from hwsearch.separator.weight_scales import output_scale
 
 
@@ -94,7 +94,7 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
 
 
 def _quantized_bias(bias: Tensor, scale: Tensor, grid: ActivationGrid | None) -> Tensor:
-    if grid is None:
+    if grid is None or not rounds_bias(grid.bits):
         return bias
     product_scale = scale * grid.scale
     return bias_integers(bias, product_scale) * product_scale

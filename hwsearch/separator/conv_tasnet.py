@@ -1,0 +1,83 @@
+"""Conv-TasNet: both speakers from one microphone, between a learned encoder and decoder.
+
+Luo and Mesgarani, arXiv 1809.07454 (figure 1, section II). An encoder of overlapping filters takes the place of a spectrum; a
+temporal convolutional network gives a mask for each speaker; a transposed convolution brings masked frames back to sound. Each
+block hands a residual to the next and a skip connection to the sum that the masks are made of.
+
+Norms stand right behind convolutions, where a batch norm folds into them. The paper has them before the bottleneck and behind the
+activations.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hwsearch.experiment import ConvTasNetConfig
+from hwsearch.separator.tcn import padding
+
+
+class Block(nn.Module):
+    """Bottleneck to hidden channels, a dilated depthwise convolution, and two ways out (figure 1c).
+
+    Shape:
+        [batch, B, frames] -> residual [batch, B, frames] and skip [batch, Sc, frames]
+    """
+
+    def __init__(self, config: ConvTasNetConfig, dilation: int) -> None:
+        super().__init__()
+        self.pads = padding(config.P, dilation, causal=config.causal)
+        self.pointwise = nn.Conv1d(config.B, config.H, 1)
+        self.pointwise_norm = _norm(config, config.H)
+        self.pointwise_activation = nn.PReLU()
+        self.dilated = nn.Conv1d(config.H, config.H, config.P, dilation=dilation, groups=config.H)
+        self.dilated_norm = _norm(config, config.H)
+        self.dilated_activation = nn.PReLU()
+        self.residual = nn.Conv1d(config.H, config.B, 1)
+        self.skip = nn.Conv1d(config.H, config.Sc, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.pointwise_activation(self.pointwise_norm(self.pointwise(x)))
+        y = self.dilated_activation(self.dilated_norm(self.dilated(functional.pad(y, self.pads))))
+        return x + self.residual(y), self.skip(y)
+
+
+class ConvTasNet(nn.Module):
+    """The whole network, encoder and decoder included.
+
+    Args:
+        config: its shape.
+        speakers: waveforms that come out.
+
+    Shape:
+        [batch, 1, samples] -> [batch, speakers, samples]
+    """
+
+    def __init__(self, config: ConvTasNetConfig, speakers: int) -> None:
+        super().__init__()
+        hop = config.L // 2
+        self.speakers = speakers
+        # Zeros before and behind: every sample lies in two frames, and the decoder has as many samples as the input or more.
+        self.encoder = nn.Conv1d(1, config.N, config.L, stride=hop, padding=hop, bias=False)
+        self.bottleneck = nn.Conv1d(config.N, config.B, 1)
+        self.bottleneck_norm = _norm(config, config.B)
+        self.blocks = nn.ModuleList(Block(config, 2**exponent) for _ in range(config.R) for exponent in range(config.X))
+        self.mask_activation = nn.PReLU()
+        self.masks = nn.Conv1d(config.Sc, speakers * config.N, 1)
+        self.decoder = nn.ConvTranspose1d(speakers * config.N, speakers, config.L, stride=hop, padding=hop, groups=speakers)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        encoded = torch.relu(self.encoder(functional.pad(waveform, (0, self.encoder.stride[0]))))
+        x = self.bottleneck_norm(self.bottleneck(encoded))
+        skips: Tensor | None = None
+        for block in self.blocks:
+            x, skip = block(x)
+            skips = skip if skips is None else skips + skip
+        masks = torch.sigmoid(self.masks(self.mask_activation(skips)))
+        frames = torch.cat([encoded] * self.speakers, 1) * masks
+        decoded: Tensor = self.decoder(frames)
+        return decoded[..., : waveform.shape[-1]]
+
+
+def _norm(config: ConvTasNetConfig, channels: int) -> nn.Module:
+    """A batch norm, or the paper's global layer norm (section II-E)."""
+    return nn.BatchNorm1d(channels) if config.norm == "batch" else nn.GroupNorm(1, channels, eps=1e-8)
