@@ -1,52 +1,97 @@
-"""A network of the user's own, from one Python file and one experiment file, through every step."""
+"""A network of the user's own, and Conv-TasNet, from an experiment file through every step."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from tests.tiny import hwsearch, read_events, refusal
 
 OWN = Path(__file__).parent / "own"
 
 
-@pytest.fixture(scope="module")
-def unet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished main job."""
+TARGETS = {
+    "unet": ("cortex-m7-cmsis-nn", "ethos-u55-128", "x86-onnxruntime"),
+    "conv_tasnet": ("cortex-m7-cmsis-nn", "x86-onnxruntime"),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished main job."""
+
+    kind: str
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        return next(self.folder.glob("runs/*/record.jsonl")).parent
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Done:
     folder = tmp_path_factory.mktemp("own")
-    for name in ("unet.py", "unet.toml"):
+    for name in ("unet.py", f"{request.param}.toml"):
         shutil.copy(OWN / name, folder / name)
-    answer = hwsearch("run", folder / "unet.toml", "--runs-dir", folder / "runs", "--workers", "0", "--processes", "1")
+    file = folder / f"{request.param}.toml"
+    answer = hwsearch("run", file, "--runs-dir", folder / "runs", "--workers", "0", "--processes", "1")
     assert answer.code == 0, answer.stderr
-    return folder
+    return Done(request.param, folder)
 
 
-def test_a_front_is_found_and_trained(unet: Path) -> None:
-    scored = [event for event in read_events(unet / "runs" / "unet") if set(event["allocation"].values()) != {32}]
+def test_a_front_is_found_and_trained(done: Done) -> None:
+    scored = [event for event in read_events(done.run) if set(event["allocation"].values()) != {32}]
     assert len({event["candidate"] for event in scored}) == 24
     assert any(event.get("weights") for event in scored)
     sizes = {event["costs"]["size_bytes"] for event in scored if "size_bytes" in event["costs"]}
     assert len(sizes) > 5
-    for target in ("cortex-m7-cmsis-nn", "ethos-u55-128", "x86-onnxruntime"):
+    assert {bits for event in scored for site, bits in event["allocation"].items() if "add" in site} >= {8, 16}
+    for target in TARGETS[done.kind]:
         assert all(event["costs"][f"latency_ms[{target}]"] > 0 for event in scored)
 
 
 @pytest.mark.parametrize("form", ["onnx", "qonnx"])
-def test_a_candidate_is_exported_and_verified(unet: Path, tmp_path: Path, form: str) -> None:
-    answer = hwsearch("export", unet / "runs" / "unet", "--candidate", "3", "--format", form, "--output", tmp_path / "out")
+def test_a_candidate_is_exported_and_verified(done: Done, tmp_path: Path, form: str) -> None:
+    answer = hwsearch("export", done.run, "--candidate", "3", "--format", form, "--output", tmp_path / "out")
     assert answer.code == 0, answer.stderr
 
 
-def test_an_exported_file_separates_without_the_code(unet: Path, tmp_path: Path) -> None:
-    model = unet / "runs" / "unet" / "export" / "model.onnx"
-    recording = min((unet / "runs" / "data").glob("*/test/*mixture*.wav"))
-    (unet / "unet.py").rename(unet / "elsewhere.py")
+def test_an_exported_file_separates_without_the_code(done: Done, tmp_path: Path) -> None:
+    model, output = done.run / "export" / "model.onnx", tmp_path / "out.wav"
+    recording = min(done.folder.glob("runs/data/*/test/*mixture*.wav"))
+    (done.folder / "unet.py").rename(done.folder / "elsewhere.py")
+    directed = ["--doa", "30"]
+    arguments = ["separate", model, "--input", recording, "--output", output]
     try:
-        answer = hwsearch("separate", model, "--input", recording, "--doa", "30", "--output", tmp_path / "out.wav")
+        wanted = hwsearch(*arguments, *(directed if done.kind == "unet" else []))
+        other = hwsearch(*arguments, *([] if done.kind == "unet" else directed))
     finally:
-        (unet / "elsewhere.py").rename(unet / "unet.py")
+        (done.folder / "elsewhere.py").rename(done.folder / "unet.py")
+    assert wanted.code == 0, wanted.stderr
+    assert "direction" in refusal(other)
+    made, given = soundfile.info(output), soundfile.info(recording)
+    assert (made.frames, made.channels) == (given.frames, 1 if done.kind == "unet" else 2)
+
+
+@pytest.mark.parametrize("subject", ["base", "candidate"])
+def test_base_and_candidates_are_evaluated(done: Done, subject: str) -> None:
+    chosen = ["--candidate", "3"] if subject == "candidate" else []
+    answer = hwsearch("evaluate", done.run, *chosen)
     assert answer.code == 0, answer.stderr
-    assert (tmp_path / "out.wav").stat().st_size > 1000
+
+
+def test_weights_of_ones_own_are_where_training_begins(tmp_path: Path) -> None:
+    text = (OWN / "unet.toml").read_text().replace("arguments =", 'weights = "mine.safetensors"\narguments =')
+    (tmp_path / "unet.toml").write_text(text)
+    shutil.copy(OWN / "unet.py", tmp_path / "unet.py")
+    for content, said in ((None, "no such file"), (b"x" * 100, "not the state of UNet")):
+        if content is not None:
+            (tmp_path / "mine.safetensors").write_bytes(content)
+        line = refusal(hwsearch("train", tmp_path / "unet.toml", "--runs-dir", tmp_path / "runs"))
+        assert "separator.weights" in line
+        assert said in line
 
 
 LSTM = """

@@ -73,8 +73,8 @@ class ConvTasNet(nn.Module):
             x, skip = block(x)
             skips = skip if skips is None else skips + skip
         masks = torch.sigmoid(self.masks(self.mask_activation(skips)))
-        frames = torch.cat([encoded] * self.speakers, 1) * masks
-        decoded: Tensor = self.decoder(frames)
+        frames = [encoded * mask for mask in masks.chunk(self.speakers, 1)]
+        decoded: Tensor = self.decoder(torch.cat(frames, 1))
         return decoded[..., : waveform.shape[-1]]
 
 
