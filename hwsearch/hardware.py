@@ -91,12 +91,15 @@ def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | 
     pictures = {} if plots is None else {plots / name: draw for name, draw in PLOTS.items()}
     for path in pictures:
         check_writable(path)
+    try:
+        chip = load_target(target)
+    except TargetError as error:
+        raise UserError(str(error)) from None
     experiment, allocation = charged.resolve(target)
     workload = experiment_workload(experiment)
     if streaming:
         workload = workload.streamed()
     try:
-        chip = load_target(target)
         bits = bits_matrix(workload, [allocation.by_site])[0]
         table = compile_target(chip, workload)
         rows = cost_rows(table, bits)
