@@ -26,7 +26,7 @@ def mask_with_graph(base: PreparedBase, mixture: AnalysedMixture) -> tuple[Tenso
     """A forward pass that can be differentiated.
 
     Returns:
-        The network's output [1, 2 * bins, frames], and by weight and activation site the variable that it depends on: the
+        The network's output [1, channels, frames], and by weight and activation site the variable that it depends on: the
         layer's weights, or the tensor there.
     """
     weights = {site: base.graph.parameters[site].detach().requires_grad_() for site in base.sites.weights}

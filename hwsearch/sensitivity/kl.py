@@ -2,7 +2,8 @@
 
 The reference system (arXiv 2111.14479) puts the output through a sigmoid and compares the full-precision with the
 quantized one. Its printed formula lacks the term of the complement, so it is no divergence: it can be negative, and it rises with
-p alone. Both forms are here. The output is the network's mask, before the front end's own start is added.
+p alone. Both forms are here. The output is the network's, before the front end makes sound of it.
+It is a mask or, without a spectral front end, waveforms, whose samples then stand for logits.
 """
 
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def output_divergence(mixture: AnalysedMixture, divergence: Divergence) -> Score
         divergence: `bernoulli_kl` or `paper_kl`.
 
     Returns:
-        The score: summed over the mask's 2 * bins values, mean over frames; nats per frame. It raises UserError for an output
+        The score: summed over the output's channels, mean over frames; nats per frame. It raises UserError for an output
         that is not finite, and names mixture and site.
     """
     # A divergence is a small difference of numbers near one: single precision would leave rounding at 8 bits and above.

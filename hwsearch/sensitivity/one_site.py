@@ -25,7 +25,7 @@ class OneSiteOutput:
 
     Attributes:
         site: the site; None where nothing is quantized.
-        masks: the network's output [widths, 2 * bins, frames], at each width of the site.
+        masks: the network's output [widths, channels, frames], at each width of the site.
         separator: whose synthesis is used.
         mixture: what it is given.
     """
@@ -77,7 +77,7 @@ def one_site_masks(choices: SiteChoices, mixture: AnalysedMixture) -> Iterator[t
         mixture: what the network is given.
 
     Yields:
-        Each of `choices.sites` in turn, and its masks [widths, 2 * bins, frames] at `choices.of(site)`.
+        Each of `choices.sites` in turn, and its outputs [widths, channels, frames] at `choices.of(site)`.
     """
     for site in choices.sites:
         checkpoint()

@@ -57,7 +57,7 @@ class KeptInput:
 
 
 MaskFunction = Callable[[Tensor | KeptInput], Tensor]
-"""Normalised features [batch, features, frames], new ones or kept, to mask [batch, 2 * bins, frames]."""
+"""The network's input [batch, channels, frames], new or kept, to its output [batch, channels, frames]."""
 
 
 class FastNetwork:

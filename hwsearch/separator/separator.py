@@ -1,4 +1,4 @@
-"""The separator: waveform and direction in, target waveform out, around any network."""
+"""The separator: recordings in, the waveforms of speakers out, around any network."""
 
 from collections.abc import Callable
 

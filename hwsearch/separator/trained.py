@@ -155,7 +155,7 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     """The numbers of `trained_network`, many times faster and without gradients.
 
     Returns:
-        Normalised features [batch, features, frames] to mask [batch, 2 * bins, frames].
+        The network's input [batch, channels, frames] to its output [batch, channels, frames].
     """
     graph, sites = _master_copy(base, state), base.sites
     grids, widths = _grids(base, state), state.allocation.by_site
