@@ -226,7 +226,7 @@ class Workload:
 
     @cached_property
     def writers(self) -> Mapping[str, tuple[int, ...]]:
-        """Of each site that layers write, those layers by number, but for functions in place."""
+        """The numbers of the layers that write each site. Functions in place write none."""
         found: dict[str, list[int]] = {}
         for number, layer in enumerate(self.layers):
             if not layer.in_place:

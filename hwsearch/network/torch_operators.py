@@ -409,4 +409,4 @@ TRANSLATIONS: Mapping[str, Translation] = {
     "squeeze": _squeeze,
     **dict.fromkeys(("dropout", "contiguous", "clone", "alias", "detach", "identity"), _same),
 }
-"""By the operator's name."""
+"""How each of torch's operators becomes an operation of a graph, by the name of the operator."""

@@ -51,7 +51,7 @@ class How(StrEnum):
     HOURS = "hours"
     STALLED = "stalled"
     INTERRUPTED = "interrupted"
-    """By Ctrl-C or SIGTERM."""
+    """Ctrl-C or SIGTERM ended it."""
     ERROR = "error"
     KILLED = "killed"
     """Without a word: by a signal, or with its machine."""

@@ -64,7 +64,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 
 STEPS: Mapping[int, Step] = {1: _to_version_2, 2: _to_version_3, 3: _to_version_4, 4: _to_version_5}
-"""By the version that they start from."""
+"""What brings a record to the next version, by the version that the record has."""
 
 
 def schema_version(header: bytes) -> int | None:

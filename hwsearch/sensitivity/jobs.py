@@ -151,7 +151,7 @@ class Results:
     """All that jobs gave so far, ready to be looked up."""
 
     numbers: dict[tuple[str, str, str, int], float] = field(default_factory=dict)
-    """By quantity, mixture, site and width."""
+    """The number that a job gave for each quantity, mixture, site and width."""
     traces: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Samples [mixtures, probes] by site."""
     trained: dict[tuple[str, int | None], NDArray[np.float64]] = field(default_factory=dict)
