@@ -5,7 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from hwsearch.sensitivity.cache import JOBS_FILE
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS
 from hwsearch.separator.base import BaseDescription, load_base, save_base
 from tests.separator.small import RELU, small_separator
-from tests.tiny import HWSEARCH, hwsearch, refusal, snapshot
+from tests.tiny import hwsearch, refusal, snapshot
 
 TOML = """\
 name = "small"
@@ -168,29 +168,48 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
     assert [line for line in answer.stdout.splitlines() if line.startswith("│ kl")] == []
 
 
+ENDED = """
+import os, sys
+from hwsearch.cli import main
+from hwsearch.sensitivity.cache import Journal
+
+signal, results = int(sys.argv.pop(1)), int(sys.argv.pop(1))
+append = Journal.append
+
+def append_and_end(journal, result):
+    global results
+    append(journal, result)
+    results -= 1
+    if results == 0:
+        os.kill(os.getpid(), signal)
+
+Journal.append = append_and_end
+main()
+"""
+"""A command that sends itself a signal as soon as so many results are on the disk: from outside it might have ended by then."""
+
+
 def test_a_command_that_was_ended_goes_on(made: tuple[Path, str], tmp_path: Path) -> None:
-    slow = ("max_probes = 8", "max_probes = 1000\nrelative_error = 1e-9")
-    file = write(tmp_path / "small.toml", slow)
+    file = write(tmp_path / "small.toml")
     for shared in ("data", "corpora"):
         shutil.copytree(made[0] / "runs" / shared, tmp_path / "runs" / shared)
     command = ["sensitivity", file, "--method", "curvature", "--runs-dir", tmp_path / "runs", *ARGUMENTS]
     journal = sensitivities(tmp_path) / JOBS_FILE
-    for lines, ended_by in ((1, signal.SIGINT), (2, signal.SIGKILL)):
-        with subprocess.Popen([HWSEARCH, *map(str, command)], stderr=subprocess.PIPE, text=True) as process:
-            while not journal.exists() or journal.read_bytes().count(b"\n") < lines:
-                assert process.poll() is None, process.stderr and process.stderr.read()
-                time.sleep(0.01)
-            process.send_signal(ended_by)
-            _, errors = process.communicate()
+    for ended_by in (signal.SIGINT, signal.SIGKILL):
+        ended = [sys.executable, "-c", ENDED, str(int(ended_by)), "1", *map(str, command)]
+        process = subprocess.run(ended, capture_output=True, text=True, check=False)
         if ended_by is signal.SIGINT:
-            assert process.returncode == 130
-            assert errors.endswith("hwsearch: interrupted; the same command goes on where it stopped\n")
+            assert process.returncode == 130, process.stderr
+            assert process.stderr.endswith("hwsearch: interrupted; the same command goes on where it stopped\n")
+        else:
+            assert process.returncode == -signal.SIGKILL, process.stderr
     kept = journal.read_bytes()
+    assert 2 <= kept.count(b"\n") < len(SITES) + 2
     assert tables(tmp_path) == {}
     assert hwsearch(*command).code == 0
     assert journal.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
     assert len(journal.read_bytes().splitlines()) == len(SITES) + 2
-    undisturbed = write(tmp_path / "other" / "small.toml", slow, ('name = "small"', 'name = "undisturbed"'))
+    undisturbed = write(tmp_path / "other" / "small.toml", ('name = "small"', 'name = "undisturbed"'))
     assert hwsearch("sensitivity", undisturbed, *command[2:]).code == 0
     whole = tmp_path / "runs" / "undisturbed" / "sensitivity" / "curvature.json"
     assert tables(tmp_path)["curvature"] == json.loads(whole.read_text())
