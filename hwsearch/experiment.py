@@ -202,6 +202,8 @@ class ConvTasNetConfig(Section):
     P: Literal[3, 5, 7] = 3
     X: Annotated[int, Field(ge=1, le=10)] = 6
     R: Annotated[int, Field(ge=1, le=8)] = 2
+    activation: Literal["prelu", "relu"] = Field("prelu", exclude_if=lambda kind: kind == "prelu")
+    """`prelu` is the paper's. ONNX Runtime has integer kernels for convolutions before `relu` only."""
     norm: Literal["batch", "global"] = "batch"
     """`batch` folds into the convolutions; `global`, over channels and frames, runs in floating point."""
     causal: bool = False

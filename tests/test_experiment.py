@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import (
+    ConvTasNetConfig,
     Experiment,
     Fidelity,
     SamplerKind,
@@ -397,6 +398,14 @@ def test_data_depend_on_their_section_and_the_seed_alone() -> None:
 def test_where_files_lie_is_no_part_of_an_experiments_identity() -> None:
     assert changed_digests(("data", "corpora", 0, "root"), "elsewhere/one.csv") == (False, False)
     assert changed_digests(("base",), "elsewhere.safetensors") == (False, False)
+
+
+def test_the_default_activation_of_conv_tasnet_is_no_part_of_its_identity() -> None:
+    """Bases and searches of before there was a choice keep their digests."""
+    given = ConvTasNetConfig(network="conv-tasnet")
+    before = {name: value for name, value in given if name != "activation"}
+    assert given.model_dump(mode="json") == before
+    assert given.model_copy(update={"activation": "relu"}).model_dump(mode="json") == {**before, "activation": "relu"}
 
 
 def test_an_experiment_is_a_value() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsearch.experiment import ConvTasNetConfig
-from hwsearch.separator.tcn import padding
+from hwsearch.separator.tcn import activation, padding
 
 
 class Block(nn.Module):
@@ -28,10 +28,10 @@ class Block(nn.Module):
         self.pads = padding(config.P, dilation, causal=config.causal)
         self.pointwise = nn.Conv1d(config.B, config.H, 1)
         self.pointwise_norm = _norm(config, config.H)
-        self.pointwise_activation = nn.PReLU()
+        self.pointwise_activation = activation(config)
         self.dilated = nn.Conv1d(config.H, config.H, config.P, dilation=dilation, groups=config.H)
         self.dilated_norm = _norm(config, config.H)
-        self.dilated_activation = nn.PReLU()
+        self.dilated_activation = activation(config)
         self.residual = nn.Conv1d(config.H, config.B, 1)
         self.skip = nn.Conv1d(config.H, config.Sc, 1)
 
@@ -61,7 +61,7 @@ class ConvTasNet(nn.Module):
         self.bottleneck = nn.Conv1d(config.N, config.B, 1)
         self.bottleneck_norm = _norm(config, config.B)
         self.blocks = nn.ModuleList(Block(config, 2**exponent) for _ in range(config.R) for exponent in range(config.X))
-        self.mask_activation = nn.PReLU()
+        self.mask_activation = activation(config)
         self.masks = nn.Conv1d(config.Sc, speakers * config.N, 1)
         self.decoder = nn.ConvTranspose1d(speakers * config.N, speakers, config.L, stride=hop, padding=hop, groups=speakers)
 

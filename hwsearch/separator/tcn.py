@@ -11,7 +11,7 @@ of an utterance; the reference has it behind the activation.
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hwsearch.experiment import SeparatorConfig
+from hwsearch.experiment import ConvTasNetConfig, SeparatorConfig
 
 
 class ConvBlock(nn.Module):
@@ -84,6 +84,6 @@ def padding(kernel_size: int, dilation: int, *, causal: bool) -> tuple[int, int]
     return (reach, 0) if causal else (reach // 2, reach - reach // 2)
 
 
-def activation(config: SeparatorConfig) -> nn.Module:
+def activation(config: SeparatorConfig | ConvTasNetConfig) -> nn.Module:
     """The configured non-linearity; PReLU has one slope per layer, as in Conv-TasNet."""
     return nn.PReLU() if config.activation == "prelu" else nn.ReLU()

@@ -8,14 +8,21 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from onnx import TensorProto, numpy_helper
 
-from hwsearch.export.description import check_seal, read_description
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.experiment import ConvTasNetConfig
+from hwsearch.export.description import NetworkStructure, check_seal, read_description
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import verify_onnx
+from hwsearch.network.sites import find_sites
+from hwsearch.separator import allocation
+from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.separator import build_separator
+from hwsearch.separator.traced import traced
 from tests.export.small import QUANTIZATION, description, exported_network, raw_features
-from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, small_network, uniform
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, normalised_features, small_network, uniform
 
 
 def export(tmp_path, config, allocation):
@@ -122,6 +129,25 @@ def test_prelu_costs_the_integer_kernels_of_the_layers_before_it(tmp_path):
     path, _ = export(tmp_path, PRELU, uniform(PRELU, 8, 8))
     kernels = integer_kernels(path)
     assert (kernels["integer_convolutions"], kernels["float_convolutions"]) == (4, 4)
+
+
+@pytest.mark.parametrize(("activation", "floating"), [("relu", 0), ("prelu", 4)])
+def test_conv_tasnet_with_relu_leaves_only_masks_and_decoder_in_floating_point(tmp_path, activation, floating):
+    """ONNX Runtime fuses the sigmoid into the masks' convolution and has no integer kernel for a transposed one."""
+    config = ConvTasNetConfig(network="conv-tasnet", N=16, B=8, H=16, Sc=8, X=2, R=1, activation=activation)
+    separator = build_separator(config, ARRAYS["linear4"], 8000).eval()
+    graph = traced(separator)
+    bits = allocation.uniform(find_sites(graph), 8, 8)
+    quantized = build_quantized(graph, bits, calibrate(graph, [normalised_features(separator)]), QUANTIZATION)
+    network = ExportedNetwork(quantized, separator.front_end).eval()
+    about = description(RELU, bits).model_copy(update={"spectral": None, "network": NetworkStructure.of(graph)})
+    path = tmp_path / "model.onnx"
+    export_onnx(network, path, about)
+    verify_onnx(path, network, [raw_features(network, 500)])
+    kernels = integer_kernels(path)
+    convolutions = 2 + 4 * 2 - 1 + 2  # encoder and bottleneck; blocks, of which the last has no residual; masks and decoder
+    assert kernels["integer_convolutions"] == convolutions - floating - 2
+    assert kernels["float_convolutions"] == floating + 2
 
 
 def test_the_graph_runs_in_onnx_runtime_at_any_optimization_level(tmp_path):
