@@ -1,23 +1,42 @@
 """What 8-bit activations lose before any training, by the width in which the residual trunk is carried.
 
-    OMP_NUM_THREADS=2 python experiments/trunk_bits.py [--experiment FILE --runs-dir DIR --mixtures N]
+    OMP_NUM_THREADS=2 python experiments/trunk_bits.py [--experiment FILE --runs-dir DIR --mixtures N --rounds N --output FILE]
 
 Wants the experiment's data (`hwsearch data build`). Every allocation separates the same test mixtures with nothing trained. The
 loss is the SI-SNR of full precision less that of the allocation, mean and 95% interval over mixtures. Two trunks are compared by
-a paired permutation test. Writes experiments/results/trunk_bits.json and prints a table in Markdown.
+a paired permutation test.
+
+The allocation of 8-bit weights is also exported to ONNX with a trunk of 8 and of 16 bits, and verified. ONNX Runtime runs the two
+files on one thread and one test mixture. They take turns, on the clock of the thread.
+
+Writes experiments/results/trunk_bits.json and prints a table in Markdown.
 """
 
 import argparse
+import os
+import tempfile
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import hwsearch  # before ONNX Runtime, which reports to its makers where nobody has switched that off
 
-from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
+# isort: split
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from scoring_speed import processor
+
+from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, with_search
-from hwsearch.files import atomic_write_json
+from hwsearch.export.candidate import export_candidate
+from hwsearch.export.folder import GRAPH_FILES, VERIFICATION_FILE
+from hwsearch.export.network import INPUT
+from hwsearch.files import atomic_write_json, read_json
 from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.network.sites import Sites
@@ -30,6 +49,8 @@ from hwsearch.workspace import Workspace
 TRUNKS = (8, 16, FLOAT_BITS)
 WEIGHTS = (FLOAT_BITS, 8, 4)
 ACTIVATIONS = 8
+EXPORTED_WEIGHTS, EXPORTED_TRUNKS = 8, (8, 16)
+VERIFICATION_MIXTURES = 4
 RESULT = Path(__file__).parent / "results" / "trunk_bits.json"
 
 Scores = NDArray[np.float64]
@@ -51,6 +72,13 @@ def scores(base: PreparedBase, examples: list[Example], bits: BitAllocation) -> 
     return np.concatenate(found)
 
 
+def prepared(experiment: Experiment, runs: Path, trunk: int) -> PreparedBase:
+    """The experiment's base, its trunk carried in so many bits."""
+    workspace = Workspace(runs, experiment)
+    cache = runs / "trunk_bits" / f"calibration-{trunk}.json"
+    return prepare_base(with_search(experiment, {"trunk_bits": [trunk]}), workspace.base_path, workspace.data_folder, cache)
+
+
 def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]:
     """Losses by weight width and trunk, and the paired tests between trunks."""
     data = Workspace(runs, experiment).data_folder
@@ -59,9 +87,7 @@ def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]
     ]
     lost: dict[int, dict[int, Scores]] = {weights: {} for weights in WEIGHTS}
     for trunk in TRUNKS:
-        tried = with_search(experiment, {"trunk_bits": [trunk]})
-        cache = runs / "trunk_bits" / f"calibration-{trunk}.json"
-        base = prepare_base(tried, Workspace(runs, experiment).base_path, data, cache)
+        base = prepared(experiment, runs, trunk)
         full = scores(base, examples, allocation(base.sites, FLOAT_BITS, FLOAT_BITS, FLOAT_BITS))
         for weights in WEIGHTS:
             lost[weights][trunk] = full - scores(base, examples, allocation(base.sites, weights, ACTIVATIONS, trunk))
@@ -80,6 +106,77 @@ def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]
     }
 
 
+def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str, Any]:
+    """Verification and milliseconds of one inference of the exported files, by trunk."""
+    data = Workspace(runs, experiment).data_folder
+    sounds = [_sound(data, mixture) for mixture in open_dataset(data, Split.TEST)[:VERIFICATION_MIXTURES]]
+    verified, sessions = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for trunk in EXPORTED_TRUNKS:
+            base, output = prepared(experiment, runs, trunk), Path(folder) / str(trunk)
+            bits = allocation(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
+            export_candidate(base, bits, sounds, output, "onnx")
+            verified[trunk] = read_json(output / VERIFICATION_FILE, "a verification")
+            sessions[trunk] = _session(output / GRAPH_FILES["onnx"])
+    waveform, doa_deg = sounds[0]
+    with torch.no_grad():
+        features = base.separator.front_end.raw(waveform[None], torch.tensor([doa_deg])).numpy()
+    load = os.getloadavg()[0]
+    milliseconds = time_in_turns(sessions, features, rounds)
+    return {
+        "weight_bits": EXPORTED_WEIGHTS,
+        "by_trunk": {
+            str(trunk): {"verification": verified[trunk], "ms": _median(milliseconds[trunk])} for trunk in EXPORTED_TRUNKS
+        },
+        "times_as_long_with_16": _median(milliseconds[16] / milliseconds[8]),
+        "frames": features.shape[-1],
+        "rounds": rounds,
+        "made_by": {
+            "processor": processor(),
+            "hwsearch": hwsearch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "threads": 1,
+            "load": load,
+            "cores": os.cpu_count(),
+            "date": datetime.now(UTC).date().isoformat(),
+        },
+    }
+
+
+def time_in_turns(
+    sessions: Mapping[int, onnxruntime.InferenceSession], features: NDArray[np.float32], rounds: int
+) -> dict[int, Scores]:
+    """Milliseconds of each call, by session; each begins every other round, and three rounds count nothing."""
+    taken: dict[int, list[float]] = {name: [] for name in sessions}
+    order = list(sessions)
+    for number in range(-3, rounds):
+        order.reverse()
+        for name in order:
+            start = time.thread_time()
+            sessions[name].run(None, {INPUT: features})
+            if number >= 0:
+                taken[name].append(1e3 * (time.thread_time() - start))
+    return {name: np.array(values) for name, values in taken.items()}
+
+
+def _sound(data: Path, mixture: Mixture) -> tuple[torch.Tensor, float]:
+    return torch.from_numpy(load_mixture(data, mixture)[0]), mixture.target.doa_deg
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+def _median(values: Scores) -> dict[str, float]:
+    """The median and its 95% interval, by order statistics."""
+    ordered = np.sort(values)
+    left_out = max(int(stats.binom.ppf(0.025, len(values), 0.5)) - 1, 0)
+    return {"median": float(np.median(values)), "low": float(ordered[left_out]), "high": float(ordered[-1 - left_out])}
+
+
 def _summary(values: Scores) -> dict[str, float | None]:
     estimate = mean_interval(values)
     return {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
@@ -91,7 +188,22 @@ def table(result: Mapping[str, Any]) -> str:
     for weights, row in result["lost_db"].items():
         cells = (f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]" for cell in row.values())
         lines.append(f"| {weights} | {' | '.join(cells)} |")
+    export = result["export"]
+    lines += [
+        "",
+        "| trunk of the file | integer convolutions | float convolutions | SI-SNR to Brevitas, dB | ms |",
+        "|---" * 5 + "|",
+    ]
+    for trunk, found in export["by_trunk"].items():
+        kernels, ms = found["verification"]["kernels"], found["ms"]
+        counts = f"{kernels['integer_convolutions']} | {kernels['float_convolutions']}"
+        lines.append(f"| {trunk} | {counts} | {found['verification']['si_snr_db']:.1f} | {_bracketed(ms)} |")
+    lines += ["", f"Times as long with 16 bits: {_bracketed(export['times_as_long_with_16'])}"]
     return "\n".join(lines)
+
+
+def _bracketed(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def main() -> None:
@@ -100,9 +212,13 @@ def main() -> None:
     parser.add_argument("--experiment", type=Path, default=Path(__file__).parent / "comparison.toml")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--mixtures", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=500)
+    parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    result = measure(load_experiment(arguments.experiment), arguments.runs_dir, arguments.mixtures)
-    atomic_write_json(RESULT, result)
+    experiment = load_experiment(arguments.experiment)
+    export = measure_exports(experiment, arguments.runs_dir, arguments.rounds)
+    result = measure(experiment, arguments.runs_dir, arguments.mixtures) | {"export": export}
+    atomic_write_json(arguments.output, result)
     print(table(result))
 
 
