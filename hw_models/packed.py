@@ -4,7 +4,8 @@
     per input channel      normalisation         INPUT_CHANNEL_BYTES      (mean and scale before the first quantizer)
     per weight site        record                RECORD_BYTES
                            weights               ceil(count * bits / 8)   (16: one 16-bit word, 32: float32)
-                           scales                4 * (out_channels per channel, else 1); none at 32 bits
+                           scales                4 * (out_channels per channel, else 1); none at 32 bits. The
+                                                         groups of a transposed convolution share theirs
                            bias                  4 * out_channels where the layer has one
     per activation site    record                RECORD_BYTES             (scale, zero point and one slope inside)
     per layer              constants             4 each                   (gains and offsets of norms, slopes of channels)

@@ -368,8 +368,11 @@ class Workload:
 
     @cached_property
     def scale_counts(self) -> IntArray:
-        """Scales `[weight layers]` of each weight tensor."""
-        return np.array([layer.out_channels if self.per_channel_scales else 1 for layer in self.weight_layers], np.int64)
+        """Scales `[weight layers]` of each weight tensor; the groups of a transposed convolution share theirs."""
+        if not self.per_channel_scales:
+            return np.ones(len(self.weight_layers), np.int64)
+        sharing = [layer.groups if layer.kind is LayerKind.TRANSPOSED else 1 for layer in self.weight_layers]
+        return np.array([layer.out_channels for layer in self.weight_layers], np.int64) // np.array(sharing, np.int64)
 
     @cached_property
     def constant_count(self) -> int:

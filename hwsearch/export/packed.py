@@ -14,7 +14,7 @@ Little-endian throughout:
 
 Records and payloads come in the order of execution, so the file holds neither names nor how operations are joined: that is the
 graph. The slope is that of the function before an activation site for negative values: 0 for ReLU, 1 for none and where it is no
-number. Scales are those of the output channels, or one for all.
+number. Scales are those of the output channels, or one for all; the groups of a transposed convolution share theirs.
 """
 
 import math
@@ -46,7 +46,7 @@ from hwsearch.network.operations import (
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation
 from hwsearch.separator.quantizers import ActivationGrid, QuantizedWeight, is_float, weight_limit
-from hwsearch.separator.weight_scales import output_scale, shaped_scale
+from hwsearch.separator.weight_scales import scaled_channels, shaped_scale
 
 _MAGIC = b"HWQW"
 _FORMAT = 1
@@ -99,7 +99,7 @@ def pack(exported: ExportedNetwork) -> bytes:
     for site, weight in network.quantized_weights().items():
         layer = master.by_name[site.removesuffix(WEIGHT)]
         values, bits = master.parameter(layer, "weight"), network.allocation.by_site[site]
-        scale = None if weight is None else output_scale(layer, weight.scale)
+        scale = None if weight is None else weight.scale.flatten()
         kernel = _kernel(layer, values)
         try:
             records.append(_WEIGHT.pack(bits, *kernel, 0 if scale is None else len(scale)))
@@ -251,8 +251,9 @@ class _Reader:
 def _weight(layer: Operation, like: Tensor, record: tuple[Any, ...], reader: _Reader) -> QuantizedWeight | Tensor:
     """The weights of a layer that are like those of the graph."""
     bits, *kernel, scales = record
-    site, shape, out = layer.name + WEIGHT, tuple(like.shape), kernel[-1]
-    if bits not in WEIGHT_WIDTHS or tuple(kernel) != _kernel(layer, like) or scales not in ((0,) if is_float(bits) else (1, out)):
+    site, shape = layer.name + WEIGHT, tuple(like.shape)
+    counts = (0,) if is_float(bits) else (1, scaled_channels(layer, like))
+    if bits not in WEIGHT_WIDTHS or tuple(kernel) != _kernel(layer, like) or scales not in counts:
         raise _DamagedError(f"site '{site}' has {bits} bits, kernel {kernel} and {scales} scales")
     if is_float(bits):
         return reader.floats(shape)

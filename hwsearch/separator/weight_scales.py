@@ -42,7 +42,7 @@ class WeightScales:
         if key not in self._found:
             operation = self._layers[layer]
             scale = weight_scale(_by_channel(operation, self._graph.parameter(operation, "weight")), bits, self._config)
-            self._found[key] = _shaped(operation, scale.flatten())
+            self._found[key] = shaped_scale(operation, scale.flatten())
         return self._found[key]
 
     def search(self, widths: Iterable[int]) -> bool:
@@ -79,12 +79,17 @@ class WeightScales:
             for bits, scales in by_width.items():
                 if bits not in _WIDTHS or not _are_scales(scales, rows):
                     raise UserError(f"{source}: holds no scales of '{layer}' at {bits} bits; delete it and it is made again")
-                self._found[layer, int(bits)] = _shaped(operation, torch.tensor(scales, dtype=torch.float32))
+                self._found[layer, int(bits)] = shaped_scale(operation, torch.tensor(scales, dtype=torch.float32))
 
 
 def scale_shape(operation: Operation, weight: Tensor, config: QuantizationConfig) -> torch.Size:
     """The shape of the scale of a layer's weights."""
-    return _shaped(operation, torch.empty(_count(operation, weight, config))).shape
+    return shaped_scale(operation, torch.empty(_count(operation, weight, config))).shape
+
+
+def scaled_channels(operation: Operation, weight: Tensor) -> int:
+    """How many channels of a layer's weights have scales of their own; the groups of a transposed layer share theirs."""
+    return len(_by_channel(operation, weight))
 
 
 def output_scale(operation: Operation, scale: Tensor) -> Tensor:
@@ -95,25 +100,8 @@ def output_scale(operation: Operation, scale: Tensor) -> Tensor:
     return flat
 
 
-def _count(operation: Operation, weight: Tensor, config: QuantizationConfig) -> int:
-    """How many scales a layer's weights have."""
-    return len(_by_channel(operation, weight)) if config.weight_scale == "per_channel" else 1
-
-
 def shaped_scale(operation: Operation, scale: Tensor) -> Tensor:
-    """What `output_scale` gave, in the shape that broadcasts to the layer's weights."""
-    if isinstance(operation, TransposedConvolution) and len(scale) > 1:
-        scale = scale[: len(scale) // operation.groups]
-    return _shaped(operation, scale)
-
-
-def _by_channel(operation: Operation, weight: Tensor) -> Tensor:
-    """A layer's weights with the channels in front that have scales of their own: those of a group, in a transposed layer."""
-    return weight.transpose(0, 1) if isinstance(operation, TransposedConvolution) else weight
-
-
-def _shaped(operation: Operation, scale: Tensor) -> Tensor:
-    """Scales [channels] in the shape that broadcasts to the layer's weights."""
+    """Scales [channels], or one for all, in the shape that broadcasts to the layer's weights."""
     match operation:
         case Linear():
             return scale[:, None]
@@ -121,6 +109,16 @@ def _shaped(operation: Operation, scale: Tensor) -> Tensor:
             return scale[None, :, None]
         case _:
             return scale[:, None, None]
+
+
+def _count(operation: Operation, weight: Tensor, config: QuantizationConfig) -> int:
+    """How many scales a layer's weights have."""
+    return scaled_channels(operation, weight) if config.weight_scale == "per_channel" else 1
+
+
+def _by_channel(operation: Operation, weight: Tensor) -> Tensor:
+    """A layer's weights with the channels in front that have scales of their own: those of a group, in a transposed layer."""
+    return weight.transpose(0, 1) if isinstance(operation, TransposedConvolution) else weight
 
 
 def _are_scales(value: Any, count: int) -> bool:

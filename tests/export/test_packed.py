@@ -63,8 +63,13 @@ def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
     assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
 
 
+GROUPED = torch.nn.Sequential(torch.nn.ConvTranspose1d(CHANNELS, 2, 3, padding=1, groups=2))
+"""As many groups as channels: one scale for all."""
+
+
 @pytest.mark.parametrize(
-    ("module", "bits"), [(UNet(), 4), (Joined(), 4), (Sloped(1), 3), (Sloped(CHANNELS), 5), (Stack(prelu=True), 2)]
+    ("module", "bits"),
+    [(UNet(), 4), (Joined(), 4), (Sloped(1), 3), (Sloped(CHANNELS), 5), (Stack(prelu=True), 2), (GROUPED, 4)],
 )
 @pytest.mark.parametrize("method", ["per_channel", "per_tensor"])
 def test_the_file_of_any_network_is_as_long_as_the_cost_model_says(module, bits, method):
