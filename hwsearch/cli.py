@@ -403,6 +403,16 @@ def calibrate(target: str, measurements: Path, output: Path) -> None:
     hardware.calibrate_target(target, measurements, output)
 
 
+@commands.command()
+@click.argument("key", required=False)
+@click.option("--format", "output_format", type=click.Choice(["text", "markdown"]), default="text")
+def explain(key: str | None, output_format: str) -> None:
+    """Explain KEY, a key or section of the experiment file, or list all sections."""
+    from hwsearch.view.experiment_reference import explain as explained
+
+    click.echo(explained(key, markdown=output_format == "markdown"), nl=False)
+
+
 def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None = None) -> Any:
     """Read the experiment file, before the heavy imports: a typing error is answered at once.
 

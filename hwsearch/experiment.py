@@ -36,14 +36,11 @@ NARROW_BITS = 8
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share; no experiment may be called so."""
 
-KEYS_FILE = "hwsearch/experiment.py"
-"""This file, as a reader of the project finds it."""
-
 
 class Section(BaseModel):
     """A part of the experiment file: immutable, and an unknown key in it is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Split(StrEnum):
@@ -73,21 +70,30 @@ ActivationBits = Literal[4, 5, 6, 7, 8, 16, 32]
 
 
 class CorpusConfig(Section):
-    """One source of speech.
+    """One source of speech. A file holds one `[[data.corpora]]` or several.
 
-    `splits` gives the share of its speakers that each split takes; speakers are dealt by a hash of their name and the
-    experiment's seed. `root` is a folder (`librispeech`, `fsdd`) or a file (`csv`); `espeak` needs none.
+    The experiment's seed decides which speaker belongs to which split. No sentence is in two splits, and no speaker, except those
+    of `fsdd`.
     """
 
     kind: CorpusKind
+    """Format of the speech.
+
+    - `librispeech`: a folder laid out as LibriSpeech.
+    - `csv`: a CSV file with the columns `path`, `speaker` and, if wanted, `transcript`.
+    - `fsdd`: the recordings folder of the Free Spoken Digit Dataset.
+    - `espeak`: sentences synthesised by eSpeak NG.
+    """
     root: Path | None = None
+    """The folder (`librispeech`, `fsdd`) or file (`csv`) of the speech. `espeak` takes none."""
     splits: dict[Split, Fraction]
+    """Share of the speakers that each split gets. The shares sum to at most 1, and speakers beyond the sum are left out."""
     digit_strings: Fraction = 0.0
-    """Share of utterances that are digit strings (`espeak`; `fsdd` is digit strings throughout)."""
+    """Share of utterances that are digit strings, for `espeak`. All utterances of `fsdd` are digit strings."""
     speakers: Annotated[int, Field(ge=3, le=200)] = 40
-    """Number of synthetic voices (`espeak`)."""
+    """Number of synthetic voices over all splits, for `espeak`."""
     utterances_per_speaker: Annotated[int, Field(ge=1, le=500)] = 12
-    """Utterances made for each speaker (`espeak`, `fsdd`)."""
+    """Utterances made for each speaker, for `espeak` and `fsdd`."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,18 +105,28 @@ class CorpusConfig(Section):
 
 
 class RoomConfig(Section):
-    """Simulated rooms: uniform draws between the two ends given (metres, seconds)."""
+    """Simulated rooms with an array and sources in each. Sizes, reverberation times and distances are drawn uniformly between
+    their two ends.
+    """
 
     count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]
+    """Number of rooms in each split."""
     sources_per_room: Annotated[int, Field(ge=2, le=16)] = 4
+    """Positions for speakers in each room. A mixture uses two of them."""
     size_min_m: tuple[RoomSide, RoomSide, RoomSide] = (4.0, 4.0, 2.5)
+    """Smallest length, width and height in metres."""
     size_max_m: tuple[RoomSide, RoomSide, RoomSide] = (10.0, 8.0, 6.0)
+    """Largest length, width and height in metres."""
     t60_min_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.05
+    """Shortest reverberation time (T60) in seconds."""
     t60_max_s: Annotated[float, Field(ge=0.05, le=2.0)] = 0.7
+    """Longest reverberation time (T60) in seconds."""
     distance_min_m: Annotated[float, Field(ge=0.2, le=100.0)] = 0.8
+    """Smallest distance from a source to the centre of the array, in metres."""
     distance_max_m: Annotated[float, Field(ge=0.2, le=100.0)] = 2.5
+    """Largest distance from a source to the centre of the array, in metres."""
     min_angle_deg: Annotated[float, Field(ge=0.0, le=60.0)] = 5.0
-    """Smallest angle between two sources of one room, seen from the array."""
+    """Smallest angle between two sources of a room, seen from the array, in degrees."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -128,39 +144,59 @@ class MixtureConfig(Section):
     """How two reverberant speakers become one mixture, and how many mixtures are written to disk."""
 
     count: dict[Split, Annotated[int, Field(ge=1, le=100_000)]]
-    """Mixtures per split. Training needs none: it mixes as it goes."""
+    """Mixtures written for each split. Training needs none, because it mixes as it goes."""
     seconds: Annotated[float, Field(ge=0.5, le=60.0)] = 4.0
-    """Longest mixture; longer utterances are cut."""
+    """Longest mixture in seconds. Longer utterances are cut."""
     overlap_mean: Fraction = 0.85
+    """Mean share of a mixture in which both speakers talk. The share is drawn uniformly around it."""
     overlap_min: Fraction = 0.6
+    """Smallest share of a mixture in which both speakers talk."""
     sir_mean_db: Decibels = 0.0
+    """Mean level of the target above the interferer, in dB. The level is drawn from a normal distribution."""
     sir_std_db: Annotated[float, Field(ge=0.0, le=20.0)] = 2.0
+    """Standard deviation of that level, in dB."""
     noise_snr_db: Decibels | None = None
-    """Level of spatially white sensor noise below the mixture; absent: no noise."""
+    """Level of the mixture above spatially white sensor noise, in dB. Absent: no noise."""
     target: Literal["reverberant", "early"] = "reverberant"
+    """What the separator is to give back, at microphone 1.
+
+    - `reverberant`: the target speaker with all reverberation.
+    - `early`: the target speaker with the first `early_ms` of the room's response.
+    """
     early_ms: Annotated[float, Field(gt=0.0, le=200.0)] = 50.0
+    """Milliseconds after the direct sound that `target = "early"` keeps."""
 
 
 class DataConfig(Section):
     """Speech, rooms and mixtures."""
 
     sample_rate: Literal[8000, 16000] = 8000
+    """Samples per second of all audio."""
     array: Literal["linear15", "linear6", "circular6", "linear4"] = "linear6"
+    """Microphone array. `linear15` is the 15-microphone array of the reference system. The number in a name is the number of
+    microphones."""
     corpora: Annotated[tuple[CorpusConfig, ...], Field(min_length=1)]
     rooms: RoomConfig
     mixtures: MixtureConfig
 
 
 class SpectralConfig(Section):
-    """The spectral front end: features of all microphones in, a complex mask for the first one out."""
+    """The spectral front end. It gives the network features of all microphones and takes a complex mask for microphone 1."""
 
     n_fft: Literal[128, 256, 512, 1024] = 512
+    """Samples per STFT frame."""
     hop_length: Annotated[int, Field(ge=16, le=512)] = 128
+    """Samples from one frame to the next. It divides `n_fft` at least twice."""
     ipd: Literal["none", "angle", "cos_sin", "steered"] = "none"
-    """`angle`: the raw phase difference, as in the reference; `cos_sin`: its cosine and sine; `steered`: cosine and sine
-    of the phase difference after steering to the target's direction."""
+    """Phase differences between microphone pairs, as features.
+
+    - `none`: no such features.
+    - `angle`: the raw phase difference, as in the reference system.
+    - `cos_sin`: its cosine and sine.
+    - `steered`: cosine and sine of the phase difference after steering to the target's direction.
+    """
     beam: bool = True
-    """Whether the features of a superdirective beam towards the target are added."""
+    """Whether to add the features of a superdirective beam towards the target."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -170,16 +206,26 @@ class SpectralConfig(Section):
 
 
 class SeparatorConfig(SpectralConfig):
-    """The TF-masking TCN, in the symbols of the Conv-TasNet papers (X, R, B, H, P)."""
+    """The time-frequency-masking TCN, with the symbols of the Conv-TasNet paper (X, R, B, H, P). It extracts the speaker at a
+    given direction.
+    """
 
     network: Literal["tcn"] = "tcn"
+    """The network. It may be left out."""
     B: Annotated[int, Field(ge=4, le=1024)] = 64
+    """Channels between blocks (the residual trunk)."""
     H: Annotated[int, Field(ge=4, le=2048)] = 128
+    """Channels inside a block."""
     P: Literal[3, 5, 7] = 3
+    """Kernel size of the depthwise convolutions."""
     X: Annotated[int, Field(ge=1, le=10)] = 6
+    """Blocks per repeat. Their dilations are 1, 2, 4 and so on."""
     R: Annotated[int, Field(ge=1, le=8)] = 2
+    """Repeats of the X blocks."""
     activation: Literal["prelu", "relu"] = "relu"
+    """Non-linearity of the blocks. FPGA tools take only `relu`."""
     causal: bool = False
+    """Whether the network sees no future frames. The level of a recording is still taken over all of it."""
 
     @property
     def spectral(self) -> SpectralConfig:
@@ -188,25 +234,39 @@ class SeparatorConfig(SpectralConfig):
 
 
 class ConvTasNetConfig(Section):
-    """Conv-TasNet on microphone 0 (arXiv 1809.07454), in the paper's symbols (table I); it needs no direction."""
+    """Conv-TasNet (arXiv 1809.07454), with the symbols of its table I. It separates both speakers from microphone 1 and needs
+    no direction.
+    """
 
     network: Literal["conv-tasnet"]
+    """The network."""
     N: Annotated[int, Field(ge=4, le=1024)] = 64
     """Filters of the learned encoder and decoder."""
     L: Annotated[int, Field(ge=4, le=256, multiple_of=2)] = 16
-    """Length of a filter in samples; the hop is half of it."""
+    """Filter length in samples. The hop is half of it."""
     B: Annotated[int, Field(ge=4, le=1024)] = 32
+    """Channels between blocks (the residual trunk)."""
     H: Annotated[int, Field(ge=4, le=2048)] = 64
+    """Channels inside a block."""
     Sc: Annotated[int, Field(ge=4, le=1024)] = 32
     """Channels of the skip connections."""
     P: Literal[3, 5, 7] = 3
+    """Kernel size of the depthwise convolutions."""
     X: Annotated[int, Field(ge=1, le=10)] = 6
+    """Blocks per repeat. Their dilations are 1, 2, 4 and so on."""
     R: Annotated[int, Field(ge=1, le=8)] = 2
+    """Repeats of the X blocks."""
     activation: Literal["prelu", "relu"] = Field("prelu", exclude_if=lambda kind: kind == "prelu")
-    """`prelu` is the paper's. ONNX Runtime has integer kernels for convolutions before `relu` only."""
+    """Non-linearity of the blocks. The paper uses `prelu`. ONNX Runtime has integer kernels only for convolutions followed by
+    `relu`."""
     norm: Literal["batch", "global"] = "batch"
-    """`batch` folds into the convolutions; `global`, over channels and frames, runs in floating point."""
+    """Normalisation in the blocks.
+
+    - `batch`: batch norm, folded into the convolutions.
+    - `global`: layer norm over channels and frames, as in the paper. It runs in floating point and cannot be causal.
+    """
     causal: bool = False
+    """Whether the network sees no future samples."""
 
     @property
     def spectral(self) -> None:
@@ -221,20 +281,20 @@ class ConvTasNetConfig(Section):
 
 
 class ModuleConfig(Section):
-    """A network of one's own: a function that builds a `torch.nn.Module`, called as `build(inputs, outputs, **arguments)`.
+    """Your own network: a function that builds a `torch.nn.Module`, called as `build(inputs, outputs, **arguments)`.
 
-    The experiment file names the code, and so it is imported and run.
+    The code that the experiment file names is imported and run.
     """
 
     module: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
-    """`networks/mine.py:build`, a file beside the experiment and the function in it, or `my_package.my_file:build` of a package
-    that is installed. Workers on other machines look for it in the same place."""
+    """File and function: `networks/mine.py:build` for a file beside the experiment, or `my_package.my_file:build` for an
+    installed package. Workers on other machines look for it in the same place."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function: numbers, text, true or false, and lists of these."""
     weights: Path | None = None
-    """A safetensors file of the module's state, with which training begins; absent: fresh weights."""
+    """A safetensors file with the module's state, from which training starts. Absent: fresh weights."""
     spectral: SpectralConfig | None = None
-    """The spectral front end: features in, mask out. Absent: the waveform of microphone 0 in, that of each speaker out."""
+    """Absent: the network takes the waveform of microphone 1 and gives a waveform for each speaker."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -270,32 +330,46 @@ class TrainingConfig(Section):
     """Full-precision training of the base."""
 
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 60
+    """Most epochs to train."""
     steps_per_epoch: Annotated[int, Field(ge=1, le=100_000)] = 300
+    """Training steps in an epoch."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 8
+    """Mixtures per training step."""
     segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 3.0
+    """Length of a training mixture in seconds."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    """Learning rate of the first step."""
     final_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-5
-    """The rate follows half a cosine from `learning_rate` to this over all epochs."""
+    """Learning rate of the last step. The rate follows half a cosine from `learning_rate` to this one."""
     gradient_clip: Positive = 5.0
+    """Largest norm of the gradient. A larger gradient is scaled down to it."""
     patience: Annotated[int, Field(ge=1)] = 15
-    """Epochs without a better validation score after which training stops."""
+    """Training stops after this many epochs without a better validation score."""
     speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], Field(min_length=1)] = (0.9, 1.0, 1.1)
-    """Speeds at which the training speech is played."""
+    """Speed factors at which the training speech is played. Each speed counts as more speech."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network's convolutions; weights, losses and the optimizer stay in float32."""
+    """Number format of the network's convolutions. Weights, losses and the optimizer stay in `float32`."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """Processor threads of the training step."""
     loaders: Annotated[int, Field(ge=0, le=64)] = 0
-    """Processes that mix ahead of the training step."""
+    """Processes that mix ahead of the training step. With 0 the training process mixes."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where the network is trained."""
 
 
 class QuantizationConfig(Section):
-    """What a bit-width means."""
+    """How weights and activations are mapped to integers."""
 
     weight_scale: Literal["per_tensor", "per_channel"] = "per_channel"
+    """Whether a layer's weights share one scale or each output channel has its own."""
     weight_scale_method: Literal["mse", "max"] = "mse"
+    """How the scale of a weight tensor is chosen.
+
+    - `mse`: the scale with the least squared error. It may clip large weights.
+    - `max`: the scale that maps the largest weight to the largest integer.
+    """
     calibration_mixtures: Annotated[int, Field(ge=1)] = 8
-    """Validation mixtures from which activation ranges are read."""
+    """Number of validation mixtures from which the ranges of activations are read."""
 
 
 class Fidelity(StrEnum):
@@ -330,10 +404,9 @@ class Prior(StrEnum):
 
 
 class SamplerKind(StrEnum):
-    """Who proposes behind the seeds."""
+    """Who proposes candidates after the seeds."""
 
     POSTERIOR = "posterior"
-    """The prior sensitivities, corrected by every scored candidate, and the allocation problem solved again."""
     RANDOM = "random"
     NSGA2 = "nsga2"
     TPE = "tpe"
@@ -341,135 +414,182 @@ class SamplerKind(StrEnum):
 
 
 class Strategy(StrEnum):
-    """Which candidates a search tries, for comparisons; the default is all that is known."""
+    """Which candidates a search tries."""
 
     PRIOR_CORRECTED = "prior-corrected"
-    """Uniform allocations, every prior's exact front, and then the sampler."""
     UNIFORM = "uniform"
-    """Uniform allocations and 'ends at 8 bits' only."""
     CURVATURE = "curvature"
-    """Uniform allocations, then the exact front of the curvature sensitivities at ever more sizes."""
     KL = "kl"
-    """The same with the KL sensitivities."""
     NAS = "nas"
-    """Uniform allocations, then those a differentiable search finds over a sweep of cost weights."""
 
 
 class SensitivityConfig(Section):
     """How the sensitivities of sites and widths are estimated."""
 
     mixtures: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Validation mixtures, the first ones."""
+    """Number of validation mixtures to measure on. The first ones are taken."""
     probe: Literal["rademacher", "gaussian"] = "rademacher"
+    """Distribution of the random vectors that estimate the trace of the Hessian."""
     relative_error: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """Standard error of a trace, as a share of it, at which probing stops."""
+    """Probing of a trace stops once its standard error is at most this share of the trace."""
     max_probes: Annotated[int, Field(ge=1, le=10_000)] = 48
-    """Probes per mixture and site at which it stops in any case."""
+    """Most probes per mixture and site."""
     recoverability_steps: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Training steps after which a quantized site's remaining loss is measured."""
+    """Training steps before `recoverability` measures what a quantized site still loses."""
 
 
 class QatConfig(Section):
-    """Quantization-aware training of candidates, from the base, with distillation from it."""
+    """Quantization-aware training of candidates. It starts from the base and distills from it."""
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Training steps at the fidelity `short-qat`."""
     full_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Training steps at the fidelity `full-qat`."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
+    """Mixtures per training step."""
     segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 2.0
+    """Length of a training mixture in seconds."""
     examples: Annotated[int, Field(ge=1, le=100_000)] = 256
-    """Training mixtures, made once and visited in a new order in every pass; with their features a megabyte or two each."""
+    """Number of training mixtures. They are made once, kept in memory (1 to 2 MB each with their features), and visited in a
+    new order in each pass."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
-    """Rate of the weights, biases and slopes. It follows half a cosine down to a twentieth."""
+    """Learning rate of weights, biases and slopes. It follows half a cosine down to a twentieth."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 3e-2
-    """Rate of the scales, relative to each scale's size. It falls likewise."""
+    """Learning rate of the scales, relative to the size of each scale. It follows the same curve."""
     distillation: Fraction = 0.5
-    """Share of the loss that compares with the full-precision base's estimate instead of the target."""
+    """Share of the loss that compares with the estimate of the full-precision base. The rest compares with the target."""
     gradient_clip: Positive = 5.0
+    """Largest norm of the gradient. A larger gradient is scaled down to it."""
     warm_start: bool = True
-    """Whether training starts from the nearest candidate that was trained already instead of from the base."""
+    """Whether training starts from the nearest candidate already trained. Otherwise it starts from the base."""
 
 
 class NasConfig(Section):
-    """The differentiable search: every site a weighted choice among its widths."""
+    """The differentiable search, in which every site is a weighted mixture of its widths. It runs once for each cost weight."""
 
     steps: Annotated[int, Field(ge=1, le=100_000)] = 60
-    """Training steps per weight of the cost."""
+    """Training steps for each cost weight."""
     cost_weights: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.2, 1.0, 3.0, 6.0, 10.0, 18.0, 30.0)
-    """Weights lambda of the cost in dB, where a cost of 1 is that of the widest allocation; each gives a candidate or two."""
+    """Weights of the cost in dB, relative to the cost of the widest allocation. Each weight gives one or two candidates."""
     cost: str = "size_bytes"
-    """An additive cost, such as `size_bytes` or `latency_ms[cortex-m7-cmsis-nn]`, or `sum-sqrt-bits`, the reference system's."""
+    """The cost to lower: an additive cost such as `size_bytes` or `latency_ms[cortex-m7-cmsis-nn]`, or `sum-sqrt-bits`, the
+    cost of the reference system."""
     relaxation: Literal["softmax", "gumbel"] = "softmax"
+    """How a choice of width is made continuous: `softmax` (DARTS) or `gumbel` (Gumbel-softmax)."""
     temperature: Annotated[tuple[Positive, Positive], Field()] = (1.0, 0.1)
-    """First and last temperature of the choice."""
+    """First and last temperature of the softmax. It falls geometrically."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 2
+    """Mixtures per training step."""
     learning_rate: Annotated[float, Field(gt=0.0, le=10.0)] = 0.1
+    """Learning rate of the choices."""
     train_weights: bool = False
-    """Whether the shared weights are trained with the choices."""
+    """Whether the network's weights are trained along with the choices. The base itself does not change."""
 
 
 class Promotion(Section):
-    """A rung of successive halving: which candidates are scored again, at a higher fidelity."""
+    """A step up in fidelity. The best candidates so far are scored again, at this fidelity. A file holds none, one or several
+    `[[search.promotions]]`.
+    """
 
     fidelity: Literal[Fidelity.POST_TRAINING, Fidelity.SHORT_QAT, Fidelity.FULL_QAT]
+    """How the candidates are scored again, on the whole validation set.
+
+    - `post-training`: quantized, without training.
+    - `short-qat`: after `qat.steps` steps of quantization-aware training.
+    - `full-qat`: after `qat.full_steps` steps.
+    """
     keep: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Candidates of the rung below that go on: its fronts from the best on, and the uniform and ends-at-8 ones in any case."""
+    """Number of candidates that go on. The front goes first, then the front of the rest. Uniform and ends-at-8 allocations
+    always go on."""
 
 
 class SearchConfig(Section):
-    """The search over bit allocations."""
+    """The search for bit allocations."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Candidates scored; at least the uniform and the ends-at-8 ones. Seeds beyond it are left out, the last prior's first."""
+    """Number of candidates to score, uniform and ends-at-8 allocations always among them. If the seeds exceed it, those of the
+    last prior are left out first."""
     hours: Annotated[float, Field(gt=0.0, le=100_000.0)] | None = None
-    """After so long a run of the search begins no more candidates; those in flight finish."""
+    """After this many hours a run of the search begins no more candidates. Those in flight finish. Absent: no limit."""
     stall_candidates: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
-    """No more are asked for when the hypervolume has grown by less than `stall_growth` over so many, all seeds being scored."""
+    """Number of candidates over which growth is measured. The search stops once the hypervolume has grown by less than
+    `stall_growth` over them. All seeds are scored first. Absent: no such stop."""
     stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
-    """Share of the hypervolume before them."""
+    """Growth of the hypervolume, as a share of it, below which the search has stalled."""
     strategy: Strategy = Strategy.PRIOR_CORRECTED
+    """Which candidates to try. Each strategy begins with the uniform allocations and the ends-at-8 ones, whose first and last
+    layer have 8 bits.
+
+    - `prior-corrected`: adds the exact front of every prior, then the proposals of the sampler.
+    - `uniform`: adds no others.
+    - `curvature`: adds the exact front of the curvature sensitivities at ever more sizes.
+    - `kl`: adds the exact front of the KL sensitivities at ever more sizes.
+    - `nas`: adds what a differentiable search finds for each of `nas.cost_weights`.
+    """
     sampler: SamplerKind = SamplerKind.POSTERIOR
-    """Who proposes in the strategy `prior-corrected`."""
+    """Who proposes candidates after the seeds, with the strategy `prior-corrected`.
+
+    - `posterior`: solves the allocation again under sensitivities corrected by every scored candidate.
+    - `random`, `nsga2`, `tpe`, `gp`: Optuna's samplers.
+    """
     priors: tuple[Prior, ...] = (Prior.OUTPUT_NOISE, Prior.MEASURED, Prior.KL, Prior.CURVATURE, Prior.GRADIENT)
-    """Whose exact fronts seed the search. The posterior starts from those in noise ratios, or else from the first."""
+    """Sensitivities whose exact fronts seed the search. `posterior` starts from those in noise ratios, or else from the first.
+
+    - `measured-noise-ratio`: the loss of SI-SNR when one site is quantized, as noise power.
+    - `output-noise-ratio`: how far one quantized site moves the estimate.
+    - `recoverability`: the loss that a short training does not win back.
+    - `kl`: the divergence between the quantized and the full-precision mask.
+    - `curvature`: the trace of the loss's Hessian times the squared quantization error.
+    - `average-curvature`: the same, divided by the number of values at the site.
+    - `fisher`: `curvature` with the Fisher information instead of the Hessian.
+    - `gradient`: the squared gradient times the squared output error, from one backward pass.
+    """
     seed_sizes: Annotated[int, Field(ge=8, le=1000)] = 8
-    """Sizes at which each prior's exact front is scored."""
+    """Number of sizes at which each prior's exact front is scored."""
     nas: bool = False
     """Whether a differentiable search (section `nas`) adds its candidates to the seeds."""
     objectives: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("si_snr_improvement_db", "size_bytes")
-    """Quality first, then one to three costs."""
+    """What the front trades off: `si_snr_improvement_db` first, then one to three costs such as `size_bytes` or
+    `latency_ms[ethos-u55-128]`."""
     limits: dict[str, float] = Field(default_factory=dict)
-    """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`; uniform seeds may lie above it."""
+    """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`. Uniform seeds may exceed it."""
     population: Annotated[int, Field(ge=2, le=1000)] = 20
-    """Size of a generation of the genetic samplers. Others draw as many at random first, where nothing was seeded."""
+    """Candidates per generation of `nsga2`. `tpe` and `gp` draw at random until this many candidates are scored, seeds
+    included."""
     weight_bits: Annotated[tuple[WeightBits, ...], Field(min_length=1)] = (2, 3, 4, 5, 6, 8)
+    """Bit-widths that weights may take."""
     activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
+    """Bit-widths that activations may take."""
     trunk_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] | None = None
-    """Widths of the residual trunk: of every tensor that a layer reads, that a sum, product or concatenation carries on, and that
-    no layer made. Above 8 bits each layer reads it at a width of its own. Absent: 16 where every target can hold that, else
-    `activation_bits`."""
+    """Bit-widths of the residual trunk: tensors that no layer made and that a sum, product or concatenation passes on to a
+    layer. If wider than 8 bits, each layer reads the trunk at a width of its own.
+
+    Absent: 16 if every target supports it, else `activation_bits`.
+    """
     allowed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    """Site pattern (shell wildcards) to the widths that its sites may take instead."""
+    """Bit-widths that the sites of a name pattern may take instead. Patterns use shell wildcards. If several match, the last
+    one counts."""
     fixed: dict[str, int] = Field(default_factory=dict)
-    """Site pattern to a bit-width that is not searched."""
+    """Bit-width of the sites of a name pattern, which is then not searched. It overrides `allowed`."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Lists of site patterns; all sites that a list matches share one width."""
+    """Lists of name patterns. All sites that a list matches share one width."""
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
+    """Validation mixtures on which each candidate is first scored. Promotions score on all of them."""
     integer_kernels: bool = False
-    """Whether, with a trunk of 8 bits, a subset of the mixtures is scored in the processor's 8-bit kernels where it has them:
-    several times faster, and ties of rounding may fall otherwise than on the next machine (0.02 dB in the mean, by
-    `experiments/scoring_speed.py`)."""
+    """Whether to score on the processor's 8-bit kernels if it has them, for a trunk of 8 bits and a subset of the mixtures.
+    This is several times faster. Scores may differ between machines, by 0.02 dB on average
+    (`experiments/scoring_speed.py`)."""
     promotions: tuple[Promotion, ...] = ()
-    """Rungs above the first, in rising fidelity; each keeps fewer candidates or as many."""
+    """Steps to higher fidelities, in rising order. Each keeps at most as many candidates as the one before."""
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")
-    """Built-in target names, or paths of target files."""
+    """Chips to charge each candidate for: built-in names (`hwsearch targets` lists them) or paths of target files."""
     utterance_seconds: Annotated[float, Field(ge=0.1, le=3600.0)] = 4.0
-    """Length of the inference that the targets are charged for."""
+    """Length in seconds of the inference that targets are charged for."""
     streaming: bool = False
-    """Whether the targets are charged frame by frame instead, with the state of the dilated convolutions in memory."""
+    """Whether targets are charged for one frame at a time, with the state of the dilated convolutions in memory."""
     max_attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Times a candidate whose scorer dies is tried before it counts as failed."""
+    """How often a candidate is tried before it counts as failed. A try ends when its worker dies or exceeds
+    `workers.time_limit_s`."""
 
     @property
     def widest_trunk(self) -> int | None:
@@ -502,18 +622,19 @@ class SearchConfig(Section):
 
 
 class WorkersConfig(Section):
-    """What each scorer on Ray gets; what candidates are does not depend on it.
+    """What Ray reserves for each scorer. The scores do not depend on it.
 
-    Ray counts `gpus` and `memory_bytes` when it places scorers, and enforces neither. Scoring and training run on the processor.
+    Ray places scorers by `gpus` and `memory_bytes` but enforces neither. Scoring and training run on the processor.
     """
 
     cpus: Annotated[float, Field(gt=0.0, le=1024.0)] = 1.0
-    """Cores, or below 1 the share of one; a scorer computes with as many threads as whole cores, and at least one."""
+    """Cores for each scorer, or the share of one core. A scorer runs as many threads as it has whole cores, and at least one."""
     gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
-    """GPUs, or below 1 the share of one."""
+    """GPUs for each scorer, or the share of one GPU."""
     memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = None
+    """Bytes of memory for each scorer. Absent: Ray places scorers without regard to memory."""
     time_limit_s: Positive | None = None
-    """Longest attempt at a candidate, training included. After `search.max_attempts` such attempts the candidate has failed."""
+    """Longest try at a candidate in seconds, training included. Absent: no limit."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -529,18 +650,24 @@ class WorkersConfig(Section):
 
 
 class ExportConfig(Section):
-    """Which candidate the main job exports by itself."""
+    """Which candidate `hwsearch run` exports at its end."""
 
     max_drop_db: Annotated[float, Field(ge=0.0, le=60.0)] = 0.5
-    """The smallest candidate that loses at most this against the full-precision base."""
+    """Largest loss against the full-precision base, in dB. The smallest candidate within it is exported."""
 
 
 class EvaluationConfig(Section):
-    """How separated speech is judged."""
+    """How `hwsearch evaluate` judges separated speech."""
 
     angle_bins_deg: Annotated[tuple[Degrees, ...], Field(min_length=2)] = (0.0, 15.0, 45.0, 90.0, 180.0)
-    """Ends of the bins; an angle on the end between two belongs to the upper one."""
+    """Ends of the bins of the angle between the two speakers, in degrees. An angle on an end belongs to the upper bin."""
     recogniser: Literal["none", "ctc-digits", "pocketsphinx-closed"] = "ctc-digits"
+    """Recogniser that counts word errors.
+
+    - `none`: no word errors.
+    - `ctc-digits`: ships with the package and knows the ten digits.
+    - `pocketsphinx-closed`: knows the words of the test transcripts. It needs `pip install 'hwsearch[asr]'`.
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -550,12 +677,16 @@ class EvaluationConfig(Section):
 
 
 class Experiment(Section):
-    """All that a run depends on."""
+    """Keys at the top of the file, above all sections."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+    """Name of the run folder below `--runs-dir`: lower-case letters, digits, `-` and `_`, beginning with a letter or digit.
+    `data` and `corpora` are taken."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything that is drawn. The same seed gives the same result."""
     base: str | None = None
-    """`embedded` for the base that ships with the package, a path of a base file, or absent: the one `hwsearch train` makes."""
+    """The full-precision base to quantize: `embedded` for the one that ships with the package, or the path of a base file.
+    Absent: the base that `hwsearch train` makes."""
     data: DataConfig
     separator: NetworkConfig = SeparatorConfig()
     training: TrainingConfig = TrainingConfig()
@@ -640,7 +771,8 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         if mistake.kind == "extra_forbidden":
             near = _nearest_key(mistake.place)
             meant = "" if near is None else f", near to '{near}'"
-            raise UserError(f"{source}: unknown key '{key}'{meant}; {KEYS_FILE} has every key{mistake.others}") from None
+            section = " ".join(["hwsearch explain", *_section_of(mistake.place)])
+            raise UserError(f"{source}: unknown key '{key}'{meant}; '{section}' lists the keys{mistake.others}") from None
         if mistake.kind == "value_error":
             raise UserError(f"{source}: {key}{': ' if key else ''}{mistake.wanted}{mistake.others}") from None
         found = f"{key or 'the file'} is {mistake.found}" if mistake.kind != "missing" else f"{key} is missing"
@@ -682,6 +814,12 @@ def _without_kind(mistake: Mistake) -> Mistake:
         case ("separator", "module", *rest) if rest or mistake.kind == "value_error":
             return replace(mistake, place=("separator", *rest))
     return mistake
+
+
+def _section_of(place: Sequence[int | str]) -> list[str]:
+    """The section that a key stands in, without the numbers of entries; none for the file itself."""
+    names = [part for part in place[:-1] if isinstance(part, str)]
+    return [".".join(names)] if names else []
 
 
 def _nearest_key(place: Sequence[int | str]) -> str | None:

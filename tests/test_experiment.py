@@ -28,6 +28,7 @@ from hwsearch.experiment import (
     with_search,
 )
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.view.experiment_reference import explain
 from tests.tiny import tiny_content, write_tiny
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -134,7 +135,10 @@ def test_an_unknown_key_is_refused_in_every_section() -> None:
         with pytest.raises(UserError) as refused:
             parse_experiment(put(whole, (*place, "colour"), "red"), source="here")
         key = ".".join(map(str, (*place, "colour")))
-        assert str(refused.value) == f"here: unknown key '{key}'; hwsearch/experiment.py has every key"
+        command = " ".join(["hwsearch explain", *filter(None, [".".join(part for part in place if isinstance(part, str))])])
+        assert str(refused.value) == f"here: unknown key '{key}'; '{command}' lists the keys"
+        section = command.removeprefix("hwsearch explain").strip()
+        assert explain(section or None, markdown=False)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,7 @@ def test_an_unknown_key_is_refused_in_every_section() -> None:
 def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], near: str) -> None:
     whole = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]}).model_dump(mode="json")
     key = ".".join(map(str, place))
-    with pytest.raises(UserError, match=rf"here: unknown key '{key}', near to '{near}'; hwsearch/experiment.py has every key"):
+    with pytest.raises(UserError, match=rf"here: unknown key '{key}', near to '{near}'; 'hwsearch explain"):
         parse_experiment(put(whole, place, "red"), source="here")
 
 

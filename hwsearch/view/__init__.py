@@ -1,0 +1,1 @@
+"""What people see: tables, bars, plots. It renders values that the workflow returns and computes none."""
