@@ -31,15 +31,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
-from hwsearch.evaluation import System
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Prior, QuantizationConfig, Split, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
+from hwsearch.metrics.evaluation import System
 from hwsearch.metrics.perceptual import pesq_score
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test
 from hwsearch.network.sites import WEIGHT
-from hwsearch.pipeline import build, candidate_system, float_system, prepare, provenance
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.exact.front import front_at
@@ -63,6 +62,10 @@ from hwsearch.separator.trained import TrainedState, initial_state, load_trained
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.training.qat import train_quantized
+from hwsearch.workflow.base import prepare
+from hwsearch.workflow.checks import provenance
+from hwsearch.workflow.data import build
+from hwsearch.workflow.systems import candidate_system, float_system
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -538,7 +541,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of QAT")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    build(Workspace(options.runs_dir, load_experiment(options.experiment)), options.workers, lambda _done, _total: None)
+    build(Workspace(options.runs_dir, load_experiment(options.experiment)), options.workers)
     settings = (options.experiment, options.runs_dir, options.mixtures, options.steps)
     bench = Bench(*settings)
     if options.action == "report":

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from hwsearch.evaluation import UtteranceScores, figures_of, read_figures
 from hwsearch.files import atomic_write_text
+from hwsearch.metrics.evaluation import UtteranceScores, figures_of, read_figures
 from hwsearch.metrics.statistics import Estimate
 
 BINS = (0.0, 15.0, 45.0, 90.0, 180.0)

@@ -32,7 +32,6 @@ from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.experiment import QuantizationConfig, Split, load_experiment
 from hwsearch.files import atomic_write_json
 from hwsearch.network.sites import Sites
-from hwsearch.pipeline import prepare
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
@@ -42,6 +41,7 @@ from hwsearch.separator.integer import integers_are_fast
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.traced import traced
+from hwsearch.workflow.base import prepare
 from hwsearch.workspace import Workspace
 
 SETTINGS = {

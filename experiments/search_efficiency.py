@@ -34,7 +34,6 @@ from scipy import stats
 
 from hwsearch.experiment import Fidelity, Prior, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
-from hwsearch.pipeline import build, prepare, provenance
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
@@ -45,6 +44,9 @@ from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.untrained import untrained_sites
+from hwsearch.workflow.base import prepare
+from hwsearch.workflow.checks import provenance
+from hwsearch.workflow.data import build
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent
@@ -369,7 +371,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     workspace = Workspace(options.runs_dir, load_experiment(options.experiment))
-    build(workspace, options.workers, lambda _done, _total: None)
+    build(workspace, options.workers)
     estimate(workspace)
     problem = Problem(options.experiment, options.runs_dir)
     if options.action == "report":

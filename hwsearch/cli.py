@@ -153,9 +153,9 @@ def run(
     if dry_run:
         _print_dry_run(workspace, workers, ray_address, address, may_train=True)
         return
-    from hwsearch import display
+    from hwsearch.main_job import run_main_job
 
-    display.run_main_job(workspace, processes, workers, ray_address, address)
+    run_main_job(workspace, _resources(processes, workers, ray_address), address)
 
 
 @commands.group()
@@ -170,9 +170,11 @@ def data() -> None:
 def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Build an experiment's rooms and mixtures, or what is missing of them."""
     workspace = _workspace(experiment, runs_dir)
-    from hwsearch import display
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.workflow.data import build
 
-    display.build_with_progress(workspace, processes)
+    with progress_shown() as listener:
+        build(workspace, processes, listener)
 
 
 @commands.command()
@@ -182,9 +184,11 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Train the full-precision base of an experiment, or go on training it."""
     workspace = _workspace(experiment, runs_dir)
-    from hwsearch import display
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.workflow.base import train as train_base
 
-    display.train_with_progress(workspace, processes)
+    with progress_shown() as listener:
+        train_base(workspace, processes, listener)
 
 
 @commands.command(cls=Searching)
@@ -213,9 +217,9 @@ def search(
     if dry_run:
         _print_dry_run(workspace, workers, ray_address, address, may_train=False)
         return
-    from hwsearch import display
+    from hwsearch.main_job import search_shown
 
-    display.search_with_progress(workspace, processes, workers, ray_address, address, may_train=False)
+    search_shown(workspace, _resources(processes, workers, ray_address), address, may_train=False)
 
 
 @commands.command()
@@ -232,9 +236,16 @@ def sensitivity(
 ) -> None:
     """Estimate what each site loses at each width; the same command goes on, or adds a method."""
     workspace = _workspace(experiment, runs_dir)
-    from hwsearch import display
+    from hwsearch.main_job import command_line
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.sensitivity import show_sensitivities
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.sensitivity import estimate_sensitivities
 
-    display.sensitivity_with_progress(workspace, methods, processes, workers, ray_address, experiment)
+    with progress_shown() as listener:
+        found = estimate_sensitivities(workspace, methods, _resources(processes, workers, ray_address), listener)
+    show_sensitivities(workspace, found)
+    say("next:   " + command_line("search", str(experiment), "--runs-dir", str(runs_dir)))
 
 
 @commands.command()
@@ -243,7 +254,7 @@ def sensitivity(
 @click.option("--watch", is_flag=True, help="Again and again, until no driver runs there any more, or Ctrl-C.")
 def status(run: Path, output_format: str, *, watch: bool) -> None:
     """Where a search stands, also while it runs: candidates, rates, hypervolume, failures, workers, time left."""
-    from hwsearch.status_display import print_status
+    from hwsearch.view.status import print_status
 
     print_status(run, output_format, watch=watch)
 
@@ -267,18 +278,18 @@ def pareto(
     fidelity: str | None,
 ) -> None:
     """The front of a search: conditions first, then the non-dominated of what remains."""
-    from hwsearch.front.plot import check_plot
     from hwsearch.front.query import parse_condition, parse_order
+    from hwsearch.view.front_plot import check_plot
 
     conditions = [parse_condition(text) for text in where]
     order = None if sort is None else parse_order(sort)
     if plot is not None:
         check_plot(plot)
-    from hwsearch import display
-    from hwsearch.pipeline import read_run
+    from hwsearch.view.candidates import print_front
+    from hwsearch.workflow.runs import read_run
 
     opened = read_run(run, _fidelity(fidelity))
-    display.print_front(opened, conditions, order, output_format, everything=everything, plot=plot)
+    print_front(opened, conditions, order, output_format, everything=everything, plot=plot)
 
 
 @commands.command()
@@ -290,11 +301,11 @@ def pareto(
 def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
     """Write a candidate's model, allocation and verification report."""
     check_output(output)
-    from hwsearch import display
-    from hwsearch.pipeline import export as export_verified
-    from hwsearch.pipeline import read_run
+    from hwsearch.view.export import print_export
+    from hwsearch.workflow.export import export as export_verified
+    from hwsearch.workflow.runs import read_run
 
-    display.print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
+    print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
 
 
 @commands.command()
@@ -306,9 +317,11 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int) -> None:
     """Separate a recording with an exported ONNX file."""
     check_not_read(output, model)
-    from hwsearch.separating import separate_file
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.workflow.separate import separate_file
 
-    separate_file(model, recording, doa, output, threads)
+    with progress_shown() as listener:
+        separate_file(model, recording, doa, output, threads, listener)
     click.echo(f"target: {printable(str(output))}", err=True)
 
 
@@ -339,11 +352,21 @@ def evaluate(
     if output is not None:
         check_not_read(output, *(path for path in (subject, model) if path is not None))
         check_writable(output)
-    from hwsearch import display
-    from hwsearch.pipeline import open_workspace
+    from hwsearch.files import atomic_write_json
+    from hwsearch.view.evaluation import print_evaluation
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.evaluate import Subject, evaluate_subject
+    from hwsearch.workflow.runs import open_workspace
 
     workspace = open_workspace(subject) if subject.is_dir() else _workspace(subject, runs_dir)
-    display.evaluate_with_progress(workspace, candidate, model, output, against, processes, _fidelity(fidelity))
+    judged = Subject(candidate, model, _fidelity(fidelity))
+    with progress_shown() as listener:
+        evaluation = evaluate_subject(workspace, judged, against, processes, listener)
+    print_evaluation(evaluation, workspace.experiment, str(against))
+    if output is not None:
+        atomic_write_json(output, evaluation.to_json())
+        say(f"figures: {output}")
 
 
 @commands.command()
@@ -371,22 +394,25 @@ def cost(
         _refuse_idle(why, "weight_bits", "activation_bits")
     if plots is not None:
         check_folder(plots)
-    from hwsearch import hardware
+    from hwsearch.view.targets import check_plots, print_cost
+    from hwsearch.workflow.cost import Charged, charge
 
-    charged = hardware.Charged(experiment, run_folder, candidate, weight_bits, activation_bits)
-    hardware.print_cost(target, charged, streaming=streaming, plots=plots)
+    if plots is not None:
+        check_plots(plots)
+    charged = Charged(experiment, run_folder, candidate, weight_bits, activation_bits)
+    print_cost(charge(target, charged, streaming=streaming), plots)
 
 
 @commands.command()
 @click.argument("target", required=False)
 def targets(target: str | None) -> None:
     """List the built-in targets with their validation error, or describe TARGET, a name or a file."""
-    from hwsearch import hardware
+    from hwsearch.view import targets as view
 
     if target is None:
-        hardware.print_targets()
+        view.print_targets()
     else:
-        hardware.print_target(target)
+        view.print_target(target)
 
 
 @commands.command()
@@ -398,9 +424,10 @@ def calibrate(target: str, measurements: Path, output: Path) -> None:
     if output.suffix.lower() != ".toml":
         raise UserError(f"--output is {output}; wanted a .toml file")
     check_writable(output)
-    from hwsearch import hardware
+    from hwsearch.view.targets import print_fit
+    from hwsearch.workflow.cost import fit_target
 
-    hardware.calibrate_target(target, measurements, output)
+    print_fit(fit_target(target, measurements, output), output)
 
 
 @commands.command()
@@ -455,13 +482,20 @@ def _storage(given: str | None) -> Any:
 
 
 def _print_dry_run(workspace: Any, workers: int, ray_address: str | None, address: Any, *, may_train: bool) -> None:
-    from hwsearch.dry_run import dry_run, lines
     from hwsearch.executor import check_workers
-    from hwsearch.terminal import say
+    from hwsearch.view.dry_run import lines
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.dry_run import dry_run
 
     check_workers(workers, ray_address, workspace.experiment.workers)
     for line in lines(dry_run(workspace, workers, address, may_train=may_train)):
         say(line)
+
+
+def _resources(processes: int, workers: int, ray_address: str | None) -> Any:
+    from hwsearch.workflow.resources import Resources
+
+    return Resources(processes, workers, ray_address)
 
 
 def _fidelity(name: str | None) -> Any:

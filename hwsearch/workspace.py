@@ -48,6 +48,16 @@ class Workspace:
             return Path(self.experiment.base)
         return self.folder / "base.safetensors"
 
+    @property
+    def calibration_path(self) -> Path:
+        """The activation ranges of the base, and the scales of its weights."""
+        return self.folder / "calibration.json"
+
+    @property
+    def plot_path(self) -> Path:
+        """The picture of the front that the main job draws."""
+        return self.folder / "front.png"
+
     def rooms_folder(self, split: Split) -> Path:
         """A split's impulse responses."""
         return rooms_folder(self.data_folder, split)

@@ -24,7 +24,6 @@ from safetensors.torch import load_file, save_file
 from hw_models.target import BUILT_IN, built_in_targets
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.front.candidates import CandidateTable, read_candidates
-from hwsearch.front.plot import plot_front
 from hwsearch.front.query import query
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
@@ -34,6 +33,7 @@ from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.tensor_files import write_tensors
+from hwsearch.view.front_plot import plot_front
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, read_events, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -176,7 +176,7 @@ def test_the_picture_shows_what_the_table_shows_and_marks_what_was_exported(
         drawn.append((table.candidate.tolist(), title, chosen))
         plot_front(table, path, title, chosen)
 
-    monkeypatch.setattr("hwsearch.display.plot_front", keep)
+    monkeypatch.setattr("hwsearch.view.candidates.plot_front", keep)
     everything = rows("json", tiny.folder, "--all")
     limit = int(np.median([row["size_bytes"] for row in everything]))
     where = (f"size_bytes<={limit}", "strategy!=uniform")

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from hwsearch import display, dry_run, searching
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.search.drivers import DriverAccount, Step
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.log import LOG_FILE
+from hwsearch.workflow import dry_run
+from hwsearch.workflow import search as searching
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -64,12 +65,15 @@ def test_the_status_before_anything_is_scored_says_who_does_what(
     shown: list[str] = []
 
     def stop(*given: Any, progress: Callable[[int, int], None] | None = None, **_: Any) -> None:
-        (progress or given[2])(3, 12)
+        if progress is None:
+            given[2].advanced("rooms and mixtures", 3, 12)
+        else:
+            progress(3, 12)
         seen.append(status_of(folder))
         shown.append(hwsearch("status", folder).stdout)
         raise UserError("enough")
 
-    monkeypatch.setattr(*((display, "build") if step == "build" else (searching, "ensure")), stop)
+    monkeypatch.setattr(searching, step, stop)
     file = write_tiny(tmp_path / "tiny.toml")
     before = datetime.now(UTC)
     assert refusal(hwsearch(command, file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)) == "enough"

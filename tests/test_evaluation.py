@@ -18,7 +18,8 @@ from scipy import stats
 
 from hwsearch.data.dataset import Mixture, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.evaluation import (
+from hwsearch.experiment import EvaluationConfig, Split
+from hwsearch.metrics.evaluation import (
     UtteranceScores,
     compare,
     evaluate,
@@ -28,7 +29,6 @@ from hwsearch.evaluation import (
     summarise,
     to_json,
 )
-from hwsearch.experiment import EvaluationConfig, Split
 from hwsearch.metrics.recognisers.ctc import load_default
 from hwsearch.metrics.wer import word_errors
 from tests.tiny import Tiny

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import display
+from hwsearch import main_job as job
 from hwsearch.errors import UserError
 from hwsearch.experiment import parse_experiment
-from hwsearch.pipeline import Run, read_run
 from hwsearch.search.objectives import DROP_CI95
+from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workspace import Workspace
 from tests.tiny import Answer, Tiny, hwsearch, tiny_content
 
@@ -18,7 +18,7 @@ from tests.tiny import Answer, Tiny, hwsearch, tiny_content
 @pytest.fixture
 def searched(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> Tiny:
     """A run whose search is finished, so that only what follows it is done."""
-    monkeypatch.setattr(display, "search_with_progress", lambda *_, **__: None)
+    monkeypatch.setattr(job, "search_shown", lambda *_, **__: None)
     (copied.folder / "front.png").unlink()
     return copied
 
@@ -37,7 +37,7 @@ def refuse(*_: object) -> None:
 
 
 def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "export", refuse)
+    monkeypatch.setattr(job, "export", refuse)
     answer = main_job(searched)
     assert answer.code == 2
     assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "plot:", "chosen:"]
@@ -51,8 +51,8 @@ def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: T
 
 
 def test_a_plot_that_cannot_be_written_costs_neither_front_nor_export(searched: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(display, "export", lambda *_: None)
-    monkeypatch.setattr(display, "print_export", lambda _, folder: display.say(f"model:  {folder}"))
+    monkeypatch.setattr(job, "export", lambda *_: None)
+    monkeypatch.setattr(job, "print_export", lambda _, folder: job.say(f"model:  {folder}"))
     (searched.folder / "front.png").mkdir()
     answer = main_job(searched)
     assert answer.code == 2
@@ -66,7 +66,7 @@ def test_where_no_candidate_is_within_the_limits_the_front_is_shown_all_the_same
     content = tiny_content()
     content["search"]["limits"] = {"size_bytes": 1.0}
     Workspace(searched.runs, parse_experiment(content, source="here")).describe()
-    monkeypatch.setattr(display, "plot_front", refuse)
+    monkeypatch.setattr("hwsearch.view.candidates.plot_front", refuse)
     answer = main_job(searched)
     assert answer.code == 2
     assert "│" in answer.stdout
@@ -78,7 +78,7 @@ def test_a_foreign_folder_in_the_export_s_place_is_refused_before_the_search(
     copied: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copied.folder / "export" / "thesis.tex").write_text("years")
-    monkeypatch.setattr(display, "build_with_progress", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr("hwsearch.workflow.search.build", lambda *_, **__: pytest.fail("searched"))
     answer = main_job(copied)
     assert (answer.code, answer.stdout) == (2, "")
     assert answer.stderr == (
@@ -107,8 +107,8 @@ def test_it_says_where_the_chosen_candidate_s_drop_is_known_less_exactly_than_as
             columns[DROP_CI95] = np.full(len(run.table), margin)
         return replace(run, table=replace(run.table, columns=columns))
 
-    monkeypatch.setattr(display, "read_run", opened)
-    monkeypatch.setattr(display, "export", refuse)
+    monkeypatch.setattr(job, "read_run", opened)
+    monkeypatch.setattr(job, "export", refuse)
     lines = main_job(searched).stdout.splitlines()
     (place,) = [number for number, line in enumerate(lines) if line.startswith("chosen:")]
     after = lines[place + 1 :]

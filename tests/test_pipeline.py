@@ -12,30 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hwsearch import searching
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split, parse_experiment
 from hwsearch.files import file_digest
 from hwsearch.front.candidates import read_candidates
-from hwsearch.pipeline import (
-    candidate_system,
-    check,
-    check_provenance,
-    choose,
-    claim,
-    float_system,
-    load_float_base,
-    needs_training,
-    open_workspace,
-    prepare,
-    provenance,
-    read_run,
-)
 from hwsearch.search.folder_lock import FolderLock, lock_holder
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.base import training_digest
+from hwsearch.workflow import search as searching
+from hwsearch.workflow.base import load_float_base, needs_training, prepare
+from hwsearch.workflow.checks import check, check_provenance, claim, provenance
+from hwsearch.workflow.choose import choose
+from hwsearch.workflow.resources import Resources
+from hwsearch.workflow.runs import open_workspace, read_run
+from hwsearch.workflow.systems import candidate_system, float_system
 from hwsearch.workspace import Workspace, open_run
 from tests.front.tables import make_table
 from tests.sealed import edit_lines
@@ -109,13 +101,12 @@ def test_a_search_holds_its_folder_from_its_first_step_on(copied: Tiny, monkeypa
         raise UserError("enough")
 
     monkeypatch.setattr(searching, "prepare", stop)
-    tell = [lambda *_: None] * 4
     for _ in range(2):
         with pytest.raises(UserError, match=r"^enough$"):
-            searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
+            searching.search(workspace(copied.runs), Resources(1, 0))
     assert [holder is not None and holder.process for holder in held] == [str(os.getpid())] * 2
     with FolderLock(copied.folder), pytest.raises(UserError, match="is searching here"):
-        searching.search(workspace(copied.runs), 1, 0, None, searching.SearchReports(*tell))
+        searching.search(workspace(copied.runs), Resources(1, 0))
 
 
 def test_what_no_candidate_depends_on_may_change_while_a_search_goes_on(copied: Tiny) -> None:

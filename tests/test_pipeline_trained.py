@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Split
-from hwsearch.pipeline import candidate_system, check, prepare, read_run, trained_state
-from hwsearch.search.progress import SearchSummary
+from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.strategy import trainings
-from hwsearch.searching import SearchReports, search
 from hwsearch.separator.trained import load_trained
+from hwsearch.workflow.base import prepare
+from hwsearch.workflow.checks import check
+from hwsearch.workflow.listener import Listener
+from hwsearch.workflow.resources import Resources
+from hwsearch.workflow.runs import read_run, trained_state
+from hwsearch.workflow.search import search
+from hwsearch.workflow.systems import candidate_system
 from hwsearch.workspace import Workspace
 from tests.sensitivity.workspaces import BASE, SEARCH, build, make_experiment
 
@@ -35,20 +40,23 @@ def workspace_of(runs: Path, name: str = "trained", **search: Any) -> Workspace:
     return Workspace(runs, make_experiment(name=name, base=str(runs / BASE), qat=QAT, nas=nas, search=wanted))
 
 
+class Last(Listener):
+    """Keeps the last that was told of each step."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, tuple[int, int]] = {}
+
+    def advanced(self, what: str, done: int, total: int) -> None:
+        self.told[what] = done, total
+
+    def scored(self, progress: SearchProgress) -> None:
+        self.told[progress.fidelity.value] = progress.scored, progress.trials
+
+
 def run(workspace: Workspace) -> tuple[SearchSummary, dict[str, tuple[int, int]]]:
     """Search in this process; also the last that was told of each step."""
-    told: dict[str, tuple[int, int]] = {}
-
-    def bar(name: str):
-        return lambda done, total: told.__setitem__(name, (done, total))
-
-    reports = SearchReports(
-        bar("pool"),
-        bar("sensitivities"),
-        bar("nas"),
-        lambda progress: told.__setitem__(progress.fidelity.value, (progress.scored, progress.trials)),
-    )
-    return search(workspace, 1, 0, None, reports), told
+    listener = Last()
+    return search(workspace, Resources(1, 0), listener), listener.told
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def test_promoted_candidates_are_trained_and_kept(promoted: Promoted) -> None:
     assert trainings(workspace.experiment)
     assert summary.scored == 8
     trained = summary.promoted[Fidelity.SHORT_QAT]
-    assert told["pool"][0] == told["pool"][1]
+    assert told["training mixtures"][0] == told["training mixtures"][1]
     assert told["sensitivities"][0] == told["sensitivities"][1]
     assert told["short-qat"] == (trained, trained)
     opened = read_run(workspace.folder)
@@ -132,13 +140,13 @@ def test_weights_that_are_gone_are_named(runs: Path, promoted: Promoted) -> None
 def test_the_strategy_nas_scores_what_the_differentiable_search_finds(runs: Path) -> None:
     workspace = workspace_of(runs, "nas", strategy="nas", trials=30)
     summary, told = run(workspace)
-    assert told["nas"][0] == told["nas"][1] > 0
+    assert told["differentiable search"][0] == told["differentiable search"][1] > 0
     table = read_run(workspace.folder).table
     assert set(table.strategy.tolist()) <= {"uniform", "ends-at-8", "nas"}
     assert "sensitivities" not in told
     assert not summary.interrupted
     again, told = run(workspace)  # what was found is kept
-    assert "nas" not in told or told["nas"][0] == told["nas"][1]
+    assert "differentiable search" not in told or told["differentiable search"][0] == told["differentiable search"][1]
     assert again.scored == summary.scored
 
 

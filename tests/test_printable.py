@@ -17,8 +17,8 @@ from hwsearch.printable import printable, shortened
 from hwsearch.search.drivers import DRIVERS_FILE
 from hwsearch.search.log import LOG_FILE, search_log
 from hwsearch.search.record import RECORD_FILE
-from hwsearch.status_display import panel
-from hwsearch.terminal import SafeConsole
+from hwsearch.view.status import panel
+from hwsearch.view.terminal import SafeConsole
 from hwsearch.workspace import Workspace
 from tests.front.test_status import START, asked, failed, scored, tally
 from tests.sealed import edit_lines

@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
-from hwsearch import display, pipeline, searching
 from hwsearch.data.dataset import open_dataset
 from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training import base as training
+from hwsearch.workflow import data, evaluate
+from hwsearch.workflow import search as searching
 from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -30,11 +31,11 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("work has begun")
 
     for module, name in (
-        (pipeline, "build_data"),
+        (data, "build_data"),
         (training, "load_corpora"),
         (training, "dynamic_mixtures"),
         (searching, "ensure"),
-        (display, "evaluate_system"),
+        (evaluate, "evaluate_system"),
     ):
         monkeypatch.setattr(module, name, work)
 
@@ -189,7 +190,7 @@ def test_a_folder_of_runs_that_cannot_be_is_refused(tmp_path: Path, no_work: Non
 def test_figures_of_other_mixtures_are_refused_before_the_evaluation(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(display, "evaluate_system", lambda *_: pytest.fail("work has begun"))
+    monkeypatch.setattr(evaluate, "evaluate_system", lambda *_: pytest.fail("work has begun"))
     mixture = open_dataset(tiny.workspace.data_folder, Split.TEST)[0]
     figures = {"angle_deg": 1.0, "t60_measured_s": None, "scores": {}, "words": {}, "unavailable": {}}
     for name, utterance in ((mixture.id, "other"), ("other", mixture.target.utterance)):
@@ -201,7 +202,7 @@ def test_figures_of_other_mixtures_are_refused_before_the_evaluation(
 def test_a_recogniser_that_is_not_installed_is_refused_before_the_work(
     tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwsearch.evaluation.find_spec", lambda _: None)
+    monkeypatch.setattr("hwsearch.metrics.evaluation.find_spec", lambda _: None)
     recogniser = ("[search]", '[evaluation]\nrecogniser = "pocketsphinx-closed"\n[search]')
     file = write_tiny(tmp_path / "tiny.toml", recogniser)
     message = refusal(hwsearch("evaluate", file, "--runs-dir", tmp_path / "runs"))

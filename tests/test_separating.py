@@ -98,7 +98,7 @@ def test_memory_does_not_grow_with_the_recording(model: Path, tmp_path: Path) ->
 
 
 def test_a_long_recording_shows_how_far_it_is(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsearch.separating.LONG_SECONDS", 9)
+    monkeypatch.setattr("hwsearch.workflow.separate.LONG_SECONDS", 9)
     recorded(tmp_path / "x.wav", 80_000)
     answer = separate(model, tmp_path / "x.wav", tmp_path / "target.wav")
     shown = [f"seconds separated: {done}/10" for done in (8, 10)]

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from hwsearch import status_display
 from hwsearch.experiment import Fidelity
 from hwsearch.front.status import SearchStatus
 from hwsearch.search.folder_lock import LockHolder
-from hwsearch.status_display import LivePanel, live_panel, panel, sparkline
-from hwsearch.terminal import duration
+from hwsearch.view import status as status_display
+from hwsearch.view.status import LivePanel, live_panel, panel, sparkline
+from hwsearch.view.terminal import duration
 from hwsearch.workspace import Workspace
 from tests.front.test_status import START, asked, failed, scored, tally
 from tests.search.synthetic import make_experiment, search

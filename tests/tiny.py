@@ -62,7 +62,8 @@ validation_mixtures = 3
 """
 
 PROGRESS = re.compile(
-    r"(rooms|rooms and mixtures|training|training mixtures|sensitivities|candidates, [a-z-]+|test mixtures): \d+/\d+"
+    r"(rooms|rooms and mixtures|training of the base|training mixtures|training examples|sensitivities|candidates, [a-z-]+"
+    r"|test mixtures): \d+/\d+"
     r"|data: .*|starting Ray|epoch .*"
 )
 

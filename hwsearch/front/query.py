@@ -1,4 +1,4 @@
-"""Questions to a table of candidates: conditions, the front, an order; and answers as a table, JSON or CSV.
+"""Questions to a table of candidates: conditions, the front, an order; and answers as JSON or CSV.
 
 The conditions come first: the front of an answer is the front of the candidates that meet them all. A
 candidate with no value in a column meets no condition on it.
@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.markup import escape
-from rich.table import Table
 
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, in_figures, is_count
+from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, is_count
 from hwsearch.search.pareto import non_dominated
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!\s]+)\s*(?P<operator><=|>=|==|!=|=|<|>)\s*(?P<value>[^<>=!\s]+)\s*")
@@ -189,7 +187,7 @@ def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
 def to_json(table: CandidateTable) -> str:
     """A JSON list with one object per candidate; a missing value is null. Numbers are exact."""
     names = column_names(table)
-    return json.dumps([dict(zip(names, row, strict=True)) for row in _rows(table, names)], indent=2)
+    return json.dumps([dict(zip(names, row, strict=True)) for row in rows(table, names)], indent=2)
 
 
 def to_csv(table: CandidateTable) -> str:
@@ -198,37 +196,8 @@ def to_csv(table: CandidateTable) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(_rows(table, names))
+    writer.writerows(rows(table, names))
     return stream.getvalue()
-
-
-def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
-    """A table for the terminal: the main columns, every target's latency, and the columns named in `also`.
-
-    The title says at which fidelity the candidates were scored.
-
-    Raises:
-        UserError: a column in `also` that the table lacks.
-    """
-    every = column_names(table)
-    for name in also:
-        column_values(table, name)
-    margins = {value: margin for value, margin in MARGINS.items() if {value, margin} <= table.columns.keys()}
-    shown = [
-        name
-        for name in every
-        if name not in margins.values()
-        and name != "fidelity"
-        and (name in MAIN_COLUMNS or name in also or name.startswith("latency_ms["))
-    ]
-    answer = Table(title=f"scored at '{table.fidelity.value}'", title_justify="left")
-    for name in shown:
-        heading = name.replace("_db", "\n_db").replace("[", "\n[") + (" ± 95 %" if name in margins else "")
-        answer.add_column(escape(heading), justify="left" if name in TEXTS else "right")
-    cells = {name: [_cell(name, value) for (value,) in _rows(table, [name])] for name in {*shown, *margins.values()}}
-    for row in range(len(table)):
-        answer.add_row(*(cells[name][row] + (f" ± {cells[margins[name]][row]}" if name in margins else "") for name in shown))
-    return answer
 
 
 def _named_columns(table: CandidateTable) -> tuple[str, ...]:
@@ -243,7 +212,7 @@ def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return missing
 
 
-def _rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
+def rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
     """Rows of plain Python values; None for NaN, and whole numbers as integers."""
     return list(zip(*(_plain(name, column_values(table, name).tolist()) for name in names), strict=True))
 
@@ -252,11 +221,3 @@ def _plain(name: str, values: list[Any]) -> list[Any]:
     whole = is_count(name)
     plain = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
     return [int(value) if whole and isinstance(value, float) and value.is_integer() else value for value in plain]
-
-
-def _cell(name: str, value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else ""
-    return in_figures(name, value) if isinstance(value, float) or is_count(name) else escape(str(value))

@@ -125,15 +125,16 @@ def ensure(
     check_sensitivity(experiment, wanted, candidates)
     if needs_pool(wanted) and pool is None:
         raise ValueError("recoverability wants training examples")
-    calibration = workspace.folder / "calibration.json"
-    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration, experiment.search.weight_bits)
+    base = prepare_base(
+        experiment, workspace.base_path, workspace.data_folder, workspace.calibration_path, experiment.search.weight_bits
+    )
     validation = open_dataset(workspace.data_folder, Split.VALIDATION)[: experiment.sensitivity.mixtures]
     mixtures = [mixture.id for mixture in validation]
     factory = WorkFactory(
         experiment,
         workspace.base_path.resolve(),
         workspace.data_folder.resolve(),
-        calibration.resolve(),
+        workspace.calibration_path.resolve(),
         None if pool is None else pool.resolve(),
     )
     with open_journal(sensitivity_folder(workspace), _parts(workspace, wanted, base, len(mixtures), pool)) as journal:

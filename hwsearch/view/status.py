@@ -33,7 +33,7 @@ from hwsearch.search.drivers import Session, Step, read_sessions
 from hwsearch.search.folder_lock import LockHolder
 from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
-from hwsearch.terminal import SafeConsole, console, duration, output
+from hwsearch.view.terminal import SafeConsole, console, duration, output
 from hwsearch.workspace import Workspace
 
 SPARKS = "▁▂▃▄▅▆▇█"

@@ -1,8 +1,7 @@
-"""What the commands about chips print: costs layer by layer, the targets there are, a calibration."""
+"""What people see of chips: costs layer by layer, the targets there are, a fitted target."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,25 +9,17 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from hw_models.calibration import Errors, calibrate, target_toml
-from hw_models.compile import CostTable, compile_target
-from hw_models.cost import evaluate, placement_of
+from hw_models.calibration import Errors, Fit
 from hw_models.errors import TargetError
 from hw_models.figures import significant
-from hw_models.measurements import load_measurements
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
-from hw_models.report import Row, cost_rows
+from hw_models.report import Row
 from hw_models.target import built_in_targets, load_target
-from hw_models.workload import IntArray, Workload, bits_matrix
+from hw_models.workload import Workload
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
-from hwsearch.files import atomic_write, atomic_write_bytes, check_writable
-from hwsearch.pipeline import read_run
-from hwsearch.search.costing import experiment_workload
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
-from hwsearch.separator.base import EMBEDDED_BASE, load_base
-from hwsearch.separator.untrained import untrained_sites
-from hwsearch.terminal import number, say, wide
+from hwsearch.files import atomic_write, check_writable
+from hwsearch.view.terminal import number, say, wide
+from hwsearch.workflow.cost import Charge
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
 """Files that a cost is drawn into."""
@@ -39,76 +30,32 @@ MOST_LETTERS = 60
 TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
 
 
-@dataclass(frozen=True)
-class Charged:
-    """What is charged: the network of an experiment, or of the embedded base, under a candidate or uniform widths."""
+def check_plots(folder: Path) -> None:
+    """Refuse a folder that the pictures of a cost cannot be written into.
 
-    experiment: Path | None = None
-    run: Path | None = None
-    candidate: int | None = None
-    weight_bits: int = 8
-    activation_bits: int = 8
-
-    def resolve(self, target: str) -> tuple[Experiment, BitAllocation]:
-        """The experiment and the allocation to charge on a target.
-
-        Raises:
-            UserError: options that do not go together, a width that is none, or an unreadable experiment or run.
-        """
-        if (self.run is None) != (self.candidate is None):
-            raise UserError("--run and --candidate go together; wanted both or neither")
-        if self.run is not None and self.experiment is not None:
-            raise UserError("--run and --experiment exclude each other; wanted one of them")
-        for name, bits, allowed in (
-            ("--weight-bits", self.weight_bits, WEIGHT_WIDTHS),
-            ("--activation-bits", self.activation_bits, ACTIVATION_WIDTHS),
-        ):
-            if bits not in allowed:
-                raise UserError(f"{name} is {bits}; wanted one of {list(allowed)}")
-        if self.run is not None and self.candidate is not None:
-            opened = read_run(self.run)
-            return opened.workspace.experiment, opened.allocation(self.candidate)
-        named = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
-        # The trunk is as wide as this target has it.
-        changes = {"targets": [target], "trunk_bits": None, "activation_bits": [self.activation_bits]}
-        experiment = with_search(named, changes)
-        sites = untrained_sites(experiment)
-        return experiment, uniform(sites, self.weight_bits, self.activation_bits, experiment.search.widest_trunk)
+    Raises:
+        UserError: as said.
+    """
+    for name in PLOTS:
+        check_writable(folder / name)
 
 
-def print_cost(target: str, charged: Charged, *, streaming: bool, plots: Path | None) -> None:
-    """The cost of each layer on a target, the totals, and pictures of them.
+def print_cost(charge: Charge, plots: Path | None) -> None:
+    """Print the cost of each layer and the totals, and draw them.
 
     Args:
-        target: a built-in name or a file.
-        charged: network and allocation.
-        streaming: frame by frame, whatever the experiment says.
+        charge: what is shown.
         plots: folder for the pictures.
 
     Raises:
-        UserError: an unknown target, a wrong file, or widths that it does not run; see also `Charged.resolve`.
+        UserError: something that cannot be drawn or written.
     """
-    pictures = {} if plots is None else {plots / name: draw for name, draw in PLOTS.items()}
-    for path in pictures:
-        check_writable(path)
     try:
-        chip = load_target(target)
+        figures = {} if plots is None else {plots / name: draw(charge.table, charge.bits) for name, draw in PLOTS.items()}
     except TargetError as error:
         raise UserError(str(error)) from None
-    experiment, allocation = charged.resolve(target)
-    workload = experiment_workload(experiment)
-    if streaming:
-        workload = workload.streamed()
-    try:
-        bits = bits_matrix(workload, [allocation.by_site])[0]
-        table = compile_target(chip, workload)
-        rows = cost_rows(table, bits)
-        summary = _summary(table, bits)
-        figures = {path: draw(table, bits) for path, draw in pictures.items()}
-    except TargetError as error:
-        raise UserError(str(error)) from None
-    wide().print(_cost_table(chip.name, workload, rows))
-    for line in summary:
+    wide().print(_cost_table(charge.target.name, charge.table.workload, charge.rows))
+    for line in _summary(charge):
         say(line)
     for path, figure in figures.items():
         atomic_write(path, partial(figure.savefig, dpi=DPI, format="png"))
@@ -151,17 +98,8 @@ def print_target(target: str) -> None:
     say(f"source:     {chip.calibration.source}")
 
 
-def calibrate_target(target: str, measurements: Path, output: Path) -> None:
-    """Fit a target to a file of measurements, write the new target, and say how far to trust it.
-
-    Raises:
-        UserError: an unknown target, a wrong file, measurements that do not fit, or an output that cannot be written.
-    """
-    try:
-        fit = calibrate(load_target(target), load_measurements(measurements), file=measurements.name, name=_name(output))
-    except TargetError as error:
-        raise UserError(str(error)) from None
-    atomic_write_bytes(output, target_toml(fit.target).encode())
+def print_fit(fit: Fit, output: Path) -> None:
+    """Print how far a fitted target is to be trusted, and where it was written."""
     held_out = {check.name for check in fit.held_out}
     table = Table("measurement", "held out", "measured ms", "predicted ms", "error %")
     for check in (*fit.fitted, *fit.held_out):
@@ -187,14 +125,6 @@ def _errors(errors: Errors) -> str:
     )
 
 
-def _name(output: Path) -> str:
-    """A target's name from its file's: lower case, everything else a hyphen."""
-    plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in output.stem.lower()).strip("-")
-    if not plain:
-        raise UserError(f"--output is {output}; wanted a file name with a letter or digit")
-    return plain
-
-
 def _cost_table(name: str, workload: Workload, rows: Sequence[Row]) -> Table:
     """Rows of `cost_rows` for the terminal, without the columns of which nothing is known."""
     length = f"{significant(workload.seconds, 3)} s of speech"
@@ -209,9 +139,9 @@ def _cost_table(name: str, workload: Workload, rows: Sequence[Row]) -> Table:
     return shown
 
 
-def _summary(table: CostTable, bits: IntArray) -> list[str]:
-    """The totals of an allocation `[sites]` in words."""
-    costs, placement = evaluate(table, bits[None]), placement_of(table, bits)
+def _summary(charge: Charge) -> list[str]:
+    """The totals in words."""
+    table, costs, placement = charge.table, charge.costs, charge.placement
     peak = costs.peak_activation_bytes[0]
     lines = [
         f"weights:     {costs.weight_bytes[0]:,} bytes in {placement.weights.name}{_of(placement.weights.bytes)}",
@@ -242,22 +172,3 @@ def _of(capacity: int | None) -> str:
 
 def _absent(value: str | float) -> bool:
     return value == "" if isinstance(value, str) else bool(np.isnan(value))
-
-
-def _embedded_experiment() -> Experiment:
-    """An experiment around the embedded base: enough for its workload."""
-    _, description = load_base(EMBEDDED_BASE)
-    return parse_experiment(
-        {
-            "name": "embedded-base",
-            "separator": description.separator.model_dump(mode="json"),
-            "data": {
-                "sample_rate": description.sample_rate,
-                "array": description.array,
-                "corpora": [{"kind": "espeak", "splits": {"test": 1.0}}],
-                "rooms": {"count": {}},
-                "mixtures": {"count": {}},
-            },
-        },
-        source=str(EMBEDDED_BASE),
-    )

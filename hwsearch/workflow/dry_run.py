@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,6 @@ from pathlib import Path
 from hwsearch.data.dataset import manifest_path
 from hwsearch.experiment import Experiment, Fidelity, Split, Strategy
 from hwsearch.front.status import SearchStatus, read_tally
-from hwsearch.pipeline import calibration_path, check_plan, needs_training
 from hwsearch.search.costing import make_cost
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
@@ -25,19 +24,20 @@ from hwsearch.search.record import Asked, Scored, has_begun, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
-from hwsearch.search.stopping import first_judged, hours_said, stall_said
+from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
-from hwsearch.searching import check_storage
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.untrained import untrained_sites
-from hwsearch.terminal import duration
 from hwsearch.training.pool import load_pool, pool_path
 from hwsearch.training.qat import train_quantized
+from hwsearch.workflow.base import needs_training
+from hwsearch.workflow.checks import check_plan
+from hwsearch.workflow.search import check_storage
 from hwsearch.workspace import Workspace
 
 _TRAINED_STEPS = 4
@@ -298,8 +298,8 @@ def _measure(workspace: Workspace) -> Measured:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calibration = folder / "calibration.json"
-        if calibration_path(workspace).is_file():
-            shutil.copyfile(calibration_path(workspace), calibration)
+        if workspace.calibration_path.is_file():
+            shutil.copyfile(workspace.calibration_path, calibration)
         start = time.perf_counter()
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]
@@ -369,58 +369,3 @@ def _disk(workspace: Workspace, todo: list[tuple[int, RungPlan]], measured: Meas
     """Entries for every rung; trained weights are as large as the base."""
     trained = sum(count for count, rung in todo if rung.fidelity.trained)
     return sum(count for count, _ in todo) * measured.record_bytes + trained * workspace.base_path.stat().st_size
-
-
-def lines(plan: DryRun) -> Iterator[str]:
-    """The plan as text for people."""
-    most = "" if plan.exact else "at most "
-    seeds = ", ".join(f"{count} {origin}" for origin, count in plan.seeds.items())
-    yield f"seeds:    {most}{sum(plan.seeds.values())}: {seeds}"
-    if sum(plan.seeds.values()) > plan.rungs[0].candidates:
-        yield f"          search.trials leaves room for the first {plan.rungs[0].candidates}"
-    yield f"then:     {plan.proposer}"
-    for rung in plan.rungs:
-        each = "not measured" if rung.seconds_each is None else f"{rung.seconds_each:.2f} s each on one worker"
-        done = f" ({rung.done} are done)" if rung.done else ""
-        yield f"rung:     {rung.candidates} candidates at '{rung.fidelity.value}'{done}, {each}"
-    yield f"workers:  {plan.workers or 'this process alone'}"
-    for missing in plan.missing:
-        yield f"missing:  {missing}"
-    if plan.hours is not None:
-        yield f"hours:    {_hours_line(plan, plan.hours)}"
-    if plan.stall is not None:
-        yield f"stall:    {plan.stall}"
-    if plan.storage is not None:
-        yield f"storage:  {plan.storage}"
-    if plan.measured is None:
-        yield "cost:     not estimated: scoring is measured once base and mixtures are there"
-        return
-    yield (
-        f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, then {plan.measured.seconds_each:.2f} s each"
-        + ("" if plan.measured.step_seconds is None else f", {plan.measured.step_seconds:.2f} s for a training step")
-    )
-    beside = ", beside what is missing" if plan.missing else ""
-    time_said = (
-        "unknown: a training rung is measured once training mixtures are there"
-        if plan.seconds is None
-        else (f"about {duration(plan.seconds)} of scoring{beside}")
-    )
-    yield f"time:     {time_said}"
-    yield f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights"
-    yield f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB"
-
-
-def _hours_line(plan: DryRun, hours: float) -> str:
-    """What the hours have room for."""
-    said = hours_said(hours)
-    if plan.measured is None:
-        return f"{said} end the search if its trials do not before; how many fit in is not estimated"
-    share = "" if plan.exact else "; what sensitivities take of them is not counted"
-    pairs = list(zip(plan.scored_in_hours, plan.rungs, strict=False))
-    whole = all(scored >= rung.candidates for scored, rung in pairs)
-    if whole and len(pairs) == len(plan.rungs):
-        return f"its trials end the search within {said}{share}"
-    counts = [f"{scored} of {rung.candidates} candidates at '{rung.fidelity.value}'" for scored, rung in pairs]
-    if whole:  # and the next one could not be measured
-        counts.append(f"some at '{plan.rungs[len(pairs)].fidelity.value}', which is not measured")
-    return f"{said} end the search after about {', '.join(counts)}{share}"

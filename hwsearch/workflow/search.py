@@ -1,19 +1,18 @@
-"""The search as a step of the main job: sensitivities, the differentiable search, candidates, promotions."""
+"""The search as a step of the main job: data, base, sensitivities, the differentiable search, candidates, promotions."""
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hwsearch.executor import Executor, open_executor, ray_session
-from hwsearch.pipeline import Progress, calibration_path, claim, prepare, provenance
+from hwsearch.executor import Executor, check_workers, open_executor, ray_session
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
+from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
@@ -22,29 +21,21 @@ from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import Point, SearchSpace, build_space
-from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.strategy import Plan, make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.shared_study import check_shared_study
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
+from hwsearch.workflow.base import needs_training, prepare, train
+from hwsearch.workflow.checks import check, claim, provenance
+from hwsearch.workflow.data import build
+from hwsearch.workflow.listener import SILENT, Listener, Progress
+from hwsearch.workflow.resources import DEFAULTS, Resources
 from hwsearch.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SearchReports:
-    """Whom a search tells of its progress, step by step; each is called with what is done and all of it."""
-
-    on_pool: Progress
-    """Training mixtures, where a fidelity or a prior trains."""
-    on_sensitivity: Progress
-    """Effort of the sensitivities that were missing."""
-    on_nas: Progress
-    """Weights of the cost in the differentiable search."""
-    on_candidates: Callable[[SearchProgress], None]
 
 
 def check_storage(workspace: Workspace, storage: StorageAddress) -> int | None:
@@ -62,90 +53,159 @@ def check_storage(workspace: Workspace, storage: StorageAddress) -> int | None:
 
 def search(
     workspace: Workspace,
-    processes: int,
-    workers: int,
-    ray_address: str | None,
-    reports: SearchReports,
+    resources: Resources = DEFAULTS,
+    listener: Listener = SILENT,
     storage: StorageAddress | None = None,
-    lock: FolderLock | None = None,
+    *,
+    may_train: bool = False,
 ) -> SearchSummary:
-    """Search, or go on searching: sensitivities and differentiable search first, then candidates.
+    """Build the data, train the base where that is allowed, and search; the same call continues an interrupted search.
+
+    The run folder is held, and its log and the account of its drivers are kept, from the data on.
 
     Args:
-        workspace: of the experiment; its data are built and its base is there.
-        processes: that make training mixtures.
-        workers: on Ray; with none everything runs in this process, without Ray.
-        ray_address: a cluster to join.
-        reports: told of progress.
+        workspace: of the experiment.
+        resources: what may be used.
+        listener: hears of every step.
         storage: of a shared study.
-        lock: of the run folder, where the caller has it.
+        may_train: whether a base that is not there yet is trained.
 
     Raises:
-        UserError: unusable base, data, sensitivities or record, or another experiment's folder.
+        UserError: what the search would refuse, before anything is done; what goes wrong later.
     """
-    start = time.monotonic()
+    check_workers(resources.workers, resources.ray_address, workspace.experiment.workers)
+    check(workspace, may_train=may_train)
+    if storage is not None:
+        check_storage(workspace, storage)
+    with FolderLock(workspace.folder) as lock, driver_account(workspace.folder) as account:
+        account.step(Step.DATA)
+        build(workspace, resources.processes, _Recorded(listener, account))
+        if may_train and needs_training(workspace):
+            account.step(Step.BASE)
+            train(workspace, resources.processes, _Recorded(listener, account))
+        account.step(Step.PREPARATION)
+        start = time.monotonic()
+        with search_log(workspace.folder) as log, events_logged(log, listener.said):
+            heard = _Recorded(listener, account, log, workspace.experiment.search.objectives)
+            summary = _search(workspace, resources, heard, storage, lock, start)
+            account.end_of(summary)
+            log(str(summary))
+            if summary.shared is not None:
+                log(summary.shared)
+    return summary
+
+
+class _Recorded(Listener):
+    """Passes on what it hears, and writes it into the account of the driver and the log of the search."""
+
+    def __init__(
+        self, listener: Listener, account: DriverAccount, log: Line | None = None, objectives: Sequence[str] = ()
+    ) -> None:
+        self._listener = listener
+        self._account = account
+        self._log = log
+        self._objectives = objectives
+        self._begun: set[str] = set()
+
+    def advanced(self, what: str, done: int, total: int) -> None:
+        if what in _STEPS:
+            self._account.step(Step(what), done, total)
+        if what not in self._begun and self._log is not None:
+            self._log(f"{what}: {done}/{total}")
+        self._begun.add(what)
+        self._listener.advanced(what, done, total)
+
+    def scored(self, progress: SearchProgress) -> None:
+        self._account.step(Step.CANDIDATES)
+        if self._log is not None:
+            self._log(describe(progress, self._objectives))
+        self._listener.scored(progress)
+
+    def said(self, line: str) -> None:
+        self._listener.said(line)
+
+
+_STEPS = frozenset(step.value for step in Step)
+
+
+def _search(
+    workspace: Workspace,
+    resources: Resources,
+    listener: Listener,
+    storage: StorageAddress | None,
+    lock: FolderLock,
+    start: float,
+) -> SearchSummary:
+    """Sensitivities and differentiable search, then candidates; the caller holds the folder."""
     experiment = workspace.experiment
-    with FolderLock(workspace.folder) if lock is None else nullcontext(lock) as held:
-        claim(workspace)
-        space = build_space(experiment.search, untrained_sites(experiment))
-        costs = CostBook(experiment, space)
-        prepare(workspace, experiment.search.weight_bits)
-        with ray_session(workers, experiment.workers):
-            # Where no site is free there is one candidate, and nothing to estimate.
-            priors = wanted_priors(experiment) if space.free else ()
-            pool = build_pool(workspace, processes, reports.on_pool) if trainings(experiment) else None
-            tables = (
-                ensure(
-                    workspace,
-                    [prior.value for prior in priors],
-                    space.free_sites,
-                    pool=pool,
-                    workers=workers,
-                    ray_address=ray_address,
-                    progress=reports.on_sensitivity,
-                )
-                if priors
-                else {}
-            )
-            wants_points = wants_nas(experiment) and bool(space.free)
-            nas = _nas_points(workspace, space, pool, workers, ray_address, reports.on_nas) if wants_points else []
-            plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
-            if experiment.search.trials < len(plan.seeds):
-                logger.warning(
-                    "search.trials is %d: of %d seeds the first ones are scored", experiment.search.trials, len(plan.seeds)
-                )
-            factory = ScorerFactory(
+    claim(workspace)
+    space = build_space(experiment.search, untrained_sites(experiment))
+    costs = CostBook(experiment, space)
+    prepare(workspace, experiment.search.weight_bits)
+    with ray_session(resources.workers, experiment.workers):
+        wants_pool = bool(trainings(experiment))
+        pool = build_pool(workspace, resources.processes, listener.progress(Step.POOL.value)) if wants_pool else None
+        plan = _plan(workspace, space, costs, pool, resources, listener)
+        factory = ScorerFactory(
+            experiment,
+            workspace.base_path.resolve(),
+            workspace.data_folder.resolve(),
+            workspace.calibration_path.resolve(),
+            None if pool is None else pool.resolve(),
+        )
+        with open_executor(
+            factory,
+            resources.workers,
+            max_attempts=experiment.search.max_attempts,
+            ray_address=resources.ray_address,
+            each=experiment.workers,
+        ) as executor:
+            return run_search(
                 experiment,
-                workspace.base_path.resolve(),
-                workspace.data_folder.resolve(),
-                calibration_path(workspace).resolve(),
-                None if pool is None else pool.resolve(),
+                space,
+                executor,
+                make_cost(experiment),
+                workspace.folder,
+                listener.scored,
+                seeds=plan.seeds,
+                proposer=plan.proposer,
+                provenance=provenance(workspace),
+                elapsed=lambda: time.monotonic() - start,
+                storage=storage,
+                lock=lock,
             )
-            with open_executor(
-                factory,
-                workers,
-                max_attempts=experiment.search.max_attempts,
-                ray_address=ray_address,
-                each=experiment.workers,
-            ) as executor:
-                return run_search(
-                    experiment,
-                    space,
-                    executor,
-                    make_cost(experiment),
-                    workspace.folder,
-                    reports.on_candidates,
-                    seeds=plan.seeds,
-                    proposer=plan.proposer,
-                    provenance=provenance(workspace),
-                    elapsed=lambda: time.monotonic() - start,
-                    storage=storage,
-                    lock=held,
-                )
+
+
+def _plan(
+    workspace: Workspace, space: SearchSpace, costs: CostBook, pool: Path | None, resources: Resources, listener: Listener
+) -> Plan:
+    """Seeds and proposer, after the sensitivities and the differentiable search that they need."""
+    experiment = workspace.experiment
+    # Where no site is free there is one candidate, and nothing to estimate.
+    priors = wanted_priors(experiment) if space.free else ()
+    tables = (
+        ensure(
+            workspace,
+            [prior.value for prior in priors],
+            space.free_sites,
+            pool=pool,
+            workers=resources.workers,
+            ray_address=resources.ray_address,
+            progress=listener.progress(Step.SENSITIVITIES.value),
+        )
+        if priors
+        else {}
+    )
+    wants_points = wants_nas(experiment) and bool(space.free)
+    nas = _nas_points(workspace, space, pool, resources, listener.progress(Step.NAS.value)) if wants_points else []
+    plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
+    if experiment.search.trials < len(plan.seeds):
+        logger.warning("search.trials is %d: of %d seeds the first ones are scored", experiment.search.trials, len(plan.seeds))
+    return plan
 
 
 def _nas_points(
-    workspace: Workspace, space: SearchSpace, pool: Path | None, workers: int, ray_address: str | None, progress: Progress
+    workspace: Workspace, space: SearchSpace, pool: Path | None, resources: Resources, progress: Progress
 ) -> list[Point]:
     """What the differentiable search finds, from the largest weight of the cost to the smallest, without repeats."""
     if pool is None:
@@ -156,14 +216,16 @@ def _nas_points(
         experiment,
         workspace.base_path.resolve(),
         workspace.data_folder.resolve(),
-        calibration_path(workspace).resolve(),
+        workspace.calibration_path.resolve(),
         pool.resolve(),
         prior_problem(space, zeros, ()),
         nas_cost(experiment, space.widths),
     )
 
     def make_executor(factory: Callable[[], Callable[[float], NasResult]]) -> Executor[float, NasResult]:
-        return open_executor(factory, workers, max_attempts=experiment.search.max_attempts, ray_address=ray_address)
+        return open_executor(
+            factory, resources.workers, max_attempts=experiment.search.max_attempts, ray_address=resources.ray_address
+        )
 
     results = ensure_nas(factory, workspace.folder / NAS_FILE, make_executor, progress)
     found = [allocation for result in results for allocation in (result.allocation, result.halfway)]

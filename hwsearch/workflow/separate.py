@@ -1,8 +1,7 @@
-"""One speaker from a recording, by an exported file: what the command line does, step by step."""
+"""The speakers of a recording, by an exported file."""
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,15 @@ from hwsearch.data.audio import open_recording, write_blocks
 from hwsearch.data.channels import inspect
 from hwsearch.errors import UserError
 from hwsearch.files import check_writable
-from hwsearch.terminal import Advance, progress_bar, tell
+from hwsearch.workflow.listener import SILENT, Listener, Progress
 
 LONG_SECONDS = 60
 """Recordings longer than this show how far their separation is."""
 
 
-def separate_file(model: Path, path: Path, doa_deg: float | None, output: Path, threads: int) -> None:
+def separate_file(
+    model: Path, path: Path, doa_deg: float | None, output: Path, threads: int = 1, listener: Listener = SILENT
+) -> None:
     """Separate a recording into a WAV file, in memory that does not grow with the recording.
 
     A model that looks at the direction writes the speaker there; another writes every speaker into a channel of its own.
@@ -30,6 +31,7 @@ def separate_file(model: Path, path: Path, doa_deg: float | None, output: Path, 
         doa_deg: direction of the wanted speaker, for a model that looks at it.
         output: the file to be, which must not be the recording.
         threads: of ONNX Runtime.
+        listener: hears of the seconds separated of a long recording, and of warnings.
 
     Raises:
         UserError: one of them cannot be used.
@@ -50,22 +52,16 @@ def separate_file(model: Path, path: Path, doa_deg: float | None, output: Path, 
         raise UserError(f"direction {doa_deg} degrees; '{model}' separates all speakers, whatever their direction: wanted none")
     found = inspect(recording, rate, front_end.microphones)
     for warning in found.warnings:
-        tell(f"warning: {warning}")
+        listener.said(f"warning: {warning}")
     long = found.samples > LONG_SECONDS * rate
-    with progress_bar("seconds separated") if long else nullcontext(_show_nothing) as advance:
-        blocks = separator.separate_blocks(recording.blocks, found.samples, doa_deg)
-        write_blocks(
-            output, _counted(blocks, found.samples, rate, advance), rate, channels=front_end.speakers, samples=found.samples
-        )
+    progress = (listener if long else SILENT).progress("seconds separated")
+    blocks = _counted(separator.separate_blocks(recording.blocks, found.samples, doa_deg), found.samples, rate, progress)
+    write_blocks(output, blocks, rate, channels=front_end.speakers, samples=found.samples)
 
 
-def _counted(blocks: Iterable[NDArray[np.float32]], samples: int, rate: int, advance: Advance) -> Iterator[NDArray[np.float32]]:
+def _counted(blocks: Iterable[NDArray[np.float32]], samples: int, rate: int, progress: Progress) -> Iterator[NDArray[np.float32]]:
     done = 0
     for block in blocks:
         yield block
         done += block.shape[-1]
-        advance(done // rate, samples // rate)
-
-
-def _show_nothing(done: int, total: int) -> None:
-    del done, total
+        progress(done // rate, samples // rate)

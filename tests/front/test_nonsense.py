@@ -13,14 +13,15 @@ from rich.console import Console
 
 from hwsearch.errors import UserError
 from hwsearch.front.candidates import read_candidates
-from hwsearch.front.query import query, to_csv, to_table
+from hwsearch.front.query import query, to_csv
 from hwsearch.front.query import to_json as table_to_json
 from hwsearch.front.status import read_status, to_json
-from hwsearch.pipeline import choose
 from hwsearch.seals import seal_lines, unseal_lines
 from hwsearch.search.drivers import DRIVERS_FILE, Step, driver_account
 from hwsearch.search.record import RECORD_FILE
-from hwsearch.status_display import panel
+from hwsearch.view.candidates import to_table
+from hwsearch.view.status import panel
+from hwsearch.workflow.choose import choose
 from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment, search
 

@@ -18,8 +18,8 @@ from hwsearch.front.query import (
     query,
     to_csv,
     to_json,
-    to_table,
 )
+from hwsearch.view.candidates import to_table
 from tests.front.tables import make_table
 
 LATENCY = "latency_ms[ethos-u55-128]"

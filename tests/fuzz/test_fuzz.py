@@ -68,5 +68,5 @@ def _damage(bench: Bench, name: str, how: settings) -> None:
 
 
 def test_a_warning_beside_an_answer_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hwsearch.hardware.print_targets", lambda: warnings.warn("look", RuntimeWarning, stacklevel=1))
+    monkeypatch.setattr("hwsearch.view.targets.print_targets", lambda: warnings.warn("look", RuntimeWarning, stacklevel=1))
     assert run_watched(("targets",)).problem() == "success beside a warning or a traceback"

@@ -7,10 +7,9 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.search.drivers import driver_account
 from hwsearch.search.log import LOG_BYTES, LOG_FILE, OLDER_LOGS, describe, events_logged, search_log
 from hwsearch.search.progress import SearchProgress
-from hwsearch.search_display import search_display
+from hwsearch.view.progress import progress_shown
 from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment, search
 from tests.search.test_record import failed, scored
@@ -74,7 +73,7 @@ def test_a_warning_on_a_full_disk_is_shown(tmp_path: Path) -> None:
 def test_a_search_on_the_command_line_shows_and_logs_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workspace = Workspace(tmp_path, make_experiment(3))
     workspace.folder.mkdir()
-    with driver_account(workspace.folder) as account, search_display(workspace, account):
+    with progress_shown(workspace) as listener, search_log(workspace.folder) as log, events_logged(log, listener.said):
         logging.getLogger("hwsearch.search.studies.shared_study").warning("server is away")
     assert texts(workspace.folder)[-1] == "server is away"
     assert capsys.readouterr().err == "server is away\n"

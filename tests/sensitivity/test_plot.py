@@ -9,9 +9,9 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.sensitivity.plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
 from hwsearch.sensitivity.table import Method, SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
+from hwsearch.view.sensitivity_plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
 from tests.separator.small import all_sites, weight_sites
 
 PAPER = SeparatorConfig(X=8, R=4)

@@ -1,0 +1,102 @@
+"""The main job and the search as the command line runs them: each step is shown before the next begins."""
+
+import shlex
+import shutil
+import sys
+
+from hwsearch.errors import UserError
+from hwsearch.export.folder import EXPORT_FOLDER, GRAPH_FILES
+from hwsearch.front.query import Condition, query
+from hwsearch.front.rungs import rung_correlations
+from hwsearch.interrupts import stop_code
+from hwsearch.search.studies.address import StorageAddress
+from hwsearch.view.candidates import plot_run, print_candidates
+from hwsearch.view.export import print_choice, print_export
+from hwsearch.view.progress import progress_shown
+from hwsearch.view.terminal import say, tell
+from hwsearch.workflow.choose import choose_candidate, within_limits
+from hwsearch.workflow.export import example_recording, export
+from hwsearch.workflow.resources import Resources
+from hwsearch.workflow.runs import Run, read_run
+from hwsearch.workflow.search import search
+from hwsearch.workspace import Workspace
+
+
+def run_main_job(workspace: Workspace, resources: Resources, storage: StorageAddress | None = None) -> None:
+    """Search, show the front, and export the chosen candidate; end with what to try next.
+
+    What was found is shown before anything that failed behind the search is said.
+
+    Raises:
+        UserError: what the search refuses or stops with; at the very end, what could not be drawn, chosen or exported.
+    """
+    search_shown(workspace, resources, storage, may_train=True)
+    opened = read_run(workspace.folder)
+    where = _fitting(opened)
+    print_candidates(query(opened.table, where), "table", where)
+    failures: list[str] = []
+    for step in (_draw_front, _export_chosen):
+        try:
+            step(opened)
+        except UserError as failure:
+            failures.append(str(failure))
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def search_shown(workspace: Workspace, resources: Resources, storage: StorageAddress | None, *, may_train: bool) -> None:
+    """Search, and show how far it is and how it ended. An interrupted search ends the program (`stop_code`).
+
+    Raises:
+        UserError: what the search would refuse, before anything is done; what goes wrong later.
+    """
+    with progress_shown(workspace) as listener:
+        summary = search(workspace, resources, listener, storage, may_train=may_train)
+    tell(str(summary))
+    if summary.shared is not None:
+        tell(summary.shared)
+    if summary.interrupted:
+        sys.exit(stop_code())
+    for correlation in rung_correlations(workspace.folder):
+        tell(str(correlation))
+
+
+def command_line(*arguments: str) -> str:
+    """A command of this program that can be pasted into a shell."""
+    return shlex.join(["hwsearch" if shutil.which("hwsearch") else sys.argv[0], *arguments])
+
+
+def _fitting(run: Run) -> list[Condition]:
+    """`search.limits` as conditions; none where no candidate meets them, so that what was found is shown all the same."""
+    where = within_limits(run.workspace.experiment.search.limits)
+    return where if len(query(run.table, where)) else []
+
+
+def _draw_front(run: Run) -> None:
+    plot_run(run, _fitting(run), run.workspace.plot_path)
+    say(f"plot:   {run.workspace.plot_path}")
+
+
+def _export_chosen(run: Run) -> None:
+    """Choose a candidate, say why and how surely, export it, and say what to try next.
+
+    Raises:
+        UserError: there is none to choose, or it cannot be exported.
+    """
+    folder = run.workspace.folder / EXPORT_FOLDER
+    choice = choose_candidate(run)
+    print_choice(choice)
+    chosen = choice.candidate
+    tell(f"exporting candidate {chosen} and comparing it with the Brevitas network")
+    try:
+        report = export(run, chosen, "onnx", folder)
+    except UserError as error:
+        raise UserError(
+            f"candidate {chosen} was not exported: {error}; 'hwsearch export {run.workspace.folder} --candidate N --output DIR' "
+            "exports another one of the table"
+        ) from None
+    print_export(report, folder)
+    recording, doa = example_recording(run.workspace)
+    direction = [] if doa is None else ["--doa", f"{doa:.1f}"]
+    model = str(folder / GRAPH_FILES["onnx"])
+    say("next:   " + command_line("separate", model, "--input", str(recording), *direction, "--output", "target.wav"))

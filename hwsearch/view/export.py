@@ -1,0 +1,46 @@
+"""Which candidate was chosen and why, where its export is, and what its verification found."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hwsearch.export.folder import GRAPH_FILES
+from hwsearch.view.terminal import say
+from hwsearch.workflow.choose import Choice
+
+if TYPE_CHECKING:
+    from hwsearch.export.verify import VerificationReport
+
+
+def print_export(report: "VerificationReport", folder: Path) -> None:
+    """Where an export is and what its verification found."""
+    content = report.to_json()
+    graphs = [folder / name for name in GRAPH_FILES.values() if (folder / name).is_file()]
+    say(f"model:  {graphs[0]}")
+    say(
+        f"        verified in {content['runtime']}: {content['quantized_values']} integers judged, {content['ties']} ties; "
+        f"output within {content['max_abs_difference']:.2g} of the Brevitas network"
+    )
+
+
+def print_choice(choice: Choice) -> None:
+    """Say which candidate was chosen, why, and where its drop is known less exactly than was asked for."""
+    limits = " within search.limits" if choice.limited else ""
+    if choice.near:
+        why = f"the smallest{limits} that loses at most {choice.max_drop_db} dB"
+    else:
+        why = f"the best-sounding one{limits}: none loses at most {choice.max_drop_db} dB"
+    say(f"chosen: candidate {choice.candidate}, {why}")
+    if doubt := _doubt(choice):
+        say(f"        {doubt}")
+
+
+def _doubt(choice: Choice) -> str | None:
+    counted = f"on {choice.mixtures} validation mixture" + ("s" if choice.mixtures != 1 else "")
+    if choice.margin_db is None:
+        return f"it loses {choice.drop_db:.2f} dB {counted}; no confidence interval of that is known"
+    if 2 * choice.margin_db <= choice.max_drop_db:
+        return None
+    return (
+        f"it loses {choice.drop_db:.2f} ± {choice.margin_db:.2f} dB {counted}, an interval wider than the "
+        f"{choice.max_drop_db:g} dB of export.max_drop_db; more mixtures may choose another candidate"
+    )

@@ -1,0 +1,73 @@
+"""The full-precision base: whether it is there, whether it fits, its training, and what the search needs of it."""
+
+from collections.abc import Iterable
+
+from hwsearch.errors import UserError
+from hwsearch.search.drivers import Step
+from hwsearch.separator.base import load_base
+from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
+from hwsearch.separator.separator import Separator
+from hwsearch.training.base import Reports, train_base, trained_path, training_digest
+from hwsearch.training.checkpoint import TrainingProgress
+from hwsearch.workflow.listener import SILENT, Listener
+from hwsearch.workspace import Workspace
+
+
+def needs_training(workspace: Workspace) -> bool:
+    """Whether the experiment trains its own base and has not done so yet."""
+    return workspace.experiment.base is None and not workspace.base_path.is_file()
+
+
+def load_float_base(workspace: Workspace) -> Separator:
+    """The experiment's base in full precision.
+
+    Raises:
+        UserError: no base there, one that does not fit the experiment, or one trained with other settings.
+    """
+    experiment, path = workspace.experiment, workspace.base_path
+    separator = load_checked_base(experiment, path)
+    if experiment.base is None and load_base(path, experiment.separator)[1].made_by.get("training_digest") != training_digest(
+        experiment
+    ):
+        raise UserError(
+            f"{path}: trained by an experiment '{experiment.name}' whose data, separator or training differ from the file given; "
+            "wanted the same content, another name, or another --runs-dir"
+        )
+    return separator
+
+
+def prepare(workspace: Workspace, widths: Iterable[int] = ()) -> PreparedBase:
+    """The experiment's base, folded and calibrated; the scales of its weights at some widths are kept with the calibration."""
+    return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, workspace.calibration_path, widths)
+
+
+def train(workspace: Workspace, processes: int, listener: Listener = SILENT) -> TrainingProgress:
+    """Train the experiment's base, or go on training it.
+
+    Args:
+        workspace: of the experiment.
+        processes: that make rooms.
+        listener: hears of "rooms", of the steps over all epochs, and of each epoch's figures.
+
+    Raises:
+        UserError: what training refuses.
+    """
+    config = workspace.experiment.training
+    done_before = 0
+
+    def on_step(step: int, steps: int, loss: float) -> None:
+        del loss
+        listener.advanced(Step.BASE.value, done_before * steps + step, config.epochs * steps)
+
+    def on_epoch(progress: TrainingProgress) -> None:
+        nonlocal done_before
+        done_before = progress.epoch
+        loss, score = progress.history[-1]
+        listener.said(
+            f"epoch {progress.epoch}/{config.epochs}: training loss {loss:.2f} dB, validation SI-SNR improvement "
+            f"{score:.2f} dB (best {progress.best_score_db:.2f} in epoch {progress.best_epoch})"
+        )
+
+    progress = train_base(workspace, processes, Reports(listener.progress("rooms"), on_step, on_epoch))
+    listener.said(f"base: {trained_path(workspace)}")
+    return progress

@@ -1,0 +1,89 @@
+"""Which candidate the main job exports, and how surely it is the right one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hwsearch.errors import UserError
+from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
+from hwsearch.front.query import Condition, query
+from hwsearch.search.objectives import DROP_CI95, QUALITY, UTTERANCES
+from hwsearch.workflow.runs import Run
+
+
+def within_limits(limits: Mapping[str, float]) -> list[Condition]:
+    """`search.limits` as conditions on candidates."""
+    return [Condition(column, "<=", limit) for column, limit in limits.items()]
+
+
+def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float]) -> int:
+    """The smallest candidate of the front within `max_drop_db` of full precision, or else the best-sounding one.
+
+    Only candidates within `limits` (largest values by column) are considered.
+
+    Raises:
+        UserError: no candidate is scored, or none within the limits.
+    """
+    if len(table) == 0:
+        raise UserError("the search has scored no candidate; wanted at least one to choose from")
+    front = query(table, within_limits(limits))
+    if len(front) == 0:
+        wanted = ", ".join(f"{column} <= {limit:.10g}" for column, limit in limits.items())
+        raise UserError(
+            f"none of {len(table)} candidates is within search.limits ({wanted}); wanted more trials or higher limits"
+        )
+    near = front.take(front.columns[DROP] <= max_drop_db)
+    if len(near):
+        return int(near.candidate[near.columns["size_bytes"].argmin()])
+    return int(front.candidate[front.columns[QUALITY].argmax()])
+
+
+def chosen_candidate(run: Run) -> int | None:
+    """The candidate that the main job exports; None while none is within `search.limits`.
+
+    It is chosen by the scores of the highest fidelity, whatever fidelity the run was opened at.
+    """
+    experiment = run.workspace.experiment
+    table = read_candidates(run.workspace.folder)
+    if len(query(table, within_limits(experiment.search.limits))) == 0:
+        return None
+    return choose(table, experiment.export.max_drop_db, experiment.search.limits)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that the main job exports.
+
+    Attributes:
+        candidate: its number.
+        near: whether it loses at most `max_drop_db`; else it is the best-sounding one.
+        limited: whether `search.limits` narrowed the choice.
+        max_drop_db: `export.max_drop_db`.
+        drop_db: what it loses against full precision.
+        margin_db: half width of the drop's 95 % interval; None where it is not known.
+        mixtures: that it was scored on.
+    """
+
+    candidate: int
+    near: bool
+    limited: bool
+    max_drop_db: float
+    drop_db: float
+    margin_db: float | None
+    mixtures: int
+
+
+def choose_candidate(run: Run) -> Choice:
+    """Choose the candidate to export.
+
+    Raises:
+        UserError: no candidate is scored, or none is within `search.limits`.
+    """
+    experiment, table = run.workspace.experiment, run.table
+    most, limits = experiment.export.max_drop_db, experiment.search.limits
+    chosen = choose(table, most, limits)
+    row = run.row(chosen)
+    drop, mixtures = (float(table.columns[name][row]) for name in (DROP, UTTERANCES))
+    margins = table.columns.get(DROP_CI95)
+    margin = None if margins is None or math.isnan(margins[row]) else float(margins[row])
+    return Choice(chosen, drop <= most, bool(limits), most, drop, margin, int(mixtures))

@@ -1,0 +1,60 @@
+"""A candidate as a verified file for a runtime."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
+from hwsearch.experiment import Split
+from hwsearch.export.folder import Format, check_output
+from hwsearch.workflow.base import prepare
+from hwsearch.workflow.checks import check_provenance
+from hwsearch.workflow.runs import Run, trained_state
+from hwsearch.workspace import Workspace
+
+if TYPE_CHECKING:
+    from hwsearch.export.verify import VerificationReport
+
+VERIFICATION_MIXTURES = 4
+"""Test mixtures on which an exported file is compared with the Brevitas network."""
+
+
+def export(run: Run, candidate: int, graph_format: Format, output: Path) -> "VerificationReport":
+    """Export a candidate, verified on test mixtures before the folder appears.
+
+    Raises:
+        UserError: an output that may not be written, no such candidate, a base or data other than the search's, or a file that
+            does not compute what the Brevitas network does.
+    """
+    check_output(output)
+    # Brevitas and the exporters take as long to load as all the rest; only this needs them.
+    from hwsearch.export.candidate import export_candidate, export_trained
+
+    workspace = run.workspace
+    allocation = run.allocation(candidate)
+    check_provenance(workspace)
+    prepared = prepare(workspace)
+    mixtures = [
+        (torch.from_numpy(sound), mixture.target.doa_deg)
+        for mixture in _evaluation_mixtures(workspace)[:VERIFICATION_MIXTURES]
+        for sound, _ in [load_mixture(workspace.data_folder, mixture)]
+    ]
+    state = trained_state(run, prepared, candidate)
+    if state is not None:
+        return export_trained(prepared, state, run.table.fidelity, mixtures, output, graph_format)
+    return export_candidate(prepared, allocation, mixtures, output, graph_format)
+
+
+def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
+    """Test mixtures, or those of validation where the experiment makes none."""
+    split = Split.TEST if Split.TEST in workspace.experiment.data.mixtures.count else Split.VALIDATION
+    return open_dataset(workspace.data_folder, split)
+
+
+def example_recording(workspace: Workspace) -> tuple[Path, float | None]:
+    """The first test mixture, to try an exported file on, and its target's direction where the network looks at it."""
+    mixture = _evaluation_mixtures(workspace)[0]
+    directed = workspace.experiment.separator.spectral is not None
+    return workspace.data_folder / mixture.mixture_path, mixture.target.doa_deg if directed else None

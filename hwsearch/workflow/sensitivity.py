@@ -1,0 +1,98 @@
+"""What each site loses at each width, and the allocations that follow from it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hwsearch.executor import check_workers
+from hwsearch.experiment import Experiment, WorkersConfig
+from hwsearch.search.costing import experiment_workload
+from hwsearch.search.exact.costs import size_cost
+from hwsearch.search.exact.front import front_at
+from hwsearch.search.objectives import SIZE
+from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.space import SearchSpace, build_space
+from hwsearch.sensitivity.estimate import DEFAULT_METHODS, check_sensitivity, ensure, kept_tables, needs_pool, parse_methods
+from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.untrained import untrained_sites
+from hwsearch.workflow.checks import check
+from hwsearch.workflow.data import build
+from hwsearch.workflow.listener import SILENT, Listener
+from hwsearch.workflow.resources import DEFAULTS, Resources
+from hwsearch.workspace import Workspace
+
+SIZES_SHOWN = 3
+"""Sizes between the smallest and the largest allocation that an exact allocation is found for."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """Tables of an experiment.
+
+    Attributes:
+        tables: those asked for.
+        kept: all that the run folder holds, these among them.
+        method: whose exact allocations are given.
+        exact: the allocations that lose least by it at a few sizes, by size.
+    """
+
+    tables: Mapping[Method, SensitivityTable]
+    kept: Sequence[SensitivityTable]
+    method: Method
+    exact: Mapping[str, BitAllocation]
+
+
+def estimate_sensitivities(
+    workspace: Workspace, methods: Sequence[str] = (), resources: Resources = DEFAULTS, listener: Listener = SILENT
+) -> Sensitivities:
+    """Estimate what each site loses at each width; the same call goes on where it stopped.
+
+    Args:
+        workspace: of the experiment.
+        methods: names of `Method`; none: all that need no training.
+        resources: what may be used.
+        listener: hears of data, training examples and sensitivities.
+
+    Raises:
+        UserError: an unknown method, an unusable experiment or base, or sensitivities made with something else.
+    """
+    experiment = workspace.experiment
+    wanted = parse_methods(methods) or DEFAULT_METHODS
+    space = build_space(experiment.search, untrained_sites(experiment))
+    check_sensitivity(experiment, wanted, space.free_sites)
+    check_workers(resources.workers, resources.ray_address, WorkersConfig())
+    check(workspace, may_train=False)
+    build(workspace, resources.processes, listener)
+    pool = None
+    if needs_pool(wanted):
+        from hwsearch.training.pool import build_pool
+
+        pool = build_pool(workspace, resources.processes, listener.progress("training examples"))
+    tables = ensure(
+        workspace,
+        wanted,
+        space.free_sites,
+        pool=pool,
+        workers=resources.workers,
+        ray_address=resources.ray_address,
+        progress=listener.progress("sensitivities"),
+    )
+    chosen = Method.OUTPUT_NOISE if Method.OUTPUT_NOISE in tables else Method(wanted[0])
+    exact = _exact_allocations(tables[chosen], space, experiment)
+    return Sensitivities(tables, kept_tables(workspace, space.free_sites), chosen, exact)
+
+
+def _exact_allocations(table: SensitivityTable, space: SearchSpace, experiment: Experiment) -> dict[str, BitAllocation]:
+    """The allocations that lose least by a table at a few sizes, by size."""
+    cost = size_cost(experiment_workload(experiment), space.widths)
+    problem = prior_problem(space, separable_loss(table, space), [cost])
+    narrowest = np.zeros((1, len(space.widths)), np.int8)
+    widest = np.array([[len(widths) - 1 for _, widths in space.widths]], np.int8)
+    least, most = (float(problem.cost_of(SIZE, indices)[0]) for indices in (narrowest, widest))
+    front = front_at(problem, SIZE, np.geomspace(least, most, SIZES_SHOWN + 2)[1:-1].tolist())
+    return {
+        f"{size / 1000:.1f} kB": problem.allocation(indices)
+        for size, indices in zip(front.costs.tolist(), front.indices, strict=True)
+    }
