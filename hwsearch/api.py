@@ -78,7 +78,7 @@ def query_front(run: Run, *conditions: str, sort: str | None = None) -> Candidat
     >>> bool((front.columns["size_bytes"] <= 120000).all())
     True
     >>> allocation = front.allocation(0)
-    >>> sorted(set(allocation.by_site.values())) == sorted({bits for _, bits in allocation.bits})
+    >>> sorted(allocation.by_site) == sorted(front.sites)
     True
 
     Args:

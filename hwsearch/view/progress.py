@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
-from hwsearch.search.progress import SearchProgress
-from hwsearch.view.status import LivePanel, live_panel
 from hwsearch.view.terminal import Advance, console, progress_bar, tell
 from hwsearch.workflow.listener import Listener
-from hwsearch.workspace import Workspace
+
+if TYPE_CHECKING:
+    from hwsearch.search.progress import SearchProgress
+    from hwsearch.view.status import LivePanel
+    from hwsearch.workspace import Workspace
 
 
 @contextmanager
-def progress_shown(workspace: Workspace | None = None) -> Iterator[Listener]:
+def progress_shown(workspace: "Workspace | None" = None) -> Iterator[Listener]:
     """A listener that shows what it hears.
 
     Args:
@@ -24,7 +27,7 @@ def progress_shown(workspace: Workspace | None = None) -> Iterator[Listener]:
 class _Terminal(Listener):
     """Shows one kind of progress at a time, from its first news on."""
 
-    def __init__(self, workspace: Workspace | None, shown: ExitStack) -> None:
+    def __init__(self, workspace: "Workspace | None", shown: ExitStack) -> None:
         self._workspace = workspace
         self._shown = shown
         self._bars: dict[str, Advance] = {}
@@ -42,11 +45,13 @@ class _Terminal(Listener):
             self._shown.close()
             self._bars.clear()
 
-    def scored(self, progress: SearchProgress) -> None:
+    def scored(self, progress: "SearchProgress") -> None:
         if self._workspace is None or not console.is_terminal:
             self.advanced(f"candidates, {progress.fidelity.value}", progress.scored, progress.trials)
             return
         if self._panel is None:
+            from hwsearch.view.status import live_panel
+
             self._shown.close()
             self._panel = self._shown.enter_context(live_panel(self._workspace))
         self._panel.show(progress)

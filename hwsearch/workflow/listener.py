@@ -1,8 +1,10 @@
 """How a step says how far it is: the one interface between the workflow and whatever shows it."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from hwsearch.search.progress import SearchProgress
+if TYPE_CHECKING:
+    from hwsearch.search.progress import SearchProgress
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -17,7 +19,7 @@ class Listener:
     def advanced(self, what: str, done: int, total: int) -> None:
         """Hear that `done` of `total` pieces of `what` are finished."""
 
-    def scored(self, progress: SearchProgress) -> None:
+    def scored(self, progress: "SearchProgress") -> None:
         """Hear that a candidate was scored or failed, or that a rung begins."""
 
     def said(self, line: str) -> None:
