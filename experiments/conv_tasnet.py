@@ -28,9 +28,10 @@ from hwsearch.export.folder import EXPORT_FOLDER, GRAPH_FILES, VERIFICATION_FILE
 from hwsearch.files import atomic_write_json, read_json
 from hwsearch.front.query import query, to_json
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.pipeline import chosen_candidate, read_run
 from hwsearch.search.record import versions_here
 from hwsearch.separator.base import base_digest
+from hwsearch.workflow.choose import chosen_candidate
+from hwsearch.workflow.runs import read_run
 from hwsearch.workspace import Workspace
 
 EXPERIMENT = Path(__file__).parent / "conv_tasnet.toml"
