@@ -36,18 +36,23 @@ MESSAGE_CHARACTERS = 1000
 PATH = PathArgument()
 EXPERIMENT = click.argument("experiment", type=PATH)
 RUN = click.argument("run", type=PATH)
-RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder of all runs.")
+RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder that holds all runs.")
 PROCESSES = click.option(
     "--processes",
     type=click.IntRange(1),
     callback=_bounded_processes,
     default=2,
-    help="Processes that make data.",
+    help="Number of processes that make data.",
 )
 WORKERS = click.option(
-    "--workers", type=click.IntRange(0), default=2, help="Ray workers, one core each; 0: this process, without Ray."
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    help="Number of Ray workers. With 0 this process does their work, without Ray.",
 )
-RAY_ADDRESS = click.option("--ray-address", default=None, help="A running Ray cluster to join instead of a local one.")
+RAY_ADDRESS = click.option(
+    "--ray-address", default=None, help="Address of a running Ray cluster. Absent: Ray starts on this machine."
+)
 STORAGE = click.option(
     "--storage",
     metavar="ADDRESS",
@@ -59,20 +64,25 @@ STRATEGY = click.option(
     "--strategy",
     type=click.Choice(["prior-corrected", "uniform", "curvature", "kl", "nas"]),
     default=None,
-    help="Instead of the experiment's search.strategy.",
+    help="Strategy of the search. It replaces search.strategy of the experiment.",
 )
 SAMPLER = click.option(
     "--sampler",
     type=click.Choice(["posterior", "random", "nsga2", "tpe", "gp"]),
     default=None,
-    help="Instead of the experiment's search.sampler, behind the seeds of 'prior-corrected'.",
+    help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
 )
-TRIALS = click.option("--trials", type=click.IntRange(1), default=None, help="Instead of the experiment's search.trials.")
+TRIALS = click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=None,
+    help="Number of candidates to score. It replaces search.trials of the experiment.",
+)
 HOURS = click.option(
     "--hours",
     type=click.FloatRange(0, min_open=True),
     default=None,
-    help="Begin no more candidates after so long; those in flight finish. Instead of search.hours.",
+    help="Hours after which no more candidates begin. Those in flight finish. It replaces search.hours of the experiment.",
 )
 STALLS_OPTION = "--until-hypervolume-stalls"
 STALL_CANDIDATES = 50
@@ -84,23 +94,23 @@ STALLS = click.option(
     is_flag=False,
     flag_value=STALL_CANDIDATES,
     default=None,
-    help="Ask for no more once the hypervolume grows by less than search.stall_growth over N candidates (50 where N is left "
-    "out; what is no number behind it is no N). Instead of search.stall_candidates.",
+    help="Stop once the last N candidates have raised the hypervolume by less than search.stall_growth. "
+    f"Without N it is {STALL_CANDIDATES}. It replaces search.stall_candidates of the experiment.",
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost, and write nothing.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost. Nothing is written.")
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
     default=None,
-    help="How candidates were scored; absent: the highest that the search used.",
+    help="Fidelity of the scores. Absent: the highest one that the search used.",
 )
 
 
 class Searching(click.Command):
-    """A command with `--until-hypervolume-stalls [N]`, which takes what is behind it only where that is a number."""
+    """A command with `--until-hypervolume-stalls [N]`. The word after the option is its N only if it is a number."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the number in where it was left out."""
+        """Add the default N if it was left out."""
         given = list(args)
         for place, argument in enumerate(given[:-1]):
             if argument == STALLS_OPTION and not re.fullmatch(r"[-+]?[\d.]+", given[place + 1]):
@@ -109,7 +119,7 @@ class Searching(click.Command):
 
 
 def search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options that stand in for keys of an experiment's section `search`; the command gets them as `changes`, by key."""
+    """Add the options that replace keys of the section `search`. The command gets them as `changes`, by key."""
 
     @functools.wraps(command)
     def collected(**arguments: Any) -> None:
@@ -121,13 +131,24 @@ def search_options(command: Callable[..., None]) -> Callable[..., None]:
     return collected
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(__version__, prog_name="hwsearch")
+def _example(*lines: str) -> str:
+    """The end of a command's help: command lines, which click is to leave as they are."""
+    return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=_example("hwsearch run experiments/quickstart.toml"),
+)
+@click.version_option(__version__, prog_name="hwsearch", help="Print the version.")
 def commands() -> None:
-    """Find the bit-width of every layer of a speech separator."""
+    """Find the bit-width of every layer of a speech separator.
+
+    'hwsearch COMMAND --help' explains a command and ends with an example.
+    """
 
 
-@commands.command(cls=Searching)
+@commands.command(cls=Searching, epilog=_example("hwsearch run experiments/quickstart.toml --workers 4 --hours 8"))
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
@@ -147,7 +168,11 @@ def run(
     *,
     dry_run: bool,
 ) -> None:
-    """The main job: data, base, sensitivities, search, front, and an exported, verified model."""
+    """Do the whole job, from speech to a verified model.
+
+    It makes the data and the base, estimates the sensitivities, searches, prints the front, and exports the chosen
+    candidate. The same command continues an interrupted run.
+    """
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
@@ -158,17 +183,20 @@ def run(
     run_main_job(workspace, _resources(processes, workers, ray_address), address)
 
 
-@commands.group()
+@commands.group(epilog=_example("hwsearch data build experiments/quickstart.toml"))
 def data() -> None:
-    """Speech, rooms and mixtures."""
+    """Make the data of an experiment."""
 
 
-@data.command("build")
+@data.command("build", epilog=_example("hwsearch data build experiments/quickstart.toml --processes 4"))
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
 def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
-    """Build an experiment's rooms and mixtures, or what is missing of them."""
+    """Build the rooms and mixtures of an experiment.
+
+    What is there already is kept. The same command continues an interrupted build.
+    """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.view.progress import progress_shown
     from hwsearch.workflow.data import build
@@ -177,12 +205,15 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
         build(workspace, processes, listener)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch train experiments/real_speech.toml"))
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
-    """Train the full-precision base of an experiment, or go on training it."""
+    """Train the full-precision base of an experiment.
+
+    The same command continues an interrupted training.
+    """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.view.progress import progress_shown
     from hwsearch.workflow.base import train as train_base
@@ -191,7 +222,7 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
         train_base(workspace, processes, listener)
 
 
-@commands.command(cls=Searching)
+@commands.command(cls=Searching, epilog=_example("hwsearch search experiments/quickstart.toml --until-hypervolume-stalls 100"))
 @EXPERIMENT
 @RUNS_DIR
 @PROCESSES
@@ -211,7 +242,10 @@ def search(
     *,
     dry_run: bool,
 ) -> None:
-    """Search bit allocations on Ray; the same command continues an interrupted search."""
+    """Search for the best bit allocations.
+
+    The same command continues an interrupted search. A larger budget extends a finished one.
+    """
     address = _storage(storage)
     workspace = _workspace(experiment, runs_dir, changes)
     if dry_run:
@@ -222,10 +256,13 @@ def search(
     search_shown(workspace, _resources(processes, workers, ray_address), address, may_train=False)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch sensitivity experiments/quickstart.toml --method kl --method fisher"))
 @EXPERIMENT
 @click.option(
-    "--method", "methods", multiple=True, help="A method such as 'kl'; may be repeated. Absent: all that need no training."
+    "--method",
+    "methods",
+    multiple=True,
+    help="Method such as 'kl'. It may be repeated. Absent: all methods that need no training.",
 )
 @RUNS_DIR
 @PROCESSES
@@ -234,7 +271,10 @@ def search(
 def sensitivity(
     experiment: Path, methods: tuple[str, ...], runs_dir: Path, processes: int, workers: int, ray_address: str | None
 ) -> None:
-    """Estimate what each site loses at each width; the same command goes on, or adds a method."""
+    """Estimate what each site loses at each bit-width.
+
+    The same command continues where it stopped. Another --method adds its table.
+    """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.main_job import command_line
     from hwsearch.view.progress import progress_shown
@@ -248,24 +288,29 @@ def sensitivity(
     say("next:   " + command_line("search", str(experiment), "--runs-dir", str(runs_dir)))
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch status runs/quickstart"))
 @RUN
-@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table")
-@click.option("--watch", is_flag=True, help="Again and again, until no driver runs there any more, or Ctrl-C.")
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Form of the output.")
+@click.option("--watch", is_flag=True, help="Print again and again until the search has ended.")
 def status(run: Path, output_format: str, *, watch: bool) -> None:
-    """Where a search stands, also while it runs: candidates, rates, hypervolume, failures, workers, time left."""
+    """Show how far a search is, even while it runs.
+
+    It shows candidates, rates, hypervolume, failures, workers and the time left.
+    """
     from hwsearch.view.status import print_status
 
     print_status(run, output_format, watch=watch)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch pareto runs/quickstart --where 'size_bytes<=150000'"))
 @RUN
-@click.option("--where", multiple=True, help="A condition such as 'size_bytes<=120000' or 'strategy!=uniform'; may be repeated.")
-@click.option("--sort", default=None, help="A column, ':desc' behind it for descending.")
-@click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table")
-@click.option("--all", "everything", is_flag=True, help="All candidates, not only the front.")
-@click.option("--plot", type=PATH, default=None, help="Draw the answer, quality against size, into this PNG, SVG or PDF file.")
+@click.option("--where", multiple=True, help="Condition such as 'size_bytes<=120000' or 'strategy!=uniform'. It may be repeated.")
+@click.option("--sort", default=None, help="Column to sort by. Append ':desc' for descending order.")
+@click.option(
+    "--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the output."
+)
+@click.option("--all", "everything", is_flag=True, help="Print all candidates, not only the front.")
+@click.option("--plot", type=PATH, default=None, help="PNG, SVG or PDF file. Draws quality against size into it.")
 @FIDELITY
 def pareto(
     run: Path,
@@ -277,7 +322,10 @@ def pareto(
     plot: Path | None,
     fidelity: str | None,
 ) -> None:
-    """The front of a search: conditions first, then the non-dominated of what remains."""
+    """Print the front of a search.
+
+    The conditions of --where apply first. The front is that of the remaining candidates.
+    """
     from hwsearch.front.query import parse_condition, parse_order
     from hwsearch.view.front_plot import check_plot
 
@@ -292,14 +340,17 @@ def pareto(
     print_front(opened, conditions, order, output_format, everything=everything, plot=plot)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
 @RUN
-@click.option("--candidate", type=click.IntRange(1), required=True, help="Its number in 'hwsearch pareto'.")
-@click.option("--format", "graph_format", type=click.Choice(["onnx", "qonnx"]), default="onnx")
-@click.option("--output", type=PATH, required=True, help="Folder to write; an earlier export there is replaced.")
+@click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
+@click.option("--format", "graph_format", type=click.Choice(["onnx", "qonnx"]), default="onnx", help="Format of the graph.")
+@click.option("--output", type=PATH, required=True, help="Folder to write. An earlier export there is replaced.")
 @FIDELITY
 def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
-    """Write a candidate's model, allocation and verification report."""
+    """Export a candidate and verify the exported file.
+
+    The folder gets the model, the bit allocation, the packed weights and a verification report.
+    """
     check_output(output)
     from hwsearch.view.export import print_export
     from hwsearch.workflow.export import export as export_verified
@@ -308,12 +359,12 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
     print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch separate model.onnx --input mix.wav --doa 60 --output target.wav"))
 @click.argument("model", type=PATH)
-@click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC with a channel for each microphone.")
-@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees, for models that look at it.")
+@click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC file with a channel for each microphone.")
+@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Only models that look at it take it.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
-@click.option("--threads", type=click.IntRange(1), default=1, help="Threads of ONNX Runtime.")
+@click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads of ONNX Runtime.")
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int) -> None:
     """Separate a recording with an exported ONNX file."""
     check_not_read(output, model)
@@ -325,13 +376,18 @@ def separate(model: Path, recording: Path, doa: float | None, output: Path, thre
     click.echo(f"target: {printable(str(output))}", err=True)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))
 @click.argument("subject", type=PATH)
 @RUNS_DIR
-@click.option("--candidate", type=click.IntRange(1), default=None, help="A candidate of the run; absent: the base.")
-@click.option("--model", type=PATH, default=None, help="An exported ONNX file instead of the base.")
-@click.option("--output", type=PATH, default=None, help="JSON file for all figures, also of single utterances.")
-@click.option("--against", type=PATH, default=None, help="Such a file of another system: paired tests of the difference.")
+@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of a candidate of the run. Absent: its base.")
+@click.option("--model", type=PATH, default=None, help="Exported ONNX file to score instead of the base.")
+@click.option("--output", type=PATH, default=None, help="JSON file to write, with the figures of every utterance.")
+@click.option(
+    "--against",
+    type=PATH,
+    default=None,
+    help="JSON file of another network, written by --output. Adds paired tests of the difference.",
+)
 @PROCESSES
 @FIDELITY
 def evaluate(
@@ -344,7 +400,10 @@ def evaluate(
     processes: int,
     fidelity: str | None,
 ) -> None:
-    """Score a base, candidate or exported model on the test mixtures of SUBJECT, a run folder or experiment file."""
+    """Score a network on the test mixtures.
+
+    SUBJECT is a run folder or an experiment file. The network is its base, one of its candidates or an exported file.
+    """
     if candidate is None:
         _refuse_idle("without --candidate, whose scores it chooses; wanted both or neither", "fidelity")
     if subject.is_dir():
@@ -369,15 +428,19 @@ def evaluate(
         say(f"figures: {output}")
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
 @click.argument("target")
 @click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged.")
-@click.option("--run", "run_folder", type=PATH, default=None, help="Run whose candidate is charged.")
-@click.option("--candidate", type=click.IntRange(1), default=None, help="Its number.")
-@click.option("--weight-bits", type=int, default=8, help="Width of all weights where no candidate is named.")
-@click.option("--activation-bits", type=int, default=8, help="Width of all activations where no candidate is named.")
-@click.option("--streaming", is_flag=True, help="Frame by frame, with the state of the dilated convolutions in memory.")
-@click.option("--plots", type=PATH, default=None, help="Folder for pictures: layers, roofline, one more bit.")
+@click.option("--run", "run_folder", type=PATH, default=None, help="Run folder whose candidate is charged.")
+@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate.")
+@click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged.")
+@click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged.")
+@click.option(
+    "--streaming", is_flag=True, help="Charge one frame at a time, with the state of the dilated convolutions in memory."
+)
+@click.option(
+    "--plots", type=PATH, default=None, help="Folder for pictures of the layers, the roofline and the cost of one more bit."
+)
 def cost(
     target: str,
     experiment: Path | None,
@@ -388,7 +451,11 @@ def cost(
     streaming: bool,  # noqa: FBT001 (click passes by name)
     plots: Path | None,
 ) -> None:
-    """What each layer costs on TARGET, a built-in name or a target file; without options, for the embedded base."""
+    """Show what each layer costs on a target.
+
+    TARGET is a built-in name or a target file; 'hwsearch targets' lists the names. Without options, the base that ships
+    with the package is charged.
+    """
     if run_folder is not None or candidate is not None:
         why = "with --run and --candidate, which has widths of its own; wanted one of them"
         _refuse_idle(why, "weight_bits", "activation_bits")
@@ -403,10 +470,13 @@ def cost(
     print_cost(charge(target, charged, streaming=streaming), plots)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch targets ethos-u55-128"))
 @click.argument("target", required=False)
 def targets(target: str | None) -> None:
-    """List the built-in targets with their validation error, or describe TARGET, a name or a file."""
+    """List the built-in targets, or describe one of them.
+
+    TARGET is a built-in name or a target file. The list says how far the modelled latency of each target is off.
+    """
     from hwsearch.view import targets as view
 
     if target is None:
@@ -415,12 +485,15 @@ def targets(target: str | None) -> None:
         view.print_target(target)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch calibrate gap8-pulp-nn --measurements mine.json --output mine.toml"))
 @click.argument("target")
 @click.option("--measurements", type=PATH, required=True, help="JSON file of measured networks or layers.")
-@click.option("--output", type=PATH, required=True, help="The new target file.")
+@click.option("--output", type=PATH, required=True, help="Target file to write.")
 def calibrate(target: str, measurements: Path, output: Path) -> None:
-    """Fit TARGET, a built-in name or a target file, to measurements of your own, and check it on those held out."""
+    """Fit a target to your own measurements.
+
+    TARGET is a built-in name or a target file. The fit is checked on measurements that it has not seen.
+    """
     if output.suffix.lower() != ".toml":
         raise UserError(f"--output is {output}; wanted a .toml file")
     check_writable(output)
@@ -430,11 +503,14 @@ def calibrate(target: str, measurements: Path, output: Path) -> None:
     print_fit(fit_target(target, measurements, output), output)
 
 
-@commands.command()
+@commands.command(epilog=_example("hwsearch explain search.trials"))
 @click.argument("key", required=False)
-@click.option("--format", "output_format", type=click.Choice(["text", "markdown"]), default="text")
+@click.option("--format", "output_format", type=click.Choice(["text", "markdown"]), default="text", help="Form of the output.")
 def explain(key: str | None, output_format: str) -> None:
-    """Explain KEY, a key or section of the experiment file, or list all sections."""
+    """Explain the keys of the experiment file.
+
+    KEY is a key such as search.trials or a section such as search. Without KEY, all sections are listed.
+    """
     from hwsearch.view.experiment_reference import explain as explained
 
     click.echo(explained(key, markdown=output_format == "markdown"), nl=False)
