@@ -5,7 +5,7 @@ four passes in place, and a depthwise convolution is a sum of shifted products, 
 library's. No gradients.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -18,7 +18,8 @@ from hwsearch.network.run import compute, convolve, run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
-from hwsearch.separator.integer import MAX_BITS, IntegerLayer, IntegerNetwork, fused, integer_layer, integers_are_fast, takes
+from hwsearch.separator.integer import MAX_BITS, IntegerLayer, has_kernel, integer_layer, integers_are_fast
+from hwsearch.separator.integer_network import IntegerNetwork, fused
 from hwsearch.separator.quantizers import (
     ActivationGrid,
     QuantizedWeight,
@@ -68,8 +69,9 @@ class FastNetwork:
         calibration: grids of the activations.
         config: how weight scales are chosen.
         scales: those that are known already.
-        integers: whether candidates may be computed in 8-bit integers, where the graph, all widths and the processor allow. That
-            is three times faster, and rounds differently from float kernels: see `hwsearch.separator.integer`.
+        integers: whether layers whose input and weights have at most 8 bits are computed in integers, where the processor is
+            fast at it. A TCN of such layers is scored three times faster. They round differently from float kernels: see
+            `hwsearch.separator.integer`.
     """
 
     def __init__(
@@ -86,35 +88,30 @@ class FastNetwork:
         self._layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._calibration = calibration
         self._scales = WeightScales(graph, config) if scales is None else scales
-        self._integers = integers and takes(graph)
-        self._relus = fused(graph)
+        self._with_kernel = [layer for layer in self._layers if integers and has_kernel(graph, layer)]
+        self._functions = fused(graph)
         self._weights: dict[tuple[str, int], tuple[QuantizedWeight, Tensor]] = {}
-        self._integer_layers: dict[tuple[str, int, int], IntegerLayer] = {}
+        self._packed: dict[tuple[str, int, int], IntegerLayer] = {}
 
     def mask_function(self, allocation: BitAllocation) -> MaskFunction:
         """The network at an allocation."""
         widths = allocation.by_site
         grids = {site: self._calibration.grid(site, widths[site]) for site in self._sites.activations}
-        if self._integers and max(widths.values()) <= MAX_BITS and integers_are_fast():
-            return self._in_integers(widths, {site: grid for site, grid in grids.items() if grid is not None})
+        integers = self._integer_layers(widths) if integers_are_fast() else {}
         weights = {}
         for layer in self._layers:
-            if not is_float(bits := widths[layer.name + WEIGHT]):
+            if layer.name not in integers and not is_float(bits := widths[layer.name + WEIGHT]):
                 quantized, value = self._quantized(layer, bits)
                 weights[layer.name] = value, quantized.scale
-        return rounded_function(with_weights(self._graph, self._sites, weights, grids), self._sites, grids, widths)
+        graph = with_weights(self._graph, self._sites, weights, grids) if weights else self._graph
+        if not integers:
+            return rounded_function(graph, self._sites, grids, widths)
 
-    def _in_integers(self, widths: Mapping[str, int], grids: Mapping[str, ActivationGrid]) -> MaskFunction:
-        layers = {layer.name: self._integer_layer(layer, widths) for layer in self._layers}
-        network = IntegerNetwork(self._graph, self._sites, self._relus, layers, grids)
-        keys = _input_keys(self._graph, self._sites, widths, integers=True)
+        def how(operation: Operation, inputs: tuple[Tensor, ...]) -> Tensor:
+            return fast_compute(operation, graph, inputs)
 
-        def mask(x: Tensor | KeptInput) -> Tensor:
-            kept = x if isinstance(x, KeptInput) else KeptInput(x)
-            with torch.no_grad():
-                return network.run(lambda name: kept.output(keys[name], lambda features: network.on_input(name, features)))
-
-        return mask
+        network = IntegerNetwork(self._graph, self._sites, self._functions, integers, grids, how)
+        return _kept_outputs(network, _input_keys(self._graph, self._sites, widths, integers))
 
     def _quantized(self, layer: Operation, bits: int) -> tuple[QuantizedWeight, Tensor]:
         """Quantized weights of a layer and their values, computed once."""
@@ -124,14 +121,31 @@ class FastNetwork:
             self._weights[key] = quantized, quantized.value
         return self._weights[key]
 
-    def _integer_layer(self, layer: Operation, widths: Mapping[str, int]) -> IntegerLayer:
-        bits, site = widths[layer.name + WEIGHT], self._sites.read_by(layer)
-        key = layer.name, bits, widths[site]
-        if key not in self._integer_layers:
-            read = self._calibration.grids[site][widths[site]]
-            bias = self._graph.parameter(layer, "bias")
-            self._integer_layers[key] = integer_layer(layer, self._quantized(layer, bits)[0], bias, read)
-        return self._integer_layers[key]
+    def _integer_layers(self, widths: Mapping[str, int]) -> dict[str, IntegerLayer]:
+        """The layers that are computed in integers, packed once for each of their widths."""
+        found = {}
+        for layer in self._with_kernel:
+            site, bits = self._sites.read_by(layer), widths[layer.name + WEIGHT]
+            if max(bits, widths[site]) <= MAX_BITS:
+                key = layer.name, bits, widths[site]
+                if key not in self._packed:
+                    read, bias = self._calibration.grids[site][widths[site]], self._graph.parameter(layer, "bias")
+                    self._packed[key] = integer_layer(layer, self._quantized(layer, bits)[0], bias, read)
+                found[layer.name] = self._packed[key]
+        return found
+
+
+def _kept_outputs(network: IntegerNetwork, keys: Mapping[str, Key]) -> MaskFunction:
+    """A network in integers that takes inputs new or kept."""
+
+    def mask(x: Tensor | KeptInput) -> Tensor:
+        kept = x if isinstance(x, KeptInput) else KeptInput(x)
+        with torch.no_grad():
+            return network.run(
+                kept.normalised, lambda name: kept.output(keys[name], lambda features: network.on_input(name, features))
+            )
+
+    return mask
 
 
 def with_weights(
@@ -169,7 +183,7 @@ def rounded_function(
     """
     (network_input,) = graph.inputs
     rounded = {tensor: grid for site, tensor in sites.tensors.items() if (grid := grids[site]) is not None}
-    keys = _input_keys(graph, sites, widths, integers=False)
+    keys = _input_keys(graph, sites, widths)
     if all(reader.name in keys for reader in graph.readers[network_input]) and network_input not in graph.outputs:
         input_grid = rounded.pop(network_input, None)  # kept outputs stand for it: it is rounded where one is made
     else:
@@ -198,10 +212,10 @@ def rounded_function(
     return mask
 
 
-def _input_keys(graph: Graph, sites: Sites, widths: Mapping[str, int], *, integers: bool) -> dict[str, Key]:
-    """Keys of the layers that read the graph's input, by name."""
+def _input_keys(graph: Graph, sites: Sites, widths: Mapping[str, int], integers: Container[str] = ()) -> dict[str, Key]:
+    """Keys of the layers that read the graph's input, by name; `integers` are those that are computed in such."""
     return {
-        layer.name: (layer.name, integers, widths[sites.read_by(layer)], widths[layer.name + WEIGHT])
+        layer.name: (layer.name, layer.name in integers, widths[sites.read_by(layer)], widths[layer.name + WEIGHT])
         for layer in graph.operations
         if isinstance(layer, LAYERS) and layer.inputs[0] in graph.inputs
     }

@@ -9,7 +9,6 @@ from hwsearch.experiment import QuantizationConfig
 from hwsearch.network.operations import Convolution
 from hwsearch.network.run import convolve, run
 from hwsearch.network.sites import find_sites
-from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork, KeptInput, fast_compute, fast_convolve
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import fake_quantize
@@ -135,19 +134,6 @@ def test_a_kept_input_gives_every_candidate_the_same_masks(integers):
         assert torch.equal(mask(kept), mask(features)), (weight_bits, activation_bits)
     assert len(kept.outputs) < len(pairs)
     assert torch.equal(kept.normalised, before)
-
-
-@pytest.mark.parametrize("integers", [False, True])
-def test_floats_and_integers_are_kept_apart(integers):
-    """The same widths at the first layer, but one candidate has a site elsewhere that bytes cannot hold."""
-    separator, graph, calibration = small_network()
-    kept = KeptInput(normalised_features(separator))
-    network = FastNetwork(graph, calibration, CONFIG, integers=integers)
-    narrow = uniform(RELU, 8, 8)
-    wide = BitAllocation.of({**narrow.by_site, "mask_head.weight": 16})
-    for allocation in (narrow, wide, narrow):
-        mask = network.mask_function(allocation)
-        assert torch.equal(mask(kept), mask(kept.normalised))
 
 
 @pytest.mark.parametrize("integers", [False, True])
