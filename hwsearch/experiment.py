@@ -576,9 +576,9 @@ class SearchConfig(Section):
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
     """Validation mixtures on which each candidate is first scored. Promotions score on all of them."""
     integer_kernels: bool = False
-    """Whether to score on the processor's 8-bit kernels if it has them, for a trunk of 8 bits and a subset of the mixtures.
-    This is several times faster. Scores may differ between machines, by 0.02 dB on average
-    (`experiments/scoring_speed.py`)."""
+    """Whether to score a subset of the mixtures on the processor's 8-bit kernels if it has them. They compute the convolutions
+    and linear layers whose input and weights have at most 8 bits. All else is computed in floating point. This is several times
+    faster. Scores may differ between machines, by 0.02 dB on average (`experiments/scoring_speed.py`)."""
     promotions: tuple[Promotion, ...] = ()
     """Steps to higher fidelities, in rising order. Each keeps at most as many candidates as the one before."""
     targets: tuple[str, ...] = ("cortex-m7-cmsis-nn", "ethos-u55-128", "bitfusion", "x86-onnxruntime")

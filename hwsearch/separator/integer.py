@@ -124,7 +124,9 @@ def from_grid(x: Tensor, grid: ActivationGrid) -> Tensor:
 
 
 def run_layer(x: Tensor, layer: IntegerLayer, write: ActivationGrid | None, slope: float = 1.0) -> Tensor:
-    """One layer: uint8 [batch, frames, in] to uint8 [batch, frames, out] on a grid, or to real values without one.
+    """One layer and the function behind it.
+
+    uint8 [batch, frames, in] to uint8 [batch, frames, out] on a grid, or to real values without one.
 
     Args:
         x: the input.

@@ -32,7 +32,7 @@ TASNET = ConvTasNetConfig(network="conv-tasnet", N=8, L=8, B=6, H=8, Sc=6, X=2, 
 
 
 class Parts(nn.Module):
-    """Parts of a sum that a layer, a gate and a later sum read, and a layer on the input that is summed as it is."""
+    """Parts of tensors, some a few frames earlier, that layers and others read, and a layer on the input that is summed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +44,9 @@ class Parts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x)
-        trunk = x + functional.leaky_relu(self.first(x), 0.2)
-        part = trunk[:, 2:6]
+        first = functional.leaky_relu(self.first(x), 0.2)
+        part = functional.pad(first[:, 2:6], (0, 4))[..., 4:]
+        trunk = x + first
         trunk = trunk + self.part(part)
         trunk = trunk + self.second(trunk)
         gated = torch.sigmoid(part) * trunk[:, 4:]
@@ -93,11 +94,11 @@ def network(name: str) -> tuple[Graph, Calibration]:
     return graph, calibrate(graph, [example(name, 60, seed) for seed in (1, 2)])
 
 
-def assert_close(found: Tensor, wanted: Tensor) -> None:
-    """But for ties that float rounding breaks differently, and what lies behind them."""
+def assert_close(found: Tensor, wanted: Tensor, differing: float) -> None:
+    """But for ties that float rounding breaks differently, and what lies behind them: that share of the values may differ."""
     difference, peak = (found - wanted).abs(), float(wanted.abs().max())
     assert found.shape == wanted.shape
-    assert float((difference > 1e-4 * peak).float().mean()) < 0.2
+    assert float((difference > 1e-4 * peak).float().mean()) <= differing
     assert float(difference.max()) <= 0.3 * peak
 
 
@@ -131,12 +132,12 @@ def test_every_layer_of_bytes_runs_in_integers(name: str, trunk: int, kernels: l
     found = FastNetwork(graph, calibration, CONFIG, integers=True).mask_function(allocation)(x)
     assert len(kernels) == (len(narrow) if integers_are_fast() else 0)
     with torch.no_grad():
-        assert_close(found, build_quantized(graph, allocation, calibration, CONFIG)(x))
+        assert_close(found, build_quantized(graph, allocation, calibration, CONFIG)(x), 0.02)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_any_allocation_is_the_brevitas_network(name: str, data: st.DataObject) -> None:
     graph, calibration = network(name)
     sites = find_sites(graph).all
@@ -147,7 +148,7 @@ def test_any_allocation_is_the_brevitas_network(name: str, data: st.DataObject) 
     mask = FastNetwork(graph, calibration, CONFIG, integers=True).mask_function(allocation)
     found = mask(x)
     with torch.no_grad():
-        assert_close(found, build_quantized(graph, allocation, calibration, CONFIG)(x))
+        assert_close(found, build_quantized(graph, allocation, calibration, CONFIG)(x), 0.2)
     kept = KeptInput(x)
     assert all(torch.equal(mask(kept), found) for _ in range(2))
     assert torch.equal(x, before)
