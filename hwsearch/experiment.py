@@ -317,6 +317,13 @@ def _network_kind(value: Any) -> str:
 NETWORKS = ("tcn", "conv-tasnet")
 """Networks that ship."""
 
+_NETWORK_SECTIONS: Mapping[str, type[Section]] = {
+    "tcn": SeparatorConfig,
+    "conv-tasnet": ConvTasNetConfig,
+    "module": ModuleConfig,
+}
+"""What a section `separator` holds, by the kind of network."""
+
 NetworkConfig = Annotated[
     Annotated[SeparatorConfig, Tag("tcn")]
     | Annotated[ConvTasNetConfig, Tag("conv-tasnet")]
@@ -760,7 +767,8 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         # Through JSON: there a list may stand for a tuple and text for a path, while a number must be one.
         return _with_trunk(Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True))
     except ValidationError as error:
-        mistake = _without_kind(first_mistake(error))
+        first = first_mistake(error)
+        mistake = _without_kind(first)
         key = mistake.key
         if mistake.kind == "union_tag_invalid":
             raise UserError(
@@ -769,8 +777,8 @@ def parse_experiment(content: Any, source: str) -> Experiment:
         if mistake.kind == "json_invalid":
             raise UserError(f"{source}: holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8") from None
         if mistake.kind == "extra_forbidden":
-            near = _nearest_key(mistake.place)
-            meant = "" if near is None else f", near to '{near}'"
+            near = _nearest_key(first.place)
+            meant = "" if near is None else f", near to '{'.'.join(map(str, (*mistake.place[:-1], near)))}'"
             section = " ".join(["hwsearch explain", *_section_of(mistake.place)])
             raise UserError(f"{source}: unknown key '{key}'{meant}; '{section}' lists the keys{mistake.others}") from None
         if mistake.kind == "value_error":
@@ -809,7 +817,7 @@ def without_places(content: dict[str, Any]) -> dict[str, Any]:
 def _without_kind(mistake: Mistake) -> Mistake:
     """The mistake without the kind of network that pydantic puts into its place."""
     match mistake.place:
-        case ("separator", kind, *rest) if kind in (*NETWORKS, "module") and kind != "module":
+        case ("separator", kind, *rest) if kind in NETWORKS:
             return replace(mistake, place=("separator", *rest))
         case ("separator", "module", *rest) if rest or mistake.kind == "value_error":
             return replace(mistake, place=("separator", *rest))
@@ -823,16 +831,21 @@ def _section_of(place: Sequence[int | str]) -> list[str]:
 
 
 def _nearest_key(place: Sequence[int | str]) -> str | None:
-    """The key of the same section that an unknown one is most like; None if none is."""
+    """The key of the same section that an unknown one is most like; None if none is. The kind of a network is part of `place`."""
     *section, unknown = place
     sections: list[type[BaseModel]] = [Experiment]
+    others: tuple[str, ...] = ()
+    if section[:1] == ["separator"]:
+        sections = [_NETWORK_SECTIONS[str(section[1])]]
+        section = section[2:]
+        others = () if section else ("network", "module")
     for part in section:
         # An index of a list leads no deeper: what a list holds was reached by its own key.
         fields = [model.model_fields[part] for model in sections if isinstance(part, str) and part in model.model_fields]
         sections = [found for field in fields for found in _sections_in(field.annotation)] or sections
-    names = [name for model in sections for name in model.model_fields]
-    near = get_close_matches(str(unknown), names, n=1)
-    return ".".join(map(str, (*section, near[0]))) if near else None
+    names = {*others, *(name for model in sections for name in model.model_fields)} - {str(unknown)}
+    near = get_close_matches(str(unknown), sorted(names), n=1)
+    return near[0] if near else None
 
 
 def _sections_in(annotation: object) -> list[type[BaseModel]]:

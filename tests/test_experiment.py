@@ -158,6 +158,26 @@ def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], n
         parse_experiment(put(whole, place, "red"), source="here")
 
 
+@pytest.mark.parametrize(
+    ("kind", "key", "near"),
+    [
+        ({"module": "net.py:build"}, "argument", "separator.arguments"),
+        ({"module": "net.py:build"}, "causal", None),  # a key of the networks that ship
+        ({"module": "net.py:build", "spectral": {"hop_lenth": 1}}, "spectral.hop_lenth", "separator.spectral.hop_length"),
+        ({"network": "conv-tasnet"}, "norms", "separator.norm"),
+        ({"network": "conv-tasnet"}, "n_fft", None),
+        ({}, "modul", "separator.module"),
+    ],
+)
+def test_the_nearest_key_of_a_network_is_one_of_its_own(kind: dict[str, object], key: str, near: str | None) -> None:
+    whole = parsed().model_dump(mode="json") | {"separator": kind if "." in key else {**kind, key: 1}}
+    with pytest.raises(UserError) as refused:
+        parse_experiment(whole, source="here")
+    meant = "" if near is None else f", near to '{near}'"
+    section = "separator.spectral" if "." in key else "separator"
+    assert str(refused.value) == f"here: unknown key 'separator.{key}'{meant}; 'hwsearch explain {section}' lists the keys"
+
+
 def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
     whole = parsed().model_dump(mode="json")
     whole["data"]["mixtures"]["noise_snr_db"] = 30.0
