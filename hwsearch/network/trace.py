@@ -155,7 +155,7 @@ class _Translator:
             case "split" | "split_with_sizes" | "chunk":
                 return self._split(node, arguments, module)
         if not any(isinstance(each, Value) for each in _flat(arguments.values())):
-            return self._length(node)
+            return self._reckoned(node)
         if _RECKONED in arguments.values():
             raise Refused("reckons with the number of frames; wanted fixed numbers, or the length of a tensor as it is")
         if operator_name not in TRANSLATIONS:
@@ -172,6 +172,16 @@ class _Translator:
         if owned and made.parameters and made.operation.name != name:
             raise Refused("has trained numbers and is used more than once; wanted a module for each use")
         return self._keep(made, _shape(node))
+
+    def _reckoned(self, node: Node) -> Any:
+        """What is computed from no tensor of the network: of trained tensors and fixed numbers the result, else of lengths."""
+        read = [self._resolve(argument) for argument in (*node.args, *node.kwargs.values())]
+        varies = any(each is _RECKONED or isinstance(each, Length) for each in _flat(read))
+        if varies or not isinstance(node.meta.get("val"), Tensor):
+            return self._length(node)
+        assert callable(node.target)  # noqa: S101 (a node that calls a function)
+        keywords = {name: self._resolve(argument) for name, argument in node.kwargs.items()}
+        return node.target(*self._resolve(node.args), **keywords)
 
     def _length(self, node: Node) -> Any:
         """The tensor that has as many frames as a number that was computed from lengths, whatever their number is."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from hwsearch.errors import UserError
 from hwsearch.network.operations import Affine, Convolution, Pad
@@ -12,7 +13,23 @@ from hwsearch.network.run import run
 from hwsearch.network.trace import trace
 from tests.network.modules import CHANNELS, Normed, Stack, UNet, settle
 
+
+class Computed(nn.Module):
+    """Trained tensors that are cut, reshaped, scaled and normalised before anything reads them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = weight_norm(nn.Conv1d(CHANNELS, 6, 3, padding=1))
+        self.gains = nn.Parameter(torch.ones(8))
+        self.weight = nn.Parameter(torch.ones(5, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x * self.gains[:CHANNELS, None]) + self.gains[2:, None].exp()
+        return nn.functional.conv1d(y, 0.5 * self.weight.unsqueeze(-1))
+
+
 MODULES: dict[str, Callable[[], nn.Module]] = {
+    "computed": Computed,
     "stack": Stack,
     "causal": lambda: Stack(causal=True, prelu=True),
     "unet": UNet,
@@ -143,6 +160,11 @@ class _Reshaped(nn.Module):
         return x.reshape(1, -1, x.shape[-1] * 2)
 
 
+class _Ramp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.arange(x.shape[-1])
+
+
 class _Reflected(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.pad(x, (2, 2), mode="reflect")
@@ -158,6 +180,7 @@ class _Reflected(nn.Module):
         (_Twice(), "module 'layer' (Conv1d): 'conv1d' has trained numbers and is used more than once"),
         (_Difference(), "'sub' subtracts one tensor from another"),
         (_Reshaped(), "_Reshaped: 'reshape' is no operation of a network graph"),
+        (_Ramp(), "'mul' reckons with the number of frames"),
         (_Reflected(), "'pad' pads with something else than zeros"),
         (nn.Sequential(nn.BatchNorm1d(CHANNELS, track_running_stats=False)), "without running statistics"),
     ],
