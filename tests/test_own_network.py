@@ -132,9 +132,22 @@ class Short(torch.nn.Module):
 """
 
 
+WEIGHTLESS = """
+import torch
+
+class Weightless(torch.nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+
+    def forward(self, x):
+        return torch.relu(x)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "name", "said"),
     [
+        (WEIGHTLESS, "Weightless", "has no layer with weights"),
         (LSTM, "Recurrent", "module 'recurrent' (LSTM)"),
         (BRANCH, "Branch", "branches that depend on the data"),
         (SHORT, "Short", "as many frames as came in"),

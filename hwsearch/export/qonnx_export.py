@@ -8,9 +8,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import onnx
 import torch
 from brevitas.export import export_qonnx as brevitas_export_qonnx
-from onnx import ModelProto
+from onnx import ModelProto, helper
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.util.cleanup import cleanup_model
 
@@ -37,5 +38,17 @@ def export_qonnx(network: ExportedNetwork, path: Path, description: ExportDescri
             input_names=[INPUT],
             output_names=[OUTPUT],
         )
-        model: ModelProto = cleanup_model(ModelWrapper(str(target))).model
+        exported = onnx.load(target)
+    _read_once(exported)
+    model: ModelProto = cleanup_model(ModelWrapper(exported)).model
     atomic_write_bytes(path, seal(model, description))
+
+
+def _read_once(model: ModelProto) -> None:
+    """Put an `Identity` before each further input of a node that is the same tensor: qonnx renames only the first of them."""
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        for number, name in enumerate(node.input):
+            if name and name in node.input[:number]:
+                node.input[number] = f"{node.output[0]}.input_{number}"
+                identity = helper.make_node("Identity", [name], [node.input[number]], name=f"{node.name}.input_{number}")
+                model.graph.node.insert(place, identity)

@@ -135,7 +135,7 @@ def _check_constants(model: ModelProto, graph: Graph, features: int, parts: int)
         raise _ForeignError(f"{len(nodes.node)} nodes; wanted at most {_NODES_PER_OPERATION * parts}")
     if model.functions or nodes.sparse_initializer:
         raise _ForeignError("functions or sparse constants")
-    largest = max(features, *(tensor.numel() for tensor in graph.parameters.values()))
+    largest = max([features, *(tensor.numel() for tensor in graph.parameters.values())])
     for tensor in nodes.initializer:
         if math.prod(tensor.dims) > largest:
             raise _ForeignError(f"a constant of shape {list(tensor.dims)}")

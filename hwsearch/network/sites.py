@@ -4,7 +4,7 @@ Every layer's weights are a site, `LAYER.weight`. Of the tensors between operati
 operation reads or that leave the network, except for
 
 - what goes into the elementwise function behind a layer, a sum or a norm: layer and function are one, and the site is behind it;
-- what only a concatenation reads: the concatenation is rounded as a whole;
+- what only a concatenation reads, and once: the concatenation is rounded as a whole;
 - parts and padded forms of a tensor: they are on its grid.
 
 A site is named after the layer, sum or other operation whose result it holds, function included. The network's inputs are sites
@@ -105,7 +105,7 @@ def _is_taken_up(graph: Graph, operation: Operation) -> bool:
         return False
     (reader,) = graph.readers[operation.name]
     fused = isinstance(operation, _TAKES_FUNCTION) and isinstance(reader, FUNCTIONS)
-    return fused or isinstance(reader, Concatenate)
+    return fused or (isinstance(reader, Concatenate) and reader.inputs.count(operation.name) == 1)
 
 
 def _sources(graph: Graph, grids: Mapping[str, str], kinds: tuple[type[Operation], ...]) -> set[str]:

@@ -9,6 +9,7 @@ from hwsearch.errors import UserError
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import run
 from hwsearch.network.shapes import tensor_shapes
+from hwsearch.network.sites import LAYERS
 from hwsearch.network.store import load_graph, save_graph
 from hwsearch.separator.separator import Separator
 
@@ -21,14 +22,16 @@ def traced(separator: Separator) -> Graph:
     """Trace the network between a front end's input and output.
 
     Raises:
-        UserError: an operation that a graph does not have, more than one tensor in or out, or an output of another shape than the
-            front end takes.
+        UserError: an operation that a graph does not have, no layer with weights, more than one tensor in or out, or an output
+            of another shape than the front end takes.
     """
     front_end, name = separator.front_end, type(separator.network).__name__
     frames = front_end.frames(_EXAMPLE_SAMPLES)
     graph = graph_of(separator.network, front_end.inputs, frames)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise UserError(f"{name}: {len(graph.inputs)} tensors in and {len(graph.outputs)} out; wanted one and one")
+    if not any(isinstance(operation, LAYERS) for operation in graph.operations):
+        raise UserError(f"{name}: has no layer with weights; wanted a convolution or a linear layer")
     example = torch.zeros(1, front_end.inputs, frames)
     (output,) = run(graph, {graph.inputs[0]: example})
     other = next((more for more in range(_LENGTHS) if _output(graph, front_end.inputs, frames + more)[1:] != (frames + more,)), 0)

@@ -69,7 +69,21 @@ class Shared(nn.Module):
         return functional.pad(torch.cat([part[..., : x.shape[-1]] for part in parts], 1)[..., :-1], (0, 1))
 
 
-MODULES: dict[str, type[nn.Module]] = {"unet": UNet, "excited": Excited, "shared": Shared}
+class Doubled(nn.Module):
+    """Tensors joined, added and multiplied with themselves; one of them is read by nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(CHANNELS, 6, 3, padding=1)
+        self.head = nn.Conv1d(12, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        z = self.head(torch.cat([y, y], 1))
+        return z * z + (x + x)
+
+
+MODULES: dict[str, type[nn.Module]] = {"unet": UNet, "excited": Excited, "shared": Shared, "doubled": Doubled}
 
 
 class _NoStatistics:
