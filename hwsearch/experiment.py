@@ -288,7 +288,7 @@ class ModuleConfig(Section):
 
     module: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
     """File and function: `networks/mine.py:build` for a file beside the experiment, or `my_package.my_file:build` for an
-    installed package. Workers on other machines look for it in the same place."""
+    installed package. Workers on other machines are sent a file; a package must be installed there."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function: numbers, text, true or false, and lists of these."""
     weights: Path | None = None

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from hwsearch.executor.portable import Portable, PortableJob, contents, moved, moved_paths, unpack
 from hwsearch.executor.ray_worker import RayWorker
-from hwsearch.experiment import Fidelity, Split
-from hwsearch.search.scoring import ScoringJob, TrainedFile
+from hwsearch.experiment import Fidelity, ModuleConfig, Split
+from hwsearch.search.nas.sweep import NasFactory
+from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile
+from hwsearch.sensitivity.work import WorkFactory
 from hwsearch.separator.allocation import BitAllocation
 from tests.tiny import Tiny
 
@@ -102,3 +106,23 @@ def test_jobs_on_one_node_that_start_from_the_same_weights_do_not_take_them_from
     first._work, second._work = while_the_other_runs, read
     assert run(first, job("one")) == (b"start", None)
     assert [path for path in there.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("kind", [ScorerFactory, WorkFactory, NasFactory])
+@pytest.mark.parametrize("where", ["/mine/net.py", "my_package.net"])
+def test_the_file_of_a_network_of_ones_own_travels_and_a_package_does_not(
+    tiny: Tiny, kind: type[ScorerFactory | WorkFactory | NasFactory], where: str
+) -> None:
+    factory = tiny.scorer_factory
+    network = ModuleConfig(module=f"{where}:build", arguments={"channels": 8})
+    experiment = factory.experiment.model_copy(update={"separator": network})
+    paths = {"base": Path("/run/base"), "data_folder": factory.data_folder, "calibration": Path("/run/calibration.json")}
+    problem = {"problem": None, "cost": None} if kind is NasFactory else {}
+    made = kind(experiment, **paths, pool=Path("/run/pool"), **problem)
+    there = made.below(ROOT)
+    is_file = where.endswith(".py")
+    assert (Path(where) in made.files()) == is_file
+    assert there.experiment.separator == network.model_copy(
+        update={"module": f"/elsewhere{where}:build" if is_file else f"{where}:build"}
+    )
+    assert (there.base, there.pool) == (ROOT / "run/base", ROOT / "run/pool")

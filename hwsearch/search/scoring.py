@@ -20,6 +20,7 @@ from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements,
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork, KeptInput
+from hwsearch.separator.networks import code_files, with_code_below
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
@@ -93,11 +94,12 @@ class ScorerFactory:
     def files(self) -> Iterable[Path]:
         """All that scoring reads, for workers that do not share it."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        return (self.base, self.calibration, *mixtures, *(() if self.pool is None else (self.pool,)))
+        code = code_files(self.experiment.separator)
+        return (self.base, self.calibration, *code, *mixtures, *(() if self.pool is None else (self.pool,)))
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""
-        return moved_paths(self, root)
+        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
 
 def first_fidelity(experiment: Experiment) -> Fidelity:

@@ -27,6 +27,7 @@ from hwsearch.sensitivity.one_site import Score, full_precision_output, score_si
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
 from hwsearch.sensitivity.table import Method
+from hwsearch.separator.networks import code_files, with_code_below
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.separator import Separator
 
@@ -54,11 +55,12 @@ class WorkFactory:
     def files(self) -> Iterable[Path]:
         """All that the jobs read, for workers that do not share it."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        return (self.base, self.calibration, *mixtures, *(() if self.pool is None else (self.pool,)))
+        code = code_files(self.experiment.separator)
+        return (self.base, self.calibration, *code, *mixtures, *(() if self.pool is None else (self.pool,)))
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""
-        return moved_paths(self, root)
+        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
     def __call__(self) -> Callable[[Job], tuple[Result, ...]]:
         """Load the base once; mixtures and quantized weights are made when a job wants them.

@@ -18,7 +18,8 @@ from typing import Any
 from torch import nn
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import ConvTasNetConfig, ModuleConfig, NetworkConfig, SeparatorConfig
+from hwsearch.executor.portable import moved
+from hwsearch.experiment import ConvTasNetConfig, Experiment, ModuleConfig, NetworkConfig, SeparatorConfig
 from hwsearch.files import digest
 from hwsearch.separator.conv_tasnet import ConvTasNet
 from hwsearch.separator.front_end import FrontEnd
@@ -40,6 +41,27 @@ def build_network(config: NetworkConfig, front_end: FrontEnd) -> nn.Module:
             return _own_network(config, front_end)
 
 
+def code_files(config: NetworkConfig) -> tuple[Path, ...]:
+    """The file of a module of the user's own; none for another network, or for a module of a package."""
+    where = config.module.rpartition(":")[0] if isinstance(config, ModuleConfig) else ""
+    return (Path(where),) if _is_file(where) else ()
+
+
+def with_code_below(experiment: Experiment, root: Path) -> Experiment:
+    """The experiment with the file of a user's own module below another root; see `executor.portable`."""
+    config = experiment.separator
+    files = code_files(config)
+    if not isinstance(config, ModuleConfig) or not files:
+        return experiment
+    module = f"{moved(files[0], root)}:{config.module.rpartition(':')[2]}"
+    return experiment.model_copy(update={"separator": config.model_copy(update={"module": module})})
+
+
+def _is_file(where: str) -> bool:
+    """Whether a module is named by its file, and not as a part of a package."""
+    return where.endswith(".py")
+
+
 def _own_network(config: ModuleConfig, front_end: FrontEnd) -> nn.Module:
     place = f"separator.module '{config.module}'"
     build = _function(config.module, place)
@@ -57,7 +79,7 @@ def _own_network(config: ModuleConfig, front_end: FrontEnd) -> nn.Module:
 def _function(name: str, place: str) -> Callable[..., Any]:
     where, _, function = name.rpartition(":")
     try:
-        module = _from_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        module = _from_file(Path(where)) if _is_file(where) else importlib.import_module(where)
     except (Exception, SystemExit) as error:
         raise UserError(f"{place}: cannot be imported ({_said(error)})") from error
     found = getattr(module, function, None)

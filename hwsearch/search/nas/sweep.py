@@ -1,7 +1,7 @@
 """Candidates of a sweep over cost weights: jobs for an executor, and a file that keeps what they found."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,7 @@ from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.base import base_digest
+from hwsearch.separator.networks import code_files, with_code_below
 from hwsearch.separator.prepare import calibration_digest, prepare_base
 from hwsearch.training.pool import load_pool
 
@@ -75,11 +76,12 @@ class NasFactory:
 
     def files(self) -> Iterable[Path]:
         """All that the work reads, for workers that do not share it."""
-        return (self.base, self.calibration, *dataset_files(self.data_folder, Split.VALIDATION), self.pool)
+        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
+        return (self.base, self.calibration, *code_files(self.experiment.separator), *mixtures, self.pool)
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""
-        return moved_paths(self, root)
+        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
     def key(self) -> str:
         """Hash of all that the results depend on. A cost weight's result does not depend on which others there are.
