@@ -1,12 +1,21 @@
 """A network of the user's own, and Conv-TasNet, from an experiment file through every step."""
 
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from hwsearch.executor.portable import contents, unpack
+from hwsearch.experiment import Fidelity
+from hwsearch.pipeline import open_workspace
+from hwsearch.search.scoring import ScorerFactory, ScoringJob
+from hwsearch.separator import untrained
+from hwsearch.separator.allocation import BitAllocation
 from tests.tiny import hwsearch, read_events, refusal
 
 OWN = Path(__file__).parent / "own"
@@ -80,6 +89,69 @@ def test_base_and_candidates_are_evaluated(done: Done, subject: str) -> None:
     chosen = ["--candidate", "3"] if subject == "candidate" else []
     answer = hwsearch("evaluate", done.run, *chosen)
     assert answer.code == 0, answer.stderr
+
+
+OF_ONES_OWN = pytest.mark.parametrize("done", ["unet"], indirect=True)
+
+
+@OF_ONES_OWN
+def test_a_worker_needs_no_file_but_those_that_it_is_sent(done: Done, tmp_path: Path) -> None:
+    workspace = open_workspace(done.run)
+    event = next(event for event in read_events(done.run) if "improvement_db" in str(event) and not event.get("weights"))
+    factory = ScorerFactory(
+        workspace.experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json"
+    )
+    unpack(contents(factory.files()), tmp_path)
+    with edited(done, None):
+        job = ScoringJob(BitAllocation.of(event["allocation"]), Fidelity(event["fidelity"]))
+        assert factory.below(tmp_path)()(job) == event["metrics"]
+
+
+@OF_ONES_OWN
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("self.head(y)", "0.9 * self.head(y)"),  # a number that the layer before it takes up
+        ("torch.relu(self.enter", "torch.tanh(self.enter"),
+        ("for _ in range(3)", "for _ in range(2)"),
+    ],
+)
+def test_code_that_was_changed_behind_a_run_is_refused(done: Done, tmp_path: Path, before: str, after: str) -> None:
+    code = (done.folder / "unet.py").read_text()
+    assert before in code
+    with edited(done, code.replace(before, after)):
+        for arguments in (
+            ["search", done.folder / "unet.toml", "--runs-dir", done.folder / "runs", "--workers", "0"],
+            ["sensitivity", done.folder / "unet.toml", "--runs-dir", done.folder / "runs"],
+            ["export", done.run, "--candidate", "3", "--output", tmp_path / "out"],
+            ["evaluate", done.run, "--candidate", "3"],
+            ["evaluate", done.run],
+        ):
+            line = refusal(hwsearch(*arguments))
+            assert "base.safetensors" in line
+    assert hwsearch("export", done.run, "--candidate", "3", "--output", tmp_path / "out").code == 0
+
+
+@contextmanager
+def edited(done: Done, code: str | None) -> Iterator[None]:
+    """Other code in place of the run's, or none, as a new process finds it."""
+    path = done.folder / "unet.py"
+    original = path.read_text()
+
+    def forget() -> None:
+        for name in [name for name, module in sys.modules.items() if getattr(module, "__file__", None) == str(path)]:
+            del sys.modules[name]
+        untrained._network.cache_clear()
+
+    path.unlink()
+    if code is not None:
+        path.write_text(code)
+    forget()
+    try:
+        yield
+    finally:
+        path.write_text(original)
+        forget()
 
 
 def test_weights_of_ones_own_are_where_training_begins(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import ValidationError
 
 from hw_models.reading import no_file
@@ -23,12 +24,18 @@ SHIPPED = (
 
 _KEY = "hwsearch_base"
 
+_SAMPLE_SAMPLES = 4000
+_SUMS = 16
+_NEAR = 1e-4
+"""Largest difference of two samples of one network, against the largest number in them."""
+
 
 class BaseDescription(Section):
     """What a base file says of itself.
 
     Attributes:
         made_by: experiment digest, seed, versions, validation score: whatever tells how the base came to be.
+        output: of a module of the user's own, what `output_sample` gave, so that a change of its code shows.
     """
 
     format: Literal[1, 2] = 2
@@ -36,10 +43,15 @@ class BaseDescription(Section):
     array: ArrayName
     separator: NetworkConfig
     made_by: dict[str, str]
+    output: tuple[float, ...] | None = None
 
 
 def save_base(path: Path, separator: Separator, description: BaseDescription) -> None:
     """Write a base atomically."""
+    if isinstance(description.separator, ModuleConfig):
+        again = build_separator(description.separator, ARRAYS[description.array], description.sample_rate)
+        again.load_state_dict(separator.state_dict())
+        description = description.model_copy(update={"output": output_sample(again.eval())})
     write_tensors(path, separator.state_dict(), _KEY, description.model_dump(mode="json"))
 
 
@@ -53,7 +65,7 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
 
     Raises:
         UserError: no such file, not a base file, one that changed since it was written, a module of the user's own without an
-            experiment, or tensors that do not fit the network.
+            experiment or whose code has changed, or tensors that do not fit the network.
     """
     if (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted a base made by 'hwsearch train'")
@@ -74,7 +86,30 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
         separator.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path}: tensors do not fit the network it describes ({_first_line(error)})") from None
-    return separator.eval(), description
+    separator.eval()
+    if isinstance(config, ModuleConfig) and not _is_near(output_sample(separator), description.output):
+        raise UserError(
+            f"{path}: '{config.module}' computed something else when it was trained; wanted the code as it was, another name, or "
+            "another --runs-dir"
+        )
+    return separator, description
+
+
+def output_sample(separator: Separator) -> tuple[float, ...]:
+    """Sums over a network's output for noise, each value with a sign: what a change of the network's code changes."""
+    random = torch.Generator().manual_seed(0)
+    frames = separator.front_end.frames(_SAMPLE_SAMPLES)
+    with torch.no_grad():
+        output = separator.network(torch.randn(1, separator.front_end.inputs, frames, generator=random)).flatten()
+        signs = torch.randint(0, 2, (_SUMS, len(output)), generator=random) * 2.0 - 1.0
+        return tuple((signs @ output / len(output) ** 0.5).tolist())
+
+
+def _is_near(found: tuple[float, ...], wanted: tuple[float, ...] | None) -> bool:
+    """Whether two samples differ by no more than kernels of different processors do."""
+    if wanted is None or len(found) != len(wanted):
+        return False
+    return max(abs(one - other) for one, other in zip(found, wanted, strict=True)) <= _NEAR * max(map(abs, wanted))
 
 
 def base_digest(path: Path) -> str:

@@ -23,7 +23,7 @@ from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.separator import Separator
-from hwsearch.separator.traced import kept_graph, traced
+from hwsearch.separator.traced import kept_graph
 from hwsearch.separator.weight_scales import WeightScales
 
 _MEND = "delete it and it is made again"
@@ -95,7 +95,8 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         UserError: an unusable base, data set or cache.
     """
     separator = load_checked_base(experiment, path)
-    graph = _network_graph(separator, experiment, cache.parent, base_digest(path))
+    graph = kept_graph(separator, cache.parent, base_digest(path))
+    graph = with_reads(graph) if experiment.search.wide_trunk else graph
     key = digest(
         {
             "base": base_digest(path),
@@ -122,13 +123,6 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
         write_sealed_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
     return prepared
-
-
-def _network_graph(separator: Separator, experiment: Experiment, folder: Path, base_sha256: str) -> Graph:
-    """The network as layers read it. A module of the user's may change under its weights: it is traced each time."""
-    own = isinstance(experiment.separator, ModuleConfig)
-    graph = traced(separator) if own else kept_graph(separator, folder, base_sha256)
-    return with_reads(graph) if experiment.search.wide_trunk else graph
 
 
 def calibration_digest(cache: Path) -> str:
