@@ -12,10 +12,10 @@ import soundfile
 
 from hwsearch.executor.portable import contents, unpack
 from hwsearch.experiment import Fidelity
-from hwsearch.pipeline import open_workspace
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.separator import untrained
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.workflow.runs import open_workspace
 from tests.tiny import hwsearch, read_events, refusal
 
 OWN = Path(__file__).parent / "own"
