@@ -86,7 +86,7 @@ class Doubled(nn.Module):
 MODULES: dict[str, type[nn.Module]] = {"unet": UNet, "excited": Excited, "shared": Shared, "doubled": Doubled}
 
 
-class _NoStatistics:
+class NoStatistics:
     """Features that are normalised already."""
 
     feature_mean = torch.zeros(CHANNELS)
@@ -148,7 +148,7 @@ def subject(kind: str, allocation: BitAllocation) -> Subject:
         if (grid := calibration.grid(site, allocation.by_site[site])) is not None
     }
     truth = replace(graph, parameters=_rounded_parameters(graph, sites, allocation, grids))
-    return Subject(ExportedNetwork(network, _NoStatistics()).eval(), description, truth, grids)
+    return Subject(ExportedNetwork(network, NoStatistics()).eval(), description, truth, grids)
 
 
 def _rounded_parameters(
