@@ -14,7 +14,7 @@ import pytest
 
 from hwsearch.cli import commands
 from hwsearch.experiment import Experiment, parse_experiment
-from hwsearch.view.experiment_reference import explain
+from hwsearch.view.experiment_reference import explain, sections
 from tests.tiny import Tiny, hwsearch, tiny_content
 
 ROOT = Path(__file__).parents[1]
@@ -152,8 +152,8 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 
 @every_page
 def test_keys_that_a_page_names_are_in_the_experiment_file(page: Path) -> None:
-    sections = "|".join(Experiment.model_fields)
-    for key in re.findall(rf"`((?:{sections})\.(?!log|py)\w+)(?: = [^`]*)?`", prose(page)):
+    heads = "|".join({section.path.partition(".")[0] for section in sections()} - {""})
+    for key in re.findall(rf"`((?:{heads})\.(?!log|py|json)\w+)(?: = [^`]*)?`", prose(page)):
         assert explain(key, markdown=False)
 
 
