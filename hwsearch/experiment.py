@@ -36,6 +36,9 @@ NARROW_BITS = 8
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share; no experiment may be called so."""
 
+_MOVED = {"training.device": "workers.device"}
+"""Keys of earlier versions, and those that stand for them."""
+
 
 class Section(BaseModel):
     """A part of the experiment file: immutable, and an unknown key in it is an error."""
@@ -67,6 +70,7 @@ Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 ActivationBits = Literal[4, 5, 6, 7, 8, 16, 32]
+Device = Literal["cpu", "cuda"]
 
 
 class CorpusConfig(Section):
@@ -360,8 +364,6 @@ class TrainingConfig(Section):
     """Processor threads of the training step."""
     loaders: Annotated[int, Field(ge=0, le=64)] = 0
     """Processes that mix ahead of the training step. With 0 the training process mixes."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network is trained."""
 
 
 class QuantizationConfig(Section):
@@ -629,15 +631,21 @@ class SearchConfig(Section):
 
 
 class WorkersConfig(Section):
-    """What Ray reserves for each scorer. The scores do not depend on it.
+    """Where training and scoring run, and what Ray reserves for each worker.
 
-    Ray places scorers by `gpus` and `memory_bytes` but enforces neither. Scoring and training run on the processor.
+    The keys may change between two runs of one search, because no result is bound to them. On a GPU, losses and scores differ by
+    rounding from those of the processor. Activation ranges and weight scales are always found on the processor, the ranges in one
+    thread, so that an allocation means the same grids on every device. Training mixtures, evaluation and export stay on the
+    processor, too. Ray places workers by `gpus` and `memory_bytes` but enforces neither.
     """
 
+    device: Device = "cpu"
+    """Where the base and candidates are trained, candidates are scored, and sensitivities and the differentiable search run. The
+    command itself trains the base. Workers do the rest, so of a cluster only their nodes need GPUs."""
     cpus: Annotated[float, Field(gt=0.0, le=1024.0)] = 1.0
     """Cores for each scorer, or the share of one core. A scorer runs as many threads as it has whole cores, and at least one."""
     gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
-    """GPUs for each scorer, or the share of one GPU."""
+    """GPUs for each worker, or the share of one GPU. Ray hides the GPUs from workers with 0."""
     memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = None
     """Bytes of memory for each scorer. Absent: Ray places scorers without regard to memory."""
     time_limit_s: Positive | None = None
@@ -654,6 +662,11 @@ class WorkersConfig(Section):
     def threads(self) -> int:
         """Threads of a scorer."""
         return max(1, int(self.cpus))
+
+    @property
+    def one_core(self) -> "WorkersConfig":
+        """What a worker of sensitivities or of the differentiable search gets: the device, one core, and no time limit."""
+        return WorkersConfig(device=self.device, gpus=self.gpus) if self.device == "cuda" else WorkersConfig()
 
 
 class ExportConfig(Section):
@@ -710,6 +723,11 @@ class Experiment(Section):
     def _check(self) -> Self:
         if self.name in RESERVED_NAMES:
             raise ValueError(f"name '{self.name}' is taken by a folder of every --runs-dir; wanted another")
+        if self.search.integer_kernels and self.workers.device != "cpu":
+            raise ValueError(
+                f"search.integer_kernels is true, and they are the processor's; workers.device is '{self.workers.device}': "
+                "wanted false, or 'cpu'"
+            )
         return self
 
     def data_digest(self) -> str:
@@ -776,6 +794,11 @@ def parse_experiment(content: Any, source: str) -> Experiment:
             ) from None
         if mistake.kind == "json_invalid":
             raise UserError(f"{source}: holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8") from None
+        if mistake.kind == "extra_forbidden" and key in _MOVED:
+            raise UserError(
+                f"{source}: unknown key '{key}'; wanted '{_MOVED[key]}' (a run folder that holds it is an earlier version's: "
+                "search again under another name)"
+            ) from None
         if mistake.kind == "extra_forbidden":
             near = _nearest_key(first.place)
             meant = "" if near is None else f", near to '{'.'.join(map(str, (*mistake.place[:-1], near)))}'"

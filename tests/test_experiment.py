@@ -27,7 +27,9 @@ from hwsearch.experiment import (
     parse_experiment,
     with_search,
 )
+from hwsearch.search.identity import search_digest
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.training.base import training_digest
 from hwsearch.view.experiment_reference import explain
 from tests.tiny import tiny_content, write_tiny
 
@@ -452,6 +454,34 @@ def test_keys_of_the_search_may_be_replaced() -> None:
 
 def test_fidelities_rise_from_cheap_to_dear_and_the_last_two_train() -> None:
     assert [fidelity.trained for fidelity in Fidelity] == [False, False, True, True]
+
+
+def test_integer_kernels_are_the_processors() -> None:
+    with pytest.raises(UserError) as refused:
+        parsed(workers={"device": "cuda"}, search={"integer_kernels": True})
+    assert str(refused.value) == (
+        "here: search.integer_kernels is true, and they are the processor's; workers.device is 'cuda': wanted false, or 'cpu'"
+    )
+    assert parsed(workers={"device": "cuda"}).workers.device == "cuda"
+    assert parsed(search={"integer_kernels": True}).search.integer_kernels
+
+
+def test_the_device_of_training_alone_is_no_key_any_more() -> None:
+    with pytest.raises(UserError, match=r"here: unknown key 'training\.device'; wanted 'workers\.device'"):
+        parsed(training={"device": "cpu"})
+
+
+def test_no_result_is_bound_to_where_it_was_computed() -> None:
+    here, there = parsed(), parsed(workers={"device": "cuda", "gpus": 0.5})
+    for identity in (search_digest, training_digest, Experiment.data_digest):
+        assert identity(here) == identity(there)
+
+
+def test_a_worker_of_one_core_keeps_the_device_and_its_share() -> None:
+    each = {"cpus": 4, "memory_bytes": 10**9, "time_limit_s": 5}
+    assert WorkersConfig.model_validate({**each, "gpus": 1}).one_core == WorkersConfig()
+    wanted = WorkersConfig(device="cuda", gpus=0.5)
+    assert WorkersConfig.model_validate({**each, "device": "cuda", "gpus": 0.5}).one_core == wanted
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (4, 4)])

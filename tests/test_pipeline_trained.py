@@ -1,5 +1,6 @@
 """A search that trains what it promotes, from the command line's point of view: a small untrained base, seconds of work."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from hwsearch import executor
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.experiment import Fidelity, Split
+from hwsearch.executor import LocalExecutor
+from hwsearch.experiment import Fidelity, Split, WorkersConfig
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.strategy import trainings
+from hwsearch.sensitivity import estimate, work
 from hwsearch.separator.trained import load_trained
 from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import check
@@ -23,7 +27,9 @@ from hwsearch.workflow.runs import read_run, trained_state
 from hwsearch.workflow.search import search
 from hwsearch.workflow.systems import candidate_system
 from hwsearch.workspace import Workspace
+from tests.pretended import pretended_cuda
 from tests.sensitivity.workspaces import BASE, SEARCH, build, make_experiment
+from tests.tiny import read_events
 
 Promoted = tuple[Workspace, SearchSummary, dict[str, tuple[int, int]]]
 QAT = {"examples": 4, "batch_size": 2, "segment_seconds": 0.5, "steps": 2}
@@ -34,10 +40,18 @@ def si_snr_db(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> flo
     return float(fast_bss_eval.si_sdr(target[None].astype(float), estimate[None].astype(float), zero_mean=True)[0])
 
 
-def workspace_of(runs: Path, name: str = "trained", **search: Any) -> Workspace:
+def workspace_of(runs: Path, name: str = "trained", device: str = "cpu", **search: Any) -> Workspace:
     wanted = {**SEARCH, "trials": 8, "targets": ["bitfusion"], "priors": ["output-noise-ratio"], **search}
     nas = {"steps": 2, "cost_weights": [0.5, 20.0]}
-    return Workspace(runs, make_experiment(name=name, base=str(runs / BASE), qat=QAT, nas=nas, search=wanted))
+    quantization = {"calibration_mixtures": 2, "weight_scale_method": "max"}
+    sections = {
+        "quantization": quantization,
+        "qat": QAT,
+        "nas": nas,
+        "search": wanted,
+        "workers": {"device": device, "gpus": 0.5},
+    }
+    return Workspace(runs, make_experiment(name=name, base=str(runs / BASE), **sections))
 
 
 class Last(Listener):
@@ -53,10 +67,10 @@ class Last(Listener):
         self.told[progress.fidelity.value] = progress.scored, progress.trials
 
 
-def run(workspace: Workspace) -> tuple[SearchSummary, dict[str, tuple[int, int]]]:
+def run(workspace: Workspace, workers: int = 0) -> tuple[SearchSummary, dict[str, tuple[int, int]]]:
     """Search in this process; also the last that was told of each step."""
     listener = Last()
-    return search(workspace, Resources(1, 0), listener), listener.told
+    return search(workspace, Resources(1, workers), listener), listener.told
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +210,32 @@ def test_a_cost_of_the_differentiable_search_that_there_is_not_is_refused_before
     with pytest.raises(UserError, match=r"nas\.cost is 'weight'; wanted one of size_bytes"):
         check(Workspace(tmp_path, changed), may_train=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_on_a_gpu_is_that_on_the_processor(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From sensitivities to trained candidates; on a pretended one, which rounds as the processor does."""
+    monkeypatch.setattr(work, "through_onednn", lambda graph: graph)  # kernels of the processor alone
+    priors = ["curvature", "recoverability"]
+    wanted: dict[str, Any] = {"priors": priors, "nas": True, "trials": 6, "promotions": PROMOTIONS}
+    here, there = (workspace_of(runs, f"on-{device}", device, **wanted) for device in ("cpu", "cuda"))
+    run(here)
+    shares = []
+
+    def in_this_process(factory: Any, workers: int, *, each: WorkersConfig, **_: Any) -> LocalExecutor[Any, Any]:
+        shares.append((each.device, each.gpus))
+        return LocalExecutor(factory)
+
+    for module in (executor, estimate):
+        monkeypatch.setattr(module, "RayExecutor", in_this_process)
+    with pretended_cuda() as operations:
+        run(there, workers=2)
+    assert shares == 3 * [("cuda", 0.5)]  # sensitivities, differentiable search, candidates
+    assert operations["convolution"] > 100
+    assert operations["convolution_backward"] > 10
+    for path in (*(Path("sensitivity") / f"{prior}.json" for prior in priors), Path("nas.json")):
+        found = [json.loads((workspace.folder / path).read_text()) for workspace in (here, there)]
+        assert found[0].get("results", found[0]) == found[1].get("results", found[1]), path
+    kept = ("allocation", "fidelity", "metrics", "costs", "strategy")
+    scored = [[{key: one[key] for key in kept} for one in read_events(workspace.folder)] for workspace in (here, there)]
+    assert scored[0] == scored[1]
+    assert {one["fidelity"] for one in scored[0]} == {"post-training", "short-qat"}

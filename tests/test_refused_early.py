@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hwsearch.data.dataset import open_dataset
+from hwsearch.executor import preflight
 from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
@@ -74,15 +75,50 @@ OWN_BASE = (
 )
 
 
-@pytest.mark.parametrize("command", [("train",), ("run", *ARGUMENTS), ("run", "--dry-run")], ids=lambda command: command[0])
+ON_A_GPU = ("[search]", '[workers]\ndevice = "cuda"\ngpus = 0\n[search]')
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("train",), ("run", *ARGUMENTS), ("run", "--dry-run"), ("search",), ("search", "--dry-run"), ("sensitivity",)],
+    ids=lambda command: " ".join(map(str, command)),
+)
 def test_a_device_that_is_not_there_is_refused_before_the_work(
     tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    file = write_tiny(tmp_path / "cuda.toml", *OWN_BASE, ("[search]", '[training]\ndevice = "cuda"\n[search]'))
+    file = write_tiny(tmp_path / "cuda.toml", *OWN_BASE, ON_A_GPU)
     message = refusal(hwsearch(*command, file, "--runs-dir", tmp_path / "runs"))
-    assert message == "training.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'"
+    assert message == "workers.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'"
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", [("run",), ("search", "--dry-run"), ("sensitivity",)], ids=" ".join)
+def test_workers_on_ray_that_would_see_no_gpu_are_refused_before_the_work(
+    tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch, command: tuple[object, ...]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    file = write_tiny(tmp_path / "cuda.toml", ON_A_GPU)
+    message = refusal(hwsearch(*command, file, "--runs-dir", tmp_path / "runs", "--workers", 2))
+    assert message.startswith(
+        "workers.gpus is 0 and workers.device 'cuda', but Ray hides GPUs from workers without a share; wanted"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_of_a_cluster_the_driver_wants_a_device_only_to_train_the_base(
+    tmp_path: Path, no_work: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("check_reachable", "check_cluster"):
+        monkeypatch.setattr(preflight, name, lambda _: None)
+    share = ("gpus = 0", "gpus = 0.5")
+    there = ("--runs-dir", tmp_path / "runs", "--ray-address", "10.0.0.1:6379", "--dry-run")
+    answer = hwsearch("run", write_tiny(tmp_path / "its.toml", (ON_A_GPU[0], ON_A_GPU[1].replace(*share))), *there)
+    assert answer.code == 0, answer
+    assert "missing:  a CUDA device on this machine, which scoring is measured on" in answer.stdout
+    own = write_tiny(tmp_path / "own.toml", *OWN_BASE, (ON_A_GPU[0], ON_A_GPU[1].replace(*share)))
+    assert refusal(hwsearch("run", own, *there)).startswith("workers.device is 'cuda'; PyTorch finds no CUDA device")
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -31,8 +31,18 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
     """Refuse, before anything long begins, workers that cannot be had; warn of many more than there are cores.
 
     Raises:
-        UserError: a cluster for no workers, no address, none that answers, not its token, or more than this machine can run.
+        UserError: a cluster for no workers, no address, none that answers, not its token, more than this machine can run, or
+            GPUs that workers would not see.
     """
+    if address is None:  # a cluster's nodes look for theirs when they start to work
+        from hwsearch.device import check_device  # torch takes long to load
+
+        check_device(each.device)
+    if workers and each.device == "cuda" and each.gpus == 0:
+        raise UserError(
+            "workers.gpus is 0 and workers.device 'cuda', but Ray hides GPUs from workers without a share; wanted one, such as "
+            "workers.gpus = 0.5, or --workers 0"
+        )
     if address is not None:
         if workers == 0:
             raise UserError(f"--ray-address is '{address}' and --workers is 0, which uses no Ray; wanted workers, or no address")

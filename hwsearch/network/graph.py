@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from hwsearch.network.operations import Operation
@@ -51,6 +52,10 @@ class Graph:
         """The graph with its parameters in the order of its operations: sums over all of them are then the same each time."""
         names = (f"{operation.name}.{part}" for operation in self.operations for part in operation.parameters)
         return replace(self, parameters={name: self.parameters[name] for name in names})
+
+    def on(self, device: torch.device) -> "Graph":
+        """The graph with its parameters on a device; those that lie there already are shared."""
+        return replace(self, parameters={name: tensor.to(device) for name, tensor in self.parameters.items()})
 
     @cached_property
     def readers(self) -> dict[str, tuple[Operation, ...]]:

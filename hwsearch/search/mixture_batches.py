@@ -57,7 +57,7 @@ class MixtureBatch:
 
 
 def mixture_batches(separator: Separator, examples: Sequence[Example]) -> list[MixtureBatch]:
-    """Run the front end over all examples, `BATCH` of one length at a time."""
+    """Run the front end over all examples, `BATCH` of one length at a time, on the separator's device."""
     by_length: dict[int, list[int]] = {}
     for number, example in enumerate(examples):
         by_length.setdefault(len(example.target), []).append(number)
@@ -78,7 +78,7 @@ def improvements(
     for batch in batches:
         checkpoint()
         with torch.no_grad():
-            estimates = separator.synthesise(batch.analysis, mask(batch.features), batch.targets[0].shape[-1]).numpy()
+            estimates = separator.synthesise(batch.analysis, mask(batch.features), batch.targets[0].shape[-1]).cpu().numpy()
         scores = [_score(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
         found[list(batch.numbers)] = scores - batch.unprocessed_db
     return found
@@ -94,12 +94,17 @@ def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int
     chosen = [examples[number] for number in numbers]
     with torch.no_grad():
         # One by one: the phases of many microphones and pairs at once would be the largest tensors of all.
-        parts = [separator.analyse(torch.from_numpy(one.mixture)[None], torch.tensor([one.doa_deg])) for one in chosen]
+        parts = [separator.analyse(*_inputs(one, separator.device)) for one in chosen]
     normalised = torch.cat([part.normalised for part in parts])
     context = (torch.cat(same) if same[0].ndim else same[0] for same in zip(*(part.context for part in parts), strict=True))
     targets = [_references(separator, one) for one in chosen]
     unprocessed = np.array([_unprocessed(one.mixture[0], target) for one, target in zip(chosen, targets, strict=True)])
     return MixtureBatch(numbers, Analysis(normalised, tuple(context)), KeptInput(normalised), targets, unprocessed)
+
+
+def _inputs(one: Example, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mixture [1, mics, samples] and direction [1]."""
+    return torch.from_numpy(one.mixture)[None].to(device), torch.tensor([one.doa_deg], device=device)
 
 
 def _references(separator: Separator, one: Example) -> NDArray[np.float32]:

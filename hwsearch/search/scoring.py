@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.data.dataset import dataset_files, load_mixture, open_dataset
+from hwsearch.device import open_device
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.files import digest
@@ -85,11 +86,12 @@ class ScorerFactory:
         """Load base and mixtures once.
 
         Raises:
-            UserError: an unusable base, data set or pool.
+            UserError: an unusable base, data set or pool, or a device that this process does not see.
         """
+        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(self.experiment.workers.threads)
         prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
-        return _Scorer(self, prepared).score
+        return _Scorer(self, prepared.on(device)).score
 
     def files(self) -> Iterable[Path]:
         """All that scoring reads, for workers that do not share it."""

@@ -239,8 +239,8 @@ def _visit(
 
 
 def draw_probes(x: Tensor, probe: Probe, count: int, random: torch.Generator) -> Tensor:
-    """Independent values of mean 0 and variance 1, [count, samples], like `x` [1, samples]."""
+    """Independent values of mean 0 and variance 1, [count, samples], like `x` [1, samples]; the same on every device."""
     shape = count, x.shape[-1]
     if probe is Probe.GAUSSIAN:
-        return torch.randn(shape, generator=random, dtype=x.dtype)
-    return torch.randint(0, 2, shape, generator=random).mul_(2).sub_(1).to(x.dtype)
+        return torch.randn(shape, generator=random, dtype=x.dtype).to(x.device)
+    return torch.randint(0, 2, shape, generator=random).mul_(2).sub_(1).to(x)

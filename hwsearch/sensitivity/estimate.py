@@ -145,7 +145,7 @@ def ensure(
         jobs = missing_jobs(wanted, candidates, mixtures, results)
         if jobs:
             progress(0, sum(job.effort for job in jobs))
-            with _executor(factory, min(workers, len(jobs)), ray_address, experiment.search.max_attempts) as executor:
+            with _executor(factory, min(workers, len(jobs)), ray_address) as executor:
                 run_and_keep(executor, jobs, journal, results, progress)
         tables = {method: make_table(method, candidates, mixtures, results) for method in wanted}
         for method, table in tables.items():
@@ -277,9 +277,8 @@ def _parts(
     return parts
 
 
-def _executor(
-    factory: WorkFactory, workers: int, ray_address: str | None, max_attempts: int
-) -> Executor[Job, tuple[Result, ...]]:
+def _executor(factory: WorkFactory, workers: int, ray_address: str | None) -> Executor[Job, tuple[Result, ...]]:
     if workers == 0:
         return LocalExecutor(factory)
-    return RayExecutor(factory, workers, max_attempts=max_attempts, ray_address=ray_address)
+    attempts, each = factory.experiment.search.max_attempts, factory.experiment.workers.one_core
+    return RayExecutor(factory, workers, max_attempts=attempts, ray_address=ray_address, each=each)

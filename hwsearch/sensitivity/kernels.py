@@ -12,11 +12,15 @@ from hwsearch.network.operations import Convolution, Operation
 
 
 def through_onednn(graph: Graph) -> Graph:
-    """The same network, whose convolutions of one tap PyTorch computes by oneDNN, forward and backward."""
+    """The same network, whose convolutions of one tap PyTorch computes by oneDNN, forward and backward.
+
+    On another device than the processor it stays as it is.
+    """
 
     def dilated(operation: Operation) -> Operation:
-        if isinstance(operation, Convolution) and graph.parameter(operation, "weight").shape[-1] == 1:
-            return replace(operation, dilation=2)
-        return operation
+        if not isinstance(operation, Convolution):
+            return operation
+        weight = graph.parameter(operation, "weight")
+        return replace(operation, dilation=2) if weight.is_cpu and weight.shape[-1] == 1 else operation
 
     return replace(graph, operations=tuple(map(dilated, graph.operations)))

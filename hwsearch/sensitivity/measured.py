@@ -51,8 +51,8 @@ def measured_si_snr(output: OneSiteOutput) -> list[float]:
     Raises:
         UserError: an estimate that is silent or not finite; names mixture and site.
     """
-    target = output.mixture.target[0].numpy()
+    target = output.mixture.target[0].cpu().numpy()
     try:
-        return [float(np.mean(si_snr(estimate, target))) for estimate in output.estimates.numpy()]
+        return [float(np.mean(si_snr(estimate, target))) for estimate in output.estimates.cpu().numpy()]
     except MetricUnavailable as error:
         raise UserError(f"{output}: SI-SNR has no value ({error}); wanted a finite, audible estimate") from None

@@ -42,8 +42,9 @@ class AnalysedMixture:
 
 def analyse_mixture(base: PreparedBase, name: str, mixture: Tensor, doa_deg: float, target: Tensor) -> AnalysedMixture:
     """Run the front end and the full-precision network over a mixture [mics, samples] with its target [samples]."""
+    mixture, target = mixture.to(base.device), target.to(base.device)
     with torch.no_grad():
-        analysis = base.separator.analyse(mixture[None], torch.tensor([doa_deg], dtype=mixture.dtype))
+        analysis = base.separator.analyse(mixture[None], torch.tensor([doa_deg], dtype=mixture.dtype, device=base.device))
         output, tensors = run_keeping(base.graph, base.sites, analysis.normalised)
         references = base.separator.front_end.references(mixture[None], target[None])
         if not base.separator.front_end.directed:

@@ -80,7 +80,7 @@ def score_trained(
             samples = mixture.target.shape[-1]
             estimate = base.separator.synthesise(mixture.analysis, mask(mixture.analysis.normalised), samples)
         try:
-            scores.append(float(np.mean(si_snr(estimate[0].numpy(), mixture.target[0].numpy()))))
+            scores.append(float(np.mean(si_snr(estimate[0].cpu().numpy(), mixture.target[0].cpu().numpy()))))
         except MetricUnavailable as error:
             raise UserError(
                 f"mixture '{mixture.name}', trained with {what} quantized: SI-SNR has no value ({error}); wanted a lower "

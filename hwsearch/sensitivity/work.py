@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from hwsearch.data.dataset import dataset_files, open_dataset
+from hwsearch.device import open_device
 from hwsearch.errors import UserError
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
@@ -66,10 +67,11 @@ class WorkFactory:
         """Load the base once; mixtures and quantized weights are made when a job wants them.
 
         Raises:
-            UserError: an unusable base or data set.
+            UserError: an unusable base or data set, or a device that this process does not see.
         """
+        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(1)
-        prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
+        prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration).on(device)
         base = replace(prepared, graph=through_onednn(prepared.graph))
         base.scales.take(prepared.scales.to_json(), str(self.calibration))  # the weights are the same
         config = self.experiment.sensitivity

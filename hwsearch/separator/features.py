@@ -99,8 +99,8 @@ def features(
         parts += beam_features(spectrum, superdirective_weights(array, phase, sample_rate), phase)
     if ipd == "none":
         return torch.cat(parts, dim=1)
-    first = torch.tensor([pair[0] for pair in array.pairs])
-    second = torch.tensor([pair[1] for pair in array.pairs])
+    first = torch.tensor([pair[0] for pair in array.pairs], device=spectrum.device)
+    second = torch.tensor([pair[1] for pair in array.pairs], device=spectrum.device)
     source = steered if ipd == "steered" else phasor
     difference = source[:, first] * source[:, second].conj()
     if ipd == "angle":

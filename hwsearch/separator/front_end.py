@@ -90,6 +90,11 @@ class FrontEnd(nn.Module, ABC):
         return target if self.directed else torch.stack([target, mixture[:, 0] - target], dim=1)
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.feature_mean.device
+
+    @property
     def spectral(self) -> SpectralConfig | None:
         """The configuration of a spectral front end."""
         return None

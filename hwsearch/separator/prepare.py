@@ -1,9 +1,10 @@
 """A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,19 @@ class PreparedBase:
         """The weight scales that have been searched so far."""
         return WeightScales(self.graph, self.quantization)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network and what surrounds it compute."""
+        return self.separator.device
+
+    def on(self, device: torch.device) -> "PreparedBase":
+        """The same on a device, with the weight scales that have been searched so far."""
+        if device == self.device:
+            return self
+        moved = replace(self, separator=copy.deepcopy(self.separator).to(device), graph=self.graph.on(device))
+        moved.scales.take(self.scales.to_json(), "a base")
+        return moved
+
 
 def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     """Load a base that must fit the experiment.
@@ -83,6 +97,8 @@ def _network_keys(found: NetworkConfig, wanted: NetworkConfig) -> Iterator[tuple
 
 def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
     """Load, fold and calibrate a base; calibration and weight scales are kept in `cache`, under hashes of what they depend on.
+
+    All of it is done on the processor, so that grids are the same wherever the base is then put (`PreparedBase.on`).
 
     Args:
         experiment: says which network, and how it is quantized.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from hwsearch.data.arrays import MicrophoneArray
@@ -28,6 +29,11 @@ class Separator(nn.Module):
         super().__init__()
         self.front_end = front_end
         self.network = network
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.front_end.device
 
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:
         """The front end: mixture [batch, mics, samples] and directions [batch] to what the network and the synthesis need."""

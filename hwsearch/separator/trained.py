@@ -1,7 +1,7 @@
 """The state that quantization-aware training leaves a candidate in: in memory, on disk, and as a network.
 
 A state is a plain value: tensors by name, for each parameter of the graph its floating-point master copy, for each quantized
-site its grid.
+site its grid. They lie in the processor's memory, wherever the network was trained.
 
     OPERATION.PART       every parameter of the graph, in its shape: weights, biases, slopes
     LAYER.weight.scale   in a shape that broadcasts to the weights, where they are quantized
@@ -78,12 +78,12 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
         scales = WeightScales(graph, base.quantization)
         earlier = start.parameters
         kept = {site for site, bits in start.allocation.widths if bits == widths[site]}
-    parameters = {name: tensor.clone() for name, tensor in graph.parameters.items()}
+    parameters = {name: tensor.to("cpu", copy=True) for name, tensor in graph.parameters.items()}
     for site in base.sites.weights:
         if not is_float(widths[site]):
             name = f"{site}.scale"
             scale = earlier[name] if site in kept else scales.scale(site.removesuffix(WEIGHT), widths[site])
-            parameters[name] = scale.clone()
+            parameters[name] = scale.to("cpu", copy=True)
     for site in base.sites.activations:
         grid = base.calibration.grid(site, widths[site])
         if grid is not None:
@@ -162,15 +162,15 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     weights: dict[str, tuple[Tensor, Tensor]] = {}
     for site in sites.weights:
         if not is_float(widths[site]):
-            scale = state.parameters[f"{site}.scale"]
-            value = quantize_weight(state.parameters[site], scale, widths[site]).value
+            scale = state.parameters[f"{site}.scale"].to(base.device)
+            value = quantize_weight(graph.parameters[site], scale, widths[site]).value
             weights[site.removesuffix(WEIGHT)] = value, scale
     return rounded_function(with_weights(graph, sites, weights, grids), sites, grids, widths)
 
 
 def _master_copy(base: PreparedBase, state: TrainedState) -> Graph:
-    """The graph with a state's parameters."""
-    return replace(base.graph, parameters={name: state.parameters[name] for name in base.graph.parameters})
+    """The graph with a state's parameters, on the base's device."""
+    return replace(base.graph, parameters={name: state.parameters[name] for name in base.graph.parameters}).on(base.device)
 
 
 def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid | None]:

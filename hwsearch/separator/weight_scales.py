@@ -23,7 +23,7 @@ _WIDTHS = {str(bits) for bits in WEIGHT_WIDTHS if not is_float(bits)}
 
 
 class WeightScales:
-    """Post-training scales by layer and width.
+    """Post-training scales by layer and width, on the device of the graph. They are searched on the processor, whatever that is.
 
     Args:
         graph: the network in full precision.
@@ -41,8 +41,9 @@ class WeightScales:
         key = layer, bits
         if key not in self._found:
             operation = self._layers[layer]
-            scale = weight_scale(_by_channel(operation, self._graph.parameter(operation, "weight")), bits, self._config)
-            self._found[key] = shaped_scale(operation, scale.flatten())
+            weight = self._graph.parameter(operation, "weight")
+            scale = weight_scale(_by_channel(operation, weight.cpu()), bits, self._config)
+            self._found[key] = shaped_scale(operation, scale.flatten()).to(weight.device)
         return self._found[key]
 
     def search(self, widths: Iterable[int]) -> bool:
@@ -73,13 +74,15 @@ class WeightScales:
             raise UserError(f"{source}: its layers are not those of the network; delete it and it is made again")
         for layer, by_width in value["layers"].items():
             operation = self._layers[layer]
-            rows = _count(operation, self._graph.parameter(operation, "weight"), self._config)
+            weight = self._graph.parameter(operation, "weight")
+            rows = _count(operation, weight, self._config)
             if not isinstance(by_width, Mapping):
                 raise UserError(f"{source}: holds no scales of '{layer}'; delete it and it is made again")
             for bits, scales in by_width.items():
                 if bits not in _WIDTHS or not _are_scales(scales, rows):
                     raise UserError(f"{source}: holds no scales of '{layer}' at {bits} bits; delete it and it is made again")
-                self._found[layer, int(bits)] = shaped_scale(operation, torch.tensor(scales, dtype=torch.float32))
+                scale = torch.tensor(scales, dtype=torch.float32, device=weight.device)
+                self._found[layer, int(bits)] = shaped_scale(operation, scale)
 
 
 def scale_shape(operation: Operation, weight: Tensor, config: QuantizationConfig) -> torch.Size:

@@ -15,6 +15,7 @@ from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
 from hwsearch.data.rooms import build_bank, check_rooms
 from hwsearch.data.utterance import Utterance, load_speech
+from hwsearch.device import check_device, open_device
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
 from hwsearch.files import check_writable, digest, file_digest
@@ -54,8 +55,7 @@ def check_training(workspace: Workspace) -> None:
     for split in (Split.TRAIN, Split.VALIDATION):
         if split not in experiment.data.rooms.count:
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
-    if experiment.training.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("training.device is 'cuda'; PyTorch finds no CUDA device on this machine: wanted one, or 'cpu'")
+    check_device(experiment.workers.device)
     check_rooms(experiment.data, experiment.data_digest())
     speech = read_corpora(experiment.data, experiment.seed, workspace.corpora_folder).speech
     check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
@@ -82,7 +82,7 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
     if isinstance(experiment.separator, ModuleConfig) and experiment.separator.weights is not None:
         load_weights(experiment.separator.weights, separator)
     progress = fit(
-        separator,
+        separator.to(open_device(experiment.workers.device)),
         sets[Split.TRAIN],
         [sets[Split.VALIDATION].example(0, index) for index in range(VALIDATION_EXAMPLES)],
         experiment.training,
@@ -123,7 +123,7 @@ def training_digest(experiment: Experiment) -> str:
             "data": experiment.data_digest(),
             **without_places({"separator": experiment.separator.model_dump(mode="json")}),
             **_own(experiment),
-            "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders", "device"}),
+            "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders"}),
         }
     )
 

@@ -62,7 +62,7 @@ def fit(
     epoch ended, since every example is a function of its epoch and number.
 
     Args:
-        separator: fresh; its weights should come from a seeded generator.
+        separator: fresh, on the device that trains it; its weights should come from a seeded generator.
         training: the endless training set.
         validation: fixed examples, all scored after each epoch.
         config: sizes and rates.
@@ -75,8 +75,6 @@ def fit(
         UserError: a damaged or foreign checkpoint, or a loss that is no number.
     """
     torch.set_num_threads(config.threads)
-    device = torch.device(config.device)
-    separator.to(device)
     optimizer = torch.optim.Adam(separator.parameters(), lr=config.learning_rate)
     checkpoint = folder / "checkpoint.safetensors"
     progress = TrainingProgress(experiment)
@@ -102,19 +100,17 @@ def fit(
 def set_feature_statistics(separator: Separator, examples: Sequence[Example]) -> None:
     """Let the front end take its statistics from examples."""
     mixtures, doas, _ = collate(examples)
-    device = next(separator.parameters()).device
-    separator.front_end.learn_statistics(mixtures.to(device), doas.to(device))
+    separator.front_end.learn_statistics(mixtures.to(separator.device), doas.to(separator.device))
 
 
 @torch.no_grad()
 def mean_improvement(separator: Separator, examples: Sequence[Example], batch_size: int) -> float:
     """Mean SI-SNR improvement in dB over examples of one length."""
     separator.eval()
-    device = next(separator.parameters()).device
     improvements = []
     for start in range(0, len(examples), batch_size):
         checkpoint()
-        mixtures, doas, targets = (part.to(device) for part in collate(examples[start : start + batch_size]))
+        mixtures, doas, targets = (part.to(separator.device) for part in collate(examples[start : start + batch_size]))
         estimates = separator(mixtures, doas)
         wanted = ordered(separator.front_end.references(mixtures, targets), estimates)
         unprocessed = si_snr(mixtures[:, 0] if wanted.ndim == 2 else mixtures[:, :1], wanted)
@@ -167,10 +163,11 @@ def _train_epoch(
 
 
 def _step(separator: Separator, optimizer: torch.optim.Adam, batch: Batch, config: TrainingConfig) -> float:
-    mixtures, doas, targets = (part.to(config.device, non_blocking=True) for part in batch)
+    device = separator.device
+    mixtures, doas, targets = (part.to(device, non_blocking=True) for part in batch)
     with torch.no_grad():
         analysis = separator.analyse(mixtures, doas)
-    with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         output = separator.network(analysis.normalised)
     estimates = separator.synthesise(analysis, output.float(), mixtures.shape[-1])
     wanted = ordered(separator.front_end.references(mixtures, targets), estimates)

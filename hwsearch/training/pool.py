@@ -76,12 +76,15 @@ class TrainingPool:
         return len(self.doa_deg)
 
     def batch(self, examples: Sequence[int], front_end: FrontEnd) -> Batch:
-        """Examples by number, for the front end that they were analysed with."""
-        chosen = list(examples)
+        """Examples by number, for the front end that they were analysed with, on its device."""
+        chosen, device = list(examples), front_end.device
         # Channels first in memory: what a training step works on.
-        normalised = torch.stack([self.normalised[number] for number in chosen], dim=1).float().transpose(0, 1)
-        analysis = front_end.restored(self.mixtures[chosen, 0].float(), normalised, self.stored[chosen].float())
-        return Batch(analysis, self.target[chosen].float(), self.estimate[chosen].float())
+        normalised = torch.stack([self.normalised[number] for number in chosen], dim=1).to(device).float().transpose(0, 1)
+        first, stored, target, estimate = (
+            tensor.to(device).float()
+            for tensor in (self.mixtures[chosen, 0], self.stored[chosen], self.target[chosen], self.estimate[chosen])
+        )
+        return Batch(front_end.restored(first, normalised, stored), target, estimate)
 
 
 def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path:

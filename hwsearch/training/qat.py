@@ -43,7 +43,7 @@ def train_quantized(
     start: TrainedState | None = None,
     on_step: StepReport | None = None,
 ) -> TrainedState:
-    """Train an allocation of the base; a pure function, bit for bit on one thread.
+    """Train an allocation of the base, on the base's device; a pure function, on the processor bit for bit on one thread.
 
     Args:
         base: what is quantized, and the teacher.
@@ -64,14 +64,12 @@ def train_quantized(
     if pool.base_sha256 != base.base_sha256:
         raise ValueError(f"training mixtures for base {pool.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
     state = initial_state(base, allocation, start)
+    # Each step reads these one by one, which a GPU would have to be asked for.
     fixed = {name: tensor for name, tensor in state.parameters.items() if not tensor.is_floating_point()}
+    moved = {name: tensor.to(base.device, copy=True) for name, tensor in state.parameters.items() if name not in fixed}
     # A scale is trained as its logarithm: it stays positive, and a step changes it by a share of its size.
-    logarithms = {name: tensor.log().requires_grad_() for name, tensor in state.parameters.items() if name.endswith(".scale")}
-    others = {
-        name: tensor.clone().requires_grad_()
-        for name, tensor in state.parameters.items()
-        if name not in fixed and name not in logarithms
-    }
+    logarithms = {name: tensor.log().requires_grad_() for name, tensor in moved.items() if name.endswith(".scale")}
+    others = {name: tensor.requires_grad_() for name, tensor in moved.items() if name not in logarithms}
     trained = [*others.values(), *logarithms.values()]
     optimizer = torch.optim.Adam([{"params": list(others.values())}, {"params": list(logarithms.values())}], fused=True)
     rates = config.learning_rate, config.scale_learning_rate
@@ -94,8 +92,8 @@ def train_quantized(
         optimizer.step()
         if on_step is not None:
             on_step(step + 1, steps, value)
-    scales = {name: logarithm.detach().exp() for name, logarithm in logarithms.items()}
-    weights = {name: tensor.detach() for name, tensor in others.items()}
+    scales = {name: logarithm.detach().exp().cpu() for name, logarithm in logarithms.items()}
+    weights = {name: tensor.detach().cpu() for name, tensor in others.items()}
     return TrainedState({**fixed, **weights, **scales}, allocation, base.base_sha256, state.steps + steps)
 
 

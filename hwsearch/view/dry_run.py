@@ -29,7 +29,7 @@ def lines(plan: DryRun) -> Iterator[str]:
     if plan.storage is not None:
         yield f"storage:  {plan.storage}"
     if plan.measured is None:
-        yield "cost:     not estimated: scoring is measured once base and mixtures are there"
+        yield "cost:     not estimated: scoring is measured once base, mixtures and device are there"
         return
     yield (
         f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, then {plan.measured.seconds_each:.2f} s each"

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
+from hwsearch.device import is_there, open_device
 from hwsearch.experiment import Experiment, Fidelity, Split, Strategy
 from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.search.costing import make_cost
@@ -128,7 +129,7 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
     seeds, exact = _seeds(workspace)
     missing = _missing(workspace, exact=exact)
     ready = not needs_training(workspace) and manifest_path(workspace.data_folder, Split.VALIDATION).is_file()
-    measured = _measure(workspace) if ready else None
+    measured = _measure(workspace) if ready and is_there(experiment.workers.device) else None
     now_there = _status(workspace)
     rungs = _rungs(workspace, seeds, measured, now_there)
     at_once = max(1, min(workers, os.cpu_count() or 1))
@@ -244,6 +245,8 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
         found.append(f"the base {workspace.base_path}, which the command trains")
     elif trainings(experiment) and not pool_path(workspace).is_file():
         found.append("training mixtures, which the command makes")
+    if not is_there(experiment.workers.device):
+        found.append("a CUDA device on this machine, which scoring is measured on")
     if not exact:
         priors = ", ".join(prior.value for prior in wanted_priors(experiment))
         first = [f"sensitivities ({priors})"] if priors else []
@@ -323,7 +326,8 @@ def _measure(workspace: Workspace) -> Measured:
 
 def _step_seconds(workspace: Workspace, calibration: Path) -> float:
     experiment = workspace.experiment
-    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
+    device = open_device(experiment.workers.device)
+    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration).on(device)
     search = experiment.search
     allocation = uniform(base.sites, max(search.weight_bits), max(search.activation_bits), search.widest_trunk)
     times: list[float] = []

@@ -224,7 +224,11 @@ def _nas_points(
 
     def make_executor(factory: Callable[[], Callable[[float], NasResult]]) -> Executor[float, NasResult]:
         return open_executor(
-            factory, resources.workers, max_attempts=experiment.search.max_attempts, ray_address=resources.ray_address
+            factory,
+            resources.workers,
+            max_attempts=experiment.search.max_attempts,
+            ray_address=resources.ray_address,
+            each=experiment.workers.one_core,
         )
 
     results = ensure_nas(factory, workspace.folder / NAS_FILE, make_executor, progress)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsearch.executor import check_workers
-from hwsearch.experiment import Experiment, WorkersConfig
+from hwsearch.experiment import Experiment
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
@@ -62,7 +62,7 @@ def estimate_sensitivities(
     wanted = parse_methods(methods) or DEFAULT_METHODS
     space = build_space(experiment.search, untrained_sites(experiment))
     check_sensitivity(experiment, wanted, space.free_sites)
-    check_workers(resources.workers, resources.ray_address, WorkersConfig())
+    check_workers(resources.workers, resources.ray_address, experiment.workers.one_core)
     check(workspace, may_train=False)
     build(workspace, resources.processes, listener)
     pool = None

@@ -23,14 +23,18 @@ SEPARATOR = SeparatorConfig(n_fft=128, hop_length=64, B=8, H=12, X=2, R=1)
 
 
 def train(
-    folder: Path, config: TrainingConfig = CONFIG, digest: str = "a" * 64, loudness: float = 1.0
+    folder: Path,
+    config: TrainingConfig = CONFIG,
+    digest: str = "a" * 64,
+    loudness: float = 1.0,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> tuple[Separator, TrainingProgress]:
     rng = np.random.default_rng(0)
     bank = build_bank(DATA, "x", Split.TEST, folder / "rooms", 1, lambda done, total: None)
     speech = {f"s{i}": [loudness * rng.standard_normal(6000).astype(np.float32)] for i in range(3)}
     mixtures = DynamicMixtures(speech, bank, DATA.mixtures, 8000, 4000, ("x",))
     torch.manual_seed(5)
-    separator = build_separator(SEPARATOR, ARRAYS["linear4"], 8000)
+    separator = build_separator(SEPARATOR, ARRAYS["linear4"], 8000).to(device)
     validation = [mixtures.example(-2, index) for index in range(3)]
     nothing = {"on_step": lambda *_: None, "on_epoch": lambda _: None}
     progress = fit(separator, mixtures, validation, config, folder / "run", digest, **nothing)

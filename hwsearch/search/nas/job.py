@@ -38,6 +38,8 @@ _WEIGHT_LEARNING_RATE = 1e-4
 def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingPool, cost_weight: float, seed: int) -> NasResult:
     """Train the choices to lower -SI-SNR (dB) + cost_weight * expected cost, and read off each one's likeliest option.
 
+    The network computes on the base's device. Logits, noise and cost are a few numbers, and stay on the processor.
+
     A pure function of its arguments on one thread. Weights that are trained with the choices serve the search alone: what is
     found are widths, and the base stays as it is.
 
@@ -101,9 +103,9 @@ def _negative_si_snr(
 ) -> Tensor:
     """Mean over examples, dB, []."""
     batch = pool.batch(examples, base.separator.front_end)
-    output = network.mask(batch.analysis.normalised.transpose(0, 1), shares).transpose(0, 1)
+    output = network.mask(batch.analysis.normalised.transpose(0, 1), shares.to(base.device)).transpose(0, 1)
     estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
-    return -si_snr(estimate, batch.target).mean()
+    return -si_snr(estimate, batch.target).mean().cpu()
 
 
 def _likeliest(problem: AllocationProblem, logits: Tensor) -> BitAllocation:

@@ -8,6 +8,7 @@ from typing import Self
 import torch
 
 from hwsearch.data.dataset import dataset_files
+from hwsearch.device import open_device
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
 from hwsearch.executor.portable import moved_paths
@@ -60,14 +61,16 @@ class NasFactory:
         """Load the base and quantize it at every width once, for all cost weights.
 
         Raises:
-            UserError: an unusable base, data set or pool, or a pool made for another base.
+            UserError: an unusable base, data set or pool, a pool made for another base, or a device that this process does not
+                see.
         """
+        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(1)
         base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
         pool = load_pool(self.pool)
         if pool.base_sha256 != base.base_sha256:
             raise UserError(f"{self.pool}: training mixtures of another base; delete it and it is made again")
-        options = make_options(base, self.problem)
+        options = make_options(base.on(device), self.problem)
 
         def work(cost_weight: float) -> NasResult:
             return nas_job(options, self.cost, self.experiment.nas, pool, cost_weight, self.experiment.seed)
