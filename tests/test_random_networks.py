@@ -44,9 +44,11 @@ def test_everything_that_reads_a_graph_agrees(tmp_path: Path, seed: int) -> None
     widths = {site: random.choice(WEIGHT_BITS) for site in sites.weights}
     allocation = BitAllocation.of(widths | {site: random.choice((*ACTIVATION_BITS, 16)) for site in sites.activations})
     exported = ExportedNetwork(build_quantized(graph, allocation, calibration, CONFIG), NoStatistics()).eval()
-    found, wanted = FastNetwork(graph, calibration, CONFIG).mask_function(allocation)(x), exported(x).detach()
-    # A sum that lies half-way between two integers may be rounded up by one and down by the other.
-    assert float((found - wanted).square().sum()) <= 1e-3 * float(wanted.square().sum())
+    wanted = exported(x).detach()
+    for integers in (False, True):
+        found = FastNetwork(graph, calibration, CONFIG, integers=integers).mask_function(allocation)(x)
+        # A sum that lies half-way between two integers may be rounded up by one and down by the other.
+        assert float((found - wanted).square().sum()) <= 1e-3 * float(wanted.square().sum())
     workload = build_workload(graph, sites, {graph.inputs[0]: CHANNELS}, 50, 0.008, "random", per_channel=True)
     bits = bits_matrix(workload, [allocation.by_site])
     assert len(pack(exported)) == packed_size_bytes(workload, bits)[0]
