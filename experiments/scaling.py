@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python experiments/scaling.py overhead     # the driver's time per candidate, part by part
     OMP_NUM_THREADS=1 python experiments/scaling.py resume       # from the command to the first job
     OMP_NUM_THREADS=1 python experiments/scaling.py quality      # what proposing many at once costs the front
-    OMP_NUM_THREADS=1 python experiments/scaling.py storages     # of finished trials; servers where HWSEARCH_TEST_* name them
+    OMP_NUM_THREADS=1 python experiments/scaling.py storages     # of finished trials; PostgreSQL where HWSEARCH_STORAGE names it
     python experiments/scaling.py quickstart                     # two workers against one, on two free cores
 
 The search has 224 free sites, the default sampler, the real cost of a separator and a target, and its record on the disk. Each
@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -46,9 +46,9 @@ from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
-from hwsearch.search.studies.address import parse_address
+from hwsearch.search.studies.address import STORAGE_VARIABLE, parse_address
 from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
-from hwsearch.search.studies.storage import Key, open_storage
+from hwsearch.search.studies.published_study import open_study
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
@@ -525,7 +525,7 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
     memory = optuna.create_study(directions=directions)
     work.mkdir(parents=True, exist_ok=True)
     header = Header(
-        name="scaling",
+        name=f"scaling-{time.time_ns()}",
         experiment="",
         provenance={},
         seed=0,
@@ -547,27 +547,19 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
         ("journal file, Optuna's", lambda number: journal.add_trial(trials[number])),
     ]
     rows = []
-    for variable, name in (
-        ("HWSEARCH_TEST_POSTGRES", "PostgreSQL, shared study"),
-        ("HWSEARCH_TEST_REDIS", "Redis, shared study"),
-    ):
-        if variable not in os.environ:
-            print(f"{variable} is not set: {name} is left out", flush=True)
-            continue
-        storage = open_storage(parse_address(os.environ[variable]))
-        study_name = f"hwsearch-scaling-{time.time_ns()}"
-        study = optuna.create_study(storage=storage.optuna, study_name=study_name, directions=directions)
-
-        def add(number: int, storage: Any = storage, study_id: int = study._study_id) -> None:  # noqa: SLF001 (as shared_study)
-            storage.add(study_id, Key(number + 1, Fidelity.POST_TRAINING), trials[number])
-
-        found.append((name, add))
-    for name, store in found:
-        start = time.perf_counter()
-        for number in range(STORED):
-            store(number)
-        rows.append({"storage": name, "trials": STORED, "ms_per_trial": 1e3 * (time.perf_counter() - start) / STORED})
-        print(rows[-1], flush=True)
+    address = os.environ.get(STORAGE_VARIABLE)
+    if address is None:
+        print(f"{STORAGE_VARIABLE} is not set: PostgreSQL is left out", flush=True)
+    with ExitStack() as opened:
+        if address is not None:
+            study = opened.enter_context(open_study(parse_address(address), work, header))
+            found.append(("PostgreSQL, shared study", lambda number: study.add(results[number], points[number])))
+        for name, store in found:
+            start = time.perf_counter()
+            for number in range(STORED):
+                store(number)
+            rows.append({"storage": name, "trials": STORED, "ms_per_trial": 1e3 * (time.perf_counter() - start) / STORED})
+            print(rows[-1], flush=True)
     journal_path.unlink()
     return rows
 

@@ -19,9 +19,9 @@ from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
 from hwsearch.export.folder import check_output
 from hwsearch.files import check_folder, check_writable
-from hwsearch.interrupts import checkpoint, interrupts_heard, stop_code
+from hwsearch.interrupts import ask_secretly, checkpoint, interrupts_heard, stop_code
 from hwsearch.printable import printable, shortened
-from hwsearch.search.studies.address import STORAGE_VARIABLE, forget_argument, parse_address, redact, take_password, take_variable
+from hwsearch.search.studies.address import PASSWORD_ADVICE, STORAGE_VARIABLE, parse_address, redact, take_password
 
 
 def _bounded_processes(context: click.Context, option: click.Parameter, number: int) -> int:
@@ -57,8 +57,9 @@ STORAGE = click.option(
     "--storage",
     metavar="ADDRESS",
     default=None,
-    help="A shared Optuna study beside the record: postgresql://USER:PASSWORD@HOST:PORT/DATABASE or "
-    "redis://:PASSWORD@HOST:PORT/NUMBER; or, so that it need not stand here, in the environment variable HWSEARCH_STORAGE.",
+    help="Address of a shared Optuna study: postgresql://USER@HOST:PORT/DATABASE, sqlite:///FILE or journal:///FILE. "
+    "Absent: the environment variable HWSEARCH_STORAGE says it. "
+    "A password comes from PGPASSWORD, a passfile, HWSEARCH_STORAGE or a prompt.",
 )
 STRATEGY = click.option(
     "--strategy",
@@ -300,6 +301,26 @@ def status(run: Path, output_format: str, *, watch: bool) -> None:
     from hwsearch.view.status import print_status
 
     print_status(run, output_format, watch=watch)
+
+
+@commands.command(epilog=_example("hwsearch publish runs/quickstart --storage sqlite:///studies.db"))
+@RUN
+@STORAGE
+def publish(run: Path, storage: str | None) -> None:
+    """Add the results of a search to a shared Optuna study.
+
+    Results that are there already are left as they are. A search with --storage does this while it runs.
+    """
+    address = _storage(storage)
+    if address is None:
+        raise UserError(f"there is no storage to publish to; wanted --storage ADDRESS, or {STORAGE_VARIABLE}")
+    from hwsearch.search.studies.publisher import publish as publish_results
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.terminal import say
+
+    with progress_shown() as listener:
+        published = publish_results(address, run, listener.progress("published"))
+    say(str(published))
 
 
 @commands.command(epilog=_example("hwsearch pareto runs/quickstart --where 'size_bytes<=150000'"))
@@ -548,13 +569,26 @@ def _refuse_idle(why: str, *names: str) -> None:
 
 
 def _storage(given: str | None) -> Any:
-    """The address of the shared study, from the option or else the environment; neither is left where others see it."""
+    """The address of the shared study, from the option or else the environment.
+
+    Raises:
+        UserError: it is no address, or holds a password on the command line.
+    """
     if given is not None and not given.strip():
         raise UserError("--storage is empty; wanted ADDRESS, or no --storage")
     text = given or click.get_current_context().obj
-    if given:
-        forget_argument(given)
-    return take_password(parse_address(text)) if text else None
+    if not text:
+        return None
+    address = parse_address(text)
+    if given and address.has_password:
+        raise UserError(f"--storage holds a password, which other users of this machine can read; wanted it in {PASSWORD_ADVICE}")
+    address = take_password(address)
+    if sys.stdin.isatty():
+        from hwsearch.search.studies.storage import wants_password
+
+        if not address.has_password and wants_password(address):
+            return address.with_password(ask_secretly(f"password for {address}"))
+    return address
 
 
 def _print_dry_run(workspace: Any, workers: int, ray_address: str | None, address: Any, *, may_train: bool) -> None:
@@ -598,7 +632,7 @@ def _run_commands() -> int:
     """The exit code of the command line."""
     try:
         # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
-        code = commands(prog_name="hwsearch", standalone_mode=False, obj=take_variable(STORAGE_VARIABLE))
+        code = commands(prog_name="hwsearch", standalone_mode=False, obj=os.environ.pop(STORAGE_VARIABLE, None))
         checkpoint()
     except UserError as error:
         return _refuse(str(error))

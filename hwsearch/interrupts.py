@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+import click
+
 PATIENCE_SECONDS = 10.0
 """How long a command may take to its next checkpoint."""
 
@@ -93,6 +95,20 @@ def pause(seconds: float) -> None:
         return
     listener.heard.wait(seconds)
     checkpoint()
+
+
+def ask_secretly(question: str) -> str:
+    """Ask for a password on the terminal. Ctrl-C ends the question at once.
+
+    Raises:
+        click.Abort: Ctrl-C, or the end of the input.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        answer: str = click.prompt(question, hide_input=True, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return answer
 
 
 def stop_code() -> int:

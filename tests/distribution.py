@@ -13,7 +13,7 @@ TOGETHER = {
         "tests/test_executor_cluster.py",
         "tests/test_ray_session.py",
     ),
-    "one Redis database, emptied by each": ("tests/search/studies/",),
+    "drivers and servers that are killed": ("tests/search/studies/",),
 }
 """Files of tests that run one behind the other, by why. They take longest, and begin first, so that none is left at the end.
 

@@ -17,27 +17,22 @@ from urllib.parse import urlsplit
 import optuna
 import psycopg
 import pytest
-import redis
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalRedisBackend
+from optuna.storages.journal import JournalFileBackend
 from psycopg import sql
 
-VARIABLES = {"postgresql": "HWSEARCH_TEST_POSTGRES", "redis": "HWSEARCH_TEST_REDIS"}
-"""Environment variables that hold the address of a throwaway server on this machine, by its kind; `.ci/services` starts both."""
+from tests.sockets import descendants
+
+VARIABLE = "HWSEARCH_TEST_POSTGRES"
+"""Environment variable that holds the address of a throwaway PostgreSQL server on this machine; `.ci/services` starts one."""
 
 
 @contextlib.contextmanager
-def fresh_database(kind: str) -> Iterator[str]:
+def fresh_database() -> Iterator[str]:
     """The address of an empty database on the server that the environment names; skips the test where it names none."""
-    server = os.environ.get(VARIABLES[kind])
+    server = os.environ.get(VARIABLE)
     if not server:
-        pytest.skip(f"no {VARIABLES[kind]}: wanted the address of a throwaway server on this machine; .ci/services starts one")
-    if kind == "redis":
-        with redis.Redis.from_url(server) as client:
-            client.flushdb()
-            yield server
-            client.flushdb()
-        return
+        pytest.skip(f"no {VARIABLE}: wanted the address of a throwaway server on this machine; .ci/services starts one")
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
@@ -49,8 +44,8 @@ def fresh_database(kind: str) -> Iterator[str]:
 
 def optuna_storage(address: str) -> BaseStorage:
     """How people open it: with Optuna's own classes."""
-    if address.startswith("redis"):
-        return JournalStorage(JournalRedisBackend(address))
+    if address.startswith("journal:///"):
+        return JournalStorage(JournalFileBackend(address.removeprefix("journal:///")))
     return RDBStorage(address.replace("postgresql://", "postgresql+psycopg://"))
 
 
@@ -59,13 +54,7 @@ def load_study(address: str, name: str = "synthetic") -> optuna.Study:
 
 
 def everything_stored(address: str) -> str:
-    """All that a database holds, as text."""
-    if address.startswith("redis"):
-        with redis.Redis.from_url(address) as client:
-            return "\n".join(
-                str(client.dump(key)) if client.type(key) != b"string" else str(client.get(key))
-                for key in sorted(client.scan_iter())
-            )
+    """All that a PostgreSQL database holds, as text."""
     with psycopg.connect(address) as connection:
         tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
         return "\n".join(
@@ -74,55 +63,31 @@ def everything_stored(address: str) -> str:
 
 
 class Mortal:
-    """A server of the test's own, to be killed by SIGKILL and started again on what it left.
+    """A PostgreSQL server of the test's own, to be killed by SIGKILL and started again on what it left."""
 
-    Args:
-        kind: `postgresql` or `redis`.
-        encrypted: it speaks TLS only, to who trusts `authority`, a certificate of its own.
-    """
-
-    def __init__(self, kind: str, *, encrypted: bool = False) -> None:
-        self._kind = kind
-        self._encrypted = encrypted
+    def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="hwsearch-server-"))
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._user: str | None = None
-        self.authority = self._folder / "certificate.pem"
-        self._key = self._folder / "key.pem"
-        if encrypted:
-            self._certify()
-        if kind == "redis":
-            self.address = f"redis://127.0.0.1:{self._port}/0"
-            if encrypted:
-                self.address = f"rediss://127.0.0.1:{self._port}/0?ssl_ca_certs={self.authority}"
-            return
         self.address = f"postgresql://hwsearch@127.0.0.1:{self._port}/postgres"
-        if encrypted:
-            self.address += f"?sslmode=verify-full&sslrootcert={self.authority}"
         if os.geteuid() == 0:
             # It refuses to run as root.
             self._user = "postgres"
-            for path in (self._folder, *self._folder.iterdir()):
-                shutil.chown(path, self._user)
+            shutil.chown(self._folder, self._user)
         initdb = (_program("initdb"), "-D", self._folder / "data", "-U", "hwsearch", "--auth=trust", "--no-locale", "-E", "UTF8")
         subprocess.run(initdb, check=True, capture_output=True, cwd="/", user=self._user)
 
     def start(self) -> None:
-        if self._kind == "redis":
-            port = ("--tls-port", str(self._port), "--port", "0") if self._encrypted else ("--port", str(self._port))
-            tls = ("--tls-cert-file", self.authority, "--tls-key-file", self._key, "--tls-auth-clients", "no")
-            settings = ("--bind", "127.0.0.1", *port, "--dir", self._folder, "--appendonly", "yes", "--appendfsync", "always")
-            self._start(_program("redis-server"), *settings, *(tls if self._encrypted else ()))
-        else:
-            settings = ("-h", "127.0.0.1", "-p", str(self._port), "-k", "")
-            tls = ("-c", "ssl=on", "-c", f"ssl_cert_file={self.authority}", "-c", f"ssl_key_file={self._key}")
-            self._start(_program("postgres"), "-D", self._folder / "data", *settings, *(tls if self._encrypted else ()))
+        command = (_program("postgres"), "-D", self._folder / "data", "-h", "127.0.0.1", "-p", str(self._port), "-k", "")
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, user=self._user)
+        wait_for(self._answers)
 
     def kill(self) -> None:
         """Kill every process of it at once."""
         assert self._process is not None
-        for child in _descendants(self._process.pid):
+        for child in descendants(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         self._process.wait()
@@ -132,29 +97,13 @@ class Mortal:
             self.kill()
         shutil.rmtree(self._folder)
 
-    def _certify(self) -> None:
-        """A certificate for this machine that vouches for itself."""
-        subject = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-        kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-        files = ("-keyout", self._key, "-out", self.authority)
-        subprocess.run((_program("openssl"), "req", *kind, *subject, *files), check=True, capture_output=True)
-        self._key.chmod(0o600)
-
-    def _start(self, *command: str | Path) -> None:
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, cwd="/", stdout=log, stderr=log, user=self._user)
-        wait_for(self._answers)
-
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self._folder / "log").read_text()
         try:
-            if self._kind == "redis":
-                with redis.Redis.from_url(self.address) as client:
-                    return bool(client.ping())
             with psycopg.connect(self.address, connect_timeout=2):
                 return True
-        except (redis.RedisError, psycopg.Error):
+        except psycopg.Error:
             return False
 
 
@@ -169,16 +118,19 @@ class Wire:
         self._listener = socket.create_server(("127.0.0.1", 0))
         user, _, _ = parts.netloc.rpartition("@")
         self.address = parts._replace(netloc=f"{user}@127.0.0.1:{self._listener.getsockname()[1]}").geturl()
-        self._write, self._end = b"", b""
+        self._write, self._end, self._late = b"", b"", 0.0
         self._written = False
         self.swallowed = 0
         self._blocked = threading.Event()
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def swallow_answer(self, write: bytes, end: bytes) -> None:
-        """Lose the answer to the next request with `end` in it after one with `write`, and break the connection."""
-        self._written, self._write, self._end = False, write, end
+    def swallow_answer(self, write: bytes, end: bytes, late: float = 0.0) -> None:
+        """Break the connection at the next request with `end` in it after one with `write`, whose answer is lost.
+
+        The server gets that request so many seconds later.
+        """
+        self._written, self._write, self._end, self._late = False, write, end, late
 
     def block(self) -> None:
         """Take everything and deliver nothing from now on, as a network that lost the server."""
@@ -208,6 +160,10 @@ class Wire:
                 if self._written and self._end in data:
                     self._write, self._written = b"", False
                     swallow.set()
+                    if self._late:
+                        self.swallowed += 1
+                        client.shutdown(socket.SHUT_RDWR)
+                        time.sleep(self._late)
                 if not self._blocked.is_set():
                     server.sendall(data)
             server.shutdown(socket.SHUT_WR)
@@ -216,7 +172,7 @@ class Wire:
         with contextlib.suppress(OSError):
             while data := server.recv(1 << 16):
                 if swallow.is_set():
-                    self.swallowed += 1
+                    self.swallowed += not self._late
                     break
                 if not self._blocked.is_set():
                     client.sendall(data)
@@ -243,17 +199,5 @@ def _program(name: str) -> str:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
     program = str(found[-1]) if found else shutil.which(name)
     if program is None:
-        pytest.skip(f"no program {name} here; wanted Debian's packages postgresql, redis-server and openssl")
+        pytest.skip(f"no program {name} here; wanted Debian's package postgresql")
     return program
-
-
-def _descendants(process: int) -> list[int]:
-    """A process and all below it, itself first."""
-    parents: dict[int, int] = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found = [process]
-    for parent in found:
-        found += [child for child, of in parents.items() if of == parent]
-    return found

@@ -258,11 +258,11 @@ def test_hours_are_filled_rung_by_rung() -> None:
     ],
 )
 def test_a_dry_run_looks_at_the_shared_study(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, held: int | None, told: str) -> None:
-    address = "redis://:hunter2@127.0.0.1:1/0"
+    address = "postgresql://127.0.0.1:1/db"
     command = ("search", tiny.file, "--runs-dir", tiny.runs, "--dry-run", "--workers", 0, "--storage", address)
-    assert "storage redis://127.0.0.1:1/0: " in refusal(hwsearch(*command))
+    assert f"storage {address}: " in refusal(hwsearch(*command))
     monkeypatch.setattr(dry_run, "check_storage", lambda *_: held)
-    assert said(hwsearch(*command).stdout, "storage") == [f"study 'tiny' in redis://127.0.0.1:1/0 {told}"]
+    assert said(hwsearch(*command).stdout, "storage") == [f"study 'tiny' in {address} {told}"]
 
 
 def test_a_dry_run_refuses_what_the_search_refuses(tiny: Tiny, tmp_path: Path) -> None:

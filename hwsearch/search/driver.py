@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,10 +33,12 @@ from hwsearch.search.space import Point, SearchSpace, Seed
 from hwsearch.search.stopping import Budgets
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
-from hwsearch.search.studies.shared_study import SharedStudy, SharedSummary
 from hwsearch.search.studies.trials import Finished
 from hwsearch.search.trained_weights import TrainedWeights
 from hwsearch.separator.allocation import BitAllocation
+
+if TYPE_CHECKING:
+    from hwsearch.search.studies.publisher import Published, Publisher
 
 Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
 """Costs of allocations by column name, such as `size_bytes` or `latency_ms[ethos-u55-128]`."""
@@ -100,13 +102,15 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
         search = _Search(experiment, space, record, proposers, folder, budgets)
         interrupted = False
         try:
-            search.replay(storage)
+            search.replay()
+            if storage is not None:
+                search.publish(storage)
             search.run(executor, cost, progress)
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            shared = search.close_shared()
-        return search.summary(interrupted=interrupted, shared=shared)
+            published = search.close_published()
+        return search.summary(interrupted=interrupted, published=published)
 
 
 class _Search:
@@ -141,17 +145,17 @@ class _Search:
         self._stopped: str | None = None
         self._start = time.perf_counter()
         self._mirror: StudyMirror
-        self._shared: SharedStudy | None = None
+        self._publisher: Publisher | None = None
 
-    def replay(self, storage: StorageAddress | None) -> None:
-        """Take in the record as it is, and open its studies."""
-        finished = self._replayed()
-        if storage is None:
-            self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, finished)
-            return
-        both = list(finished)
-        self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, both)
-        self._shared = SharedStudy(storage, self._record.header, self._folder, both)
+    def replay(self) -> None:
+        """Take in the record as it is, and write the mirror anew."""
+        self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, self._replayed())
+
+    def publish(self, storage: StorageAddress) -> None:
+        """Begin to publish the record, and go on with what is finished from now on."""
+        from hwsearch.search.studies.publisher import Publisher
+
+        self._publisher = Publisher(storage, self._folder)
 
     def run(self, executor: Scorers, cost: Cost, progress: Callable[[SearchProgress], None]) -> None:
         """Ask, submit and settle until every rung is done."""
@@ -175,16 +179,17 @@ class _Search:
             self._run_rung(rung, next_promoted, executor, cost, progress, total)
             below = rung
 
-    def close_shared(self) -> SharedSummary | None:
-        """Bring the shared study up to date, if there is one and its server takes anything; Ctrl-C leaves it as it is."""
-        if self._shared is None:
+    def close_published(self) -> "Published | None":
+        """Bring the shared study up to date, if there is one and its storage takes anything; Ctrl-C leaves it as it is."""
+        if self._publisher is None:
             return None
+        finished = sum(sum(self._ledger.counts(rung)) for rung in self._ledger.rungs)
         try:
-            return self._shared.close()
+            return self._publisher.close(finished)
         except KeyboardInterrupt:
-            return self._shared.abandon()
+            return self._publisher.abandon(finished)
 
-    def summary(self, *, interrupted: bool, shared: SharedSummary | None) -> SearchSummary:
+    def summary(self, *, interrupted: bool, published: "Published | None") -> SearchSummary:
         """How it ended."""
         first, *higher = self._ledger.rungs
         scored, failed = self._ledger.counts(first)
@@ -197,7 +202,7 @@ class _Search:
             seconds=time.perf_counter() - self._start,
             interrupted=interrupted,
             stopped=self._stopped,
-            shared=None if shared is None else str(shared),
+            shared=None if published is None else str(published),
         )
 
     def _replayed(self) -> Iterator[Finished]:
@@ -315,8 +320,8 @@ class _Search:
             candidate = self._take_in(event).candidate
             if event.candidate != REFERENCE:
                 self._mirror.add(event, candidate.point)
-                if self._shared is not None:
-                    self._shared.add(event, candidate.point)
+                if self._publisher is not None:
+                    self._publisher.add(event, candidate.point)
             yield event
 
     def _charge(self, number: int, cost: Cost) -> Charged:

@@ -23,7 +23,6 @@ from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import Point, SearchSpace, build_space
 from hwsearch.search.strategy import Plan, make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.studies.address import StorageAddress
-from hwsearch.search.studies.shared_study import check_shared_study
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.untrained import untrained_sites
@@ -47,8 +46,10 @@ def check_storage(workspace: Workspace, storage: StorageAddress) -> int | None:
     Raises:
         UserError: the server cannot be reached or refuses, its driver is not installed, or the study there is another search's.
     """
+    from hwsearch.search.studies.published_study import check_study
+
     header = read_record(workspace.folder)[0] if has_begun(workspace.folder) else None
-    return check_shared_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
+    return check_study(storage, workspace.experiment.name, search_digest(workspace.experiment), header)
 
 
 def search(

@@ -57,7 +57,7 @@ def test_a_step_is_said_a_hundred_times_at_most(tmp_path: Path) -> None:
     ("error", "how", "reason"),
     [
         (KeyboardInterrupt(), How.INTERRUPTED, "interrupted by Ctrl-C or SIGTERM"),
-        (UserError("no base\nthere, redis://:secret@host"), How.ERROR, "no base there, redis://***@host"),
+        (UserError("no base\nthere, postgresql://me:secret@host"), How.ERROR, "no base there, postgresql://***@host"),
         (OSError("caf\udce9"), How.ERROR, "OSError: caf\\udce9"),
     ],
 )

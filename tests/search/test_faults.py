@@ -60,7 +60,7 @@ def test_many_faults_with_a_shared_study(tmp_path: Path) -> None:
         pytest.skip("no HWSEARCH_TEST_POSTGRES: wanted PostgreSQL on this machine; .ci/services starts one")
     from tests.servers import Mortal
 
-    server = Mortal("postgresql")
+    server = Mortal()
     try:
         server.start()
         faults = (Fault("PostgreSQL", partial(kill_server, server=server)), Fault("driver beside PostgreSQL", kill_driver))

@@ -93,6 +93,7 @@ class TrialWriter:
 
     def _provenance(self, event: Scored | Failed) -> Mapping[str, Any]:
         return {
+            "run": self._header.identity,
             "candidate": event.candidate,
             "fidelity": event.fidelity.value,
             "strategy": event.strategy,

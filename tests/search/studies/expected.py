@@ -62,6 +62,7 @@ def check_trials(folder: Path, study: optuna.Study) -> None:
 def check_attributes(folder: Path, study: optuna.Study) -> None:
     """All that the record says stands in the study, and the allocations follow from parameters and the study's attributes."""
     header, _ = read_record(folder)
+    assert {trial.user_attrs["run"] for trial in study.trials} == {header.identity}
     described = study.user_attrs["hwsearch"]
     assert described["experiment"] == header.experiment
     assert described["versions"] == header.versions

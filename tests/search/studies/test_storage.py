@@ -11,26 +11,40 @@ from itertools import product
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import click
 import pytest
 
+from tests.search.synthetic import make_experiment, search
 from tests.servers import everything_stored, free_port, fresh_database, load_study
 from tests.sockets import descendants
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
-KINDS = ("postgresql", "redis")
+RESULTS = 5
 ARGUMENTS = ("--workers", "0", "--processes", "1")
 
 
-@pytest.fixture(params=KINDS)
-def database(request: pytest.FixtureRequest) -> Iterator[str]:
-    with fresh_database(request.param) as address:
+@pytest.fixture
+def database() -> Iterator[str]:
+    with fresh_database() as address:
         yield address
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A small run folder that nothing was published of."""
+    search(tmp_path / "run", make_experiment(RESULTS))
+    return tmp_path / "run"
 
 
 def password_of(address: str) -> str:
     found = urlsplit(address).password
-    assert found, "the throwaway servers of .ci/services have passwords"
+    assert found, "the throwaway server of .ci/services has a password"
     return found
+
+
+def bare(address: str) -> str:
+    """The address without its password."""
+    return address.replace(f":{password_of(address)}@", "@")
 
 
 def refused(tmp_path: Path, address: str, command: str = "search") -> str:
@@ -42,72 +56,104 @@ def refused(tmp_path: Path, address: str, command: str = "search") -> str:
 
 
 @pytest.mark.parametrize("command", ["search", "run"])
-def test_an_unknown_scheme_is_refused(tmp_path: Path, command: str) -> None:
-    message = refused(tmp_path, "mysql://me:hunter2@127.0.0.1/db", command)
-    assert message.startswith("storage: unknown scheme 'mysql'; wanted postgresql://")
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("mysql://me:hunter2@127.0.0.1/db", "storage: unknown scheme 'mysql'; wanted postgresql://"),
+        (
+            "redis://:hunter2@127.0.0.1/0",
+            "storage: Redis is not supported, because Optuna runs code that it finds there (pickle);",
+        ),
+        (
+            "postgresql://me:hunter2@127.0.0.1/db",
+            "--storage holds a password, which other users of this machine can read; wanted",
+        ),
+        ("postgresql://127.0.0.1/db?password=hunter2", "--storage holds a password"),
+        ("sqlite:////proc/studies.db", "/proc/studies.db: "),
+        ("journal:////proc/studies", "/proc/studies: "),
+    ],
+)
+def test_a_wrong_address_is_refused_before_anything_begins(tmp_path: Path, command: str, address: str, said: str) -> None:
+    message = refused(tmp_path, address, command)
+    assert message.startswith(said)
     assert "hunter2" not in message
 
 
-@pytest.mark.parametrize("scheme", KINDS)
-@pytest.mark.parametrize("command", ["search", "run"])
-def test_a_server_that_is_not_there_is_refused_before_anything_begins(tmp_path: Path, scheme: str, command: str) -> None:
-    port = free_port()
-    message = refused(tmp_path, f"{scheme}://me:hunter2@127.0.0.1:{port}/0", command)
-    assert message.startswith(f"storage {scheme}://127.0.0.1:{port}/0: ")
+def test_a_server_that_is_not_there_is_refused_before_anything_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"127.0.0.1:{free_port()}/db"
+    message = refused(tmp_path, f"postgresql://me@{address}", "run")
+    assert message.startswith(f"storage postgresql://{address}: ")
     assert "refused" in message
-    assert message.endswith("wanted a server that answers there and lets this user in")
-    assert "hunter2" not in message
+    assert message.endswith("wanted a storage that can be reached and lets this user in")
+    monkeypatch.setenv("HWSEARCH_STORAGE", f"postgresql://me:hunter2@{address}")
+    line = refusal(hwsearch("search", tmp_path / "tiny.toml", "--runs-dir", tmp_path / "runs", *ARGUMENTS))
+    assert line == message
 
 
-def test_a_wrong_password_is_refused_and_not_repeated(tmp_path: Path, database: str) -> None:
-    message = refused(tmp_path, database.replace(password_of(database), "hunter2"))
+def test_a_wrong_or_missing_password_is_refused_and_not_repeated(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "it wants a password; wanted it in PGPASSWORD, a passfile" in refused(tmp_path, bare(database))
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+    message = refused(tmp_path, bare(database))
     assert "it refuses this user or password" in message
     assert "hunter2" not in message
 
 
-def test_an_option_that_the_driver_does_not_know_is_refused(tmp_path: Path) -> None:
-    message = refused(tmp_path, "postgresql://me:hunter2@127.0.0.1/db?colour=hunter2")
-    assert "colour" in message
-    assert "hunter2" not in message
+def test_the_driver_judges_port_and_options(tmp_path: Path) -> None:
+    assert "colour" in refused(tmp_path, "postgresql://me@127.0.0.1/db?colour=red")
+    assert "99999" in refused(tmp_path, "postgresql://me@127.0.0.1:99999/db")
 
 
-@pytest.mark.parametrize(("scheme", "package"), [("postgresql", "psycopg"), ("redis", "redis")])
-def test_a_missing_driver_is_named_with_what_installs_it(
-    tmp_path: Path, scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    message = refused(tmp_path, f"{scheme}://127.0.0.1/0")
-    assert f"the package '{package}' does not load" in message
+def test_a_missing_driver_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    message = refused(tmp_path, "postgresql://127.0.0.1/0")
+    assert "the package 'psycopg' does not load" in message
     assert message.endswith("wanted pip install 'hwsearch[storage]'")
 
 
 def test_an_address_in_the_wrong_place_is_not_repeated(tmp_path: Path) -> None:
     experiment = write_tiny(tmp_path / "tiny.toml")
-    message = refusal(hwsearch("search", experiment, "redis://:hunter2@127.0.0.1/0"))
-    assert "redis://***@127.0.0.1/0" in message
+    message = refusal(hwsearch("search", experiment, "postgresql://me:hunter2@127.0.0.1/0"))
+    assert "postgresql://***@127.0.0.1/0" in message
     assert "hunter2" not in message
 
 
+def test_publish_adds_what_is_missing(run: Path, tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'studies.db'}"
+    for _ in range(2):
+        answer = hwsearch("publish", run, "--storage", database)
+        assert answer.code == 0, answer.stderr
+        assert answer.stdout == f"shared study: all {RESULTS} results are in {database}\n"
+        assert len(load_study(database).trials) == RESULTS
+
+
+def test_publish_wants_a_record_and_a_storage(run: Path, tmp_path: Path) -> None:
+    assert refusal(hwsearch("publish", run)) == "there is no storage to publish to; wanted --storage ADDRESS, or HWSEARCH_STORAGE"
+    assert "record.jsonl" in refusal(hwsearch("publish", tmp_path, "--storage", f"sqlite:///{tmp_path / 'studies.db'}"))
+    assert "unable to open" in refusal(hwsearch("publish", run, "--storage", "sqlite:////proc/studies.db"))
+    assert list(tmp_path.iterdir()) == [run]
+
+
 def test_credentials_are_written_nowhere(copied: Tiny, database: str) -> None:
-    """Not by a search that goes on, nor by one whose study is another's, on the command line or in the environment."""
+    """Not by a search that goes on, nor by one whose study is another's, nor by one that publishes later."""
     password = password_of(database)
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, *ARGUMENTS]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("HWSEARCH")}
-    on_command_line = database.startswith("postgresql")
-    ended = subprocess.run(
-        [*command, *(["--storage", database] if on_command_line else [])],
-        env=plain if on_command_line else plain | {"HWSEARCH_STORAGE": database},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"shared study: all {TRIALS} results are in {urlsplit(database).scheme}://127.0.0.1" in ended.stderr
+    environment = os.environ | {"HWSEARCH_STORAGE": database}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert f"shared study: all {TRIALS} results are in postgresql://127.0.0.1" in ended.stderr
     said = ended.stdout + ended.stderr
     assert len(load_study(database, "tiny").trials) == TRIALS
     other = write_tiny(copied.runs.parent / "other.toml", ("seed = 3", "seed = 4"))
     elsewhere = copied.runs.parent / "elsewhere"
-    message = refusal(hwsearch("search", other, "--runs-dir", elsewhere, *ARGUMENTS, "--storage", database))
-    assert "study 'tiny' belongs to a search of another experiment" in message
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWSEARCH_STORAGE", database)
+        message = refusal(hwsearch("search", other, "--runs-dir", elsewhere, *ARGUMENTS))
+        assert "study 'tiny' belongs to a search of another experiment" in message
+        patch.setenv("HWSEARCH_STORAGE", database)
+        answer = hwsearch("publish", copied.folder)
+        assert f"all {TRIALS} results" in answer.stdout, answer.stderr
+        said += answer.stdout + answer.stderr
     said += message + everything_stored(database)
     assert password not in said
     for folder in (copied.runs, elsewhere):
@@ -115,20 +161,17 @@ def test_credentials_are_written_nowhere(copied: Tiny, database: str) -> None:
             assert password.encode() not in (content or b""), name
 
 
-def test_no_process_file_or_log_of_a_search_on_ray_holds_a_credential(copied: Tiny) -> None:
-    """The address on the command line, another one and a password in the environment, and all that Ray starts and writes."""
-    with (
-        fresh_database("postgresql") as address,
-        tempfile.TemporaryDirectory(prefix="ray") as ray,
-    ):  # its sockets want short paths
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("HWSEARCH")}
-        environment = plain | {
+def test_no_process_file_or_log_of_a_search_on_ray_holds_a_credential(copied: Tiny, database: str) -> None:
+    """Another address and the password in the environment, and all that Ray starts and writes."""
+    with tempfile.TemporaryDirectory(prefix="ray") as ray:  # its sockets want short paths
+        secrets = [secret.encode() for secret in (password_of(database), "hunter2")]
+        environment = os.environ | {
             "RAY_TMPDIR": ray,
-            "HWSEARCH_STORAGE": "redis://:hunter2@127.0.0.1/0",
-            "PGPASSWORD": "hunter3",
+            "HWSEARCH_STORAGE": "postgresql://me:hunter2@127.0.0.1/db",
+            "PGPASSWORD": password_of(database),
         }
-        secrets = [secret.encode() for secret in (password_of(address), "hunter2", "hunter3")]
-        arguments = ["--workers", "1", "--processes", "1", "--trials", str(TRIALS + 4), "--storage", address]
+        environment.pop("HWSEARCH_TEST_POSTGRES")
+        arguments = ["--workers", "1", "--processes", "1", "--trials", str(TRIALS + 4), "--storage", bare(database)]
         ended = subprocess.Popen(
             [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, *arguments],
             env=environment,
@@ -166,22 +209,34 @@ def shown_by_the_system(processes: Iterable[int]) -> dict[tuple[int, str], bytes
 def test_whatever_the_command_the_variable_is_passed_on_to_nobody(
     tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HWSEARCH_STORAGE", "redis://:hunter2@127.0.0.1:1/0")
+    monkeypatch.setenv("HWSEARCH_STORAGE", "postgresql://me:hunter2@127.0.0.1:1/db")
     refusal(hwsearch(command, tmp_path / "nothing"))
     assert "HWSEARCH_STORAGE" not in os.environ
 
 
-def test_the_password_may_come_from_where_psycopg_looks(copied: Tiny) -> None:
-    with fresh_database("postgresql") as address:
-        password, parts = password_of(address), urlsplit(address)
-        bare = address.replace(f":{password}@", "@")
-        passfile = copied.runs.parent / "passwords"
+@pytest.mark.parametrize("where", ["variable", "passfile", "prompt"])
+def test_a_password_may_come_from_elsewhere(
+    run: Path, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    password, parts, address = password_of(database), urlsplit(database), bare(database)
+    asked: list[str] = []
+
+    def answer(question: str, *, hide_input: bool, err: bool) -> str:
+        assert hide_input
+        assert err
+        asked.append(question)
+        return password
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(click, "prompt", answer)
+    if where == "variable":
+        monkeypatch.setenv("PGPASSWORD", password)
+    elif where == "passfile":
+        passfile = tmp_path / "passwords"
         passfile.write_text(f"{parts.hostname}:{parts.port}:*:{parts.username}:{password}\n")
         passfile.chmod(0o600)
-        command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, *ARGUMENTS, "--storage"]
-        for given, environment in (
-            (bare, os.environ | {"PGPASSWORD": password}),
-            (f"{bare}?passfile={passfile}", dict(os.environ)),
-        ):
-            ended = subprocess.run([*command, given], env=environment, capture_output=True, text=True, check=True)
-            assert f"all {TRIALS} results" in ended.stderr
+        address += f"?passfile={passfile}"
+    done = hwsearch("publish", run, "--storage", address)
+    assert f"all {RESULTS} results" in done.stdout, done.stderr
+    assert asked == ([f"password for postgresql://127.0.0.1:{parts.port}{parts.path}"] if where == "prompt" else [])
+    assert "PGPASSWORD" not in os.environ
