@@ -50,7 +50,7 @@ def test_failures_and_attempts_are_told() -> None:
 
 def test_warnings_from_any_thread_are_shown_and_logged(tmp_path: Path) -> None:
     shown: list[str] = []
-    logger = logging.getLogger("hwsearch.search.studies.shared_study")
+    logger = logging.getLogger("hwsearch.search.studies.publisher")
     with search_log(tmp_path) as log, events_logged(log, shown.append), ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: logger.warning("server %d is away", number), range(200)))
     logger.warning("nobody listens any more")
@@ -74,7 +74,7 @@ def test_a_search_on_the_command_line_shows_and_logs_warnings(tmp_path: Path, ca
     workspace = Workspace(tmp_path, make_experiment(3))
     workspace.folder.mkdir()
     with progress_shown(workspace) as listener, search_log(workspace.folder) as log, events_logged(log, listener.said):
-        logging.getLogger("hwsearch.search.studies.shared_study").warning("server is away")
+        logging.getLogger("hwsearch.search.studies.publisher").warning("server is away")
     assert texts(workspace.folder)[-1] == "server is away"
     assert capsys.readouterr().err == "server is away\n"
 
