@@ -101,29 +101,29 @@ def check_study(address: StorageAddress, name: str, experiment: str, record: Hea
     if address.file is not None and not address.file.exists():
         check_writable(address.file)
         return None
-    try:
+    with refusals(address):
         storage = open_storage(address)
         try:
             with translated(address):
-                found = _find(storage, name)
-                if found is None:
+                study = _find(storage, name)
+                if study is None:
                     return None
-                held = storage.get_n_trials(found)
-                owner = storage.get_study_user_attrs(found).get(SEARCH_ATTRIBUTE)
+                _is_owned(storage, study, name, experiment, None if record is None else record.identity)
+                return storage.get_n_trials(study)
         finally:
             close_storage(storage)
-        _check_owner(name, owner, held, experiment, None if record is None else record.identity)
+
+
+@contextmanager
+def refusals(address: StorageAddress) -> Iterator[None]:
+    """Turn what a storage does not do, and a study of someone else, into a `UserError`."""
+    try:
+        yield
     except StorageError as error:
-        raise refused(address, error) from None
+        wanted = "" if "wanted" in str(error) else "; wanted a storage that can be reached and lets this user in"
+        raise UserError(f"storage {address}: {error}{wanted}") from None
     except ForeignStudyError as error:
         raise UserError(f"storage {address}: {error}") from None
-    return held
-
-
-def refused(address: StorageAddress, error: StorageError) -> UserError:
-    """The same as a user's error."""
-    wanted = "" if "wanted" in str(error) else "; wanted a storage that can be reached and lets this user in"
-    return UserError(f"storage {address}: {error}{wanted}")
 
 
 def finished_results(folder: Path) -> Iterable[Finished]:
@@ -151,12 +151,9 @@ def _take_study(storage: BaseStorage, header: Header, writer: TrialWriter) -> in
     directions = [StudyDirection[objective.direction.name] for objective in header.objectives]
     study = _find(storage, header.name)
     if study is not None:
-        attributes = storage.get_study_user_attrs(study)
-        owner = attributes.get(SEARCH_ATTRIBUTE)
-        _check_owner(header.name, owner, storage.get_n_trials(study), header.experiment, header.identity)
-        if owner is not None:
+        if _is_owned(storage, study, header.name, header.experiment, header.identity):
             return study
-        if attributes or storage.get_study_directions(study) != directions:
+        if storage.get_study_directions(study) != directions:
             raise _made_by_something_else(header.name)
         storage.delete_study(study)
     study = storage.create_new_study(directions, header.name)
@@ -173,26 +170,29 @@ def _find(storage: BaseStorage, name: str) -> int | None:
         return None
 
 
-def _check_owner(name: str, found: dict[str, object] | None, trials: int, experiment: str, run: str | None) -> None:
-    """Refuse a study of another search. One without owner and trials was left by a driver that was killed as it made it.
+def _is_owned(storage: BaseStorage, study: int, name: str, experiment: str, run: str | None) -> bool:
+    """Whether a study belongs to this search. If not, it is an empty one without an owner.
 
     Raises:
         ForeignStudyError: it is someone else's.
     """
-    if found is None:
-        if trials:
+    attributes = storage.get_study_user_attrs(study)
+    owner = attributes.get(SEARCH_ATTRIBUTE)
+    if owner is None:
+        if attributes or storage.get_n_trials(study):
             raise _made_by_something_else(name)
-    elif found.get("experiment") != experiment:
-        other = str(found.get("experiment"))[:12]
+        return False
+    if owner["experiment"] != experiment:
+        other = owner["experiment"][:12]
         raise ForeignStudyError(
             f"study '{name}' belongs to a search of another experiment ({other}, not {experiment[:12]}); wanted another name"
         )
-    elif run is None or found.get("run") != run:
-        begun = found.get("begun", found.get("run"))
+    if owner["run"] != run:
         raise ForeignStudyError(
-            f"study '{name}' belongs to the same experiment's search in another run folder, begun {begun}; wanted "
+            f"study '{name}' belongs to the same experiment's search in another run folder, begun {owner['begun']}; wanted "
             "that folder, another name, or the study deleted"
         )
+    return True
 
 
 def _made_by_something_else(name: str) -> ForeignStudyError:

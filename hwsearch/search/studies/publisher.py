@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.errors import UserError
 from hwsearch.interrupts import checkpoint
 from hwsearch.search.record import Failed, Scored, read_record
 from hwsearch.search.space import Point
@@ -23,7 +22,7 @@ from hwsearch.search.studies.published_study import (
     finished_results,
     key_of,
     open_study,
-    refused,
+    refusals,
 )
 from hwsearch.search.studies.storage import Key, StorageError
 from hwsearch.search.studies.trials import Finished
@@ -73,15 +72,10 @@ def publish(address: StorageAddress, folder: Path, progress: Callable[[int, int]
     """
     header, _ = read_record(folder)
     results = list(finished_results(folder))
-    try:
-        with open_study(address, folder, header) as study:
-            for number, (event, point) in enumerate(results, start=1):
-                study.add(event, point)
-                progress(number, len(results))
-    except StorageError as error:
-        raise refused(address, error) from None
-    except ForeignStudyError as error:
-        raise UserError(f"storage {address}: {error}") from None
+    with refusals(address), open_study(address, folder, header) as study:
+        for number, (event, point) in enumerate(results, start=1):
+            study.add(event, point)
+            progress(number, len(results))
     return Published(address, folder, len(results))
 
 

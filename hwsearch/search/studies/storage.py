@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from hwsearch.errors import UserError
+from hwsearch.files import check_regular
 from hwsearch.search.studies.address import PASSWORD_ADVICE, POSTGRESQL, SQLITE, StorageAddress
 
 EXTRA = "hwsearch[storage]"
@@ -64,13 +65,14 @@ def open_storage(address: StorageAddress) -> BaseStorage:
     """Open a storage; in an empty database this makes Optuna's tables.
 
     Raises:
-        UserError: the driver is not installed.
+        UserError: the driver is not installed, or something other than a file is there.
         StorageError: the storage cannot be reached, or refuses.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with translated(address):
         if address.file is None:
             return _open_tables(address, "postgresql+psycopg://", _connect_arguments(address))
+        check_regular(address.file, "an Optuna study")
         address.file.parent.mkdir(parents=True, exist_ok=True)
         if address.kind == SQLITE:
             return _open_tables(address, f"sqlite:///{address.file}", {})

@@ -71,6 +71,7 @@ def refused(tmp_path: Path, address: str, command: str = "search") -> str:
         ("postgresql://127.0.0.1/db?password=hunter2", "--storage holds a password"),
         ("sqlite:////proc/studies.db", "/proc/studies.db: "),
         ("journal:////proc/studies", "/proc/studies: "),
+        ("journal:////dev/zero", "/dev/zero: "),
     ],
 )
 def test_a_wrong_address_is_refused_before_anything_begins(tmp_path: Path, command: str, address: str, said: str) -> None:
