@@ -99,6 +99,12 @@ STALLS = click.option(
     f"Without N it is {STALL_CANDIDATES}. It replaces search.stall_candidates of the experiment.",
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost. Nothing is written.")
+COLUMNS = click.option(
+    "--columns",
+    metavar="A,B,...",
+    default=None,
+    help="Columns of the table, or 'all'. Absent: the columns needed most, as many as fit 80 characters.",
+)
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
@@ -330,6 +336,7 @@ def publish(run: Path, storage: str | None) -> None:
 @click.option(
     "--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the output."
 )
+@COLUMNS
 @click.option("--all", "everything", is_flag=True, help="Print all candidates, not only the front.")
 @click.option("--plot", type=PATH, default=None, help="PNG, SVG or PDF file. Draws quality against size into it.")
 @FIDELITY
@@ -338,6 +345,7 @@ def pareto(
     where: tuple[str, ...],
     sort: str | None,
     output_format: str,
+    columns: str | None,
     *,
     everything: bool,
     plot: Path | None,
@@ -350,15 +358,17 @@ def pareto(
     from hwsearch.front.query import parse_condition, parse_order
     from hwsearch.view.front_plot import check_plot
 
+    if output_format != "table":
+        _refuse_idle(f"with --format {output_format}, which has every column; wanted one of them", "columns")
     conditions = [parse_condition(text) for text in where]
     order = None if sort is None else parse_order(sort)
     if plot is not None:
         check_plot(plot)
-    from hwsearch.view.candidates import print_front
+    from hwsearch.view.candidates import Shape, print_front
     from hwsearch.workflow.runs import read_run
 
     opened = read_run(run, _fidelity(fidelity))
-    print_front(opened, conditions, order, output_format, everything=everything, plot=plot)
+    print_front(opened, conditions, order, Shape(output_format, columns), everything=everything, plot=plot)
 
 
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
@@ -449,35 +459,45 @@ def evaluate(
         say(f"figures: {output}")
 
 
+def charged_network(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which network is charged. The command gets their values as `charged`, by name."""
+
+    @functools.wraps(command)
+    def collected(**arguments: Any) -> None:
+        names = ("experiment", "run", "candidate", "weight_bits", "activation_bits")
+        command(charged={name: arguments.pop(name) for name in names}, **arguments)
+
+    options = (
+        click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged."),
+        click.option("--run", type=PATH, default=None, help="Run folder whose candidate is charged."),
+        click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate."),
+        click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged."),
+        click.option(
+            "--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged."
+        ),
+    )
+    for option in reversed(options):
+        collected = option(collected)
+    return collected
+
+
 @commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
 @click.argument("target")
-@click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged.")
-@click.option("--run", "run_folder", type=PATH, default=None, help="Run folder whose candidate is charged.")
-@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate.")
-@click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged.")
-@click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged.")
+@charged_network
 @click.option(
     "--streaming", is_flag=True, help="Charge one frame at a time, with the state of the dilated convolutions in memory."
 )
+@COLUMNS
 @click.option(
     "--plots", type=PATH, default=None, help="Folder for pictures of the layers, the roofline and the cost of one more bit."
 )
-def cost(
-    target: str,
-    experiment: Path | None,
-    run_folder: Path | None,
-    candidate: int | None,
-    weight_bits: int,
-    activation_bits: int,
-    streaming: bool,  # noqa: FBT001 (click passes by name)
-    plots: Path | None,
-) -> None:
+def cost(target: str, charged: dict[str, Any], *, streaming: bool, columns: str | None, plots: Path | None) -> None:
     """Show what each layer costs on a target.
 
     TARGET is a built-in name or a target file; 'hwsearch targets' lists the names. Without options, the base that ships
     with the package is charged.
     """
-    if run_folder is not None or candidate is not None:
+    if charged["run"] is not None or charged["candidate"] is not None:
         why = "with --run and --candidate, which has widths of its own; wanted one of them"
         _refuse_idle(why, "weight_bits", "activation_bits")
     if plots is not None:
@@ -487,8 +507,7 @@ def cost(
 
     if plots is not None:
         check_plots(plots)
-    charged = Charged(experiment, run_folder, candidate, weight_bits, activation_bits)
-    print_cost(charge(target, charged, streaming=streaming), plots)
+    print_cost(charge(target, Charged(**charged), streaming=streaming), plots, columns)
 
 
 @commands.command(epilog=_example("hwsearch targets ethos-u55-128"))

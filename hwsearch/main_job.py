@@ -33,7 +33,7 @@ def run_main_job(workspace: Workspace, resources: Resources, storage: StorageAdd
     search_shown(workspace, resources, storage, may_train=True)
     opened = read_run(workspace.folder)
     where = _fitting(opened)
-    print_candidates(query(opened.table, where), "table", where)
+    print_candidates(query(opened.table, where), where)
     failures: list[str] = []
     for step in (_draw_front, _export_chosen):
         try:

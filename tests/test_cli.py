@@ -34,6 +34,7 @@ from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.tensor_files import write_tensors
 from hwsearch.view.front_plot import plot_front
+from tests.shown_tables import tables
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, read_events, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -155,8 +156,8 @@ def test_conditions_come_before_the_front_and_the_order_behind_it(tiny: Tiny) ->
 
 def test_the_table_shows_every_candidate_of_the_front_whole(tiny: Tiny) -> None:
     answer = hwsearch("pareto", tiny.folder)
-    table = [[cell.strip() for cell in line.split("│")] for line in answer.stdout.splitlines() if line.startswith("│")]
-    assert [int(cells[1]) for cells in table] == [row["candidate"] for row in rows("json", tiny.folder)]
+    (table,) = tables(answer.stdout)
+    assert [int(row["candidate"]) for row in table.records] == [row["candidate"] for row in rows("json", tiny.folder)]
     assert "…" not in answer.stdout
 
 
@@ -286,8 +287,7 @@ def test_the_layers_of_a_candidate_cost_together_what_the_record_says(tiny: Tiny
     event = tiny.events()[9]
     for target in tiny.workspace.experiment.search.targets:
         answer = hwsearch("cost", target, "--run", tiny.folder, "--candidate", event["candidate"])
-        lines = [line.replace("┃", "│").split("│") for line in answer.stdout.splitlines() if line.startswith(("┃", "│"))]
-        total = {heading.strip(): cell.strip() for heading, cell in zip(lines[0], lines[-1], strict=True)}
+        total = tables(answer.stdout)[0].records[-1]
         assert total["layer"] == "total"
         assert float(total["latency_ms"].replace(",", "")) == pytest.approx(event["costs"][f"latency_ms[{target}]"], rel=5e-4)
         assert int(total["weight_bytes"].replace(",", "")) == event["costs"][f"weight_bytes[{target}]"]
@@ -302,7 +302,7 @@ def test_the_embedded_base_is_charged_where_nothing_is_named() -> None:
 def test_every_built_in_target_is_listed() -> None:
     answer = hwsearch("targets")
     assert answer.code == 0
-    assert [line.split("│")[1].strip() for line in answer.stdout.splitlines() if line.startswith("│")] == list(built_in_targets())
+    assert [row["target"] for row in tables(answer.stdout)[0].records] == list(built_in_targets())
 
 
 def test_a_file_too_large_for_the_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hw_models.compile import compile_target
 from hw_models.cost import evaluate
 from hw_models.measurements import Measurement
 from hw_models.target import BUILT_IN, built_in_targets, load_target
+from tests.shown_tables import tables
 from tests.tiny import hwsearch, refusal
 
 PAPER = Path(__file__).parents[1] / "experiments" / "paper.toml"
@@ -27,10 +28,9 @@ LAYERS = [
 
 def total(stdout: str) -> dict[str, str]:
     """The last row of the table, by heading."""
-    lines = [line for line in stdout.splitlines() if line.startswith(("┃", "│"))]
-    headings, *_, last = ([cell.strip() for cell in line.replace("┃", "│").split("│")[1:-1]] for line in lines)
-    assert last[0] == "total"
-    return dict(zip(headings, last, strict=True))
+    (table,) = tables(stdout)
+    assert table.records[-1]["layer"] == "total"
+    return table.records[-1]
 
 
 def said(stdout: str, word: str) -> str:
@@ -99,10 +99,10 @@ def test_a_target_is_described_with_what_it_was_checked_on() -> None:
 
 
 def test_the_list_gives_the_validation_error_of_each_target() -> None:
-    lines = [line.split("│")[1:-1] for line in hwsearch("targets").stdout.splitlines() if line.startswith("│")]
-    for name, *_, worst in ([cell.strip() for cell in line] for line in lines):
-        error = load_target(name).calibration.max_error_percent
-        assert worst == ("" if error is None else f"{error:g}")
+    for row in tables(hwsearch("targets").stdout)[0].records:
+        calibration = load_target(row["target"]).calibration
+        for heading, error in (("median", calibration.median_error_percent), ("worst", calibration.max_error_percent)):
+            assert row[f"{heading}error, %"] == ("" if error is None else f"{error:g}")
 
 
 def measurements_of(chip_name: str, slower: float) -> list[dict[str, object]]:

@@ -16,6 +16,7 @@ from hwsearch.sensitivity.cache import JOBS_FILE
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS
 from hwsearch.separator.base import BaseDescription, load_base, save_base
 from tests.separator.small import RELU, small_separator
+from tests.shown_tables import tables as shown_tables
 from tests.tiny import hwsearch, refusal, snapshot
 
 TOML = """\
@@ -114,21 +115,22 @@ def test_every_method_that_needs_no_training_has_a_table(made: tuple[Path, str])
 
 def test_the_answer_names_the_most_fragile_sites_of_each_method_with_their_error(made: tuple[Path, str]) -> None:
     folder, answer = made
-    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in answer.splitlines() if line.startswith("│")]
-    assert len(rows) == len(DEFAULT_METHODS) * len(SITES)
-    for index, method in enumerate(DEFAULT_METHODS):
-        shown, table = rows[index * len(SITES) : (index + 1) * len(SITES)], tables(folder)[method]
-        assert (shown[0][0], shown[0][4]) == (method, table["unit"])
+    all_shown = shown_tables(answer)
+    assert len(all_shown) == len(DEFAULT_METHODS)
+    assert "most fragile sites, 2 mixtures" in answer.splitlines()
+    for method, found in zip(DEFAULT_METHODS, all_shown, strict=True):
+        shown, table = found.rows, tables(folder)[method]
+        assert f"{method}, {table['unit']}" in answer.splitlines()
         narrowest = [1 if site == "features" else 0 for site in SITES]
         value = np.array([row[column] for row, column in zip(table["value"], narrowest, strict=True)])
         error = np.array([row[column] for row, column in zip(table["standard_error"], narrowest, strict=True)])
         order = np.argsort(-value)
-        assert [row[1] for row in shown] == [SITES[position] for position in order]
-        assert [row[2] for row in shown] == [str(table["widths"][narrowest[position]]) for position in order]
-        figures = np.array([[float(part.replace(",", "")) for part in row[3].split(" ± ")] for row in shown])
+        assert [row[0] for row in shown] == [SITES[position] for position in order]
+        assert [row[1] for row in shown] == [str(table["widths"][narrowest[position]]) for position in order]
+        figures = np.array([[float(part.replace(",", "")) for part in row[2].split(" ± ")] for row in shown])
         np.testing.assert_allclose(figures[:, 0], value[order], rtol=5.1e-3)
         np.testing.assert_allclose(figures[:, 1], error[order], rtol=5.1e-2)
-        assert not any("e" in row[3] for row in shown)
+        assert not any("e" in row[2] for row in shown)
 
 
 def test_the_answer_ends_with_files_that_are_there_and_the_next_command(made: tuple[Path, str]) -> None:
@@ -165,7 +167,7 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
     assert after == {**before, "recoverability": after["recoverability"]}
     wide = [row[2] for row in after["recoverability"]["value"]]
     assert wide == [row[2] for row in after["output-noise-ratio"]["value"]]
-    assert [line for line in answer.stdout.splitlines() if line.startswith("│ kl")] == []
+    assert [line for line in answer.stdout.splitlines() if line.startswith("kl,")] == []
 
 
 ENDED = """

@@ -12,6 +12,7 @@ from hwsearch.experiment import parse_experiment
 from hwsearch.search.objectives import DROP_CI95
 from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workspace import Workspace
+from tests.shown_tables import tables
 from tests.tiny import Answer, Tiny, hwsearch, tiny_content
 
 
@@ -40,7 +41,7 @@ def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: T
     monkeypatch.setattr(job, "export", refuse)
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "plot:", "chosen:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "plot:", "chosen:"]
     table, shown_before = (text.partition("plot:")[0] for text in (answer.stdout, searched.stdout))
     assert table.strip()
     assert table == shown_before
@@ -56,7 +57,7 @@ def test_a_plot_that_cannot_be_written_costs_neither_front_nor_export(searched: 
     (searched.folder / "front.png").mkdir()
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "chosen:", "model:", "next:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "chosen:", "model:", "next:"]
     assert answer.stderr.splitlines()[-1].startswith(f"hwsearch: error: {searched.folder / 'front.png'}: ")
 
 
@@ -69,7 +70,7 @@ def test_where_no_candidate_is_within_the_limits_the_front_is_shown_all_the_same
     monkeypatch.setattr("hwsearch.view.candidates.plot_front", refuse)
     answer = main_job(searched)
     assert answer.code == 2
-    assert "│" in answer.stdout
+    assert len(tables(answer.stdout)[0].rows) > 1
     error = answer.stderr.splitlines()[-1]
     assert error.startswith("hwsearch: error: the file is wrong; none of 60 candidates is within search.limits (size_bytes <= 1)")
 

@@ -116,7 +116,7 @@ def parse_order(text: str) -> Order:
 
 def column_names(table: CandidateTable) -> tuple[str, ...]:
     """Every column of a table: labels, then quality and size, then the others by name, then the width of every site."""
-    return (*_named_columns(table), *(bits_column(site) for site in table.sites))
+    return (*named_columns(table), *(bits_column(site) for site in table.sites))
 
 
 def bits_column(site: str) -> str:
@@ -143,7 +143,7 @@ def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
     for index, site in enumerate(table.sites):
         if name == bits_column(site):
             return table.widths[:, index]
-    raise UserError(f"unknown column '{name}'; wanted one of {', '.join(_named_columns(table))}, or {bits_column('SITE')}")
+    raise UserError(f"unknown column '{name}'; wanted one of {', '.join(named_columns(table))}, or {bits_column('SITE')}")
 
 
 def query(
@@ -200,7 +200,7 @@ def to_csv(table: CandidateTable) -> str:
     return stream.getvalue()
 
 
-def _named_columns(table: CandidateTable) -> tuple[str, ...]:
+def named_columns(table: CandidateTable) -> tuple[str, ...]:
     """Every column but the widths of the sites."""
     main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
     return (*main, *sorted(table.columns.keys() - set(main)))

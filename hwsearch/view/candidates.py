@@ -2,39 +2,54 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import CandidateTable
+from hwsearch.front.candidates import DROP, CandidateTable
 from hwsearch.front.query import (
-    MAIN_COLUMNS,
+    AVERAGE_BITS,
     MARGINS,
     TEXTS,
     Condition,
     Order,
-    column_names,
     column_values,
+    named_columns,
     query,
     rows,
     to_csv,
     to_json,
 )
 from hwsearch.printable import printable
-from hwsearch.search.objectives import in_figures, is_count
+from hwsearch.search.objectives import SIZE, in_figures, is_count
 from hwsearch.view.front_plot import plot_front
-from hwsearch.view.terminal import tell, wide
+from hwsearch.view.tables import Column, asked_for, fitting, print_table
+from hwsearch.view.terminal import tell
 from hwsearch.workflow.choose import chosen_candidate
 from hwsearch.workflow.runs import Run
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How candidates are printed.
+
+    Attributes:
+        output_format: `table`, `json` or `csv`.
+        columns: columns of the table as the command line names them; None: those that a candidate is chosen by.
+    """
+
+    output_format: str = "table"
+    columns: str | None = None
+
+
+TABLE = Shape()
+
+
 def print_front(
-    run: Run, where: Sequence[Condition], order: Order | None, output_format: str, *, everything: bool, plot: Path | None
+    run: Run, where: Sequence[Condition], order: Order | None, shape: Shape, *, everything: bool, plot: Path | None
 ) -> None:
-    """The candidates of a run that meet every condition, or the front of these; with `plot` both as a picture, too.
+    """Print the candidates of a run that meet every condition, or the front of these; with `plot` draw both, too.
 
     Raises:
         UserError: an unknown column, or nothing to draw.
@@ -42,7 +57,7 @@ def print_front(
     answer = query(run.table, where, order, only_front=not everything)
     if plot is not None:
         plot_run(run, where, plot)
-    print_candidates(answer, output_format, where)
+    print_candidates(answer, where, shape)
     if plot is not None:
         tell(f"plot: {plot}")
 
@@ -60,14 +75,19 @@ def plot_run(run: Run, where: Sequence[Condition], path: Path) -> None:
     plot_front(shown, path, title, chosen_candidate(run))
 
 
-def print_candidates(table: CandidateTable, output_format: str, where: Sequence[Condition]) -> None:
-    """Candidates that meet every condition, as a table for people, or as exact JSON or CSV."""
-    if output_format == "json":
+def print_candidates(table: CandidateTable, where: Sequence[Condition], shape: Shape = TABLE) -> None:
+    """Print candidates that meet every condition, as a table for people, or as exact JSON or CSV.
+
+    Raises:
+        UserError: a column that the table lacks.
+    """
+    if shape.output_format == "json":
         sys.stdout.write(to_json(table) + "\n")
-    elif output_format == "csv":
+    elif shape.output_format == "csv":
         sys.stdout.write(printable(to_csv(table), keep="\n"))
     elif len(table):
-        wide().print(to_table(table, [condition.column for condition in where]))
+        columns = front_columns(table, [condition.column for condition in where], shape.columns)
+        print_table(columns, f"scored at '{table.fidelity.value}'")
     else:
         tell(_none_met(table, where))
 
@@ -81,33 +101,45 @@ def _in_words(where: Sequence[Condition]) -> str:
     return " and ".join(map(str, where))
 
 
-def to_table(table: CandidateTable, also: Sequence[str] = ()) -> Table:
-    """A table for the terminal: the main columns, every target's latency, and the columns named in `also`.
+def front_columns(table: CandidateTable, also: Sequence[str] = (), asked: str | None = None) -> list[Column]:
+    """What the terminal shows of candidates.
 
-    The title says at which fidelity the candidates were scored.
+    Without `asked` these are the columns that a candidate is chosen by, as far as they fit: quality and other objectives
+    first, then the columns in `also`, which are shown in any case.
+
+    Args:
+        table: the candidates.
+        also: columns that conditions name.
+        asked: columns that the command line names.
 
     Raises:
-        UserError: a column in `also` that the table lacks.
+        UserError: a column that the table lacks.
     """
-    every = column_names(table)
+    every = named_columns(table)
     for name in also:
         column_values(table, name)
-    margins = {value: margin for value, margin in MARGINS.items() if {value, margin} <= table.columns.keys()}
-    shown = [
-        name
-        for name in every
-        if name not in margins.values()
-        and name != "fidelity"
-        and (name in MAIN_COLUMNS or name in also or name.startswith("latency_ms["))
-    ]
-    answer = Table(title=f"scored at '{table.fidelity.value}'", title_justify="left")
-    for name in shown:
-        heading = name.replace("_db", "\n_db").replace("[", "\n[") + (" ± 95 %" if name in margins else "")
-        answer.add_column(escape(heading), justify="left" if name in TEXTS else "right")
-    cells = {name: [_cell(name, value) for (value,) in rows(table, [name])] for name in {*shown, *margins.values()}}
-    for row in range(len(table)):
-        answer.add_row(*(cells[name][row] + (f" ± {cells[margins[name]][row]}" if name in margins else "") for name in shown))
-    return answer
+    if asked is not None:
+        names = asked_for(asked, every)
+        return [_column(table, name, names) for name in names]
+    objectives = [objective.column for objective in table.objectives if objective.column in every]
+    needed = list(dict.fromkeys(["candidate", *objectives, *also, DROP, SIZE, AVERAGE_BITS, "strategy"]))
+    order = [*(name for name in every if name in needed), *(name for name in needed if name not in every)]
+    columns = [_column(table, name, needed) for name in order if name in every or name in also]
+    shown = fitting(columns, needed)
+    return [column for column in columns if column in shown or column.name in also]
+
+
+def _column(table: CandidateTable, name: str, beside: Sequence[str]) -> Column:
+    """A column with its margin, unless that stands in a column of its own."""
+    margin = MARGINS.get(name)
+    if margin not in table.columns or margin in beside:
+        return Column(name, [_cell(name, value) for (value,) in rows(table, [name])], words=name in TEXTS)
+    cells = [f"{_decibels(value)} ± {_decibels(width)}" for value, width in rows(table, [name, margin])]
+    return Column(name, cells, note="± 95 %")
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _cell(name: str, value: Any) -> str:
@@ -115,4 +147,4 @@ def _cell(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else ""
-    return in_figures(name, value) if isinstance(value, float) or is_count(name) else escape(str(value))
+    return in_figures(name, value) if isinstance(value, float) or is_count(name) else str(value)

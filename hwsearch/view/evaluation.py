@@ -1,50 +1,52 @@
-"""What an evaluation found, as a table of angle bins and a line per paired test."""
+"""What an evaluation found: a table of figures by angle bin, and a line per paired test."""
 
 from collections.abc import Sequence
-
-from rich.markup import escape
-from rich.table import Table
 
 from hw_models.figures import significant
 from hwsearch.experiment import Experiment
 from hwsearch.metrics.evaluation import UtteranceScores
 from hwsearch.metrics.statistics import Estimate
-from hwsearch.view.terminal import say, wide
+from hwsearch.view.tables import Column, print_table
+from hwsearch.view.terminal import say
 from hwsearch.workflow.evaluate import Evaluation
 
 FIGURES = (
-    ("SI-SNR in, dB", "mixture_si_snr_db", "{:.2f}", 1.0),
-    ("SI-SNR, dB", "si_snr_db", "{:.2f}", 1.0),
-    ("improvement, dB", "si_snr_improvement_db", "{:.2f}", 1.0),
-    ("PESQ in", "mixture_pesq", "{:.2f}", 1.0),
-    ("PESQ", "pesq", "{:.2f}", 1.0),
-    ("STOI in", "mixture_stoi", "{:.3f}", 1.0),
-    ("STOI", "stoi", "{:.3f}", 1.0),
-    ("WER in, %", "mixture_wer", "{:.1f}", 100.0),
-    ("WER, %", "wer", "{:.1f}", 100.0),
-    ("WER clean, %", "target_wer", "{:.1f}", 100.0),
+    ("SI-SNR, dB", "mixture_si_snr_db", "si_snr_db", "{:.2f}", 1.0),
+    ("improvement, dB", "", "si_snr_improvement_db", "{:.2f}", 1.0),
+    ("PESQ", "mixture_pesq", "pesq", "{:.2f}", 1.0),
+    ("STOI", "mixture_stoi", "stoi", "{:.3f}", 1.0),
+    ("WER, %", "mixture_wer", "wer", "{:.1f}", 100.0),
+    ("clean WER, %", "", "target_wer", "{:.1f}", 100.0),
 )
-
-"""Columns of the evaluation: heading, figure, format, factor."""
+"""Rows of the evaluation: name, figure of the mixture, figure of the separated speech, format, factor."""
 
 
 def print_evaluation(evaluation: Evaluation, experiment: Experiment, against: str) -> None:
-    """Print a row per angle bin, what was not measured, and the paired tests.
+    """Print the figures of each angle bin, what was not measured, and the paired tests.
 
     Args:
         evaluation: what is shown.
         experiment: whose test mixtures they are.
         against: what the tests compare with.
     """
-    title = f"{escape(evaluation.system)}, test mixtures of {experiment.name}"
-    table = Table("angle, deg", "n", *(heading for heading, *_ in FIGURES), title=title)
-    for summary in evaluation.summaries:
-        low, high = summary.angles_deg
-        cells = [_interval(summary.figures.get(key), text, factor) for _, key, text, factor in FIGURES]
-        table.add_row(f"{low:g}-{high:g}", str(summary.utterances), *cells)
-    wide().print(table)
+    shown = [
+        (summary, *figure)
+        for summary in evaluation.summaries
+        for figure in FIGURES
+        if {figure[1], figure[2]} & summary.figures.keys()
+    ]
+    angles = [f"{summary.angles_deg[0]:g}-{summary.angles_deg[1]:g}" for summary, *_ in shown]
+    columns = [
+        Column("angle", angles, words=True, note="deg"),
+        Column("n", [str(summary.utterances) for summary, *_ in shown]),
+        Column("figure", [name for _, name, *_ in shown], words=True),
+        Column("mixture", [_interval(of.figures.get(key), text, factor) for of, _, key, _, text, factor in shown]),
+        Column("separated", [_interval(of.figures.get(key), text, factor) for of, _, _, key, text, factor in shown]),
+    ]
+    print_table(columns, f"{evaluation.system}, test mixtures of {experiment.name}")
     results = evaluation.results
-    say(f"95 % confidence intervals; words: {_words(results, experiment)}")
+    say("in brackets: 95 % confidence intervals")
+    say(f"words: {_words(results, experiment)}")
     for key in sorted({key for result in results for key in result.unavailable}):
         missing = [result.id for result in results if key in result.unavailable]
         say(f"no {key} for {len(missing)}: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")

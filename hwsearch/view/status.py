@@ -41,6 +41,9 @@ SPARKS = "▁▂▃▄▅▆▇█"
 REASONS_SHOWN = 5
 WORKERS_SHOWN = 8
 
+WIDEST = 160
+"""Widest line in a pipe; longer ones are folded."""
+
 WATCH_SECONDS = 2.0
 """Between two looks of `--watch`."""
 
@@ -163,9 +166,13 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _print(status: SearchStatus) -> None:
-    # A pipe gets whole lines.
-    target = output if output.is_terminal else SafeConsole(width=max(output.width, 160))
-    target.print(panel(status))
+    if output.is_terminal:
+        output.print(panel(status))
+        return
+    # A pipe gets whole lines, in a frame that is as wide as they are.
+    shown = panel(status)
+    shown.expand = False
+    SafeConsole(width=max(output.width, WIDEST)).print(shown)
 
 
 def _indented(status: SearchStatus) -> str:
@@ -232,13 +239,13 @@ def _curve(rung: RungStatus) -> Text:
     shares = zip((25, 50, 75, 100), quarters(last.candidates), strict=True)
     figures = ", ".join(f"{significant(by_count[count])} at {share} %" for share, count in shares)
     values = [point.hypervolume for point in rung.curve]
-    took = duration(last.seconds)
-    return Text(f"hypervolume {sparkline(values)} {figures} of {last.candidates} at '{rung.fidelity.value}' in {took}")
+    what = f"of {last.candidates} at '{rung.fidelity.value}' in {duration(last.seconds)}"
+    return Text(f"hypervolume {sparkline(values)}\n  {figures}\n  {what}")
 
 
 def _notable(notable: Notable) -> str:
     figures = ", ".join(f"{column} {in_figures(column, value)}" for column, value in notable.values.items())
-    return f"{notable.why}: candidate {notable.candidate} at '{notable.fidelity.value}', {figures}"
+    return f"{notable.why}: candidate {notable.candidate} at '{notable.fidelity.value}'\n  {figures}"
 
 
 def _reasons(status: SearchStatus) -> Table:

@@ -1,33 +1,32 @@
 """What people see of chips: costs layer by layer, the targets there are, a fitted target."""
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
 from hw_models.calibration import Errors, Fit
 from hw_models.errors import TargetError
 from hw_models.figures import significant
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
-from hw_models.report import Row
 from hw_models.target import built_in_targets, load_target
-from hw_models.workload import Workload
 from hwsearch.errors import UserError
 from hwsearch.files import atomic_write, check_writable
-from hwsearch.view.terminal import number, say, wide
+from hwsearch.view.tables import EVERY, Column, asked_for, fitting, print_table
+from hwsearch.view.terminal import number, say
 from hwsearch.workflow.cost import Charge
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
 """Files that a cost is drawn into."""
 
 DPI = 140
-MOST_LETTERS = 60
-"""Longest name of a runtime in the list of targets; the rest is cut off."""
 TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
+FIRST_COLUMNS = ("layer", "latency_ms", "bound", "bits", "weight_bytes", "energy_uj", "runs_as", "utilisation")
+"""Columns of the layers that are needed most; on an FPGA its resources come next."""
+
+LAST_COLUMNS = ("kind", "macs", "cycles")
+"""Columns that are needed least."""
 
 
 def check_plots(folder: Path) -> None:
@@ -40,21 +39,22 @@ def check_plots(folder: Path) -> None:
         check_writable(folder / name)
 
 
-def print_cost(charge: Charge, plots: Path | None) -> None:
+def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -> None:
     """Print the cost of each layer and the totals, and draw them.
 
     Args:
         charge: what is shown.
         plots: folder for the pictures.
+        columns: columns of the table as the command line names them; None: those that fit, the time first.
 
     Raises:
-        UserError: something that cannot be drawn or written.
+        UserError: an unknown column; something that cannot be drawn or written.
     """
     try:
         figures = {} if plots is None else {plots / name: draw(charge.table, charge.bits) for name, draw in PLOTS.items()}
     except TargetError as error:
         raise UserError(str(error)) from None
-    wide().print(_cost_table(charge.target.name, charge.table.workload, charge.rows))
+    _print_layers(charge, columns)
     for line in _summary(charge):
         say(line)
     for path, figure in figures.items():
@@ -63,16 +63,17 @@ def print_cost(charge: Charge, plots: Path | None) -> None:
 
 
 def print_targets() -> None:
-    """The built-in targets: family, runtime, and the error of their latency where it was checked."""
-    table = Table("target", "family", "runtime", "clock MHz", "latency checked against", "error: median %", "worst %")
-    for name in built_in_targets():
-        chip = load_target(name)
-        errors = (chip.calibration.median_error_percent, chip.calibration.max_error_percent)
-        shown = ["" if value is None else f"{value:g}" for value in errors]
-        clock = f"{chip.clock.clock_hz / 1e6:g}"
-        table.add_row(name, str(chip.family), _short(chip.runtime), clock, chip.calibration.against, *shown)
-    wide().print(table)
-    say("On what a target was fitted and checked: hwsearch targets TARGET")
+    """Print the built-in targets: family, and the error of their latency where it was checked."""
+    chips = [load_target(name) for name in built_in_targets()]
+    columns = [
+        Column("target", built_in_targets(), words=True),
+        Column("family", [str(chip.family) for chip in chips], words=True),
+        Column("checked by", [chip.calibration.against for chip in chips], words=True),
+        Column("median", [_percent(chip.calibration.median_error_percent) for chip in chips], note="error, %"),
+        Column("worst", [_percent(chip.calibration.max_error_percent) for chip in chips], note="error, %"),
+    ]
+    print_table(columns, "built-in targets, and how far their latency is off")
+    say("more on one of them: hwsearch targets TARGET")
 
 
 def print_target(target: str) -> None:
@@ -87,6 +88,7 @@ def print_target(target: str) -> None:
         raise UserError(str(error)) from None
     say(f"{chip.name}: {chip.title}")
     say(f"runtime:    {chip.runtime}")
+    say(f"clock:      {chip.clock.clock_hz / 1e6:g} MHz")
     for level in chip.memory:
         size = "no size stated" if level.bytes is None else f"{level.bytes:,} bytes"
         rate = "traffic inside the rates" if level.bytes_per_cycle is None else f"{level.bytes_per_cycle:g} bytes per cycle"
@@ -101,12 +103,15 @@ def print_target(target: str) -> None:
 def print_fit(fit: Fit, output: Path) -> None:
     """Print how far a fitted target is to be trusted, and where it was written."""
     held_out = {check.name for check in fit.held_out}
-    table = Table("measurement", "held out", "measured ms", "predicted ms", "error %")
-    for check in (*fit.fitted, *fit.held_out):
-        deviation = 100 * (check.predicted_ms / check.latency_ms - 1)
-        row = (significant(check.latency_ms), significant(check.predicted_ms), f"{deviation:+.1f}")
-        table.add_row(escape(check.name), "yes" if check.name in held_out else "", *row)
-    wide().print(table)
+    checks = (*fit.fitted, *fit.held_out)
+    columns = [
+        Column("measurement", [check.name for check in checks], words=True),
+        Column("held out", ["yes" if check.name in held_out else "no" for check in checks], words=True),
+        Column("measured", [significant(check.latency_ms) for check in checks], note="ms"),
+        Column("predicted", [significant(check.predicted_ms) for check in checks], note="ms"),
+        Column("error", [f"{100 * (check.predicted_ms / check.latency_ms - 1):+.1f}" for check in checks], note="%"),
+    ]
+    print_table(columns, "measured and predicted latency")
     for what, checks in (("fitted", fit.fitted), ("held out", fit.held_out)):
         for metric, errors in (("latency", Errors.of_latency(checks)), ("energy", Errors.of_energy(checks))):
             if errors is not None:
@@ -125,18 +130,25 @@ def _errors(errors: Errors) -> str:
     )
 
 
-def _cost_table(name: str, workload: Workload, rows: Sequence[Row]) -> Table:
-    """Rows of `cost_rows` for the terminal, without the columns of which nothing is known."""
+def _print_layers(charge: Charge, asked: str | None) -> None:
+    """Rows of `cost_rows`, without the columns of which nothing is known.
+
+    Raises:
+        UserError: a column in `asked` that there is not.
+    """
+    workload, rows = charge.table.workload, charge.rows
+    known = [name for name in rows[0] if any(not _absent(row[name]) for row in rows)]
+    names = known if asked is None else asked_for(asked, known)
+    for name in names:
+        if name not in rows[0]:
+            raise UserError(f"unknown column '{name}'; wanted some of {', '.join(rows[0])}, or '{EVERY}'")
+    columns = [Column(name, [number(row[name]) for row in rows], words=name in TEXT_COLUMNS) for name in names]
     length = f"{significant(workload.seconds, 3)} s of speech"
     if workload.streaming:
         length = f"one frame of {1e3 * workload.frame_seconds:g} ms"
-    shown = Table(title=f"{name}: {length}, {workload.macs:,} MACs")
-    columns = [column for column in rows[0] if any(not _absent(row[column]) for row in rows)]
-    for column in columns:
-        shown.add_column(column, justify="left" if column in TEXT_COLUMNS else "right")
-    for row in rows:
-        shown.add_row(*(number(row[column]) for column in columns), end_section=row is rows[-2])
-    return shown
+    needed = [*FIRST_COLUMNS, *(name for name in known if name not in FIRST_COLUMNS + LAST_COLUMNS), *LAST_COLUMNS]
+    shown = columns if asked is not None else fitting(columns, needed)
+    print_table(shown, f"{charge.target.name}: {length}, {workload.macs:,} MACs")
 
 
 def _summary(charge: Charge) -> list[str]:
@@ -162,8 +174,8 @@ def _summary(charge: Charge) -> list[str]:
     return lines
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1].rstrip() + "…"
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 def _of(capacity: int | None) -> str:

@@ -78,11 +78,6 @@ def number(value: str | float) -> str:
     return "" if math.isnan(value) else significant(value)
 
 
-def wide() -> Console:
-    """Tables are never folded: a narrow terminal scrolls or wraps, a pipe gets whole lines."""
-    return SafeConsole(width=max(output.width, 240))
-
-
 def say(line: str) -> None:
     """A line of the answer, as it is: a path may be long, and hold what looks like markup."""
     output.print(printable(line), soft_wrap=True, markup=False, highlight=False)

@@ -19,8 +19,9 @@ from hwsearch.front.status import read_status, to_json
 from hwsearch.seals import seal_lines, unseal_lines
 from hwsearch.search.drivers import DRIVERS_FILE, Step, driver_account
 from hwsearch.search.record import RECORD_FILE
-from hwsearch.view.candidates import to_table
+from hwsearch.view.candidates import front_columns
 from hwsearch.view.status import panel
+from hwsearch.view.tables import to_rich
 from hwsearch.workflow.choose import choose
 from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment, search
@@ -72,7 +73,7 @@ def look(folder: Path) -> str:
         json.dumps(to_json(status), allow_nan=False)
         table = read_candidates(folder)
         json.loads(table_to_json(table), parse_constant=pytest.fail)
-        to_csv(table), to_table(query(table))
+        to_csv(table), to_rich(front_columns(query(table)))
         choose(table, 0.5, {})
     except UserError as refused:
         return str(refused)

@@ -2,16 +2,18 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.table import Table
 
 from hwsearch.errors import UserError
 from hwsearch.front.query import (
     Condition,
     Order,
+    bits_column,
     column_names,
     parse_condition,
     parse_order,
@@ -19,7 +21,9 @@ from hwsearch.front.query import (
     to_csv,
     to_json,
 )
-from hwsearch.view.candidates import to_table
+from hwsearch.search.objectives import QUALITY, objectives_of
+from hwsearch.view.candidates import front_columns
+from hwsearch.view.tables import Column, table_width
 from tests.front.tables import make_table
 
 LATENCY = "latency_ms[ethos-u55-128]"
@@ -32,9 +36,9 @@ TABLE = make_table(
 )
 
 
-def cells(table: Table) -> list[str]:
+def cells(columns: Sequence[Column]) -> list[str]:
     """Every cell of a table for the terminal."""
-    return [str(cell) for column in table.columns for cell in column.cells]
+    return [cell for column in columns for cell in column.cells]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +231,7 @@ def test_whole_numbers_are_written_as_such_and_others_never_are() -> None:
         assert type(rows[0][name]) is float
     first, second = csv.DictReader(io.StringIO(to_csv(table)))
     assert (first["size_bytes"], first["utterances"], second["size_bytes"]) == ("100", "1", "2000000000000000")
-    shown = cells(to_table(table, columns))
+    shown = cells(front_columns(table, columns))
     assert "2,000,000,000,000,000" in shown
     assert not any("e+" in cell for cell in shown)
 
@@ -247,17 +251,36 @@ def test_csv_is_exact_and_leaves_a_gap() -> None:
     assert [row["candidate"] for row in rows] == ["1", "2", "3", "4"]
 
 
-def test_the_terminal_shows_targets_by_name() -> None:
-    headings = [str(column.header) for column in to_table(TABLE).columns]
-    assert "latency_ms\n\\[ethos-u55-128]" in headings
-    assert "0.300" in cells(to_table(TABLE))
+def test_the_terminal_shows_what_a_candidate_is_chosen_by() -> None:
+    columns = front_columns(TABLE)
+    assert [column.name for column in columns] == ["candidate", "strategy", QUALITY, "drop_db", "size_bytes"]
+    assert table_width(columns) <= 80
 
 
-def test_the_terminal_shows_other_columns_on_request() -> None:
-    table = make_table([1.0], [2.0], **{"weight_bytes[chip]": [77.0]})
-    headers = [column.header for column in to_table(table).columns]
-    assert "size_bytes" in headers
-    assert not any("weight_bytes" in str(header) for header in headers)
-    assert any("weight_bytes" in str(column.header) for column in to_table(table, ["weight_bytes[chip]"]).columns)
+def test_the_terminal_shows_every_objective_before_what_is_needed_less() -> None:
+    costs = ("latency_ms[systolic-weight-stationary]", "energy_uj[systolic-weight-stationary]", "size_bytes")
+    table = make_table([1.0], [2e12], **{name: [1e6] for name in costs if name != "size_bytes"})
+    columns = front_columns(replace(table, objectives=objectives_of([QUALITY, *costs])))
+    assert {QUALITY, "candidate", *costs} <= {column.name for column in columns}
+    assert table_width(columns) <= 80
+
+
+def test_the_terminal_shows_the_columns_that_conditions_name_in_any_case() -> None:
+    others = [f"weight_bytes[chip-{number}]" for number in range(12)]
+    table = make_table([1.0], [2.0], **{name: [77.0] for name in others})
+    assert not {column.name for column in front_columns(table)} & set(others)
+    columns = front_columns(table, others)
+    assert set(others) < {column.name for column in columns}
+    assert cells(columns).count("77") == 12
     with pytest.raises(UserError, match="unknown column"):
-        to_table(table, ["weight_bytes[other]"])
+        front_columns(table, ["weight_bytes[other]"])
+
+
+def test_the_terminal_shows_the_columns_asked_for_and_no_others() -> None:
+    asked = "size_bytes,candidate,si_snr_improvement_db," + bits_column(TABLE.sites[0])
+    assert [column.name for column in front_columns(TABLE, asked=asked)] == asked.split(",")
+    assert {column.name for column in front_columns(TABLE, asked="all")} == set(column_names(TABLE)) - {
+        bits_column(site) for site in TABLE.sites
+    }
+    with pytest.raises(UserError, match="unknown column 'colour'; wanted one of candidate, "):
+        front_columns(TABLE, asked="candidate,colour")
