@@ -1,21 +1,14 @@
 import os
-import re
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor, RayExecutor, run_jobs
-from hwsearch.experiment import Fidelity
-from hwsearch.search.record import Failed, Scored
-from hwsearch.search.scoring import ScoringJob
-from hwsearch.separator.allocation import BitAllocation
-from tests.search.synthetic import events, make_experiment, quality, score, search
 
 
 def make_square(offset: int = 0) -> Callable[[int], int]:
@@ -113,79 +106,6 @@ def test_an_alarm_that_is_due_as_the_job_ends_harms_nothing(monkeypatch: pytest.
 def test_a_time_limit_without_ray_wants_the_main_thread() -> None:
     with ThreadPoolExecutor() as threads, pytest.raises(UserError, match="works in the main thread only"):
         threads.submit(partial(LocalExecutor, make_square, time_limit_s=1.0)).result()
-
-
-def moody_score(job: ScoringJob, folder: Path) -> Mapping[str, float]:
-    """Uniform 2 bits kill the worker always, uniform 3 bits the first time; uniform 4 bits raise."""
-    weights = {bits for site, bits in job.allocation.widths if site.endswith(".weight")}
-    marker = folder / "killed-once"
-    first_time = not marker.exists()
-    if weights == {3}:
-        marker.touch()
-    if weights == {2} or (weights == {3} and first_time):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if weights == {4}:
-        raise RuntimeError("no sound")
-    if weights == {5} and os.environ["OMP_NUM_THREADS"] != "1":
-        raise RuntimeError("too many threads")
-    if job.allocation.by_site["mask_head.output"] == 4:
-        raise UserError("the base is gone")
-    time.sleep(0.02)
-    return score(job)
-
-
-def make_moody(folder: Path) -> Callable[[ScoringJob], Mapping[str, float]]:
-    return partial(moody_score, folder=folder)
-
-
-@pytest.fixture(scope="module")
-def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RayExecutor, Path]]:
-    """Ray is started once; a whole search runs on it first."""
-    folder = tmp_path_factory.mktemp("ray")
-    with RayExecutor(partial(make_moody, folder), workers=2, max_attempts=2) as executor:
-        search(folder, make_experiment(16), executor)
-        yield executor, folder
-    import ray
-
-    assert not ray.is_initialized()
-
-
-def test_a_search_on_ray_outlives_its_workers(on_ray: tuple[RayExecutor, Path]) -> None:
-    scored = [event for event in events(on_ray[1]) if isinstance(event, Scored)][1:]
-    assert len({tuple(event.allocation.items()) for event in scored}) == 16
-    assert all(event.metrics == quality(BitAllocation.of(event.allocation)) for event in scored)
-    assert not any(event.worker.endswith(f":{os.getpid()}") for event in scored)
-
-
-def test_a_candidate_whose_worker_died_once_is_tried_again(on_ray: tuple[RayExecutor, Path]) -> None:
-    (retried,) = [
-        event
-        for event in events(on_ray[1])
-        if isinstance(event, Scored) and event.strategy == "uniform" and event.allocation["mask_head.weight"] == 3
-    ]
-    assert retried.attempts == 2
-
-
-def test_a_candidate_that_always_kills_its_worker_has_failed(on_ray: tuple[RayExecutor, Path]) -> None:
-    failed = {event.attempts: event.reason for event in events(on_ray[1]) if isinstance(event, Failed)}
-    assert failed.keys() == {1, 2}
-    assert failed[1] == "RuntimeError: no sound"
-    assert re.match(r"its worker died 2 times; the last time: ActorDiedError: ", failed[2])
-
-
-def test_ray_is_reached_from_this_machine_only(on_ray: tuple[RayExecutor, Path]) -> None:
-    import ray
-
-    assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
-
-
-def test_a_user_error_on_a_worker_arrives_as_itself(on_ray: tuple[RayExecutor, Path]) -> None:
-    executor, _ = on_ray
-    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 4))), Fidelity.POST_TRAINING))
-    with pytest.raises(UserError, match=r"^the base is gone$"):
-        executor.next_outcome()
-    executor.submit(1, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 8))), Fidelity.POST_TRAINING))
-    assert executor.next_outcome().error is None
 
 
 def test_an_address_without_a_cluster_is_refused() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.executor.portable import Portable, PortableJob, contents, moved, moved_paths, unpack
-from hwsearch.executor.ray_worker import RayWorker
+from hwsearch.executor.remote import RemoteWorker
 from hwsearch.experiment import Fidelity, ModuleConfig, Split
 from hwsearch.search.nas.sweep import NasFactory
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile
@@ -73,7 +73,7 @@ def test_weights_travel_to_the_worker_and_back_and_leave_nothing_there(tmp_path:
             given.output.write_bytes(given.start.path.read_bytes() + b" and trained")
         return 1.0
 
-    worker = RayWorker([], there)
+    worker = RemoteWorker([], there)
     worker._work = train
     result, error, _, _, files = worker.run(job, contents(job.files()))
     assert (result, error, files) == (1.0, None, {new: b"old and trained"})
@@ -87,12 +87,12 @@ def test_jobs_on_one_node_that_start_from_the_same_weights_do_not_take_them_from
     start, there = tmp_path / "run" / "start", tmp_path / "there"
     start.parent.mkdir()
     start.write_bytes(b"start")
-    first, second = RayWorker([], there), RayWorker([], there)
+    first, second = RemoteWorker([], there), RemoteWorker([], there)
 
     def job(name: str) -> ScoringJob:
         return ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, tmp_path / "run" / name, TrainedFile(start, ALLOCATION))
 
-    def run(worker: RayWorker, given: ScoringJob) -> tuple[object, str | None]:
+    def run(worker: RemoteWorker, given: ScoringJob) -> tuple[object, str | None]:
         return worker.run(given, contents(given.files()))[:2]
 
     def while_the_other_runs(given: ScoringJob) -> bytes:

@@ -8,7 +8,8 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.executor import preflight
-from hwsearch.executor.preflight import check_workers, host_and_port
+from hwsearch.executor.address import host_and_port
+from hwsearch.executor.preflight import check_workers
 from hwsearch.experiment import WorkersConfig
 from tests.tiny import hwsearch, refusal, write_tiny
 

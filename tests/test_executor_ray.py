@@ -13,24 +13,27 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.executor import LocalExecutor, RayExecutor, ray_session, ray_workers, run_jobs
+from hwsearch.executor import LocalExecutor, RayExecutor, actors, health, ray_session, run_jobs
 from hwsearch.experiment import Fidelity, WorkersConfig
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
 from tests.search.synthetic import essence, make_experiment, make_scorer, search
 from tests.sockets import descendants, is_loopback, listening, named
 
-HANG, DIE, HANG_THEN_DIE = -1, -2, -3
+HANG, DIE, HANG_THEN_DIE, DIE_ONCE, GIVE_UP = -1, -2, -3, -4, -5
 ONE_HOUR = 3600.0
 
 
 def work(number: int, folder: Path, seconds: float) -> int:
-    marker = folder / "hung-once"
-    if number == HANG or (number == HANG_THEN_DIE and not marker.exists()):
-        marker.touch()
+    marker = folder / f"tried-{number}"
+    first = not marker.exists()
+    marker.touch()
+    if number == HANG or (number == HANG_THEN_DIE and first):
         time.sleep(ONE_HOUR)
-    if number in (DIE, HANG_THEN_DIE):
+    if number in (DIE, HANG_THEN_DIE) or (number == DIE_ONCE and first):
         os._exit(1)
+    if number == GIVE_UP:
+        raise UserError("the base is gone")
     time.sleep(seconds)
     return number**2
 
@@ -65,21 +68,24 @@ def session() -> Iterator[None]:
         yield
 
 
-def test_a_hung_job_fails_after_its_attempts_and_others_go_on(tmp_path: Path) -> None:
-    each = WorkersConfig(time_limit_s=1.0)
+def test_jobs_that_hang_or_die_end_after_their_attempts_and_others_go_on(tmp_path: Path) -> None:
+    each, jobs = WorkersConfig(time_limit_s=1.0), [1, HANG, 2, DIE, 3, HANG_THEN_DIE, DIE_ONCE, 4]
     with RayExecutor(partial(make_work, tmp_path), workers=2, max_attempts=2, each=each) as executor:
-        outcomes = {outcome.key: outcome for outcome in run_jobs(executor, [1, HANG, 2, DIE, 3, HANG_THEN_DIE, 4])}
-    assert [outcomes[key].result for key in (0, 2, 4, 6)] == [1, 4, 9, 16]
-    assert (outcomes[1].error, outcomes[1].attempts) == ("no answer within 1 s, 2 times", 2)
-    assert outcomes[3].attempts == outcomes[5].attempts == 2
-    assert str(outcomes[3].error).startswith("its worker died 2 times; the last time: ActorDiedError: ")
+        outcomes = {jobs[outcome.key]: outcome for outcome in run_jobs(executor, jobs)}
+    assert {job: outcomes[job].result for job in (1, 2, 3, 4, DIE_ONCE)} == {1: 1, 2: 4, 3: 9, 4: 16, DIE_ONCE: DIE_ONCE**2}
+    assert (outcomes[HANG].error, outcomes[HANG].seconds) == ("no answer within 1 s, 2 times", 1.0)
+    assert str(outcomes[DIE].error).startswith("its worker died 2 times; the last time: ActorDiedError: ")
+    assert str(outcomes[HANG_THEN_DIE].error).startswith("its worker died or gave no answer 2 times; the last time: ActorDiedE")
+    assert [outcomes[job].attempts for job in (1, HANG, DIE, HANG_THEN_DIE, DIE_ONCE)] == [1, 2, 2, 2, 2]
 
 
-def test_hanging_and_dying_add_up(tmp_path: Path) -> None:
-    each = WorkersConfig(time_limit_s=1.0)
-    with RayExecutor(partial(make_work, tmp_path), workers=1, max_attempts=2, each=each) as executor:
-        (outcome,) = run_jobs(executor, [HANG_THEN_DIE])
-    assert str(outcome.error).startswith("its worker died or gave no answer 2 times; the last time: ActorDiedError: ")
+def test_a_user_error_on_a_worker_arrives_as_itself_and_the_worker_goes_on(tmp_path: Path) -> None:
+    with RayExecutor(partial(make_work, tmp_path), workers=1) as executor:
+        executor.submit(0, GIVE_UP)
+        with pytest.raises(UserError, match=r"^the base is gone$"):
+            executor.next_outcome()
+        executor.submit(1, 3)
+        assert executor.next_outcome().result == 9
 
 
 def test_a_time_limit_begins_when_the_job_does(tmp_path: Path) -> None:
@@ -105,7 +111,7 @@ def test_a_worker_killed_at_any_moment_loses_no_job(tmp_path: Path) -> None:
 def test_what_becomes_of_workers_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_workers, "REMIND_SECONDS", 0.0)
+    monkeypatch.setattr(health, "REMIND_SECONDS", 0.0)
     each = WorkersConfig(time_limit_s=1.0)
     with (
         caplog.at_level(logging.DEBUG, logger="hwsearch"),
@@ -125,11 +131,11 @@ def test_what_becomes_of_workers_is_said(
 
 
 def test_an_idle_worker_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_workers, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(actors, "ANSWER_SECONDS", 1.0)
     with RayExecutor(partial(make_work, tmp_path), workers=1) as executor:
         executor.submit(0, 2)
         stopped = int(executor.next_outcome().worker.rpartition(":")[2])
-        time.sleep(ray_workers.RESTED_SECONDS)
+        time.sleep(actors.RESTED_SECONDS)
         os.kill(stopped, signal.SIGSTOP)
         executor.submit(1, 3)
         outcome = executor.next_outcome()

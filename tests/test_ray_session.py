@@ -3,18 +3,14 @@
 import errno
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.executor import RayExecutor, ray_session, run_jobs
-from hwsearch.executor.ray_session import is_up
-
-session_module = sys.modules["hwsearch.executor.ray_session"]
-"""The package's function of that name hides it."""
+from hwsearch.executor import RayExecutor, ray_session, run_jobs, session
+from hwsearch.executor.session import is_up
 
 
 def where(_: int) -> int:
@@ -51,7 +47,7 @@ def test_one_session_of_ray_serves_several_executors_and_ends_with_them() -> Non
 
 
 def test_an_interrupt_as_ray_starts_leaves_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = session_module._start_here
+    start = session._start_here
 
     def interrupted(cores: int) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -60,7 +56,7 @@ def test_an_interrupt_as_ray_starts_leaves_none(monkeypatch: pytest.MonkeyPatch)
 
     started: list[bool] = []
     with monkeypatch.context() as patch:
-        patch.setattr(session_module, "_start_here", interrupted)
+        patch.setattr(session, "_start_here", interrupted)
         with RayExecutor(make_where, workers=1) as executor, pytest.raises(KeyboardInterrupt):
             executor.submit(0, 1)
     assert started == [True]  # whole, before anyone hears of it
@@ -76,7 +72,7 @@ def test_what_ends_the_thread_that_starts_ray_is_raised(monkeypatch: pytest.Monk
     def leave(_: int) -> None:
         raise SystemExit(7)
 
-    monkeypatch.setattr(session_module, "_start_here", leave)
+    monkeypatch.setattr(session, "_start_here", leave)
     with RayExecutor(make_where, workers=1) as executor, pytest.raises(SystemExit):
         executor.submit(0, 1)
 

@@ -5,18 +5,22 @@ one) that builds the function which does the work. Every worker calls it once, s
 loaded once per worker and shared by its jobs. Jobs are pure and idempotent: a job whose worker died is simply
 run again.
 
-`local` runs jobs in this process, `ray_workers` on warm actors; `ray_session` starts Ray here or joins a
-cluster, `preflight` looks before whether it can, and `portable` is how files reach machines that do not share them.
+`interface` is what every executor gives. `local` runs jobs in this process, `ray_executor` on warm actors of Ray:
+`attempts` keeps the jobs, `actors` the workers, `health` looks whether Ray lives. `session` starts Ray here or joins
+a cluster, `preflight` looks before whether it can, `remote` is what runs on the nodes, and `portable` is how files
+reach machines that do not share them.
 """
 
-from hwsearch.executor.base import Argument, Executor, Factory, Outcome, Result, run_jobs
+from hwsearch.executor.interface import Argument, Executor, Factory, Outcome, Result, run_jobs
 from hwsearch.executor.local import LocalExecutor
 from hwsearch.executor.preflight import check_workers
-from hwsearch.executor.ray_session import ray_session
-from hwsearch.executor.ray_workers import RayExecutor
+from hwsearch.executor.ray_executor import RayExecutor
+from hwsearch.executor.reasons import NO_ANSWER
+from hwsearch.executor.session import ray_session
 from hwsearch.experiment import WorkersConfig
 
 __all__ = [
+    "NO_ANSWER",
     "Executor",
     "Factory",
     "LocalExecutor",

@@ -9,7 +9,8 @@ from types import FrameType, TracebackType
 from typing import Generic, Self
 
 from hwsearch.errors import UserError
-from hwsearch.executor.base import Argument, Factory, Outcome, Result, attempt, no_answer, this_process
+from hwsearch.executor.interface import Argument, Factory, Outcome, Result, this_process
+from hwsearch.executor.reasons import attempt, no_answer
 from hwsearch.interrupts import checkpoint
 
 REPEAT_SECONDS = 1.0

@@ -2,21 +2,16 @@
 
 import logging
 import os
-import re
-import socket
 import subprocess
 import sys
 
 from hwsearch.cores import MOST_PROCESSES, available_cores
 from hwsearch.errors import UserError
-from hwsearch.executor.base import one_line
+from hwsearch.executor.address import check_reachable
 from hwsearch.experiment import WorkersConfig
 
-CONNECT_SECONDS = 5.0
-"""How long a cluster may take to answer."""
-
 ANSWER_SECONDS = 30.0
-"""How long it may take to say that it is one, and to look at the token."""
+"""How long a cluster may take to say that it is one, and to look at the token."""
 
 TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
 """What Ray's errors say when the token is a wrong one, and when its file cannot be read."""
@@ -70,19 +65,6 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
         )
 
 
-def check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would try for minutes.
-
-    Raises:
-        UserError: not of the form HOST:PORT, or no connection within a few seconds.
-    """
-    host_and_port(address)
-    try:
-        knock(address)
-    except OSError as error:
-        raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
-
-
 def check_cluster(address: str) -> None:
     """Refuse what listens and is no cluster, or one that this process has not the token of.
 
@@ -110,32 +92,6 @@ def check_cluster(address: str) -> None:
         )
     if asked.returncode:
         raise UserError(f"what listens at '{address}' does not say that it is a Ray cluster; wanted HOST:PORT of one")
-
-
-def knock(address: str) -> None:
-    """Connect to an address, and leave.
-
-    Raises:
-        OSError: nothing there.
-    """
-    socket.create_connection(host_and_port(address), timeout=CONNECT_SECONDS).close()
-
-
-def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of an address.
-
-    Raises:
-        UserError: it is none, or that of a server of Ray Client, from outside the cluster.
-    """
-    if address.startswith("ray://"):
-        raise UserError(
-            f"the address of the Ray cluster is '{address}'; wanted HOST:PORT of its head, on a machine that is one of its nodes "
-            "('ray start --address=HOST:PORT' makes it one): Ray Client is not supported"
-        )
-    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", address)
-    if found is None or not 0 < int(found[2]) < 2**16:
-        raise UserError(f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379")
-    return found[1].strip("[]"), int(found[2])
 
 
 def _cores(count: float) -> str:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwsearch.errors import UserError
-from hwsearch.executor import Executor, Outcome
-from hwsearch.executor.base import NO_ANSWER
+from hwsearch.executor import NO_ANSWER, Executor, Outcome
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.interrupts import checkpoint
 from hwsearch.search.folder_lock import FolderLock

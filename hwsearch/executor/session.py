@@ -14,9 +14,9 @@ from typing import Any
 import hw_models
 import hwsearch
 from hwsearch.errors import UserError
-from hwsearch.executor.base import one_error, one_line
-from hwsearch.executor.preflight import check_reachable
-from hwsearch.executor.ray_nodes import alive_nodes
+from hwsearch.executor.address import check_reachable
+from hwsearch.executor.nodes import alive_nodes
+from hwsearch.executor.reasons import one_error, one_line
 from hwsearch.experiment import WorkersConfig
 from hwsearch.interrupts import interrupts_held
 

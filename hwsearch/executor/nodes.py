@@ -1,21 +1,14 @@
-"""The nodes of the Ray that this process is connected to: which there are, whether those that count live, what lies on them."""
+"""The nodes of the Ray that this process is connected to: which there are, whether this machine's lives, what lies on them."""
 
-import logging
 import socket
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hwsearch.executor.preflight import knock
-from hwsearch.executor.ray_worker import delete_folder
-
-NODES_NAMED = 5
-"""When more nodes than this come or go together, a message names only so many."""
+from hwsearch.executor.address import knock
+from hwsearch.executor.remote import delete_folder
 
 CLEANUP_SECONDS = 10.0
 """How long nodes may take to delete the files they were sent."""
-
-logger = logging.getLogger(__name__)
 
 
 def head_answers() -> bool:
@@ -65,25 +58,6 @@ class NodeWatch:
         self._socket.close()
 
 
-class NodeNews:
-    """Tells of nodes of a cluster that come and go."""
-
-    def __init__(self) -> None:
-        """Those that are alive now are no news."""
-        self._known = {node["NodeID"]: _name(node) for node in alive_nodes()}
-
-    def tell(self, nodes: Iterable[Mapping[str, Any]]) -> None:
-        """Say what has changed, given those that are alive."""
-        found = {node["NodeID"]: _name(node) for node in nodes}
-        for what, some, others in (("has lost", self._known, found), ("has got", found, self._known)):
-            names = sorted(name for node, name in some.items() if node not in others)
-            if names:
-                count = "a node" if len(names) == 1 else f"{len(names)} nodes"
-                more = "" if len(names) <= NODES_NAMED else f" and {len(names) - NODES_NAMED} more"
-                logger.info("the cluster %s %s: %s%s", what, count, ", ".join(names[:NODES_NAMED]), more)
-        self._known = found
-
-
 def delete_files(root: Path, nodes: set[str]) -> None:
     """Delete what travelled to the nodes, below each one's folder for temporary files, where these still answer."""
     import ray
@@ -99,8 +73,3 @@ def delete_files(root: Path, nodes: set[str]) -> None:
     ]
     if waiting:
         ray.wait(waiting, num_returns=len(waiting), timeout=CLEANUP_SECONDS)
-
-
-def _name(node: Mapping[str, Any]) -> str:
-    """A node as `ray.nodes` has it, in words."""
-    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"

@@ -2,21 +2,15 @@
 
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from hwsearch.errors import UserError
-
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 Argument_contra = TypeVar("Argument_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
-
-NO_ANSWER = "no answer within"
-"""How the reason of a job begins that hung every time."""
 
 Factory = Callable[[], Callable[[Argument], Result]]
 
@@ -80,37 +74,6 @@ def run_jobs(executor: Executor[Argument, Result], arguments: Iterable[Argument]
         in_flight += 1
     for _ in range(in_flight):
         yield executor.next_outcome()
-
-
-def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Result | None, str | None, float]:
-    """Run a job; its result, or its exception in one line, and the seconds it took."""
-    start = time.perf_counter()
-    try:
-        return work(argument), None, time.perf_counter() - start
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a job is foreign code; what it raises is its outcome, and others go on
-        return None, one_error(error), time.perf_counter() - start
-
-
-def no_answer(time_limit_s: float, attempts: int) -> str:
-    """Why a job failed that hung every time."""
-    return f"{NO_ANSWER} {time_limit_s:g} s, {times(attempts)}"
-
-
-def times(count: int) -> str:
-    """How often, in words."""
-    return "once" if count == 1 else f"{count} times"
-
-
-def one_error(error: BaseException) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {one_line(error)}"
-
-
-def one_line(error: BaseException) -> str:
-    """What an exception says, in one line that any file takes: names of files may hold bytes that are no text."""
-    return " ".join(str(error).split())[:500].encode(errors="backslashreplace").decode()
 
 
 def this_process() -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.executor.base import attempt, one_error, this_process
+from hwsearch.executor.interface import this_process
 from hwsearch.executor.portable import Portable, PortableJob, moved, unpack
+from hwsearch.executor.reasons import attempt, one_error
 
 
-class RayWorker:
+class RemoteWorker:
     """The actor: builds the work function once and keeps it."""
 
     def __init__(self, factory: list[Any], root: Path | None) -> None:

@@ -1,0 +1,292 @@
+"""Workers on Ray: warm actors, started until there are enough, asked whether they live, replaced where they do not, ended."""
+
+import logging
+import math
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hwsearch.errors import UserError
+from hwsearch.executor.health import Health
+from hwsearch.executor.interface import Factory
+from hwsearch.executor.nodes import delete_files
+from hwsearch.executor.portable import Portable, PortableJob, contents
+from hwsearch.executor.reasons import CONTINUE, one_error, times
+from hwsearch.executor.remote import RemoteWorker, delete_folder
+from hwsearch.executor.session import worker_environment
+from hwsearch.experiment import WorkersConfig
+
+RESTED_SECONDS = 1.0
+"""A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
+cost the job an attempt."""
+
+ANSWER_SECONDS = 30.0
+"""How long it may take to answer."""
+
+WITH_ITS_NODE = "its node has died"
+"""How Ray says what an actor has died of; it has no type for that."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """An actor that can do jobs; it prints as its host and node."""
+
+    actor: Any
+    place: str
+    heard: float
+    """When it was last heard of, by `time.monotonic`."""
+
+    def __str__(self) -> str:
+        return self.place
+
+
+@dataclass(frozen=True)
+class Start:
+    """An actor that builds its work."""
+
+    actor: Any
+    where: Any
+    """Reference to its node and host, which it says before it builds."""
+    began: float
+    """By `time.monotonic`."""
+
+
+class Actors:
+    """The workers of an executor: each is starting, idle, asked whether it lives, or taken."""
+
+    def __init__(
+        self, factory: Factory[Any, Any], count: int, each: WorkersConfig, health: Health, *, local: bool, max_deaths: int
+    ) -> None:
+        """No workers yet.
+
+        Args:
+            factory: builds the work function, once per worker.
+            count: of workers.
+            each: what each gets.
+            health: of the Ray that they run on.
+            local: whether that is on this machine only, where no files travel.
+            max_deaths: how many workers in a row may die at their start.
+        """
+        self.count = count
+        self._plain_factory = factory
+        self._each = each
+        self._health = health
+        self._local = local
+        self._max_deaths = max_deaths
+        self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
+        """Folder of the files that travelled, below each node's folder for temporary files."""
+        self._nodes: set[str] = set()
+        """Nodes that may hold files."""
+        self._factory: Any = None
+        """The factory with its files, as Ray holds them; None while no worker starts."""
+        self._starting: dict[Any, Start] = {}
+        self._idle: list[Worker] = []
+        self._asked: dict[Any, tuple[Worker, float]] = {}
+        """By their answers to come: workers, and when each was asked, by `time.monotonic`."""
+        self._deaths: list[str] = []
+        """Deaths in a row of workers as they started. What takes many at once counts once."""
+        self._death_seen = -math.inf
+        """When the last of these was noticed, by `time.monotonic`."""
+
+    @property
+    def unused(self) -> int:
+        """How many are ready and without a job."""
+        return len(self._idle) + len(self._asked)
+
+    @property
+    def placed(self) -> int:
+        """How many are starting on a node, and not waiting for room."""
+        return sum(_node_of(start.where) is not None for start in self._starting.values())
+
+    @property
+    def awaited(self) -> list[Any]:
+        """The references to wait for; `hear` takes them."""
+        return [*self._starting, *self._asked]
+
+    def start_missing(self, taken: int) -> None:
+        """Start as many as are missing, given how many are taken.
+
+        Raises:
+            UserError: Ray has no room for what they read, or they keep dying at their start.
+        """
+        if len(self._deaths) >= self._max_deaths:
+            raise UserError(
+                f"workers die at their start, {times(len(self._deaths))} in a row, the last on {self._deaths[-1]}; "
+                f"{CONTINUE} when that is mended"
+            )
+        for _ in range(self.count - taken - self.unused - len(self._starting)):
+            if not self._health.own_node_lives():
+                return
+            if self._factory is None:
+                self._factory = self._hand_over()
+            # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
+            actor = self._actor_class.remote([self._factory], self._root)
+            where = actor.where.remote()
+            self._starting[actor.build.remote()] = Start(actor, where, time.monotonic())
+
+    def take(self, jobs: int) -> Worker | None:
+        """A worker that lives, if there is one; whoever takes it calls `rest` or `end`.
+
+        Those that have rested are asked first, no more of them than there are jobs to give out.
+        """
+        while self._idle and len(self._asked) < jobs:
+            worker = self._idle.pop()
+            if time.monotonic() - worker.heard <= RESTED_SECONDS:
+                return worker
+            self._asked[worker.actor.where.remote()] = worker, time.monotonic()
+        return None
+
+    def run(self, worker: Worker, argument: Any) -> Any:
+        """Give a job to a worker that was taken; the reference to what comes of it."""
+        files = contents(argument.files()) if self._root is not None and isinstance(argument, PortableJob) else {}
+        return worker.actor.run.remote(argument, files)
+
+    def rest(self, worker: Worker) -> None:
+        """Take back a worker that has just been heard of."""
+        self._idle.append(replace(worker, heard=time.monotonic()))
+
+    def end(self, worker: Worker) -> None:
+        """End a dead or hung worker, which will be replaced; more may have died with it, such as all of a node."""
+        import ray
+
+        ray.kill(worker.actor)
+        self._health.doubt()
+        self._idle = [replace(idle, heard=-math.inf) for idle in self._idle]
+
+    def hear(self, reference: Any) -> None:
+        """A worker has answered, or died: as it started, or when it was asked.
+
+        Raises:
+            UserError: it cannot build the work; names the node.
+        """
+        if reference in self._starting:
+            self._hear_of_start(reference)
+        else:
+            self._hear_of_asked(reference)
+
+    def end_silent(self) -> None:
+        """End those that were asked too long ago."""
+        for reference, (worker, asked) in list(self._asked.items()):
+            if time.monotonic() - asked >= ANSWER_SECONDS:
+                del self._asked[reference]
+                logger.debug("a worker without a job on node %s does not answer; another one is started", worker)
+                self.end(worker)
+
+    def end_all(self, taken: Iterable[Worker]) -> None:
+        """End every worker, also those taken, and delete what was sent to nodes; Ray must be up."""
+        import ray
+
+        ready = [*taken, *self._idle, *(worker for worker, _ in self._asked.values())]
+        for actor in [*(worker.actor for worker in ready), *(start.actor for start in self._starting.values())]:
+            ray.kill(actor)
+        if self._root is not None:
+            begun = filter(None, (_node_of(start.where) for start in self._starting.values()))
+            delete_files(self._root, self._nodes.union(node for node, _ in begun))
+
+    def delete_here(self) -> None:
+        """Delete what was sent to this machine's node; others are out of reach."""
+        if self._root is not None:
+            delete_folder(self._root)
+
+    def forget(self) -> None:
+        """Forget every worker."""
+        self._factory = None
+        self._starting.clear()
+        self._idle.clear()
+        self._asked.clear()
+        self._deaths.clear()
+
+    @cached_property
+    def _actor_class(self) -> Any:
+        import ray
+
+        return ray.remote(RemoteWorker).options(
+            num_cpus=self._each.cpus,
+            num_gpus=self._each.gpus,
+            memory=self._each.memory_bytes,
+            max_restarts=0,
+            runtime_env={"env_vars": worker_environment(self._each.threads, local=self._local)},
+        )
+
+    def _hand_over(self) -> Any:
+        """Give Ray the factory and its files, for as long as workers start.
+
+        Where this process owns something that lay on a node which has died, Ray tries to write down that it is lost, and ends
+        the process where that was the node of this machine.
+
+        Raises:
+            UserError: no room for it.
+        """
+        import ray
+        from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+        factory, files = self._plain_factory, dict[Path, Any]()
+        try:
+            if not self._local and isinstance(factory, Portable):
+                files = {path: ray.put(path.read_bytes()) for path in factory.files()}
+            return ray.put((factory, files))
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            raise UserError(f"Ray has no room for what workers read ({one_error(error)}); make room, and {CONTINUE}") from None
+
+    def _hear_of_start(self, reference: Any) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        start = self._starting.pop(reference)
+        try:
+            node, host, failure = ray.get(reference)
+        except RayError as death:
+            place = _place(start.where)
+            if start.began > self._death_seen and WITH_ITS_NODE not in str(death):
+                self._deaths.append(f"{place}: {one_error(death)}")
+                self._death_seen = time.monotonic()
+            logger.debug("a worker died as it started on %s: %s; another one is started", place, one_error(death))
+            self._health.doubt()
+            ray.kill(start.actor)
+            return
+        self._nodes.add(node)
+        if not self._starting:
+            self._factory = None
+        if failure is not None:
+            if self._local:
+                raise UserError(failure)
+            raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
+        self._deaths.clear()
+        self._idle.append(Worker(start.actor, f"{host} ({node[:8]})", time.monotonic()))
+
+    def _hear_of_asked(self, reference: Any) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        worker, _ = self._asked.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as death:
+            logger.debug("a worker without a job died on node %s: %s; another one is started", worker, one_error(death))
+            self.end(worker)
+            return
+        self.rest(worker)
+
+
+def _node_of(where: Any) -> tuple[str, str] | None:
+    """Node and host of an actor, if it has said where it is."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        node, host = ray.get(where, timeout=0)
+    except RayError:
+        return None
+    return node, host
+
+
+def _place(where: Any) -> str:
+    """The node of an actor as an error names it."""
+    found = _node_of(where)
+    return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"

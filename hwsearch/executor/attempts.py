@@ -1,0 +1,124 @@
+"""Jobs from their submission to their outcome: which wait, which run, which are tried again, and why one has failed.
+
+Nothing here knows Ray: whoever runs a job names its attempt by any hashable value, and says what became of it.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from hwsearch.executor.interface import Argument, Outcome, Result
+from hwsearch.executor.reasons import no_answer, times
+
+Worker = TypeVar("Worker")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job(Generic[Argument]):
+    """A job, and which attempt at it is next or now."""
+
+    key: int
+    argument: Argument
+    attempts: int = 1
+    hangs: int = 0
+    """How many of the attempts before ran out of time."""
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[Argument, Worker]):
+    """A job that a worker runs."""
+
+    job: Job[Argument]
+    worker: Worker
+    since: float
+    """When it began, by `time.monotonic`."""
+
+
+class Attempts(Generic[Argument, Result, Worker]):
+    """The jobs of an executor.
+
+    A job that waits again goes before those that never ran. `outcomes` holds what has come and was not taken.
+    """
+
+    def __init__(self, max_attempts: int, time_limit_s: float | None) -> None:
+        """No jobs yet.
+
+        Args:
+            max_attempts: times that a job is tried.
+            time_limit_s: of one attempt; None: it may take for ever.
+        """
+        self._max_attempts = max_attempts
+        self._time_limit_s = time_limit_s
+        self.waiting: deque[Job[Argument]] = deque()
+        self.running: dict[Hashable, Attempt[Argument, Worker]] = {}
+        """By name of the attempt, the oldest first."""
+        self.outcomes: deque[Outcome[Result]] = deque()
+
+    def submit(self, key: int, argument: Argument) -> None:
+        """Add a job behind those that wait."""
+        self.waiting.append(Job(key, argument))
+
+    def begin(self, name: Hashable, job: Job[Argument], worker: Worker) -> None:
+        """A worker begins with a job."""
+        self.running[name] = Attempt(job, worker, time.monotonic())
+
+    def lose(self, attempt: Attempt[Argument, Worker], death: str) -> None:
+        """The worker of an attempt, which runs no more, has died."""
+        self._fail(attempt, death, f"died ({death})")
+
+    def end_overdue(self) -> list[Worker]:
+        """End the attempts that are out of time; gives their workers."""
+        limit, ended = self._time_limit_s, list[Worker]()
+        while limit is not None and self.seconds_left() == 0.0:
+            attempt = self.running.pop(next(iter(self.running)))
+            late = f"no answer within {limit:g} s"
+            self._fail(replace(attempt, job=replace(attempt.job, hangs=attempt.job.hangs + 1)), late, late, limit)
+            ended.append(attempt.worker)
+        return ended
+
+    def lose_all(self, death: str) -> None:
+        """Everything that runs jobs has died at once."""
+        for attempt in reversed(self.running.values()):
+            self._retry(attempt.job, death)
+        self.running.clear()
+
+    def seconds_left(self) -> float | None:
+        """Until the next attempt is out of time; None where none ever is."""
+        if self._time_limit_s is None or not self.running:
+            return None
+        oldest = next(iter(self.running.values()))
+        return max(0.0, oldest.since + self._time_limit_s - time.monotonic())
+
+    def clear(self) -> None:
+        """Forget every job."""
+        self.waiting.clear()
+        self.running.clear()
+        self.outcomes.clear()
+
+    def _fail(self, attempt: Attempt[Argument, Worker], why: str, how: str, seconds: float = 0.0) -> None:
+        """Try the job of an attempt again, or give its outcome; say so."""
+        job = attempt.job
+        again = self._retry(job, why, seconds)
+        fate = f"is tried again, attempt {job.attempts + 1} of {self._max_attempts}" if again else "has failed"
+        logger.debug("a worker on node %s: %s; another one is started, and its job %d %s", attempt.worker, how, job.key, fate)
+
+    def _retry(self, job: Job[Argument], why: str, seconds: float = 0.0) -> bool:
+        """Queue a job once more; where its attempts are spent, give its outcome."""
+        again = job.attempts < self._max_attempts
+        if again:
+            self.waiting.appendleft(replace(job, attempts=job.attempts + 1))
+        else:
+            self.outcomes.append(Outcome(job.key, None, self._reason(job, why), job.attempts, seconds, worker=""))
+        return again
+
+    def _reason(self, job: Job[Argument], last: str) -> str:
+        """Why a job has failed, given what ended its last attempt."""
+        if job.hangs == job.attempts and self._time_limit_s is not None:
+            return no_answer(self._time_limit_s, job.attempts)
+        what = "died or gave no answer" if job.hangs else "died"
+        return f"its worker {what} {times(job.attempts)}; the last time: {last}"

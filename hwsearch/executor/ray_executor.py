@@ -1,0 +1,239 @@
+"""Jobs on Ray: warm actors, one job at a time each, replaced when they die or do not answer.
+
+`Attempts` keeps the jobs, `Actors` the workers, and `Health` looks whether Ray lives; `RayExecutor` has them act on each other.
+"""
+
+import logging
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from hwsearch.errors import UserError
+from hwsearch.executor.actors import Actors, Worker
+from hwsearch.executor.attempts import Attempts
+from hwsearch.executor.health import PATIENCE_SECONDS, Health
+from hwsearch.executor.interface import Argument, Factory, Outcome, Result
+from hwsearch.executor.nodes import head_answers
+from hwsearch.executor.reasons import CONTINUE, one_error, times
+from hwsearch.executor.session import check_fits, connect, disconnect, is_up
+from hwsearch.experiment import WorkersConfig
+from hwsearch.files import atomic_write_bytes
+from hwsearch.interrupts import checkpoint, pause
+
+WAIT_SECONDS = 1.0
+"""How long it waits for workers before it looks whether this machine's node lives."""
+
+logger = logging.getLogger(__name__)
+
+
+class RayExecutor(Generic[Argument, Result]):
+    """Runs jobs on Ray: warm actors with the cores that the experiment gives each, one job at a time per actor.
+
+    A job whose actor dies (a crash, memory, a lost node) or does not answer within the time limit is tried again on a new one,
+    `max_attempts` times in all. Without an address a fresh Ray is started on this machine, for this process only, and started
+    again if it dies; with one, the jobs go to that cluster. Its nodes need no file of this machine: those that a `Portable`
+    factory or job names travel through Ray's object store, once to each node, and what a job writes comes back.
+    """
+
+    def __init__(
+        self,
+        factory: Factory[Argument, Result],
+        workers: int,
+        *,
+        max_attempts: int = 3,
+        ray_address: str | None = None,
+        each: WorkersConfig | None = None,
+        patience_s: float = PATIENCE_SECONDS,
+    ) -> None:
+        """An executor that connects to Ray and starts its workers with the first job.
+
+        Args:
+            factory: builds the work function, once per worker.
+            workers: how many.
+            max_attempts: times that a job is tried, that workers in a row may die at their start, and a local Ray on its own.
+            ray_address: a cluster to join.
+            each: what each worker gets.
+            patience_s: how long to wait for workers where none is ready.
+        """
+        self._address = ray_address
+        self._each = each or WorkersConfig()
+        self._max_attempts = max_attempts
+        self._attempts = Attempts[Argument, Result, Worker](max_attempts, self._each.time_limit_s)
+        self._health = Health(ray_address, patience_s)
+        self._actors = Actors(factory, workers, self._each, self._health, local=ray_address is None, max_deaths=max_attempts)
+        self._restarts = 0
+        """How often a local Ray was started again since the last outcome."""
+        self._has_begun = False
+        self._owns_ray = False
+
+    @property
+    def capacity(self) -> int:
+        """One job per worker, and one waiting per eight workers to bridge the driver's time.
+
+        A single worker has none waiting, so that each proposal knows of every result before it, as it does without Ray.
+        """
+        workers = self._actors.count
+        return 1 if workers == 1 else workers + (workers + 7) // 8
+
+    @property
+    def ready(self) -> int:
+        """Outcomes that have come and were not taken."""
+        return len(self._attempts.outcomes)
+
+    def submit(self, key: int, argument: Argument) -> None:
+        """Queue a job; the first one starts Ray and the workers.
+
+        Raises:
+            UserError: no cluster answers, Ray does not start here, or no node has what one worker wants.
+        """
+        if not self._has_begun:
+            self._owns_ray = connect(self._actors.count, self._address, self._each)
+            self._has_begun = True
+            if self._address is None:  # a cluster may be about to start larger machines
+                check_fits(self._each)
+            self._begin()
+        self._attempts.submit(key, argument)
+        self._dispatch()
+
+    def next_outcome(self) -> Outcome[Result]:
+        """Wait for any job; see `Executor`.
+
+        Raises:
+            UserError: also where Ray or all its nodes are gone for good.
+        """
+        attempts = self._attempts
+        if not (attempts.outcomes or attempts.running or attempts.waiting):
+            raise LookupError("no job is in flight")
+        while True:
+            checkpoint()
+            # Before an outcome is given, too: workers go on while the driver thinks.
+            self._look_after_ray()
+            self._actors.start_missing(len(attempts.running))
+            self._dispatch()
+            if attempts.outcomes:
+                break
+            self._collect()
+            self._actors.end_silent()
+            for worker in attempts.end_overdue():
+                self._actors.end(worker)
+            self._health.tell_ready(self._ready_workers, self._actors.count)
+        self._restarts = 0
+        return attempts.outcomes.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if self._has_begun and is_up():
+                if self._health.own_node_lives() and head_answers():
+                    self._actors.end_all(attempt.worker for attempt in self._attempts.running.values())
+                else:
+                    self._actors.delete_here()
+        finally:
+            if self._owns_ray and is_up():
+                disconnect()
+            self._health.close()
+            self._actors.forget()
+            self._attempts.clear()
+
+    @property
+    def _ready_workers(self) -> int:
+        return len(self._attempts.running) + self._actors.unused
+
+    def _begin(self) -> None:
+        """Start every worker on a Ray that was connected to just now."""
+        self._health.begin()
+        self._actors.start_missing(taken=0)
+
+    def _dispatch(self) -> None:
+        """Give jobs to workers."""
+        attempts = self._attempts
+        while attempts.waiting and self._health.is_trusted():
+            worker = self._actors.take(len(attempts.waiting))
+            if worker is None:
+                return
+            job = attempts.waiting.popleft()
+            attempts.begin(self._actors.run(worker, job.argument), job, worker)
+
+    def _collect(self) -> None:
+        """Wait a while for whatever comes first, then take all that has come."""
+        import ray
+
+        waiting, left = [*self._attempts.running, *self._actors.awaited], self._attempts.seconds_left()
+        seconds = WAIT_SECONDS if left is None else min(WAIT_SECONDS, left)
+        if not waiting:
+            pause(seconds)
+            return
+        first, _ = ray.wait(waiting, num_returns=1, timeout=seconds)
+        if not first or not self._health.own_node_lives():
+            return
+        done, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        for reference in done:
+            if reference in self._attempts.running:
+                self._finish(reference)
+            else:
+                self._actors.hear(reference)
+
+    def _finish(self, reference: Any) -> None:
+        """A job is done, or its worker has died.
+
+        Raises:
+            UserError: the job raised one, which concerns every job.
+        """
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        attempt = self._attempts.running.pop(reference)
+        try:
+            result, error, seconds, name, files = ray.get(reference)
+        except RayTaskError as failure:
+            self._actors.rest(attempt.worker)
+            if isinstance(failure.cause, UserError):
+                raise failure.cause from None
+            raise
+        except RayError as death:
+            self._actors.end(attempt.worker)
+            self._attempts.lose(attempt, one_error(death))
+            return
+        for path, content in files.items():
+            atomic_write_bytes(path, content)
+        self._actors.rest(attempt.worker)
+        self._attempts.outcomes.append(Outcome(attempt.job.key, result, error, attempt.job.attempts, seconds, name))
+
+    def _look_after_ray(self) -> None:
+        """Start a local Ray again whose node has died; wait for a cluster that has lost its workers, though not for ever.
+
+        Raises:
+            UserError: the head or this machine's node of a cluster is gone, no worker has come for too long, or a local Ray
+                dies again and again.
+        """
+        if not self._health.is_due():
+            return
+        nodes = self._health.look()
+        if nodes is not None:
+            ready = self._ready_workers
+            self._health.wait_for_workers(ready, 0 if ready else self._actors.placed, nodes)
+        elif self._address is None:
+            self._restart()
+        else:  # let go of it before Ray needs the node; whoever outlives this call finds no Ray
+            self._attempts.clear()
+            self._actors.forget()
+            disconnect()
+            self._actors.delete_here()
+            raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
+
+    def _restart(self) -> None:
+        """A new local Ray with new workers; the jobs that ran on the old one count it as a death of their worker.
+
+        Raises:
+            UserError: Ray has died before, and no job was done in between.
+        """
+        self._restarts += 1
+        if self._restarts > self._max_attempts:
+            raise UserError(f"Ray has died on this machine {times(self._restarts)} in a row; {CONTINUE}")
+        logger.warning("Ray has died on this machine; starting it again")
+        self._attempts.lose_all("Ray itself died on this machine")
+        self._actors.forget()
+        disconnect()
+        connect(self._actors.count, None, self._each)
+        self._begin()
