@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
-from hwsearch.executor import LocalExecutor
+from hwsearch.executor import LocalExecutor, Outcome
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
 from hwsearch.search.driver import run_search
@@ -179,13 +180,21 @@ def test_a_small_space_is_scored_whole_and_the_search_ends(tmp_path: Path, sampl
     assert "no more allocations" in str(summary)
 
 
+class SecondAttempts(LocalExecutor[ScoringJob, Mapping[str, float]]):
+    """As where the worker of every job has died once."""
+
+    def next_outcome(self) -> Outcome[Mapping[str, float]]:
+        return replace(super().next_outcome(), attempts=2)
+
+
 def test_failed_candidates_are_recorded_and_replaced(tmp_path: Path) -> None:
     def bad(allocation: BitAllocation) -> bool:
         return allocation.by_site["mask_head.weight"] == 3
 
-    executor = LocalExecutor(lambda: partial(failing, when=bad))
+    executor = SecondAttempts(lambda: partial(failing, when=bad))
     summary = search(tmp_path, make_experiment(25), executor)
     failures = [event for event in events(tmp_path) if isinstance(event, Failed)]
+    assert {event.attempts for event in events(tmp_path) if isinstance(event, Scored | Failed)} == {2}
     assert summary.scored == len(scored_allocations(tmp_path)) == 25
     assert summary.failed == len(failures) > 0
     assert {event.reason for event in failures} == {"RuntimeError: no sound at all"}
