@@ -5,7 +5,7 @@ import math
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ WITH_ITS_NODE = "its node has died"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Worker:
     """An actor that can do jobs; it prints as its host and node."""
 
@@ -149,7 +149,8 @@ class Actors:
 
     def rest(self, worker: Worker) -> None:
         """Take back a worker that has just been heard of."""
-        self._idle.append(replace(worker, heard=time.monotonic()))
+        worker.heard = time.monotonic()
+        self._idle.append(worker)
 
     def end(self, worker: Worker) -> None:
         """End a dead or hung worker, which will be replaced; more may have died with it, such as all of a node."""
@@ -157,7 +158,8 @@ class Actors:
 
         ray.kill(worker.actor)
         self._health.doubt()
-        self._idle = [replace(idle, heard=-math.inf) for idle in self._idle]
+        for idle in self._idle:
+            idle.heard = -math.inf
 
     def hear(self, reference: Any) -> None:
         """A worker has answered, or died: as it started, or when it was asked.

@@ -7,8 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from hwsearch.executor.interface import Argument, Outcome, Result
 from hwsearch.executor.reasons import no_answer, times
@@ -18,8 +17,7 @@ Worker = TypeVar("Worker")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job(Generic[Argument]):
+class Job(NamedTuple, Generic[Argument]):
     """A job, and which attempt at it is next or now."""
 
     key: int
@@ -29,8 +27,7 @@ class Job(Generic[Argument]):
     """How many of the attempts before ran out of time."""
 
 
-@dataclass(frozen=True)
-class Attempt(Generic[Argument, Worker]):
+class Attempt(NamedTuple, Generic[Argument, Worker]):
     """A job that a worker runs."""
 
     job: Job[Argument]
@@ -77,7 +74,7 @@ class Attempts(Generic[Argument, Result, Worker]):
         while limit is not None and self.seconds_left() == 0.0:
             attempt = self.running.pop(next(iter(self.running)))
             late = f"no answer within {limit:g} s"
-            self._fail(replace(attempt, job=replace(attempt.job, hangs=attempt.job.hangs + 1)), late, late, limit)
+            self._fail(attempt._replace(job=attempt.job._replace(hangs=attempt.job.hangs + 1)), late, late, limit)
             ended.append(attempt.worker)
         return ended
 
@@ -111,7 +108,7 @@ class Attempts(Generic[Argument, Result, Worker]):
         """Queue a job once more; where its attempts are spent, give its outcome."""
         again = job.attempts < self._max_attempts
         if again:
-            self.waiting.appendleft(replace(job, attempts=job.attempts + 1))
+            self.waiting.appendleft(job._replace(attempts=job.attempts + 1))
         else:
             self.outcomes.append(Outcome(job.key, None, self._reason(job, why), job.attempts, seconds, worker=""))
         return again
