@@ -75,14 +75,6 @@ def test_only_attempts_out_of_time_are_ended(monkeypatch: pytest.MonkeyPatch) ->
     assert [(job.key, job.attempts) for job in attempts.waiting] == [(0, 2)]
 
 
-def test_without_a_limit_no_attempt_is_out_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, attempts = Clock(monkeypatch), Attempts[str, int, str](1, None)
-    attempts.submit(0, "job")
-    begin_next(attempts, "a")
-    clock.now = 1e9
-    assert (attempts.end_overdue(), attempts.seconds_left()) == ([], None)
-
-
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 5), st.data())
 def test_every_job_has_one_outcome(most: int, jobs: int, workers: int, data: st.DataObject) -> None:
     """Whatever dies, also everything at once: after as many attempts as there were deaths, plus one for a job that succeeds."""
@@ -90,6 +82,7 @@ def test_every_job_has_one_outcome(most: int, jobs: int, workers: int, data: st.
     for key in range(jobs):
         attempts.submit(key, "job")
     while attempts.waiting or attempts.running:
+        assert (attempts.seconds_left(), attempts.end_overdue()) == (None, []), "there is no limit"
         while attempts.waiting and len(attempts.running) < workers:
             begin_next(attempts, str(next(names)))
         how, name = data.draw(st.sampled_from(["end", "die", "all"])), data.draw(st.sampled_from(list(attempts.running)))

@@ -43,12 +43,7 @@ class Attempts(Generic[Argument, Result, Worker]):
     """
 
     def __init__(self, max_attempts: int, time_limit_s: float | None) -> None:
-        """No jobs yet.
-
-        Args:
-            max_attempts: times that a job is tried.
-            time_limit_s: of one attempt; None: it may take for ever.
-        """
+        """No jobs yet; the time limit is for one attempt, and None is no limit."""
         self._max_attempts = max_attempts
         self._time_limit_s = time_limit_s
         self.waiting: deque[Job[Argument]] = deque()

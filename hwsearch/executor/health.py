@@ -35,12 +35,7 @@ class Health:
     """Looks after one Ray after another; `begin` with each."""
 
     def __init__(self, address: str | None, patience_s: float = PATIENCE_SECONDS) -> None:
-        """Nothing to look after yet.
-
-        Args:
-            address: of the cluster; None: Ray runs on this machine only.
-            patience_s: how long to wait for workers where none is ready.
-        """
+        """Nothing to look after yet; without an address Ray runs on this machine only."""
         self._address = address
         self._place = "this machine" if address is None else f"the Ray cluster at '{address}'"
         self._patience_s = patience_s
@@ -110,12 +105,7 @@ class Health:
             raise UserError(f"no answer from {self._place} for {silent:.0f} s; {CONTINUE} when there is")
 
     def wait_for_workers(self, ready: int, placed: int, nodes: int) -> None:
-        """Say so where no worker is ready, and in the end give up: none was placed, or those placed hang as they start.
-
-        Args:
-            ready: workers that can do jobs.
-            placed: workers that start on a node.
-            nodes: that live.
+        """Say so where no worker is ready, and in the end give up: none was placed on a node, or those placed hang as they start.
 
         Raises:
             UserError: none has been ready for too long.
