@@ -95,7 +95,7 @@ def parse_address(text: str) -> StorageAddress:
     if kind is None:
         raise UserError(f"storage: unknown scheme '{scheme}'; wanted {WANTED}")
     url = _parse(text, kind)
-    if url is None or "@" in f"{url.host}{url.database}":
+    if url is None or {"@", "\0"} & set(f"{url.host}{url.database}"):
         raise UserError(f"storage: not an address of '{scheme}', where @ and : in a user and @ in a password are %40 and %3A; "
                         f"wanted {WANTED}")  # fmt: skip
     if kind != POSTGRESQL and (url.host or url.username or url.port or url.query or url.database in {None, "", ":memory:"}):

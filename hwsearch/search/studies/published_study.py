@@ -13,6 +13,7 @@ from hwsearch.files import check_writable
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.space import Point
 from hwsearch.search.studies.address import StorageAddress
+from hwsearch.search.studies.mirror import MIRROR_FILE
 from hwsearch.search.studies.storage import Key, StorageError, close_storage, held_keys, open_storage, translated
 from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, TrialWriter
 
@@ -69,6 +70,8 @@ def open_study(address: StorageAddress, folder: Path, header: Header) -> Iterato
         StorageError: the storage does not do it, or another process publishes this run folder.
         ForeignStudyError: the study belongs to someone else.
     """
+    if address.file == (folder / MIRROR_FILE).absolute():
+        raise ForeignStudyError("the driver of the run folder writes this file itself; wanted another file")
     try:
         lock = FileLock(folder / LOCK_FILE, timeout=0).acquire()
     except Timeout:

@@ -193,6 +193,8 @@ def _open_journal(path: Path) -> JournalStorage:
     lock.acquire()
     try:
         content = path.read_bytes()
+        if content and not content.startswith(b'{"op_code":'):
+            raise StorageError("it is no journal of Optuna's")
         if not content.endswith(b"\n"):
             with path.open("r+b") as stream:
                 stream.truncate(content.rfind(b"\n") + 1)

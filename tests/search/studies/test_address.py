@@ -57,6 +57,7 @@ def test_what_is_shown_holds_no_user_password_or_option() -> None:
         ("redis://me:hunter2@host/0", "Redis is not supported"),
         ("rediss://me:hunter2@host/0", "Redis is not supported"),
         ("postgresql://me:hunter2@host:port/db", "not an address of 'postgresql'"),
+        ("sqlite:///hunter2%00", "not an address of 'sqlite'"),
         ("postgresql://hunt/er2@host/db", "not an address of 'postgresql'"),
         ("postgresql://me:hunt@er2@host/db", "not an address of 'postgresql'"),
         ("postgresql://me:hunter2@b\udcff/0", "its address is not UTF-8"),

@@ -242,6 +242,18 @@ def test_a_journal_that_cannot_be_read_leaves_the_search_whole(
             refuse()
 
 
+@pytest.mark.parametrize("content", [b"a line\n", b"a line\nhalf", b'{"json": 1}\n', bytes(range(256))])
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path: Path, journal: str, content: bytes) -> None:
+    search(tmp_path, make_experiment(5))
+    file = parse_address(journal).file
+    assert file is not None
+    file.write_bytes(content)
+    for refuse in (lambda: published(tmp_path, journal), lambda: check_study(parse_address(journal), "synthetic", "", None)):
+        with pytest.raises(UserError, match="it is no journal of Optuna's"):
+            refuse()
+    assert file.read_bytes() == content
+
+
 def test_half_a_line_and_a_lock_that_a_killed_driver_left_do_no_harm(
     tmp_path: Path, journal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

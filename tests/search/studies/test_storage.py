@@ -132,6 +132,10 @@ def test_publish_adds_what_is_missing(run: Path, tmp_path: Path) -> None:
 def test_publish_wants_a_record_and_a_storage(run: Path, tmp_path: Path) -> None:
     assert refusal(hwsearch("publish", run)) == "there is no storage to publish to; wanted --storage ADDRESS, or HWSEARCH_STORAGE"
     assert "record.jsonl" in refusal(hwsearch("publish", tmp_path, "--storage", f"sqlite:///{tmp_path / 'studies.db'}"))
+    mirror = run / "optuna-journal.log"
+    before = mirror.read_bytes()
+    assert "writes this file itself" in refusal(hwsearch("publish", run, "--storage", f"journal:///{mirror}"))
+    assert mirror.read_bytes() == before
     assert "unable to open" in refusal(hwsearch("publish", run, "--storage", "sqlite:////proc/studies.db"))
     assert list(tmp_path.iterdir()) == [run]
 
