@@ -42,6 +42,7 @@ def said(stdout: str, word: str) -> str:
 def test_every_built_in_target_charges_the_embedded_base(name: str) -> None:
     answer = hwsearch("cost", name, "--weight-bits", 2, "--activation-bits", 4)
     assert answer.code == 0, answer.stderr
+    assert max(map(len, answer.stdout.splitlines())) <= 80
     row = total(answer.stdout)
     assert float(row["latency_ms"].replace(",", "")) > 0
     assert ("energy_uj" in row) == (load_target(name).energy is not None)
