@@ -43,10 +43,12 @@ def test_a_scorer_reads_nothing_but_what_it_names(tiny: Tiny, tmp_path: Path) ->
     factory = tiny.scorer_factory
     files = list(factory.files())
     assert isinstance(factory, Portable)
-    assert len(files) == 3 + 2 * len(tiny.mixtures(Split.VALIDATION))
+    assert len(files) == 4 + 2 * len(tiny.mixtures(Split.VALIDATION))
     unpack(contents(files), tmp_path)
     job = ScoringJob(BitAllocation.of(tiny.events()[3]["allocation"]), Fidelity.POST_TRAINING)
     assert factory.below(tmp_path)()(job) == tiny.events()[3]["metrics"]
+    left = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {moved(path, tmp_path) for path in files}, "made again what the driver had made"
 
 
 def test_a_job_takes_its_start_along_and_leaves_its_weights() -> None:
@@ -116,7 +118,7 @@ def test_the_file_of_a_network_of_ones_own_travels_and_a_package_does_not(
     factory = tiny.scorer_factory
     network = ModuleConfig(module=f"{where}:build", arguments={"channels": 8})
     experiment = factory.experiment.model_copy(update={"separator": network})
-    paths = {"base": Path("/run/base"), "data_folder": factory.data_folder, "calibration": Path("/run/calibration.json")}
+    paths = {"base": factory.base, "data_folder": factory.data_folder, "calibration": factory.calibration}
     problem = {"problem": None, "cost": None} if kind is NasFactory else {}
     made = kind(experiment, **paths, pool=Path("/run/pool"), **problem)
     there = made.below(ROOT)
@@ -125,4 +127,4 @@ def test_the_file_of_a_network_of_ones_own_travels_and_a_package_does_not(
     assert there.experiment.separator == network.model_copy(
         update={"module": f"/elsewhere{where}:build" if is_file else f"{where}:build"}
     )
-    assert (there.base, there.pool) == (ROOT / "run/base", ROOT / "run/pool")
+    assert (there.base, there.pool) == (moved(factory.base, ROOT), ROOT / "run/pool")

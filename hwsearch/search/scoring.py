@@ -22,7 +22,7 @@ from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAININ
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork, KeptInput
 from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import PreparedBase, prepare_base
+from hwsearch.separator.prepare import PreparedBase, prepare_base, prepared_files
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
 from hwsearch.training.qat import train_quantized
@@ -97,7 +97,7 @@ class ScorerFactory:
         """All that scoring reads, for workers that do not share it."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
         code = code_files(self.experiment.separator)
-        return (self.base, self.calibration, *code, *mixtures, *(() if self.pool is None else (self.pool,)))
+        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""

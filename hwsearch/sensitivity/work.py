@@ -29,7 +29,7 @@ from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
 from hwsearch.sensitivity.table import Method
 from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.prepare import prepare_base, prepared_files
 from hwsearch.separator.separator import Separator
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class WorkFactory:
         """All that the jobs read, for workers that do not share it."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
         code = code_files(self.experiment.separator)
-        return (self.base, self.calibration, *code, *mixtures, *(() if self.pool is None else (self.pool,)))
+        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""

@@ -24,7 +24,7 @@ from hwsearch.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.separator import Separator
-from hwsearch.separator.traced import kept_graph
+from hwsearch.separator.traced import graph_file, kept_graph
 from hwsearch.separator.weight_scales import WeightScales
 
 _MEND = "delete it and it is made again"
@@ -139,6 +139,11 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
         write_sealed_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
     return prepared
+
+
+def prepared_files(path: Path, cache: Path) -> tuple[Path, ...]:
+    """All that `prepare_base` reads of a base that it has prepared before, but for the user's own code."""
+    return path, cache, graph_file(cache.parent, base_digest(path))
 
 
 def calibration_digest(cache: Path) -> str:

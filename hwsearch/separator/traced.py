@@ -63,6 +63,11 @@ def graph_of(module: nn.Module, inputs: int, frames: int = 64) -> Graph:
     return trace(module, [torch.randn(1, inputs, frames, generator=torch.Generator().manual_seed(0))])
 
 
+def graph_file(folder: Path, key: str) -> Path:
+    """Where `kept_graph` keeps a graph."""
+    return folder / f"network-{key[:16]}.safetensors"
+
+
 def kept_graph(separator: Separator, folder: Path, key: str) -> Graph:
     """The graph from a folder, or traced and put there: tracing takes seconds, which each process would wait for.
 
@@ -74,7 +79,7 @@ def kept_graph(separator: Separator, folder: Path, key: str) -> Graph:
     Raises:
         UserError: as `traced`, or a damaged file.
     """
-    path = folder / f"network-{key[:16]}.safetensors"
+    path = graph_file(folder, key)
     if path.is_file():
         return load_graph(path)
     graph = traced(separator)

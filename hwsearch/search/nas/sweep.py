@@ -21,7 +21,7 @@ from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import calibration_digest, prepare_base
+from hwsearch.separator.prepare import calibration_digest, prepare_base, prepared_files
 from hwsearch.training.pool import load_pool
 
 NAS_FILE = "nas.json"
@@ -80,7 +80,8 @@ class NasFactory:
     def files(self) -> Iterable[Path]:
         """All that the work reads, for workers that do not share it."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        return (self.base, self.calibration, *code_files(self.experiment.separator), *mixtures, self.pool)
+        prepared = prepared_files(self.base, self.calibration)
+        return (*prepared, *code_files(self.experiment.separator), *mixtures, self.pool)
 
     def below(self, root: Path) -> Self:
         """The same, reading copies below another root."""
