@@ -29,7 +29,6 @@ from tests.search.studies.expected import RICH, check_attributes, check_trials, 
 from tests.search.synthetic import make_experiment, search
 from tests.servers import Mortal, Wire, everything_stored, fresh_database, load_study, optuna_storage, wait_for
 
-KINDS = ("postgresql", "sqlite", "journal")
 ROOT = Path(__file__).parents[3]
 
 
@@ -39,7 +38,7 @@ def postgres() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["postgresql", "journal"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgres"))
@@ -77,6 +76,7 @@ def verify(folder: Path, address: str) -> optuna.Study:
     return study
 
 
+@pytest.mark.parametrize("database", ["postgresql", "sqlite", "journal"], indirect=True)
 def test_every_finished_candidate_is_there_with_all_that_the_record_says(tmp_path: Path, database: str) -> None:
     address = parse_address(database)
     assert check_study(address, RICH.name, "", None) is None
@@ -268,8 +268,6 @@ def test_half_a_line_and_a_lock_that_a_killed_driver_left_do_no_harm(
     verify(tmp_path, journal)
 
 
-# Not SQLite: Optuna gives two trials one number there where a study is deleted while one is added.
-@pytest.mark.parametrize("database", ["postgresql", "journal"], indirect=True)
 def test_an_emptied_storage_is_written_anew(tmp_path: Path, database: str) -> None:
     """Before the search goes on, and while it runs."""
     search(tmp_path, make_experiment(12), storage=parse_address(database))
@@ -374,7 +372,6 @@ def test_a_server_that_says_nothing_any_more_keeps_nobody(tmp_path: Path, postgr
     verify(tmp_path / "run", postgres)
 
 
-@pytest.mark.parametrize("database", ["postgresql", "journal"], indirect=True)
 @pytest.mark.parametrize(
     "kills",
     [pytest.param((25, 60), id="twice"), pytest.param((5, 15, 25, 35, 45, 55, 65, 75), id="often", marks=pytest.mark.slow)],
