@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 
 from hw_models.reading import Unreadable, no_file, parse_json, read_bytes, read_text
 from hwsearch.errors import UserError
+from hwsearch.locks import lock_at_once
 
 JSON_BYTES = 256 * 2**20
 """The largest JSON file that is read; the figures of the largest test set that an experiment can ask for take half of it."""
@@ -205,8 +205,7 @@ def _hidden_folder(path: Path) -> tuple[Path, int]:
 def _take(folder: Path, lock: int) -> bool:
     """Lock and empty a folder; false where another process holds it or has just removed it, or where that cannot be done."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not os.path.samestat(os.fstat(lock), folder.lstat()):
+        if not lock_at_once(lock) or not os.path.samestat(os.fstat(lock), folder.lstat()):
             return False
         for left in folder.iterdir():
             if left.is_dir() and not left.is_symlink():

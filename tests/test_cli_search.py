@@ -15,7 +15,8 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.search.drivers import DriverAccount, Step
+from hwsearch.journal import Journal
+from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, Step
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.log import LOG_FILE
 from hwsearch.workflow import dry_run
@@ -95,7 +96,8 @@ def test_the_status_before_anything_is_scored_says_who_does_what(
 
 def test_the_status_says_that_the_last_driver_was_killed(copied: Tiny) -> None:
     with FolderLock(copied.folder):
-        DriverAccount(copied.folder).step(Step.SENSITIVITIES, 1, 2)
+        with Journal(copied.folder / DRIVERS_FILE, "drivers", sealed=False) as journal:
+            DriverAccount(journal).step(Step.SENSITIVITIES, 1, 2)
         assert status_of(copied.folder)["step"]["step"] == "sensitivities"
     assert status_of(copied.folder)["last_end"]["how"] == "killed"
     assert "it was killed, or its machine went down" in hwsearch("status", copied.folder).stdout

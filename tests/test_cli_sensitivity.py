@@ -173,10 +173,10 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
 ENDED = """
 import os, sys
 from hwsearch.cli import main
-from hwsearch.sensitivity.cache import Journal
+from hwsearch.sensitivity.cache import ResultJournal
 
 signal, results = int(sys.argv.pop(1)), int(sys.argv.pop(1))
-append = Journal.append
+append = ResultJournal.append
 
 def append_and_end(journal, result):
     global results
@@ -185,7 +185,7 @@ def append_and_end(journal, result):
     if results == 0:
         os.kill(os.getpid(), signal)
 
-Journal.append = append_and_end
+ResultJournal.append = append_and_end
 main()
 """
 """A command that sends itself a signal as soon as so many results are on the disk: from outside it might have ended by then."""

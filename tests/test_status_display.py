@@ -9,7 +9,7 @@ from rich.live import Live
 
 from hwsearch.experiment import Fidelity
 from hwsearch.front.status import SearchStatus
-from hwsearch.search.folder_lock import LockHolder
+from hwsearch.locks import LockHolder
 from hwsearch.view import status as status_display
 from hwsearch.view.status import LivePanel, live_panel, panel, sparkline
 from hwsearch.view.terminal import duration

@@ -15,8 +15,9 @@ from pydantic import BaseModel
 
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.front.working_time import WorkingTime
+from hwsearch.locks import LockHolder
 from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
-from hwsearch.search.folder_lock import LockHolder, lock_holder
+from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.hypervolume import volumes_at
 from hwsearch.search.identity import header_space
 from hwsearch.search.log import LOG_FILE

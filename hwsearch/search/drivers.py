@@ -1,7 +1,7 @@
 """The drivers of a run folder: when each began, which step it came to, and how it ended, also before there is a record.
 
-One JSON object per line in a file of its own, written by whoever holds the folder. A kill leaves no last line: a driver that does
-not hold the folder any more and has not said how it ended was killed.
+They stand in a journal (`hwsearch.journal`) without seals, written by whoever holds the folder. A kill leaves no last line: a
+driver that does not hold the folder any more and has not said how it ended was killed.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
-from hwsearch.files import check_regular
+from hwsearch.journal import Journal, read_lines
 from hwsearch.printable import printable
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import now
@@ -25,6 +25,8 @@ from hwsearch.search.stopping import OutOfTime
 from hwsearch.search.studies.address import redact
 
 DRIVERS_FILE = "drivers.jsonl"
+
+_WHAT = "what drivers have said of themselves"
 
 INTERRUPTED = "interrupted by Ctrl-C or SIGTERM"
 
@@ -121,18 +123,15 @@ class Session:
 class DriverAccount:
     """What a driver says of itself."""
 
-    def __init__(self, folder: Path) -> None:
-        """Say that a driver begins; the caller holds the folder.
+    def __init__(self, journal: Journal) -> None:
+        """Say that a driver begins, which holds the folder.
 
         Raises:
             UserError: it cannot be written.
         """
-        self._path = folder / DRIVERS_FILE
-        check_regular(self._path, "what drivers have said of themselves")
+        self._journal = journal
         self._said: tuple[Step, int] | None = None
         self._has_ended = False
-        # A kill may have left half a line.
-        self._write(b"\n" if _torn(self._path) else b"", durably=False)
         self._say(_Began(process=os.getpid(), host=socket.gethostname(), time=_moment()), durably=True)
 
     def step(self, step: Step, done: int | None = None, total: int | None = None) -> None:
@@ -162,19 +161,7 @@ class DriverAccount:
         self.end(*_ending(summary))
 
     def _say(self, line: BaseModel, *, durably: bool = False) -> None:
-        self._write(line.model_dump_json(exclude_none=True).encode() + b"\n", durably=durably)
-
-    def _write(self, text: bytes, *, durably: bool) -> None:
-        try:
-            with self._path.open("ab", buffering=0) as stream:
-                while text:
-                    text = text[stream.write(text) :]
-                if durably:
-                    os.fsync(stream.fileno())
-        except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); make room, and the same command goes on"
-            ) from None
+        self._journal.append([line.model_dump_json(exclude_none=True).encode()], durably=durably)
 
 
 @contextmanager
@@ -184,17 +171,18 @@ def driver_account(folder: Path) -> Iterator[DriverAccount]:
     Raises:
         UserError: it cannot be written.
     """
-    account = DriverAccount(folder)
-    try:
-        yield account
-    except BaseException as error:
-        with suppress(UserError):  # as on a full disk, which is then what has ended the driver
-            if isinstance(error, KeyboardInterrupt):
-                account.end(How.INTERRUPTED, INTERRUPTED)
-            else:
-                account.end(How.ERROR, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
-        raise
-    account.end(How.FINISHED, "finished")
+    with Journal(folder / DRIVERS_FILE, _WHAT, sealed=False) as journal:
+        account = DriverAccount(journal)
+        try:
+            yield account
+        except BaseException as error:
+            with suppress(UserError):  # as on a full disk, which is then what has ended the driver
+                if isinstance(error, KeyboardInterrupt):
+                    account.end(How.INTERRUPTED, INTERRUPTED)
+                else:
+                    account.end(How.ERROR, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+            raise
+        account.end(How.FINISHED, "finished")
 
 
 def read_sessions(folder: Path) -> tuple[Session, ...]:
@@ -204,14 +192,7 @@ def read_sessions(folder: Path) -> tuple[Session, ...]:
         UserError: it cannot be read.
     """
     path = folder / DRIVERS_FILE
-    check_regular(path, "what drivers have said of themselves")
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted what drivers have said of themselves") from None
-    return tuple(_sessions(content.splitlines()))
+    return tuple(_sessions(read_lines(path, _WHAT))) if path.exists() else ()
 
 
 def _sessions(lines: Iterable[bytes]) -> list[Session]:
@@ -254,16 +235,3 @@ def _ending(summary: SearchSummary) -> tuple[How, str]:
 
 def _moment() -> datetime:
     return datetime.fromisoformat(now())
-
-
-def _torn(path: Path) -> bool:
-    """Whether a file ends in half a line."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            if stream.tell() == 0:
-                return False
-            stream.seek(-1, os.SEEK_END)
-            return stream.read(1) != b"\n"
-    except OSError:
-        return False

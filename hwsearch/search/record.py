@@ -1,15 +1,13 @@
 """The record: the durable, append-only account of a search, from which everything else is rebuilt.
 
 One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
-is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. A kill
-can tear only the last line; the next driver cuts it off. Only who holds the folder writes to it. Every line carries a seal
-(`hwsearch.seals`), which is checked when it is read.
+is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. Only the
+driver that holds the folder writes to it. Every line carries a seal (`hwsearch.journal`).
 
 A record of an earlier schema is read as one of the present; a driver that opens it writes it anew, whole, and keeps the old one
 beside it.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -19,14 +17,14 @@ from platform import python_version
 from types import TracebackType
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 import hwsearch
-from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
-from hwsearch.files import atomic_write_bytes, check_regular, read_content
-from hwsearch.seals import BrokenSealError, seal_lines, unseal_lines
+from hwsearch.files import atomic_write_bytes, check_regular
+from hwsearch.journal import Journal, parse_line, read_lines, sync_folder, unsealed
+from hwsearch.seals import seal_lines
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import QUALITY, Objective, implausible
@@ -38,8 +36,8 @@ _SEALED_SINCE = 4
 """The first version whose lines carry seals."""
 RECORD_FILE = "record.jsonl"
 
-RECORD_BYTES = 2**35
-"""The largest record that is read; a million candidates at every fidelity take half of it."""
+_WHAT = "the record of a search"
+_MEND = "wanted an undamaged record"
 
 REFERENCE = 0
 """Number of the candidate that is the full-precision base, scored first and outside the space."""
@@ -197,10 +195,9 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
             are read as they are asked for, so the iterator raises too.
     """
     path = folder / RECORD_FILE
-    content = read_content(path, "the record of a search", RECORD_BYTES)
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    lines = read_lines(path, _WHAT)
     if not lines:
-        raise UserError(f"{path}: empty; wanted the record of a search")
+        raise UserError(f"{path}: empty; wanted {_WHAT}")
     entries = _present(lines, path)
     header = _parse_header(next(entries), path)
     return header, _parse_events(entries, path, header)
@@ -214,14 +211,14 @@ def has_begun(folder: Path) -> bool:
         UserError: what is there cannot be read, such as a folder.
     """
     path = folder / RECORD_FILE
-    check_regular(path, "the record of a search")
+    check_regular(path, _WHAT)
     try:
         with path.open("rb") as stream:
             return stream.readline().endswith(b"\n")
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted the record of a search, or nothing") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {_WHAT}, or nothing") from None
 
 
 def kept_aside(folder: Path, version: int) -> Path:
@@ -243,15 +240,14 @@ class Record:
         Raises:
             UserError: another process holds the folder, or it belongs to another experiment.
         """
-        self._path = folder / RECORD_FILE
-        self._last = b""
-        """The last line that was written, whose seal the next one's depends on."""
         with ExitStack() as opened:
             if lock is None:
                 opened.enter_context(FolderLock(folder))
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            opened.callback(os.close, self._handle)
-            self.header = self._begin(folder, header)
+            found = _checked(folder, header) if has_begun(folder) else None
+            self._journal = opened.enter_context(Journal(folder / RECORD_FILE, _WHAT))
+            if found is None:
+                self._journal.append([_line(header)])
+            self.header = found or header
             self._opened = opened.pop_all()
 
     def append(self, event: Event) -> None:
@@ -266,10 +262,9 @@ class Record:
         """Write entries; they are on the disk when this returns if any is scored or failed. Several wait for the disk once.
 
         Raises:
-            UserError: it cannot be written, for example because the disk is full. What stood there before still does, and the
-                next driver cuts off what may be torn.
+            UserError: it cannot be written, for example because the disk is full. What stood there before still does.
         """
-        self._write(events, durably=not all(isinstance(event, Asked) for event in events))
+        self._journal.append(map(_line, events), durably=not all(isinstance(event, Asked) for event in events))
 
     def close(self) -> None:
         """Close the record, and release the folder if it was taken for it."""
@@ -281,70 +276,39 @@ class Record:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _begin(self, folder: Path, header: Header) -> Header:
-        content = self._path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole == 0:
-            os.ftruncate(self._handle, 0)
-            self._write([header], durably=True)
-            _sync_folder(folder)
-            return header
-        lines = content[:whole].splitlines()
-        entries = list(_present(lines, self._path))
-        found = _parse_header(entries[0], self._path)
-        if found.experiment != header.experiment:
-            raise UserError(
-                f"{folder}: holds a search of experiment '{found.name}' ({found.experiment[:12]}), not of "
-                f"'{header.name}' ({header.experiment[:12]}); wanted an empty folder or that experiment"
-            )
-        for key in sorted(found.provenance.keys() | header.provenance.keys()):
-            before, here = found.provenance.get(key), header.provenance.get(key)
-            if before != here:
-                raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
-        # Only now is it known to be this search's; anything else is left as it is, to the byte.
-        if (version := schema_version(lines[0])) not in {None, SCHEMA_VERSION}:
-            lines = list(seal_lines(entries))
-            atomic_write_bytes(kept_aside(folder, version or 0), content[:whole])
-            self._replace(folder, lines)
-        else:
-            os.ftruncate(self._handle, whole)
-            # A driver killed between write and fsync may have left what is acted on now, and a power cut could still take.
-            os.fsync(self._handle)
-        self._last = lines[-1]
-        return found
 
-    def _replace(self, folder: Path, lines: Iterable[bytes]) -> None:
-        """Put the record of the present schema in the place of the old one, which was kept aside; a kill leaves either."""
-        atomic_write_bytes(self._path, b"".join(line + b"\n" for line in lines))
-        _sync_folder(folder)
-        # The old handle still leads to the old file.
-        handle = os.open(self._path, os.O_RDWR | os.O_APPEND)
-        os.dup2(handle, self._handle, inheritable=False)
-        os.close(handle)
+def _checked(folder: Path, header: Header) -> Header:
+    """The header of the record that is there, which is upgraded if it is of an earlier schema.
 
-    def _write(self, entries: Sequence[Entry], *, durably: bool) -> None:
-        sealed = list(seal_lines((entry.model_dump_json().encode() for entry in entries), self._last))
-        lines = b"".join(line + b"\n" for line in sealed)
-        try:
-            while lines:
-                lines = lines[os.write(self._handle, lines) :]
-            if durably:
-                os.fsync(self._handle)
-        except OSError as error:
-            raise UserError(
-                f"{self._path}: cannot be written ({error.strerror}); it keeps all entries before: make room, and the same "
-                "command goes on"
-            ) from None
-        self._last = sealed[-1] if sealed else self._last
+    Raises:
+        UserError: the record is damaged, or of another search; it is left as it is, to the byte.
+    """
+    path = folder / RECORD_FILE
+    lines = read_lines(path, _WHAT)
+    entries = list(_present(lines, path))
+    found = _parse_header(entries[0], path)
+    if found.experiment != header.experiment:
+        raise UserError(
+            f"{folder}: holds a search of experiment '{found.name}' ({found.experiment[:12]}), not of "
+            f"'{header.name}' ({header.experiment[:12]}); wanted an empty folder or that experiment"
+        )
+    for key in sorted(found.provenance.keys() | header.provenance.keys()):
+        before, here = found.provenance.get(key), header.provenance.get(key)
+        if before != here:
+            raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
+    if (version := schema_version(lines[0])) not in {None, SCHEMA_VERSION}:
+        atomic_write_bytes(kept_aside(folder, version or 0), _joined(lines))
+        atomic_write_bytes(path, _joined(seal_lines(entries)))
+        sync_folder(folder)
+    return found
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put the new file's name on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _joined(lines: Iterable[bytes]) -> bytes:
+    return b"".join(line + b"\n" for line in lines)
+
+
+def _line(entry: Entry) -> bytes:
+    return entry.model_dump_json().encode()
 
 
 def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
@@ -355,23 +319,16 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
     """
     found = schema_version(lines[0])
     if found is None or found == SCHEMA_VERSION:
-        return _unsealed(lines, path)
+        return unsealed(lines, path, _MEND)
     if not can_upgrade(found, SCHEMA_VERSION):
         newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
         raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
-    unsealed = list(_unsealed(lines, path)) if found >= _SEALED_SINCE else lines
-    return iter(upgrade(unsealed, found, SCHEMA_VERSION))
-
-
-def _unsealed(lines: Iterable[bytes], path: Path) -> Iterator[bytes]:
-    try:
-        yield from unseal_lines(lines)
-    except BrokenSealError as error:
-        raise UserError(f"{path}, line {error.line}: {error}; wanted an undamaged record") from None
+    entries = list(unsealed(lines, path, _MEND)) if found >= _SEALED_SINCE else lines
+    return iter(upgrade(entries, found, SCHEMA_VERSION))
 
 
 def _parse_header(line: bytes, path: Path) -> Header:
-    entry = _parse_line(line, path, 1)
+    entry = parse_line(_LINE, line, path, 1, _MEND)
     if not isinstance(entry, Header):
         raise UserError(f"{path}, line 1: found a '{entry.event}' entry; wanted the header")
     return entry
@@ -385,7 +342,7 @@ def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterato
     finished: set[tuple[int, Fidelity]] = set()
     shape = SearchSpace(tuple(header.widths.items()), groups=header.groups).shape
     for number, line in enumerate(lines, start=2):
-        entry = _parse_line(line, path, number)
+        entry = parse_line(_LINE, line, path, number, _MEND)
         if isinstance(entry, Header):
             raise UserError(f"{path}, line {number}: found a second header; wanted one")
         if isinstance(entry, Asked):
@@ -399,7 +356,7 @@ def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterato
             finished.add((entry.candidate, entry.fidelity))
         misfit = _misfit_asked(entry, shape) if isinstance(entry, Asked) else _misfit(entry, header)
         if misfit is not None:
-            raise UserError(f"{path}, line {number}: candidate {entry.candidate} {misfit}; wanted an undamaged record")
+            raise UserError(f"{path}, line {number}: candidate {entry.candidate} {misfit}; {_MEND}")
         yield entry
 
 
@@ -434,11 +391,3 @@ def _misfit(entry: Scored | Failed, header: Header) -> str | None:
         if column not in columns:
             return f"has no '{column}'"
     return None
-
-
-def _parse_line(line: bytes, path: Path, number: int) -> Header | Event:
-    try:
-        return _LINE.validate_json(line, strict=True)
-    except ValidationError as error:
-        detail = first_mistake(error).said
-        raise UserError(f"{path}, line {number}: not a valid entry ({detail}); wanted an undamaged record") from None

@@ -1,27 +1,24 @@
 """What was estimated, kept in a folder that is bound to all it depends on.
 
     key.json      what the jobs depend on, part by part
-    jobs.jsonl    a line with a seal (`hwsearch.seals`) for each job that is done; on the disk (fsync) before the next one counts
+    jobs.jsonl    a sealed line (`hwsearch.journal`) for each job that is done; on the disk (fsync) before the next one counts
     METHOD.json   tables made of them
 
-A kill can tear only the last line, which the next run cuts off. A lock of the operating system, which a kill releases, lets one
-process at a time write.
+A lock lets one process at a time write.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
-from hwsearch.files import check_regular
-from hwsearch.seals import BrokenSealError, read_sealed_json, seal_line, unseal_lines, write_sealed_json
+from hwsearch.journal import Journal, parse_line, read_lines, unsealed
+from hwsearch.locks import Lock
+from hwsearch.seals import read_sealed_json, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
 
 KEY_FILE = "key.json"
@@ -33,27 +30,30 @@ Parts = Mapping[str, Any]
 """What jobs depend on: the name of each part, as messages call it, and its content or a hash of it, as JSON."""
 
 
-@dataclass
-class Journal:
+_WHAT = "the results of sensitivities"
+_BUSY = "is estimating sensitivities here; wait for it, or end it"
+_LINE = TypeAdapter(Result)
+
+
+@dataclass(frozen=True)
+class ResultJournal:
     """The results of a folder, open for appending by the process that holds its lock."""
 
     results: tuple[Result, ...]
     """Those that were there when it was opened."""
-    _handle: int
-    _last: bytes
-    """The last line, whose seal the next one's depends on."""
+    _journal: Journal
 
     def append(self, result: Result) -> None:
-        """Write a result; it is on the disk when this returns."""
-        self._last = seal_line(result.model_dump_json(exclude_defaults=True).encode(), self._last)
-        line = self._last + b"\n"
-        while line:
-            line = line[os.write(self._handle, line) :]
-        os.fsync(self._handle)
+        """Write a result; it is on the disk when this returns.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._journal.append([result.model_dump_json(exclude_defaults=True).encode()])
 
 
 @contextmanager
-def open_journal(folder: Path, parts: Parts) -> Iterator[Journal]:
+def open_journal(folder: Path, parts: Parts) -> Iterator[ResultJournal]:
     """Lock a folder, bind it to `parts`, and read what was done.
 
     Parts that the folder does not know yet are added: a method that depends on more was not wanted before.
@@ -61,20 +61,11 @@ def open_journal(folder: Path, parts: Parts) -> Iterator[Journal]:
     Raises:
         UserError: another process works here, the folder was made with other parts (names the first), or a line is broken.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with Lock(folder / LOCK_FILE, _BUSY):
         _bind(folder, parts)
-        check_regular(folder / JOBS_FILE, "the results of sensitivities")
-        handle = os.open(folder / JOBS_FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            content = (folder / JOBS_FILE).read_bytes()
-            whole = content.rfind(b"\n") + 1
-            lines = content[:whole].splitlines()
-            results = _parse(lines, folder / JOBS_FILE)
-            os.ftruncate(handle, whole)
-            yield Journal(results, handle, lines[-1] if lines else b"")
-        finally:
-            os.close(handle)
+        results = _read(folder / JOBS_FILE)
+        with Journal(folder / JOBS_FILE, _WHAT) as journal:
+            yield ResultJournal(results, journal)
 
 
 def _bind(folder: Path, parts: Parts) -> None:
@@ -106,34 +97,9 @@ def _difference(before: Any, here: Any) -> str:
     return f" ({name} {before.get(name)}, now {here.get(name)})"
 
 
-def _parse(lines: Sequence[bytes], path: Path) -> tuple[Result, ...]:
+def _read(path: Path) -> tuple[Result, ...]:
+    if not path.exists():
+        return ()
     mend = f"delete {path.parent} and the sensitivities are made again"
-    try:
-        entries = list(unseal_lines(lines))
-    except BrokenSealError as error:
-        raise UserError(f"{path}, line {error.line}: {error}; {mend}") from None
-    results = []
-    for number, line in enumerate(entries, start=1):
-        try:
-            results.append(Result.model_validate_json(line, strict=True))
-        except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {first_mistake(error).said}; {mend}") from None
-    return tuple(results)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(handle, 32).decode(errors="replace").strip()
-            raise UserError(
-                f"{folder}: process {holder or 'unknown'} is estimating sensitivities here; wait for it, or end it"
-            ) from None
-        os.ftruncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(handle)
+    lines = list(unsealed(read_lines(path, _WHAT), path, mend))
+    return tuple(parse_line(_LINE, line, path, number, mend) for number, line in enumerate(lines, start=1))

@@ -13,7 +13,7 @@ from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
 from hwsearch.experiment import Experiment, Split
 from hwsearch.files import digest
 from hwsearch.seals import read_sealed_json, write_sealed_json
-from hwsearch.sensitivity.cache import JOBS_FILE, Journal, open_journal
+from hwsearch.sensitivity.cache import JOBS_FILE, ResultJournal, open_journal
 from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
 from hwsearch.sensitivity.curvature import Trace, curvature_table
 from hwsearch.sensitivity.jobs import (
@@ -223,7 +223,7 @@ def read_table(path: Path) -> SensitivityTable:
 def run_and_keep(
     executor: Executor[Job, tuple[Result, ...]],
     jobs: Sequence[Job],
-    journal: Journal,
+    journal: ResultJournal,
     results: Results,
     progress: Progress,
 ) -> None:

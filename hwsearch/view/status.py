@@ -29,8 +29,8 @@ from hwsearch.front.status import (
     to_json,
 )
 from hwsearch.interrupts import interrupts_quiet, pause, stop_code
+from hwsearch.locks import LockHolder
 from hwsearch.search.drivers import Session, Step, read_sessions
-from hwsearch.search.folder_lock import LockHolder
 from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
 from hwsearch.view.terminal import SafeConsole, console, duration, output

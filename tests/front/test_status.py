@@ -23,8 +23,9 @@ from hwsearch.front.status import (
     remaining_seconds,
     to_json,
 )
+from hwsearch.locks import LockHolder
 from hwsearch.search.drivers import Ended, How, Session
-from hwsearch.search.folder_lock import LOCK_FILE, LockHolder, lock_holder
+from hwsearch.search.folder_lock import LOCK_FILE, lock_holder
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
 from hwsearch.search.record import RECORD_FILE, Asked, Event, Failed, Header, Record, Scored

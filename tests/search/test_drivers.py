@@ -13,11 +13,17 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
+from hwsearch.journal import Journal
 from hwsearch.search import drivers
 from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
 from hwsearch.search.folder_lock import LOCK_FILE, FolderLock, lock_holder
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.stopping import OutOfTime
+
+
+def begin_and_die(folder: Path) -> None:
+    with Journal(folder / DRIVERS_FILE, "what drivers have said", sealed=False) as journal:
+        DriverAccount(journal)
 
 
 def test_a_driver_says_when_it_began_what_it_does_and_how_it_ended(tmp_path: Path) -> None:
@@ -92,7 +98,7 @@ def test_how_a_search_ended_is_said_even_if_the_program_then_ends_with_a_code(
 
 
 def test_half_a_line_and_lines_of_other_versions_are_left_out(tmp_path: Path) -> None:
-    DriverAccount(tmp_path)
+    begin_and_die(tmp_path)
     with (tmp_path / DRIVERS_FILE).open("ab") as stream:
         stream.write(b'{"event":"slept"}\n{"event":"step","step":"tea","time":"2030-01-01T00:00:00Z"}\n{"event":"sta')
     with driver_account(tmp_path):
@@ -104,7 +110,7 @@ def test_half_a_line_and_lines_of_other_versions_are_left_out(tmp_path: Path) ->
 
 
 def test_a_driver_elsewhere_is_named_with_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    DriverAccount(tmp_path)
+    begin_and_die(tmp_path)
     here = socket.gethostname()
     monkeypatch.setattr(drivers.socket, "gethostname", lambda: "elsewhere")
     assert read_sessions(tmp_path)[0].process == f"{os.getpid()} on {here}"
@@ -115,7 +121,7 @@ def test_an_account_that_cannot_be_written_ends_the_driver_in_one_line(tmp_path:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
         with pytest.raises(UserError, match=r"drivers\.jsonl: cannot be written \(File too large\)"):
-            DriverAccount(tmp_path)
+            begin_and_die(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -123,7 +129,7 @@ def test_an_account_that_cannot_be_written_ends_the_driver_in_one_line(tmp_path:
 @pytest.mark.parametrize(("put", "said"), [(Path.mkdir, "is a folder"), (os.mkfifo, "is a pipe")])
 def test_what_is_no_file_in_the_accounts_place_is_named(tmp_path: Path, put: Callable[[Path], None], said: str) -> None:
     put(tmp_path / DRIVERS_FILE)
-    for use in (read_sessions, DriverAccount):
+    for use in (read_sessions, begin_and_die):
         with pytest.raises(UserError, match=rf"drivers\.jsonl: {said}; wanted what drivers have said"):
             use(tmp_path)
 

@@ -124,7 +124,7 @@ def test_a_line_that_a_full_disk_tore_is_cut_off(tmp_path: Path, whole: Path) ->
 
 def test_a_lock_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert drive(tmp_path, partial(limit_files, 0)) == (
-        f"refused: {tmp_path / LOCK_FILE}: cannot be written (File too large); wanted a place with room"
+        f"refused: {tmp_path / LOCK_FILE}: cannot be written (File too large); wanted a place with room and the right to write"
     )
 
 

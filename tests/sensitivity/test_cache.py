@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.cache import JOBS_FILE, KEY_FILE, LOCK_FILE, open_journal
+from hwsearch.sensitivity.cache import JOBS_FILE, KEY_FILE, open_journal
 from hwsearch.sensitivity.jobs import Kind, Result
 from tests.sealed import edit_lines
 
@@ -90,10 +90,12 @@ def test_a_part_not_wanted_before_is_added_and_one_not_wanted_now_stays(tmp_path
 
 
 def test_one_at_a_time_writes(tmp_path: Path) -> None:
-    with open_journal(tmp_path, PARTS):
-        holder = (tmp_path / LOCK_FILE).read_text().strip()
-        with pytest.raises(UserError, match=f"process {holder} is estimating sensitivities here"), open_journal(tmp_path, PARTS):
-            pass
+    with (
+        open_journal(tmp_path, PARTS),
+        pytest.raises(UserError, match=f"process {os.getpid()} is estimating sensitivities here"),
+        open_journal(tmp_path, PARTS),
+    ):
+        pass
     with open_journal(tmp_path, PARTS):
         pass
 
@@ -101,21 +103,21 @@ def test_one_at_a_time_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{[}", "line 2: not valid JSON"),
-        (b'{"kind":"guess","subject":"features"}', "line 2: kind: found .guess., wanted one of"),
-        (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":NaN}}}}', "line 2: "),
-        (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":1e31}}}}', "line 2: by_width.kl.features.4: "),
-        (b'{"kind":"trace","subject":"features","samples":[["1"]]}', "line 2: samples.0.0: "),
-        (b'{"kind":"trace","subject":"features","samples":[[]]}', "line 2: samples.0: found [[][]], wanted at least 1 entry"),
-        (b'{"kind":"trace","subject":"features","samples":[[1.0],[1.0,2.0]]}', "line 2: samples of the mix"),
-        (b'{"kind":"trace","subject":"features"}', "line 2: samples are missing"),
-        (b'{"kind":"trace","subject":"features","more":1}', "line 2: more: found 1, wanted no such field"),
+        (b"{[}", "not valid JSON"),
+        (b'{"kind":"guess","subject":"features"}', "kind: found .guess., wanted one of"),
+        (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":NaN}}}}', ""),
+        (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":1e31}}}}', "by_width.kl.features.4: "),
+        (b'{"kind":"trace","subject":"features","samples":[["1"]]}', "samples.0.0: "),
+        (b'{"kind":"trace","subject":"features","samples":[[]]}', "samples.0: found [[][]], wanted at least 1 entry"),
+        (b'{"kind":"trace","subject":"features","samples":[[1.0],[1.0,2.0]]}', "samples of the mix"),
+        (b'{"kind":"trace","subject":"features"}', "samples are missing"),
+        (b'{"kind":"trace","subject":"features","more":1}', "more: found 1, wanted no such field"),
     ],
 )
 def test_a_broken_line_is_named_with_what_to_do(tmp_path: Path, line: bytes, message: str) -> None:
     path = filled(tmp_path)
     edit_lines(path, lambda lines: [lines[0], line, *lines[1:]])
-    with pytest.raises(UserError, match=message) as refused, open_journal(tmp_path, PARTS):
+    with pytest.raises(UserError, match=f"line 2: not a valid entry .{message}") as refused, open_journal(tmp_path, PARTS):
         pass
     assert f"delete {tmp_path}" in str(refused.value)
 

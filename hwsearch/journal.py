@@ -1,0 +1,150 @@
+"""Journals: files of JSON lines that grow at their end and survive a kill.
+
+A kill or a full disk can tear only the last line. A reader leaves a torn line out; whoever opens the journal for writing cuts it
+off. Lines may carry seals (`hwsearch.seals`), which are checked when they are read. One process at a time writes, which is the
+caller's to see to.
+"""
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from hw_models.wording import first_mistake
+from hwsearch.errors import UserError
+from hwsearch.files import check_regular, read_content
+from hwsearch.seals import BrokenSealError, seal_lines, unseal_lines
+
+JOURNAL_BYTES = 2**35
+"""The largest journal that is read; the record of a million candidates at every fidelity takes half of it."""
+
+Line = TypeVar("Line")
+
+
+def read_lines(path: Path, what: str) -> list[bytes]:
+    """The whole lines of a journal as they stand, also while it is written.
+
+    Raises:
+        UserError: no such file, or one that cannot be read; names `what` it would be.
+    """
+    content = read_content(path, what, JOURNAL_BYTES)
+    return content[: content.rfind(b"\n") + 1].splitlines()
+
+
+def unsealed(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[bytes]:
+    """Lines without their seals.
+
+    Raises:
+        UserError: a line is not as it was written; names file and line, and what to do (`mend`).
+    """
+    try:
+        yield from unseal_lines(lines)
+    except BrokenSealError as error:
+        raise UserError(f"{path}, line {error.line}: {error}; {mend}") from None
+
+
+def parse_line(kind: TypeAdapter[Line], line: bytes, path: Path, number: int, mend: str) -> Line:
+    """What a line without its seal says.
+
+    Raises:
+        UserError: the line is none of the kind; names file and line, and what to do (`mend`).
+    """
+    try:
+        return kind.validate_json(line, strict=True)
+    except ValidationError as error:
+        said = first_mistake(error).said
+        raise UserError(f"{path}, line {number}: not a valid entry ({said}); {mend}") from None
+
+
+class Journal:
+    """A journal, open for appending."""
+
+    def __init__(self, path: Path, what: str, *, sealed: bool = True) -> None:
+        """Open it, or make it; a torn last line is cut off, and what stands there is on the disk when this returns.
+
+        Args:
+            path: of the file.
+            what: it is, for messages.
+            sealed: whether lines carry seals.
+
+        Raises:
+            UserError: it is no regular file, or cannot be written.
+        """
+        check_regular(path, what)
+        self._path = path
+        self._sealed = sealed
+        self._last = b""
+        """The last line, whose seal the next one's depends on."""
+        with ExitStack() as opened:
+            try:
+                self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                opened.callback(os.close, self._handle)
+                self._cut_torn_line()
+                # A writer killed between write and fsync may have left what is acted on now, and a power cut could still take.
+                os.fsync(self._handle)
+                if not self._last:
+                    sync_folder(path.parent)
+            except OSError as error:
+                raise self._unwritable(error) from None
+            self._opened = opened.pop_all()
+
+    def append(self, entries: Iterable[bytes], *, durably: bool = True) -> None:
+        """Write entries, one a line; several wait for the disk once.
+
+        Args:
+            entries: JSON objects that are not empty, without newlines.
+            durably: whether they are on the disk when this returns.
+
+        Raises:
+            UserError: it cannot be written, for example because the disk is full. The lines before stay, and so do those of
+                `entries` that are whole.
+        """
+        lines = list(seal_lines(entries, self._last) if self._sealed else entries)
+        text = b"".join(line + b"\n" for line in lines)
+        try:
+            while text:
+                text = text[os.write(self._handle, text) :]
+            if durably:
+                os.fsync(self._handle)
+        except OSError as error:
+            with suppress(OSError):  # else whoever opens it next does so
+                self._cut_torn_line()
+            raise self._unwritable(error) from None
+        self._last = lines[-1] if lines else self._last
+
+    def close(self) -> None:
+        """Close the file."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _cut_torn_line(self) -> None:
+        size = os.fstat(self._handle).st_size
+        if size == 0:
+            return
+        with mmap.mmap(self._handle, size, access=mmap.ACCESS_READ) as content:
+            whole = content.rfind(b"\n") + 1
+            self._last = content[content.rfind(b"\n", 0, max(whole - 1, 0)) + 1 : max(whole - 1, 0)]
+        os.ftruncate(self._handle, whole)
+
+    def _unwritable(self, error: OSError) -> UserError:
+        said = "it keeps all lines before: make room, and the same command goes on"
+        return UserError(f"{self._path}: cannot be written ({error.strerror}); {said}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a new file's name on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,142 @@
+"""Locks of the operating system: one process at a time holds a lock file, which names it; a kill releases the lock.
+
+`filelock` does not do here. It cannot look at a lock without taking it, it has no place for the name of the holder, and where
+the file system has no locks it falls back on files that outlive a kill.
+"""
+
+import fcntl
+import os
+import socket
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hwsearch.errors import UserError
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.02
+"""Between tries for a lock: `lock_holder` looks at it for an instant, which must not turn a process away."""
+_BYTES = 400
+"""A process and its machine are no longer."""
+
+
+class Lock:
+    """A lock file that this process holds, in the folder that it stands for."""
+
+    def __init__(self, path: Path, busy: str) -> None:
+        """Take it; the folder is made if it is not there.
+
+        `flock` belongs to the open file, so a second holder in the same process is refused as well.
+
+        Args:
+            path: of the lock file.
+            busy: what a process that holds it does and what to do then, such as 'is searching here; wait for it'.
+
+        Raises:
+            UserError: another process holds it (names the process), or it cannot be locked or written to.
+        """
+        with ExitStack() as opened:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                opened.callback(os.close, self._handle)
+                _take(self._handle, path, busy)
+                os.ftruncate(self._handle, 0)
+                os.write(self._handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be written ({error.strerror}); wanted a place with room and the right to write"
+                ) from None
+            opened.pop_all()
+        _HELD.add(self._handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _HELD.discard(self._handle)
+        os.close(self._handle)
+
+
+_HELD: set[int] = set()
+"""Handles of the lock files that this process holds."""
+
+
+def _forget_held() -> None:
+    """A child, such as one that loads training examples, holds nothing: it may outlive a process that is killed."""
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+os.register_at_fork(after_in_child=_forget_held)
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """The process that holds a lock file."""
+
+    process: str
+    """Its id, and the machine it runs on where that is another one: a folder may be shared."""
+    since: datetime
+    """When it took the lock, UTC."""
+
+
+def lock_holder(path: Path) -> LockHolder | None:
+    """Which process holds a lock file, if any; changes nothing there.
+
+    The lock is shared for an instant, which a process that is just starting waits for.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        if _try_lock(handle, fcntl.LOCK_SH, path):
+            return None
+        return LockHolder(_named(handle), datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
+    finally:
+        os.close(handle)
+
+
+def in_use(path: Path, process: str, busy: str) -> UserError:
+    """Says which process holds a lock file's folder, and what it does there."""
+    return UserError(f"{path.parent}: process {process} {busy}")
+
+
+def lock_at_once(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Lock an open file or folder; false where another one holds it.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _take(handle: int, path: Path, busy: str) -> None:
+    tries = 1
+    while not _try_lock(handle, fcntl.LOCK_EX, path):
+        if tries == _TRIES:
+            raise in_use(path, _named(handle), busy)
+        time.sleep(_PAUSE_SECONDS)
+        tries += 1
+
+
+def _try_lock(handle: int, kind: int, path: Path) -> bool:
+    try:
+        return lock_at_once(handle, kind)
+    except OSError as error:  # such as on a network file system without locks
+        raise UserError(f"{path}: cannot be locked ({error.strerror}); wanted a file system that has locks") from None
+
+
+def _named(handle: int) -> str:
+    """The process that a lock file names, as it is called here."""
+    process, _, host = os.read(handle, _BYTES).decode(errors="replace").strip().partition(" ")
+    return (process or "unknown") + (f" on {host}" if host and host != socket.gethostname() else "")
