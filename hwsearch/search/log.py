@@ -2,10 +2,10 @@
 
 import logging
 import os
-import threading
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import hwsearch
@@ -17,7 +17,7 @@ from hwsearch.search.record import RECORD_FILE, REFERENCE, Scored, now
 
 LOG_FILE = "search.log"
 LOG_BYTES = 5 * 2**20
-"""Size from which on the file is put aside as `search.log.1`."""
+"""A file that would grow beyond this size is put aside as `search.log.1`."""
 OLDER_LOGS = 3
 """So many are kept aside."""
 
@@ -34,9 +34,9 @@ def search_log(folder: Path) -> Iterator[Line]:
         UserError: it cannot be written.
     """
     log = _Log(folder / LOG_FILE)
-    log.write(f"{(folder / LOG_FILE).resolve()} of process {os.getpid()}, hwsearch {hwsearch.__version__}")
-    log.write(f"record: {(folder / RECORD_FILE).resolve()}")
     try:
+        log.write(f"{(folder / LOG_FILE).resolve()} of process {os.getpid()}, hwsearch {hwsearch.__version__}")
+        log.write(f"record: {(folder / RECORD_FILE).resolve()}")
         yield log.write
     except BaseException as error:
         try:
@@ -45,6 +45,9 @@ def search_log(folder: Path) -> Iterator[Line]:
             # As on a full disk, which is then what has ended the search.
             error.add_note(str(unwritable))
         raise
+    finally:
+        with suppress(OSError):  # of a line that could not be written, which was said
+            log.close()
 
 
 @contextmanager
@@ -91,15 +94,10 @@ class _Events(logging.Handler):
             self._log(line)
 
 
-class _Log:
-    """Appends lines, each of them at once; puts the file aside when it is large.
-
-    The standard library's handlers print a traceback where they cannot write, and go on.
-    """
-
+class _Log(RotatingFileHandler):
     def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=LOG_BYTES, backupCount=OLDER_LOGS, encoding="utf-8", delay=True)
         self._path = path
-        self._lock = threading.Lock()
 
     def write(self, line: str) -> None:
         """Write a line with the time before it.
@@ -107,24 +105,15 @@ class _Log:
         Raises:
             UserError: it cannot be written.
         """
-        text = f"{now()} {printable(' '.join(line.split()))}\n".encode()
+        text = f"{now()} {printable(' '.join(line.split()))}"
         try:
-            with self._lock:
-                self._append(text)
+            self.handle(logging.makeLogRecord({"msg": text}))
         except OSError as error:
             raise UserError(
                 f"{self._path}: cannot be written ({error.strerror}); make room, and the same command goes on"
             ) from None
 
-    def _append(self, text: bytes) -> None:
-        if self._path.is_file() and self._path.stat().st_size >= LOG_BYTES:
-            self._put_aside()
-        with self._path.open("ab", buffering=0) as stream:
-            while text:
-                text = text[stream.write(text) :]
-
-    def _put_aside(self) -> None:
-        older = [self._path, *(self._path.with_name(f"{LOG_FILE}.{age}") for age in range(1, OLDER_LOGS + 1))]
-        for younger, elder in reversed(list(pairwise(older))):
-            if younger.is_file():
-                younger.replace(elder)
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
+        """Pass on what went wrong, of which the library would print a traceback."""
+        if (error := sys.exception()) is not None:
+            raise error

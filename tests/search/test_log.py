@@ -1,6 +1,8 @@
 import logging
 import re
+import resource
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,13 +88,33 @@ def test_what_ends_a_search_is_the_last_line(tmp_path: Path) -> None:
 
 
 def test_a_log_that_has_grown_large_is_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
-    for number in range(OLDER_LOGS + 2):
+    for number in range(OLDER_LOGS + 3):
         with search_log(tmp_path) as log:
-            log(f"this is {number} " + LOG_BYTES * "x")
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {LOG_FILE, *(f"{LOG_FILE}.{age}" for age in range(1, OLDER_LOGS + 1))}
-    assert "this is 4" in (tmp_path / LOG_FILE).read_text()
-    assert "this is 1" in (tmp_path / f"{LOG_FILE}.3").read_text()
+            log(f"this is {number} " + (LOG_BYTES // 2) * "x")
+    paths = [tmp_path / LOG_FILE, *(tmp_path / f"{LOG_FILE}.{age}" for age in range(1, OLDER_LOGS + 1))]
+    assert set(tmp_path.iterdir()) == set(paths)
+    assert all(path.stat().st_size <= LOG_BYTES for path in paths)
+    found = [re.findall(r"this is (\d+)", path.read_text()) for path in paths]
+    assert found == [[str(number)] for number in reversed(range(2, OLDER_LOGS + 3))]
+
+
+@pytest.mark.parametrize("is_full_later", [True, False])
+def test_a_line_that_finds_no_room_is_said_once_and_the_log_goes_on(tmp_path: Path, is_full_later: bool) -> None:
+    path = tmp_path / LOG_FILE
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE)
+    try:
+        with search_log(tmp_path) as log:
+            limit((path.stat().st_size + 40, hard))
+            with pytest.raises(UserError, match=r"search\.log: cannot be written \(File too large\); make room"):
+                log("no room for this line")
+            if not is_full_later:
+                limit((soft, hard))
+                log("room again")
+    finally:
+        limit((soft, hard))
+    assert all(re.match(TIME, line) for line in path.read_text().splitlines()[:-1])
+    assert is_full_later or texts(tmp_path)[-1] == "room again"
 
 
 def test_what_the_package_says_of_workers_is_logged_and_from_info_on_told(tmp_path: Path) -> None:
