@@ -173,6 +173,7 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
 ENDED = """
 import os, sys
 from hwsearch.cli import main
+from hwsearch.interrupts import pause
 from hwsearch.sensitivity.cache import ResultJournal
 
 signal, results = int(sys.argv.pop(1)), int(sys.argv.pop(1))
@@ -184,6 +185,7 @@ def append_and_end(journal, result):
     results -= 1
     if results == 0:
         os.kill(os.getpid(), signal)
+        pause(60)  # until it is heard, which is soon
 
 ResultJournal.append = append_and_end
 main()
