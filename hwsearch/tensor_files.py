@@ -11,12 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hw_models.reading import no_file
+from hwsearch.errors import UserError
 from hwsearch.files import atomic_write, canonical_json, file_digest
 from hwsearch.seals import SEAL
-
-
-class TensorFileError(ValueError):
-    """A file of tensors is not as it was written; the message says in what."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:
@@ -34,34 +32,79 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
     atomic_write(path, lambda temporary: save_file(stored, temporary, metadata=metadata))
 
 
+def load_tensors(path: Path, what: str, mend: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read any safetensors file: its metadata and its tensors, which are mapped into memory.
+
+    Args:
+        path: of the file.
+        what: it holds, such as 'a network graph'.
+        mend: what to do where it does not.
+
+    Raises:
+        UserError: no such file, or no safetensors.
+    """
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted {what}")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return stored.metadata() or {}, {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise refused(path, what, error, mend) from None
+
+
 def read_tensors(
-    path: Path, key: str, *, known: Collection[str] = (), check: bool = True
+    path: Path, key: str, what: str, mend: str = "", *, known: Collection[str] = (), check: bool = True
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read what `write_tensors` wrote: the description and the tensors, which are mapped into memory.
 
     Args:
-        path: of a file that is there.
+        path: of the file.
         key: of the description.
+        what: the file holds.
+        mend: what to do where it does not.
         known: SHA-256 of files without a seal that are taken nevertheless.
         check: whether the seal is checked, for which all tensors are read.
 
     Raises:
-        TensorFileError: no safetensors, no description under the key, or not as it was written.
+        UserError: no such file, no safetensors, no description under the key, or not as it was written.
     """
+    metadata, tensors = load_tensors(path, what, mend)
     try:
-        with safe_open(path, framework="pt") as stored:
-            description = json.loads((stored.metadata() or {})[key])
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
-        raise TensorFileError(" ".join(str(error).split())[:120]) from None
+        description = json.loads(metadata[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise refused(path, what, error, mend) from None
     if not isinstance(description, dict):
-        raise TensorFileError(f"'{key}' describes nothing")
+        raise refused(path, what, f"'{key}' describes nothing", mend)
     seal = description.pop(SEAL, None)
     if check and seal is None and file_digest(path) not in known:
-        raise TensorFileError("it carries no digest of its content")
+        raise refused(path, what, "it carries no digest of its content", mend)
     if check and seal is not None and not _is_sealed(tensors, description, seal):
-        raise TensorFileError("it changed since it was written: its SHA-256 differs")
+        raise refused(path, what, "it changed since it was written: its SHA-256 differs", mend)
     return description, tensors
+
+
+def refused(path: Path, what: str, reason: object, mend: str = "") -> UserError:
+    """Says in one line that a file does not hold what is wanted, why not, and what to do."""
+    said = " ".join(str(reason).split())[:160]
+    return UserError(f"{path}: not {what} ({said})" + (f"; {mend}" if mend else ""))
+
+
+def check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, torch.Size]]) -> None:
+    """Refuse tensors of other names, types or shapes, or with values that are no finite numbers.
+
+    Raises:
+        UserError: names the tensor.
+    """
+    if found.keys() != wanted.keys():
+        name = min(found.keys() ^ wanted.keys())
+        problem = "missing" if name in wanted else "unknown"
+        raise UserError(f"{path}: tensor '{name}' is {problem}; wanted those that were written")
+    for name, (kind, shape) in wanted.items():
+        tensor = found[name]
+        if tensor.dtype != kind or tensor.shape != shape:
+            raise UserError(f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}; wanted {kind} {list(shape)}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{path}: tensor '{name}' holds values out of range; wanted finite numbers")
 
 
 def _is_sealed(tensors: Mapping[str, Tensor], description: Mapping[str, Any], seal: object) -> bool:

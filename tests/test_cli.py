@@ -835,7 +835,7 @@ def test_a_damaged_checkpoint_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_bytes(b"damaged")
     message = refusal(hwsearch("train", file, "--runs-dir", tmp_path / "runs", "--processes", 1))
-    assert message.startswith(f"{checkpoint}: damaged checkpoint")
+    assert message.startswith(f"{checkpoint}: not a checkpoint of a training")
     assert checkpoint.read_bytes() == b"damaged"
     assert not (tmp_path / "runs" / "tiny" / "base.safetensors").exists()
 

@@ -8,14 +8,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from hwsearch.errors import UserError
 from hwsearch.network import operations
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Operation
-from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
+from hwsearch.tensor_files import read_tensors, refused, write_tensors
 
 _KEY = "hwsearch_graph"
 _FORMAT = 1
+_WHAT = "a network graph"
+_MEND = "delete it and it is made again"
 
 _LEAST = {"stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0, "axis": 1}
 """Least values of what operations have."""
@@ -42,17 +43,14 @@ def load_graph(path: Path) -> Graph:
     Raises:
         UserError: no such file, no graph in it, or one that is inconsistent or was changed.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted a network graph")
+    content, tensors = read_tensors(path, _KEY, _WHAT, _MEND)
+    if content.get("format") != _FORMAT:
+        raise refused(path, _WHAT, f"its format is not {_FORMAT}", _MEND)
     try:
-        content, tensors = read_tensors(path, _KEY)
-        if content["format"] != _FORMAT:
-            raise UserError(f"{path}: a network graph of format {content['format']!r}; wanted format {_FORMAT}")
         # Copies: kernels round otherwise where numbers lie at odd places, as those of a mapped file do.
         return from_structure(content, {name: tensor.clone() for name, tensor in tensors.items()}).in_order()
-    except (TensorFileError, *STRUCTURE_ERRORS) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a network graph ({reason}); delete it and it is made again") from None
+    except STRUCTURE_ERRORS as error:
+        raise refused(path, _WHAT, error, _MEND) from None
 
 
 def structure(graph: Graph) -> dict[str, Any]:

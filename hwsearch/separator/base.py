@@ -7,13 +7,12 @@ from typing import Literal
 import torch
 from pydantic import ValidationError
 
-from hw_models.reading import no_file
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.errors import UserError
 from hwsearch.experiment import ModuleConfig, NetworkConfig, Section
 from hwsearch.files import file_digest
 from hwsearch.separator.separator import Separator, build_separator
-from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
+from hwsearch.tensor_files import check_tensors, read_tensors, refused, write_tensors
 
 EMBEDDED_BASE = Path(__file__).parent / "embedded_base.safetensors"
 SHIPPED = (
@@ -23,6 +22,7 @@ SHIPPED = (
 """SHA-256 of the bases that come with the project. They carry no digest, because results name them by that of their files."""
 
 _KEY = "hwsearch_base"
+_WHAT = "a base made by 'hwsearch train'"
 
 _SAMPLE_SAMPLES = 4000
 _SUMS = 16
@@ -67,13 +67,11 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
         UserError: no such file, not a base file, one that changed since it was written, a module of the user's own without an
             experiment or whose code has changed, or tensors that do not fit the network.
     """
-    if (reason := no_file(path)) is not None:
-        raise UserError(f"{path}: {reason}; wanted a base made by 'hwsearch train'")
+    content, state = read_tensors(path, _KEY, _WHAT, known=SHIPPED)
     try:
-        content, state = read_tensors(path, _KEY, known=SHIPPED)
         description = BaseDescription.model_validate_json(json.dumps(content))
-    except (TensorFileError, ValidationError) as error:
-        raise UserError(f"{path}: not a base file ({_first_line(error)}); wanted one made by 'hwsearch train'") from None
+    except ValidationError as error:
+        raise refused(path, _WHAT, error) from None
     config = description.separator
     if isinstance(config, ModuleConfig):
         if not isinstance(named, ModuleConfig):
@@ -82,10 +80,8 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
     separator = build_separator(config, ARRAYS[description.array], description.sample_rate)
     if description.format == 1:
         state = {_of_format_2(name): tensor for name, tensor in state.items()}
-    try:
-        separator.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{path}: tensors do not fit the network it describes ({_first_line(error)})") from None
+    check_tensors(path, state, {name: (tensor.dtype, tensor.shape) for name, tensor in separator.state_dict().items()})
+    separator.load_state_dict(state)
     separator.eval()
     if isinstance(config, ModuleConfig) and not _is_near(output_sample(separator), description.output):
         raise UserError(
@@ -120,7 +116,3 @@ def base_digest(path: Path) -> str:
 def _of_format_2(name: str) -> str:
     """The name of a tensor; the statistics of features once were the network's."""
     return name.replace("network.feature_", "front_end.feature_", 1)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -27,13 +27,15 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.separator import MaskFunction
 from hwsearch.separator.weight_scales import WeightScales, scale_shape
-from hwsearch.tensor_files import TensorFileError, read_tensors, write_tensors
+from hwsearch.tensor_files import check_tensors, read_tensors, refused, write_tensors
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedNetwork
 
 _KEY = "hwsearch_trained"
 _FORMAT = 3
+_WHAT = "a trained state of a candidate"
+_MEND = "delete it and train the candidate again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,15 +115,10 @@ def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> T
         UserError: no such file, no trained state, one of another base or allocation, or tensors that are missing, too
             many, of another shape or out of range.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted the trained state of a candidate")
-    try:
-        content, mapped = read_tensors(path, _KEY)
-    except TensorFileError as error:
-        raise UserError(f"{path}: not a trained state ({error}); delete it and train the candidate again") from None
+    content, mapped = read_tensors(path, _KEY, _WHAT, _MEND)
     parameters = {name: tensor.clone() for name, tensor in mapped.items()}
     if content.get("format") != _FORMAT:
-        raise UserError(f"{path}: not a trained state of format {_FORMAT}; delete it and train the candidate again")
+        raise refused(path, _WHAT, f"its format is not {_FORMAT}", _MEND)
     if content.get("base_sha256") != base.base_sha256:
         raise UserError(f"{path}: trained from base {str(content.get('base_sha256'))[:12]}; wanted base {base.base_sha256[:12]}")
     if content.get("allocation") != allocation.to_json():
@@ -187,33 +184,27 @@ def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid 
 
 def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation, found: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not those of the allocation."""
-    wanted = _shapes(base, allocation)
-    if found.keys() != wanted.keys():
-        name = min(found.keys() ^ wanted.keys())
-        raise UserError(f"{path}: tensor '{name}' is {'missing' if name in wanted else 'unknown'}; wanted those of the candidate")
-    for name, shape in wanted.items():
-        tensor = found[name]
-        kind = torch.int32 if name.endswith(".zero_point") else torch.float32
-        if tensor.shape != shape or tensor.dtype != kind:
-            raise UserError(f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}; wanted {kind} {list(shape)}")
-        good = torch.isfinite(tensor)
+    check_tensors(path, found, _wanted(base, allocation))
+    for name, tensor in found.items():
+        good = True
         if name.endswith(".scale"):
-            good &= tensor > 0
+            good = bool((tensor > 0).all())
         elif name.endswith(".zero_point"):
-            good = (tensor >= 0) & (tensor < 2 ** allocation.by_site[name.removesuffix(".zero_point")])
-        if not bool(good.all()):
-            raise UserError(f"{path}: tensor '{name}' holds values out of range; delete the file and train the candidate again")
+            levels = 2 ** allocation.by_site[name.removesuffix(".zero_point")]
+            good = bool(((tensor >= 0) & (tensor < levels)).all())
+        if not good:
+            raise UserError(f"{path}: tensor '{name}' holds values out of range; {_MEND}")
 
 
-def _shapes(base: PreparedBase, allocation: BitAllocation) -> dict[str, torch.Size]:
-    """Name and shape of every tensor of an allocation's state."""
+def _wanted(base: PreparedBase, allocation: BitAllocation) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Name, type and shape of every tensor of an allocation's state."""
     widths = allocation.by_site
-    shapes = {name: tensor.shape for name, tensor in base.graph.parameters.items()}
+    wanted = {name: (torch.float32, tensor.shape) for name, tensor in base.graph.parameters.items()}
     for site in base.sites.weights:
         if not is_float(widths[site]):
             layer = base.graph.by_name[site.removesuffix(WEIGHT)]
-            shapes[f"{site}.scale"] = scale_shape(layer, base.graph.parameters[site], base.quantization)
+            wanted[f"{site}.scale"] = torch.float32, scale_shape(layer, base.graph.parameters[site], base.quantization)
     for site in base.sites.activations:
         if not is_float(widths[site]):
-            shapes |= {f"{site}.scale": torch.Size(), f"{site}.zero_point": torch.Size()}
-    return shapes
+            wanted |= {f"{site}.scale": (torch.float32, torch.Size()), f"{site}.zero_point": (torch.int32, torch.Size())}
+    return wanted

@@ -6,8 +6,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import load_corpora, read_corpora
@@ -23,6 +21,7 @@ from hwsearch.network.store import structure
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.separator.untrained import untrained_network
+from hwsearch.tensor_files import load_tensors, refused
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.training.fit import EpochReport, StepProgress, fit
 from hwsearch.workspace import Workspace
@@ -101,13 +100,12 @@ def load_weights(path: Path, separator: Separator) -> None:
     Raises:
         UserError: no such file, no safetensors, or not the state of the network.
     """
-    if not path.is_file():
-        raise UserError(f"separator.weights: {path}: no such file; wanted the network's state in safetensors")
+    what = f"the state of {type(separator.network).__name__} in safetensors, as separator.weights names it"
+    _, state = load_tensors(path, what)
     try:
-        separator.network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"separator.weights: {path}: not the state of {type(separator.network).__name__} ({reason})") from None
+        separator.network.load_state_dict(state)
+    except RuntimeError as error:
+        raise refused(path, what, error) from None
 
 
 def trained_path(workspace: Workspace) -> Path:

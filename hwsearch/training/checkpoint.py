@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
-from hwsearch.tensor_files import read_tensors, write_tensors
+from hwsearch.tensor_files import read_tensors, refused, write_tensors
 
 _KEY = "hwsearch_training"
+_WHAT = "a checkpoint of a training"
+_MEND = "delete it to train from the start"
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,12 @@ def load_checkpoint(
     Raises:
         UserError: the file is damaged, or belongs to another experiment.
     """
+    content, tensors = read_tensors(path, _KEY, _WHAT, _MEND)
     try:
-        content, tensors = read_tensors(path, _KEY)
         history = tuple((float(loss), float(score)) for loss, score in content.pop("history"))
         progress = TrainingProgress(**content, history=history)
     except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: damaged checkpoint ({reason}); delete it to train from the start") from None
+        raise refused(path, _WHAT, error, _MEND) from None
     if progress.experiment != experiment:
         raise UserError(
             f"{path}: checkpoint of another experiment ({progress.experiment[:12]}, this one is {experiment[:12]}); "
@@ -77,8 +78,7 @@ def load_checkpoint(
         groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: checkpoint does not fit the network ({reason})") from None
+        raise refused(path, "a checkpoint of this network", error, _MEND) from None
     return progress, _part(tensors, "best.")
 
 

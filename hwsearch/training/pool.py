@@ -22,7 +22,7 @@ from hwsearch.separator.base import base_digest
 from hwsearch.separator.front_end import Analysis, FrontEnd
 from hwsearch.separator.prepare import load_checked_base
 from hwsearch.separator.separator import Separator
-from hwsearch.tensor_files import read_tensors, write_tensors
+from hwsearch.tensor_files import read_tensors, refused, write_tensors
 from hwsearch.training.base import dynamic_mixtures
 from hwsearch.training.loss import ordered
 from hwsearch.workspace import Workspace
@@ -31,6 +31,8 @@ Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 _KEY = "hwsearch_pool_2"
+_WHAT = "a file of training mixtures"
+_MEND = "delete it and it is made again"
 _FORMAT = 2
 _TENSORS = ("mixtures", "doa_deg", "target", "normalised", "stored", "estimate")
 
@@ -150,19 +152,16 @@ def load_pool(path: Path, *, check: bool = False) -> TrainingPool:
     Raises:
         UserError: no such file, or no pool.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted training mixtures made by 'hwsearch'")
+    content, tensors = read_tensors(path, _KEY, _WHAT, _MEND, check=check)
     try:
-        content, tensors = read_tensors(path, _KEY, check=check)
         pool = TrainingPool(
             **{name: tensors[name] for name in _TENSORS},
             base_sha256=str(content["base_sha256"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a file of training mixtures ({reason}); delete it and it is made again") from None
+    except KeyError as error:
+        raise refused(path, _WHAT, f"no {error} in it", _MEND) from None
     if len({len(getattr(pool, name)) for name in _TENSORS}) != 1 or len(pool) == 0:
-        raise UserError(f"{path}: its tensors hold different numbers of mixtures; delete it and it is made again")
+        raise refused(path, _WHAT, "its tensors hold different numbers of mixtures", _MEND)
     return pool
 
 

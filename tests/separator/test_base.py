@@ -46,7 +46,9 @@ def test_a_base_that_ships_is_taken_and_refused_with_one_bit_flipped(tmp_path: P
     content[-1000] ^= 1
     path = tmp_path / "base.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"base\.safetensors: not a base file \(it carries no digest of its content\)"):
+    with pytest.raises(
+        UserError, match=r"base\.safetensors: not a base made by 'hwsearch train' \(it carries no digest of its content\)"
+    ):
         load_base(path)
 
 
@@ -56,7 +58,9 @@ def test_a_trained_base_with_one_bit_flipped_is_refused(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"base\.safetensors: not a base file \(it changed since it was written"):
+    with pytest.raises(
+        UserError, match=r"base\.safetensors: not a base made by 'hwsearch train' \(it changed since it was written"
+    ):
         load_base(path)
 
 
@@ -64,14 +68,14 @@ def test_truncated_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     small_base(path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"base\.safetensors: not a base file"):
+    with pytest.raises(UserError, match=r"base\.safetensors: not a base made by 'hwsearch train'"):
         load_base(path)
 
 
 def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     small_base(path, CONFIG.model_copy(update={"H": 16}))
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match=r"base\.safetensors: tensor '.+' is torch.float32 \[.+\]; wanted torch.float32"):
         load_base(path)
 
 

@@ -147,7 +147,7 @@ DAMAGES = {
         damaged(lambda t: t["features.zero_point"].fill_(256)),
         "'features.zero_point' holds values out of range",
     ),
-    "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of format 3"),
+    "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of a candidate .its format is not 3"),
     "base": (damaged(None, lambda c: c.update(base_sha256="b" * 64)), "trained from base bbbbbbbbbbbb; wanted base aaaa"),
     "allocation": (damaged(None, lambda c: c.update(allocation={})), "trained at another bit allocation"),
     "steps": (damaged(None, lambda c: c.update(steps="many")), "trained for 'many' steps"),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from hwsearch.files import atomic_write_bytes, file_digest
 from hwsearch.metrics.recognisers.base import listenable
 from hwsearch.metrics.recognisers.log_mel import MEL_BANDS, SAMPLE_RATE, log_mel, mel_filters
 from hwsearch.metrics.wer import DIGIT_WORDS, normalise
+from hwsearch.tensor_files import check_tensors, load_tensors, refused
 
 BLANK = 0
 CHANNELS = 64
@@ -32,6 +32,8 @@ MASKED_BANDS = 6
 
 FORMAT = "hwsearch digit recogniser 1"
 """Names the architecture above; a file of another format is refused."""
+
+_WHAT = "a digit recogniser"
 
 DEFAULT_FILE = Path(__file__).with_name("digits_ctc.safetensors")
 DEFAULT_SHA256 = "0f0a6113b2b61953908429142893f5d3db8cd1b404d9e8ce0a6c426dcbe4db22"
@@ -160,22 +162,11 @@ def load(path: Path) -> CtcDigitRecogniser:
     Raises:
         UserError: the file is missing, damaged, or does not hold this network.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted a digit recogniser")
+    metadata, state = load_tensors(path, _WHAT)
+    if metadata.get("format") != FORMAT:
+        raise refused(path, _WHAT, f"its format is {metadata.get('format')!r}; wanted {FORMAT!r}")
     network = CtcNetwork()
-    expected = network.state_dict()
-    try:
-        with safetensors.safe_open(path, framework="pt") as stored:
-            found = (stored.metadata() or {}).get("format")
-            if found != FORMAT:
-                raise UserError(f"{path}: format is {found!r}; wanted {FORMAT!r}")
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path}: damaged safetensors file ({error}); wanted a digit recogniser") from None
-    wrong = {name for name in expected.keys() & state.keys() if not _fits(state[name], expected[name])}
-    wrong |= expected.keys() ^ state.keys()
-    if wrong:
-        raise UserError(f"{path}: tensor {min(wrong)} does not fit; wanted the tensors of {FORMAT!r}")
+    check_tensors(path, state, {name: (tensor.dtype, tensor.shape) for name, tensor in network.state_dict().items()})
     network.load_state_dict(state)
     return CtcDigitRecogniser(network)
 
@@ -189,10 +180,6 @@ def load_default() -> CtcDigitRecogniser:
     if DEFAULT_FILE.is_file() and file_digest(DEFAULT_FILE) != DEFAULT_SHA256:
         raise UserError(f"{DEFAULT_FILE}: changed since it was written (its SHA-256 differs); install hwsearch again")
     return load(DEFAULT_FILE)
-
-
-def _fits(tensor: Tensor, expected: Tensor) -> bool:
-    return tensor.shape == expected.shape and tensor.dtype == expected.dtype and bool(torch.isfinite(tensor).all())
 
 
 def _batch_loss(network: CtcNetwork, filters: Tensor, batch: Sequence[Example]) -> Tensor:

@@ -111,21 +111,21 @@ def damaged_files(path: Path) -> Iterator[tuple[str, bytes]]:
     good = path.read_bytes()
     state = safetensors.torch.load(good)
     metadata = {"format": FORMAT}
-    yield "damaged", good[: len(good) // 2]
-    yield "damaged", b""
-    yield "damaged", b"\x80\x04\x95" + good[3:]
-    yield "damaged", (2**62).to_bytes(8, "little") + good[8:]
+    yield "not a digit recogniser", good[: len(good) // 2]
+    yield "not a digit recogniser", b""
+    yield "not a digit recogniser", b"\x80\x04\x95" + good[3:]
+    yield "not a digit recogniser", (2**62).to_bytes(8, "little") + good[8:]
     yield "wanted 'hwsearch digit recogniser 1'", safetensors.torch.save(state)
     yield "format is 'other'", safetensors.torch.save(state, {"format": "other"})
     poisoned = state | {"head.bias": torch.full_like(state["head.bias"], torch.nan)}
-    yield "tensor head.bias does not fit", safetensors.torch.save(poisoned, metadata)
+    yield "tensor 'head.bias' holds values out of range", safetensors.torch.save(poisoned, metadata)
     yield (
-        "tensor head.bias does not fit",
+        r"tensor 'head\.bias' is torch\.float32 \[3\]; wanted",
         safetensors.torch.save(state | {"head.bias": torch.zeros(3)}, metadata),
     )
     missing = {name: tensor for name, tensor in state.items() if name != "head.bias"}
-    yield "tensor head.bias does not fit", safetensors.torch.save(missing, metadata)
-    yield "tensor extra does not fit", safetensors.torch.save(state | {"extra": torch.zeros(3)}, metadata)
+    yield "tensor 'head.bias' is missing", safetensors.torch.save(missing, metadata)
+    yield "tensor 'extra' is unknown", safetensors.torch.save(state | {"extra": torch.zeros(3)}, metadata)
 
 
 def test_a_damaged_file_gets_one_line_that_names_it(tmp_path: Path) -> None:
