@@ -7,7 +7,7 @@ caller's to see to.
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.files import check_regular, read_content
-from hwsearch.seals import BrokenSealError, seal_lines, unseal_lines
+from hwsearch.seals import seal_lines
 
 JOURNAL_BYTES = 2**35
 """The largest journal that is read; the record of a million candidates at every fidelity takes half of it."""
@@ -34,18 +34,6 @@ def read_lines(path: Path, what: str) -> list[bytes]:
     """
     content = read_content(path, what, JOURNAL_BYTES)
     return content[: content.rfind(b"\n") + 1].splitlines()
-
-
-def unsealed(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[bytes]:
-    """Lines without their seals.
-
-    Raises:
-        UserError: a line is not as it was written; names file and line, and what to do (`mend`).
-    """
-    try:
-        yield from unseal_lines(lines)
-    except BrokenSealError as error:
-        raise UserError(f"{path}, line {error.line}: {error}; {mend}") from None
 
 
 def parse_line(kind: TypeAdapter[Line], line: bytes, path: Path, number: int, mend: str) -> Line:

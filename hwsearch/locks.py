@@ -1,7 +1,7 @@
 """Locks of the operating system: one process at a time holds a lock file, which names it; a kill releases the lock.
 
-`filelock` does not do here. It cannot look at a lock without taking it, it has no place for the name of the holder, and where
-the file system has no locks it falls back on files that outlive a kill.
+`filelock` does not do here. It does not say who holds a lock. Who only looks would have to take the lock, with the right to write
+in the folder.
 """
 
 import fcntl

@@ -24,18 +24,6 @@ _BEFORE, _BEHIND = b',"seal":"', b'"}'
 _SUFFIX = len(_BEFORE) + _LENGTH + len(_BEHIND)
 
 
-class BrokenSealError(ValueError):
-    """A line is not as it was written; the message says so.
-
-    Attributes:
-        line: its number, from 1 on.
-    """
-
-    def __init__(self, line: int) -> None:
-        super().__init__("changed since it was written, or the line before it is gone")
-        self.line = line
-
-
 def seal_line(line: bytes, previous: bytes) -> bytes:
     """A line with its seal.
 
@@ -54,17 +42,22 @@ def seal_lines(lines: Iterable[bytes], previous: bytes = b"") -> Iterator[bytes]
         yield previous
 
 
-def unseal_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
+def unseal_lines(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[bytes]:
     """Lines without their seals.
 
+    Args:
+        lines: of a file.
+        path: of the file, for messages.
+        mend: what to do where a line is not as it was written.
+
     Raises:
-        BrokenSealError: at the first line whose seal is none of it and of the line before.
+        UserError: at the first line whose seal is none of it and of the line before; names file and line.
     """
     previous = b""
     for number, line in enumerate(lines, start=1):
         content = line[:-_SUFFIX] + b"}"
         if line != seal_line(content, previous):
-            raise BrokenSealError(number)
+            raise UserError(f"{path}, line {number}: changed since it was written, or the line before it is gone; {mend}")
         previous = line
         yield content
 

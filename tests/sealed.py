@@ -10,7 +10,7 @@ from hwsearch.seals import SEAL, seal_lines, unseal_lines, write_sealed_json
 
 def edit_lines(path: Path, edit: Callable[[list[bytes]], list[bytes]]) -> None:
     """Change the lines of a sealed file."""
-    lines = edit(list(unseal_lines(path.read_bytes().splitlines())))
+    lines = edit(list(unseal_lines(path.read_bytes().splitlines(), path, "mend the test")))
     path.write_bytes(b"".join(line + b"\n" for line in seal_lines(lines)))
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal, parse_line, read_lines, unsealed
+from hwsearch.journal import Journal, parse_line, read_lines
+from hwsearch.seals import unseal_lines
 
 ENTRIES = [b'{"line":%d}' % number for number in range(5)]
 MEND = "delete it"
@@ -26,7 +27,7 @@ def write(path: Path, *entries: bytes, sealed: bool = True) -> Path:
 
 def read(path: Path, *, sealed: bool = True) -> list[bytes]:
     lines = read_lines(path, "a journal")
-    return list(unsealed(lines, path, MEND)) if sealed else lines
+    return list(unseal_lines(lines, path, MEND)) if sealed else lines
 
 
 @pytest.mark.parametrize("sealed", [True, False])

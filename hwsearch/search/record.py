@@ -23,8 +23,8 @@ import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
 from hwsearch.files import atomic_write_bytes, check_regular
-from hwsearch.journal import Journal, parse_line, read_lines, sync_folder, unsealed
-from hwsearch.seals import seal_lines
+from hwsearch.journal import Journal, parse_line, read_lines, sync_folder
+from hwsearch.seals import seal_lines, unseal_lines
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import QUALITY, Objective, implausible
@@ -319,11 +319,11 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
     """
     found = schema_version(lines[0])
     if found is None or found == SCHEMA_VERSION:
-        return unsealed(lines, path, _MEND)
+        return unseal_lines(lines, path, _MEND)
     if not can_upgrade(found, SCHEMA_VERSION):
         newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
         raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
-    entries = list(unsealed(lines, path, _MEND)) if found >= _SEALED_SINCE else lines
+    entries = list(unseal_lines(lines, path, _MEND)) if found >= _SEALED_SINCE else lines
     return iter(upgrade(entries, found, SCHEMA_VERSION))
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal, parse_line, read_lines, unsealed
+from hwsearch.journal import Journal, parse_line, read_lines
 from hwsearch.locks import Lock
-from hwsearch.seals import read_sealed_json, write_sealed_json
+from hwsearch.seals import read_sealed_json, unseal_lines, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
 
 KEY_FILE = "key.json"
@@ -101,5 +101,5 @@ def _read(path: Path) -> tuple[Result, ...]:
     if not path.exists():
         return ()
     mend = f"delete {path.parent} and the sensitivities are made again"
-    lines = list(unsealed(read_lines(path, _WHAT), path, mend))
+    lines = list(unseal_lines(read_lines(path, _WHAT), path, mend))
     return tuple(parse_line(_LINE, line, path, number, mend) for number, line in enumerate(lines, start=1))

@@ -87,7 +87,7 @@ def test_a_value_of_any_kind_in_any_place(whole: Path, tmp_path: Path, data: st.
     shutil.copytree(whole, folder, dirs_exist_ok=True)
     name = data.draw(st.sampled_from([RECORD_FILE, RECORD_FILE, DRIVERS_FILE]))
     lines = (whole / name).read_bytes().splitlines()
-    entries = list(unseal_lines(lines)) if name == RECORD_FILE else lines
+    entries = list(unseal_lines(lines, whole / name, "mend the test")) if name == RECORD_FILE else lines
     row = data.draw(st.integers(0, len(entries) - 1))
     content = json.loads(entries[row])
     place = data.draw(st.sampled_from(places(content)[1:]))

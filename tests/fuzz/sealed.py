@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 from hypothesis import strategies as st
 
@@ -15,7 +16,8 @@ from tests.fuzz.values import json_lines, json_values
 @st.composite
 def sealed_lines(draw: Draw, content: bytes) -> Thing:
     """Lines of a file of sealed JSON lines damaged."""
-    damaged = draw(json_lines(b"".join(line + b"\n" for line in unseal_lines(content.splitlines()))))
+    lines = unseal_lines(content.splitlines(), Path("whole"), "mend the test")
+    damaged = draw(json_lines(b"".join(line + b"\n" for line in lines)))
     assert isinstance(damaged.content, bytes)
     entries = [line for line in damaged.content.split(b"\n") if line]
     return Thing(b"".join(line + b"\n" for line in seal_lines(entries)), (*damaged.story, "sealed again"))

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from hwsearch.errors import UserError
 from hwsearch.files import check_writable
+from hwsearch.locks import Lock
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.space import Point
 from hwsearch.search.studies.address import StorageAddress
@@ -73,11 +73,9 @@ def open_study(address: StorageAddress, folder: Path, header: Header) -> Iterato
     if address.file == (folder / MIRROR_FILE).absolute():
         raise ForeignStudyError("the driver of the run folder writes this file itself; wanted another file")
     try:
-        lock = FileLock(folder / LOCK_FILE, timeout=0).acquire()
-    except Timeout:
-        raise StorageError(f"another process is publishing {folder}") from None
-    except OSError as error:
-        raise StorageError(f"{folder / LOCK_FILE} cannot be locked ({error.strerror})") from None
+        lock = Lock(folder / LOCK_FILE, "is publishing it")
+    except UserError as error:
+        raise StorageError(str(error)) from None
     with lock:
         storage = open_storage(address)
         try:

@@ -201,7 +201,7 @@ def test_one_process_at_a_time_publishes_a_run_folder(tmp_path: Path, journal: s
     address = parse_address(journal)
     search(tmp_path, make_experiment(12))
     with open_study(address, tmp_path, read_record(tmp_path)[0]):
-        with pytest.raises(UserError, match=f"another process is publishing {tmp_path}"):
+        with pytest.raises(UserError, match=f"{tmp_path}: process {os.getpid()} is publishing it"):
             published(tmp_path, journal)
         summary = search(tmp_path, make_experiment(16), storage=address)
         assert "16 of 16 results are missing" in str(summary.shared)
