@@ -69,8 +69,8 @@ class Health:
     def is_trusted(self) -> bool:
         """Whether Ray may be given something to keep: nothing has died since it was looked at.
 
-        A worker may have died of this machine's node, which Ray says before the node has ended. What were stored there then
-        would end this process.
+        A worker may have died because this machine's node dies, and Ray says so before the node has ended. Ray ends this process
+        where it stores anything on the node then.
         """
         return self._checked != -math.inf and self.own_node_lives()
 
