@@ -39,19 +39,22 @@ class Lock:
         Raises:
             UserError: another process holds it (names the process), or it cannot be locked or written to.
         """
-        with ExitStack() as opened:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            with ExitStack() as opened:
                 opened.callback(os.close, self._handle)
-                _take(self._handle, path, busy)
+                tries = 1
+                while not lock_at_once(self._handle):
+                    if tries == _TRIES:
+                        raise in_use(path, _named(self._handle), busy)
+                    time.sleep(_PAUSE_SECONDS)
+                    tries += 1
                 os.ftruncate(self._handle, 0)
                 os.write(self._handle, f"{os.getpid()} {socket.gethostname()}\n".encode())
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot be written ({error.strerror}); wanted a place with room and the right to write"
-                ) from None
-            opened.pop_all()
+                opened.pop_all()
+        except OSError as error:
+            raise _unlockable(path, error) from None
         _HELD.add(self._handle)
 
     def __enter__(self) -> Self:
@@ -89,17 +92,21 @@ def lock_holder(path: Path) -> LockHolder | None:
     """Which process holds a lock file, if any; changes nothing there.
 
     The lock is shared for an instant, which a process that is just starting waits for.
+
+    Raises:
+        UserError: it cannot be looked at.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        with ExitStack() as opened:
+            opened.callback(os.close, handle)
+            if lock_at_once(handle, fcntl.LOCK_SH):
+                return None
+            return LockHolder(_named(handle), datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        if _try_lock(handle, fcntl.LOCK_SH, path):
-            return None
-        return LockHolder(_named(handle), datetime.fromtimestamp(os.fstat(handle).st_mtime, UTC))
-    finally:
-        os.close(handle)
+    except OSError as error:
+        raise _unlockable(path, error) from None
 
 
 def in_use(path: Path, process: str, busy: str) -> UserError:
@@ -120,20 +127,9 @@ def lock_at_once(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _take(handle: int, path: Path, busy: str) -> None:
-    tries = 1
-    while not _try_lock(handle, fcntl.LOCK_EX, path):
-        if tries == _TRIES:
-            raise in_use(path, _named(handle), busy)
-        time.sleep(_PAUSE_SECONDS)
-        tries += 1
-
-
-def _try_lock(handle: int, kind: int, path: Path) -> bool:
-    try:
-        return lock_at_once(handle, kind)
-    except OSError as error:  # such as on a network file system without locks
-        raise UserError(f"{path}: cannot be locked ({error.strerror}); wanted a file system that has locks") from None
+def _unlockable(path: Path, error: OSError) -> UserError:
+    said = "wanted a place with room and the right to write, on a file system that has locks"
+    return UserError(f"{path}: cannot be locked ({error.strerror}); {said}")
 
 
 def _named(handle: int) -> str:

@@ -29,5 +29,5 @@ def test_a_lock_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for path, said in ((tmp_path / "folder", "Is a directory"), (tmp_path / "file" / "lock", "(File exists|Not a directory)")):
-        with pytest.raises(UserError, match=rf"^{path}: cannot be written \({said}\); wanted a place with room"):
+        with pytest.raises(UserError, match=rf"^{path}: cannot be locked \({said}\); wanted a place with room"):
             Lock(path, BUSY)
