@@ -24,7 +24,7 @@ from scoring_speed import processor
 from hwsearch.cli import commands
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.experiment import Experiment, Split, load_experiment
-from hwsearch.export.folder import EXPORT_FOLDER, GRAPH_FILES, VERIFICATION_FILE, WEIGHTS_FILE
+from hwsearch.export.folder import EXPORT_FOLDER, VERIFICATION_FILE, WEIGHTS_FILE, graph_file
 from hwsearch.files import atomic_write_json, read_json
 from hwsearch.front.query import query, to_json
 from hwsearch.metrics.si_snr import si_snr
@@ -84,7 +84,7 @@ def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]
     workspace = Workspace(runs, experiment)
     command("run", EXPERIMENT, "--runs-dir", runs, "--workers", 0)
     run, export = read_run(workspace.folder), workspace.folder / EXPORT_FOLDER
-    tested, model = testing(workspace, mixtures), export / GRAPH_FILES["onnx"]
+    tested, model = testing(workspace, mixtures), export / graph_file("onnx")
     figures = evaluated(tested, model)
     return {
         "experiment": experiment.name,

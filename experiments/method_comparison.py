@@ -32,7 +32,7 @@ from torch import Tensor
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.executor import LocalExecutor
-from hwsearch.experiment import Experiment, Prior, QuantizationConfig, Split, load_experiment
+from hwsearch.experiment import Experiment, QuantizationConfig, Split, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from hwsearch.metrics.evaluation import System
 from hwsearch.metrics.perceptual import pesq_score
@@ -47,14 +47,14 @@ from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY, SIZE
+from hwsearch.search.plan import make_plan, posterior_engine
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.record import REFERENCE, Scored, read_record
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Seed, build_space
-from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import mse_scale, weight_limit
@@ -72,7 +72,7 @@ HERE = Path(__file__).parent
 BITS = (2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 UNIFORM = ("uniform, one scale", "uniform, per layer", "uniform, per channel", "uniform, small at 8")
 ONE_SCALE, PER_LAYER, PER_CHANNEL, SMALL_AT_8 = UNIFORM
-PRIORS = {"curvature": Prior.CURVATURE, "kl": Prior.KL, "output noise": Prior.OUTPUT_NOISE}
+PRIORS = {"curvature": "curvature", "kl": "kl", "output noise": "output-noise-ratio"}
 SHARED = "shared"
 """The way of scaling with one table for the weights of all layers."""
 NAS, OURS = "nas", "prior-corrected"
@@ -126,14 +126,14 @@ class Bench:
         return {"per_channel": self.base, "per_tensor": changed, SHARED: self.base}
 
     @cached_property
-    def priors(self) -> list[Prior]:
+    def priors(self) -> list[str]:
         """Those of the experiment, and those that are methods here."""
         return list(dict.fromkeys((*self.experiment.search.priors, *PRIORS.values())))
 
     @cached_property
-    def sensitivities(self) -> Mapping[Prior, SensitivityTable]:
+    def sensitivities(self) -> Mapping[str, SensitivityTable]:
         """Tables of all priors, which `estimate` has written."""
-        paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.priors}
+        paths = {prior: table_path(self.workspace, prior) for prior in self.priors}
         return {prior: read_table(path) for prior, path in paths.items()}
 
     def estimate(self) -> None:

@@ -32,17 +32,16 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from hwsearch.experiment import Fidelity, Prior, load_experiment
+from hwsearch.experiment import Fidelity, load_experiment
 from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.plan import make_plan, posterior_engine
 from hwsearch.search.posterior.sampler import PriorCorrectedSampler
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
-from hwsearch.search.strategy import make_plan, posterior_engine
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import provenance
@@ -97,7 +96,7 @@ class Problem:
         self.costs = CostBook(self.experiment, self.space)
         self.size = self.costs.known(SIZE)
         prepare(self.workspace)
-        paths = {prior: table_path(self.workspace, Method(prior.value)) for prior in self.experiment.search.priors}
+        paths = {prior: table_path(self.workspace, prior) for prior in self.experiment.search.priors}
         self.tables = {prior: read_table(path) for prior, path in paths.items()}
         self.seeds = make_plan(self.experiment, self.space, self.costs, self.tables).seeds
         ends = np.array([[0] * len(self.space.free), [n - 1 for n in self.space.shape]])
@@ -214,7 +213,7 @@ def run_front(problem: Problem, job: Job, evaluations: int) -> None:
     changes = {"strategy": "kl", "trials": evaluations}
     search = problem.experiment.search.model_copy(update=changes)
     first = problem.experiment.search.priors[0]
-    tables = {Prior.KL: problem.tables[first]}
+    tables = {"kl": problem.tables[first]}
     finer = make_plan(problem.experiment.model_copy(update={"search": search}), problem.space, problem.costs, tables).seeds
     points = list(dict.fromkeys(seed.point for seed in (*problem.seeds, *finer)))[:evaluations]
     lines = [json.dumps({"point": point, "values": problem.values(point)}) for point in points]

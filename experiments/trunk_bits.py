@@ -34,7 +34,7 @@ from scoring_speed import processor
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, with_search
 from hwsearch.export.candidate import export_candidate
-from hwsearch.export.folder import GRAPH_FILES, VERIFICATION_FILE
+from hwsearch.export.folder import VERIFICATION_FILE, graph_file
 from hwsearch.export.network import INPUT
 from hwsearch.files import atomic_write_json, read_json
 from hwsearch.interrupts import checkpoint
@@ -117,7 +117,7 @@ def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str
             bits = allocation(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
             export_candidate(base, bits, sounds, output, "onnx")
             verified[trunk] = read_json(output / VERIFICATION_FILE, "a verification")
-            sessions[trunk] = _session(output / GRAPH_FILES["onnx"])
+            sessions[trunk] = _session(output / graph_file("onnx"))
     waveform, doa_deg = sounds[0]
     with torch.no_grad():
         features = base.separator.front_end.raw(waveform[None], torch.tensor([doa_deg])).numpy()

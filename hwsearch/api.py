@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsearch.experiment import Fidelity, load_experiment, with_search
-from hwsearch.export.folder import Format
 from hwsearch.front.candidates import CandidateTable
 from hwsearch.front.query import parse_condition, parse_order, query
 from hwsearch.workflow.export import export
@@ -93,7 +92,7 @@ def query_front(run: Run, *conditions: str, sort: str | None = None) -> Candidat
     return query(run.table, [parse_condition(text) for text in conditions], order)
 
 
-def export_candidate(run: Run, candidate: int, folder: str | Path, graph_format: Format = "onnx") -> "VerificationReport":
+def export_candidate(run: Run, candidate: int, folder: str | Path, graph_format: str = "onnx") -> "VerificationReport":
     """Export a candidate; the folder appears once its file was verified against the Brevitas network on test mixtures.
 
     >>> run = open_run("runs/tiny")

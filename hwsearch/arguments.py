@@ -34,6 +34,30 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
+class Registered(click.ParamType[str]):
+    """The name of an extension, such as a sampler; what is registered when the command runs counts."""
+
+    name = "name"
+
+    def __init__(self, registry: str) -> None:
+        """Take names of one of the registries of `hwsearch.extensions`."""
+        self._registry = registry
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        from hwsearch import extensions
+
+        return tuple(getattr(extensions, self._registry))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The names, as click shows choices."""
+        return f"[{'|'.join(self._names)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name, or click's error for a wrong choice."""
+        return click.Choice(self._names).convert(value, param, ctx)
+
+
 def check_not_read(output: Path, *inputs: Path) -> None:
     """Refuse an output that would replace what is read.
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from hwsearch import __version__
-from hwsearch.arguments import PathArgument, check_not_read
+from hwsearch.arguments import PathArgument, Registered, check_not_read
 from hwsearch.cores import check_processes
 from hwsearch.errors import UserError
 from hwsearch.export.folder import check_output
@@ -63,13 +63,13 @@ STORAGE = click.option(
 )
 STRATEGY = click.option(
     "--strategy",
-    type=click.Choice(["prior-corrected", "uniform", "curvature", "kl", "nas"]),
+    type=Registered("STRATEGIES"),
     default=None,
     help="Strategy of the search. It replaces search.strategy of the experiment.",
 )
 SAMPLER = click.option(
     "--sampler",
-    type=click.Choice(["posterior", "random", "nsga2", "tpe", "gp"]),
+    type=Registered("SAMPLERS"),
     default=None,
     help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
 )
@@ -374,7 +374,7 @@ def pareto(
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
 @RUN
 @click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
-@click.option("--format", "graph_format", type=click.Choice(["onnx", "qonnx"]), default="onnx", help="Format of the graph.")
+@click.option("--format", "graph_format", type=Registered("EXPORTERS"), default="onnx", help="Format of the graph.")
 @click.option("--output", type=PATH, required=True, help="Folder to write. An earlier export there is replaced.")
 @FIDELITY
 def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
@@ -562,10 +562,11 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
     `changes` replaces keys of its section `search`.
     """
     from hwsearch.experiment import load_experiment, with_search
+    from hwsearch.extensions import STRATEGIES
 
     loaded = with_search(load_experiment(experiment), changes or {})
-    strategy = loaded.search.strategy.value
-    if strategy != "prior-corrected":
+    strategy = loaded.search.strategy
+    if not STRATEGIES.load(strategy).samples:
         why = f"with strategy '{strategy}', which scores its seeds alone; wanted 'prior-corrected', or no --sampler"
         _refuse_idle(why, "sampler")
     check_folder(runs_dir / loaded.name)

@@ -21,6 +21,7 @@ from hw_models.reading import Unreadable, read_toml
 from hw_models.target import load_target
 from hw_models.wording import Mistake, first_mistake, shown
 from hwsearch.errors import UserError
+from hwsearch.extensions import CORPORA, QUALITY_METRICS, SAMPLERS, SENSITIVITIES, STRATEGIES
 from hwsearch.files import digest
 
 FLOAT_BITS = 32
@@ -54,15 +55,6 @@ class Split(StrEnum):
     TEST = "test"
 
 
-class CorpusKind(StrEnum):
-    """What a corpus is read from."""
-
-    LIBRISPEECH = "librispeech"
-    CSV = "csv"
-    FSDD = "fsdd"
-    ESPEAK = "espeak"
-
-
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
@@ -80,14 +72,8 @@ class CorpusConfig(Section):
     of `fsdd`.
     """
 
-    kind: CorpusKind
-    """Format of the speech.
-
-    - `librispeech`: a folder laid out as LibriSpeech.
-    - `csv`: a CSV file with the columns `path`, `speaker` and, if wanted, `transcript`.
-    - `fsdd`: the recordings folder of the Free Spoken Digit Dataset.
-    - `espeak`: sentences synthesised by eSpeak NG.
-    """
+    kind: Annotated[str, CORPORA]
+    """Format of the speech."""
     root: Path | None = None
     """The folder (`librispeech`, `fsdd`) or file (`csv`) of the speech. `espeak` takes none."""
     splits: dict[Split, Fraction]
@@ -103,8 +89,6 @@ class CorpusConfig(Section):
     def _check(self) -> Self:
         if not self.splits or sum(self.splits.values()) <= 0 or sum(self.splits.values()) > 1 + 1e-9:
             raise ValueError("splits must name at least one split, with shares that sum to at most 1")
-        if (self.root is None) != (self.kind is CorpusKind.ESPEAK):
-            raise ValueError(f"root is {'wanted' if self.root is None else 'not used'} for kind '{self.kind.value}'")
         return self
 
 
@@ -399,39 +383,6 @@ class Fidelity(StrEnum):
         return self in (Fidelity.SHORT_QAT, Fidelity.FULL_QAT)
 
 
-class Prior(StrEnum):
-    """Sensitivities that seed a search: tables of `hwsearch sensitivity`."""
-
-    CURVATURE = "curvature"
-    AVERAGE_CURVATURE = "average-curvature"
-    FISHER = "fisher"
-    KL = "kl"
-    MEASURED = "measured-noise-ratio"
-    GRADIENT = "gradient"
-    OUTPUT_NOISE = "output-noise-ratio"
-    RECOVERABILITY = "recoverability"
-
-
-class SamplerKind(StrEnum):
-    """Who proposes candidates after the seeds."""
-
-    POSTERIOR = "posterior"
-    RANDOM = "random"
-    NSGA2 = "nsga2"
-    TPE = "tpe"
-    GP = "gp"
-
-
-class Strategy(StrEnum):
-    """Which candidates a search tries."""
-
-    PRIOR_CORRECTED = "prior-corrected"
-    UNIFORM = "uniform"
-    CURVATURE = "curvature"
-    KL = "kl"
-    NAS = "nas"
-
-
 class SensitivityConfig(Section):
     """How the sensitivities of sites and widths are estimated."""
 
@@ -525,41 +476,27 @@ class SearchConfig(Section):
     `stall_growth` over them. All seeds are scored first. Absent: no such stop."""
     stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
     """Growth of the hypervolume, as a share of it, below which the search has stalled."""
-    strategy: Strategy = Strategy.PRIOR_CORRECTED
+    strategy: Annotated[str, STRATEGIES] = "prior-corrected"
     """Which candidates to try. Each strategy begins with the uniform allocations and the ends-at-8 ones, whose first and last
-    layer have 8 bits.
-
-    - `prior-corrected`: adds the exact front of every prior, then the proposals of the sampler.
-    - `uniform`: adds no others.
-    - `curvature`: adds the exact front of the curvature sensitivities at ever more sizes.
-    - `kl`: adds the exact front of the KL sensitivities at ever more sizes.
-    - `nas`: adds what a differentiable search finds for each of `nas.cost_weights`.
-    """
-    sampler: SamplerKind = SamplerKind.POSTERIOR
-    """Who proposes candidates after the seeds, with the strategy `prior-corrected`.
-
-    - `posterior`: solves the allocation again under sensitivities corrected by every scored candidate.
-    - `random`, `nsga2`, `tpe`, `gp`: Optuna's samplers.
-    """
-    priors: tuple[Prior, ...] = (Prior.OUTPUT_NOISE, Prior.MEASURED, Prior.KL, Prior.CURVATURE, Prior.GRADIENT)
-    """Sensitivities whose exact fronts seed the search. `posterior` starts from those in noise ratios, or else from the first.
-
-    - `measured-noise-ratio`: the loss of SI-SNR when one site is quantized, as noise power.
-    - `output-noise-ratio`: how far one quantized site moves the estimate.
-    - `recoverability`: the loss that a short training does not win back.
-    - `kl`: the divergence between the quantized and the full-precision mask.
-    - `curvature`: the trace of the loss's Hessian times the squared quantization error.
-    - `average-curvature`: the same, divided by the number of values at the site.
-    - `fisher`: `curvature` with the Fisher information instead of the Hessian.
-    - `gradient`: the squared gradient times the squared output error, from one backward pass.
-    """
+    layer have 8 bits."""
+    sampler: Annotated[str, SAMPLERS] = "posterior"
+    """Who proposes candidates after the seeds, with a strategy that lets a sampler propose."""
+    priors: tuple[Annotated[str, SENSITIVITIES], ...] = (
+        "output-noise-ratio",
+        "measured-noise-ratio",
+        "kl",
+        "curvature",
+        "gradient",
+    )
+    """Sensitivities whose exact fronts seed the search. `posterior` starts from those in noise ratios, or else from the first."""
     seed_sizes: Annotated[int, Field(ge=8, le=1000)] = 8
     """Number of sizes at which each prior's exact front is scored."""
     nas: bool = False
     """Whether a differentiable search (section `nas`) adds its candidates to the seeds."""
     objectives: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("si_snr_improvement_db", "size_bytes")
-    """What the front trades off: `si_snr_improvement_db` first, then one to three costs such as `size_bytes` or
-    `latency_ms[ethos-u55-128]`."""
+    """What the front trades off: a metric of quality first, then other metrics and at least one cost, such as `size_bytes` or
+    `latency_ms[ethos-u55-128]`. `si_snr_improvement_db` is recorded in any case: sensitivities, promotions, plots and
+    `export.max_drop_db` are about it."""
     limits: dict[str, float] = Field(default_factory=dict)
     """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`. Uniform seeds may exceed it."""
     population: Annotated[int, Field(ge=2, le=1000)] = 20
@@ -620,10 +557,13 @@ class SearchConfig(Section):
         ):
             if not widths or tuple(sorted(set(widths))) != widths:
                 raise ValueError(f"{name} {list(widths)} must rise without repeats")
-        if len(set(self.objectives)) != len(self.objectives) or self.objectives[0] != "si_snr_improvement_db":
-            raise ValueError(f"objectives {list(self.objectives)} must differ and begin with 'si_snr_improvement_db'")
+        if len(set(self.objectives)) != len(self.objectives) or self.objectives[0] not in QUALITY_METRICS:
+            known = " or ".join(f"'{name}'" for name in QUALITY_METRICS)
+            raise ValueError(f"objectives {list(self.objectives)} must differ and begin with {known}")
+        if all(column in QUALITY_METRICS for column in self.objectives):
+            raise ValueError(f"objectives {list(self.objectives)} must hold a cost, such as 'size_bytes'")
         if len(set(self.priors)) != len(self.priors):
-            raise ValueError(f"priors {[prior.value for prior in self.priors]} must differ")
+            raise ValueError(f"priors {list(self.priors)} must differ")
         order = [list(Fidelity).index(promotion.fidelity) for promotion in self.promotions]
         if order != sorted(set(order)):
             raise ValueError("promotions must rise in fidelity without repeats")

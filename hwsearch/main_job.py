@@ -5,7 +5,7 @@ import shutil
 import sys
 
 from hwsearch.errors import UserError
-from hwsearch.export.folder import EXPORT_FOLDER, GRAPH_FILES
+from hwsearch.export.folder import EXPORT_FOLDER, graph_file
 from hwsearch.front.query import Condition, query
 from hwsearch.front.rungs import rung_correlations
 from hwsearch.interrupts import stop_code
@@ -98,5 +98,5 @@ def _export_chosen(run: Run) -> None:
     print_export(report, folder)
     recording, doa = example_recording(run.workspace)
     direction = [] if doa is None else ["--doa", f"{doa:.1f}"]
-    model = str(folder / GRAPH_FILES["onnx"])
+    model = str(folder / graph_file("onnx"))
     say("next:   " + command_line("separate", model, "--input", str(recording), *direction, "--output", "target.wav"))

@@ -16,7 +16,7 @@ from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity, Split, WorkersConfig
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.strategy import trainings
+from hwsearch.search.plan import trainings
 from hwsearch.sensitivity import estimate, work
 from hwsearch.separator.trained import load_trained
 from hwsearch.workflow.base import prepare

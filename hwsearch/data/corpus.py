@@ -2,18 +2,15 @@
 them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.data.csv_manifest import read_csv_manifest
-from hwsearch.data.espeak import Script, write_script
 from hwsearch.data.fsdd import PREFIX as FSDD
-from hwsearch.data.fsdd import read_fsdd
-from hwsearch.data.librispeech import read_librispeech
-from hwsearch.data.splits import deal_speakers
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
-from hwsearch.experiment import CorpusConfig, CorpusKind, DataConfig, Split
+from hwsearch.experiment import DataConfig, Split
+from hwsearch.extensions import CORPORA
 
 Speech = dict[Split, tuple[Utterance, ...]]
 """The utterances of each split; every split is a key."""
@@ -24,7 +21,8 @@ class Corpora:
     """The speech of an experiment, of which the synthesised part need not have been made yet."""
 
     speech: Speech
-    scripts: tuple[Script, ...]
+    synthetic: tuple[Callable[[], None], ...]
+    """Each makes what is missing of one corpus."""
 
     def synthesise(self) -> None:
         """Make the sound that is missing.
@@ -32,8 +30,8 @@ class Corpora:
         Raises:
             UserError: eSpeak NG is not usable, or some of what it made is gone.
         """
-        for script in self.scripts:
-            script.synthesise()
+        for synthesise in self.synthetic:
+            synthesise()
 
 
 def read_corpora(data: DataConfig, seed: int, cache: Path) -> Corpora:
@@ -54,17 +52,9 @@ def read_corpora(data: DataConfig, seed: int, cache: Path) -> Corpora:
             utterance id, or a split that mixtures or rooms are wanted for has fewer than two speakers.
     """
     speech: dict[Split, list[Utterance]] = {split: [] for split in Split}
-    scripts = []
-    for corpus in data.corpora:
-        if corpus.kind is CorpusKind.ESPEAK:
-            script = write_script(
-                corpus.splits, corpus.speakers, corpus.utterances_per_speaker, corpus.digit_strings, seed, cache
-            )
-            scripts.append(script)
-            said = {split: script.utterances(split) for split in Split}
-        else:
-            said = _read(corpus, seed)
-        for split, utterances in said.items():
+    sources = [CORPORA.load(corpus.kind)(corpus, seed, cache) for corpus in data.corpora]
+    for source in sources:
+        for split, utterances in source.speech.items():
             speech[split] += utterances
     _check_ids(speech)
     _check_speakers(speech)
@@ -76,7 +66,7 @@ def read_corpora(data: DataConfig, seed: int, cache: Path) -> Corpora:
                 f"data.corpora: speakers in the {split.value} split: {len(speakers)}; a mixture needs two: "
                 f"raise the {split.value} share in 'splits' or add a corpus"
             )
-    return Corpora(distinct, tuple(scripts))
+    return Corpora(distinct, tuple(source.synthesise for source in sources if source.synthesise is not None))
 
 
 def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
@@ -88,16 +78,6 @@ def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
     corpora = read_corpora(data, seed, cache)
     corpora.synthesise()
     return corpora.speech
-
-
-def _read(corpus: CorpusConfig, seed: int) -> Speech:
-    """A recorded corpus."""
-    root = corpus.root or Path()
-    if corpus.kind is CorpusKind.FSDD:
-        return read_fsdd(root, corpus.splits, corpus.utterances_per_speaker, seed)
-    utterances = read_librispeech(root) if corpus.kind is CorpusKind.LIBRISPEECH else read_csv_manifest(root)
-    dealt = deal_speakers((utterance.speaker for utterance in utterances), corpus.splits, seed)
-    return {split: tuple(utterance for utterance in utterances if dealt.get(utterance.speaker) is split) for split in Split}
 
 
 def _check_ids(speech: dict[Split, list[Utterance]]) -> None:

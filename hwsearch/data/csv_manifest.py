@@ -5,14 +5,26 @@ import io
 from pathlib import Path
 
 from hw_models.reading import Unreadable, read_text
+from hwsearch.data.source import Source, dealt, root_of
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
+from hwsearch.experiment import CorpusConfig
 
 MANIFEST_BYTES = 256 * 2**20
 """The largest manifest that is read; one of a million utterances takes half of it."""
 
 _WANTED = ("path", "speaker")
 _OPTIONAL = ("transcript",)
+
+
+def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
+    """The corpus of a CSV manifest, its speakers dealt to splits.
+
+    Raises:
+        UserError: as `read_csv_manifest`, or no `root`.
+    """
+    del cache
+    return dealt(read_csv_manifest(root_of(corpus)), corpus, seed)
 
 
 def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:

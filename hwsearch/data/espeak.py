@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
+from hwsearch.data.source import Source
 from hwsearch.data.splits import sentence_split
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 from hwsearch.files import digest
 
 SAMPLE_RATE = 22_050
@@ -160,6 +161,18 @@ class Script:
         for number in range(len(self.lines)):
             if not (self.folder / _file_name(number)).is_file():
                 raise UserError(f"{self.folder}: {_file_name(number)} is gone; delete the folder to have it made again")
+
+
+def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
+    """Sentences of synthetic voices.
+
+    Raises:
+        UserError: as `write_script`, or a `root`, which there is none of.
+    """
+    if corpus.root is not None:
+        raise UserError("data.corpora: root is not used for kind 'espeak'")
+    script = write_script(corpus.splits, corpus.speakers, corpus.utterances_per_speaker, corpus.digit_strings, seed, cache)
+    return Source({split: script.utterances(split) for split in Split}, script.synthesise)
 
 
 def write_script(

@@ -16,15 +16,26 @@ import numpy as np
 
 from hwsearch.data.seeding import generator
 from hwsearch.data.sentences import DIGITS, digits_in_words, draw_digits
+from hwsearch.data.source import Source, root_of
 from hwsearch.data.splits import deal_speakers, sentence_split
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 
 PREFIX = "fsdd:"
 
 _NAME = re.compile(r"(\d)_([A-Za-z0-9]+)_(\d+)\.wav")
 _TAKES = {Split.TEST: range(5), Split.VALIDATION: range(5, 10), Split.TRAIN: range(10, 1000)}
+
+
+def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
+    """Digit strings of the Free Spoken Digit Dataset.
+
+    Raises:
+        UserError: as `read_fsdd`, or no `root`.
+    """
+    del cache
+    return Source(read_fsdd(root_of(corpus), corpus.splits, corpus.utterances_per_speaker, seed))
 
 
 def read_fsdd(

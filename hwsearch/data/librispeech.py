@@ -6,13 +6,25 @@ import re
 from pathlib import Path
 
 from hw_models.reading import Unreadable, read_text
+from hwsearch.data.source import Source, dealt, root_of
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
+from hwsearch.experiment import CorpusConfig
 
 TRANSCRIPTS_BYTES = 256 * 2**20
 """The largest file of transcripts that is read; one of a million utterances takes half of it."""
 
 _NAME = re.compile(r"([^-]+)-([^-]+)-([^-]+)\.(?:flac|wav)")
+
+
+def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
+    """A LibriSpeech-style corpus, its speakers dealt to splits.
+
+    Raises:
+        UserError: as `read_librispeech`, or no `root`.
+    """
+    del cache
+    return dealt(read_librispeech(root_of(corpus)), corpus, seed)
 
 
 def read_librispeech(root: Path) -> tuple[Utterance, ...]:

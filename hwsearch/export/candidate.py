@@ -11,17 +11,15 @@ from hwsearch.experiment import Fidelity
 from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.folder import (
     ALLOCATION_FILE,
-    GRAPH_FILES,
     VERIFICATION_FILE,
     WEIGHTS_FILE,
-    Format,
     check_output,
+    graph_file,
 )
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.onnx_export import export_onnx, integer_kernels
 from hwsearch.export.packed import write_packed
-from hwsearch.export.qonnx_export import export_qonnx
-from hwsearch.export.verify import VerificationError, VerificationReport, verify_onnx, verify_qonnx
+from hwsearch.export.verify import VerificationError, VerificationReport
+from hwsearch.extensions import EXPORTERS
 from hwsearch.files import atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
@@ -30,15 +28,12 @@ from hwsearch.separator.quantized import QuantizedNetwork, build_quantized
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.trained import TrainedState, trained_network
 
-QONNX_FRAMES = 64
-"""Frames of a QONNX graph, whose shape is fixed and whose executor is slow; more where the network wants more."""
-
 Mixture = tuple[Tensor, float]
 """Waveforms [mics, samples] and the target's direction in degrees."""
 
 
 def export_candidate(
-    base: PreparedBase, allocation: BitAllocation, mixtures: Sequence[Mixture], output: Path, graph_format: Format
+    base: PreparedBase, allocation: BitAllocation, mixtures: Sequence[Mixture], output: Path, graph_format: str
 ) -> VerificationReport:
     """Export what an allocation makes of the base without training; see `export_network`."""
     network = build_quantized(base.graph, allocation, base.calibration, base.quantization)
@@ -51,7 +46,7 @@ def export_trained(
     fidelity: Fidelity,
     mixtures: Sequence[Mixture],
     output: Path,
-    graph_format: Format,
+    graph_format: str,
 ) -> VerificationReport:
     """Export what quantization-aware training has made of the base at an allocation; see `export_network`."""
     network, digest = trained_network(base, state), base.base_sha256
@@ -65,7 +60,7 @@ def export_network(
     network: QuantizedNetwork,
     mixtures: Sequence[Mixture],
     output: Path,
-    graph_format: Format,
+    graph_format: str,
     base_digest: str,
     *,
     fidelity: Fidelity = Fidelity.POST_TRAINING,
@@ -80,7 +75,7 @@ def export_network(
         network: the quantized network.
         mixtures: what the file is verified on, at least one.
         output: the folder to be.
-        graph_format: `onnx` for ONNX Runtime, `qonnx` for FPGA tools.
+        graph_format: name of an exporter, such as `onnx`.
         base_digest: SHA-256 of the base file.
         fidelity: how far the network was trained, for the graph's description and the proof.
         training_steps: steps of that training.
@@ -120,29 +115,18 @@ def export_network(
 
 def _write_verified(
     folder: Path,
-    graph_format: Format,
+    graph_format: str,
     exported: ExportedNetwork,
     description: ExportDescription,
     batches: Sequence[Tensor],
 ) -> VerificationReport:
     """Write all files of an export into a folder, and hold the graph to the network."""
-    graph = folder / GRAPH_FILES[graph_format]
-    verification: dict[str, object] = {
-        "fidelity": description.fidelity.value,
-        "training_steps": description.training_steps,
-    }
-    if graph_format == "onnx":
-        export_onnx(exported, graph, description)
-        report = verify_onnx(graph, exported, batches)
-        verification["kernels"] = integer_kernels(graph)
-    else:
-        frames = min(exported.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
-        export_qonnx(exported, graph, description, frames)
-        report = verify_qonnx(graph, exported, [batch[..., :frames] for batch in batches])
+    written = EXPORTERS.load(graph_format).write(folder / graph_file(graph_format), exported, description, batches)
+    made_by = {"fidelity": description.fidelity.value, "training_steps": description.training_steps}
     write_packed(folder / WEIGHTS_FILE, exported)
     atomic_write_json(folder / ALLOCATION_FILE, exported.network.allocation.to_json())
-    atomic_write_json(folder / VERIFICATION_FILE, report.to_json() | verification)
-    return report
+    atomic_write_json(folder / VERIFICATION_FILE, {**written.report.to_json(), **made_by, **written.facts})
+    return written.report
 
 
 def _raw_input(front_end: FrontEnd, mixture: Tensor, doa_deg: float) -> Tensor:

@@ -2,14 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Literal
 
 from hwsearch.errors import UserError
+from hwsearch.extensions import EXPORTERS
 from hwsearch.files import check_place
 
-Format = Literal["onnx", "qonnx"]
-
-GRAPH_FILES: dict[Format, str] = {"onnx": "model.onnx", "qonnx": "model.qonnx.onnx"}
 WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"
 VERIFICATION_FILE = "verification.json"
@@ -20,13 +17,18 @@ EXPORT_FOLDER = "export"
 _WANTED = "wanted a new folder or an earlier export"
 
 
+def graph_file(graph_format: str) -> str:
+    """Name of a format's graph in an export's folder."""
+    return EXPORTERS.load(graph_format).file
+
+
 def check_output(output: Path) -> None:
     """Refuse a folder that an export may not be written to; writes nothing.
 
     Raises:
         UserError: something that is no export is there, we stand in it, or the folder around it does not take it.
     """
-    known = {*GRAPH_FILES.values(), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
+    known = {*map(graph_file, EXPORTERS), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
     try:
         if _is_there(output):
             if output.samefile(Path.cwd()):

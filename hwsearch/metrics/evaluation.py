@@ -105,13 +105,13 @@ def evaluate(
     results = []
     for done, mixture in enumerate(mixtures, start=1):
         sound, target = load_mixture(folder, mixture)
-        estimate = _of_target(system(sound, mixture.target.doa_deg), target)
+        estimate = of_target(system(sound, mixture.target.doa_deg), target)
         results.append(score_utterance(mixture, sound[0], estimate, target, recogniser))
         progress(done, len(mixtures))
     return results
 
 
-def _of_target(estimates: Audio, target: Audio) -> Audio:
+def of_target(estimates: Audio, target: Audio) -> Audio:
     """The target's estimate; of several speakers' [speakers, samples] that with the highest SI-SNR to it."""
     if estimates.ndim == 1:
         return estimates
@@ -136,7 +136,7 @@ def score_utterance(
         scores["si_snr_improvement_db"] = scores["si_snr_db"] - scores["mixture_si_snr_db"]
     words: dict[str, WordErrors] = {}
     said = mixture.target.transcript
-    if recogniser is not None and said is not None and _understood(recogniser, said):
+    if recogniser is not None and said is not None and understood(recogniser, said):
         for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
             words[name] = word_errors(said, transcribe_at(recogniser, signal, mixture.sample_rate))
     return UtteranceScores(
@@ -291,7 +291,7 @@ def _si_snr(estimate: Audio, target: Audio, sample_rate: int) -> float:
     return float(si_snr(estimate, target))
 
 
-def _understood(recogniser: Recogniser, transcript: str) -> bool:
+def understood(recogniser: Recogniser, transcript: str) -> bool:
     """Whether a recogniser could write the transcript at all: the digit recogniser knows ten words."""
     if not isinstance(recogniser, CtcDigitRecogniser):
         return True

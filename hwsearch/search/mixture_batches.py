@@ -65,7 +65,10 @@ def mixture_batches(separator: Separator, examples: Sequence[Example]) -> list[M
 
 
 def improvements(
-    separator: Separator, mask: Callable[[KeptInput], Tensor], batches: Sequence[MixtureBatch]
+    separator: Separator,
+    mask: Callable[[KeptInput], Tensor],
+    batches: Sequence[MixtureBatch],
+    listen: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float64]:
     """SI-SNR improvement of every mixture in dB, in the order of the examples.
 
@@ -73,6 +76,7 @@ def improvements(
         separator: its synthesis is used.
         mask: a candidate's network.
         batches: what `mixture_batches` gave.
+        listen: gets the position of each example, and its estimate [samples] or [speakers, samples].
     """
     found = np.empty(sum(len(batch.numbers) for batch in batches))
     for batch in batches:
@@ -81,6 +85,9 @@ def improvements(
             estimates = separator.synthesise(batch.analysis, mask(batch.features), batch.targets[0].shape[-1]).cpu().numpy()
         scores = [_score(estimate, target) for estimate, target in zip(estimates, batch.targets, strict=True)]
         found[list(batch.numbers)] = scores - batch.unprocessed_db
+        if listen is not None:
+            for number, estimate in zip(batch.numbers, estimates, strict=True):
+                listen(number, estimate)
     return found
 
 

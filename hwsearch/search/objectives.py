@@ -6,6 +6,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict
 
 from hw_models.figures import significant
+from hwsearch.extensions import QUALITY_METRICS
 
 QUALITY = "si_snr_improvement_db"
 """Mean SI-SNR improvement over the mixture, dB."""
@@ -59,10 +60,14 @@ QUALITY_AND_SIZE = (
 
 
 def objectives_of(columns: Sequence[str]) -> tuple[Objective, ...]:
-    """Objectives by column: quality is to be high, costs are to be low."""
-    return tuple(
-        Objective(column=column, direction=Direction.MAXIMIZE if column == QUALITY else Direction.MINIMIZE) for column in columns
-    )
+    """Objectives by column: metrics of quality have a direction of their own, costs are to be low."""
+    return tuple(Objective(column=column, direction=_direction(column)) for column in columns)
+
+
+def _direction(column: str) -> Direction:
+    if column == QUALITY:
+        return Direction.MAXIMIZE
+    return Direction(QUALITY_METRICS.load(column).direction) if column in QUALITY_METRICS else Direction.MINIMIZE
 
 
 def objective_values(

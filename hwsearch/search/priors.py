@@ -11,12 +11,12 @@ import numpy.typing as npt
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, allocation_problem
 from hwsearch.search.space import SearchSpace, Seed
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 
 NOISE_RATIO = "noise power over full-precision noise power"
 """Unit of the tables whose values are what candidates are found to lose."""
 
-_OFF = {Method.MEASURED_NOISE_RATIO: 0.15}
+_OFF = {"measured-noise-ratio": 0.15}
 """How far off an entry is beyond its standard error, as a share of it: what is measured is the very thing."""
 
 _PROXY_OFF = 1.0
@@ -84,7 +84,7 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mi
     """
     if not tables:
         raise ValueError("wanted a table to start from")
-    ratios = [table for table in tables if table.method.unit == NOISE_RATIO]
+    ratios = [table for table in tables if table.unit == NOISE_RATIO]
     taken = ratios or tables[:1]
     shape = len(space.free), max((len(widths) for _, widths in space.free), default=0)
     mean, variance, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)

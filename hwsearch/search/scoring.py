@@ -1,6 +1,6 @@
 """The quality of a bit allocation: SI-SNR improvement on the validation mixtures, at a fidelity."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,11 @@ from hwsearch.data.dataset import dataset_files, load_mixture, open_dataset
 from hwsearch.device import open_device
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
+from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files import digest
+from hwsearch.metrics.evaluation import make_recogniser, of_target
+from hwsearch.metrics.quality import Heard
+from hwsearch.metrics.recognisers.base import Recogniser
 from hwsearch.metrics.statistics import mean_interval
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
@@ -125,6 +129,15 @@ class _Scorer:
         self._batches: list[list[MixtureBatch]] = []
         """The subset, then the rest of the validation set, once a job has wanted it."""
         self._full_precision: list[NDArray[np.float64]] = []
+        self._others = [name for name in self._experiment.search.objectives if name in QUALITY_METRICS and name != QUALITY]
+        self._unheard: list[list[Heard]] = []
+        """What metrics beside SI-SNR hear of each mixture, with the target in the estimate's place."""
+
+    @cached_property
+    def _recogniser(self) -> Recogniser | None:
+        if not any(QUALITY_METRICS.load(name).words for name in self._others):
+            return None
+        return make_recogniser(self._experiment.evaluation, self._mixtures)
 
     def score(self, job: ScoringJob) -> Mapping[str, float]:
         """Metrics by column name.
@@ -136,13 +149,24 @@ class _Scorer:
         while len(self._batches) < parts:
             self._load()
         mask, steps = self._mask_function(job)
-        found = np.concatenate([improvements(self._prepared.separator, mask, batches) for batches in self._batches[:parts]])
+        heard: list[Heard] = []
+        found = np.concatenate([self._improvements(mask, part, heard) for part in range(parts)])
         quality, drop = mean_interval(found), mean_interval(np.concatenate(self._full_precision[:parts]) - found)
         scores = {QUALITY: quality.value, UTTERANCES: float(len(found)), TRAINING_STEPS: float(steps)}
         for name, estimate in ((QUALITY_CI95, quality), (DROP_CI95, drop)):
             if estimate.high is not None:
                 scores[name] = estimate.high - estimate.value
-        return scores
+        return {**scores, **_others(self._others, heard)}
+
+    def _improvements(self, mask: Callable[[KeptInput], Tensor], part: int, heard: list[Heard]) -> NDArray[np.float64]:
+        """SI-SNR improvements on a part of the mixtures; what other metrics are to hear is added to `heard`."""
+
+        def listen(number: int, estimate: NDArray[np.float32]) -> None:
+            unheard = self._unheard[part][number]
+            heard.append(replace(unheard, estimate=of_target(estimate, unheard.target)))
+
+        wanted = listen if self._others else None
+        return improvements(self._prepared.separator, mask, self._batches[part], wanted)
 
     def _load(self) -> None:
         """Analyse the next part of the mixtures, and separate it in full precision."""
@@ -153,6 +177,12 @@ class _Scorer:
         reference = self._network.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS))
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
+        self._unheard.append(
+            [
+                Heard(target, target, sound[0], mixture.sample_rate, mixture.target.transcript, self._recogniser)
+                for (sound, target, _), mixture in zip(sounds, mixtures, strict=True)
+            ]
+        )
 
     def _mask_function(self, job: ScoringJob) -> tuple[Callable[[KeptInput], Tensor], int]:
         """The network of a job, and how many steps it was trained, those of warm starts included.
@@ -184,6 +214,23 @@ class _Scorer:
         if self._factory.pool is None:
             raise ValueError("a job that trains wants training mixtures")
         return load_pool(self._factory.pool)
+
+
+def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
+    """Metrics beside SI-SNR, each with the half width of its interval where that is known.
+
+    Raises:
+        ValueError: a metric that no mixture has a value of.
+    """
+    found = {}
+    for name in names:
+        estimate = QUALITY_METRICS.load(name).of(heard)
+        if estimate is None:
+            raise ValueError(f"no mixture has a '{name}'; wanted transcripts and a recogniser that knows their words")
+        found[name] = estimate.value
+        if estimate.low is not None and estimate.high is not None:
+            found[f"{name}_ci95"] = (estimate.high - estimate.low) / 2
+    return found
 
 
 def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:

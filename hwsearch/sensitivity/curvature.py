@@ -38,7 +38,7 @@ from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width
 from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.loss_hessian import loss_hessian
 from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
-from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
+from hwsearch.sensitivity.table import SensitivityTable, over_mixtures
 from hwsearch.separator.allocation import is_weight
 from hwsearch.separator.prepare import PreparedBase
 
@@ -206,7 +206,7 @@ def curvature_table(
     widths: Sequence[int],
     traces: Mapping[str, Trace],
     errors: Sequence[NDArray[np.float64]],
-    method: Method,
+    method: str,
 ) -> SensitivityTable:
     """Half the trace times the squared error, mean over mixtures.
 

@@ -11,6 +11,7 @@ from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
 from hwsearch.experiment import Experiment, Split
+from hwsearch.extensions import SENSITIVITIES
 from hwsearch.files import digest
 from hwsearch.seals import read_sealed_json, write_sealed_json
 from hwsearch.sensitivity.cache import JOBS_FILE, ResultJournal, open_journal
@@ -18,31 +19,31 @@ from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidate
 from hwsearch.sensitivity.curvature import Trace, curvature_table
 from hwsearch.sensitivity.jobs import (
     FULL_PRECISION,
-    KINDS,
     MEAN_SQUARED_ERROR,
     SQUARED_ERROR,
     TRAINED_BELOW_BITS,
     Job,
-    Kind,
     Result,
     Results,
+    kinds_of,
     missing_jobs,
 )
+from hwsearch.sensitivity.kinds import Kind
 from hwsearch.sensitivity.recoverability import check_trainable, lost_noise_ratio
-from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
+from hwsearch.sensitivity.table import SensitivityTable, over_mixtures
 from hwsearch.sensitivity.work import WorkFactory
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
 DEFAULT_METHODS = (
-    Method.MEASURED_NOISE_RATIO,
-    Method.OUTPUT_NOISE,
-    Method.KL,
-    Method.CURVATURE,
-    Method.AVERAGE_CURVATURE,
-    Method.GRADIENT,
-    Method.FISHER,
+    "measured-noise-ratio",
+    "output-noise-ratio",
+    "kl",
+    "curvature",
+    "average-curvature",
+    "gradient",
+    "fisher",
 )
 """Those that no training is needed for; the ones left out are their variants."""
 
@@ -54,29 +55,29 @@ def sensitivity_folder(workspace: Workspace) -> Path:
     return workspace.folder / "sensitivity"
 
 
-def table_path(workspace: Workspace, method: Method) -> Path:
+def table_path(workspace: Workspace, method: str) -> Path:
     """The file of a method's table."""
     return sensitivity_folder(workspace) / f"{method}.json"
 
 
-def parse_methods(names: Sequence[str]) -> tuple[Method, ...]:
+def parse_methods(names: Sequence[str]) -> tuple[str, ...]:
     """Methods by name, each once.
 
     Raises:
         UserError: an unknown name.
     """
     for name in names:
-        if name not in set(Method):
-            raise UserError(f"unknown method '{name}'; wanted one of {', '.join(Method)}")
-    return tuple(dict.fromkeys(Method(name) for name in names))
+        if name not in SENSITIVITIES:
+            raise UserError(f"unknown method '{name}'; wanted one of {', '.join(SENSITIVITIES)}")
+    return tuple(dict.fromkeys(names))
 
 
-def needs_pool(methods: Sequence[Method]) -> bool:
+def needs_pool(methods: Sequence[str]) -> bool:
     """Whether training examples are needed."""
-    return any(Kind.TRAINING in KINDS[method] for method in methods)
+    return any(Kind.TRAINING in kinds_of(method) for method in methods)
 
 
-def check_sensitivity(experiment: Experiment, methods: Sequence[Method], candidates: Candidates) -> None:
+def check_sensitivity(experiment: Experiment, methods: Sequence[str], candidates: Candidates) -> None:
     """Refuse, before any work, what `ensure` would refuse of the experiment alone.
 
     Raises:
@@ -98,7 +99,7 @@ def ensure(
     workers: int = 0,
     ray_address: str | None = None,
     progress: Progress = lambda done, total: None,
-) -> dict[Method, SensitivityTable]:
+) -> dict[str, SensitivityTable]:
     """The tables of an experiment; what is not there yet is estimated.
 
     Every job is kept as soon as it is done, so that after Ctrl-C or a kill the same call goes on, and a method, site or width
@@ -106,7 +107,7 @@ def ensure(
 
     Args:
         workspace: of the experiment; its data are built.
-        methods: names of `Method`, such as values of `experiment.Prior`.
+        methods: names, such as those of `search.priors`.
         candidates: sites and widths, such as `SearchSpace.free_sites`.
         pool: training examples, for methods that train (`needs_pool`).
         workers: Ray workers; with none, jobs run in this process without Ray.
@@ -114,7 +115,7 @@ def ensure(
         progress: called with (done, total) effort of the jobs that were missing.
 
     Returns:
-        By method; a `Prior` finds its table, too.
+        By method.
 
     Raises:
         UserError: an unknown method, what `check_sensitivity` refuses, an unusable base or data set, sensitivities made with
@@ -153,13 +154,13 @@ def ensure(
     return tables
 
 
-def _check_samples(result: Result, methods: Sequence[Method], mixtures: int, folder: Path) -> None:
+def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder: Path) -> None:
     """Refuse a kept result of other mixtures than those that its method is wanted for.
 
     Raises:
         UserError: as above; names the result.
     """
-    wanted = any(result.kind in KINDS[method] for method in methods)
+    wanted = any(result.kind in kinds_of(method) for method in methods)
     if wanted and result.samples and len(result.samples) != mixtures:
         raise UserError(
             f"{folder / JOBS_FILE}: '{result.kind}' of '{result.subject}' holds samples of {len(result.samples)} mixtures; "
@@ -167,7 +168,7 @@ def _check_samples(result: Result, methods: Sequence[Method], mixtures: int, fol
         )
 
 
-def make_table(method: Method, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:
+def make_table(method: str, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:
     """The table of a method from the results of all its jobs.
 
     Args:
@@ -182,12 +183,12 @@ def make_table(method: Method, candidates: Candidates, mixtures: Sequence[str], 
         return [results.of_mixture(quantity, mixture, candidates) for mixture in mixtures]
 
     match method:
-        case Method.CURVATURE | Method.AVERAGE_CURVATURE:
-            errors = of_mixtures(SQUARED_ERROR if method is Method.CURVATURE else MEAN_SQUARED_ERROR)
+        case "curvature" | "average-curvature":
+            errors = of_mixtures(SQUARED_ERROR if method == "curvature" else MEAN_SQUARED_ERROR)
             traces = {site: Trace(results.traces[site]) for site in sites}
             return curvature_table(sites, widths, traces, errors, method)
-        case Method.RECOVERABILITY:
-            values = np.stack(of_mixtures(Method.OUTPUT_NOISE))
+        case "recoverability":
+            values = np.stack(of_mixtures("output-noise-ratio"))
             for row, (site, tried) in enumerate(candidates):
                 for bits in tried:
                     if bits < TRAINED_BELOW_BITS:
@@ -205,7 +206,7 @@ def kept_tables(workspace: Workspace, candidates: Candidates) -> list[Sensitivit
         UserError: a broken table.
     """
     shape = tuple(site for site, _ in candidates), all_widths(candidates)
-    paths = [path for path in (table_path(workspace, method) for method in Method) if path.is_file()]
+    paths = [path for path in (table_path(workspace, method) for method in SENSITIVITIES) if path.is_file()]
     tables = map(read_table, paths)
     return [table for table in tables if (table.sites, table.widths) == shape]
 
@@ -251,12 +252,10 @@ def run_and_keep(
         )
 
 
-def _parts(
-    workspace: Workspace, methods: Sequence[Method], base: PreparedBase, mixtures: int, pool: Path | None
-) -> dict[str, Any]:
+def _parts(workspace: Workspace, methods: Sequence[str], base: PreparedBase, mixtures: int, pool: Path | None) -> dict[str, Any]:
     """What the jobs of these methods depend on, besides a mixture, site or width itself."""
     experiment, config = workspace.experiment, workspace.experiment.sensitivity
-    kinds = {kind for method in methods for kind in KINDS[method]}
+    kinds = {kind for method in methods for kind in kinds_of(method)}
     parts: dict[str, Any] = {
         "base": base.base_sha256,
         "validation set": manifest_hash(workspace.data_folder, Split.VALIDATION),

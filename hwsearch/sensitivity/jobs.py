@@ -7,15 +7,15 @@ training with one site quantized is a job for each site and width. Results are k
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.choices import Candidates, all_widths
-from hwsearch.sensitivity.table import Method
+from hwsearch.sensitivity.kinds import Kind
 
 TRAINED_BELOW_BITS = 5
 """Recoverability is trained for below this width. Above it so little is lost that training steps move the score by more."""
@@ -31,49 +31,24 @@ ALL_MIXTURES = "all mixtures"
 """In place of a mixture."""
 
 
-class Kind(StrEnum):
-    """What is computed. All but the last two are of one mixture."""
+def kinds_of(method: str) -> tuple[str, ...]:
+    """What is computed for a method: kinds that it shares with others, or one of its own, under its name."""
+    return SENSITIVITIES.load(method).kinds or (method,)
 
-    MEASURED = "measured"
-    OUTPUT_NOISE = "output-noise"
-    KL = "kl"
-    PAPER_KL = "paper-kl"
-    GRADIENT = "gradient"
-    FISHER = "fisher"
-    ERRORS = "errors"
-    TRACE = "trace"
-    TRAINING = "training"
-
-
-KINDS: Mapping[Method, tuple[Kind, ...]] = {
-    Method.CURVATURE: (Kind.TRACE, Kind.ERRORS),
-    Method.AVERAGE_CURVATURE: (Kind.TRACE, Kind.ERRORS),
-    Method.FISHER: (Kind.FISHER,),
-    Method.AVERAGE_FISHER: (Kind.FISHER,),
-    Method.KL: (Kind.KL,),
-    Method.PAPER_KL: (Kind.PAPER_KL,),
-    Method.MEASURED: (Kind.MEASURED,),
-    Method.MEASURED_NOISE: (Kind.MEASURED,),
-    Method.MEASURED_NOISE_RATIO: (Kind.MEASURED,),
-    Method.OUTPUT_NOISE: (Kind.OUTPUT_NOISE,),
-    Method.GRADIENT: (Kind.GRADIENT,),
-    Method.RECOVERABILITY: (Kind.TRAINING, Kind.OUTPUT_NOISE),
-}
-"""What each method is made of."""
 
 ONE_SITE_KINDS = frozenset({Kind.MEASURED, Kind.OUTPUT_NOISE, Kind.KL, Kind.PAPER_KL})
 """Those that are read off the output with one site quantized; a job of several walks over the sites once."""
 
-QUANTITIES: Mapping[Kind, tuple[str, ...]] = {
-    Kind.MEASURED: (Method.MEASURED, Method.MEASURED_NOISE, Method.MEASURED_NOISE_RATIO),
-    Kind.OUTPUT_NOISE: (Method.OUTPUT_NOISE,),
-    Kind.KL: (Method.KL,),
-    Kind.PAPER_KL: (Method.PAPER_KL,),
-    Kind.GRADIENT: (Method.GRADIENT,),
-    Kind.FISHER: (Method.FISHER, Method.AVERAGE_FISHER),
+QUANTITIES: Mapping[str, tuple[str, ...]] = {
+    Kind.MEASURED: ("measured", "measured-noise", "measured-noise-ratio"),
+    Kind.OUTPUT_NOISE: ("output-noise-ratio",),
+    Kind.KL: ("kl",),
+    Kind.PAPER_KL: ("paper-kl",),
+    Kind.GRADIENT: ("gradient",),
+    Kind.FISHER: ("fisher", "average-fisher"),
     Kind.ERRORS: (SQUARED_ERROR, MEAN_SQUARED_ERROR),
 }
-"""What a kind of one mixture gives, by site and width."""
+"""What a kind of one mixture gives, by site and width. A method's own kind gives its name."""
 
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 
@@ -89,7 +64,7 @@ class Job:
         candidates: sites and widths to compute it for; of traces the sites alone count.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[str, ...]
     subject: str
     candidates: Candidates = ()
 
@@ -116,6 +91,12 @@ class Job:
         return f"{', '.join(self.kinds)} of {self.subject or 'the full-precision network'}{widths}"
 
 
+def _known(kind: str) -> str:
+    if kind not in set(Kind) and kind not in SENSITIVITIES:
+        raise ValueError(f"kind is '{kind}', which no method computes")
+    return kind
+
+
 class Result(BaseModel):
     """What a job gave of one kind and subject: a line of the journal, complete in itself.
 
@@ -130,7 +111,7 @@ class Result(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Kind
+    kind: Annotated[str, AfterValidator(_known)]
     subject: str
     by_width: dict[str, dict[str, dict[int, Finite]]] = {}
     samples: tuple[Annotated[tuple[Finite, ...], Field(min_length=1)], ...] = ()
@@ -182,7 +163,7 @@ class Results:
         )
 
 
-def missing_jobs(methods: Sequence[Method], candidates: Candidates, mixtures: Sequence[str], results: Results) -> list[Job]:
+def missing_jobs(methods: Sequence[str], candidates: Candidates, mixtures: Sequence[str], results: Results) -> list[Job]:
     """The jobs still to be run, those that take longest first.
 
     Args:
@@ -191,7 +172,7 @@ def missing_jobs(methods: Sequence[Method], candidates: Candidates, mixtures: Se
         mixtures: ids.
         results: of earlier jobs.
     """
-    kinds = {kind for method in methods for kind in KINDS[method]}
+    kinds = {kind for method in methods for kind in kinds_of(method)}
     jobs = []
     if Kind.TRAINING in kinds:
         wanted = [(site, bits) for site, widths in candidates for bits in widths if bits < TRAINED_BELOW_BITS]
@@ -202,9 +183,10 @@ def missing_jobs(methods: Sequence[Method], candidates: Candidates, mixtures: Se
         unknown = tuple((site, widths) for site, widths in candidates if site not in results.traces)
         jobs += [Job((Kind.TRACE,), ALL_MIXTURES, unknown)] if unknown else []
     for mixture in mixtures:
-        walks: dict[Candidates, list[Kind]] = {}
+        walks: dict[Candidates, list[str]] = {}
         others = []
-        for kind, (quantity, *_) in QUANTITIES.items():
+        own = {kind: (kind,) for kind in sorted(kinds - set(Kind))}
+        for kind, (quantity, *_) in {**QUANTITIES, **own}.items():
             if kind in kinds and (untried := _untried(quantity, mixture, candidates, results)):
                 if kind in ONE_SITE_KINDS:
                     walks.setdefault(untried, []).append(kind)

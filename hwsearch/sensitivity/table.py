@@ -3,54 +3,22 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hwsearch.errors import UserError
+from hwsearch.extensions import SENSITIVITIES
 
 _FORMAT = 1
 _KEYS = frozenset({"format", "method", "unit", "mixtures", "sites", "widths", "value", "standard_error"})
 
 
-class Method(StrEnum):
-    """How a sensitivity was estimated."""
-
-    CURVATURE = "curvature"
-    AVERAGE_CURVATURE = "average-curvature"
-    FISHER = "fisher"
-    AVERAGE_FISHER = "average-fisher"
-    KL = "kl"
-    PAPER_KL = "paper-kl"
-    MEASURED = "measured"
-    MEASURED_NOISE = "measured-noise"
-    MEASURED_NOISE_RATIO = "measured-noise-ratio"
-    OUTPUT_NOISE = "output-noise-ratio"
-    GRADIENT = "gradient"
-    RECOVERABILITY = "recoverability"
-
-    @property
-    def unit(self) -> str:
-        """What a value is counted in. Noise powers add over sites, decibels do while losses are small; the rest only ranks."""
-        return _UNITS[self]
-
-
-_UNITS = {
-    Method.CURVATURE: "dB times values",
-    Method.AVERAGE_CURVATURE: "dB",
-    Method.FISHER: "dB^2 times values",
-    Method.AVERAGE_FISHER: "dB^2",
-    Method.KL: "nats per frame",
-    Method.PAPER_KL: "nats per frame",
-    Method.MEASURED: "dB",
-    Method.MEASURED_NOISE: "noise power over target power",
-    Method.MEASURED_NOISE_RATIO: "noise power over full-precision noise power",
-    Method.OUTPUT_NOISE: "noise power over full-precision noise power",
-    Method.GRADIENT: "dB^2",
-    Method.RECOVERABILITY: "noise power over full-precision noise power",
-}
+def unit_of(method: str) -> str:
+    """What a method's values are counted in."""
+    unit: str = SENSITIVITIES.load(method).unit
+    return unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +26,7 @@ class SensitivityTable:
     """Estimated loss by site and width.
 
     Attributes:
-        method: how it was estimated, and with it the unit.
+        method: name of how it was estimated, and with it the unit.
         sites: names, without repeats.
         widths: candidate widths, rising.
         value: [sites, widths], the mean over mixtures; NaN where a site cannot take a width. Negative where quantizing helped, or
@@ -67,7 +35,7 @@ class SensitivityTable:
         mixtures: how many the mean is over.
     """
 
-    method: Method
+    method: str
     sites: tuple[str, ...]
     widths: tuple[int, ...]
     value: NDArray[np.float64]
@@ -98,12 +66,17 @@ class SensitivityTable:
         unknown = np.isnan(self.value)
         _check(bool(np.isnan(self.standard_error[unknown]).all()), "standard_error holds a number where value has none")
 
+    @property
+    def unit(self) -> str:
+        """What a value is counted in."""
+        return unit_of(self.method)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; numbers keep every bit, and NaN becomes null."""
         return {
             "format": _FORMAT,
-            "method": self.method.value,
-            "unit": self.method.unit,
+            "method": self.method,
+            "unit": self.unit,
             "mixtures": self.mixtures,
             "sites": list(self.sites),
             "widths": list(self.widths),
@@ -121,8 +94,10 @@ class SensitivityTable:
         if not isinstance(value, dict) or value.get("format") != _FORMAT or value.keys() != _KEYS:
             raise UserError(f"{source}: not a sensitivity table of format {_FORMAT}; delete it and it is made again")
         try:
-            method = Method(value["method"])
-            _check(value["unit"] == method.unit, f"unit is {value['unit']!r}; wanted '{method.unit}' for method '{method}'")
+            method = value["method"]
+            _check(isinstance(method, str) and method in SENSITIVITIES, f"{method!r} is no known method")
+            unit = unit_of(method)
+            _check(value["unit"] == unit, f"unit is {value['unit']!r}; wanted '{unit}' for method '{method}'")
             return cls(
                 method,
                 tuple(_typed(value["sites"], str, "sites")),
@@ -135,7 +110,7 @@ class SensitivityTable:
             raise UserError(f"{source}: broken sensitivity table ({error}); delete it and it is made again") from None
 
 
-def over_mixtures(method: Method, sites: Sequence[str], widths: Sequence[int], values: ArrayLike) -> SensitivityTable:
+def over_mixtures(method: str, sites: Sequence[str], widths: Sequence[int], values: ArrayLike) -> SensitivityTable:
     """The table of what each mixture gave.
 
     Args:

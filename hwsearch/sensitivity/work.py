@@ -16,18 +16,19 @@ from hwsearch.device import open_device
 from hwsearch.errors import UserError
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
+from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.curvature import Probe, ProbeRule, curvature_table, fisher_traces, probe_traces, squared_errors
 from hwsearch.sensitivity.gradient import gradient_scores
-from hwsearch.sensitivity.jobs import MEAN_SQUARED_ERROR, QUANTITIES, SQUARED_ERROR, Job, Kind, Result
+from hwsearch.sensitivity.jobs import MEAN_SQUARED_ERROR, QUANTITIES, SQUARED_ERROR, Job, Result
 from hwsearch.sensitivity.kernels import through_onednn
+from hwsearch.sensitivity.kinds import Kind
 from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
 from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
 from hwsearch.sensitivity.mixture import AnalysedMixture, MixtureReader
 from hwsearch.sensitivity.one_site import Score, full_precision_output, score_sites
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.networks import code_files, with_code_below
 from hwsearch.separator.prepare import prepare_base, prepared_files
 from hwsearch.separator.separator import Separator
@@ -123,12 +124,17 @@ Quantities = Mapping[str, NDArray[np.float64]]
 """Values [sites, widths] by the name of the quantity."""
 
 
-def of_mixture(kinds: Sequence[Kind], choices: SiteChoices, mixture: AnalysedMixture) -> dict[Kind, Quantities]:
+def of_mixture(kinds: Sequence[str], choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, Quantities]:
     """What `jobs.QUANTITIES` names, for a job's kinds.
 
     Raises:
         UserError: a loss or an output that is no finite number; names mixture and site.
     """
+    if kinds[0] not in set(Kind):
+        compute = SENSITIVITIES.load(kinds[0]).compute
+        if compute is None:
+            raise ValueError(f"nothing computes '{kinds[0]}'")
+        return {kinds[0]: {kinds[0]: compute(choices, mixture)}}
     if kinds[0] in _QUANTITIES:
         return {kind: _QUANTITIES[kind](choices, mixture) for kind in kinds}
     separator = choices.base.separator
@@ -139,7 +145,7 @@ def of_mixture(kinds: Sequence[Kind], choices: SiteChoices, mixture: AnalysedMix
     }
 
 
-_SCORES: Mapping[Kind, Callable[[Separator, AnalysedMixture], Score]] = {
+_SCORES: Mapping[str, Callable[[Separator, AnalysedMixture], Score]] = {
     Kind.MEASURED: lambda separator, mixture: measured_si_snr,
     Kind.OUTPUT_NOISE: output_noise,
     Kind.KL: lambda separator, mixture: output_divergence(mixture, bernoulli_kl),
@@ -150,23 +156,23 @@ _SCORES: Mapping[Kind, Callable[[Separator, AnalysedMixture], Score]] = {
 def _measured(separator: Separator, mixture: AnalysedMixture, si_snr: NDArray[np.float64]) -> Quantities:
     scores = OneSiteScores(measured_si_snr(full_precision_output(separator, mixture))[0], si_snr)
     return {
-        Method.MEASURED: scores.lost_db,
-        Method.MEASURED_NOISE: scores.noise_added,
-        Method.MEASURED_NOISE_RATIO: scores.noise_ratio,
+        "measured": scores.lost_db,
+        "measured-noise": scores.noise_added,
+        "measured-noise-ratio": scores.noise_ratio,
     }
 
 
 def _fisher(choices: SiteChoices, mixture: AnalysedMixture) -> Quantities:
     norms = fisher_traces(choices.base, [mixture], choices.sites)
     found: dict[str, NDArray[np.float64]] = {}
-    for method, average in ((Method.FISHER, False), (Method.AVERAGE_FISHER, True)):
+    for method, average in (("fisher", False), ("average-fisher", True)):
         errors = squared_errors(choices, mixture, average=average)
         found[method] = curvature_table(choices.sites, choices.widths, norms, [errors], method).value
     return found
 
 
-_QUANTITIES: Mapping[Kind, Callable[[SiteChoices, AnalysedMixture], Quantities]] = {
-    Kind.GRADIENT: lambda choices, mixture: {Method.GRADIENT: gradient_scores(choices, mixture)},
+_QUANTITIES: Mapping[str, Callable[[SiteChoices, AnalysedMixture], Quantities]] = {
+    Kind.GRADIENT: lambda choices, mixture: {"gradient": gradient_scores(choices, mixture)},
     Kind.FISHER: _fisher,
     Kind.ERRORS: lambda choices, mixture: {
         SQUARED_ERROR: squared_errors(choices, mixture, average=False),

@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from typing import Any
 
 from hwsearch.errors import UserError
@@ -69,7 +68,6 @@ class Section:
         return f"{self.title} with {self.variant}" if self.variant else self.title
 
 
-@cache
 def sections() -> tuple[Section, ...]:
     """Every section, the file itself first."""
     schema = Experiment.model_json_schema()
@@ -113,10 +111,17 @@ def _sections(model: Schema, definitions: Schema, head: Section) -> Iterator[Sec
         if not models:
             required = name in model.get("required", ())
             takes = f"{_takes(field, definitions)}; {_default(field, required=required)}"
-            keys.append(Key(path, takes, field.get("description", "")))
+            keys.append(Key(path, takes, _meaning(field)))
     yield Section(head.path, head.title, head.variant, head.meaning, tuple(keys))
     for found, section in inner:
         yield from _sections(found, definitions, section)
+
+
+def _meaning(field: Schema) -> str:
+    """What a key stands for, and what each of its choices does where they are registered extensions."""
+    meanings = field.get("meanings") or field.get("items", {}).get("meanings", {})
+    choices = "\n".join(f"- `{name}`: {says}." for name, says in meanings.items())
+    return "\n\n".join(part for part in (field.get("description", ""), choices) if part)
 
 
 def _models(field: Schema, definitions: Schema) -> list[Schema]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsearch.export.folder import GRAPH_FILES
+from hwsearch.export.folder import graph_file
+from hwsearch.extensions import EXPORTERS
 from hwsearch.view.terminal import say
 from hwsearch.workflow.choose import Choice
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def print_export(report: "VerificationReport", folder: Path) -> None:
     """Where an export is and what its verification found."""
     content = report.to_json()
-    graphs = [folder / name for name in GRAPH_FILES.values() if (folder / name).is_file()]
+    graphs = [folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file()]
     say(f"model:  {graphs[0]}")
     say(
         f"        verified in {content['runtime']}: {content['quantized_values']} integers judged, {content['ties']} ties; "

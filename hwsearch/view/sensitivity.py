@@ -41,7 +41,7 @@ def print_most_fragile(table: SensitivityTable) -> None:
         Column("bits", [str(table.widths[narrowest[row]]) for row in order]),
         Column("sensitivity", [_value(table, row, narrowest[row]) for row in order]),
     ]
-    print_table(columns, f"{table.method}, {table.method.unit}")
+    print_table(columns, f"{table.method}, {table.unit}")
     say("")
 
 

@@ -111,7 +111,7 @@ def _draw_table(figure: Figure, panel: Axes, table: SensitivityTable) -> None:
     drawn = panel.imshow(above, cmap="viridis", norm=norm, aspect="auto", interpolation="nearest", origin="lower")
     panel.set_yticks(range(len(table.widths)), [str(bits) for bits in table.widths], fontsize=7)
     panel.set_ylabel("bits", fontsize=8)
-    panel.set_title(f"{table.method}   ({table.method.unit}, {_mixtures(table)})", loc="left", fontsize=9)
+    panel.set_title(f"{table.method}   ({table.unit}, {_mixtures(table)})", loc="left", fontsize=9)
     panel.spines[:].set_visible(False)
     _mark_blocks(panel, table.sites, "white", 3.0)
     bar = figure.colorbar(drawn, ax=panel, pad=0.005, fraction=0.03, aspect=8)

@@ -6,19 +6,20 @@ from contextlib import suppress
 from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
-from hwsearch.experiment import ModuleConfig, Split
+from hwsearch.experiment import Experiment, ModuleConfig, Split
 from hwsearch.export.folder import EXPORT_FOLDER, check_output
+from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files import check_writable, digest
+from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.store import structure
 from hwsearch.search.costing import make_cost, target_digests
 from hwsearch.search.folder_lock import check_unlocked
 from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
-from hwsearch.search.objectives import QUALITY
+from hwsearch.search.plan import check_strategy, trainings, wants_nas
 from hwsearch.search.record import RECORD_FILE, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
-from hwsearch.search.strategy import check_strategy, trainings, wants_nas
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.untrained import untrained_network, untrained_sites
@@ -76,7 +77,9 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
     make_cost(experiment)
     costs = CostBook(experiment, space)
     for column in experiment.search.objectives:
-        if column != QUALITY:
+        if column in QUALITY_METRICS:
+            _check_metric(experiment, column)
+        else:
             costs.known(column)
     costs.check_limits(experiment.search.limits)
     least = len(uniform_seeds(space) + ends_seeds(space))
@@ -102,6 +105,14 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
         check_writable(workspace.plot_path)
         check_output(workspace.folder / EXPORT_FOLDER)
     check_data(experiment, workspace.data_folder, workspace.corpora_folder)
+
+
+def _check_metric(experiment: Experiment, name: str) -> None:
+    """Refuse a metric that counts words where nobody hears them."""
+    if QUALITY_METRICS.load(name).words:
+        if experiment.evaluation.recogniser == "none":
+            raise UserError(f"search.objectives: '{name}' counts words; wanted an evaluation.recogniser other than 'none'")
+        check_recogniser(experiment.evaluation)
 
 
 def claim(workspace: Workspace) -> None:

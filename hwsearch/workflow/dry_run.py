@@ -13,12 +13,14 @@ from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
 from hwsearch.device import is_there, open_device
-from hwsearch.experiment import Experiment, Fidelity, Split, Strategy
+from hwsearch.experiment import Experiment, Fidelity, Split
+from hwsearch.extensions import STRATEGIES
 from hwsearch.front.status import SearchStatus, read_tally
 from hwsearch.search.costing import make_cost
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import Asked, Scored, has_begun, now
@@ -26,11 +28,9 @@ from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, stall_said
-from hwsearch.search.strategy import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.untrained import untrained_sites
@@ -189,7 +189,7 @@ def _stall(experiment: Experiment, seeds: int | None) -> str | None:
     if search.stall_candidates is None:
         return None
     rule = f"no more are asked for once {stall_said(search.stall_growth, search.stall_candidates)}"
-    if search.strategy is not Strategy.PRIOR_CORRECTED:
+    if not STRATEGIES.load(search.strategy).samples:
         seeds = 0  # growth is judged among them
     if seeds is None:
         return f"{rule}, seeds not counted; then promotions follow"
@@ -214,9 +214,9 @@ def _seeds(workspace: Workspace) -> tuple[tuple[Seed, ...], bool]:
     wanted = wanted_priors(experiment) if space.free else ()
     tables = {table.method: table for table in kept_tables(workspace, space.free_sites)}
     nas = wants_nas(experiment) and bool(space.free)
-    if nas or any(Method(prior.value) not in tables for prior in wanted):
+    if nas or any(prior not in tables for prior in wanted):
         return tuple(uniform_seeds(space) + ends_seeds(space)), False
-    plan = make_plan(experiment, space, CostBook(experiment, space), {prior: tables[Method(prior.value)] for prior in wanted})
+    plan = make_plan(experiment, space, CostBook(experiment, space), {prior: tables[prior] for prior in wanted})
     return plan.seeds, True
 
 
@@ -224,16 +224,16 @@ def _most_seeds(experiment: Experiment, known: tuple[Seed, ...]) -> dict[str, in
     found = dict(Counter(seed.strategy for seed in known))
     if wants_nas(experiment):
         found["nas"] = 2 * len(experiment.nas.cost_weights)
-    whole = experiment.search.strategy in {Strategy.CURVATURE, Strategy.KL}
+    whole = not STRATEGIES.load(experiment.search.strategy).samples
     for prior in wanted_priors(experiment):
-        found[prior.value] = experiment.search.trials - sum(found.values()) if whole else experiment.search.seed_sizes
+        found[prior] = experiment.search.trials - sum(found.values()) if whole else experiment.search.seed_sizes
     return found
 
 
 def _proposer(experiment: Experiment) -> str:
-    if experiment.search.strategy is not Strategy.PRIOR_CORRECTED:
-        return f"none: strategy '{experiment.search.strategy.value}' is its seeds alone"
-    return f"sampler '{experiment.search.sampler.value}'"
+    if not STRATEGIES.load(experiment.search.strategy).samples:
+        return f"none: strategy '{experiment.search.strategy}' is its seeds alone"
+    return f"sampler '{experiment.search.sampler}'"
 
 
 def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
     if not is_there(experiment.workers.device):
         found.append("a CUDA device on this machine, which scoring is measured on")
     if not exact:
-        priors = ", ".join(prior.value for prior in wanted_priors(experiment))
+        priors = ", ".join(wanted_priors(experiment))
         first = [f"sensitivities ({priors})"] if priors else []
         if wants_nas(experiment):
             first.append("the differentiable search")

@@ -8,7 +8,7 @@ import torch
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.experiment import Split
-from hwsearch.export.folder import Format, check_output
+from hwsearch.export.folder import check_output
 from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import check_provenance
 from hwsearch.workflow.runs import Run, trained_state
@@ -21,7 +21,7 @@ VERIFICATION_MIXTURES = 4
 """Test mixtures on which an exported file is compared with the Brevitas network."""
 
 
-def export(run: Run, candidate: int, graph_format: Format, output: Path) -> "VerificationReport":
+def export(run: Run, candidate: int, graph_format: str, output: Path) -> "VerificationReport":
     """Export a candidate, verified on test mixtures before the folder appears.
 
     Raises:

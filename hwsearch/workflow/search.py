@@ -16,15 +16,14 @@ from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
+from hwsearch.search.plan import Plan, make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import Point, SearchSpace, build_space
-from hwsearch.search.strategy import Plan, make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.sensitivity.estimate import ensure
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.base import needs_training, prepare, train
@@ -187,7 +186,7 @@ def _plan(
     tables = (
         ensure(
             workspace,
-            [prior.value for prior in priors],
+            list(priors),
             space.free_sites,
             pool=pool,
             workers=resources.workers,
@@ -199,7 +198,7 @@ def _plan(
     )
     wants_points = wants_nas(experiment) and bool(space.free)
     nas = _nas_points(workspace, space, pool, resources, listener.progress(Step.NAS.value)) if wants_points else []
-    plan = make_plan(experiment, space, costs, {prior: tables[Method(prior.value)] for prior in priors}, nas)
+    plan = make_plan(experiment, space, costs, {prior: tables[prior] for prior in priors}, nas)
     if experiment.search.trials < len(plan.seeds):
         logger.warning("search.trials is %d: of %d seeds the first ones are scored", experiment.search.trials, len(plan.seeds))
     return plan

@@ -14,7 +14,7 @@ from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.space import SearchSpace, build_space
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS, check_sensitivity, ensure, kept_tables, needs_pool, parse_methods
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workflow.checks import check
@@ -38,9 +38,9 @@ class Sensitivities:
         exact: the allocations that lose least by it at a few sizes, by size.
     """
 
-    tables: Mapping[Method, SensitivityTable]
+    tables: Mapping[str, SensitivityTable]
     kept: Sequence[SensitivityTable]
-    method: Method
+    method: str
     exact: Mapping[str, BitAllocation]
 
 
@@ -51,7 +51,7 @@ def estimate_sensitivities(
 
     Args:
         workspace: of the experiment.
-        methods: names of `Method`; none: all that need no training.
+        methods: names, such as `kl`; none: all that need no training.
         resources: what may be used.
         listener: hears of data, training examples and sensitivities.
 
@@ -79,7 +79,7 @@ def estimate_sensitivities(
         ray_address=resources.ray_address,
         progress=listener.progress("sensitivities"),
     )
-    chosen = Method.OUTPUT_NOISE if Method.OUTPUT_NOISE in tables else Method(wanted[0])
+    chosen = "output-noise-ratio" if "output-noise-ratio" in tables else wanted[0]
     exact = _exact_allocations(tables[chosen], space, experiment)
     return Sensitivities(tables, kept_tables(workspace, space.free_sites), chosen, exact)
 

@@ -113,7 +113,7 @@ def test_an_export_says_how_far_it_was_trained(tmp_path, graph_format):
     base = small_base()
     state = train_quantized(base, ALLOCATION, small_pool(), QatConfig(batch_size=2), 2, 0)
     export_trained(base, state, Fidelity.SHORT_QAT, MIXTURES, tmp_path / "small", graph_format)
-    graph = (tmp_path / "small" / candidate.GRAPH_FILES[graph_format]).read_bytes()
+    graph = (tmp_path / "small" / candidate.graph_file(graph_format)).read_bytes()
     description = read_model(graph, "file")[1]
     assert (description.fidelity, description.training_steps) == (Fidelity.SHORT_QAT, 2)
     assert description.base_digest == base.base_sha256

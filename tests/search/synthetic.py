@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from hwsearch.executor import Executor, LocalExecutor
-from hwsearch.experiment import Experiment, Fidelity, SamplerKind, parse_experiment
+from hwsearch.experiment import Experiment, Fidelity, parse_experiment
 from hwsearch.search.driver import run_search
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
@@ -25,11 +25,11 @@ from hwsearch.search.priors import loss_prior
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
+from hwsearch.search.samplers.optuna_proposer import OptunaProposer
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.studies.address import STORAGE_VARIABLE, StorageAddress, parse_address
-from hwsearch.search.study import OptunaProposer
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.untrained import untrained_sites
 
@@ -116,7 +116,7 @@ def prior_table(space: SearchSpace, seed: int = 0) -> SensitivityTable:
         [[noise(index[site], bits) if bits in options else math.nan for bits in widths] for site, options in space.free_sites]
     ) * rng.lognormal(sigma=0.7, size=(len(space.free_sites), 1))
     sites = tuple(site for site, _ in space.free_sites)
-    return SensitivityTable(Method.OUTPUT_NOISE, sites, widths, value, np.where(np.isnan(value), np.nan, 0.0), 4)
+    return SensitivityTable("output-noise-ratio", sites, widths, value, np.where(np.isnan(value), np.nan, 0.0), 4)
 
 
 def posterior(space: SearchSpace, seed: int) -> PosteriorProposer:
@@ -136,7 +136,7 @@ def posterior(space: SearchSpace, seed: int) -> PosteriorProposer:
 def proposer_of(experiment: Experiment) -> Proposer:
     """The sampler that an experiment asks for."""
     space = space_of(experiment)
-    if experiment.search.sampler is SamplerKind.POSTERIOR:
+    if experiment.search.sampler == "posterior":
         return posterior(space, experiment.seed)
     return OptunaProposer(experiment.search, space, objectives_of(experiment.search.objectives), experiment.seed)
 

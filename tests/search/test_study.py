@@ -7,8 +7,8 @@ from optuna.trial import TrialState, create_trial
 from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE, objective_values
 from hwsearch.search.proposer import Candidate, Result, SeedProposer
+from hwsearch.search.samplers.optuna_proposer import OptunaProposer
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
-from hwsearch.search.study import OptunaProposer
 from tests.separator.small import sites_of
 
 POPULATION = 5

@@ -24,7 +24,6 @@ from hwsearch.sensitivity.curvature import (
 from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.mixture import separation_loss
 from hwsearch.sensitivity.prefix import Continuation
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator.quantizers import fake_quantize
 from tests.sensitivity.small import (
     WIDTHS,
@@ -143,7 +142,7 @@ def test_the_average_curvature_is_the_loss_of_small_random_errors():
     choices = make_choices(base, candidates((site,), (8,)))
     trace = probe_traces(base, [mixture], [site], LONG)[site]
     table = curvature_table(
-        choices.sites, choices.widths, {site: trace}, [squared_errors(choices, mixture, average=True)], Method.AVERAGE_CURVATURE
+        choices.sites, choices.widths, {site: trace}, [squared_errors(choices, mixture, average=True)], "average-curvature"
     )
     x = mixture.tensors[site]
     error = fake_quantize(x, base.calibration.grids[site][8]) - x
@@ -216,7 +215,7 @@ def test_the_table_is_half_trace_times_squared_error_over_mixtures():
     mixtures = [double_mixture(base, seed) for seed in (3, 4, 5)]
     choices = make_choices(base, candidates(("mask_head.weight", "features"), WIDTHS))
     traces = {site: Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(3, 6))) for site in choices.sites}
-    for method, average in ((Method.CURVATURE, False), (Method.AVERAGE_CURVATURE, True)):
+    for method, average in (("curvature", False), ("average-curvature", True)):
         errors = [squared_errors(choices, mixture, average=average) for mixture in mixtures]
         table = curvature_table(choices.sites, choices.widths, traces, errors, method)
         weight = base.graph.parameters["mask_head.weight"]
@@ -240,7 +239,7 @@ def test_with_a_single_mixture_the_standard_error_is_that_of_the_probes():
     choices = make_choices(base, candidates(("mask_head.weight",), (4,)))
     trace = Trace(np.random.default_rng(0).normal(3.0, 1.0, size=(1, 6)))
     error = squared_errors(choices, mixture, average=True)
-    table = curvature_table(choices.sites, choices.widths, {"mask_head.weight": trace}, [error], Method.AVERAGE_CURVATURE)
+    table = curvature_table(choices.sites, choices.widths, {"mask_head.weight": trace}, [error], "average-curvature")
     assert table.standard_error[0, 0] == pytest.approx(0.5 * error[0, 0] * trace.probe_error)
 
 

@@ -14,7 +14,8 @@ import torch
 from hwsearch.data.dataset import open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
-from hwsearch.experiment import Prior, QuantizationConfig, Split
+from hwsearch.experiment import QuantizationConfig, Split
+from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.cache import JOBS_FILE, open_journal
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.curvature import ProbeRule, probe_traces
@@ -37,7 +38,6 @@ from hwsearch.sensitivity.mixture import AnalysedMixture, MixtureReader
 from hwsearch.sensitivity.one_site import Score, full_precision_output, score_sites
 from hwsearch.sensitivity.output_noise import output_noise
 from hwsearch.sensitivity.recoverability import score_trained
-from hwsearch.sensitivity.table import Method
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
@@ -67,7 +67,7 @@ def written(workspace: Workspace) -> dict[str, bytes]:
 
 def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace: Maker) -> None:
     here = workspace()
-    methods = [*DEFAULT_METHODS, Method.PAPER_KL, Method.MEASURED, Method.MEASURED_NOISE, Method.AVERAGE_FISHER]
+    methods = [*DEFAULT_METHODS, "paper-kl", "measured", "measured-noise", "average-fisher"]
     tables = ensure(here, methods, SITES)
     base, mixtures = prepared(here)
     choices = make_choices(base, SITES)
@@ -81,13 +81,13 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
         for mixture, si_snr in zip(mixtures, one_by_one(lambda mixture: measured_si_snr), strict=True)
     ]
     for method, wanted in {
-        Method.MEASURED: [score.lost_db for score in scores],
-        Method.MEASURED_NOISE: [score.noise_added for score in scores],
-        Method.MEASURED_NOISE_RATIO: [score.noise_ratio for score in scores],
-        Method.KL: one_by_one(lambda mixture: output_divergence(mixture, bernoulli_kl)),
-        Method.PAPER_KL: one_by_one(lambda mixture: output_divergence(mixture, paper_kl)),
-        Method.OUTPUT_NOISE: one_by_one(lambda mixture: output_noise(separator, mixture)),
-        Method.GRADIENT: [gradient_scores(choices, mixture) for mixture in mixtures],
+        "measured": [score.lost_db for score in scores],
+        "measured-noise": [score.noise_added for score in scores],
+        "measured-noise-ratio": [score.noise_ratio for score in scores],
+        "kl": one_by_one(lambda mixture: output_divergence(mixture, bernoulli_kl)),
+        "paper-kl": one_by_one(lambda mixture: output_divergence(mixture, paper_kl)),
+        "output-noise-ratio": one_by_one(lambda mixture: output_noise(separator, mixture)),
+        "gradient": [gradient_scores(choices, mixture) for mixture in mixtures],
     }.items():
         np.testing.assert_allclose(tables[method].value, np.mean(wanted, axis=0), rtol=1e-12)
         assert np.isfinite(tables[method].standard_error).tolist() == np.isfinite(tables[method].value).tolist()
@@ -97,7 +97,7 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
         traces = probe_traces(base, mixtures, [site], rule)[site].by_mixture
         norms = [float(found[site].double().square().sum()) for found in gradients]
         for bits in widths:
-            column = tables[Method.CURVATURE].widths.index(bits)
+            column = tables["curvature"].widths.index(bits)
             if site == "features":
                 moved = [choices.activation(site, bits, m.tensors[site]) - m.tensors[site] for m in mixtures]
             else:
@@ -105,10 +105,10 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
             squares = np.array([float((error.double() ** 2).sum()) for error in moved])
             means = np.array([float((error.double() ** 2).mean()) for error in moved])
             for method, trace, error in (
-                (Method.CURVATURE, traces, squares),
-                (Method.AVERAGE_CURVATURE, traces, means),
-                (Method.FISHER, norms, squares),
-                (Method.AVERAGE_FISHER, norms, means),
+                ("curvature", traces, squares),
+                ("average-curvature", traces, means),
+                ("fisher", norms, squares),
+                ("average-fisher", norms, means),
             ):
                 wanted = np.mean(0.5 * np.array(trace) * error)
                 assert tables[method].value[row, column] == pytest.approx(wanted, rel=1e-9), (method, site, bits)
@@ -129,15 +129,15 @@ def test_no_scale_of_weights_is_searched_twice(workspace: Maker, monkeypatch: py
 
 
 def test_a_site_has_numbers_at_its_own_widths_only(workspace: Maker) -> None:
-    table = ensure(workspace(), ["gradient"], SITES)[Method.GRADIENT]
+    table = ensure(workspace(), ["gradient"], SITES)["gradient"]
     assert table.widths == (2, 4, 8)
     assert np.isfinite(table.value).tolist() == [[True, False, True], [True, False, True], [False, True, True]]
 
 
 def test_a_prior_of_the_search_finds_its_table(workspace: Maker) -> None:
-    tables = ensure(workspace(), [Prior.GRADIENT, Prior.FISHER], SITES)
-    assert tables[Prior.GRADIENT].method is Method.GRADIENT
-    assert {prior.value for prior in Prior} <= set(Method)
+    tables = ensure(workspace(), ["gradient", "fisher"], SITES)
+    assert tables["gradient"].method == "gradient"
+    assert set(workspace().experiment.search.priors) <= set(SENSITIVITIES)
 
 
 def test_workers_change_nothing(workspace: Maker) -> None:
@@ -185,7 +185,7 @@ def test_an_interrupted_run_keeps_what_was_done(workspace: Maker) -> None:
         ensure(here, ["kl", "curvature"], SITES, progress=stop)
     kept = lines(here)
     assert kept
-    assert not table_path(here, Method.KL).exists()
+    assert not table_path(here, "kl").exists()
     ensure(here, ["kl", "curvature"], SITES)
     assert lines(here)[: len(kept)] == kept
 
@@ -234,7 +234,7 @@ def test_methods_of_one_walk_over_the_sites_are_one_job_and_one_added_later_is_m
     for done, method in enumerate(methods, start=1):
         found = ensure(apart, [method], SITES)
         assert len(lines(apart)) == 2 * done
-        np.testing.assert_array_equal(found[Method(method)].value, whole[Method(method)].value)
+        np.testing.assert_array_equal(found[method].value, whole[method].value)
 
 
 def test_traces_of_too_few_mixtures_are_refused(workspace: Maker) -> None:
@@ -274,7 +274,7 @@ def test_a_walk_that_was_kept_in_part_is_walked_for_the_rest(workspace: Maker) -
 def test_more_mixtures_cost_only_the_new_ones_where_mixtures_stand_alone(workspace: Maker) -> None:
     ensure(workspace(), ["gradient"], SITES)
     more = workspace(sensitivity={"mixtures": 3})
-    assert ensure(more, ["gradient"], SITES)[Method.GRADIENT].mixtures == 3
+    assert ensure(more, ["gradient"], SITES)["gradient"].mixtures == 3
     assert [line["subject"] for line in lines(more)] == [f"validation-0000{index}" for index in range(3)]
 
 
@@ -283,7 +283,7 @@ def test_tables_on_disk_are_those_returned_and_only_of_the_same_sites(workspace:
     tables = ensure(here, ["kl", "gradient"], SITES)
     assert [table.to_json() for table in kept_tables(here, SITES)] == [tables[method].to_json() for method in ("kl", "gradient")]
     ensure(here, ["kl"], SITES[:1])
-    assert [table.method for table in kept_tables(here, SITES)] == [Method.GRADIENT]
+    assert [table.method for table in kept_tables(here, SITES)] == ["gradient"]
 
 
 def test_recoverability_is_what_training_leaves_and_the_output_noise_at_wide_widths(workspace: Maker) -> None:
@@ -297,7 +297,7 @@ def test_recoverability_is_what_training_leaves_and_the_output_noise_at_wide_wid
         return np.array(score_trained(base, mixtures, candidates, pool, here.experiment))
 
     floating = scores()
-    table, noise = tables[Method.RECOVERABILITY], tables[Method.OUTPUT_NOISE]
+    table, noise = tables["recoverability"], tables["output-noise-ratio"]
     assert np.array_equal(table.value[:, 2], noise.value[:, 2])
     for row, (site, (bits, _)) in enumerate(SITES):
         wanted = np.mean(10 ** ((floating - scores((site, (bits,)))) / 10) - 1)
@@ -340,23 +340,23 @@ def test_other_validation_mixtures_are_refused(workspace: Maker, tmp_path: Path)
 def test_an_unknown_method_is_named_with_those_there_are() -> None:
     with pytest.raises(UserError, match=r"^unknown method 'hessian'; wanted one of curvature, .*recoverability$"):
         parse_methods(["kl", "hessian"])
-    assert parse_methods(["kl", "gradient", "kl"]) == (Method.KL, Method.GRADIENT)
+    assert parse_methods(["kl", "gradient", "kl"]) == ("kl", "gradient")
 
 
 def test_an_experiment_that_cannot_be_estimated_is_refused_before_any_work() -> None:
     experiment = make_experiment()
     with pytest.raises(UserError, match="'features' cannot be quantized to 2 bits"):
-        check_sensitivity(experiment, (Method.KL,), (("features", (2, 8)),))
+        check_sensitivity(experiment, ("kl",), (("features", (2, 8)),))
     data = experiment.model_dump(mode="json")["data"]
     rooms = {**data["rooms"], "count": {"validation": 1}}
     silent = [{**data["corpora"][0], "splits": {"validation": 1.0}}]
     for changed, message in (({"rooms": rooms}, "rooms.count: no 'train'"), ({"corpora": silent}, "none has a share 'train'")):
         without = make_experiment(data={**data, **changed})
         with pytest.raises(UserError, match=message):
-            check_sensitivity(without, (Method.KL, Method.RECOVERABILITY), SITES)
+            check_sensitivity(without, ("kl", "recoverability"), SITES)
         check_sensitivity(without, DEFAULT_METHODS, SITES)
     with pytest.raises(UserError, match="makes no validation mixtures"):
-        check_sensitivity(make_experiment(data={**data, "mixtures": {"count": {}}}), (Method.KL,), SITES)
+        check_sensitivity(make_experiment(data={**data, "mixtures": {"count": {}}}), ("kl",), SITES)
 
 
 @pytest.mark.parametrize("method", ["gradient", "curvature"])

@@ -5,8 +5,8 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsearch.sensitivity.jobs import KINDS, QUANTITIES, Job, Kind, Result, Results, missing_jobs
-from hwsearch.sensitivity.table import Method
+from hwsearch.extensions import SENSITIVITIES
+from hwsearch.sensitivity.jobs import QUANTITIES, Job, Kind, Result, Results, kinds_of, missing_jobs
 
 SITES = (("a.weight", (2, 4, 8)), ("features", (4, 8)))
 MIXTURES = ("m-0", "m-1", "m-2")
@@ -31,14 +31,13 @@ def done(job: Job, number: float = 1.0) -> list[Result]:
 
 
 def test_every_method_has_jobs_and_every_kind_is_used() -> None:
-    assert set(KINDS) == set(Method)
-    assert {kind for kinds in KINDS.values() for kind in kinds} == set(Kind)
+    assert {kind for method in SENSITIVITIES for kind in kinds_of(method)} == set(Kind)
 
 
-@given(st.lists(st.sampled_from(list(Method)), min_size=1, unique=True), st.data())
+@given(st.lists(st.sampled_from(list(SENSITIVITIES)), min_size=1, unique=True), st.data())
 @settings(deadline=None)
 def test_whatever_jobs_are_done_the_missing_ones_make_it_whole_and_none_is_done_twice(
-    methods: list[Method], data: st.DataObject
+    methods: list[str], data: st.DataObject
 ) -> None:
     results = Results()
     every = missing_jobs(methods, SITES, MIXTURES, results)
@@ -56,7 +55,7 @@ def test_whatever_jobs_are_done_the_missing_ones_make_it_whole_and_none_is_done_
 
 
 def test_only_narrow_widths_are_trained_and_full_precision_once() -> None:
-    jobs = [job for job in missing_jobs([Method.RECOVERABILITY], SITES, MIXTURES, Results()) if Kind.TRAINING in job.kinds]
+    jobs = [job for job in missing_jobs(["recoverability"], SITES, MIXTURES, Results()) if Kind.TRAINING in job.kinds]
     assert [str(job) for job in jobs] == [
         "training of the full-precision network",
         "training of a.weight at 2 bits",
@@ -64,12 +63,12 @@ def test_only_narrow_widths_are_trained_and_full_precision_once() -> None:
         "training of features at 4 bits",
     ]
     wide = (("a.weight", (5, 8)),)
-    assert {job.kinds for job in missing_jobs([Method.RECOVERABILITY], wide, MIXTURES, Results())} == {(Kind.OUTPUT_NOISE,)}
+    assert {job.kinds for job in missing_jobs(["recoverability"], wide, MIXTURES, Results())} == {(Kind.OUTPUT_NOISE,)}
 
 
 def test_what_is_missing_for_the_same_sites_and_widths_is_one_walk_over_them() -> None:
     results = Results()
-    methods = [Method.MEASURED_NOISE_RATIO, Method.OUTPUT_NOISE, Method.KL, Method.GRADIENT, Method.CURVATURE]
+    methods = ["measured-noise-ratio", "output-noise-ratio", "kl", "gradient", "curvature"]
     jobs = missing_jobs(methods, SITES, ("m-0",), results)
     assert [str(job) for job in jobs] == [
         "trace of all mixtures",

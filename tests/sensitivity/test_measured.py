@@ -13,7 +13,7 @@ from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import full_precision_output, one_site_masks, score_sites
-from hwsearch.sensitivity.table import Method, over_mixtures
+from hwsearch.sensitivity.table import over_mixtures
 from hwsearch.separator.fast import FastNetwork
 from tests.sensitivity.small import WIDTHS, broken_base, candidates, only, small_base, small_mixture
 from tests.separator.small import KINDS, RELU, all_sites
@@ -75,7 +75,7 @@ def test_floating_point_loses_nothing_and_two_bits_lose_most():
             reached = base.separator.synthesise(mixture.analysis, mixture.output, mixture.target.shape[-1])
         target = reached + 0.1 * reached.std() * torch.randn(reached.shape, generator=torch.Generator().manual_seed(seed))
         scores.append(measure(choices, replace(mixture, target=target)))
-    table = over_mixtures(Method.MEASURED, choices.sites, choices.widths, [found.lost_db for found in scores])
+    table = over_mixtures("measured", choices.sites, choices.widths, [found.lost_db for found in scores])
     np.testing.assert_allclose(table.value[:, -1], 0.0, atol=1e-5)
     assert (table.value[:, 0] > 3 * table.standard_error[:, 0]).all()
     assert (table.value[:, 0] > table.value[:, 1]).all()

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.view.sensitivity_plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
 from tests.separator.small import all_sites, weight_sites
@@ -18,14 +18,14 @@ PAPER = SeparatorConfig(X=8, R=4)
 SITES = ("input_proj.weight", "blocks.0.expand.weight", "features")
 
 
-def make_table(method: Method = Method.KL, sites: tuple[str, ...] = SITES, value: object = None) -> SensitivityTable:
+def make_table(method: str = "kl", sites: tuple[str, ...] = SITES, value: object = None) -> SensitivityTable:
     if value is None:
         value = np.random.default_rng(0).lognormal(0.0, 3.0, size=(len(sites), 3))
     return SensitivityTable(method, sites, (2, 4, 8), value, np.full(np.shape(value), math.nan), 4)
 
 
 def test_each_table_has_a_panel_that_says_method_unit_and_mixtures() -> None:
-    figure = draw_tables([make_table(), make_table(Method.CURVATURE)], "run")
+    figure = draw_tables([make_table(), make_table("curvature")], "run")
     panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
     assert [axes.get_title(loc="left") for axes in panels] == [
         "kl   (nats per frame, 4 mixtures)",

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hwsearch.errors import UserError
-from hwsearch.sensitivity.table import Method, SensitivityTable, over_mixtures
+from hwsearch.extensions import SENSITIVITIES
+from hwsearch.sensitivity.table import SensitivityTable, over_mixtures, unit_of
 
 NUMBER = st.floats(-1e6, 1e6)
 
 
 def table(**changes: object) -> SensitivityTable:
     parts = {
-        "method": Method.MEASURED,
+        "method": "measured",
         "sites": ("a.weight", "features"),
         "widths": (2, 4),
         "value": [[0.5, 0.1], [math.nan, -0.25]],
@@ -27,7 +28,7 @@ def table(**changes: object) -> SensitivityTable:
     return SensitivityTable(**{**parts, **changes})
 
 
-@given(st.sampled_from(list(Method)), st.lists(st.tuples(NUMBER, st.floats(0, 1e6)), min_size=6, max_size=6))
+@given(st.sampled_from(list(SENSITIVITIES)), st.lists(st.tuples(NUMBER, st.floats(0, 1e6)), min_size=6, max_size=6))
 @settings(deadline=None)
 def test_json_keeps_every_bit(method, numbers):
     value = np.array([number for number, _ in numbers]).reshape(3, 2)
@@ -41,7 +42,7 @@ def test_json_keeps_every_bit(method, numbers):
 
 
 def test_every_method_states_its_unit():
-    assert all(method.unit for method in Method)
+    assert all(unit_of(method) for method in SENSITIVITIES)
     assert table().to_json()["unit"] == "dB"
 
 
@@ -98,13 +99,13 @@ def test_parts_that_do_not_fit_are_refused():
 def test_the_mean_over_mixtures_carries_its_standard_error():
     values = np.random.default_rng(0).normal(size=(7, 3, 2))
     values[:, 1, 0] = math.nan
-    made = over_mixtures(Method.KL, ["a", "b", "c"], [3, 5], values)
+    made = over_mixtures("kl", ["a", "b", "c"], [3, 5], values)
     np.testing.assert_allclose(made.value, values.mean(axis=0))
     np.testing.assert_allclose(made.standard_error, stats.sem(values, axis=0))
     assert made.mixtures == 7
 
 
 def test_one_mixture_has_no_standard_error():
-    made = over_mixtures(Method.KL, ["a"], [3, 5], [[[1.0, 2.0]]])
+    made = over_mixtures("kl", ["a"], [3, 5], [[[1.0, 2.0]]])
     assert np.isnan(made.standard_error).all()
     assert made.value.tolist() == [[1.0, 2.0]]

@@ -5,50 +5,17 @@ differently, and one seeded as before would repeat its first draws. `ResumableSa
 for every draw, seeded by the experiment's seed and the draw's place in the search.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from hwsearch.experiment import SamplerKind
-
 GENERATION_KEY = "NSGAIISampler:generation"
 """System attribute with a trial's NSGA-II generation. A trial without it never becomes a parent."""
-
-
-def sampler_factory(kind: SamplerKind, population: int) -> Callable[[int], BaseSampler]:
-    """A function from seed to one of Optuna's samplers.
-
-    TPE is multivariate and treats running trials as bad ones (constant liar), so that parallel workers spread
-    out; it and the Gaussian process draw at random until `population` candidates are scored, seeds among them.
-
-    Raises:
-        ValueError: the posterior sampler, which is not Optuna's.
-    """
-    match kind:
-        case SamplerKind.RANDOM:
-            return lambda seed: RandomSampler(seed=seed)
-        case SamplerKind.NSGA2:
-            return lambda seed: NSGAIISampler(population_size=population, seed=seed)
-        case SamplerKind.TPE:
-            return lambda seed: TPESampler(n_startup_trials=population, multivariate=True, constant_liar=True, seed=seed)
-        case SamplerKind.GP:
-            return lambda seed: _gaussian_process(population, seed)
-        case SamplerKind.POSTERIOR:
-            raise ValueError("the posterior sampler is not one of Optuna's")
-
-
-def _gaussian_process(population: int, seed: int) -> GPSampler:
-    with warnings.catch_warnings():
-        # That it knows a deterministic objective is an experimental argument; it is the one that fits.
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return GPSampler(n_startup_trials=population, deterministic_objective=True, seed=seed)
 
 
 class ResumableSampler(BaseSampler):

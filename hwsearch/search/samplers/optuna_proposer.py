@@ -1,31 +1,39 @@
 """The Optuna study in memory, to sample from: rebuilt from the record, with indices of widths, which samplers can order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hwsearch.experiment import SearchConfig
-from hwsearch.search.objectives import Objective, objective_values
+from hwsearch.search.objectives import objective_values, objectives_of
 from hwsearch.search.proposer import Candidate, Proposal, Result
-from hwsearch.search.samplers import GENERATION_KEY, ResumableSampler, sampler_factory
-from hwsearch.search.space import Point, SearchSpace
+from hwsearch.search.samplers.resumable import GENERATION_KEY, ResumableSampler
+from hwsearch.search.samplers.sampler import Searched
+from hwsearch.search.space import Point
 
 
 class OptunaProposer:
     """Proposes what one of Optuna's samplers draws from everything scored so far."""
 
-    def __init__(self, search: SearchConfig, space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-        self._strategy = search.sampler.value
-        self._objectives = objectives
+    def __init__(self, searched: Searched, make: Callable[[int], BaseSampler]) -> None:
+        """Start a study that is empty.
+
+        Args:
+            searched: the search.
+            make: one of Optuna's samplers from its seed.
+        """
+        experiment = searched.experiment
+        self._strategy = experiment.search.sampler
+        self._objectives = objectives_of(experiment.search.objectives)
         self._distributions: dict[str, BaseDistribution] = {
-            name: IntDistribution(0, len(widths) - 1) for name, widths in space.free
+            name: IntDistribution(0, len(widths) - 1) for name, widths in searched.space.free
         }
-        self._sampler = ResumableSampler(sampler_factory(search.sampler, search.population), self._distributions, seed)
+        self._sampler = ResumableSampler(make, self._distributions, experiment.seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
-            sampler=self._sampler, directions=[objective.direction.value for objective in objectives]
+            sampler=self._sampler, directions=[objective.direction.value for objective in self._objectives]
         )
         self._heard = 0
         self._repeats = 0

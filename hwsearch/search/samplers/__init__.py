@@ -1,0 +1,1 @@
+"""Who proposes candidates behind the seeds, one file each."""

@@ -1,0 +1,1 @@
+"""An extension of each kind, one file each, as a user would write them."""

@@ -1,0 +1,16 @@
+"""A sensitivity: the squared error of a site over its number of mixtures' frames, whatever the loss."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.sensitivity.choices import SiteChoices
+from hwsearch.sensitivity.methods import SensitivityMethod
+from hwsearch.sensitivity.mixture import AnalysedMixture
+
+
+def compute(choices: SiteChoices, mixture: AnalysedMixture) -> NDArray[np.float64]:
+    del mixture
+    return np.array([[4.0**-bits if bits in tried else np.nan for bits in choices.widths] for _, tried in choices.candidates])
+
+
+STEP = SensitivityMethod("steps squared", compute=compute)
