@@ -20,6 +20,7 @@ from hwsearch.workflow.systems import candidate_system
 from hwsearch.workspace import Workspace
 from tests.tiny import Tiny, tiny_content
 
+
 def with_objectives(*columns: str, **evaluation: str) -> Experiment:
     content = tiny_content()
     content["search"]["objectives"] = [*columns, "size_bytes"]
