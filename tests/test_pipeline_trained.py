@@ -15,8 +15,8 @@ from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity, Split, WorkersConfig
-from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.plan import trainings
+from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.sensitivity import estimate, work
 from hwsearch.separator.trained import load_trained
 from hwsearch.workflow.base import prepare
