@@ -37,8 +37,9 @@ from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_j
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
-from hwsearch.search.plan import make_plan, posterior_engine
+from hwsearch.search.plan import make_plan
 from hwsearch.search.posterior.sampler import PriorCorrectedSampler
+from hwsearch.search.samplers.posterior import posterior_engine
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path

@@ -12,6 +12,7 @@ from typing import Annotated, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.choices import Candidates, all_widths
@@ -93,7 +94,8 @@ class Job:
 
 def _known(kind: str) -> str:
     if kind not in set(Kind) and kind not in SENSITIVITIES:
-        raise ValueError(f"kind is '{kind}', which no method computes")
+        expected = ", ".join(f"'{known}'" for known in (*Kind, *SENSITIVITIES))
+        raise PydanticCustomError("enum", "Input should be {expected}", {"expected": f"one of {expected}"})
     return kind
 
 

@@ -17,15 +17,15 @@ import numpy as np
 
 from hwsearch.executor import Executor, LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, parse_experiment
+from hwsearch.extensions import SAMPLERS
 from hwsearch.search.driver import run_search
-from hwsearch.search.objectives import objectives_of
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import loss_prior
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
-from hwsearch.search.samplers.optuna_proposer import OptunaProposer
+from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.studies.address import STORAGE_VARIABLE, StorageAddress, parse_address
@@ -138,7 +138,7 @@ def proposer_of(experiment: Experiment) -> Proposer:
     space = space_of(experiment)
     if experiment.search.sampler == "posterior":
         return posterior(space, experiment.seed)
-    return OptunaProposer(experiment.search, space, objectives_of(experiment.search.objectives), experiment.seed)
+    return SAMPLERS.load(experiment.search.sampler)(Searched(experiment, space, costs=None, tables={}))
 
 
 def search(

@@ -19,12 +19,13 @@ from hwsearch.front.query import query
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import run_search
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.plan import Plan, make_plan, posterior_engine, wanted_priors, wants_nas
+from hwsearch.search.plan import Plan, make_plan, wanted_priors, wants_nas
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import separable_loss
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import Scored
 from hwsearch.search.samplers.optuna_proposer import OptunaProposer
+from hwsearch.search.samplers.posterior import posterior_engine
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.table import SensitivityTable

@@ -5,10 +5,13 @@ from optuna.samplers import NSGAIISampler
 from optuna.trial import TrialState, create_trial
 
 from hwsearch.experiment import SearchConfig, SeparatorConfig
+from hwsearch.extensions import SAMPLERS
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE, objective_values
 from hwsearch.search.proposer import Candidate, Result, SeedProposer
 from hwsearch.search.samplers.optuna_proposer import OptunaProposer
+from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
+from tests.search.synthetic import make_experiment
 from tests.separator.small import sites_of
 
 POPULATION = 5
@@ -19,8 +22,10 @@ def make_space() -> SearchSpace:
 
 
 def make_proposer(space: SearchSpace, sampler: str = "nsga2") -> OptunaProposer:
-    search = SearchConfig.model_validate({"sampler": sampler, "population": POPULATION})
-    return OptunaProposer(search, space, QUALITY_AND_SIZE, seed=0)
+    experiment = make_experiment(9, seed=0, sampler=sampler, population=POPULATION)
+    proposer = SAMPLERS.load(sampler)(Searched(experiment, space, costs=None, tables={}))
+    assert isinstance(proposer, OptunaProposer)
+    return proposer
 
 
 def finish(proposer: OptunaProposer, candidate: Candidate) -> None:
