@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
-from hwsearch.data.mixing import Audio, cut, draw_overlap, place, render
+from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
 from hwsearch.data.rooms import RoomBank
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -55,17 +55,8 @@ class DynamicMixtures:
         placement = place(rng, len(target), len(interferer), overlap)
         responses = self.bank.impulse_responses(room.index)
         sir_db = float(rng.normal(self.config.sir_mean_db, self.config.sir_std_db))
-        rendered = render(
-            rng,
-            target,
-            interferer,
-            responses[source],
-            responses[other],
-            placement,
-            sir_db,
-            self.config,
-            self.sample_rate,
-        )
+        voices = Voice(target, responses[source]), Voice(interferer, responses[other])
+        rendered = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
         return Example(
             _to_length(rendered.mixture, self.segment_samples),
             room.doa_deg[source],

@@ -76,12 +76,23 @@ def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
     return speech[start : start + longest]
 
 
-def render(  # noqa: PLR0913, PLR0917 (two speakers, each with sound, place and room, are what a mixture is)
+@dataclass(frozen=True)
+class Voice:
+    """A speaker in a room.
+
+    Attributes:
+        speech: dry, [samples].
+        response: impulse responses from the speaker to the microphones, [mics, taps].
+    """
+
+    speech: Audio
+    response: Audio
+
+
+def render(
     rng: np.random.Generator,
-    target: Audio,
-    interferer: Audio,
-    target_response: Audio,
-    interferer_response: Audio,
+    target: Voice,
+    interferer: Voice,
     placement: Placement,
     sir_db: float,
     config: MixtureConfig,
@@ -91,10 +102,8 @@ def render(  # noqa: PLR0913, PLR0917 (two speakers, each with sound, place and 
 
     Args:
         rng: for sensor noise.
-        target: dry speech [samples].
-        interferer: dry speech [samples].
-        target_response: impulse responses [mics, taps].
-        interferer_response: impulse responses [mics, taps].
+        target: who is to be heard.
+        interferer: who is not.
         placement: where both lie; reverberation beyond the mixture's end is cut.
         sir_db: power of the target over that of the interferer, each over the samples where it speaks, both reverberant
             images at microphone 0.
@@ -102,16 +111,16 @@ def render(  # noqa: PLR0913, PLR0917 (two speakers, each with sound, place and 
         sample_rate: Hz.
     """
     samples = placement.samples
-    size = fft.next_fast_len(samples + max(target_response.shape[-1], interferer_response.shape[-1]) - 1, real=True)
-    target_spectrum = fft.rfft(_at(target, placement.target_start, samples), size)
-    target_image = fft.irfft(target_spectrum * fft.rfft(target_response, size), size)[:, :samples]
-    interferer_spectrum = fft.rfft(_at(interferer, placement.interferer_start, samples), size)
-    interferer_image = fft.irfft(interferer_spectrum * fft.rfft(interferer_response, size), size)[:, :samples]
-    target_power = _power(target_image[0], len(target))
-    interferer_image *= math.sqrt(target_power / _power(interferer_image[0], len(interferer)) / 10 ** (sir_db / 10))
+    size = fft.next_fast_len(samples + max(target.response.shape[-1], interferer.response.shape[-1]) - 1, real=True)
+    target_spectrum = fft.rfft(_at(target.speech, placement.target_start, samples), size)
+    target_image = fft.irfft(target_spectrum * fft.rfft(target.response, size), size)[:, :samples]
+    interferer_spectrum = fft.rfft(_at(interferer.speech, placement.interferer_start, samples), size)
+    interferer_image = fft.irfft(interferer_spectrum * fft.rfft(interferer.response, size), size)[:, :samples]
+    target_power = _power(target_image[0], len(target.speech))
+    interferer_image *= math.sqrt(target_power / _power(interferer_image[0], len(interferer.speech)) / 10 ** (sir_db / 10))
     wanted = target_image[0]
     if config.target == "early":
-        early = early_part(target_response[0], config.early_ms, sample_rate)
+        early = early_part(target.response[0], config.early_ms, sample_rate)
         wanted = fft.irfft(target_spectrum * fft.rfft(early, size), size)[:samples]
     mixture = target_image + interferer_image
     if config.noise_snr_db is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import Mixture, Talker
-from hwsearch.data.mixing import Audio, cut, draw_overlap, place, render
+from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
 from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
@@ -137,17 +137,8 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     placement = place(rng, len(target), len(interferer), overlap)
     responses = RoomBank(plan.bank_folder, (plan.room,)).impulse_responses(plan.room.index)
     sir_db = float(rng.normal(data.mixtures.sir_mean_db, data.mixtures.sir_std_db))
-    rendered = render(
-        rng,
-        target,
-        interferer,
-        responses[plan.target_source],
-        responses[plan.interferer_source],
-        placement,
-        sir_db,
-        data.mixtures,
-        data.sample_rate,
-    )
+    voices = Voice(target, responses[plan.target_source]), Voice(interferer, responses[plan.interferer_source])
+    rendered = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate)
     write_audio(folder / plan.path("mixture"), rendered.mixture, data.sample_rate)
     write_audio(folder / plan.path("target"), rendered.target, data.sample_rate)
     target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))

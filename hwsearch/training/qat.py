@@ -79,11 +79,7 @@ def train_quantized(
         parameters = {**fixed, **others, **{name: logarithm.exp() for name, logarithm in logarithms.items()}}
         loss = distilled_loss(base, network, parameters, pool, examples, config.distillation)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingDivergedError(
-                f"the loss became {value} at training step {step + 1} of {steps}; wanted a lower qat.learning_rate than "
-                f"{config.learning_rate} or qat.scale_learning_rate than {config.scale_learning_rate}"
-            )
+        _check_finite(value, step + 1, steps, config)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
@@ -95,6 +91,14 @@ def train_quantized(
     scales = {name: logarithm.detach().exp().cpu() for name, logarithm in logarithms.items()}
     weights = {name: tensor.detach().cpu() for name, tensor in others.items()}
     return TrainedState({**fixed, **weights, **scales}, allocation, base.base_sha256, state.steps + steps)
+
+
+def _check_finite(loss: float, step: int, steps: int, config: QatConfig) -> None:
+    if not math.isfinite(loss):
+        raise TrainingDivergedError(
+            f"the loss became {loss} at training step {step} of {steps}; wanted a lower qat.learning_rate than "
+            f"{config.learning_rate} or qat.scale_learning_rate than {config.scale_learning_rate}"
+        )
 
 
 def distilled_loss(

@@ -4,7 +4,7 @@ import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsearch.data.mixing import PEAK, draw_overlap, early_part, place, render
+from hwsearch.data.mixing import PEAK, Voice, draw_overlap, early_part, place, render
 from hwsearch.experiment import MixtureConfig, Split
 
 CONFIG = MixtureConfig(count={Split.TEST: 1})
@@ -41,7 +41,7 @@ def test_mixture_is_the_scaled_sum_of_direct_convolutions(seed: int, sir_db: flo
     responses = (rng.standard_normal((2, 3, 200)) * np.exp(-np.arange(200) / 30)).astype(np.float32)
     placement = place(rng, 900, 700, 0.7)
     config = CONFIG.model_copy(update={"target": kind, "early_ms": 5.0})
-    rendered = render(rng, target, interferer, responses[0], responses[1], placement, sir_db, config, 8000)
+    rendered = render(rng, Voice(target, responses[0]), Voice(interferer, responses[1]), placement, sir_db, config, 8000)
 
     def image(speech: np.ndarray, start: int, response: np.ndarray) -> np.ndarray:
         whole = np.convolve(np.pad(speech, (start, 0)).astype(np.float64), response.astype(np.float64))
@@ -76,7 +76,7 @@ def test_noise_has_the_level_asked_for() -> None:
     response[:, 0] = 1.0
     noisy = CONFIG.model_copy(update={"noise_snr_db": 20.0})
     placement = place(rng, 40000, 40000, 1.0)
-    rendered = render(rng, speech[0], speech[1], response, response, placement, 0.0, noisy, 8000)
+    rendered = render(rng, Voice(speech[0], response), Voice(speech[1], response), placement, 0.0, noisy, 8000)
     clean = rendered.target + rendered.interferer
     noise = rendered.mixture - clean
     assert 10 * np.log10((clean**2).mean() / (noise**2).mean()) == pytest.approx(20.0, abs=0.1)

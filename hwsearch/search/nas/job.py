@@ -75,10 +75,8 @@ def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingP
         loss = _negative_si_snr(base, network, pool, examples, shares)
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise UserError(
-                f"nas: the loss is {value} at step {step + 1} of {config.steps} with cost weight {cost_weight:g}; wanted a "
-                "finite number (train the base or build the data again)"
-            )
+            where = f"at step {step + 1} of {config.steps} with cost weight {cost_weight:g}"
+            raise UserError(f"nas: the loss is {value} {where}; wanted a finite number (train the base or build the data again)")
         optimizer.zero_grad()
         (loss + cost_weight * charge(probabilities)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
