@@ -40,7 +40,7 @@ from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test
 from hwsearch.network.sites import WEIGHT
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import FloatArray
 from hwsearch.search.known_costs import CostBook
@@ -50,6 +50,7 @@ from hwsearch.search.objectives import QUALITY, SIZE
 from hwsearch.search.plan import make_plan
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import REFERENCE, Scored, read_record
 from hwsearch.search.samplers.posterior import posterior_engine
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
@@ -292,15 +293,9 @@ def run_our_search(bench: Bench, seed: int) -> None:
     calibration = (bench.workspace.folder / "calibration.json").resolve()
     factory = ScorerFactory(experiment, bench.workspace.base_path.resolve(), bench.workspace.data_folder.resolve(), calibration)
     run_search(
-        experiment,
-        bench.space,
+        Task(experiment, bench.space, make_cost(experiment), search_folder(bench, seed), provenance(bench.workspace)),
         LocalExecutor[ScoringJob, Mapping[str, float]](factory),
-        make_cost(experiment),
-        search_folder(bench, seed),
-        lambda _progress: None,
-        seeds=seeds.values(),
-        proposer=PosteriorProposer(engine, seed),
-        provenance=provenance(bench.workspace),
+        Plan(tuple(seeds.values()), PosteriorProposer(engine, seed)),
     )
 
 

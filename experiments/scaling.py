@@ -37,12 +37,13 @@ from hwsearch.experiment import Experiment, Fidelity, load_experiment, parse_exp
 from hwsearch.files import atomic_write_json, atomic_write_text, read_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
@@ -123,9 +124,7 @@ class Problem:
         search = self.experiment.search.model_copy(update={"trials": trials})
         experiment = self.experiment.model_copy(update={"search": search})
         seeds = uniform_seeds(self.space) + ends_seeds(self.space)
-        run_search(
-            experiment, self.space, executor, self.cost, folder, lambda _: None, seeds=seeds, proposer=proposer or self.proposer()
-        )
+        run_search(Task(experiment, self.space, self.cost, folder), executor, Plan(tuple(seeds), proposer or self.proposer()))
 
 
 class WaitingExecutor:

@@ -8,7 +8,8 @@ has finished, whose that is depends on that order too.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,11 @@ from hwsearch.search.identity import search_header
 from hwsearch.search.ledger import Ledger
 from hwsearch.search.novelty import new_proposal
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.proposer import Proposer, Result, SeedProposer
+from hwsearch.search.proposer import Plan, Proposer, Result, SeedProposer
 from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.settling import Charged, InFlight, finite, settled
-from hwsearch.search.space import Point, SearchSpace, Seed
+from hwsearch.search.space import Point, SearchSpace
 from hwsearch.search.stopping import Budgets
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
@@ -49,17 +50,31 @@ MOST_AT_ONCE = 64
 keeps busy is decided by what it does for each candidate by itself."""
 
 
-def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
-    experiment: Experiment,
-    space: SearchSpace,
+@dataclass(frozen=True)
+class Task:
+    """What is searched.
+
+    Attributes:
+        experiment: with the budgets, the objectives and the seed.
+        space: of allocations.
+        cost: charges allocations. A cost that is not finite is recorded as absent.
+        folder: the run folder: the record, the lock, the mirror for Optuna's tools, trained weights.
+        provenance: what else the candidates depend on, such as the hash of the base; must be the same on a resume.
+    """
+
+    experiment: Experiment
+    space: SearchSpace
+    cost: Cost
+    folder: Path
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_search(
+    task: Task,
     executor: Scorers,
-    cost: Cost,
-    folder: Path,
-    progress: Callable[[SearchProgress], None],
+    plan: Plan,
+    progress: Callable[[SearchProgress], None] = lambda _: None,
     *,
-    seeds: Iterable[Seed],
-    proposer: Proposer | None = None,
-    provenance: Mapping[str, str] | None = None,
     elapsed: Callable[[], float] | None = None,
     storage: StorageAddress | None = None,
     lock: FolderLock | None = None,
@@ -67,23 +82,17 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
     """Search until `experiment.search.trials` distinct candidates are scored, another budget ends, or nobody proposes more;
     then promote.
 
-    The full-precision network is scored first, as candidate 0 outside the count. Then come the seeds, then `proposer`. Each of
+    The full-precision network is scored first, as candidate 0 outside the count. Then come the seeds, then the proposer. Each of
     `search.promotions` then scores its share of the rung below again, and full precision with it. Ctrl-C ends the search
     cleanly; calling this again with the same folder continues it. An experiment that differs only in its budgets
     (`search.trials`, `search.hours`, `search.stall_candidates`), `search.promotions`, `search.max_attempts`, `workers`,
     `export` or `evaluation` continues it too. `search.hours` ends the promotions as well.
 
     Args:
-        experiment: what to search.
-        space: the space of its search.
+        task: what is searched.
         executor: scores candidates; gives metrics by column name.
-        cost: charges allocations. A cost that is not finite is recorded as absent.
-        folder: the run folder: the record, the lock, the mirror for Optuna's tools, trained weights.
+        plan: the seeds, and who proposes behind them.
         progress: called once at the start of each rung, and after every finished candidate.
-        seeds: what is scored before anyone proposes.
-        proposer: the strategy behind the seeds.
-        provenance: what else the candidates depend on, such as the hash of the base; must be the same on a
-            resume.
         elapsed: seconds since the run began whose `search.hours` count; by default since this call.
         storage: where a shared study of everything finished is kept, too.
         lock: of the folder, where the caller has it.
@@ -92,19 +101,19 @@ def run_search(  # noqa: PLR0913 (what is searched, by whom, and where it goes)
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
             network cannot be scored, or as many candidates failed as were wanted.
     """
-    header = search_header(experiment, space, provenance or {})
-    first = tuple(seeds)
-    proposers: list[Proposer] = [SeedProposer(first), *([] if proposer is None else [proposer])]
+    experiment, folder, proposer = task.experiment, task.folder, plan.proposer
+    header = search_header(experiment, task.space, task.provenance)
+    proposers: list[Proposer] = [SeedProposer(plan.seeds), *([] if proposer is None else [proposer])]
     # Seeds alone may stop growing; where somebody proposes behind them, they are scored in any case.
-    budgets = Budgets(experiment.search, header.objectives, 0 if proposer is None else len(first), elapsed or _clock())
+    budgets = Budgets(experiment.search, header.objectives, 0 if proposer is None else len(plan.seeds), elapsed or _clock())
     with Record(folder, header, lock) as record:
-        search = _Search(experiment, space, record, proposers, folder, budgets)
+        search = _Search(experiment, task.space, record, proposers, folder, budgets)
         interrupted = False
         try:
             search.replay()
             if storage is not None:
                 search.publish(storage)
-            search.run(executor, cost, progress)
+            search.run(executor, task.cost, progress)
         except KeyboardInterrupt:
             interrupted = True
         finally:

@@ -1,7 +1,6 @@
 """What a search tries: the seeds that are scored first, and who proposes behind them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
@@ -10,7 +9,7 @@ from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import front_seeds, prior_problem, separable_loss
-from hwsearch.search.proposer import Proposer
+from hwsearch.search.proposer import Plan
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import Point, SearchSpace, Seed, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.estimate import needs_pool
@@ -36,17 +35,6 @@ def check_strategy(experiment: Experiment) -> None:
     search = experiment.search
     if STRATEGIES.load(search.strategy).samples and search.sampler == "posterior" and not search.priors:
         raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Seeds, and who proposes behind them; None where the strategy is the seeds alone.
-
-    Then there are no more seeds than trials, but for those that are scored in any case.
-    """
-
-    seeds: tuple[Seed, ...]
-    proposer: Proposer | None
 
 
 def trainings(experiment: Experiment) -> list[str]:

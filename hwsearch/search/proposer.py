@@ -87,3 +87,14 @@ class SeedProposer:
 
     def tell(self, result: Result) -> None:
         """Results change nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seeds, and who proposes behind them; None where the strategy is the seeds alone.
+
+    Then there are no more seeds than trials, but for those that are scored in any case.
+    """
+
+    seeds: tuple[Seed, ...]
+    proposer: Proposer | None = None

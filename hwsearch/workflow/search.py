@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hwsearch.executor import Executor, check_workers, open_executor, ray_session
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.drivers import DriverAccount, Step, driver_account
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
@@ -16,9 +16,10 @@ from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
-from hwsearch.search.plan import Plan, make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import Point, SearchSpace, build_space
@@ -161,15 +162,10 @@ def _search(
             each=experiment.workers,
         ) as executor:
             return run_search(
-                experiment,
-                space,
+                Task(experiment, space, make_cost(experiment), workspace.folder, provenance(workspace)),
                 executor,
-                make_cost(experiment),
-                workspace.folder,
+                plan,
                 listener.scored,
-                seeds=plan.seeds,
-                proposer=plan.proposer,
-                provenance=provenance(workspace),
                 elapsed=lambda: time.monotonic() - start,
                 storage=storage,
                 lock=lock,

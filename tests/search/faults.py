@@ -35,8 +35,9 @@ from hwsearch.executor import LocalExecutor, RayExecutor
 from hwsearch.files import digest
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.query import query
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.progress import SearchProgress
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.studies.address import parse_address
@@ -141,14 +142,10 @@ def drive(search: Search, limit: WriteLimit | None = None) -> None:
     factory = partial(make_scorer, search)
     with RayExecutor(factory, search.workers) if search.workers else LocalExecutor(factory) as executor:
         summary = run_search(
-            experiment,
-            space,
+            Task(experiment, space, cost, search.run),
             executor,
-            cost,
-            search.run,
+            Plan(tuple(default_seeds(space)), proposer_of(experiment)),
             on_progress,
-            seeds=default_seeds(space),
-            proposer=proposer_of(experiment),
             storage=None if search.storage is None else parse_address(search.storage),
         )
     if not summary.interrupted:

@@ -18,12 +18,12 @@ import numpy as np
 from hwsearch.executor import Executor, LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, parse_experiment
 from hwsearch.extensions import SAMPLERS
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import loss_prior
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.proposer import Proposer
+from hwsearch.search.proposer import Plan, Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.scoring import ScoringJob
@@ -155,14 +155,10 @@ def search(
     """Uniform and ends-at-8 seeds, then the experiment's sampler, unless other seeds or another proposer are given."""
     space = space_of(experiment)
     return run_search(
-        experiment,
-        space,
+        Task(experiment, space, charge, folder),
         executor or LocalExecutor(make_scorer),
-        charge,
-        folder,
+        Plan(tuple(default_seeds(space) if seeds is None else seeds), proposer or proposer_of(experiment)),
         progress,
-        seeds=default_seeds(space) if seeds is None else seeds,
-        proposer=proposer or proposer_of(experiment),
         storage=storage,
     )
 

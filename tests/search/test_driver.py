@@ -13,10 +13,10 @@ from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor, Outcome
 from hwsearch.experiment import Fidelity
 from hwsearch.front.candidates import read_candidates
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.novelty import unknown_neighbour
-from hwsearch.search.proposer import Candidate, Proposal, Result
+from hwsearch.search.proposer import Candidate, Plan, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
@@ -135,9 +135,8 @@ def test_fewer_trials_than_seeds_score_the_first_seeds(tmp_path: Path) -> None:
 def test_seeds_alone_end_when_they_are_scored(tmp_path: Path) -> None:
     experiment = make_experiment(40)
     seeds = default_seeds(space_of(experiment))
-    summary = run_search(
-        experiment, space_of(experiment), LocalExecutor(make_scorer), cost, tmp_path, lambda _: None, seeds=seeds
-    )
+    task = Task(experiment, space_of(experiment), cost, tmp_path)
+    summary = run_search(task, LocalExecutor(make_scorer), Plan(tuple(seeds)))
     assert summary.scored == len(seeds) == 11
     assert str(summary) == f"no more allocations to propose: 11 of 40 candidates scored, 0 failed, in {tmp_path}"
 

@@ -9,11 +9,12 @@ import pytest
 
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.identity import search_digest
 from hwsearch.search.objectives import Direction, objectives_of
 from hwsearch.search.progress import SearchSummary
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Scored
 from hwsearch.search.stopping import Budgets
 from tests.search.synthetic import (
@@ -37,14 +38,9 @@ def timed_search(folder: Path, experiment: Experiment, elapsed: Callable[[], flo
     executor.capacity = capacity
     space = space_of(experiment)
     return run_search(
-        experiment,
-        space,
+        Task(experiment, space, cost, folder),
         executor,
-        cost,
-        folder,
-        lambda _: None,
-        seeds=default_seeds(space),
-        proposer=proposer_of(experiment),
+        Plan(tuple(default_seeds(space)), proposer_of(experiment)),
         elapsed=elapsed,
     )
 

@@ -17,12 +17,13 @@ from hwsearch.experiment import Experiment
 from hwsearch.front.candidates import read_candidates
 from hwsearch.front.query import query
 from hwsearch.search.costing import make_cost
-from hwsearch.search.driver import run_search
+from hwsearch.search.driver import Task, run_search
 from hwsearch.search.known_costs import CostBook
-from hwsearch.search.plan import Plan, make_plan, wanted_priors, wants_nas
+from hwsearch.search.plan import make_plan, wanted_priors, wants_nas
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import separable_loss
 from hwsearch.search.progress import SearchSummary
+from hwsearch.search.proposer import Plan
 from hwsearch.search.record import Scored
 from hwsearch.search.samplers.optuna_proposer import OptunaProposer
 from hwsearch.search.samplers.posterior import posterior_engine
@@ -82,7 +83,7 @@ def run(experiment: Experiment, plan: Plan, folder: Path, score: Callable[[Scori
     space = space_of(experiment)
     cost = make_cost(experiment)
     executor = LocalExecutor(lambda: score)
-    return run_search(experiment, space, executor, cost, folder, lambda _: None, seeds=plan.seeds, proposer=plan.proposer)
+    return run_search(Task(experiment, space, cost, folder), executor, plan)
 
 
 def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, float]]:
