@@ -735,6 +735,7 @@ def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> Non
         (("seed = 3", "seed ="), "not valid TOML"),
         (("speakers = 8", 'root = "speech"'), "root is not used for kind 'espeak'"),
         (('kind = "espeak"', 'kind = "librispeech"\nroot = "nowhere"'), "nowhere: no such folder"),
+        (('kind = "espeak"', 'kind = "librispeech"'), "root is wanted for kind 'librispeech'"),
         (('kind = "espeak"', 'kind = "csv"\nroot = "nowhere.csv"'), "nowhere.csv: no such file"),
         (("{ validation = 0.5, test = 0.5 }", "{ test = 1.0 }"), "speakers in the validation split: 0"),
         (("{ validation = 3, test = 3 }", "{ test = 3 }"), "makes no validation mixtures"),

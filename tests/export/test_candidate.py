@@ -177,7 +177,7 @@ def test_a_failed_proof_leaves_nothing_behind(tmp_path, monkeypatch, before):
     def fail(*_):
         raise VerificationError("an integer is 1.000 steps from the exact value")
 
-    monkeypatch.setattr(candidate, "verify_onnx", fail)
+    monkeypatch.setattr("hwsearch.export.verify.verify_onnx", fail)
     with pytest.raises(VerificationError, match=f"^{re.escape(str(tmp_path / 'small'))}: was not written: an integer is"):
         export(tmp_path / "small", allocation=uniform(RELU, 2, 8))
     assert names(tmp_path) == kept

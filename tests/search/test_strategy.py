@@ -34,7 +34,7 @@ from hwsearch.separator.untrained import untrained_sites
 from tests.search.synthetic import events, make_experiment, noise, prior_table, space_of
 
 PRIORS = ("output-noise-ratio", "kl", "curvature")
-CONFIG: dict[str, object] = {"weight_bits": [2, 4, 8], "targets": [], "priors": [prior.value for prior in PRIORS]}
+CONFIG: dict[str, object] = {"weight_bits": [2, 4, 8], "targets": [], "priors": list(PRIORS)}
 
 
 def experiment_of(trials: int = 40, **search: object) -> Experiment:
