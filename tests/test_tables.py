@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from hw_models.target import built_in_targets
 from hwsearch.experiment import parse_experiment
+from hwsearch.extensions import SENSITIVITIES
 from hwsearch.metrics.evaluation import Summary
 from hwsearch.metrics.statistics import Estimate
-from hwsearch.sensitivity.table import Method, SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.view.candidates import front_columns
 from hwsearch.view.evaluation import FIGURES, print_evaluation
 from hwsearch.view.sensitivity import print_most_fragile
@@ -182,7 +183,7 @@ def test_an_evaluation_fits_with_the_widest_figures(capsys: pytest.CaptureFixtur
 def test_fragile_sites_fit(capsys: pytest.CaptureFixture[str]) -> None:
     sites = tuple(f"blocks.{number}.depthwise_activation" for number in range(10, 18))
     value = np.linspace(1e-5, 12345.678, 8)[:, None]
-    for method in Method:
+    for method in SENSITIVITIES:
         print_most_fragile(SensitivityTable(method, sites, (2,), value, value / 3, 1000))
         text = capsys.readouterr().out
         assert [row["site"] for row in whole(text)[0].records] == list(reversed(sites))[:5]
