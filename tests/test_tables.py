@@ -187,4 +187,4 @@ def test_fragile_sites_fit(capsys: pytest.CaptureFixture[str]) -> None:
         print_most_fragile(SensitivityTable(method, sites, (2,), value, value / 3, 1000))
         text = capsys.readouterr().out
         assert [row["site"] for row in whole(text)[0].records] == list(reversed(sites))[:5]
-        assert method.unit in text
+        assert unit_of(method) in text

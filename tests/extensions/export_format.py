@@ -1,4 +1,4 @@
-"""An export format: the names and shapes of the weights, as text."""
+"""An export format: the names and shapes of the network's parameters, as text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,4 +17,4 @@ def write(path: Path, network: ExportedNetwork, description: ExportDescription, 
     return Written(VerificationReport("nothing", len(batches), 0, 0, 0, 0, 0.0, 0.0, 0.0, None, None), {"listed": True})
 
 
-LISTING = Exporter("weights.txt", write)
+LISTING = Exporter("parameters.txt", write)

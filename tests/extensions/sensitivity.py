@@ -1,4 +1,4 @@
-"""A sensitivity: the squared error of a site over its number of mixtures' frames, whatever the loss."""
+"""A sensitivity that asks no network: the squared step of an n-bit grid, whatever the site."""
 
 import numpy as np
 from numpy.typing import NDArray
