@@ -15,7 +15,7 @@ from hwsearch.experiment import parse_experiment
 from hwsearch.extensions import SENSITIVITIES
 from hwsearch.metrics.evaluation import Summary
 from hwsearch.metrics.statistics import Estimate
-from hwsearch.sensitivity.table import SensitivityTable
+from hwsearch.sensitivity.table import SensitivityTable, unit_of
 from hwsearch.view.candidates import front_columns
 from hwsearch.view.evaluation import FIGURES, print_evaluation
 from hwsearch.view.sensitivity import print_most_fragile
