@@ -25,9 +25,10 @@ from hwsearch.cli import commands
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.experiment import Experiment, Split, load_experiment
 from hwsearch.export.folder import EXPORT_FOLDER, VERIFICATION_FILE, WEIGHTS_FILE, graph_file
-from hwsearch.files import atomic_write_json, read_json
-from hwsearch.front.query import query, to_json
+from hwsearch.files.reading import read_json
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.si_snr import si_snr
+from hwsearch.results.query import query, to_json
 from hwsearch.search.record import versions_here
 from hwsearch.separator.base import base_digest
 from hwsearch.workflow.choose import chosen_candidate

@@ -19,7 +19,7 @@ from hw_models.cost import evaluate, runnable
 from hw_models.target import built_in_targets, load_target
 from hw_models.workload import WIDTHS, Workload
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.files import atomic_write_json
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 

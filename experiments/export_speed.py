@@ -37,7 +37,8 @@ from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.verify import VerificationError, verify_onnx
-from hwsearch.files import atomic_write_json, atomic_write_text, read_json
+from hwsearch.files.reading import read_json
+from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.metrics.statistics import mean_interval
 from hwsearch.network.sites import find_sites
 from hwsearch.separator.allocation import uniform

@@ -33,7 +33,8 @@ from torch import Tensor
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, QuantizationConfig, Split, load_experiment
-from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
+from hwsearch.files.reading import digest, read_json
+from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.metrics.evaluation import System
 from hwsearch.metrics.perceptual import pesq_score
 from hwsearch.metrics.si_snr import si_snr
@@ -64,10 +65,10 @@ from hwsearch.separator.trained import TrainedState, initial_state, load_trained
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.training.qat import train_quantized
-from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import provenance
 from hwsearch.workflow.data import build
 from hwsearch.workflow.systems import candidate_system, float_system
+from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent

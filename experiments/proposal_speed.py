@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsearch.files import atomic_write_json
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
 
 BITS = np.array([2.0, 3.0, 4.0, 5.0, 6.0, 8.0])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from hwsearch.files import atomic_write_text
+from hwsearch.files.writing import atomic_write_text
 from hwsearch.metrics.evaluation import UtteranceScores, figures_of, read_figures
 from hwsearch.metrics.statistics import Estimate
 

@@ -34,7 +34,8 @@ import optuna
 
 from hwsearch.executor import Executor, Outcome, RayExecutor
 from hwsearch.experiment import Experiment, Fidelity, load_experiment, parse_experiment
-from hwsearch.files import atomic_write_json, atomic_write_text, read_json
+from hwsearch.files.reading import read_json
+from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import Task, run_search

@@ -30,7 +30,7 @@ from torch import Tensor
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.experiment import QuantizationConfig, Split, load_experiment
-from hwsearch.files import atomic_write_json
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.network.sites import Sites
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation, is_weight
@@ -41,7 +41,7 @@ from hwsearch.separator.integer import integers_are_fast
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.traced import traced
-from hwsearch.workflow.base import prepare
+from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
 SETTINGS = {

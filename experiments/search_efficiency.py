@@ -33,7 +33,8 @@ from optuna.trial import TrialState, create_trial
 from scipy import stats
 
 from hwsearch.experiment import Fidelity, load_experiment
-from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
+from hwsearch.files.reading import digest, read_json
+from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
@@ -44,9 +45,9 @@ from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, build_space
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.separator.untrained import untrained_sites
-from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import provenance
 from hwsearch.workflow.data import build
+from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent

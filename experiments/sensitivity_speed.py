@@ -33,7 +33,8 @@ from torch import nn
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.dataset import Mixture, Talker, format_mixture, manifest_path
 from hwsearch.experiment import Experiment, Split, load_experiment
-from hwsearch.files import atomic_write_json, atomic_write_text, file_digest
+from hwsearch.files.reading import file_digest
+from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.search.costing import experiment_workload
 from hwsearch.search.exact.front import exact_front, front_at, supported_front
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost

@@ -26,7 +26,8 @@ from hwsearch.data.espeak import write_script
 from hwsearch.data.fsdd import read_fsdd
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import Split
-from hwsearch.files import atomic_write_json, file_digest
+from hwsearch.files.reading import file_digest
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.recognisers.augmentation import add_at, augment, reverberate
 from hwsearch.metrics.recognisers.ctc import DEFAULT_FILE, CtcDigitRecogniser, Example, save, train_ctc
 from hwsearch.metrics.statistics import Estimate, wer_interval

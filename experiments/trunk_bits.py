@@ -36,10 +36,11 @@ from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, 
 from hwsearch.export.candidate import export_candidate
 from hwsearch.export.folder import VERIFICATION_FILE, graph_file
 from hwsearch.export.network import INPUT
-from hwsearch.files import atomic_write_json, read_json
-from hwsearch.interrupts import checkpoint
+from hwsearch.files.reading import read_json
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.network.sites import Sites
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from hwsearch.errors import UserError
-from hwsearch.telemetry import switch_off_telemetry
+from hwsearch.process.telemetry import switch_off_telemetry
+from hwsearch.version import VERSION
 
 if TYPE_CHECKING:
     from hwsearch.api import Listener, Resources, Run, export_candidate, open_run, query_front, run_search
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = ["Listener", "Resources", "Run", "UserError", "export_candidate", "open_run", "query_front", "run_search"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsearch.experiment import Fidelity, load_experiment, with_search
-from hwsearch.front.candidates import CandidateTable
-from hwsearch.front.query import parse_condition, parse_order, query
+from hwsearch.results.candidates import CandidateTable
+from hwsearch.results.query import parse_condition, parse_order, query
 from hwsearch.workflow.export import export
 from hwsearch.workflow.listener import SILENT, Listener
 from hwsearch.workflow.resources import DEFAULTS, Resources

@@ -22,7 +22,7 @@ from hw_models.target import load_target
 from hw_models.wording import Mistake, first_mistake, shown
 from hwsearch.errors import UserError
 from hwsearch.extensions import CORPORA, QUALITY_METRICS, SAMPLERS, SENSITIVITIES, STRATEGIES
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 
 FLOAT_BITS = 32
 """The bit-width that stands for 'left in floating point'."""

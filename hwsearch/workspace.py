@@ -7,8 +7,8 @@ from typing import Any
 from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
-from hwsearch.files import read_json
-from hwsearch.seals import read_sealed_cache, write_sealed_json
+from hwsearch.files.reading import read_json
+from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 
 

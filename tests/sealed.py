@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hwsearch.seals import SEAL, seal_lines, unseal_lines, write_sealed_json
+from hwsearch.files.seals import SEAL, seal_lines, unseal_lines, write_sealed_json
 
 
 def edit_lines(path: Path, edit: Callable[[list[bytes]], list[bytes]]) -> None:

@@ -23,8 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from hw_models.target import BUILT_IN, built_in_targets
 from hwsearch.experiment import Fidelity, Split
-from hwsearch.front.candidates import CandidateTable, read_candidates
-from hwsearch.front.query import query
+from hwsearch.files.tensors import write_tensors
+from hwsearch.results.candidates import CandidateTable, read_candidates
+from hwsearch.results.query import query
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
@@ -32,7 +33,6 @@ from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.untrained import untrained_sites
-from hwsearch.tensor_files import write_tensors
 from hwsearch.view.front_plot import plot_front
 from tests.shown_tables import tables
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, read_events, refusal, snapshot, write_tiny

@@ -15,8 +15,8 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.journal import Journal
-from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, Step
+from hwsearch.files.journal import Journal
+from hwsearch.search.driver_account import DRIVERS_FILE, DriverAccount, Step
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.log import LOG_FILE
 from hwsearch.workflow import dry_run

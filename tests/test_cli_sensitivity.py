@@ -173,7 +173,7 @@ def test_recoverability_is_made_where_it_is_asked_for_and_the_other_tables_stay(
 ENDED = """
 import os, sys
 from hwsearch.cli import main
-from hwsearch.interrupts import pause
+from hwsearch.process.interrupts import pause
 from hwsearch.sensitivity.cache import ResultJournal
 
 signal, results = int(sys.argv.pop(1)), int(sys.argv.pop(1))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hwsearch import cores
 from hwsearch.errors import UserError
+from hwsearch.process import cores
 from tests.tiny import hwsearch, refusal, write_tiny
 
 

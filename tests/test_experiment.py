@@ -27,7 +27,7 @@ from hwsearch.experiment import (
 )
 from hwsearch.search.identity import search_digest
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
-from hwsearch.training.base import training_digest
+from hwsearch.training.full_precision import training_digest
 from hwsearch.view.experiment_reference import explain
 from tests.tiny import tiny_content, write_tiny
 

@@ -12,17 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
-from hwsearch.files import (
+from hwsearch.files.reading import canonical_json, digest, file_digest, read_json
+from hwsearch.files.writing import (
     atomic_write,
     atomic_write_bytes,
     atomic_write_folder,
     atomic_write_json,
     atomic_write_text,
-    canonical_json,
     check_writable,
-    digest,
-    file_digest,
-    read_json,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +85,7 @@ def test_the_next_write_removes_what_a_killed_process_left(
     if before is not None:
         path.write_bytes(before)
     program = (
-        "import os, pathlib, shutil, sys; from hwsearch.files import atomic_write\n"
+        "import os, pathlib, shutil, sys; from hwsearch.files.writing import atomic_write\n"
         "def die(*arguments, **options):\n    os.kill(os.getpid(), 9)\n"
         "def write(temporary):\n    temporary.write_bytes(b'new')\n"
         f"{dies}\n"
@@ -132,7 +129,7 @@ def test_what_else_has_the_hidden_name_is_left_alone(tmp_path: Path) -> None:
 
 KILLED_AT_EVERY_STEP = """
 import json, os, pathlib, shutil, signal, sys
-from hwsearch import files
+from hwsearch.files import writing as files
 path, exchanges = pathlib.Path(sys.argv[1]), sys.argv[2] == "exchanges"
 def write(content):
     def fill(folder):

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from hwsearch.interrupts import AGAIN, CODES, checkpoint, interrupts_heard, interrupts_held, pause, stop_code
+from hwsearch.process.interrupts import AGAIN, CODES, checkpoint, interrupts_heard, interrupts_held, pause, stop_code
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import RECORD_FILE
 from tests.tiny import HWSEARCH, Tiny, hwsearch, read_events, write_tiny
@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 120
 
 TIDYING = """
 import sys, time
-from hwsearch.interrupts import interrupts_heard, pause, stop_code
+from hwsearch.process.interrupts import interrupts_heard, pause, stop_code
 with interrupts_heard():
     try:
         print("working", flush=True)
@@ -38,9 +38,9 @@ except KeyboardInterrupt:
 """
 
 BUSY = """
-import hwsearch.interrupts
-from hwsearch.interrupts import checkpoint, interrupts_heard
-hwsearch.interrupts.PATIENCE_SECONDS = 0.5
+import hwsearch.process.interrupts
+from hwsearch.process.interrupts import checkpoint, interrupts_heard
+hwsearch.process.interrupts.PATIENCE_SECONDS = 0.5
 with interrupts_heard():
     print("working", flush=True)
     {work}
@@ -50,7 +50,7 @@ with interrupts_heard():
 SERIALISING = """
 from datetime import datetime
 from pydantic import BaseModel, field_serializer
-from hwsearch.interrupts import checkpoint, interrupts_heard
+from hwsearch.process.interrupts import checkpoint, interrupts_heard
 import signal
 class Entry(BaseModel):
     number: int
@@ -280,7 +280,7 @@ def test_sigterm_ends_what_was_forked_and_ctrl_c_does_not() -> None:
     """For Ctrl-C its parent ends it: one that ended by itself would be missed there."""
     script = (
         "import os, time\n"
-        "from hwsearch.interrupts import interrupts_heard\n"
+        "from hwsearch.process.interrupts import interrupts_heard\n"
         "with interrupts_heard():\n"
         "    child = os.fork()\n"
         "    if child == 0:\n"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal, parse_line, read_lines
-from hwsearch.seals import unseal_lines
+from hwsearch.files.journal import Journal, parse_line, read_lines
+from hwsearch.files.seals import unseal_lines
 
 ENTRIES = [b'{"line":%d}' % number for number in range(5)]
 MEND = "delete it"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.locks import Lock, lock_holder
+from hwsearch.files.locks import Lock, lock_holder
 
 BUSY = "is at work here; wait for it"
 

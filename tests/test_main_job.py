@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwsearch import main_job as job
+from hwsearch.cli import main_job as job
 from hwsearch.errors import UserError
 from hwsearch.experiment import parse_experiment
 from hwsearch.search.objectives import DROP_CI95

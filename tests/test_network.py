@@ -85,7 +85,7 @@ def test_a_search_on_ray_stays_on_this_machine(copied: Tiny, tmp_path: Path) -> 
     assert reports_in(tmp_path / "home") == []
 
 
-@pytest.mark.parametrize("module", ["hwsearch", "hwsearch.files"])
+@pytest.mark.parametrize("module", ["hwsearch", "hwsearch.files.writing"])
 def test_whatever_is_imported_first_switches_reports_off(tmp_path: Path, module: str) -> None:
     """Check the package in a Python that has not loaded ONNX Runtime before."""
     script = f"import {module}, onnxruntime, os; print(os.environ['RAY_USAGE_STATS_ENABLED'])"

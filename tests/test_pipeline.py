@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split, parse_experiment
-from hwsearch.files import file_digest
-from hwsearch.front.candidates import read_candidates
+from hwsearch.files.reading import file_digest
+from hwsearch.results.candidates import read_candidates
 from hwsearch.search.folder_lock import FolderLock, lock_holder
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
-from hwsearch.training.base import training_digest
+from hwsearch.training.full_precision import training_digest
 from hwsearch.workflow import search as searching
-from hwsearch.workflow.base import load_float_base, needs_training, prepare
 from hwsearch.workflow.checks import check, check_provenance, claim, provenance
 from hwsearch.workflow.choose import choose
 from hwsearch.workflow.resources import Resources
 from hwsearch.workflow.runs import open_workspace, read_run
 from hwsearch.workflow.systems import candidate_system, float_system
+from hwsearch.workflow.training import load_float_base, needs_training, prepare
 from hwsearch.workspace import Workspace, open_run
-from tests.front.tables import make_table
+from tests.results.tables import make_table
 from tests.sealed import edit_lines
 from tests.tiny import Tiny, tiny_content
 

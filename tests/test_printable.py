@@ -14,13 +14,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from hwsearch.printable import printable, shortened
-from hwsearch.search.drivers import DRIVERS_FILE
+from hwsearch.search.driver_account import DRIVERS_FILE
 from hwsearch.search.log import LOG_FILE, search_log
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.view.status import panel
 from hwsearch.view.terminal import SafeConsole
 from hwsearch.workspace import Workspace
-from tests.front.test_status import START, asked, failed, scored, tally
+from tests.results.test_status import START, asked, failed, scored, tally
 from tests.sealed import edit_lines
 from tests.search.synthetic import make_experiment, search
 from tests.tiny import hwsearch, refusal, write_tiny

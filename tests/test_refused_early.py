@@ -16,7 +16,7 @@ from hwsearch.executor import preflight
 from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
-from hwsearch.training import base as training
+from hwsearch.training import full_precision as training
 from hwsearch.workflow import data, evaluate
 from hwsearch.workflow import search as searching
 from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
@@ -309,7 +309,7 @@ def test_a_target_is_no_such_path_either(tmp_path: Path) -> None:
 
 QUICK = """
 import sys
-from hwsearch.cli import _run_commands
+from hwsearch.cli.commands import _run_commands
 for arguments in %r:
     sys.argv = ["hwsearch", *arguments]
     assert _run_commands() == 2, arguments

@@ -13,10 +13,10 @@ import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
-from hwsearch.cores import MOST_THREADS
 from hwsearch.errors import UserError
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import OnnxSeparator
+from hwsearch.process.cores import MOST_THREADS
 from tests.export.small import description, exported_network
 from tests.separator.small import RELU, noise_mixture, uniform
 from tests.tiny import Answer, hwsearch, refusal

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.live import Live
 
 from hwsearch.experiment import Fidelity
-from hwsearch.front.status import SearchStatus
-from hwsearch.locks import LockHolder
+from hwsearch.files.locks import LockHolder
+from hwsearch.results.status import SearchStatus
 from hwsearch.view import status as status_display
 from hwsearch.view.status import LivePanel, live_panel, panel, sparkline
 from hwsearch.view.terminal import duration
 from hwsearch.workspace import Workspace
-from tests.front.test_status import START, asked, failed, scored, tally
+from tests.results.test_status import START, asked, failed, scored, tally
 from tests.search.synthetic import make_experiment, search
 
 

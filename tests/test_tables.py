@@ -21,7 +21,7 @@ from hwsearch.view.evaluation import FIGURES, print_evaluation
 from hwsearch.view.sensitivity import print_most_fragile
 from hwsearch.view.tables import NAMES, WIDTH, Column, asked_for, fitting, print_table, table_width
 from hwsearch.workflow.evaluate import Evaluation
-from tests.front.tables import make_table
+from tests.results.tables import make_table
 from tests.shown_tables import Shown, tables
 from tests.test_cli_hardware import measurements_of
 from tests.tiny import Tiny, hwsearch, refusal, tiny_content

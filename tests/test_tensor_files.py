@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hwsearch.errors import UserError
-from hwsearch.tensor_files import check_tensors, load_tensors, read_tensors, write_tensors
+from hwsearch.files.tensors import check_tensors, load_tensors, read_tensors, write_tensors
 
 TENSORS = {
     "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 7,

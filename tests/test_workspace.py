@@ -7,7 +7,7 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
-from hwsearch.seals import write_sealed_json
+from hwsearch.files.seals import write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 from hwsearch.workspace import Workspace, open_run
 from tests.tiny import tiny_content

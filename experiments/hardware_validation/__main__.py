@@ -24,7 +24,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_bytes, atomic_write_json, digest, read_json
+from hwsearch.files.reading import digest, read_json
+from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

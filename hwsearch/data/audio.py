@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hw_models.reading import no_file
 from hwsearch.data.truncation import refuse_truncated
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write
+from hwsearch.files.writing import atomic_write
 
 SILENCE_PEAK = 1e-5
 """A recording whose samples all stay below this (-100 dB of full scale) counts as silent: a third of one

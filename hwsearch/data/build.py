@@ -20,7 +20,8 @@ from hwsearch.data.processes import in_processes
 from hwsearch.data.rooms import Progress, RoomBank, build_bank, check_rooms, draw_rooms, rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, Split
-from hwsearch.files import atomic_write_json, atomic_write_text, file_digest, read_json
+from hwsearch.files.reading import file_digest, read_json
+from hwsearch.files.writing import atomic_write_json, atomic_write_text
 
 DATA_FORMAT = 2
 """Changes whenever the same experiment and speech would give other data."""

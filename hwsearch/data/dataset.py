@@ -19,7 +19,7 @@ from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS, ArrayName, Point
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fraction, Split
-from hwsearch.files import canonical_json, read_content
+from hwsearch.files.reading import canonical_json, read_content
 
 MANIFEST_BYTES = 256 * 2**20
 """The largest manifest that is read; one of a split with the most mixtures takes half of it."""

@@ -27,7 +27,7 @@ from hwsearch.data.splits import sentence_split
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, Split
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 
 SAMPLE_RATE = 22_050
 """Hz, fixed by the library."""

@@ -14,7 +14,7 @@ from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import DataConfig, Split
-from hwsearch.files import digest, file_digest
+from hwsearch.files.reading import digest, file_digest
 
 _CANDIDATES = 16
 """Interferers drawn for a target, of which the first that is long enough for the overlap speaks."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.errors import UserError
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 
 Result = TypeVar("Result")
 

@@ -21,7 +21,7 @@ from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files.writing import atomic_write_bytes
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""

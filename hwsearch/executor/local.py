@@ -11,7 +11,7 @@ from typing import Generic, Self
 from hwsearch.errors import UserError
 from hwsearch.executor.interface import Argument, Factory, Outcome, Result, this_process
 from hwsearch.executor.reasons import attempt, no_answer
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 
 REPEAT_SECONDS = 1.0
 """An alarm that fires where its exception is lost, such as inside a destructor, fires again."""

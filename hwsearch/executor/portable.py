@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar, runtime_checkable
 
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files.writing import atomic_write_bytes
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

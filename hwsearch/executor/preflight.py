@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-from hwsearch.cores import MOST_PROCESSES, available_cores
 from hwsearch.errors import UserError
 from hwsearch.executor.address import check_reachable
 from hwsearch.experiment import WorkersConfig
+from hwsearch.process.cores import MOST_PROCESSES, available_cores
 
 ANSWER_SECONDS = 30.0
 """How long a cluster may take to say that it is one, and to look at the token."""
@@ -30,7 +30,7 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
             GPUs that workers would not see.
     """
     if address is None:  # a cluster's nodes look for theirs when they start to work
-        from hwsearch.device import check_device  # torch takes long to load
+        from hwsearch.process.device import check_device  # torch takes long to load
 
         check_device(each.device)
     if workers and each.device == "cuda" and each.gpus == 0:

@@ -16,8 +16,8 @@ from hwsearch.executor.nodes import head_answers
 from hwsearch.executor.reasons import CONTINUE, one_error, times
 from hwsearch.executor.session import check_fits, connect, disconnect, is_up
 from hwsearch.experiment import WorkersConfig
-from hwsearch.files import atomic_write_bytes
-from hwsearch.interrupts import checkpoint, pause
+from hwsearch.files.writing import atomic_write_bytes
+from hwsearch.process.interrupts import checkpoint, pause
 
 WAIT_SECONDS = 1.0
 """How long it waits for workers before it looks whether this machine's node lives."""

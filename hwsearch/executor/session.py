@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import hw_models
-import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.executor.address import check_reachable
 from hwsearch.executor.nodes import alive_nodes
 from hwsearch.executor.reasons import one_error, one_line
 from hwsearch.experiment import WorkersConfig
-from hwsearch.interrupts import interrupts_held
+from hwsearch.process.interrupts import interrupts_held
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine: jobs are small; what is large goes through files or the factory."""
@@ -136,7 +135,7 @@ def _do_without_api_server() -> None:
 def _join(address: str) -> None:
     from ray.exceptions import RayError
 
-    code = [str(Path(package.__file__ or "").parent) for package in (hwsearch, hw_models)]
+    code = [str(Path(__file__).parents[1]), str(Path(hw_models.__file__ or "").parent)]
     try:
         _init(address=address, runtime_env={"py_modules": code, "excludes": ["__pycache__"]})
     except (RuntimeError, ConnectionError, OSError, RayError) as error:

@@ -20,7 +20,7 @@ from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import write_packed
 from hwsearch.export.verify import VerificationError, VerificationReport
 from hwsearch.extensions import EXPORTERS
-from hwsearch.files import atomic_write_folder, atomic_write_json
+from hwsearch.files.writing import atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.prepare import PreparedBase

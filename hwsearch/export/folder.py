@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hwsearch.errors import UserError
 from hwsearch.extensions import EXPORTERS
-from hwsearch.files import check_place
+from hwsearch.files.writing import check_place
 
 WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"

@@ -37,7 +37,7 @@ from torch import Tensor
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.network.operations import Convolution, Operation, Pad
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS, WEIGHT

@@ -32,7 +32,8 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.files import MODEL_BYTES, atomic_write_bytes, read_content
+from hwsearch.files.reading import MODEL_BYTES, read_content
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import (
     Convolution,

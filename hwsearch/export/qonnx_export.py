@@ -17,7 +17,7 @@ from qonnx.util.cleanup import cleanup_model
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files.writing import atomic_write_bytes
 
 _OPSET = 17
 

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 from torch import Tensor
 
-from hwsearch.cores import check_threads
 from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
 from hwsearch.export.description import check_seal, read_model
 from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.streaming import spectral_pieces, waveform_pieces
 from hwsearch.export.structure import check_structure
-from hwsearch.files import MODEL_BYTES, read_content
+from hwsearch.files.reading import MODEL_BYTES, read_content
 from hwsearch.network.context import context
+from hwsearch.process.cores import check_threads
 from hwsearch.separator.front_end import SpectralFrontEnd
 
 CHUNK_FRAMES = 1024

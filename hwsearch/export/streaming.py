@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.experiment import SpectralConfig
-from hwsearch.interrupts import checkpoint
 from hwsearch.network.context import Context
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.features import apply_mask
 from hwsearch.separator.front_end import SMALLEST_LEVEL, SpectralFrontEnd
 from hwsearch.separator.stft import istft, stft

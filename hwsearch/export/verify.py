@@ -32,12 +32,12 @@ from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.onnx_export import is_wide_quantizer
 from hwsearch.export.site_nodes import nodes_that_quantize, site_nodes
-from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, rounds_bias
 from hwsearch.separator.weight_scales import output_scale
 

@@ -17,11 +17,11 @@ from hw_models.wording import first_mistake
 from hwsearch.data.dataset import Mixture, load_mixture
 from hwsearch.errors import UserError
 from hwsearch.experiment import EvaluationConfig
-from hwsearch.files import read_json
+from hwsearch.files.reading import read_json
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.perceptual import pesq_score, stoi_score
-from hwsearch.metrics.recognisers.base import Recogniser, transcribe_at
 from hwsearch.metrics.recognisers.ctc import CtcDigitRecogniser, labels_of, load_default
+from hwsearch.metrics.recognisers.recogniser import Recogniser, transcribe_at
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import (
     Estimate,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.evaluation import understood
 from hwsearch.metrics.perceptual import pesq_score, stoi_score
-from hwsearch.metrics.recognisers.base import Recogniser, transcribe_at
+from hwsearch.metrics.recognisers.recogniser import Recogniser, transcribe_at
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import Estimate, mean_interval, wer_interval
 from hwsearch.metrics.wer import WordErrors, word_errors

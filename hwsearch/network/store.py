@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from hwsearch.files.tensors import read_tensors, refused, write_tensors
 from hwsearch.network import operations
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Operation
-from hwsearch.tensor_files import read_tensors, refused, write_tensors
 
 _KEY = "hwsearch_graph"
 _FORMAT = 1

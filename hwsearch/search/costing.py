@@ -14,7 +14,7 @@ from hw_models.workload import Workload, bits_matrix
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 from hwsearch.search.driver import Cost
 from hwsearch.search.objectives import SIZE
 from hwsearch.separator.allocation import BitAllocation

@@ -19,16 +19,16 @@ import numpy as np
 from hwsearch.errors import UserError
 from hwsearch.executor import NO_ANSWER, Executor, Outcome
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_header
-from hwsearch.search.ledger import Ledger
-from hwsearch.search.novelty import new_proposal
+from hwsearch.search.known_candidates import KnownCandidates
+from hwsearch.search.new_proposals import new_proposal
+from hwsearch.search.outcomes import Charged, InFlight, finite, settled
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan, Proposer, Result, SeedProposer
 from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record, versions_here
 from hwsearch.search.scoring import ScoringJob
-from hwsearch.search.settling import Charged, InFlight, finite, settled
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.search.stopping import Budgets
 from hwsearch.search.studies.address import StorageAddress
@@ -141,9 +141,9 @@ class _Search:
         self._budgets = budgets
         self._objectives = record.header.objectives
         self._trials = experiment.search.trials
-        self._ledger = Ledger(experiment, space, self._objectives)
+        self._known = KnownCandidates(experiment, space, self._objectives)
         self._trained = TrainedWeights(
-            folder, record.header.experiment, self._ledger.allocation, warm_start=experiment.qat.warm_start
+            folder, record.header.experiment, self._known.allocation, warm_start=experiment.qat.warm_start
         )
         self._in_flight: dict[int, InFlight] = {}
         self._charged: dict[int, Charged] = {}
@@ -167,18 +167,18 @@ class _Search:
 
     def run(self, executor: Scorers, cost: Cost, progress: Callable[[SearchProgress], None]) -> None:
         """Ask, submit and settle until every rung is done."""
-        backlog = deque(sorted(self._ledger.unfinished))
-        below = self._ledger.first
+        backlog = deque(sorted(self._known.unfinished))
+        below = self._known.first
         self._run_rung(below, lambda: self._next_number(backlog), executor, cost, progress, self._trials)
         for promotion in self._experiment.search.promotions:
             rung = promotion.fidelity
             if rung is below:
                 continue
-            done = self._ledger.finished(rung)
-            waiting = deque(number for number in self._ledger.promoted(below, promotion.keep) if number not in done)
+            done = self._known.finished(rung)
+            waiting = deque(number for number in self._known.promoted(below, promotion.keep) if number not in done)
             if waiting and self._out_of_time():
                 return
-            self._ledger.begin(rung)
+            self._known.begin(rung)
             total = len({*waiting, *done} - {REFERENCE})
 
             def next_promoted(waiting: deque[int] = waiting) -> int | None:
@@ -191,7 +191,7 @@ class _Search:
         """Bring the shared study up to date, if there is one and its storage takes anything; Ctrl-C leaves it as it is."""
         if self._publisher is None:
             return None
-        finished = sum(sum(self._ledger.counts(rung)) for rung in self._ledger.rungs)
+        finished = sum(sum(self._known.counts(rung)) for rung in self._known.rungs)
         try:
             return self._publisher.close(finished)
         except KeyboardInterrupt:
@@ -199,14 +199,14 @@ class _Search:
 
     def summary(self, *, interrupted: bool, published: "Published | None") -> SearchSummary:
         """How it ended."""
-        first, *higher = self._ledger.rungs
-        scored, failed = self._ledger.counts(first)
+        first, *higher = self._known.rungs
+        scored, failed = self._known.counts(first)
         return SearchSummary(
             folder=self._folder,
             scored=scored,
             failed=failed,
             trials=self._trials,
-            promoted={rung: self._ledger.counts(rung)[0] for rung in higher},
+            promoted={rung: self._known.counts(rung)[0] for rung in higher},
             seconds=time.perf_counter() - self._start,
             interrupted=interrupted,
             stopped=self._stopped,
@@ -246,15 +246,15 @@ class _Search:
         total: int,
     ) -> None:
         """Score what `next_number` gives until it gives no more; `total` in all."""
-        start, before = time.perf_counter(), len(self._ledger.finished(rung))
+        start, before = time.perf_counter(), len(self._known.finished(rung))
 
         def report(latest: Scored | Failed | None = None) -> None:
             seconds = time.perf_counter() - start
-            scored, failed = self._ledger.counts(rung)
-            done = len(self._ledger.finished(rung)) - before
+            scored, failed = self._known.counts(rung)
+            done = len(self._known.finished(rung)) - before
             rate = done / seconds if seconds > 0 else 0.0
             # Only at the first rung another one takes the place of one that failed.
-            left = total - scored - (0 if rung is self._ledger.first else failed)
+            left = total - scored - (0 if rung is self._known.first else failed)
             remaining = 0.0 if left <= 0 else left / rate if done else None
             progress(SearchProgress(rung, scored, failed, total, seconds, rate, remaining, len(self._in_flight), latest))
 
@@ -272,16 +272,16 @@ class _Search:
             outcomes += [executor.next_outcome() for _ in range(min(executor.ready, MOST_AT_ONCE - 1))]
             for event in self._settle(outcomes, cost):
                 report(event)
-            if rung is self._ledger.first and self._ledger.counts(rung)[1] >= self._trials:
+            if rung is self._known.first and self._known.counts(rung)[1] >= self._trials:
                 raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
     def _next_number(self, backlog: deque[int]) -> int | None:
         """The next candidate to submit, first those an earlier driver left; None if none is due."""
-        if not self._ledger.asked:
+        if not self._known.asked:
             return self._ask(None, REFERENCE_STRATEGY, {})
         if backlog and backlog[0] == REFERENCE:
             return backlog.popleft()
-        expected = self._ledger.counts(self._ledger.first)[0] + len(self._in_flight) - (REFERENCE in self._in_flight)
+        expected = self._known.counts(self._known.first)[0] + len(self._in_flight) - (REFERENCE in self._in_flight)
         if expected >= self._trials or self._out_of_time():
             return None
         # What was in flight when an earlier driver was killed comes to its end, as it would have.
@@ -291,22 +291,22 @@ class _Search:
 
     def _propose(self) -> int | None:
         """A new candidate; None if the space is exhausted or nobody proposes more."""
-        if len(self._ledger.points) >= self._space.size:
+        if len(self._known.points) >= self._space.size:
             return None
-        rng = np.random.default_rng([self._experiment.seed, self._ledger.asked])
-        proposal = new_proposal(self._proposers, self._ledger.points, self._space.shape, rng)
+        rng = np.random.default_rng([self._experiment.seed, self._known.asked])
+        proposal = new_proposal(self._proposers, self._known.points, self._space.shape, rng)
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
         """Put a new candidate down in the record; its number."""
-        event = Asked(candidate=self._ledger.asked, strategy=strategy, point=point, state=dict(state), time=now())
+        event = Asked(candidate=self._known.asked, strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)
         self._take_in_asked(event)
         return event.candidate
 
     def _begin(self, number: int, rung: Fidelity) -> ScoringJob:
         """The job of a candidate, which is in flight from now on."""
-        allocation, strategy = self._ledger.allocation(number), self._ledger.candidate(number).strategy
+        allocation, strategy = self._known.allocation(number), self._known.candidate(number).strategy
         if not rung.trained or number == REFERENCE:
             self._in_flight[number] = InFlight(number, strategy, allocation, rung)
             return ScoringJob(allocation, rung)
@@ -353,17 +353,17 @@ class _Search:
 
     def _take_in_asked(self, event: Asked) -> None:
         """Remember a candidate, and tell proposers."""
-        candidate = self._ledger.ask(event)
+        candidate = self._known.ask(event)
         if event.candidate != REFERENCE:
             for proposer in self._proposers:
                 proposer.asked(candidate)
 
     def _take_in(self, event: Scored | Failed) -> Result:
         """Remember what became of a candidate; what proposers and budgets look at is the first fidelity."""
-        result = self._ledger.finish(event)
+        result = self._known.finish(event)
         if isinstance(event, Scored):
             self._trained.note(event)
-        if event.fidelity is not self._ledger.first:
+        if event.fidelity is not self._known.first:
             return result
         if event.candidate == REFERENCE:
             if result.metrics is not None:
@@ -371,7 +371,7 @@ class _Search:
                     proposer.started(result.metrics)
             return result
         if result.metrics is not None:
-            self._budgets.add(self._ledger.values(result) if self._ledger.fits(result) else None)
+            self._budgets.add(self._known.values(result) if self._known.fits(result) else None)
         for proposer in self._proposers:
             proposer.tell(result)
         return result

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from hwsearch import locks
-from hwsearch.locks import Lock, LockHolder
+from hwsearch.files import locks
+from hwsearch.files.locks import Lock, LockHolder
 
 LOCK_FILE = "search.lock"
 

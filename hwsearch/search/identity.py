@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from uuid import uuid4
 
 from hwsearch.experiment import Experiment, without_places
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.record import Header, now, versions_here
 from hwsearch.search.space import SearchSpace

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.printable import printable
 from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Scored, now
+from hwsearch.version import VERSION
 
 LOG_FILE = "search.log"
 LOG_BYTES = 5 * 2**20
@@ -35,7 +35,7 @@ def search_log(folder: Path) -> Iterator[Line]:
     """
     log = _Log(folder / LOG_FILE)
     try:
-        log.write(f"{(folder / LOG_FILE).resolve()} of process {os.getpid()}, hwsearch {hwsearch.__version__}")
+        log.write(f"{(folder / LOG_FILE).resolve()} of process {os.getpid()}, hwsearch {VERSION}")
         log.write(f"record: {(folder / RECORD_FILE).resolve()}")
         yield log.write
     except BaseException as error:
@@ -53,7 +53,7 @@ def search_log(folder: Path) -> Iterator[Line]:
 @contextmanager
 def events_logged(log: Line, tell: Line) -> Iterator[None]:
     """Write into the log what this package's loggers say, of workers and servers; from level INFO on tell it, too."""
-    logger = logging.getLogger(hwsearch.__name__)
+    logger = logging.getLogger("hwsearch")
     handler, level = _Events(log, tell), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.interrupts import checkpoint
 from hwsearch.metrics.si_snr import si_snr
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.fast import KeptInput
 from hwsearch.separator.front_end import Analysis
 from hwsearch.separator.separator import Separator

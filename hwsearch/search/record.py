@@ -2,7 +2,7 @@
 
 One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
 is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. Only the
-driver that holds the folder writes to it. Every line carries a seal (`hwsearch.journal`).
+driver that holds the folder writes to it. Every line carries a seal (`hwsearch.files.journal`).
 
 A record of an earlier schema is read as one of the present; a driver that opens it writes it anew, whole, and keeps the old one
 beside it.
@@ -19,17 +19,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-import hwsearch
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
-from hwsearch.files import atomic_write_bytes, check_regular
-from hwsearch.journal import Journal, parse_line, read_lines, sync_folder
-from hwsearch.seals import seal_lines, unseal_lines
+from hwsearch.files.journal import Journal, parse_line, read_lines, sync_folder
+from hwsearch.files.reading import check_regular
+from hwsearch.files.seals import seal_lines, unseal_lines
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import QUALITY, Objective, implausible
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
+from hwsearch.version import VERSION
 
 SCHEMA_VERSION = 5
 _SEALED_SINCE = 4
@@ -77,7 +78,7 @@ STATES = {"generation": int, "behind": tuple}
 def versions_here() -> dict[str, str]:
     """Versions of the packages that candidates depend on, as installed here."""
     names = ("optuna", "ray", "numpy", "torch", "brevitas")
-    return {"hwsearch": hwsearch.__version__, "python": python_version()} | {name: metadata.version(name) for name in names}
+    return {"hwsearch": VERSION, "python": python_version()} | {name: metadata.version(name) for name in names}
 
 
 class Entry(BaseModel):

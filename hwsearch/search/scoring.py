@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.data.dataset import dataset_files, load_mixture, open_dataset
-from hwsearch.device import open_device
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.extensions import QUALITY_METRICS
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 from hwsearch.metrics.evaluation import make_recogniser, of_target
 from hwsearch.metrics.quality import Heard
-from hwsearch.metrics.recognisers.base import Recogniser
+from hwsearch.metrics.recognisers.recogniser import Recogniser
 from hwsearch.metrics.statistics import mean_interval
+from hwsearch.process.device import open_device
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform

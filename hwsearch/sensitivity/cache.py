@@ -1,7 +1,7 @@
 """What was estimated, kept in a folder that is bound to all it depends on.
 
     key.json      what the jobs depend on, part by part
-    jobs.jsonl    a sealed line (`hwsearch.journal`) for each job that is done; on the disk (fsync) before the next one counts
+    jobs.jsonl    a sealed line (`hwsearch.files.journal`) for each job that is done; on the disk before the next one counts
     METHOD.json   tables made of them
 
 A lock lets one process at a time write.
@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal, parse_line, read_lines
-from hwsearch.locks import Lock
-from hwsearch.seals import read_sealed_json, unseal_lines, write_sealed_json
+from hwsearch.files.journal import Journal, parse_line, read_lines
+from hwsearch.files.locks import Lock
+from hwsearch.files.seals import read_sealed_json, unseal_lines, write_sealed_json
 from hwsearch.sensitivity.jobs import Result
 
 KEY_FILE = "key.json"

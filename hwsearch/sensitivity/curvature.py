@@ -33,7 +33,7 @@ from torch import Tensor
 
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width
 from hwsearch.sensitivity.gradient import mask_with_graph, site_gradients
 from hwsearch.sensitivity.loss_hessian import loss_hessian

@@ -12,8 +12,8 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
 from hwsearch.experiment import Experiment, Split
 from hwsearch.extensions import SENSITIVITIES
-from hwsearch.files import digest
-from hwsearch.seals import read_sealed_json, write_sealed_json
+from hwsearch.files.reading import digest
+from hwsearch.files.seals import read_sealed_json, write_sealed_json
 from hwsearch.sensitivity.cache import JOBS_FILE, ResultJournal, open_journal
 from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
 from hwsearch.sensitivity.curvature import Trace, curvature_table
@@ -100,7 +100,7 @@ def ensure(
     ray_address: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, SensitivityTable]:
-    """The tables of an experiment; what is not there yet is estimated.
+    """The tables of an experiment by method; what is not there yet is estimated.
 
     Every job is kept as soon as it is done, so that after Ctrl-C or a kill the same call goes on, and a method, site or width
     added later costs only its own jobs. Tables depend neither on the number of workers nor on interruptions.
@@ -113,9 +113,6 @@ def ensure(
         workers: Ray workers; with none, jobs run in this process without Ray.
         ray_address: a running cluster instead of a local one.
         progress: called with (done, total) effort of the jobs that were missing.
-
-    Returns:
-        By method.
 
     Raises:
         UserError: an unknown method, what `check_sensitivity` refuses, an unusable base or data set, sensitivities made with

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.sensitivity.choices import SiteChoices, by_site_and_width, changed_tensors
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.separator.quantizers import is_float

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from hwsearch.data.dataset import dataset_files, open_dataset
-from hwsearch.device import open_device
 from hwsearch.errors import UserError
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
 from hwsearch.extensions import SENSITIVITIES
+from hwsearch.process.device import open_device
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.curvature import Probe, ProbeRule, curvature_table, fisher_traces, probe_traces, squared_errors
 from hwsearch.sensitivity.gradient import gradient_scores

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.errors import UserError
 from hwsearch.experiment import ModuleConfig, NetworkConfig, Section
-from hwsearch.files import file_digest
+from hwsearch.files.reading import file_digest
+from hwsearch.files.tensors import check_tensors, read_tensors, refused, write_tensors
 from hwsearch.separator.separator import Separator, build_separator
-from hwsearch.tensor_files import check_tensors, read_tensors, refused, write_tensors
 
 EMBEDDED_BASE = Path(__file__).parent / "embedded_base.safetensors"
 SHIPPED = (

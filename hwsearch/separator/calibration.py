@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.interrupts import checkpoint
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import TensorFunction, run
 from hwsearch.network.sites import Sites, find_sites
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS
 from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
 

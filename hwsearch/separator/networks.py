@@ -20,7 +20,7 @@ from torch import nn
 from hwsearch.errors import UserError
 from hwsearch.executor.portable import moved
 from hwsearch.experiment import ConvTasNetConfig, Experiment, ModuleConfig, NetworkConfig, SeparatorConfig
-from hwsearch.files import digest
+from hwsearch.files.reading import digest
 from hwsearch.separator.conv_tasnet import ConvTasNet
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.tcn import MaskNetwork

@@ -14,13 +14,13 @@ import torch
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, NetworkConfig, QuantizationConfig, Split
-from hwsearch.files import digest, indented_json
-from hwsearch.interrupts import checkpoint
+from hwsearch.files.reading import digest, indented_json
+from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.network.graph import Graph
 from hwsearch.network.reading import with_reads
 from hwsearch.network.sites import Sites, find_sites
 from hwsearch.network.store import structure
-from hwsearch.seals import read_sealed_cache, write_sealed_json
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.separator import Separator

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from hwsearch.files.tensors import check_tensors, read_tensors, refused, write_tensors
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.separator.allocation import BitAllocation
@@ -27,7 +28,6 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.separator import MaskFunction
 from hwsearch.separator.weight_scales import WeightScales, scale_shape
-from hwsearch.tensor_files import check_tensors, read_tensors, refused, write_tensors
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedNetwork

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
-from hwsearch.tensor_files import read_tensors, refused, write_tensors
+from hwsearch.files.tensors import read_tensors, refused, write_tensors
 
 _KEY = "hwsearch_training"
 _WHAT = "a checkpoint of a training"

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from hwsearch.data.dynamic import DynamicMixtures, Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import TrainingConfig
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
 from hwsearch.training.loss import ordered, si_snr

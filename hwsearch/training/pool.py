@@ -17,13 +17,14 @@ from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dynamic import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
-from hwsearch.files import check_writable, digest
+from hwsearch.files.reading import digest
+from hwsearch.files.tensors import read_tensors, refused, write_tensors
+from hwsearch.files.writing import check_writable
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.front_end import Analysis, FrontEnd
 from hwsearch.separator.prepare import load_checked_base
 from hwsearch.separator.separator import Separator
-from hwsearch.tensor_files import read_tensors, refused, write_tensors
-from hwsearch.training.base import dynamic_mixtures
+from hwsearch.training.full_precision import dynamic_mixtures
 from hwsearch.training.loss import ordered
 from hwsearch.workspace import Workspace
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hwsearch.data.seeding import generator
 from hwsearch.experiment import QatConfig
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, initial_state

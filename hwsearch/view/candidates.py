@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import DROP, CandidateTable
-from hwsearch.front.query import (
+from hwsearch.printable import printable
+from hwsearch.results.candidates import DROP, CandidateTable
+from hwsearch.results.query import (
     AVERAGE_BITS,
     MARGINS,
     TEXTS,
@@ -21,7 +22,6 @@ from hwsearch.front.query import (
     to_csv,
     to_json,
 )
-from hwsearch.printable import printable
 from hwsearch.search.objectives import SIZE, in_figures, is_count
 from hwsearch.view.front_plot import plot_front
 from hwsearch.view.tables import Column, asked_for, fitting, print_table

@@ -13,9 +13,9 @@ from matplotlib.lines import Line2D
 
 from hw_models.labels import Label, around, between, fix_layout, place_labels
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write, check_writable
-from hwsearch.front.candidates import CandidateTable
-from hwsearch.front.query import Order, query
+from hwsearch.files.writing import atomic_write, check_writable
+from hwsearch.results.candidates import CandidateTable
+from hwsearch.results.query import Order, query
 from hwsearch.search.objectives import DROP_CI95, QUALITY, SIZE, UTTERANCES
 from hwsearch.separator.allocation import is_weight
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from hwsearch.files import atomic_write
+from hwsearch.files.writing import atomic_write
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
 

@@ -17,7 +17,9 @@ from rich.text import Text
 
 from hw_models.figures import significant
 from hwsearch.experiment import Fidelity
-from hwsearch.front.status import (
+from hwsearch.files.locks import LockHolder
+from hwsearch.process.interrupts import interrupts_quiet, pause, stop_code
+from hwsearch.results.status import (
     THIS_PROCESS,
     Notable,
     RungStatus,
@@ -28,9 +30,7 @@ from hwsearch.front.status import (
     read_tally,
     to_json,
 )
-from hwsearch.interrupts import interrupts_quiet, pause, stop_code
-from hwsearch.locks import LockHolder
-from hwsearch.search.drivers import Session, Step, read_sessions
+from hwsearch.search.driver_account import Session, Step, read_sessions
 from hwsearch.search.objectives import in_figures
 from hwsearch.search.progress import SearchProgress
 from hwsearch.view.terminal import SafeConsole, console, duration, output

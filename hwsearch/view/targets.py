@@ -12,7 +12,7 @@ from hw_models.figures import significant
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
 from hw_models.target import built_in_targets, load_target
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write, check_writable
+from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.view.tables import EVERY, Column, asked_for, fitting, print_table
 from hwsearch.view.terminal import number, say
 from hwsearch.workflow.cost import Charge

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 
 from hw_models.figures import significant
-from hwsearch.interrupts import checkpoint
 from hwsearch.printable import printable
+from hwsearch.process.interrupts import checkpoint
 
 
 class SafeConsole(Console):

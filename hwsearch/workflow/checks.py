@@ -9,7 +9,8 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split
 from hwsearch.export.folder import EXPORT_FOLDER, check_output
 from hwsearch.extensions import QUALITY_METRICS
-from hwsearch.files import check_writable, digest
+from hwsearch.files.reading import digest
+from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.store import structure
 from hwsearch.search.costing import make_cost, target_digests
@@ -23,8 +24,8 @@ from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.untrained import untrained_network, untrained_sites
-from hwsearch.training.base import check_training
-from hwsearch.workflow.base import load_float_base, needs_training
+from hwsearch.training.full_precision import check_training
+from hwsearch.workflow.training import load_float_base, needs_training
 from hwsearch.workspace import Workspace, read_binding
 
 BASE, VALIDATION = "base_sha256", "validation_sha256"

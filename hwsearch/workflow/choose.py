@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import DROP, CandidateTable, read_candidates
-from hwsearch.front.query import Condition, query
+from hwsearch.results.candidates import DROP, CandidateTable, read_candidates
+from hwsearch.results.query import Condition, query
 from hwsearch.search.objectives import DROP_CI95, QUALITY, UTTERANCES
 from hwsearch.workflow.runs import Run
 

@@ -15,7 +15,7 @@ from hw_models.target import Target, load_target
 from hw_models.workload import IntArray, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
-from hwsearch.files import atomic_write_bytes
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.search.costing import experiment_workload
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base

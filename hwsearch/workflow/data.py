@@ -1,7 +1,7 @@
 """An experiment's rooms and mixtures."""
 
 from hwsearch.data.build import DataSet, build_data
-from hwsearch.search.drivers import Step
+from hwsearch.search.driver_account import Step
 from hwsearch.workflow.listener import SILENT, Listener
 from hwsearch.workspace import Workspace
 

@@ -12,20 +12,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
-from hwsearch.device import is_there, open_device
 from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.extensions import STRATEGIES
-from hwsearch.front.status import SearchStatus, read_tally
+from hwsearch.process.device import is_there, open_device
+from hwsearch.results.status import SearchStatus, read_tally
 from hwsearch.search.costing import make_cost
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
 from hwsearch.search.known_costs import CostBook
+from hwsearch.search.outcomes import finite
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import Asked, Scored, has_begun, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
-from hwsearch.search.settling import finite
 from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
@@ -36,9 +36,9 @@ from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import load_pool, pool_path
 from hwsearch.training.qat import train_quantized
-from hwsearch.workflow.base import needs_training
 from hwsearch.workflow.checks import check_plan
 from hwsearch.workflow.search import check_storage
+from hwsearch.workflow.training import needs_training
 from hwsearch.workspace import Workspace
 
 _TRAINED_STEPS = 4

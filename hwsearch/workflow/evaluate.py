@@ -10,7 +10,7 @@ from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Split
-from hwsearch.files import file_digest
+from hwsearch.files.reading import file_digest
 from hwsearch.metrics.evaluation import (
     Summary,
     System,
@@ -25,12 +25,12 @@ from hwsearch.metrics.evaluation import (
     to_json,
 )
 from hwsearch.metrics.statistics import PairedTest
-from hwsearch.workflow.base import load_float_base, prepare
 from hwsearch.workflow.checks import check_provenance, check_searched
 from hwsearch.workflow.data import build
 from hwsearch.workflow.listener import SILENT, Listener, Progress
 from hwsearch.workflow.runs import read_run, trained_state
 from hwsearch.workflow.systems import candidate_system, float_system
+from hwsearch.workflow.training import load_float_base, prepare
 from hwsearch.workspace import Workspace
 
 if TYPE_CHECKING:

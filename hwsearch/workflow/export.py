@@ -9,9 +9,9 @@ import torch
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.experiment import Split
 from hwsearch.export.folder import check_output
-from hwsearch.workflow.base import prepare
 from hwsearch.workflow.checks import check_provenance
 from hwsearch.workflow.runs import Run, trained_state
+from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.front.candidates import CandidateTable, read_candidates
+from hwsearch.results.candidates import CandidateTable, read_candidates
 from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase

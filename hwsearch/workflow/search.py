@@ -8,7 +8,7 @@ from pathlib import Path
 from hwsearch.executor import Executor, check_workers, open_executor, ray_session
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import Task, run_search
-from hwsearch.search.drivers import DriverAccount, Step, driver_account
+from hwsearch.search.driver_account import DriverAccount, Step, driver_account
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
 from hwsearch.search.known_costs import CostBook
@@ -27,11 +27,11 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
-from hwsearch.workflow.base import needs_training, prepare, train
 from hwsearch.workflow.checks import check, claim, provenance
 from hwsearch.workflow.data import build
 from hwsearch.workflow.listener import SILENT, Listener, Progress
 from hwsearch.workflow.resources import DEFAULTS, Resources
+from hwsearch.workflow.training import needs_training, prepare, train
 from hwsearch.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.cores import check_threads
 from hwsearch.data.audio import open_recording, write_blocks
 from hwsearch.data.channels import inspect
 from hwsearch.errors import UserError
-from hwsearch.files import check_writable
+from hwsearch.files.writing import check_writable
+from hwsearch.process.cores import check_threads
 from hwsearch.workflow.listener import SILENT, Listener, Progress
 
 LONG_SECONDS = 60

@@ -21,7 +21,7 @@ BUILDING = """
 import os, time
 from contextlib import closing
 from hwsearch.data.processes import in_processes
-from hwsearch.interrupts import interrupts_heard, stop_code
+from hwsearch.process.interrupts import interrupts_heard, stop_code
 from tests.data.jobs import tell_and_sleep
 if __name__ == "__main__":
     with interrupts_heard():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from hwsearch.tensor_files import write_tensors
+from hwsearch.files.tensors import write_tensors
 from tests.fuzz.edits import Draw
 from tests.fuzz.things import Thing
 from tests.fuzz.values import json_values

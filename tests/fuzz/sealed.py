@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from hwsearch.files import digest
-from hwsearch.seals import SEAL, seal_lines, unseal_lines
+from hwsearch.files.reading import digest
+from hwsearch.files.seals import SEAL, seal_lines, unseal_lines
 from tests.fuzz.edits import Draw, raw_bytes
 from tests.fuzz.things import Thing
 from tests.fuzz.values import json_lines, json_values

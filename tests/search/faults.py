@@ -32,9 +32,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from hwsearch.executor import LocalExecutor, RayExecutor
-from hwsearch.files import digest
-from hwsearch.front.candidates import read_candidates
-from hwsearch.front.query import query
+from hwsearch.files.reading import digest
+from hwsearch.results.candidates import read_candidates
+from hwsearch.results.query import query
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.proposer import Plan

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor, Outcome
 from hwsearch.experiment import Fidelity
-from hwsearch.front.candidates import read_candidates
+from hwsearch.results.candidates import read_candidates
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import hypervolume
-from hwsearch.search.novelty import unknown_neighbour
+from hwsearch.search.new_proposals import unknown_neighbour
 from hwsearch.search.proposer import Candidate, Plan, Proposal, Result
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob

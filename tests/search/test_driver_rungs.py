@@ -12,8 +12,8 @@ from scipy import stats
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.front.candidates import read_candidates
-from hwsearch.front.rungs import RungCorrelation, rung_correlations
+from hwsearch.results.candidates import read_candidates
+from hwsearch.results.rungs import RungCorrelation, rung_correlations
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
 from hwsearch.search.scoring import ScoringJob, trained_name

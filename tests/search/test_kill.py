@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import read_candidates
-from hwsearch.front.query import query
+from hwsearch.results.candidates import read_candidates
+from hwsearch.results.query import query
 from hwsearch.search.record import RECORD_FILE, Asked, Scored
 from tests.search.synthetic import events, make_experiment, search
 

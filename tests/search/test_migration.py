@@ -11,7 +11,7 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.front.candidates import read_candidates
+from hwsearch.results.candidates import read_candidates
 from hwsearch.search import identity
 from hwsearch.search import record as record_module
 from hwsearch.search.migration import STEPS, can_upgrade, schema_version, upgrade

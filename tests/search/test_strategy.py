@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment
-from hwsearch.front.candidates import read_candidates
-from hwsearch.front.query import query
+from hwsearch.results.candidates import read_candidates
+from hwsearch.results.query import query
 from hwsearch.search.costing import make_cost
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.known_costs import CostBook

@@ -7,7 +7,7 @@ import torch
 
 from hwsearch.data.dataset import Mixture, Talker
 from hwsearch.errors import UserError
-from hwsearch.files import file_digest
+from hwsearch.files.reading import file_digest
 from hwsearch.sensitivity.mixture import read_mixture, separation_loss
 from tests.sensitivity.small import small_base, small_mixture
 from tests.separator.small import RELU, activation_sites

@@ -13,7 +13,7 @@ import torch
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
-from hwsearch.files import indented_json
+from hwsearch.files.reading import indented_json
 from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base

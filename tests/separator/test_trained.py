@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.files.tensors import write_tensors
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase
@@ -23,7 +24,6 @@ from hwsearch.separator.trained import (
     trained_mask_function,
     trained_network,
 )
-from hwsearch.tensor_files import write_tensors
 from tests.separator.small import KINDS, PRELU, RELU, allocations, normalised_features, small_network, uniform
 from tests.training.pools import small_base
 from tests.training.test_trainable import moved

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_bytes, file_digest
-from hwsearch.metrics.recognisers.base import listenable
+from hwsearch.files.reading import file_digest
+from hwsearch.files.tensors import check_tensors, load_tensors, refused
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.metrics.recognisers.log_mel import MEL_BANDS, SAMPLE_RATE, log_mel, mel_filters
+from hwsearch.metrics.recognisers.recogniser import listenable
 from hwsearch.metrics.wer import DIGIT_WORDS, normalise
-from hwsearch.tensor_files import check_tensors, load_tensors, refused
 
 BLANK = 0
 CHANNELS = 64

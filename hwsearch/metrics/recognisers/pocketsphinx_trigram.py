@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.errors import UserError
-from hwsearch.metrics.recognisers.base import listenable
+from hwsearch.metrics.recognisers.recogniser import listenable
 from hwsearch.metrics.recognisers.trigram import to_arpa, train_trigram
 from hwsearch.metrics.wer import normalise
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import NasConfig
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.expected_cost import expected_cost
 from hwsearch.search.nas.network import RelaxedNetwork

@@ -8,13 +8,13 @@ from typing import Self
 import torch
 
 from hwsearch.data.dataset import dataset_files
-from hwsearch.device import open_device
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import Experiment, Split
-from hwsearch.files import digest, file_digest
-from hwsearch.seals import read_sealed_cache, write_sealed_json
+from hwsearch.files.reading import digest, file_digest
+from hwsearch.files.seals import read_sealed_cache, write_sealed_json
+from hwsearch.process.device import open_device
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.options import make_options

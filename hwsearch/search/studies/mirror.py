@@ -16,7 +16,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState, create_trial
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write
+from hwsearch.files.writing import atomic_write
 from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point
 from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, TrialWriter

@@ -8,8 +8,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from hwsearch.errors import UserError
-from hwsearch.files import check_writable
-from hwsearch.locks import Lock
+from hwsearch.files.locks import Lock
+from hwsearch.files.writing import check_writable
 from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, read_record
 from hwsearch.search.space import Point
 from hwsearch.search.studies.address import StorageAddress

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.record import Failed, Scored, read_record
 from hwsearch.search.space import Point
 from hwsearch.search.studies.address import StorageAddress

@@ -22,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from hwsearch.errors import UserError
-from hwsearch.files import check_regular
+from hwsearch.files.reading import check_regular
 from hwsearch.search.studies.address import PASSWORD_ADVICE, POSTGRESQL, SQLITE, StorageAddress
 
 EXTRA = "hwsearch[storage]"

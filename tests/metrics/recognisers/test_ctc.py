@@ -15,7 +15,6 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.metrics.recognisers import ctc
 from hwsearch.metrics.recognisers.augmentation import add_at, reverberate
-from hwsearch.metrics.recognisers.base import Recogniser, resample, transcribe_at
 from hwsearch.metrics.recognisers.ctc import (
     BLANK,
     FORMAT,
@@ -29,6 +28,7 @@ from hwsearch.metrics.recognisers.ctc import (
     save,
     train_ctc,
 )
+from hwsearch.metrics.recognisers.recogniser import Recogniser, resample, transcribe_at
 from hwsearch.metrics.wer import DIGIT_WORDS, corpus_wer, word_errors
 
 SHIPPED_SEED, SHIPPED_VOICES, SHIPPED_SHARES = 1, 75, {Split.TRAIN: 0.8, Split.TEST: 0.2}

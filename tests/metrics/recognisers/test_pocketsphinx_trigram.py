@@ -8,8 +8,8 @@ from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.metrics.recognisers.augmentation import add_at
-from hwsearch.metrics.recognisers.base import Recogniser
 from hwsearch.metrics.recognisers.pocketsphinx_trigram import PocketsphinxTrigram
+from hwsearch.metrics.recognisers.recogniser import Recogniser
 from hwsearch.metrics.wer import corpus_wer, word_errors
 
 

@@ -1,7 +1,7 @@
 """The drivers of a run folder: when each began, which step it came to, and how it ended, also before there is a record.
 
-They stand in a journal (`hwsearch.journal`) without seals, written by whoever holds the folder. A kill leaves no last line: a
-driver that does not hold the folder any more and has not said how it ended was killed.
+They stand in a journal (`hwsearch.files.journal`) without seals, written by whoever holds the folder. A kill leaves no last line:
+a driver that does not hold the folder any more and has not said how it ended was killed.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal, read_lines
+from hwsearch.files.journal import Journal, read_lines
 from hwsearch.printable import printable
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.record import now

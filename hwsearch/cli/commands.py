@@ -13,15 +13,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hwsearch import __version__
-from hwsearch.arguments import PathArgument, Registered, check_not_read
-from hwsearch.cores import check_processes
+from hwsearch.cli.arguments import PathArgument, Registered, check_not_read
 from hwsearch.errors import UserError
 from hwsearch.export.folder import check_output
-from hwsearch.files import check_folder, check_writable
-from hwsearch.interrupts import ask_secretly, checkpoint, interrupts_heard, stop_code
+from hwsearch.files.writing import check_folder, check_writable
 from hwsearch.printable import printable, shortened
+from hwsearch.process.cores import check_processes
+from hwsearch.process.interrupts import ask_secretly, checkpoint, interrupts_heard, stop_code
 from hwsearch.search.studies.address import PASSWORD_ADVICE, STORAGE_VARIABLE, parse_address, redact, take_password
+from hwsearch.version import VERSION
 
 
 def _bounded_processes(context: click.Context, option: click.Parameter, number: int) -> int:
@@ -147,7 +147,7 @@ def _example(*lines: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=_example("hwsearch run experiments/quickstart.toml"),
 )
-@click.version_option(__version__, prog_name="hwsearch", help="Print the version.")
+@click.version_option(VERSION, prog_name="hwsearch", help="Print the version.")
 def commands() -> None:
     """Find the bit-width of every layer of a speech separator.
 
@@ -185,7 +185,7 @@ def run(
     if dry_run:
         _print_dry_run(workspace, workers, ray_address, address, may_train=True)
         return
-    from hwsearch.main_job import run_main_job
+    from hwsearch.cli.main_job import run_main_job
 
     run_main_job(workspace, _resources(processes, workers, ray_address), address)
 
@@ -223,7 +223,7 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
     """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.view.progress import progress_shown
-    from hwsearch.workflow.base import train as train_base
+    from hwsearch.workflow.training import train as train_base
 
     with progress_shown() as listener:
         train_base(workspace, processes, listener)
@@ -258,7 +258,7 @@ def search(
     if dry_run:
         _print_dry_run(workspace, workers, ray_address, address, may_train=False)
         return
-    from hwsearch.main_job import search_shown
+    from hwsearch.cli.main_job import search_shown
 
     search_shown(workspace, _resources(processes, workers, ray_address), address, may_train=False)
 
@@ -283,7 +283,7 @@ def sensitivity(
     The same command continues where it stopped. Another --method adds its table.
     """
     workspace = _workspace(experiment, runs_dir)
-    from hwsearch.main_job import command_line
+    from hwsearch.cli.main_job import command_line
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.sensitivity import show_sensitivities
     from hwsearch.view.terminal import say
@@ -355,7 +355,7 @@ def pareto(
 
     The conditions of --where apply first. The front is that of the remaining candidates.
     """
-    from hwsearch.front.query import parse_condition, parse_order
+    from hwsearch.results.query import parse_condition, parse_order
     from hwsearch.view.front_plot import check_plot
 
     if output_format != "table":
@@ -442,7 +442,7 @@ def evaluate(
     if output is not None:
         check_not_read(output, *(path for path in (subject, model) if path is not None))
         check_writable(output)
-    from hwsearch.files import atomic_write_json
+    from hwsearch.files.writing import atomic_write_json
     from hwsearch.view.evaluation import print_evaluation
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.terminal import say

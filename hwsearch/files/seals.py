@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write_json, digest, read_json
+from hwsearch.files.reading import digest, read_json
+from hwsearch.files.writing import atomic_write_json
 
 SEAL = "sha256"
 """Key of a sealed JSON file's digest."""

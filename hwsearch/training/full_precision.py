@@ -13,15 +13,16 @@ from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
 from hwsearch.data.rooms import build_bank, check_rooms
 from hwsearch.data.utterance import Utterance, load_speech
-from hwsearch.device import check_device, open_device
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
-from hwsearch.files import check_writable, digest, file_digest
+from hwsearch.files.reading import digest, file_digest
+from hwsearch.files.tensors import load_tensors, refused
+from hwsearch.files.writing import check_writable
 from hwsearch.network.store import structure
+from hwsearch.process.device import check_device, open_device
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.separator.untrained import untrained_network
-from hwsearch.tensor_files import load_tensors, refused
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.training.fit import EpochReport, StepProgress, fit
 from hwsearch.workspace import Workspace

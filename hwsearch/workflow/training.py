@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 
 from hwsearch.errors import UserError
-from hwsearch.search.drivers import Step
+from hwsearch.search.driver_account import Step
 from hwsearch.separator.base import load_base
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import Separator
-from hwsearch.training.base import Reports, train_base, trained_path, training_digest
 from hwsearch.training.checkpoint import TrainingProgress
+from hwsearch.training.full_precision import Reports, train_base, trained_path, training_digest
 from hwsearch.workflow.listener import SILENT, Listener
 from hwsearch.workspace import Workspace
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from hwsearch.experiment import Fidelity, SeparatorConfig
-from hwsearch.front.candidates import CandidateTable
+from hwsearch.results.candidates import CandidateTable
 from hwsearch.search.objectives import QUALITY_AND_SIZE
 from hwsearch.search.record import Asked, Event, Failed, Header, Record, Scored
 from hwsearch.separator.allocation import BitAllocation, is_weight

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import read_candidates
-from hwsearch.front.query import query, to_csv
-from hwsearch.front.query import to_json as table_to_json
-from hwsearch.front.status import read_status, to_json
-from hwsearch.seals import seal_lines, unseal_lines
-from hwsearch.search.drivers import DRIVERS_FILE, Step, driver_account
+from hwsearch.files.seals import seal_lines, unseal_lines
+from hwsearch.results.candidates import read_candidates
+from hwsearch.results.query import query, to_csv
+from hwsearch.results.query import to_json as table_to_json
+from hwsearch.results.status import read_status, to_json
+from hwsearch.search.driver_account import DRIVERS_FILE, Step, driver_account
 from hwsearch.search.record import RECORD_FILE
 from hwsearch.view.candidates import front_columns
 from hwsearch.view.status import panel

@@ -12,12 +12,12 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import CandidateTable
-from hwsearch.front.query import query
+from hwsearch.results.candidates import CandidateTable
+from hwsearch.results.query import query
 from hwsearch.search.objectives import QUALITY as QUALITY_COLUMN
 from hwsearch.search.objectives import objectives_of
 from hwsearch.view.front_plot import draw_front, plot_front
-from tests.front.tables import make_table
+from tests.results.tables import make_table
 
 SIZE = [1000.0, 2000.0, 3000.0, 4000.0]
 QUALITY = [4.0, 8.0, 7.0, 10.0]

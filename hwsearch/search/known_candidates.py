@@ -16,7 +16,7 @@ from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import BitAllocation
 
 
-class Ledger:
+class KnownCandidates:
     """Candidates by number and their results by fidelity; number 0 is full precision, which is outside the space."""
 
     def __init__(self, experiment: Experiment, space: SearchSpace, objectives: Sequence[Objective]) -> None:

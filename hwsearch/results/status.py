@@ -14,9 +14,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.front.working_time import WorkingTime
-from hwsearch.locks import LockHolder
-from hwsearch.search.drivers import Ended, How, Session, StepNews, read_sessions
+from hwsearch.files.locks import LockHolder
+from hwsearch.results.working_time import WorkingTime
+from hwsearch.search.driver_account import Ended, How, Session, StepNews, read_sessions
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.hypervolume import volumes_at
 from hwsearch.search.identity import header_space

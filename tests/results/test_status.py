@@ -12,7 +12,8 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.front.status import (
+from hwsearch.files.locks import LockHolder
+from hwsearch.results.status import (
     RECENT_LEAST,
     RECENT_SECONDS,
     RungStatus,
@@ -23,8 +24,7 @@ from hwsearch.front.status import (
     remaining_seconds,
     to_json,
 )
-from hwsearch.locks import LockHolder
-from hwsearch.search.drivers import Ended, How, Session
+from hwsearch.search.driver_account import Ended, How, Session
 from hwsearch.search.folder_lock import LOCK_FILE, lock_holder
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction

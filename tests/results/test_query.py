@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
-from hwsearch.front.query import (
+from hwsearch.results.query import (
     Condition,
     Order,
     bits_column,
@@ -24,7 +24,7 @@ from hwsearch.front.query import (
 from hwsearch.search.objectives import QUALITY, objectives_of
 from hwsearch.view.candidates import front_columns
 from hwsearch.view.tables import Column, table_width
-from tests.front.tables import make_table
+from tests.results.tables import make_table
 
 LATENCY = "latency_ms[ethos-u55-128]"
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hw_models.reading import no_file
 from hwsearch.errors import UserError
-from hwsearch.files import atomic_write, canonical_json, file_digest
-from hwsearch.seals import SEAL
+from hwsearch.files.reading import canonical_json, file_digest
+from hwsearch.files.seals import SEAL
+from hwsearch.files.writing import atomic_write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:

@@ -1,26 +1,18 @@
-"""Files written whole or not at all, and hashes of what was read."""
+"""Files written whole or not at all."""
 
 import ctypes
 import errno
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from hw_models.reading import Unreadable, no_file, parse_json, read_bytes, read_text
+from hw_models.reading import no_file
 from hwsearch.errors import UserError
-from hwsearch.locks import lock_at_once
-
-JSON_BYTES = 256 * 2**20
-"""The largest JSON file that is read; the figures of the largest test set that an experiment can ask for take half of it."""
-
-MODEL_BYTES = 2**31
-"""The largest model that is read: no ONNX file holds more."""
+from hwsearch.files.locks import lock_at_once
+from hwsearch.files.reading import indented_json
 
 # Values of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD = -100
@@ -136,53 +128,6 @@ def atomic_write_text(path: Path, content: str) -> None:
 def atomic_write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON atomically; NaN and infinity are refused."""
     atomic_write_text(path, indented_json(value))
-
-
-def indented_json(value: object) -> str:
-    """What `atomic_write_json` writes."""
-    return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file; a missing or broken one raises `UserError` naming `what` and the path."""
-    try:
-        return parse_json(read_text(path, JSON_BYTES))
-    except Unreadable as error:
-        raise UserError(f"{path}: {error}; wanted {what}") from None
-
-
-def read_content(path: Path, what: str, most_bytes: int) -> bytes:
-    """Read a regular file; a missing one, something else in its place or a larger one raises `UserError` naming `what`."""
-    try:
-        return read_bytes(path, most_bytes)
-    except Unreadable as error:
-        raise UserError(f"{path}: {error}; wanted {what}") from None
-
-
-def check_regular(path: Path, what: str) -> None:
-    """Refuse anything but a regular file, or nothing, where one is read or appended to: a pipe would be waited for without end.
-
-    Raises:
-        UserError: names `what` the file would be.
-    """
-    if os.path.lexists(path) and (reason := no_file(path)) is not None:
-        raise UserError(f"{path}: {reason}; wanted {what}, or nothing there")
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, fit for hashing."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _hidden_folder(path: Path) -> tuple[Path, int]:

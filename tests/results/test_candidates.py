@@ -6,10 +6,10 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, SeparatorConfig
-from hwsearch.front.candidates import read_candidates
+from hwsearch.results.candidates import read_candidates
 from hwsearch.search.record import RECORD_FILE, Scored
 from hwsearch.separator.allocation import BitAllocation
-from tests.front.tables import TIME, write_record
+from tests.results.tables import TIME, write_record
 from tests.sealed import edit_lines
 from tests.separator.small import all_sites, uniform
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsearch.errors import UserError
-from hwsearch.front.candidates import DROP, CandidateTable
+from hwsearch.results.candidates import DROP, CandidateTable
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, is_count
 from hwsearch.search.pareto import non_dominated
 

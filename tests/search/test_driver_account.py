@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.journal import Journal
-from hwsearch.search import drivers
-from hwsearch.search.drivers import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
+from hwsearch.files.journal import Journal
+from hwsearch.search import driver_account as drivers
+from hwsearch.search.driver_account import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
 from hwsearch.search.folder_lock import LOCK_FILE, FolderLock, lock_holder
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.stopping import OutOfTime

@@ -6,9 +6,9 @@ import sys
 
 from hwsearch.errors import UserError
 from hwsearch.export.folder import EXPORT_FOLDER, graph_file
-from hwsearch.front.query import Condition, query
-from hwsearch.front.rungs import rung_correlations
-from hwsearch.interrupts import stop_code
+from hwsearch.process.interrupts import stop_code
+from hwsearch.results.query import Condition, query
+from hwsearch.results.rungs import rung_correlations
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.view.candidates import plot_run, print_candidates
 from hwsearch.view.export import print_choice, print_export

@@ -1,8 +1,8 @@
 """Journals: files of JSON lines that grow at their end and survive a kill.
 
 A kill or a full disk can tear only the last line. A reader leaves a torn line out; whoever opens the journal for writing cuts it
-off. Lines may carry seals (`hwsearch.seals`), which are checked when they are read. One process at a time writes, which is the
-caller's to see to.
+off. Lines may carry seals (`hwsearch.files.seals`), which are checked when they are read. One process at a time writes, which is
+the caller's to see to.
 """
 
 import mmap
@@ -17,8 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
-from hwsearch.files import check_regular, read_content
-from hwsearch.seals import seal_lines
+from hwsearch.files.reading import check_regular, read_content
+from hwsearch.files.seals import seal_lines
 
 JOURNAL_BYTES = 2**35
 """The largest journal that is read; the record of a million candidates at every fidelity takes half of it."""

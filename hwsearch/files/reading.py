@@ -1,0 +1,64 @@
+"""Files read as a whole, and what they hold as JSON and as hashes."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hw_models.reading import Unreadable, no_file, parse_json, read_bytes, read_text
+from hwsearch.errors import UserError
+
+JSON_BYTES = 256 * 2**20
+"""The largest JSON file that is read; the figures of the largest test set that an experiment can ask for take half of it."""
+
+
+MODEL_BYTES = 2**31
+"""The largest model that is read: no ONNX file holds more."""
+
+
+def indented_json(value: object) -> str:
+    """What `atomic_write_json` writes."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file; a missing or broken one raises `UserError` naming `what` and the path."""
+    try:
+        return parse_json(read_text(path, JSON_BYTES))
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; wanted {what}") from None
+
+
+def read_content(path: Path, what: str, most_bytes: int) -> bytes:
+    """Read a regular file; a missing one, something else in its place or a larger one raises `UserError` naming `what`."""
+    try:
+        return read_bytes(path, most_bytes)
+    except Unreadable as error:
+        raise UserError(f"{path}: {error}; wanted {what}") from None
+
+
+def check_regular(path: Path, what: str) -> None:
+    """Refuse anything but a regular file, or nothing, where one is read or appended to: a pipe would be waited for without end.
+
+    Raises:
+        UserError: names `what` the file would be.
+    """
+    if os.path.lexists(path) and (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted {what}, or nothing there")
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, fit for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: object) -> str:
+    """SHA-256 of the canonical JSON of `value`, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""This process and its machine: signals, cores, devices, and what libraries report."""
