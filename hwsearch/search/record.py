@@ -8,6 +8,7 @@ A record of an earlier schema is read as one of the present; a driver that opens
 beside it.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -21,20 +22,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
-from hwsearch.files.journal import Journal, parse_line, read_lines, sync_folder
+from hwsearch.files.journal import Journal, parse_line, read_lines
 from hwsearch.files.reading import check_regular
-from hwsearch.files.seals import seal_lines, unseal_lines
-from hwsearch.files.writing import atomic_write_bytes
+from hwsearch.files.seals import unseal_lines
 from hwsearch.search.folder_lock import FolderLock
-from hwsearch.search.migration import can_upgrade, schema_version, upgrade
 from hwsearch.search.objectives import QUALITY, Objective, implausible
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.version import VERSION
 
 SCHEMA_VERSION = 5
-_SEALED_SINCE = 4
-"""The first version whose lines carry seals."""
 RECORD_FILE = "record.jsonl"
 
 _WHAT = "the record of a search"
@@ -107,7 +104,7 @@ class Header(Entry):
     """Sites that share a width."""
     versions: dict[str, str]
     run: str | None = None
-    """Drawn at random for this folder; None in what versions before 3 began."""
+    """Drawn at random for this folder."""
     time: Time
 
     @model_validator(mode="after")
@@ -222,16 +219,11 @@ def has_begun(folder: Path) -> bool:
         raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {_WHAT}, or nothing") from None
 
 
-def kept_aside(folder: Path, version: int) -> Path:
-    """Where a driver keeps the record as it was before it was brought up from an earlier schema version."""
-    return folder / f"record.version-{version}.jsonl"
-
-
 class Record:
     """A run folder's record, open for appending by the one driver that holds the folder's lock."""
 
     def __init__(self, folder: Path, header: Header, lock: FolderLock | None = None) -> None:
-        """Lock the folder, cut off a torn last line, write the header if the record is new, and upgrade one of an earlier schema.
+        """Lock the folder, cut off a torn last line, and write the header if the record is new.
 
         Args:
             folder: the run folder.
@@ -279,14 +271,14 @@ class Record:
 
 
 def _checked(folder: Path, header: Header) -> Header:
-    """The header of the record that is there, which is upgraded if it is of an earlier schema.
+    """The header of the record that is there.
 
     Raises:
         UserError: the record is damaged, or of another search; it is left as it is, to the byte.
     """
     path = folder / RECORD_FILE
     lines = read_lines(path, _WHAT)
-    entries = list(_present(lines, path))
+    entries = list(_present(lines, path))  # every seal is checked before anything is appended
     found = _parse_header(entries[0], path)
     if found.experiment != header.experiment:
         raise UserError(
@@ -297,15 +289,7 @@ def _checked(folder: Path, header: Header) -> Header:
         before, here = found.provenance.get(key), header.provenance.get(key)
         if before != here:
             raise UserError(f"{folder}: its search was made with {key} {before}, not {here}; wanted the same one")
-    if (version := schema_version(lines[0])) not in {None, SCHEMA_VERSION}:
-        atomic_write_bytes(kept_aside(folder, version or 0), _joined(lines))
-        atomic_write_bytes(path, _joined(seal_lines(entries)))
-        sync_folder(folder)
     return found
-
-
-def _joined(lines: Iterable[bytes]) -> bytes:
-    return b"".join(line + b"\n" for line in lines)
 
 
 def _line(entry: Entry) -> bytes:
@@ -313,19 +297,29 @@ def _line(entry: Entry) -> bytes:
 
 
 def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
-    """The entries of a record as those of the present schema, their seals checked and taken off.
+    """Check the seals of a record and take them off.
 
     Raises:
-        UserError: a schema that this version cannot read; a line that is not as it was written, as it is come to.
+        UserError: the record states another schema version. Lines are read as they are asked for: one that is not as it was
+            written is refused then.
     """
-    found = schema_version(lines[0])
-    if found is None or found == SCHEMA_VERSION:
-        return unseal_lines(lines, path, _MEND)
-    if not can_upgrade(found, SCHEMA_VERSION):
-        newer = ", which a newer hwsearch writes" if found > SCHEMA_VERSION else ""
-        raise UserError(f"{path}: schema version {found}{newer}; wanted {SCHEMA_VERSION} or earlier, from 1 on")
-    entries = list(unseal_lines(lines, path, _MEND)) if found >= _SEALED_SINCE else lines
-    return iter(upgrade(entries, found, SCHEMA_VERSION))
+    found = _schema_version(lines[0])
+    if found not in {None, SCHEMA_VERSION}:
+        raise UserError(
+            f"{path}: schema version {found}, which another version of hwsearch writes; wanted {SCHEMA_VERSION}: search under "
+            "another name"
+        )
+    return unseal_lines(lines, path, _MEND)
+
+
+def _schema_version(header: bytes) -> int | None:
+    """The version that a record's first line states; None where it states none."""
+    try:
+        entry = json.loads(header)
+    except (ValueError, RecursionError):
+        return None
+    version = entry.get("schema_version") if isinstance(entry, dict) else None
+    return version if type(version) is int else None
 
 
 def _parse_header(line: bytes, path: Path) -> Header:

@@ -105,7 +105,7 @@ def test_a_record_that_is_refused_keeps_its_torn_last_line(tmp_path: Path) -> No
         Record(tmp_path, header(experiment="c" * 64))
     newer = torn.replace(b'"schema_version":', b'"schema_version":9')
     path.write_bytes(newer)
-    with pytest.raises(UserError, match="which a newer hwsearch writes"):
+    with pytest.raises(UserError, match="which another version of hwsearch writes"):
         Record(tmp_path, header())
     assert path.read_bytes() == newer
 
@@ -215,12 +215,14 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     Record(tmp_path, header()).close()
 
 
-@pytest.mark.parametrize(("version", "what"), [(0, "0"), (-1, "-1"), (6, "6, which a newer hwsearch writes")])
-def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int, what: str) -> None:
+@pytest.mark.parametrize("version", [-1, 0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])
+def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int) -> None:
     path = write(tmp_path)
     path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{version}'))
     before = path.read_bytes()
-    message = re.escape(f"{path}: schema version {what}; wanted 5 or earlier, from 1 on")
+    message = re.escape(
+        f"{path}: schema version {version}, which another version of hwsearch writes; wanted 5: search under another name"
+    )
     with pytest.raises(UserError, match=message):
         read_record(tmp_path)
     with pytest.raises(UserError, match=message):
