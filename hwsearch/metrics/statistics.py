@@ -135,23 +135,6 @@ def paired_permutation_test(
     return _sign_flip_test(difference, float(difference.mean()), seed, groups, resamples)
 
 
-def paired_wilcoxon_test(first: ArrayLike, second: ArrayLike) -> PairedTest:
-    """Wilcoxon signed-rank test of `first` against `second` [n]: for heavy tails, where a few utterances rule
-    the mean.
-
-    Equal pairs are split between the two signs, so that many ties lower the significance.
-
-    Raises:
-        MetricUnavailable: there are no values.
-        ValueError: unequal lengths, or a value that is not finite.
-    """
-    difference = _paired_difference(first, second)
-    p_value: float | None = None
-    if difference.size > 1:
-        p_value = float(stats.wilcoxon(difference, zero_method="zsplit").pvalue) if difference.any() else 1.0
-    return PairedTest(float(difference.mean()), p_value, difference.size, "wilcoxon")
-
-
 def paired_wer_test(
     first: Sequence[WordErrors],
     second: Sequence[WordErrors],

@@ -12,7 +12,6 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -43,14 +42,6 @@ MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_B
 
 MARGINS = {QUALITY: QUALITY_CI95, DROP: DROP_CI95}
 """Columns that the terminal shows with the half width of their confidence interval."""
-
-
-class OutputFormat(StrEnum):
-    """How an answer is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 @dataclass(frozen=True)

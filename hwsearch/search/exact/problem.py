@@ -6,9 +6,8 @@ its sites may take. Sites with one width are choices with one option.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -189,15 +188,6 @@ class AllocationProblem:
     def point(self, indices: IndexArray) -> Point:
         """The point of the search space at positions `[sites]`; its groups must be those of the problem."""
         return tuple(int(indices[sites[0]]) for sites in self.members if len(self.widths[sites[0]][1]) > 1)
-
-    def with_loss(self, loss: FloatArray) -> Self:
-        """The same problem under another loss `[sites, widths]`.
-
-        Raises:
-            UserError: a loss that is not finite or negative.
-            ValueError: another shape.
-        """
-        return replace(self, loss=loss)
 
     def _check_table(self, table: FloatArray, what: str) -> None:
         if table.shape != self.valid.shape:

@@ -10,7 +10,6 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost, allocation_problem, quantum, readable
 from hwsearch.search.space import build_space
-from tests.search.exact.problems import problems
 from tests.separator.small import sites_of
 
 SPACE = build_space(
@@ -89,15 +88,6 @@ def test_a_cost_that_is_not_finite_is_refused_by_name():
     cost = additive_cost("latency", (("a", (2, 4)), ("b", (3, 8))), {"b": {3: math.nan, 8: 1.0}})
     with pytest.raises(UserError, match="latency of site 'b' at 3 bits is nan"):
         AllocationProblem((("a", (2, 4)), ("b", (3, 8))), np.zeros((2, 2)), (cost,))
-
-
-@given(problem=problems())
-def test_another_loss_keeps_everything_else(problem):
-    doubled = problem.with_loss(2 * problem.loss)
-    indices = problem.expand(np.zeros((1, len(problem.members)), np.int8))
-    assert doubled.loss_of(indices)[0] == 2 * problem.loss_of(indices)[0]
-    assert doubled.cost_of("size", indices)[0] == problem.cost_of("size", indices)[0]
-    assert doubled.members == problem.members
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1), st.integers(-20, 20))
