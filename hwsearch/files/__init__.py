@@ -1,1 +1,1 @@
-"""Files that survive a kill: written as a whole, read with one line about what is wrong, locked, sealed, appended to."""
+"""Files that survive a kill: writing whole files, reading with errors of one line, locks, seals and journals."""

@@ -1,8 +1,8 @@
 """Journals: files of JSON lines that grow at their end and survive a kill.
 
-A kill or a full disk can tear only the last line. A reader leaves a torn line out; whoever opens the journal for writing cuts it
-off. Lines may carry seals (`hwsearch.files.seals`), which are checked when they are read. One process at a time writes, which is
-the caller's to see to.
+A kill or a full disk can tear only the last line. A reader leaves a torn line out; opening the journal for writing cuts it off.
+Lines may carry seals (`hwsearch.files.seals`), which are checked when they are read. The caller must ensure that only one
+process writes at a time.
 """
 
 import mmap
@@ -21,26 +21,26 @@ from hwsearch.files.reading import check_regular, read_content
 from hwsearch.files.seals import seal_lines
 
 JOURNAL_BYTES = 2**35
-"""The largest journal that is read; the record of a million candidates at every fidelity takes half of it."""
+"""The largest journal that is read. The record of a million candidates at every fidelity is half as large."""
 
 Line = TypeVar("Line")
 
 
 def read_lines(path: Path, what: str) -> list[bytes]:
-    """The whole lines of a journal as they stand, also while it is written.
+    """Read the whole lines of a journal as they stand, even while it is written.
 
     Raises:
-        UserError: no such file, or one that cannot be read; names `what` it would be.
+        UserError: there is no such file, or it cannot be read. The message names `what` was wanted.
     """
     content = read_content(path, what, JOURNAL_BYTES)
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
 def parse_line(kind: TypeAdapter[Line], line: bytes, path: Path, number: int, mend: str) -> Line:
-    """What a line without its seal says.
+    """Parse a line from which the seal was removed.
 
     Raises:
-        UserError: the line is none of the kind; names file and line, and what to do (`mend`).
+        UserError: the line does not have the wanted form. The message names file and line, and says what to do (`mend`).
     """
     try:
         return kind.validate_json(line, strict=True)
@@ -53,27 +53,27 @@ class Journal:
     """A journal, open for appending."""
 
     def __init__(self, path: Path, what: str, *, sealed: bool = True) -> None:
-        """Open it, or make it; a torn last line is cut off, and what stands there is on the disk when this returns.
+        """Open the file, or make it. A torn last line is cut off, and the other lines are on the disk when this returns.
 
         Args:
             path: of the file.
-            what: it is, for messages.
+            what: what the file is, for messages.
             sealed: whether lines carry seals.
 
         Raises:
-            UserError: it is no regular file, or cannot be written.
+            UserError: the path is no regular file, or cannot be written.
         """
         check_regular(path, what)
         self._path = path
         self._sealed = sealed
         self._last = b""
-        """The last line, whose seal the next one's depends on."""
+        """The last line. The seal of the next one depends on it."""
         with ExitStack() as opened:
             try:
                 self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
                 opened.callback(os.close, self._handle)
                 self._cut_torn_line()
-                # A writer killed between write and fsync may have left what is acted on now, and a power cut could still take.
+                # A writer killed between write and fsync may have left lines that a power cut could still take.
                 os.fsync(self._handle)
                 if not self._last:
                     sync_folder(path.parent)
@@ -82,15 +82,15 @@ class Journal:
             self._opened = opened.pop_all()
 
     def append(self, entries: Iterable[bytes], *, durably: bool = True) -> None:
-        """Write entries, one a line; several wait for the disk once.
+        """Write entries, one per line, with one disk sync for all.
 
         Args:
             entries: JSON objects that are not empty, without newlines.
             durably: whether they are on the disk when this returns.
 
         Raises:
-            UserError: it cannot be written, for example because the disk is full. The lines before stay, and so do those of
-                `entries` that are whole.
+            UserError: it cannot be written, for example because the disk is full. Earlier lines stay, and so do those of
+                `entries` that were written whole.
         """
         lines = list(seal_lines(entries, self._last) if self._sealed else entries)
         text = b"".join(line + b"\n" for line in lines)
@@ -100,7 +100,7 @@ class Journal:
             if durably:
                 os.fsync(self._handle)
         except OSError as error:
-            with suppress(OSError):  # else whoever opens it next does so
+            with suppress(OSError):  # if this fails, the next writer cuts it off
                 self._cut_torn_line()
             raise self._unwritable(error) from None
         self._last = lines[-1] if lines else self._last

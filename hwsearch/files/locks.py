@@ -1,7 +1,7 @@
-"""Locks of the operating system: one process at a time holds a lock file, which names it; a kill releases the lock.
+"""Locks of the operating system. One process at a time holds a lock file, which names it; a kill releases the lock.
 
-`filelock` does not do here. It does not say who holds a lock. Who only looks would have to take the lock, with the right to write
-in the folder.
+`filelock` does not suffice, because it does not say who holds a lock. A process that only looks would have to take the lock,
+which needs the right to write in the folder.
 """
 
 import fcntl
@@ -19,22 +19,22 @@ from hwsearch.errors import UserError
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.02
-"""Between tries for a lock: `lock_holder` looks at it for an instant, which must not turn a process away."""
+"""Pause between two attempts to take a lock. `lock_holder` holds it for an instant, which must not make another process fail."""
 _BYTES = 400
-"""A process and its machine are no longer."""
+"""Longest name of a process and its machine, in bytes."""
 
 
 class Lock:
-    """A lock file that this process holds, in the folder that it stands for."""
+    """A lock file that this process holds, in the folder that it protects."""
 
     def __init__(self, path: Path, busy: str) -> None:
-        """Take it; the folder is made if it is not there.
+        """Take the lock. The folder is made if it does not exist.
 
         `flock` belongs to the open file, so a second holder in the same process is refused as well.
 
         Args:
             path: of the lock file.
-            busy: what a process that holds it does and what to do then, such as 'is searching here; wait for it'.
+            busy: what the holding process does and how to react, such as 'is searching here; wait for it'.
 
         Raises:
             UserError: another process holds it (names the process), or it cannot be locked or written to.
@@ -70,7 +70,7 @@ _HELD: set[int] = set()
 
 
 def _forget_held() -> None:
-    """A child, such as one that loads training examples, holds nothing: it may outlive a process that is killed."""
+    """Forget the locks in a child process, such as one that loads training examples: it may outlive a parent that is killed."""
     while _HELD:
         os.close(_HELD.pop())
 
@@ -83,21 +83,21 @@ class LockHolder:
     """The process that holds a lock file."""
 
     process: str
-    """Its id, and the machine it runs on where that is another one: a folder may be shared."""
+    """Its id, and its machine if that is another one, since machines may share a folder."""
     since: datetime
     """When it took the lock, UTC."""
 
 
 def lock_holder(path: Path) -> LockHolder | None:
-    """Which process holds a lock file, if any; changes nothing there.
+    """Return the process that holds a lock file, if any; change nothing there.
 
-    The lock is shared for an instant, which a process that is just starting waits for.
+    The check takes a shared lock for an instant. A process that wants the lock meanwhile waits.
 
     Raises:
-        UserError: it cannot be looked at.
+        UserError: the lock file cannot be checked.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait without end
         with ExitStack() as opened:
             opened.callback(os.close, handle)
             if lock_at_once(handle, fcntl.LOCK_SH):
@@ -110,12 +110,12 @@ def lock_holder(path: Path) -> LockHolder | None:
 
 
 def in_use(path: Path, process: str, busy: str) -> UserError:
-    """Says which process holds a lock file's folder, and what it does there."""
+    """Make the error that names the process that holds a folder, and what it does there."""
     return UserError(f"{path.parent}: process {process} {busy}")
 
 
 def lock_at_once(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file or folder; false where another one holds it.
+    """Lock an open file or folder; return false if another process holds it.
 
     Raises:
         OSError: the file system has no locks.
@@ -133,6 +133,6 @@ def _unlockable(path: Path, error: OSError) -> UserError:
 
 
 def _named(handle: int) -> str:
-    """The process that a lock file names, as it is called here."""
+    """Return the name of the process in a lock file, as it is called on this machine."""
     process, _, host = os.read(handle, _BYTES).decode(errors="replace").strip().partition(" ")
     return (process or "unknown") + (f" on {host}" if host and host != socket.gethostname() else "")

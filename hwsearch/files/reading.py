@@ -1,4 +1,4 @@
-"""Files read as a whole, and what they hold as JSON and as hashes."""
+"""Reading whole files, as bytes or JSON, and hashing their content."""
 
 import hashlib
 import json
@@ -10,15 +10,15 @@ from hw_models.reading import Unreadable, no_file, parse_json, read_bytes, read_
 from hwsearch.errors import UserError
 
 JSON_BYTES = 256 * 2**20
-"""The largest JSON file that is read; the figures of the largest test set that an experiment can ask for take half of it."""
+"""The largest JSON file that is read. The figures of the largest test set that an experiment can ask for are half as large."""
 
 
 MODEL_BYTES = 2**31
-"""The largest model that is read: no ONNX file holds more."""
+"""The largest model that is read. No ONNX file is larger."""
 
 
 def indented_json(value: object) -> str:
-    """What `atomic_write_json` writes."""
+    """Return the text that `atomic_write_json` writes."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
@@ -39,26 +39,26 @@ def read_content(path: Path, what: str, most_bytes: int) -> bytes:
 
 
 def check_regular(path: Path, what: str) -> None:
-    """Refuse anything but a regular file, or nothing, where one is read or appended to: a pipe would be waited for without end.
+    """Refuse a path to read or append to unless it is a regular file or absent: opening a pipe would wait without end.
 
     Raises:
-        UserError: names `what` the file would be.
+        UserError: something else is there. The message names `what` was wanted.
     """
     if os.path.lexists(path) and (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted {what}, or nothing there")
 
 
 def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, fit for hashing."""
+    """Write JSON with sorted keys and no spaces. Equal values give equal text, so it suits hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: object) -> str:
-    """SHA-256 of the canonical JSON of `value`, in hex."""
+    """Hash the canonical JSON of `value` with SHA-256, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
+    """Hash a file's content with SHA-256, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,11 +1,11 @@
-"""Seals: digests that files carry of their own content, so that a change of it is noticed when it is read.
+"""Seals: a file carries a digest of its own content, so that a change is noticed when the file is read.
 
-They guard against accidents and careless edits: a flipped bit, a value changed in an editor, a line that was lost. Someone who
-changes a file on purpose can seal it again.
+Seals guard against accidents and careless edits: a flipped bit, a value changed in an editor, a lost line. Someone who changes a
+file on purpose can seal it again.
 
-In a file of JSON lines the last key of each line is a digest of the line and of the line before. A line cannot change, go missing
-or change places unnoticed. Only the last lines can be lost, as they can in a kill. A sealed JSON file carries a digest of all its
-other keys.
+In a file of JSON lines the last key of each line is a digest of the line and of the line before. So no line can change,
+disappear or move unnoticed. Only a loss of the last lines goes unnoticed, since a kill can cause it too. A sealed JSON file
+carries a digest of all its other keys.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _SUFFIX = len(_BEFORE) + _LENGTH + len(_BEHIND)
 
 
 def seal_line(line: bytes, previous: bytes) -> bytes:
-    """A line with its seal.
+    """Add the seal to a line.
 
     Args:
         line: a JSON object that is not empty, without a newline.
@@ -37,22 +37,22 @@ def seal_line(line: bytes, previous: bytes) -> bytes:
 
 
 def seal_lines(lines: Iterable[bytes], previous: bytes = b"") -> Iterator[bytes]:
-    """Lines with their seals, behind a sealed line where one is given."""
+    """Add the seals to lines, which follow a sealed line if one is given."""
     for line in lines:
         previous = seal_line(line, previous)
         yield previous
 
 
 def unseal_lines(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[bytes]:
-    """Lines without their seals.
+    """Check the seals of lines, and remove them.
 
     Args:
-        lines: of a file.
+        lines: the lines of a file.
         path: of the file, for messages.
-        mend: what to do where a line is not as it was written.
+        mend: what to do if a line has changed since it was written.
 
     Raises:
-        UserError: at the first line whose seal is none of it and of the line before; names file and line.
+        UserError: the seal of a line does not match it and the line before. The message names the file and the first such line.
     """
     previous = b""
     for number, line in enumerate(lines, start=1):
@@ -69,7 +69,7 @@ def write_sealed_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:
-    """Read what `write_sealed_json` wrote; gives it without its seal.
+    """Read what `write_sealed_json` wrote; return it without its seal.
 
     Args:
         path: of the file.
@@ -89,10 +89,10 @@ def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:
 
 
 def read_sealed_cache(path: Path, what: str, mend: str) -> dict[str, Any] | None:
-    """As `read_sealed_json`; None where there is no such file, or one without a seal, such as earlier versions wrote.
+    """Read as `read_sealed_json` does; return None if the file is absent, or has no seal because an earlier version wrote it.
 
     Raises:
-        UserError: no JSON, or not as it was written.
+        UserError: the file is no JSON, or has changed since it was written.
     """
     if not path.is_file():
         return None
@@ -101,7 +101,7 @@ def read_sealed_cache(path: Path, what: str, mend: str) -> dict[str, Any] | None
 
 
 def _digest(content: dict[str, Any]) -> str | None:
-    """The digest of what was read; None where it holds numbers that are never written."""
+    """Compute the digest of what was read; None if it holds numbers that are never written."""
     try:
         return digest(content)
     except ValueError:

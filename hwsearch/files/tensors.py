@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors with a description in the metadata, and in that a seal: a digest of description and tensors."""
+"""Tensors on disk: safetensors files whose metadata hold a description and a seal, a digest of description and tensors."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from hwsearch.files.writing import atomic_write
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, description: Mapping[str, Any]) -> None:
-    """Write tensors and what they are, atomically.
+    """Write tensors and their description atomically.
 
     Args:
         path: of the file.
@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
         description: JSON.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # Under one key: safetensors writes several in any order, and equal content is to give equal files.
+    # One key only: safetensors writes several keys in any order, and equal content must give equal files.
     metadata = {key: json.dumps({**description, SEAL: _digest(stored, description)}, sort_keys=True)}
     atomic_write(path, lambda temporary: save_file(stored, temporary, metadata=metadata))
 
@@ -63,11 +63,12 @@ def read_tensors(
         key: of the description.
         what: the file holds.
         mend: what to do where it does not.
-        known: SHA-256 of files without a seal that are taken nevertheless.
-        check: whether the seal is checked, for which all tensors are read.
+        known: SHA-256 of files that are accepted without a seal.
+        check: whether to check the seal, which reads all tensors.
 
     Raises:
-        UserError: no such file, no safetensors, no description under the key, or not as it was written.
+        UserError: there is no such file, it is no safetensors file, it has no description under the key, or it has changed since
+            it was written.
     """
     metadata, tensors = load_tensors(path, what, mend)
     try:
@@ -85,13 +86,13 @@ def read_tensors(
 
 
 def refused(path: Path, what: str, reason: object, mend: str = "") -> UserError:
-    """Says in one line that a file does not hold what is wanted, why not, and what to do."""
+    """Make the error that says in one line what a file should hold, why it does not, and what to do."""
     said = " ".join(str(reason).split())[:160]
     return UserError(f"{path}: not {what} ({said})" + (f"; {mend}" if mend else ""))
 
 
 def check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, torch.Size]]) -> None:
-    """Refuse tensors of other names, types or shapes, or with values that are no finite numbers.
+    """Refuse tensors whose names, types or shapes differ from those wanted, or whose values are not finite.
 
     Raises:
         UserError: names the tensor.

@@ -22,8 +22,8 @@ _RENAME_EXCHANGE = 2
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a file of the same name in a hidden folder beside `path`, then move it to `path`.
 
-    A kill at any instant leaves either the old file or the new one. It may leave the hidden folder too, with what `write` had put
-    there; the next write of `path` removes it.
+    A kill at any instant leaves either the old file or the new one. It may also leave the hidden folder with a partial file; the
+    next write of `path` removes it.
 
     Raises:
         UserError: the file cannot be written there.
@@ -46,11 +46,11 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a new folder, then put it in the place of the folder at `path`, if there is one.
+    """Let `write` fill a new folder, then move it to `path`, where it replaces an earlier folder.
 
-    A kill at any instant leaves either the old folder or the new one. On a file system that cannot exchange two folders a kill
-    may leave none; the next write then finds the old one and begins by putting it back. What else a kill leaves, the next write
-    removes.
+    A kill at any instant leaves either the old folder or the new one. On a file system that cannot exchange two folders, a kill
+    may leave neither at `path`; the next write then begins by putting the old one back. The next write also removes everything
+    else that a kill leaves.
 
     Raises:
         UserError: the folder cannot be written there.
@@ -73,10 +73,10 @@ def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a path that cannot be written, before the work whose result it is to take; makes nothing.
+    """Refuse a path that cannot be written, so that no work is done in vain. Nothing is made.
 
     Raises:
-        UserError: something other than a file is there, or its folder can neither be made nor written to.
+        UserError: something other than a file is there, or the folder of the path can neither be made nor written to.
     """
     check_place(path, path.parent)
     try:
@@ -90,7 +90,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that can neither be made nor written to; makes nothing.
+    """Refuse a folder that can neither be made nor written to. Nothing is made.
 
     Raises:
         UserError: as said.
@@ -99,7 +99,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_place(path: Path, folder: Path) -> None:
-    """Refuse `path` where `folder`, in which it is to be, can neither be made nor written to; makes nothing.
+    """Refuse `path` if `folder`, which is to hold it, can neither be made nor written to. Nothing is made.
 
     Raises:
         UserError: as said.
@@ -131,10 +131,10 @@ def atomic_write_json(path: Path, value: object) -> None:
 
 
 def _hidden_folder(path: Path) -> tuple[Path, int]:
-    """An empty folder for the writing of `path`, and a handle that locks it.
+    """Make an empty folder for writing `path`, and return it with a handle that locks it.
 
-    Its name follows from that of `path`, so that the next write finds what a killed process left. While another process or thread
-    writes `path`, and where folders cannot be locked, the folder has a name of its own.
+    Its name is derived from the name of `path`, so that the next write finds what a killed process left. While another process
+    or thread writes `path`, or if folders cannot be locked, the folder gets a random name.
     """
     folder = path.with_name(f".{path.name}-part")
     with suppress(OSError):
@@ -148,7 +148,7 @@ def _hidden_folder(path: Path) -> tuple[Path, int]:
 
 
 def _take(folder: Path, lock: int) -> bool:
-    """Lock and empty a folder; false where another process holds it or has just removed it, or where that cannot be done."""
+    """Lock and empty a folder; return false if that fails, or if another process holds or has just removed it."""
     try:
         if not lock_at_once(lock) or not os.path.samestat(os.fstat(lock), folder.lstat()):
             return False
@@ -163,7 +163,7 @@ def _take(folder: Path, lock: int) -> bool:
 
 
 def _put_in_place(finished: Path, path: Path) -> None:
-    """Move a folder to `path`; an earlier one there is removed, or takes its place until that is."""
+    """Move a folder to `path`. An earlier folder there is removed, or takes the place of the new one for later removal."""
     if not path.exists():
         finished.rename(path)
     elif not _exchange(finished, path):
@@ -174,7 +174,7 @@ def _put_in_place(finished: Path, path: Path) -> None:
 
 
 def _restore(path: Path) -> None:
-    """Put back the folder that a kill between the two renames of `_put_in_place` has left aside, or remove what it left of it."""
+    """Clean up after a kill inside `_put_in_place`: put the earlier folder back if nothing replaced it, otherwise remove it."""
     earlier = _aside(path)
     if earlier.is_dir():
         if path.exists():
@@ -188,7 +188,7 @@ def _aside(path: Path) -> Path:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Let two paths change places in one step; false where the system or the file system cannot."""
+    """Exchange two paths in one step; return false if the system or the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except AttributeError:

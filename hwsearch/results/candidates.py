@@ -1,4 +1,4 @@
-"""The candidates of a search at one fidelity as a columnar table."""
+"""The candidates of a search at one fidelity, as a table of columns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from hwsearch.search.record import REFERENCE, Failed, Header, Scored, read_recor
 from hwsearch.separator.allocation import BitAllocation, is_weight
 
 DROP = "drop_db"
-"""Quality lost against the full-precision network, dB: its `si_snr_improvement_db` less the candidate's."""
+"""Quality lost against the full-precision network, dB: the network's `si_snr_improvement_db` minus the candidate's."""
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateTable:
-    """Candidates scored at one fidelity, one row each, in the order of their scores; the reference is not among them.
+    """Candidates scored at one fidelity, one row each, in the order in which they were scored. The reference is left out.
 
     Shapes: N candidates, S sites.
     """
@@ -29,33 +29,33 @@ class CandidateTable:
     """Sites that the experiment fixes by pattern."""
     objectives: tuple[Objective, ...]
     fidelity: Fidelity
-    """How all of them were scored."""
+    """The fidelity at which all of them were scored."""
     candidate: npt.NDArray[np.int64]
     """[N], number of the candidate."""
     strategy: npt.NDArray[np.str_]
-    """[N], who proposed it."""
+    """[N], strategy that proposed the candidate."""
     uniform: npt.NDArray[np.bool_]
-    """[N], whether all weights have one width and all activations another, sites fixed by pattern aside."""
+    """[N], whether all weights have one width and all activations have one; sites that a pattern fixes do not count."""
     widths: npt.NDArray[np.int16]
     """[N, S], bit-width of every site."""
     columns: dict[str, npt.NDArray[np.float64]]
     """[N] each: metrics, costs and `drop_db`; NaN where a candidate has none."""
     reference: dict[str, float]
-    """Metrics and costs of the full-precision network; empty while it is not scored."""
+    """Metrics and costs of the full-precision network; empty until it is scored."""
     failures: dict[int, str]
-    """Number of each candidate that failed at this fidelity, and why."""
+    """Reason why a candidate failed at this fidelity, by its number."""
     weights: dict[int, str]
-    """Number of each candidate that was trained, and the file of its weights."""
+    """File of a trained candidate's weights, by its number."""
 
     def __len__(self) -> int:
         return len(self.candidate)
 
     def allocation(self, row: int) -> BitAllocation:
-        """The bit allocation of a row."""
+        """Return the bit allocation of a row."""
         return BitAllocation(tuple(zip(self.sites, self.widths[row].tolist(), strict=True)))
 
     def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "CandidateTable":
-        """The table of these rows, by index (in that order) or by mask."""
+        """Return a table of the given rows, chosen by index (in that order) or by mask."""
         return CandidateTable(
             sites=self.sites,
             fixed=self.fixed,
@@ -77,8 +77,8 @@ def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> Candidate
 
     Args:
         folder: of the run.
-        fidelity: which scores; by default those of the highest at which the search has scored a candidate. Scores of different
-            fidelities are never mixed.
+        fidelity: which scores to read; by default those of the highest fidelity at which the search has scored a candidate.
+            Scores of different fidelities are never mixed.
 
     Raises:
         UserError: no record there, a damaged one (names file and line), or nothing scored at the fidelity asked for.
@@ -132,7 +132,7 @@ def _values(event: Scored) -> dict[str, float | None]:
 
 
 def _columns(rows: list[dict[str, float | None]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Columns in the order in which the rows first name them; None becomes NaN."""
+    """Collect columns, in the order in which the rows first name them. None becomes NaN."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: np.array([row.get(name) for row in rows], dtype=np.float64) for name in names}
 

@@ -1,7 +1,7 @@
-"""Questions to a table of candidates: conditions, the front, an order; and answers as JSON or CSV.
+"""Queries on a table of candidates: conditions, the front and an order, with answers as JSON or CSV.
 
-The conditions come first: the front of an answer is the front of the candidates that meet them all. A
-candidate with no value in a column meets no condition on it.
+Conditions apply first: the front of an answer is the front of the candidates that meet all of them. A candidate with no value in
+a column meets no condition on it.
 """
 
 import csv
@@ -38,7 +38,7 @@ TEXTS = ("strategy", "fidelity")
 LABELS = ("candidate", "strategy", "uniform", "fidelity")
 """Columns that name a candidate."""
 MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_BITS)
-"""Columns that come first, where they are there."""
+"""Columns that come first, if the table has them."""
 
 MARGINS = {QUALITY: QUALITY_CI95, DROP: DROP_CI95}
 """Columns that the terminal shows with the half width of their confidence interval."""
@@ -51,10 +51,10 @@ class Condition:
     column: str
     operator: str
     value: float | str
-    """A name for a column in `TEXTS`, else a number; `uniform` counts as 0 or 1."""
+    """A name if the column is in `TEXTS`, otherwise a number. `uniform` is 0 or 1."""
 
     def __str__(self) -> str:
-        """The condition as it is written on the command line."""
+        """Return the condition as it is written on the command line."""
         value = self.value if isinstance(self.value, str) else f"{self.value:.10g}"
         return f"{self.column}{self.operator}{value}"
 
@@ -71,7 +71,7 @@ def parse_condition(text: str) -> Condition:
     """Read a condition such as `size_bytes<=120000`, `latency_ms[ethos-u55-128]<8` or `strategy!=uniform`; `=` means `==`.
 
     Raises:
-        UserError: not of the form column, operator, value; or the value is not of the column's kind.
+        UserError: the text does not have the form column, operator, value; or the value does not suit the column.
     """
     match = _CONDITION.fullmatch(text)
     if match is None:
@@ -97,7 +97,7 @@ def parse_order(text: str) -> Order:
     """Read `COLUMN` or `COLUMN:desc`.
 
     Raises:
-        UserError: something else behind the colon.
+        UserError: something other than `desc` follows the colon.
     """
     column, colon, direction = text.partition(":")
     if not column or (colon and direction not in ("asc", "desc")):
@@ -106,20 +106,20 @@ def parse_order(text: str) -> Order:
 
 
 def column_names(table: CandidateTable) -> tuple[str, ...]:
-    """Every column of a table: labels, then quality and size, then the others by name, then the width of every site."""
+    """List the columns of a table: labels, then quality and size, then the others by name, then the width of every site."""
     return (*named_columns(table), *(bits_column(site) for site in table.sites))
 
 
 def bits_column(site: str) -> str:
-    """The column that holds the width of a site."""
+    """Return the name of the column that holds the width of a site."""
     return f"bits[{site}]"
 
 
 def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
-    """[N] values of a column.
+    """Return the values [N] of a column.
 
     Raises:
-        UserError: no such column; lists those there are.
+        UserError: no such column; the message lists the existing ones.
     """
     labels: dict[str, npt.NDArray[Any]] = {
         "candidate": table.candidate,
@@ -144,10 +144,10 @@ def query(
     *,
     only_front: bool = True,
 ) -> CandidateTable:
-    """The candidates that meet every condition, of these the non-dominated ones, in order.
+    """Select the candidates that meet every condition, keep the non-dominated ones among them, and sort.
 
-    Without an order the smallest comes first. Sorting is stable, and a candidate with no value in the column
-    comes last. A search that has scored nothing yet answers every question with nothing.
+    Without an order the smallest comes first. Sorting is stable, and a candidate with no value in the column comes last. A
+    search that has scored nothing yet gives an empty table.
 
     Raises:
         UserError: a column that the table lacks.
@@ -168,7 +168,7 @@ def query(
 
 
 def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
-    """[N] which candidates are non-dominated in the search's objectives."""
+    """Mark [N] the candidates that are non-dominated in the search's objectives."""
     if len(table) == 0:
         return np.zeros(0, dtype=np.bool_)
     values = np.stack([column_values(table, objective.column) for objective in table.objectives], axis=1)
@@ -176,13 +176,13 @@ def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
 
 
 def to_json(table: CandidateTable) -> str:
-    """A JSON list with one object per candidate; a missing value is null. Numbers are exact."""
+    """Write a JSON list with one object per candidate. A missing value is null; numbers are exact."""
     names = column_names(table)
     return json.dumps([dict(zip(names, row, strict=True)) for row in rows(table, names)], indent=2)
 
 
 def to_csv(table: CandidateTable) -> str:
-    """CSV with a header; a missing value is empty. Numbers are exact."""
+    """Write CSV with a header. A missing value is empty; numbers are exact."""
     names = column_names(table)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -192,19 +192,19 @@ def to_csv(table: CandidateTable) -> str:
 
 
 def named_columns(table: CandidateTable) -> tuple[str, ...]:
-    """Every column but the widths of the sites."""
+    """List every column except the widths of the sites."""
     main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
     return (*main, *sorted(table.columns.keys() - set(main)))
 
 
 def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """[N] where a column has no value."""
+    """Mark [N] the rows in which a column has no value."""
     missing: npt.NDArray[np.bool_] = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
     return missing
 
 
 def rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Rows of plain Python values; None for NaN, and whole numbers as integers."""
+    """Convert a table to rows of plain Python values, with None for NaN and integers for whole numbers."""
     return list(zip(*(_plain(name, column_values(table, name).tolist()) for name in names), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What a cheap fidelity says of a dear one: rank correlations between the rungs of a search."""
+"""How well a cheap fidelity predicts an expensive one: rank correlations between the rungs of a search."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +12,7 @@ from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import REFERENCE, Scored, read_record
 
 _FEWEST = 4
-"""Candidates below which a rank correlation says nothing."""
+"""With fewer candidates than this, a rank correlation says nothing."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class RungCorrelation:
 
     Attributes:
         below: the cheaper fidelity.
-        above: the dearer one.
-        spearman: rank correlation of quality over the candidates that both scored; NaN for fewer than four, or equal qualities.
-        candidates: how many both scored.
+        above: the more expensive one.
+        spearman: rank correlation of quality over the candidates scored at both; NaN if these are fewer than four or have equal
+            qualities.
+        candidates: number of candidates scored at both.
     """
 
     below: Fidelity
@@ -32,13 +33,13 @@ class RungCorrelation:
     candidates: int
 
     def __str__(self) -> str:
-        """One line for the user."""
+        """Describe the correlation in one line."""
         figure = "too few to rank" if np.isnan(self.spearman) else f"rank correlation {self.spearman:.2f}"
         return f"{self.below.value} to {self.above.value}: {figure} over {self.candidates} candidates"
 
 
 def rung_correlations(folder: Path) -> list[RungCorrelation]:
-    """Between each fidelity of a search and the next higher one it used.
+    """Correlate each fidelity of a search with the next higher one that it used.
 
     Raises:
         UserError: no record in the folder, or a damaged one.

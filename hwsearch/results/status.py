@@ -1,4 +1,4 @@
-"""Where a search stands, from its record, its lock and what its drivers say; also while one of them writes."""
+"""The state of a search, read from its record, its lock and the journal of its drivers, even while a driver writes."""
 
 import re
 from collections import Counter
@@ -30,12 +30,12 @@ from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import open_run
 
 RECENT_SECONDS = 300.0
-"""What counts as recent, where enough was finished meanwhile."""
+"""The last so many seconds count as recent, if enough candidates finished in them."""
 RECENT_LEAST = 10
-"""Finished candidates below which one looks farther back."""
+"""With fewer finished candidates than this, recent times reach farther back."""
 
 THIS_PROCESS = "this process"
-"""A driver that looks at its own search."""
+"""Name of the driver when it reads the status of its own search."""
 
 CURVE_POINTS = 40
 """Points of the hypervolume's curve, evenly spaced in candidates scored."""
@@ -43,33 +43,33 @@ CURVE_POINTS = 40
 
 @dataclass(frozen=True)
 class VolumePoint:
-    """The hypervolume when so many candidates were scored."""
+    """The hypervolume after a number of scored candidates."""
 
     candidates: int
     seconds: float
-    """That drivers worked until then: `WorkingTime`."""
+    """Time that drivers had worked until then: see `WorkingTime`."""
     hypervolume: float
-    """In the product of the objectives' units, against the worst of each; of candidates within the limits."""
+    """In the product of the objectives' units, against the worst value of each, over the candidates within the limits."""
 
 
 @dataclass(frozen=True)
 class RungStatus:
-    """The candidates at one fidelity, the reference not among them."""
+    """The candidates at one fidelity, without the reference."""
 
     fidelity: Fidelity
     scored: int
     failed: int
     in_flight: int | None
-    """Asked and not settled; None above the first rung, where the record does not tell."""
+    """Candidates asked for and not finished; None above the first rung, for which the record does not say."""
     wanted: int
-    """Candidates that are to be scored."""
+    """Number of candidates to be scored."""
     final: bool
-    """Whether so many it will be; of a rung above one that is not done yet it is the most there can be."""
+    """Whether `wanted` is final. Until the rung below is done, it is only an upper bound."""
     curve: tuple[VolumePoint, ...]
 
     @property
     def left(self) -> int:
-        """Candidates still to be scored; only at the first rung another one takes the place of one that failed."""
+        """Number of candidates still to be scored. Only at the first rung does another candidate replace one that failed."""
         return self.wanted - self.scored - (self.failed if self.in_flight is None else 0)
 
 
@@ -85,10 +85,10 @@ class WorkerStatus:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why candidates failed; reasons that differ in numbers alone count as one."""
+    """A reason why candidates failed. Reasons that differ only in numbers count as one."""
 
     reason: str
-    """As the last of them has it."""
+    """The wording of the last such failure."""
     count: int
 
 
@@ -109,64 +109,64 @@ class SearchStatus:
 
     name: str
     taken: datetime
-    """When this was so, UTC."""
+    """When the status was taken, UTC."""
     driver: LockHolder | None
     """None: no driver is running."""
     step: StepNews | None
-    """What it does; None: no driver is running, or it does not say."""
+    """The step that the driver is at; None: no driver is running, or it does not say."""
     last_end: Ended | None
-    """How the last driver ended; None: one is running, or it was of a version that does not say."""
+    """How the last driver ended; None: one is running, or the last one had a version that does not say."""
     rungs: tuple[RungStatus, ...]
-    """Those of the experiment in rising fidelity."""
+    """The rungs of the experiment, in rising fidelity."""
     fidelity: Fidelity
-    """The rung at which anything was finished last."""
+    """The rung at which a candidate last finished."""
     reasons: tuple[Reason, ...]
     """The most frequent first."""
     per_second: float | None
     """Candidates finished at any fidelity while drivers worked (`WorkingTime`), until the last one finished."""
     recent_per_second: float | None
-    """The same at the present rung over the last minutes; where no driver runs, the last before it ended."""
+    """The same at the present rung over the last minutes; if no driver is running, over the last minutes before the end."""
     remaining_seconds: float | None
-    """To the end of the present rung at the recent rate, promotions behind it not included; to the end of `search.hours` where
-    that comes first. 0: nothing is left of the rung, or the same command would stop again at once."""
+    """Time to the end of the present rung at the recent rate, without later promotions, or to the end of `search.hours` if that
+    comes first. 0: the rung is done, or the same command would stop again at once."""
     hours_left_seconds: float | None
-    """To the end of `search.hours`; None: no driver is running, or it has no such limit."""
+    """Time to the end of `search.hours`; None: no driver is running, or it has no such limit."""
     workers: tuple[WorkerStatus, ...]
-    """The one seen last first."""
+    """Workers, the one seen last first."""
     notable: tuple[Notable, ...]
-    """The best within the limits at the highest fidelity."""
+    """The best candidates within the limits at the highest fidelity."""
     record: Path
     log: Path | None
 
     @property
     def present(self) -> RungStatus:
-        """The rung that is being scored, or was last."""
+        """The rung that is being scored, or was scored last."""
         return next((rung for rung in self.rungs if rung.fidelity is self.fidelity), self.rungs[0])
 
 
 class Tally:
-    """What a record comes to so far, event by event."""
+    """Counts the events of a record, one by one."""
 
     def __init__(self, header: Header | None, experiment: Experiment) -> None:
-        """Start from nothing entered; without a header the search has not begun yet."""
+        """Start without events. Without a header, the search has not begun yet."""
         self._name = experiment.name if header is None else header.name
         self._columns = objectives_of(experiment.search.objectives) if header is None else header.objectives
         self._experiment = experiment
         self._header = header
         self._first = first_fidelity(experiment)
         self._entered: list[datetime] = []
-        """When anything was asked or finished."""
+        """Times at which a candidate was asked for or finished."""
         self._asked = 0
         self._scored: dict[Fidelity, list[Scored]] = {}
         self._times: dict[Fidelity, list[datetime]] = {}
-        """When anything was finished, the reference among them."""
+        """Times at which a candidate finished, including the reference."""
         self._last = self._first
-        """Fidelity of what was finished last."""
+        """Fidelity of the candidate that finished last."""
         self._failed: Counter[Fidelity] = Counter()
         self._reasons: Counter[str] = Counter()
         self._latest_reason: dict[str, str] = {}
         self._workers: dict[str, tuple[int, float, datetime]] = {}
-        """Finished candidates, seconds in all, and when last."""
+        """Of each worker: finished candidates, their seconds in all, and the time of the last."""
         self._reference: dict[Fidelity, float] = {}
 
     def add(self, event: Event) -> None:
@@ -192,13 +192,13 @@ class Tally:
             self._scored.setdefault(event.fidelity, []).append(event)
 
     def status(self, folder: Path, driver: LockHolder | None, taken: datetime, sessions: Sequence[Session] = ()) -> SearchStatus:
-        """Where the search stands at a moment.
+        """Return the state of the search at a moment.
 
         Args:
             folder: of the run.
-            driver: who holds it.
+            driver: the driver that holds it.
             taken: the moment.
-            sessions: drivers so far, as far as they are known; if one is running and has said so, it is the last one.
+            sessions: the known drivers so far, in order. A running one that has made itself known is the last.
         """
         log = folder / LOG_FILE
         current = sessions[-1] if driver is not None and sessions and _is_of(sessions[-1], driver) else None
@@ -231,7 +231,7 @@ class Tally:
         return replace(status, recent_per_second=rate, remaining_seconds=left)
 
     def _scoring_since(self, driver: LockHolder, current: Session | None) -> datetime | None:
-        """When the running driver came to candidates; None: it has not, yet."""
+        """Return when the running driver reached the candidates; None: it has not, yet."""
         if current is not None:
             return current.scoring
         return min((time for time in self._entered if time >= driver.since), default=None)
@@ -245,14 +245,15 @@ class Tally:
         return max(0.0, 3600 * hours - used)
 
     def _recent_rate(self, work: WorkingTime, fidelity: Fidelity, taken: datetime, since: datetime | None) -> float | None:
-        """Candidates per second of a rung at the moment `taken`.
+        """Compute the candidates per second of a rung at the moment `taken`.
 
-        `since` is when the driver that runs came to candidates. Where none runs, the rate is that at the end of the last one.
+        `since` is the time when the running driver reached the candidates. If none is running, the rate is that of the last
+        driver at its end.
         """
         times = self._times.get(fidelity, [])
         if not times:
             return None
-        # Rungs follow one another: what came before the present one says nothing of its pace.
+        # Rungs follow one another: earlier ones say nothing about the pace of the present one.
         starts = [self._entered[0], *(other[-1] for name, other in self._times.items() if name is not fidelity)]
         worked = [work.seconds(time) for time in times]
         begin = max(map(work.seconds, starts if since is None else [*starts, since]))
@@ -260,7 +261,7 @@ class Tally:
 
     @cached_property
     def _always_promoted(self) -> int:
-        """Candidates that go on to every rung, if all of them are scored."""
+        """Number of candidates that go on to every rung, if all of them are scored."""
         if self._header is None:
             space = build_space(self._experiment.search, untrained_sites(self._experiment))
         else:
@@ -274,7 +275,7 @@ class Tally:
             if promotion.fidelity is self._first:
                 continue
             below = rungs[-1]
-            # Rungs follow one another, also where a budget ended one of them early.
+            # Rungs follow one another, even if a budget ended one of them early.
             final = below.left <= 0 or list(Fidelity).index(self._last) >= list(Fidelity).index(promotion.fidelity)
             wanted = min(promotion.keep + self._always_promoted, below.wanted)
             if final:
@@ -331,13 +332,13 @@ class Tally:
 
 
 def read_status(folder: Path) -> SearchStatus:
-    """Where the search of a run folder stands now; changes nothing there.
+    """Read the state of the search in a run folder; change nothing there.
 
     Raises:
-        UserError: not a run folder, no search has begun there, or its record is damaged.
+        UserError: the folder is no run folder, no search has begun there, or its record is damaged.
     """
     experiment = open_run(folder)
-    # In this order: a driver that ends says so before it lets go of the folder.
+    # The order matters: a driver writes that it ends before it releases the folder.
     driver = lock_holder(folder)
     sessions = read_sessions(folder)
     begun = has_begun(folder) or not (driver or sessions)
@@ -346,7 +347,7 @@ def read_status(folder: Path) -> SearchStatus:
 
 
 def read_tally(folder: Path, experiment: Experiment) -> Tally:
-    """What the record of a run folder comes to.
+    """Count the events in the record of a run folder.
 
     Raises:
         UserError: no record, or a damaged one.
@@ -359,30 +360,30 @@ def read_tally(folder: Path, experiment: Experiment) -> Tally:
 
 
 def quarters(count: int) -> tuple[int, int, int, int]:
-    """How many candidates were scored at 25, 50, 75 and 100 % of a count of at least one."""
+    """Return 25, 50, 75 and 100 % of a count of at least one, as numbers of candidates."""
     first, second, third = (max(1, round(count * share)) for share in (0.25, 0.5, 0.75))
     return first, second, third, count
 
 
 def recent_rate(times: Sequence[float], now: float, since: float) -> float | None:
-    """Candidates finished per second over the last minutes; over the last few candidates where those took longer.
+    """Compute the candidates finished per second over the last minutes, or over the last few candidates if they took longer.
 
     Args:
         times: when each was finished, rising, in seconds of working time.
         now: end of the time looked at.
-        since: when the driver or the rung began; what was finished before does not count.
+        since: when the driver or the rung began; candidates that finished earlier do not count.
     """
     start = max(since, now - RECENT_SECONDS)
     if sum(time > start for time in times) < RECENT_LEAST:
-        # From the candidate before the last few on, or all that this driver has finished.
+        # From the candidate before the last few, or from the first of this driver.
         start = max(since, min(start, times[-RECENT_LEAST - 1])) if len(times) > RECENT_LEAST else since
     return _rate(sum(time > start for time in times), now - start)
 
 
 def remaining_seconds(rung: RungStatus, rate: float | None, hours_left: float | None, last_end: Ended | None) -> float | None:
-    """Time to the end of a rung at a rate, or to the end of the hours that a running driver may take; None if unknown.
+    """Compute the time to the end of a rung at a rate, or to the end of the running driver's hours; None if unknown.
 
-    None is left where the last driver ended for a reason that ends the next one at once.
+    It is 0 if the last driver ended for a reason that would end the next one at once.
     """
     if rung.left <= 0 or (last_end is not None and last_end.how in {How.STALLED, How.EXHAUSTED}):
         return 0.0
@@ -393,7 +394,7 @@ def remaining_seconds(rung: RungStatus, rate: float | None, hours_left: float | 
 
 
 def to_json(status: SearchStatus) -> dict[str, Any]:
-    """The status as JSON: times in ISO 8601, paths and fidelities as text."""
+    """Convert a status to JSON values: times in ISO 8601, paths and fidelities as text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -416,11 +417,11 @@ def _rate(count: int, seconds: float) -> float | None:
 
 
 def _is_of(session: Session, driver: LockHolder) -> bool:
-    """Whether the last driver that has said anything is the one that holds the folder, and not one that was killed before."""
+    """Whether the session of the last known driver belongs to the driver that holds the folder, not to one killed earlier."""
     return session.ended is None and driver.process in {session.process, "unknown", THIS_PROCESS}
 
 
 def _end_of(session: Session, entered: Sequence[datetime]) -> Ended:
-    """How a driver ended that does not run any more."""
+    """Return how a driver ended that is no longer running."""
     last = max([session.last_seen, *entered[-1:]])
     return session.ended or Ended(how=How.KILLED, reason="it was killed, or its machine went down", time=last)

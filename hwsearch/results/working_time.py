@@ -1,4 +1,4 @@
-"""The time that a search was worked at: that of its drivers, without the pauses between them."""
+"""The working time of a search: the time of its drivers, without the pauses between them."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -7,25 +7,26 @@ from itertools import pairwise
 
 
 class WorkingTime:
-    """Each driver's time runs from when it came to candidates to its last entry in the record, the last one's goes on.
+    """The sum of all drivers' times.
 
-    What was entered before the first driver that is known counts as of one driver, from the first entry on.
+    A driver's time runs from the moment it reached the candidates to its last entry in the record. The last driver's time goes
+    on. Entries from before the first known driver count as one more driver, whose time begins at the first entry.
     """
 
     def __init__(self, starts: Sequence[datetime], entries: Sequence[datetime]) -> None:
-        """Take in when drivers came to candidates and when something was entered, both rising; at least one of them is given."""
+        """Take the times when drivers reached the candidates, and the times of entries. Both rise, and at most one is empty."""
         if entries and (not starts or entries[0] < starts[0]):
             starts = [entries[0], *starts]
         self._starts = list(starts)
         self._before = [timedelta()]
-        """Worked before each driver."""
+        """Time worked before each driver."""
         for start, following in pairwise(starts):
             last = bisect_left(entries, following) - 1
             worked = max(timedelta(), entries[last] - start) if last >= 0 else timedelta()
             self._before.append(self._before[-1] + worked)
 
     def seconds(self, moment: datetime) -> float:
-        """Worked until a moment."""
+        """Return the seconds worked until a moment."""
         number = bisect_right(self._starts, moment) - 1
         if number < 0:
             return 0.0

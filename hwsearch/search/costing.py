@@ -22,11 +22,11 @@ from hwsearch.separator.separator import build_front_end
 from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
 
 _KEPT = 16
-"""Workloads that a process keeps."""
+"""Number of workloads that a process keeps in its cache."""
 
 
 def experiment_workload(experiment: Experiment) -> Workload:
-    """The layer shapes of one inference: of `search.utterance_seconds`, or of one frame where `search.streaming` is on."""
+    """Return the layer shapes of one inference: over `search.utterance_seconds`, or over one frame with `search.streaming`."""
     rate = experiment.data.sample_rate
     front_end = build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], rate)
     frames = front_end.frames(round(experiment.search.utterance_seconds * rate))
@@ -41,15 +41,15 @@ def _workload(network: UntrainedNetwork, frames: int, frame_seconds: float, *, p
 
 
 def inner_weight_sites(workload: Workload) -> tuple[str, ...]:
-    """Weight sites but for those of the first and the last layer, which papers leave out of the average width of a TCN.
+    """Return the weight sites between the first and the last layer. Papers leave these two out of the average width of a TCN.
 
-    All of them where there are no others.
+    A network that has only these two layers gives all its weight sites.
     """
     return workload.weight_sites[1:-1] or workload.weight_sites
 
 
 def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, CostTable]:
-    """Cost tables by the target's name.
+    """Compile the cost table of each target, by the target's name.
 
     Raises:
         UserError: an unknown target or a wrong target file.
@@ -65,7 +65,7 @@ def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, Cos
 
 
 def target_digests(experiment: Experiment) -> dict[str, str]:
-    """Hash of what each target file says, by the target's name.
+    """Hash the content of each target file, by the target's name.
 
     Raises:
         UserError: an unknown target or a wrong target file.
@@ -78,9 +78,11 @@ def target_digests(experiment: Experiment) -> dict[str, str]:
 
 
 def make_cost(experiment: Experiment) -> Cost:
-    """A function from allocations to `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target,
-    `latency_ms[target]` and the other `CostTable.metrics`, and `fits[target]`: 1 where weights and activations are within the
-    memory that the target states for them, else 0.
+    """Make the function that computes the costs of allocations.
+
+    It gives `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target, `latency_ms[target]`, the other
+    `CostTable.metrics` and `fits[target]`. `fits` is 1 if weights and activations fit into the memory that the target states for
+    them, else 0.
 
     A target that cannot run an allocation at all (floating point on an integer machine) gives NaN.
 

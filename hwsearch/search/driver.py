@@ -1,9 +1,9 @@
 """The driver: asks proposers, keeps the workers busy, writes the record, and promotes candidates to higher fidelities.
 
-Everything it knows follows from the record, so it can be killed at any instant and run again: what was asked
-and not scored is submitted again under its number, nothing is scored twice, and with results in the same
-order the search goes on as if it had never been interrupted. Where trainings start from the nearest one that
-has finished, whose that is depends on that order too.
+Everything that the driver knows follows from the record, so it can be killed at any instant and run again. Candidates that were
+asked for but not scored are submitted again under their numbers; none is scored twice. If results arrive in the same order, the
+search goes on as if it had never been interrupted. With warm starts, that order also decides which training another one starts
+from.
 """
 
 import time
@@ -46,8 +46,8 @@ Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
 Scorers = Executor[ScoringJob, Mapping[str, float]]
 
 MOST_AT_ONCE = 64
-"""Candidates that are charged at once, and outcomes that are settled at once, where so many are there: how many workers a driver
-keeps busy is decided by what it does for each candidate by itself."""
+"""The most candidates whose costs are computed together, and the most outcomes that are recorded together. The time that the
+driver spends on each candidate limits how many workers it keeps busy; batches shorten it."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,15 @@ def run_search(
     storage: StorageAddress | None = None,
     lock: FolderLock | None = None,
 ) -> SearchSummary:
-    """Search until `experiment.search.trials` distinct candidates are scored, another budget ends, or nobody proposes more;
-    then promote.
+    """Search, then promote the best candidates.
 
-    The full-precision network is scored first, as candidate 0 outside the count. Then come the seeds, then the proposer. Each of
-    `search.promotions` then scores its share of the rung below again, and full precision with it. Ctrl-C ends the search
-    cleanly; calling this again with the same folder continues it. An experiment that differs only in its budgets
-    (`search.trials`, `search.hours`, `search.stall_candidates`), `search.promotions`, `search.max_attempts`, `workers`,
+    The search ends when `experiment.search.trials` distinct candidates are scored, when another budget is spent, or when no
+    proposer has more to propose.
+
+    The full-precision network is scored first, as candidate 0, which does not count. Then come the seeds, then what the proposer
+    proposes. Each of `search.promotions` then scores the best candidates of the rung below again, together with full precision.
+    Ctrl-C ends the search cleanly; calling this again with the same folder continues it. An experiment that differs only in its
+    budgets (`search.trials`, `search.hours`, `search.stall_candidates`), `search.promotions`, `search.max_attempts`, `workers`,
     `export` or `evaluation` continues it too. `search.hours` ends the promotions as well.
 
     Args:
@@ -93,9 +95,9 @@ def run_search(
         executor: scores candidates; gives metrics by column name.
         plan: the seeds, and who proposes behind them.
         progress: called once at the start of each rung, and after every finished candidate.
-        elapsed: seconds since the run began whose `search.hours` count; by default since this call.
-        storage: where a shared study of everything finished is kept, too.
-        lock: of the folder, where the caller has it.
+        elapsed: seconds of `search.hours` that are spent; by default the time since this call.
+        storage: a shared study that every finished candidate is also written to.
+        lock: of the folder, if the caller holds it already.
 
     Raises:
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
@@ -104,7 +106,7 @@ def run_search(
     experiment, folder, proposer = task.experiment, task.folder, plan.proposer
     header = search_header(experiment, task.space, task.provenance)
     proposers: list[Proposer] = [SeedProposer(plan.seeds), *([] if proposer is None else [proposer])]
-    # Seeds alone may stop growing; where somebody proposes behind them, they are scored in any case.
+    # Seeds may stall if no proposer follows; otherwise all of them are scored first.
     budgets = Budgets(experiment.search, header.objectives, 0 if proposer is None else len(plan.seeds), elapsed or _clock())
     with Record(folder, header, lock) as record:
         search = _Search(experiment, task.space, record, proposers, folder, budgets)
@@ -122,7 +124,7 @@ def run_search(
 
 
 class _Search:
-    """A search under way: what is known of it, what is in flight, and everybody who hears of what was finished."""
+    """A running search: its known candidates, those in flight, and the listeners that hear of each finished one."""
 
     def __init__(
         self,
@@ -156,11 +158,11 @@ class _Search:
         self._publisher: Publisher | None = None
 
     def replay(self) -> None:
-        """Take in the record as it is, and write the mirror anew."""
+        """Read the record that is there, and write the mirror anew."""
         self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, self._replayed())
 
     def publish(self, storage: StorageAddress) -> None:
-        """Begin to publish the record, and go on with what is finished from now on."""
+        """Publish the record to the shared study, and from now on every candidate that finishes."""
         from hwsearch.search.studies.publisher import Publisher
 
         self._publisher = Publisher(storage, self._folder)
@@ -188,7 +190,7 @@ class _Search:
             below = rung
 
     def close_published(self) -> "Published | None":
-        """Bring the shared study up to date, if there is one and its storage takes anything; Ctrl-C leaves it as it is."""
+        """Bring the shared study up to date, if there is one and its storage answers; Ctrl-C leaves the study as it is."""
         if self._publisher is None:
             return None
         finished = sum(sum(self._known.counts(rung)) for rung in self._known.rungs)
@@ -198,7 +200,7 @@ class _Search:
             return self._publisher.abandon(finished)
 
     def summary(self, *, interrupted: bool, published: "Published | None") -> SearchSummary:
-        """How it ended."""
+        """Return how the search ended."""
         first, *higher = self._known.rungs
         scored, failed = self._known.counts(first)
         return SearchSummary(
@@ -214,7 +216,7 @@ class _Search:
         )
 
     def _replayed(self) -> Iterator[Finished]:
-        """Take in the record, entry by entry; gives what was finished, the reference not among it."""
+        """Read the record, entry by entry; yield each finished candidate except the reference."""
         _, events = read_record(self._folder)
         for event in events:
             checkpoint()
@@ -226,13 +228,13 @@ class _Search:
                 yield event, candidate.point
 
     def _out_of_time(self) -> bool:
-        """Whether nothing may be begun any more; asked only where something is left to begin."""
+        """Whether the hours are over, so that no candidate may start. Call it only if a candidate is left to start."""
         reason = self._budgets.out_of_time()
         self._stopped = reason or self._stopped
         return reason is not None
 
     def _has_stalled(self) -> bool:
-        """Whether no more candidates are worth asking for."""
+        """Whether the hypervolume has stalled, so that more candidates are not worth asking for."""
         self._stopped = self._budgets.stalled()
         return self._stopped is not None
 
@@ -245,7 +247,7 @@ class _Search:
         progress: Callable[[SearchProgress], None],
         total: int,
     ) -> None:
-        """Score what `next_number` gives until it gives no more; `total` in all."""
+        """Score the candidates that `next_number` gives until it gives None; they are `total` in all."""
         start, before = time.perf_counter(), len(self._known.finished(rung))
 
         def report(latest: Scored | Failed | None = None) -> None:
@@ -253,7 +255,7 @@ class _Search:
             scored, failed = self._known.counts(rung)
             done = len(self._known.finished(rung)) - before
             rate = done / seconds if seconds > 0 else 0.0
-            # Only at the first rung another one takes the place of one that failed.
+            # Only at the first rung does another candidate replace one that failed.
             left = total - scored - (0 if rung is self._known.first else failed)
             remaining = 0.0 if left <= 0 else left / rate if done else None
             progress(SearchProgress(rung, scored, failed, total, seconds, rate, remaining, len(self._in_flight), latest))
@@ -276,7 +278,7 @@ class _Search:
                 raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
     def _next_number(self, backlog: deque[int]) -> int | None:
-        """The next candidate to submit, first those an earlier driver left; None if none is due."""
+        """Return the next candidate to submit, first those that an earlier driver left; None if none is due."""
         if not self._known.asked:
             return self._ask(None, REFERENCE_STRATEGY, {})
         if backlog and backlog[0] == REFERENCE:
@@ -284,13 +286,13 @@ class _Search:
         expected = self._known.counts(self._known.first)[0] + len(self._in_flight) - (REFERENCE in self._in_flight)
         if expected >= self._trials or self._out_of_time():
             return None
-        # What was in flight when an earlier driver was killed comes to its end, as it would have.
+        # Candidates that were in flight when an earlier driver was killed are finished first.
         if backlog:
             return backlog.popleft()
         return None if self._has_stalled() else self._propose()
 
     def _propose(self) -> int | None:
-        """A new candidate; None if the space is exhausted or nobody proposes more."""
+        """Return a new candidate; None if the space is exhausted or no proposer has more."""
         if len(self._known.points) >= self._space.size:
             return None
         rng = np.random.default_rng([self._experiment.seed, self._known.asked])
@@ -298,14 +300,14 @@ class _Search:
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
-        """Put a new candidate down in the record; its number."""
+        """Write a new candidate to the record, and return its number."""
         event = Asked(candidate=self._known.asked, strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)
         self._take_in_asked(event)
         return event.candidate
 
     def _begin(self, number: int, rung: Fidelity) -> ScoringJob:
-        """The job of a candidate, which is in flight from now on."""
+        """Return the job of a candidate, which counts as in flight from now on."""
         allocation, strategy = self._known.allocation(number), self._known.candidate(number).strategy
         if not rung.trained or number == REFERENCE:
             self._in_flight[number] = InFlight(number, strategy, allocation, rung)
@@ -316,7 +318,7 @@ class _Search:
         return job
 
     def _settle(self, outcomes: Sequence[Outcome[Mapping[str, float]]], cost: Cost) -> Iterator[Scored | Failed]:
-        """Record what became of candidates, then tell proposers and mirrors of one after another.
+        """Record the outcomes of candidates, then tell proposers and mirrors of each in turn.
 
         Raises:
             UserError: the full-precision network could not be scored.
@@ -333,7 +335,7 @@ class _Search:
             yield event
 
     def _charge(self, number: int, cost: Cost) -> Charged:
-        """Costs of a candidate; those of others in flight come with it, because many take as long as one."""
+        """Return the costs of a candidate. Those of others in flight are computed with it, because many take as long as one."""
         if number not in self._charged:
             others = (other for other in sorted(self._in_flight) if other != number and other not in self._charged)
             numbers = [number, *islice(others, MOST_AT_ONCE - 1)]
@@ -343,7 +345,7 @@ class _Search:
         return self._charged[number]
 
     def _settled(self, outcome: Outcome[Mapping[str, float]], costs: Charged) -> Scored | Failed:
-        # Full precision need not run on the targets: only its quality is compared with.
+        # Full precision need not run on the targets: only its quality is used, as the reference.
         wanted = self._objectives if outcome.key != REFERENCE else self._objectives[:1]
         event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._experiment.seed, self._versions)
         if isinstance(event, Failed) and event.candidate == REFERENCE:
@@ -359,7 +361,7 @@ class _Search:
                 proposer.asked(candidate)
 
     def _take_in(self, event: Scored | Failed) -> Result:
-        """Remember what became of a candidate; what proposers and budgets look at is the first fidelity."""
+        """Remember the result of a candidate. Proposers and budgets hear only of the first fidelity."""
         result = self._known.finish(event)
         if isinstance(event, Scored):
             self._trained.note(event)
@@ -378,6 +380,6 @@ class _Search:
 
 
 def _clock() -> Callable[[], float]:
-    """Seconds since this call."""
+    """Return a function that gives the seconds since this call."""
     start = time.monotonic()
     return lambda: time.monotonic() - start

@@ -1,7 +1,7 @@
-"""The drivers of a run folder: when each began, which step it came to, and how it ended, also before there is a record.
+"""The drivers of a run folder: when each began, which step it reached, and how it ended, even if it wrote no record.
 
-They stand in a journal (`hwsearch.files.journal`) without seals, written by whoever holds the folder. A kill leaves no last line:
-a driver that does not hold the folder any more and has not said how it ended was killed.
+They stand in a journal (`hwsearch.files.journal`) without seals, written by the driver that holds the folder. A killed driver
+leaves no last line. So a driver that no longer holds the folder and has not said how it ended was killed.
 """
 
 import os
@@ -32,7 +32,7 @@ INTERRUPTED = "interrupted by Ctrl-C or SIGTERM"
 
 
 class Step(StrEnum):
-    """What a driver does, in this order; what is there already takes no time."""
+    """The steps of a driver, in order. A step whose result exists takes no time."""
 
     DATA = "rooms and mixtures"
     BASE = "training of the base"
@@ -49,14 +49,14 @@ class How(StrEnum):
 
     FINISHED = "finished"
     EXHAUSTED = "exhausted"
-    """Nobody proposed any more."""
+    """No proposer had more to propose."""
     HOURS = "hours"
     STALLED = "stalled"
     INTERRUPTED = "interrupted"
     """Ctrl-C or SIGTERM ended it."""
     ERROR = "error"
     KILLED = "killed"
-    """Without a word: by a signal, or with its machine."""
+    """It left no last line: a signal killed it, or its machine went down."""
 
 
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
@@ -99,32 +99,32 @@ class StepNews:
     step: Step
     since: datetime
     done: int | None
-    """None where nothing is counted, or the record says it."""
+    """None if the step counts nothing, or if the record has the count."""
     total: int | None
 
 
 @dataclass(frozen=True)
 class Session:
-    """A driver, from its begin to its end."""
+    """The life of one driver, from its start to its end."""
 
     process: str
     """As `LockHolder.process`."""
     began: datetime
     last_seen: datetime
-    """When it wrote here last."""
+    """When it last wrote to this journal."""
     searching: datetime | None = None
-    """Since when `search.hours` counted; None: it did not come so far."""
+    """When `search.hours` began to count; None: it did not get so far."""
     scoring: datetime | None = None
-    """When it came to candidates; None: it did not."""
+    """When it reached the candidates; None: it did not."""
     step: StepNews | None = None
     ended: Ended | None = None
 
 
 class DriverAccount:
-    """What a driver says of itself."""
+    """The account that a driver keeps of its own steps."""
 
     def __init__(self, journal: Journal) -> None:
-        """Say that a driver begins, which holds the folder.
+        """Write that a driver, which holds the folder, begins.
 
         Raises:
             UserError: it cannot be written.
@@ -135,7 +135,7 @@ class DriverAccount:
         self._say(_Began(process=os.getpid(), host=socket.gethostname(), time=_moment()), durably=True)
 
     def step(self, step: Step, done: int | None = None, total: int | None = None) -> None:
-        """Say which step is under way; of each, a hundred times at most.
+        """Write which step is under way, at most a hundred times for each step.
 
         Raises:
             UserError: it cannot be written.
@@ -146,7 +146,7 @@ class DriverAccount:
             self._say(_Stepped(step=step, done=done, total=total, time=_moment()))
 
     def end(self, how: How, reason: str) -> None:
-        """Say how this driver ends; only the first one counts.
+        """Write how this driver ends; only the first call counts.
 
         Raises:
             UserError: it cannot be written.
@@ -157,7 +157,7 @@ class DriverAccount:
             self._say(Ended(how=how, reason=reason, time=_moment()), durably=True)
 
     def end_of(self, summary: SearchSummary) -> None:
-        """Say how this driver's search ended."""
+        """Write how this driver's search ended."""
         self.end(*_ending(summary))
 
     def _say(self, line: BaseModel, *, durably: bool = False) -> None:
@@ -166,7 +166,7 @@ class DriverAccount:
 
 @contextmanager
 def driver_account(folder: Path) -> Iterator[DriverAccount]:
-    """Keep the account of a driver, which holds the folder; what ends it with an error is its end.
+    """Keep the account of a driver that holds the folder. An error that leaves the block is written as the driver's end.
 
     Raises:
         UserError: it cannot be written.
@@ -176,7 +176,7 @@ def driver_account(folder: Path) -> Iterator[DriverAccount]:
         try:
             yield account
         except BaseException as error:
-            with suppress(UserError):  # as on a full disk, which is then what has ended the driver
+            with suppress(UserError):  # such as on a full disk, which is then what ended the driver
                 if isinstance(error, KeyboardInterrupt):
                     account.end(How.INTERRUPTED, INTERRUPTED)
                 else:
@@ -186,7 +186,7 @@ def driver_account(folder: Path) -> Iterator[DriverAccount]:
 
 
 def read_sessions(folder: Path) -> tuple[Session, ...]:
-    """The drivers of a run folder so far, the first one first; lines that are no whole ones, or unknown ones, are left out.
+    """Read the drivers of a run folder so far, in order. Torn lines and unknown ones are left out.
 
     Raises:
         UserError: it cannot be read.

@@ -1,4 +1,4 @@
-"""One driver at a time writes to a run folder: a lock says which."""
+"""The lock of a run folder: only the driver that holds it writes there."""
 
 from pathlib import Path
 
@@ -11,10 +11,12 @@ _BUSY = "is searching here; wanted a folder of its own"
 
 
 class FolderLock(Lock):
-    """A run folder that one driver holds, from the steps before its record on, which take hours."""
+    """The lock on a run folder. A driver takes it before its first step, which may come hours before the record."""
 
     def __init__(self, folder: Path) -> None:
-        """Take it.
+        """Take the lock.
+
+
 
         Raises:
             UserError: another driver holds the folder (names its process), or it cannot be locked or written to.
@@ -23,7 +25,7 @@ class FolderLock(Lock):
 
 
 def lock_holder(folder: Path) -> LockHolder | None:
-    """Which driver is searching in a folder, if any; changes nothing there."""
+    """Return the driver that is searching in a folder, if any; change nothing there."""
     return locks.lock_holder(folder / LOCK_FILE)
 
 

@@ -1,7 +1,7 @@
 """The hypervolume of a search: how much its candidates dominate, and whether that still grows.
 
-The reference point is the worst value of each objective among the candidates themselves, so that volumes of one
-search compare with each other and with nothing else.
+The reference point is the worst value of each objective among the candidates themselves. So only volumes of one search can be
+compared.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from hwsearch.search.pareto import Values, as_losses
 
 
 def hypervolume(values: Values, directions: Sequence[Direction], reference: Sequence[float]) -> float:
-    """Volume that the points dominate within a reference point, exactly, in the product of the objectives' units.
+    """Compute the exact volume that the points dominate up to a reference point, in the product of the objectives' units.
 
     Args:
-        values: [N, K]; points that do not beat the reference in every objective add nothing, nor do those that are not finite.
+        values: [N, K]; points that are not finite, or do not beat the reference in every objective, add nothing.
         directions: K directions.
         reference: the worst corner.
     """
@@ -28,7 +28,7 @@ def hypervolume(values: Values, directions: Sequence[Direction], reference: Sequ
 
 
 def worst(values: Values, directions: Sequence[Direction]) -> list[float] | None:
-    """The worst value of each objective; None where no row is without NaN."""
+    """Return the worst value of each objective; None if every row has a NaN."""
     whole = values[~np.isnan(values).any(axis=1)]
     if not len(whole):
         return None
@@ -39,7 +39,7 @@ def worst(values: Values, directions: Sequence[Direction]) -> list[float] | None
 
 
 def volumes_at(values: Values, directions: Sequence[Direction], counts: Sequence[int]) -> list[float]:
-    """Hypervolume of the first so many rows, for each count, against the worst corner of all rows: never falls.
+    """Compute, for each count, the hypervolume of that many first rows against the worst corner of all rows. It never falls.
 
     Args:
         values: [N, K], in the order of scoring; rows with a NaN add nothing.
@@ -53,13 +53,13 @@ def volumes_at(values: Values, directions: Sequence[Direction], counts: Sequence
 
 
 def has_stalled(values: Values, directions: Sequence[Direction], window: int, growth: float) -> bool:
-    """Whether the hypervolume has grown by less than a share of what it was, over the last rows.
+    """Whether the last rows raised the hypervolume by less than a given share of itself.
 
     Args:
         values: [N, K], in the order of scoring; rows with a NaN add nothing.
         directions: K directions.
-        window: so many last rows; with fewer before them than one that dominates anything, nothing has stalled.
-        growth: the share.
+        window: number of last rows. If no row before them dominates anything, nothing has stalled.
+        growth: that share.
     """
     before, after = volumes_at(values, directions, (max(len(values) - window, 0), len(values)))
     return before > 0.0 and after - before < growth * before

@@ -1,4 +1,4 @@
-"""Which search a run folder belongs to: what its candidates and the order of its proposals depend on."""
+"""The identity of the search in a run folder: everything that its candidates and the order of its proposals depend on."""
 
 from collections.abc import Mapping
 from uuid import uuid4
@@ -11,9 +11,9 @@ from hwsearch.search.space import SearchSpace
 
 
 def search_digest(experiment: Experiment) -> str:
-    """Hash of what candidates and the order of proposals depend on, and not when the search ends or where files lie.
+    """Hash the settings that candidates and the order of proposals depend on, but not the budgets or the places of files.
 
-    Targets are left out by name: what they say belongs to the provenance.
+    Names of targets are left out: the content of their files belongs to the provenance.
     """
     content = experiment.model_dump(
         mode="json",
@@ -30,12 +30,12 @@ def search_digest(experiment: Experiment) -> str:
 
 
 def header_space(header: Header) -> SearchSpace:
-    """The space of a search that has begun."""
+    """Return the space of a search that has begun."""
     return SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
 
 
 def search_header(experiment: Experiment, space: SearchSpace, provenance: Mapping[str, str]) -> Header:
-    """The first line of the record of a search that begins now.
+    """Make the first line of the record of a search that begins now.
 
     Args:
         experiment: what is searched.

@@ -1,4 +1,4 @@
-"""What the record says of every candidate: who was asked, and what became of each at each fidelity."""
+"""Every candidate in the record, and its result at each fidelity."""
 
 import math
 from collections import Counter
@@ -20,7 +20,7 @@ class KnownCandidates:
     """Candidates by number and their results by fidelity; number 0 is full precision, which is outside the space."""
 
     def __init__(self, experiment: Experiment, space: SearchSpace, objectives: Sequence[Objective]) -> None:
-        """Start from nothing asked."""
+        """Start without candidates."""
         self._space = space
         self._objectives = objectives
         self._limits = experiment.search.limits
@@ -30,13 +30,13 @@ class KnownCandidates:
         self.first = first_fidelity(experiment)
         """The fidelity at which every candidate is scored."""
         self._rungs: dict[Fidelity, dict[int, Result | None]] = {self.first: {}}
-        """None for what failed."""
+        """None for a candidate that failed."""
         self._scored: Counter[Fidelity] = Counter()
-        """How many were scored, the reference not among them: looked at several times for each candidate."""
+        """Number of scored candidates without the reference, kept because it is read several times for each candidate."""
 
     @property
     def asked(self) -> int:
-        """How many candidates were asked, the reference among them: the number of the next one."""
+        """Number of candidates asked for, including the reference; also the number that the next one gets."""
         return len(self._candidates)
 
     @property
@@ -46,20 +46,20 @@ class KnownCandidates:
 
     @property
     def unfinished(self) -> Set[int]:
-        """Numbers of those asked and not finished at the first fidelity."""
+        """Numbers of the candidates that were asked for and are not finished at the first fidelity."""
         return self._unfinished
 
     @property
     def rungs(self) -> Sequence[Fidelity]:
-        """Fidelities that were begun, the first one first."""
+        """Fidelities that have begun, in order."""
         return tuple(self._rungs)
 
     def begin(self, rung: Fidelity) -> None:
-        """Take in that a fidelity has begun."""
+        """Remember that a fidelity has begun."""
         self._rungs.setdefault(rung, {})
 
     def ask(self, event: Asked) -> Candidate:
-        """Take in that a candidate was asked."""
+        """Remember that a candidate was asked for."""
         candidate = Candidate(event.candidate, event.point or (), event.strategy, event.state)
         self._candidates[event.candidate] = candidate
         self._unfinished.add(event.candidate)
@@ -68,7 +68,7 @@ class KnownCandidates:
         return candidate
 
     def finish(self, event: Scored | Failed) -> Result:
-        """Take in what became of a candidate at a fidelity."""
+        """Remember the result of a candidate at a fidelity."""
         candidate = self._candidates[event.candidate]
         scored = isinstance(event, Scored)
         result = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else Result(candidate, None, {})
@@ -79,21 +79,21 @@ class KnownCandidates:
         return result
 
     def candidate(self, number: int) -> Candidate:
-        """A candidate that was asked."""
+        """Return a candidate by its number."""
         return self._candidates[number]
 
     def allocation(self, number: int) -> BitAllocation:
-        """Its bit allocation."""
+        """Return the bit allocation of a candidate."""
         if number == REFERENCE:
             return self._space.full_precision
         return self._space.decode(self._candidates[number].point)
 
     def finished(self, fidelity: Fidelity) -> Set[int]:
-        """Numbers of those scored or failed at a fidelity, the reference among them."""
+        """Return the numbers of the candidates that were scored or failed at a fidelity, including the reference."""
         return self._rungs.get(fidelity, {}).keys()
 
     def counts(self, fidelity: Fidelity) -> tuple[int, int]:
-        """Candidates scored and failed at a fidelity, the reference not among them."""
+        """Count the scored and the failed candidates at a fidelity, without the reference."""
         rung, scored = self._rungs.get(fidelity, {}), self._scored[fidelity]
         return scored, len(rung) - (REFERENCE in rung) - scored
 
@@ -103,11 +103,13 @@ class KnownCandidates:
         return all(costs.get(name, math.inf) <= limit for name, limit in self._limits.items())
 
     def values(self, result: Result) -> list[float]:
-        """The objectives of a candidate that was scored."""
+        """Return the objectives of a candidate that was scored."""
         return objective_values(self._objectives, result.metrics or {}, result.costs)
 
     def promoted(self, below: Fidelity, keep: int) -> list[int]:
-        """Who is scored again, first the reference; widest first, so that narrow ones find trained neighbours to start from."""
+        """Return the candidates to score again: first the reference, then the widest, so that narrow ones find trained
+        neighbours to start from.
+        """
         scored = {
             number: result
             for number, result in self._rungs.get(below, {}).items()

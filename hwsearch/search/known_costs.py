@@ -1,4 +1,4 @@
-"""The costs that a search minimises or limits, in the forms that its parts take: exact sums, and tables to propose with."""
+"""The costs that a search minimises or limits, in the two forms that the search needs: exact sums, and tables for proposals."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
 
 _STARTS = 256
-"""Random allocations beside the uniform ones from which the least of a cost is looked for."""
+"""Number of random allocations that the search for the least cost starts from, in addition to the uniform ones."""
 
 Charge = Callable[[IntArray], FloatArray]
-"""Cost [allocations] of widths [allocations, sites of the workload]."""
+"""Computes the cost [allocations] of widths [allocations, sites of the workload]."""
 
 
 class CostBook:
@@ -43,7 +43,7 @@ class CostBook:
         self._bits = _Widths(space, self._workload)
 
     def exact(self, name: str) -> Cost:
-        """A cost as sums over the sites.
+        """Return a cost as sums over the sites.
 
         Raises:
             UserError: an unknown cost, a width that the target cannot run, or (`NotSeparableError`) a cost that is no sum.
@@ -55,7 +55,8 @@ class CostBook:
         return separable_cost(name, charge, self._workload, self._space.widths)
 
     def known(self, name: str) -> KnownCost:
-        """A cost for the posterior engine; one that is no sum is proposed with by its changes from the narrowest allocation.
+        """Return a cost for the posterior engine. A cost that is no sum is approximated by its changes from the narrowest
+        allocation.
 
         Raises:
             UserError: an unknown cost, or one of a target that does not run the narrowest allocation.
@@ -76,7 +77,7 @@ class CostBook:
         """Refuse limits that no allocation meets.
 
         Raises:
-            UserError: which, with the least that can be met; or an unknown cost.
+            UserError: no allocation meets a limit (names it, and the least that can be met), or a cost is unknown.
         """
         sums: list[Cost] = []
         for name, limit in limits.items():
@@ -97,9 +98,9 @@ class CostBook:
                 raise UserError(f"search.limits: {error}; raise it, or allow narrower widths") from None
 
     def _least_found(self, name: str) -> float:
-        """The least of a cost that is no sum, as far as descents from uniform and random allocations find it.
+        """Look for the least value of a cost that is no sum, by descents from uniform and random allocations.
 
-        One choice after another takes the width that costs least, until none changes.
+        In a descent, each choice in turn takes the width that costs least, until none changes.
         """
         charge = self._charge(name)
         shape = np.array(self._space.shape, np.int64)
@@ -122,7 +123,7 @@ class CostBook:
         return self._charges[name]
 
     def _names(self) -> str:
-        """The costs there are, in words."""
+        """List the names of all costs, in words."""
         own = ", ".join(known for known in self._charges if "[" not in known)
         if not self._targets:
             return own
@@ -131,7 +132,7 @@ class CostBook:
 
 
 class _Widths:
-    """Options of the space as widths of the workload's sites."""
+    """Converts options of the space to widths of the workload's sites."""
 
     def __init__(self, space: SearchSpace, workload: Workload) -> None:
         self._narrowest = np.zeros(len(workload.sites), np.int64)
@@ -148,7 +149,7 @@ class _Widths:
             self._widths[row, : len(widths)] = widths
 
     def __call__(self, options: OptionArray) -> IntArray:
-        """Widths [allocations, sites of the workload] of options [allocations, choices]."""
+        """Return the widths [allocations, sites of the workload] of options [allocations, choices]."""
         bits = np.repeat(self._narrowest[None], len(options), axis=0)
         bits[:, self._columns] = self._widths[np.arange(len(self._choices)), np.asarray(options, np.int64)[:, self._choices]]
         return bits
@@ -178,6 +179,6 @@ def _target_charge(table: CostTable, metric: str) -> Charge:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """`latency_ms[target]` as its metric and target; the target is empty for costs of no target."""
+    """Split `latency_ms[target]` into metric and target. The target is empty for a cost that belongs to none."""
     metric, _, rest = name.partition("[")
     return metric, rest.removesuffix("]")

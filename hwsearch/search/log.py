@@ -17,18 +17,18 @@ from hwsearch.version import VERSION
 
 LOG_FILE = "search.log"
 LOG_BYTES = 5 * 2**20
-"""A file that would grow beyond this size is put aside as `search.log.1`."""
+"""A log that would grow beyond this size is renamed to `search.log.1`."""
 OLDER_LOGS = 3
-"""So many are kept aside."""
+"""Number of renamed logs that are kept."""
 
 Line = Callable[[str], None]
 
 
 @contextmanager
 def search_log(folder: Path) -> Iterator[Line]:
-    """Open a run folder's log; its first lines say who writes it, and where it and the record are.
+    """Open a run folder's log. Its first lines say which driver writes it, and where it and the record are.
 
-    What ends the search with an error is its last line.
+    If an error ends the search, it becomes the last line.
 
     Raises:
         UserError: it cannot be written.
@@ -42,7 +42,7 @@ def search_log(folder: Path) -> Iterator[Line]:
         try:
             log.write(f"ended by {type(error).__name__}: {error}")
         except UserError as unwritable:
-            # As on a full disk, which is then what has ended the search.
+            # Such as on a full disk, which is then what ended the search.
             error.add_note(str(unwritable))
         raise
     finally:
@@ -52,7 +52,7 @@ def search_log(folder: Path) -> Iterator[Line]:
 
 @contextmanager
 def events_logged(log: Line, tell: Line) -> Iterator[None]:
-    """Write into the log what this package's loggers say, of workers and servers; from level INFO on tell it, too."""
+    """Write to the log what this package's loggers report about workers and servers; pass on messages from level INFO up."""
     logger = logging.getLogger("hwsearch")
     handler, level = _Events(log, tell), logger.level
     logger.addHandler(handler)
@@ -65,7 +65,7 @@ def events_logged(log: Line, tell: Line) -> Iterator[None]:
 
 
 def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
-    """A finished candidate in one line, with these of its metrics and costs, or the start of a rung."""
+    """Describe a finished candidate in one line, with the given metrics and costs, or the start of a rung."""
     where = f"{progress.scored}/{progress.trials} at '{progress.fidelity.value}'"
     event = progress.latest
     if event is None:
@@ -114,6 +114,6 @@ class _Log(RotatingFileHandler):
             ) from None
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
-        """Pass on what went wrong, of which the library would print a traceback."""
+        """Raise the error, for which the library would only print a traceback."""
         if (error := sys.exception()) is not None:
             raise error

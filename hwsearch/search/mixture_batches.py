@@ -1,4 +1,4 @@
-"""Mixtures that many candidates are scored on, a few of one length at a time, with all done once that no candidate changes."""
+"""Mixtures in batches of one length. What no candidate changes, such as the features, is computed once for all candidates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ BATCH = 8
 """Mixtures per pass: enough to fill a kernel, few enough that an activation in bytes fits a core's cache."""
 
 SILENT_DB = -30.0
-"""What silence instead of the target is worth: worse than any mixture, and finite."""
+"""SI-SNR of an estimate that is silent: finite, and worse than any mixture's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,13 +70,13 @@ def improvements(
     batches: Sequence[MixtureBatch],
     listen: Callable[[int, NDArray[np.float32]], None] | None = None,
 ) -> NDArray[np.float64]:
-    """SI-SNR improvement of every mixture in dB, in the order of the examples.
+    """Compute the SI-SNR improvement of every mixture in dB, in the order of the examples.
 
     Args:
         separator: its synthesis is used.
         mask: a candidate's network.
         batches: what `mixture_batches` gave.
-        listen: gets the position of each example, and its estimate [samples] or [speakers, samples].
+        listen: called with the position of each example and its estimate, [samples] or [speakers, samples].
     """
     found = np.empty(sum(len(batch.numbers) for batch in batches))
     for batch in batches:
@@ -110,7 +110,7 @@ def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int
 
 
 def _inputs(one: Example, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mixture [1, mics, samples] and direction [1]."""
+    """Return the mixture [1, mics, samples] and the direction [1]."""
     return torch.from_numpy(one.mixture)[None].to(device), torch.tensor([one.doa_deg], device=device)
 
 
@@ -124,7 +124,7 @@ def _unprocessed(reference: NDArray[np.float32], target: NDArray[np.float32]) ->
 
 
 def _score(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """SI-SNR in dB, of several speakers the mean in the best order."""
+    """Compute SI-SNR in dB; for several speakers, the mean in their best order."""
     if target.ndim == 1:
         return _si_snr(estimate, target)
     orders = permutations(range(len(target)))
@@ -132,5 +132,5 @@ def _score(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
 
 
 def _si_snr(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
-    """SI-SNR in dB, or `SILENT_DB` for an estimate without sound: two bits may mask everything away."""
+    """Compute SI-SNR in dB, or `SILENT_DB` for a silent estimate: with two bits the mask may remove everything."""
     return float(si_snr(estimate, target)) if np.any(estimate) else SILENT_DB

@@ -1,4 +1,4 @@
-"""Proposals that are no candidates yet: proposers are asked in turn, and what repeats a candidate is changed."""
+"""New proposals: asks the proposers in turn, and mutates a proposal that repeats a candidate."""
 
 from collections.abc import Sequence, Set
 
@@ -8,19 +8,19 @@ from hwsearch.search.proposer import Proposal, Proposer
 from hwsearch.search.space import Point
 
 ASKS_BEFORE_MUTATION = 8
-"""Proposals already known after which the last one is mutated instead of asking again."""
+"""After this many proposals that repeat candidates, the last one is mutated."""
 
 MUTATIONS_BEFORE_COUNTING = 100
-"""Mutations to known points after which the space counts as nearly full, and is counted through."""
+"""After this many mutations that lead to known points, the space counts as nearly full and is counted through."""
 
 
 def new_proposal(
     proposers: Sequence[Proposer], known: Set[Point], shape: tuple[int, ...], rng: np.random.Generator
 ) -> Proposal | None:
-    """What the first proposer that has anything proposes, mutated if it repeats a candidate; None if none has any more.
+    """Return the proposal of the first proposer that has one, mutated if it repeats a candidate; None if none has one.
 
     Args:
-        proposers: the first one first.
+        proposers: in the order in which they are asked.
         known: points of all candidates; must not be the whole space.
         shape: number of widths of each choice.
         rng: mutates.
@@ -41,11 +41,10 @@ def new_proposal(
 
 
 def unknown_neighbour(point: Point, shape: tuple[int, ...], known: Set[Point], rng: np.random.Generator) -> Point:
-    """A point near `point` that is not among the known ones: a random walk, one site at a time, until one is
-    met.
+    """Return an unknown point near `point`, found by a random walk that changes one site at a time.
 
-    Where the space is nearly full the walk gives way to counting on from where it stands, which always ends:
-    `known` must not hold the whole space.
+    In a nearly full space, the walk gives way to counting on from where it stands. That always ends, because `known` must not
+    hold the whole space.
     """
     walk = list(point)
     for _ in range(MUTATIONS_BEFORE_COUNTING):

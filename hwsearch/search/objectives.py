@@ -11,17 +11,17 @@ from hwsearch.extensions import QUALITY_METRICS
 QUALITY = "si_snr_improvement_db"
 """Mean SI-SNR improvement over the mixture, dB."""
 QUALITY_CI95 = "si_snr_improvement_ci95_db"
-"""Half width of the 95 % confidence interval of `QUALITY`, dB: how much utterances differ."""
+"""Half width of the 95 % confidence interval of `QUALITY` over utterances, dB."""
 DROP_CI95 = "drop_ci95_db"
-"""Half width of the 95 % confidence interval of the quality lost against full precision, utterance by utterance, dB."""
+"""Half width of the 95 % confidence interval of the quality lost against full precision, paired by utterance, dB."""
 UTTERANCES = "utterances"
-"""How many mixtures the mean is over."""
+"""Number of mixtures that the mean is taken over."""
 TRAINING_STEPS = "training_steps"
-"""Steps that the candidate's weights were trained, those of the candidates its training started from included."""
+"""Training steps behind the candidate's weights, including those of the candidates that its training started from."""
 SIZE = "size_bytes"
-"""Bytes of the file that ships."""
+"""Size of the packed weights file, bytes."""
 COUNTS = frozenset({UTTERANCES, TRAINING_STEPS, "fits", "lut", "bram18", "uram", "dsp"})
-"""Columns of whole numbers, besides those in bytes; of a target's columns the name before the bracket."""
+"""Columns of whole numbers that are not in bytes. A target's columns are named without the bracket."""
 
 
 def is_count(column: str) -> bool:
@@ -31,7 +31,7 @@ def is_count(column: str) -> bool:
 
 
 def in_figures(column: str, value: float) -> str:
-    """A value of a column for people: counts as whole numbers, decibels and bits with three decimals, others with four digits."""
+    """Format a value of a column: counts as whole numbers, decibels and bits with three decimals, others with four digits."""
     if is_count(column):
         return f"{value:,.0f}"
     return f"{value:.3f}" if column.endswith(("_db", "_bits")) else significant(value)
@@ -60,7 +60,7 @@ QUALITY_AND_SIZE = (
 
 
 def objectives_of(columns: Sequence[str]) -> tuple[Objective, ...]:
-    """Objectives by column: metrics of quality have a direction of their own, costs are to be low."""
+    """Return the objectives with their directions. Each metric of quality has its own; costs are minimised."""
     return tuple(Objective(column=column, direction=_direction(column)) for column in columns)
 
 
@@ -73,7 +73,7 @@ def _direction(column: str) -> Direction:
 def objective_values(
     objectives: Sequence[Objective], metrics: Mapping[str, float], costs: Mapping[str, float | None]
 ) -> list[float]:
-    """The objectives of a scored candidate, in order.
+    """Return the objectives of a scored candidate, in order.
 
     Raises:
         KeyError: neither metrics nor costs have a finite value for an objective.
@@ -90,13 +90,13 @@ _PLAUSIBLE = {
     TRAINING_STEPS: (0.0, 1e12),
     SIZE: (1.0, 1e15),
 }
-"""Least and largest value by column. SI-SNR is held within 150 dB, so that an improvement is within 300."""
+"""Least and largest value by column. SI-SNR is clipped to 150 dB, so an improvement lies within 300."""
 
 _PLAUSIBLE_COST = (0.0, 1e18)
 
 
 def implausible(metrics: Mapping[str, float], costs: Mapping[str, float | None]) -> str | None:
-    """Which metric or cost is a number that no candidate can have, or None. Costs that are None are none."""
+    """Describe the first metric or cost whose value no candidate can have, or return None. A cost of None is ignored."""
     if twice := metrics.keys() & costs.keys():
         return f"'{min(twice)}' among its metrics and among its costs"
     limits = {name: _PLAUSIBLE.get(name, (-1e18, 1e18)) for name in metrics}

@@ -1,4 +1,4 @@
-"""What became of a candidate, as the record has it."""
+"""The result of a candidate, as the record holds it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from hwsearch.search.record import Failed, Scored, now
 from hwsearch.separator.allocation import BitAllocation
 
 Charged = Mapping[str, float | None]
-"""Costs by column name; None where a target has none, because the allocation does not run there."""
+"""Costs by column name; None if a target has no cost, because the allocation does not run on it."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class InFlight:
     """A candidate that is being scored.
 
     Attributes:
-        start: whose trained weights its training starts from.
+        start: the candidate whose trained weights its training starts from.
         weights: file of its own trained weights.
     """
 
@@ -39,7 +39,8 @@ def settled(
     seed: int,
     versions: dict[str, str] | None,
 ) -> Scored | Failed:
-    """What became of a candidate: scored if every objective is there and finite, and no number is implausible.
+    """Turn an outcome into an entry of the record: scored if every objective is finite and no number is implausible, else
+    failed.
 
     Args:
         candidate: which.
@@ -47,7 +48,7 @@ def settled(
         costs: of its allocation.
         objectives: those that it must have.
         seed: of the search.
-        versions: of what makes candidates, where they are no longer those that the search began with.
+        versions: of the packages that candidates depend on, if they have changed since the search began.
     """
     found = outcome.result or {}
     metrics = {name: value for name, value in ((name, finite(value)) for name, value in found.items()) if value is not None}
@@ -90,7 +91,7 @@ def finite(value: float) -> float | None:
 def _unusable(
     objectives: Sequence[Objective], metrics: Mapping[str, float], costs: Charged, found: Mapping[str, float]
 ) -> str | None:
-    """Why a candidate cannot take part, or None if every objective is there and finite, and every number one that can be."""
+    """Say why a candidate cannot take part, or return None if every objective is finite and no number is implausible."""
     for objective in objectives:
         if metrics.get(objective.column, costs.get(objective.column)) is None:
             return f"objective '{objective.column}' is {found.get(objective.column, 'absent')}; wanted a finite number"

@@ -16,7 +16,7 @@ Values = npt.NDArray[np.float64]
 
 
 def non_dominated(values: Values, directions: Sequence[Direction]) -> npt.NDArray[np.bool_]:
-    """Which rows no other row dominates.
+    """Find the rows that no other row dominates.
 
     Args:
         values: [N, K], one row per candidate, one column per objective; a row with a NaN is never on the
@@ -29,14 +29,14 @@ def non_dominated(values: Values, directions: Sequence[Direction]) -> npt.NDArra
     losses = as_losses(values, directions)
     whole = np.flatnonzero(~np.isnan(losses).any(axis=1))
     mask = np.zeros(len(losses), dtype=np.bool_)
-    # Dominance is a matter of order alone; infinite values crash the library (0.3.2), ranks are finite.
+    # Dominance depends on order alone. Infinite values crash the library (0.3.2), so it gets ranks.
     ranks = np.stack([np.unique(column, return_inverse=True)[1] for column in losses[whole].T], axis=1)
     mask[whole] = moocore.is_nondominated(ranks.astype(np.float64), keep_weakly=True)
     return mask
 
 
 def as_losses(values: Values, directions: Sequence[Direction]) -> Values:
-    """The values with signs such that less is better."""
+    """Change the signs of values so that less is better."""
     if values.ndim != 2 or values.shape[1] != len(directions):
         raise ValueError(f"values of shape {values.shape}; wanted one column for each of {len(directions)} directions")
     signs = np.array([-1.0 if direction is Direction.MAXIMIZE else 1.0 for direction in directions])

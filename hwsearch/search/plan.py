@@ -1,4 +1,4 @@
-"""What a search tries: the seeds that are scored first, and who proposes behind them."""
+"""The plan of a search: the seeds that are scored first, and the proposer that follows them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,12 +17,12 @@ from hwsearch.sensitivity.table import SensitivityTable
 
 
 def wanted_priors(experiment: Experiment) -> tuple[str, ...]:
-    """The sensitivities that a search needs."""
+    """Return the names of the sensitivities that a search needs."""
     return STRATEGIES.load(experiment.search.strategy).priors(experiment.search)
 
 
 def wants_nas(experiment: Experiment) -> bool:
-    """Whether a search needs the candidates of the differentiable search."""
+    """Whether a search needs the results of the differentiable search."""
     return STRATEGIES.load(experiment.search.strategy).nas(experiment.search)
 
 
@@ -38,7 +38,7 @@ def check_strategy(experiment: Experiment) -> None:
 
 
 def trainings(experiment: Experiment) -> list[str]:
-    """What a search needs training mixtures for, as messages say it: a fidelity, a prior, the differentiable search."""
+    """List what needs training mixtures, in the words of messages: a fidelity, a prior, the differentiable search."""
     found = [f"fidelity '{rung.fidelity.value}' trains" for rung in experiment.search.promotions if rung.fidelity.trained]
     if needs_pool(wanted_priors(experiment)):
         found.append("recoverability trains with each site quantized")
@@ -54,17 +54,17 @@ def make_plan(
     tables: Mapping[str, SensitivityTable],
     nas: Sequence[Point] = (),
 ) -> Plan:
-    """The seeds and the proposer of an experiment.
+    """Make the seeds and the proposer of an experiment.
 
     Args:
         experiment: says which strategy.
         space: its space.
         costs: what allocations are charged.
-        tables: sensitivities, of `wanted_priors` at least; none where no site is free.
-        nas: what the differentiable search found, where `wants_nas`.
+        tables: at least the sensitivities that `wanted_priors` names; not needed if no site is free.
+        nas: what the differentiable search found, if `wants_nas` says that it is needed.
 
     Raises:
-        UserError: an objective that is no cost of the experiment, or no seeds and nobody to propose.
+        UserError: an objective is no cost of the experiment, or there are neither seeds nor a proposer.
     """
     search = experiment.search
     size = costs.exact(SIZE)
@@ -88,7 +88,7 @@ def _problem(space: SearchSpace, table: SensitivityTable, size: Cost) -> Allocat
 
 
 def _ever_finer(problem: AllocationProblem, prior: str, sizes: int, trials: int) -> list[Seed]:
-    """A prior's front at ever more sizes, until there are as many candidates as wanted or the front has no more."""
+    """Take a prior's front at more and more sizes, until it gives as many candidates as wanted or has no more."""
     found: dict[Point, Seed] = {}
     before = -1
     while len(found) < trials and len(found) > before:

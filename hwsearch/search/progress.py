@@ -1,4 +1,4 @@
-"""What a driver says of its search: after each finished candidate, and at the end."""
+"""The reports of a driver: one after each finished candidate, and a summary at the end."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from hwsearch.search.stopping import OutOfTime
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands, after each finished candidate."""
+    """The state of a search after a finished candidate."""
 
     fidelity: Fidelity
-    """The rung that is being scored; the counts are of it."""
+    """The rung that is being scored. All counts are for this rung."""
     scored: int
     failed: int
     trials: int
@@ -23,11 +23,11 @@ class SearchProgress:
     candidates_per_second: float
     """Finished by this driver."""
     remaining_seconds: float | None
-    """To the end of the rung; 0 at its end, and before it None until this driver has finished a candidate."""
+    """Time to the end of the rung: 0 at its end; None until this driver has finished a candidate."""
     in_flight: int = 0
-    """With a worker or waiting for one, the reference among them."""
+    """Candidates with a worker or waiting for one, including the reference."""
     latest: Scored | Failed | None = None
-    """What was finished; None at the start of a rung."""
+    """The candidate that has just finished; None at the start of a rung."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SearchSummary:
 
     folder: Path
     scored: int
-    """Distinct candidates scored in all, the full-precision reference not among them."""
+    """Distinct candidates scored in all, without the full-precision reference."""
     failed: int
     trials: int
     promoted: Mapping[Fidelity, int]
@@ -44,9 +44,9 @@ class SearchSummary:
     seconds: float
     interrupted: bool
     stopped: str | None = None
-    """The budget that ended it before it had as many candidates as wanted, or all its promotions."""
+    """The budget that ended the search early, before all candidates or promotions were done."""
     shared: str | None = None
-    """What became of the shared study, in one line."""
+    """The state of the shared study, in one line."""
 
     def __str__(self) -> str:
         """One line for the user."""

@@ -1,4 +1,4 @@
-"""Successive halving with several objectives: who is scored again at a higher fidelity."""
+"""Successive halving with several objectives: chooses the candidates to score again at a higher fidelity."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,14 +9,15 @@ from hwsearch.search.pareto import Values, non_dominated
 from hwsearch.search.space import ENDS, UNIFORM
 
 ALWAYS_PROMOTED = (UNIFORM, ENDS)
-"""Strategies whose candidates are scored at every fidelity: what a search has to beat, and hand rules that look poor before
-training and good after it."""
+"""Strategies whose candidates are scored at every fidelity. Uniform allocations are what a search has to beat; hand rules can
+look poor before training and good after it."""
 
 
 def promoted(
     values: Values, directions: Sequence[Direction], keep: int, numbers: Sequence[int], always: Collection[int] = ()
 ) -> list[int]:
-    """The candidates that go on: whole fronts from the best on, of the last one those that stand farthest apart.
+    """Choose the candidates that go on: whole fronts, the best first, and of the last front the candidates that lie farthest
+    apart.
 
     Args:
         values: [N, objectives].
@@ -42,7 +43,9 @@ def promoted(
 
 
 def _crowding(values: Values) -> Values:
-    """Crowding distance (Deb et al. 2002, NSGA-II, section III.B): how far apart its neighbours are; infinite at the ends."""
+    """Compute the crowding distance (Deb et al. 2002, NSGA-II, section III.B): how far apart a row's neighbours are; infinite at
+    the ends.
+    """
     distance = np.zeros(len(values))
     for column in values.T:
         order = np.argsort(column, kind="stable")

@@ -1,4 +1,4 @@
-"""Who proposes candidates: the protocol of search strategies, and the seeds that come before any of them."""
+"""Proposers of candidates: their protocol, and the seeds that come first."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ class Proposal:
     point: Point
     strategy: str
     state: Mapping[str, Any] = field(default_factory=dict)
-    """JSON that the proposer gets back in `asked`, now and whenever the record is replayed."""
+    """JSON that the proposer gets back in `asked`: when the proposal is accepted, and each time the record is replayed."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a candidate."""
+    """The result of a candidate."""
 
     candidate: Candidate
     metrics: Mapping[str, float] | None
@@ -41,30 +41,30 @@ class Result:
 class Proposer(Protocol):
     """A search strategy.
 
-    Every proposer of a search hears of every candidate, whoever proposed it, in the order of the record. A
-    resumed search replays `asked` and `tell` from the record and never `ask`, so what `ask` returns may
-    depend only on the candidates and results heard of, on the seed, and on how often it was asked since the
-    last candidate. Then a resumed search proposes what the undisturbed one would have proposed.
+    Every proposer of a search hears of every candidate, whoever proposed it, in the order of the record. A resumed search
+    replays `asked` and `tell` from the record, but never `ask`. So what `ask` returns may depend only on three things: the
+    candidates and results that the proposer has heard of, the seed, and the number of calls of `ask` since the last candidate.
+    Then a resumed search proposes the same candidates as an uninterrupted one.
     """
 
     def started(self, reference: Mapping[str, float]) -> None:
-        """The full-precision network has these metrics. Workers may be asked for candidates before that is known."""
+        """Hear the metrics of the full-precision network. `ask` may be called before this."""
         ...
 
     def ask(self) -> Proposal | None:
-        """The next proposal, given what is known; None if this proposer has no more.
+        """Return the next proposal; None if this proposer has no more.
 
-        One at a time: a strategy that thinks in batches keeps a queue. A proposal that repeats a candidate is
-        refused, and the proposer is asked again.
+        It returns one at a time: a strategy that works in batches keeps a queue. A proposal that repeats a candidate is refused,
+        and the proposer is asked again.
         """
         ...
 
     def asked(self, candidate: Candidate) -> None:
-        """A candidate was accepted and is being scored."""
+        """Hear that a candidate was accepted and is being scored."""
         ...
 
     def tell(self, result: Result) -> None:
-        """A candidate was scored or has failed."""
+        """Hear that a candidate was scored or has failed."""
         ...
 
 
@@ -75,10 +75,10 @@ class SeedProposer:
         self._waiting = deque(seeds)
 
     def started(self, reference: Mapping[str, float]) -> None:
-        """Seeds are what they are."""
+        """Do nothing: seeds do not depend on the metrics."""
 
     def ask(self) -> Proposal | None:
-        """The next seed that is no candidate yet."""
+        """Return the next seed that is no candidate yet."""
         return Proposal(self._waiting[0].point, self._waiting[0].strategy) if self._waiting else None
 
     def asked(self, candidate: Candidate) -> None:
@@ -86,14 +86,14 @@ class SeedProposer:
         self._waiting = deque(seed for seed in self._waiting if seed.point != candidate.point)
 
     def tell(self, result: Result) -> None:
-        """Results change nothing."""
+        """Do nothing: seeds do not depend on results."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Seeds, and who proposes behind them; None where the strategy is the seeds alone.
+    """The seeds, and the proposer that follows them; None if the strategy consists of seeds only.
 
-    Then there are no more seeds than trials, but for those that are scored in any case.
+    In that case there are no more seeds than trials, unless the first seeds of the strategy are more already.
     """
 
     seeds: tuple[Seed, ...]

@@ -1,11 +1,10 @@
 """The record: the durable, append-only account of a search, from which everything else is rebuilt.
 
-One JSON object per line. The first is the header; then one entry when a candidate is asked, and one when it
-is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. Only the
-driver that holds the folder writes to it. Every line carries a seal (`hwsearch.files.journal`).
+The record holds one JSON object per line. The first is the header. Then comes one entry when a candidate is asked for, and one
+when it is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. Only
+the driver that holds the folder writes to it. Every line carries a seal (`hwsearch.files.journal`).
 
-A record of an earlier schema is read as one of the present; a driver that opens it writes it anew, whole, and keeps the old one
-beside it.
+A record of another schema version is refused.
 """
 
 import json
@@ -43,15 +42,15 @@ REFERENCE_STRATEGY = "full-precision"
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the millisecond."""
+    """Return the time in UTC, in ISO 8601, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _check_time(text: str) -> str:
-    """Refuse what is no time that can be counted with.
+    """Refuse a text that is no usable time.
 
     Raises:
-        ValueError: not ISO 8601, without an offset, or of another epoch.
+        ValueError: the text is not ISO 8601, has no offset, or lies in another epoch.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -67,19 +66,19 @@ Number = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Time = Annotated[str, AfterValidator(_check_time)]
 State = Number | tuple[tuple[Number, ...], ...]
-"""What a proposer may want back: a number, or points."""
+"""State that a proposer may want back: a number, or points."""
 STATES = {"generation": int, "behind": tuple}
-"""What proposers say by these names."""
+"""Type of each state, by its name."""
 
 
 def versions_here() -> dict[str, str]:
-    """Versions of the packages that candidates depend on, as installed here."""
+    """Return the installed versions of the packages that candidates depend on."""
     names = ("optuna", "ray", "numpy", "torch", "brevitas")
     return {"hwsearch": VERSION, "python": python_version()} | {name: metadata.version(name) for name in names}
 
 
 class Entry(BaseModel):
-    """A line of the record: immutable, and an unknown key in it is an error."""
+    """A line of the record. It is immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -91,9 +90,9 @@ class Header(Entry):
     schema_version: int = SCHEMA_VERSION
     name: str
     experiment: str
-    """Hash of what a candidate's meaning depends on."""
+    """Hash of the settings that define what a candidate means."""
     provenance: dict[str, str]
-    """What else made the candidates, such as the hashes of the base and of the data."""
+    """What else the candidates depend on, such as the hashes of the base and of the data."""
     seed: Number
     objectives: Annotated[tuple[Objective, ...], Field(min_length=1)]
     widths: dict[str, tuple[int, ...]]
@@ -122,7 +121,7 @@ class Header(Entry):
 
     @property
     def identity(self) -> str:
-        """What tells this search from another one of the same experiment, which may have begun in the same millisecond."""
+        """Identifies this search among others of the same experiment, even if they began in the same millisecond."""
         return self.run or self.time
 
 
@@ -132,16 +131,16 @@ class Asked(Entry):
     event: Literal["asked"] = "asked"
     candidate: Number
     strategy: str
-    """Who proposed it."""
+    """The strategy that proposed it."""
     point: Point | None
     """Index of each free choice's width; None for the full-precision reference."""
     state: dict[str, State]
-    """What the proposer wants back when the record is replayed."""
+    """State that the proposer gets back when the record is replayed."""
     time: Time
 
 
 class Scored(Entry):
-    """A candidate has its metrics and costs at a fidelity. Complete in itself: readers need no other line."""
+    """A candidate was scored at a fidelity. The entry is complete: readers need no other line."""
 
     event: Literal["scored"] = "scored"
     candidate: Number
@@ -150,7 +149,7 @@ class Scored(Entry):
     allocation: dict[str, int]
     metrics: dict[str, Finite]
     costs: dict[str, Finite | None]
-    """None where a target has no finite cost, because the allocation does not run there."""
+    """None if a target has no finite cost, because the allocation does not run on it."""
     fidelity: Fidelity
     start: Number | None = None
     """The candidate whose trained weights its own training started from."""
@@ -160,7 +159,7 @@ class Scored(Entry):
     worker: str
     attempts: Number
     versions: dict[str, str] | None = None
-    """Absent where they are the header's: those that the search began with."""
+    """Package versions; absent if they are the header's, with which the search began."""
     time: Time
 
 
@@ -176,7 +175,7 @@ class Failed(Entry):
     worker: str
     attempts: Number
     versions: dict[str, str] | None = None
-    """Absent where they are the header's: those that the search began with."""
+    """Package versions; absent if they are the header's, with which the search began."""
     time: Time
 
 
@@ -186,11 +185,11 @@ _LINE: TypeAdapter[Header | Event] = TypeAdapter(Annotated[Header | Asked | Scor
 
 
 def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
-    """Read the record of a run folder, also while a driver writes it: a torn last line is left out.
+    """Read the record of a run folder, even while a driver writes it: a torn last line is left out.
 
     Raises:
-        UserError: no record, another schema, or a line that is no valid entry; names file and line. Events
-            are read as they are asked for, so the iterator raises too.
+        UserError: there is no record, it has another schema, or a line is no valid entry (names file and line). Events are read
+            lazily, so the iterator raises too.
     """
     path = folder / RECORD_FILE
     lines = read_lines(path, _WHAT)
@@ -202,11 +201,12 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a folder's record has its header. One that a kill or a full disk tore is none: no candidate stands behind it, and
-    the next driver writes it again.
+    """Whether a folder's record has its header.
+
+    A header that a kill or a full disk tore does not count: no candidate follows it, and the next driver writes it again.
 
     Raises:
-        UserError: what is there cannot be read, such as a folder.
+        UserError: the record cannot be read, for example because it is a folder.
     """
     path = folder / RECORD_FILE
     check_regular(path, _WHAT)
@@ -228,7 +228,8 @@ class Record:
         Args:
             folder: the run folder.
             header: of the search.
-            lock: of the folder, where the caller has it and keeps it; else it is taken here and let go of with the record.
+            lock: of the folder, if the caller holds and keeps it; otherwise the record takes it, and releases it when it is
+                closed.
 
         Raises:
             UserError: another process holds the folder, or it belongs to another experiment.
@@ -244,7 +245,7 @@ class Record:
             self._opened = opened.pop_all()
 
     def append(self, event: Event) -> None:
-        """Write one entry; a scored or failed one is on the disk when this returns.
+        """Write one entry. A scored or failed one is on the disk when this returns.
 
         Raises:
             UserError: as `extend`.
@@ -252,15 +253,15 @@ class Record:
         self.extend([event])
 
     def extend(self, events: Sequence[Event]) -> None:
-        """Write entries; they are on the disk when this returns if any is scored or failed. Several wait for the disk once.
+        """Write entries, with one disk sync for all. If any is scored or failed, all are on the disk when this returns.
 
         Raises:
-            UserError: it cannot be written, for example because the disk is full. What stood there before still does.
+            UserError: it cannot be written, for example because the disk is full. Earlier entries are unharmed.
         """
         self._journal.append(map(_line, events), durably=not all(isinstance(event, Asked) for event in events))
 
     def close(self) -> None:
-        """Close the record, and release the folder if it was taken for it."""
+        """Close the record, and release the folder if the record took the lock."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -271,10 +272,10 @@ class Record:
 
 
 def _checked(folder: Path, header: Header) -> Header:
-    """The header of the record that is there.
+    """Return the header of the existing record.
 
     Raises:
-        UserError: the record is damaged, or of another search; it is left as it is, to the byte.
+        UserError: the record is damaged, or belongs to another search. Not a byte of it is changed.
     """
     path = folder / RECORD_FILE
     lines = read_lines(path, _WHAT)
@@ -300,8 +301,8 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
     """Check the seals of a record and take them off.
 
     Raises:
-        UserError: the record states another schema version. Lines are read as they are asked for: one that is not as it was
-            written is refused then.
+        UserError: the record states another schema version; or, when the iterator reaches it, a line has changed since it was
+            written.
     """
     found = _schema_version(lines[0])
     if found not in {None, SCHEMA_VERSION}:
@@ -313,7 +314,7 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _schema_version(header: bytes) -> int | None:
-    """The version that a record's first line states; None where it states none."""
+    """Return the schema version that a record's first line states; None if it states none."""
     try:
         entry = json.loads(header)
     except (ValueError, RecursionError):
@@ -330,8 +331,9 @@ def _parse_header(line: bytes, path: Path) -> Header:
 
 
 def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterator[Event]:
-    """Parse and check entries against the header, and their order: candidates are numbered as they are asked, and finished
-    once at each fidelity, after that.
+    """Parse entries, and check them against the header and each other.
+
+    Candidates must be numbered in the order in which they are asked for, and finish at most once at each fidelity.
     """
     asked = 0
     finished: set[tuple[int, Fidelity]] = set()
@@ -356,7 +358,7 @@ def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterato
 
 
 def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
-    """Why a candidate cannot be of this header's search, or None."""
+    """Say why a candidate cannot belong to this header's search, or return None."""
     if entry.point is None:
         return None if entry.candidate == REFERENCE else "has no point"
     for name, value in entry.state.items():
@@ -370,7 +372,7 @@ def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
 
 
 def _misfit(entry: Scored | Failed, header: Header) -> str | None:
-    """Why what a candidate came to cannot be of this header's search, or None."""
+    """Say why a candidate's result cannot belong to this header's search, or return None."""
     if isinstance(entry, Failed):
         return None
     if entry.allocation.keys() != header.widths.keys():

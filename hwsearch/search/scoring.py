@@ -34,7 +34,7 @@ from hwsearch.training.qat import train_quantized
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """Where the trained weights of a candidate lie, and its allocation, which reading them wants."""
+    """The file of a candidate's trained weights, and the allocation that is needed to read it."""
 
     path: Path
     allocation: BitAllocation
@@ -45,9 +45,9 @@ class ScoringJob:
     """A candidate to score.
 
     Attributes:
-        fidelity: how.
-        output: where its trained weights go, at fidelities that train.
-        start: whose trained weights its training starts from; None: the base.
+        fidelity: how to score it.
+        output: the file for its trained weights, at fidelities that train.
+        start: the trained weights that its training starts from; None: those of the base.
     """
 
     allocation: BitAllocation
@@ -56,28 +56,29 @@ class ScoringJob:
     start: TrainedFile | None = None
 
     def files(self) -> Iterable[Path]:
-        """What a worker reads where it is there: the weights it starts from, and those that an earlier attempt left."""
+        """Files that a worker reads if they exist: the weights it starts from, and those that an earlier attempt left."""
         return (*(() if self.start is None else (self.start.path,)), *self.results())
 
     def results(self) -> Iterable[Path]:
-        """What a worker writes."""
+        """Files that a worker writes."""
         return () if self.output is None else (self.output,)
 
     def below(self, root: Path) -> Self:
-        """The same with all files below another root."""
+        """Return a copy of the job with all files below another root."""
         start = None if self.start is None else moved_paths(self.start, root)
         return replace(moved_paths(self, root), start=start)
 
 
 @dataclass(frozen=True)
 class ScorerFactory:
-    """Builds the scoring function in the process that will use it; holds paths, absolute where it travels, so that it is light.
+    """Builds the scoring function in the process that will use it. It is light, because it holds only paths; they are absolute
+    if it travels to other machines.
 
     Attributes:
         base: the base file.
         data_folder: the data set.
-        calibration: the calibration's file, there before the first worker starts.
-        pool: training mixtures; None where no fidelity trains.
+        calibration: the calibration's file, which must exist before the first worker starts.
+        pool: training mixtures; None if no fidelity trains.
     """
 
     experiment: Experiment
@@ -98,24 +99,29 @@ class ScorerFactory:
         return _Scorer(self, prepared.on(device)).score
 
     def files(self) -> Iterable[Path]:
-        """All that scoring reads, for workers that do not share it."""
+        """Files that scoring reads, for workers that do not share a file system with the driver."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
         code = code_files(self.experiment.separator)
         return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
 
     def below(self, root: Path) -> Self:
-        """The same, reading copies below another root."""
+        """Return a copy of the factory that reads its files below another root."""
         return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
 
 def first_fidelity(experiment: Experiment) -> Fidelity:
-    """The fidelity at which every candidate is scored: a subset where the experiment makes more mixtures than it scores on."""
+    """Return the fidelity at which every candidate is scored: the subset, if the experiment makes more mixtures than it scores
+    on.
+    """
     whole = experiment.search.validation_mixtures >= experiment.data.mixtures.count.get(Split.VALIDATION, 0)
     return Fidelity.POST_TRAINING if whole else Fidelity.SUBSET
 
 
 class _Scorer:
-    """Everything loaded: features and the mixtures' own SI-SNR are kept, weights are quantized once per site and width."""
+    """A scoring function with everything loaded.
+
+    It keeps features and the mixtures' own SI-SNR, and quantizes weights once per site and width.
+    """
 
     def __init__(self, factory: ScorerFactory, prepared: PreparedBase) -> None:
         self._factory = factory
@@ -127,11 +133,11 @@ class _Scorer:
         self._rough_network = FastNetwork(*parts, scales=scales, integers=True) if in_integers else self._network
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
         self._batches: list[list[MixtureBatch]] = []
-        """The subset, then the rest of the validation set, once a job has wanted it."""
+        """The subset; then also the rest of the validation set, once a job has needed it."""
         self._full_precision: list[NDArray[np.float64]] = []
         self._others = [name for name in self._experiment.search.objectives if name in QUALITY_METRICS and name != QUALITY]
         self._unheard: list[list[Heard]] = []
-        """What metrics beside SI-SNR hear of each mixture, with the target in the estimate's place."""
+        """Input of the metrics other than SI-SNR for each mixture, with the target in the estimate's place."""
 
     @cached_property
     def _recogniser(self) -> Recogniser | None:
@@ -159,7 +165,7 @@ class _Scorer:
         return {**scores, **_others(self._others, heard)}
 
     def _improvements(self, mask: Callable[[KeptInput], Tensor], part: int, heard: list[Heard]) -> NDArray[np.float64]:
-        """SI-SNR improvements on a part of the mixtures; what other metrics are to hear is added to `heard`."""
+        """Compute the SI-SNR improvements on a part of the mixtures, and add the input of the other metrics to `heard`."""
 
         def listen(number: int, estimate: NDArray[np.float32]) -> None:
             unheard = self._unheard[part][number]
@@ -185,9 +191,9 @@ class _Scorer:
         )
 
     def _mask_function(self, job: ScoringJob) -> tuple[Callable[[KeptInput], Tensor], int]:
-        """The network of a job, and how many steps it was trained, those of warm starts included.
+        """Return the network of a job, and the number of its training steps, including those of warm starts.
 
-        Full precision is never trained, so that it stays what candidates are compared with.
+        Full precision is never trained further, so that it stays a fixed reference for the candidates.
         """
         if not job.fidelity.trained or set(job.allocation.by_site.values()) == {FLOAT_BITS}:
             network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
@@ -197,7 +203,7 @@ class _Scorer:
         return lambda features: mask(features.normalised), state.steps
 
     def _trained(self, job: ScoringJob) -> TrainedState:
-        """Train, or find what an earlier attempt at the same job has left."""
+        """Train, or read the weights that an earlier attempt at the same job has left."""
         if job.output is None:
             raise ValueError("a job that trains wants a place for its weights")
         if job.output.is_file():
@@ -217,10 +223,10 @@ class _Scorer:
 
 
 def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
-    """Metrics beside SI-SNR, each with the half width of its interval where that is known.
+    """Compute the metrics other than SI-SNR, each with the half width of its interval if that is known.
 
     Raises:
-        ValueError: a metric that no mixture has a value of.
+        ValueError: a metric has no value for any mixture.
     """
     found = {}
     for name in names:
@@ -234,12 +240,12 @@ def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
 
 
 def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
-    """File name of a candidate's trained weights: a hash of all that makes them.
+    """Return the file name of a candidate's trained weights: a hash of everything they depend on.
 
     Args:
-        experiment: `search_digest` of the experiment: how candidates are trained.
-        allocation: what is trained.
-        fidelity: how far.
+        experiment: `search_digest` of the experiment, which covers how candidates are trained.
+        allocation: the candidate's bit allocation.
+        fidelity: how long it is trained.
         start: the file that training starts from, if any.
     """
     content = {"experiment": experiment, "allocation": allocation.to_json(), "fidelity": fidelity.value, "start": start}

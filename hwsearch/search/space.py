@@ -16,7 +16,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, SearchConfig
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 
-if TYPE_CHECKING:  # graphs want torch, which is slow to load
+if TYPE_CHECKING:  # graphs import torch, which is slow to load
     from hwsearch.network.sites import Sites
 
 Point = tuple[int, ...]
@@ -31,23 +31,23 @@ END_BITS = 8
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Every site of a network with the widths it may take, in rising order; one width makes it a constant."""
+    """Every site of a network with the widths that it may take, in rising order. A site with one width is constant."""
 
     widths: tuple[tuple[str, tuple[int, ...]], ...]
     fixed: frozenset[str] = frozenset()
-    """Sites fixed by a pattern, and a trunk with widths of its own; they do not count when an allocation is called uniform."""
+    """Sites that a pattern fixes, and a trunk with widths of its own. They do not matter for whether an allocation is uniform."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Sites that share a width; all of a group have the same widths here."""
+    """Groups of sites that share a width. All sites of a group may take the same widths."""
 
     @cached_property
     def free(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Choices with more than one width, named by their first site, and those widths."""
+        """Choices with more than one width, each named by its first site, with these widths."""
         led = {site for group in self.groups for site in sorted(group, key=self._order.__getitem__)[1:]}
         return tuple((site, widths) for site, widths in self.free_sites if site not in led)
 
     @cached_property
     def free_sites(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        """Sites with more than one width, each for itself, and those widths."""
+        """Sites with more than one width, those of groups listed singly, with these widths."""
         return tuple((site, widths) for site, widths in self.widths if len(widths) > 1)
 
     @cached_property
@@ -63,7 +63,7 @@ class SearchSpace:
 
     @property
     def full_precision(self) -> BitAllocation:
-        """Every site in floating point, whatever the space allows."""
+        """The allocation with every site in floating point, whatever the space allows."""
         return BitAllocation(tuple((site, FLOAT_BITS) for site, _ in self.widths))
 
     @property
@@ -72,7 +72,7 @@ class SearchSpace:
         return math.prod(self.shape)
 
     def decode(self, point: Point) -> BitAllocation:
-        """The allocation at a point.
+        """Return the allocation at a point.
 
         Raises:
             ValueError: the point has another length, or an index lies outside its choice's widths.
@@ -87,7 +87,7 @@ class SearchSpace:
         )
 
     def encode(self, allocation: BitAllocation) -> Point:
-        """The point of an allocation.
+        """Return the point of an allocation.
 
         Raises:
             ValueError: the allocation has another site, a width outside the space, or two widths in a group.
@@ -105,7 +105,7 @@ class SearchSpace:
 
     @cached_property
     def _choices(self) -> tuple[tuple[str, tuple[int, ...], int | None], ...]:
-        """Every site, its widths, and the free choice that decides which."""
+        """Yield every site, its widths, and the free choice that decides between them."""
         decides = {site: choice for choice, (name, _) in enumerate(self.free) for site in self.members[name]}
         return tuple((site, widths, decides.get(site)) for site, widths in self.widths)
 
@@ -123,10 +123,11 @@ class Seed:
 
 
 def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
-    """The space that an experiment asks for, over the sites of its network.
+    """Build the space that an experiment asks for, over the sites of its network.
 
-    A pattern uses shell wildcards and matches whole site names; where several of `search.fixed` or of `search.allowed` match, the
-    last one holds, and `fixed` holds over `allowed`. The sites of a group may take the widths that all of them may take.
+    A pattern uses shell wildcards and matches whole site names. If several patterns of `search.fixed` or of `search.allowed`
+    match a site, the last one wins, and `fixed` wins over `allowed`. A group may take the widths that each of its sites may
+    take.
 
     Raises:
         UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, or the sites of a
@@ -152,7 +153,7 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
 
 
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
-    """One allocation for every weight width with every activation width; sites that cannot take it take the nearest."""
+    """Make one allocation for every pair of weight and activation width. Sites that cannot take a width take the nearest."""
     weights, activations = _searched_widths(space)
     return _distinct(
         [
@@ -164,9 +165,10 @@ def uniform_seeds(space: SearchSpace) -> list[Seed]:
 
 
 def ends_seeds(space: SearchSpace) -> list[Seed]:
-    """The hand rule 'ends at 8, rest at n', for every weight width n below 8, activations at their widest.
+    """Make the allocations of the hand rule 'ends at 8, rest at n', for every weight width n below 8. Activations are at their
+    widest.
 
-    The ends are the first and the last layer's weights. Empty where neither end may take 8 bits.
+    The ends are the weights of the first and the last layer. If neither may take 8 bits, there are no such allocations.
     """
     weight_sites = [site for site, _ in space.widths if is_weight(site)]
     if not weight_sites:
@@ -196,7 +198,7 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
 
 
 def _matched(key: str, patterns: Mapping[str, tuple[int, ...]], sites: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """The widths that patterns give to the sites they match; the last match holds."""
+    """Return the widths that patterns give to the sites they match; the last match wins."""
     found: dict[str, tuple[int, ...]] = {}
     for pattern, widths in patterns.items():
         for site in _matches(key, pattern, sites):
@@ -216,7 +218,7 @@ def _matches(key: str, pattern: str, sites: Sequence[str]) -> list[str]:
 
 
 def _grouped(groups: Sequence[Sequence[str]], sites: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """The sites of each group, in the order of execution; groups of one site are none."""
+    """Return the sites of each group, in the order of execution. A group of one site is left out."""
     found = []
     seen: set[str] = set()
     for patterns in groups:
@@ -231,7 +233,7 @@ def _grouped(groups: Sequence[Sequence[str]], sites: Sequence[str]) -> tuple[tup
 
 
 def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
-    """The widths that free weights and free activations take; one placeholder where none is free."""
+    """Return the widths that free weights and free activations take; one placeholder if none is free."""
     free = [(site, widths) for site, widths in space.free if site not in space.fixed]
     weights = {width for site, widths in free for width in widths if is_weight(site)}
     activations = {width for site, widths in free for width in widths if not is_weight(site)}
@@ -239,12 +241,12 @@ def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
 
 
 def _apart(space: SearchSpace) -> dict[str, int]:
-    """Free choices beside those that are uniform, at their widest."""
+    """Return the free choices that do not follow the uniform widths, at their widest."""
     return {name: widths[-1] for name, widths in space.free if name in space.fixed}
 
 
 def _snap(space: SearchSpace, wanted: Mapping[str, int]) -> Point:
-    """The point with each choice at the width nearest to the one wanted, the wider of two."""
+    """Return the point with each choice at the width nearest to the wanted one; of two equally near, the wider."""
     return tuple(
         min(range(len(widths)), key=lambda index: (abs(widths[index] - wanted[name]), -widths[index]))
         for name, widths in space.free

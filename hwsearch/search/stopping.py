@@ -1,7 +1,7 @@
-"""The budgets of a search, beside its number of trials: when no more candidates are asked for.
+"""The budgets that end a search, other than its number of trials.
 
-None of them changes what a candidate means or which one comes next, so a search that one has stopped goes on with
-another.
+No budget changes what a candidate means or which one comes next. So a search that one budget has stopped can go on with a larger
+one.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,11 +13,11 @@ from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.objectives import Objective
 
 CHECKS_PER_WINDOW = 10
-"""How often growth is looked at while as many candidates are scored as it is measured over."""
+"""How often growth is checked while one window of candidates is scored."""
 
 
 class OutOfTime(str):
-    """Why no candidate may be begun any more; unlike other budgets this one starts anew with every run."""
+    """Says why no candidate may start. Unlike other budgets, the hours start anew with every run."""
 
     __slots__ = ()
 
@@ -31,7 +31,7 @@ class Budgets:
         Args:
             search: the budgets.
             objectives: of the search.
-            seeds: candidates that are scored in any case, before growth is judged.
+            seeds: number of candidates that are scored before growth is judged.
             elapsed: seconds since this run began.
         """
         self._hours = search.hours
@@ -44,17 +44,17 @@ class Budgets:
         self._judged: tuple[int, bool] = (0, False)
 
     def add(self, values: Sequence[float] | None) -> None:
-        """A candidate was scored at the first fidelity, with these objectives; None: it lies outside the limits."""
+        """Add the objectives of a candidate that was scored at the first fidelity; None if it lies outside the limits."""
         self._values.append([np.nan] * len(self._directions) if values is None else values)
 
     def out_of_time(self) -> OutOfTime | None:
-        """Why no candidate may be begun any more at any fidelity, or None."""
+        """Say why no candidate may start at any fidelity, or return None."""
         if self._hours is None or self._elapsed() < 3600 * self._hours:
             return None
         return OutOfTime(f"{hours_said(self._hours)} (search.hours) are over")
 
     def stalled(self) -> str | None:
-        """Why no new candidate is worth asking for, or None. The answer depends on what was scored and in which order alone."""
+        """Say why no new candidate is worth asking for, or return None. The answer depends only on the scores and their order."""
         if self._window is None:
             return None
         count = len(self._values) - len(self._values) % _between_looks(self._window)
@@ -69,13 +69,13 @@ class Budgets:
 
 
 def first_judged(window: int, seeds: int) -> int:
-    """Candidates scored when growth over a window is looked at first, behind so many seeds."""
+    """Return the number of scored candidates at which growth over a window is first checked, given the number of seeds."""
     step = _between_looks(window)
     return -(-(seeds + window) // step) * step
 
 
 def stall_said(growth: float, window: int) -> str:
-    """What a stall is."""
+    """Describe a stall in words."""
     return f"the hypervolume grew by less than {growth:.3g} of itself over {window} candidates"
 
 
@@ -84,5 +84,5 @@ def _between_looks(window: int) -> int:
 
 
 def hours_said(hours: float) -> str:
-    """Hours as people say them: 1 hour, 2.5 hours."""
+    """Format hours in words, such as 1 hour or 2.5 hours."""
     return f"{hours:.10g} hour" + ("" if hours == 1 else "s")

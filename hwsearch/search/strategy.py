@@ -1,4 +1,4 @@
-"""The strategies of a search: which sensitivities it starts from, and whether a sampler proposes behind its seeds."""
+"""The strategies of a search: which sensitivities it starts from, and whether a sampler follows its seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from hwsearch.experiment import SearchConfig
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which candidates a search tries beside uniform allocations and those with ends at 8 bits.
+    """Says which candidates a search tries in addition to uniform allocations and those with ends at 8 bits.
 
     Attributes:
         priors: names of the sensitivities whose exact fronts seed the search.
         nas: whether the differentiable search seeds it.
-        samples: whether the sampler proposes behind the seeds. Else a prior's front is taken at ever more sizes, until there are
-            as many candidates as wanted.
+        samples: whether the sampler follows the seeds. If not, each prior's front is taken at more and more sizes, until there
+            are as many candidates as wanted.
     """
 
     priors: Callable[[SearchConfig], tuple[str, ...]] = lambda search: ()

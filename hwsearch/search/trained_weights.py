@@ -1,4 +1,4 @@
-"""The weights of trained candidates: where they lie, and whose weights a training starts from."""
+"""The weights of trained candidates: where they lie, and which of them a training starts from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ TRAINED_FOLDER = "trained"
 
 
 class TrainedWeights:
-    """What a search has trained."""
+    """The candidates that a search has trained."""
 
     def __init__(self, folder: Path, experiment: str, allocation_of: Callable[[int], BitAllocation], *, warm_start: bool) -> None:
         """Start from nothing trained.
@@ -21,8 +21,8 @@ class TrainedWeights:
         Args:
             folder: the run folder.
             experiment: hash of the experiment.
-            allocation_of: the allocation of a candidate by number.
-            warm_start: whether trainings start from what was trained before, and not each from the base.
+            allocation_of: returns the allocation of a candidate by number.
+            warm_start: whether a training starts from weights that were trained before, and not from the base.
         """
         self._folder = folder
         self._experiment = experiment
@@ -31,12 +31,12 @@ class TrainedWeights:
         self._files: dict[tuple[Fidelity, int], str] = {}
 
     def note(self, event: Scored) -> None:
-        """Remember where a candidate's weights are, if it was trained."""
+        """Remember the file of a candidate's weights, if it was trained."""
         if event.weights is not None:
             self._files[event.fidelity, event.candidate] = event.weights
 
     def job(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[ScoringJob, int | None]:
-        """The job that trains and scores a candidate, and whose weights it starts from; None: those of the base."""
+        """Return the job that trains and scores a candidate, and the candidate whose weights it starts from; None: the base."""
         start = self._nearest(number, allocation, fidelity)
         source = None if start is None else TrainedFile(self._path(self._files[start]), self._allocation_of(start[1]))
         name = trained_name(self._experiment, allocation, fidelity, None if source is None else source.path.name)
@@ -46,8 +46,10 @@ class TrainedWeights:
         return (self._folder / TRAINED_FOLDER / name).resolve()
 
     def _nearest(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[Fidelity, int] | None:
-        """The trained candidate with the fewest steps between its widths and this one's: its own weights of the trained rung
-        below, or of the same rung; None while there is none, or where warm starts are off.
+        """Find the weights that a training starts from.
+
+        These are the candidate's own, if a rung has trained it already. Otherwise they are those of the candidate whose weight
+        widths differ least in sum. The result is None if nothing is trained yet, or if warm starts are off.
         """
         if not self._warm_start:
             return None
