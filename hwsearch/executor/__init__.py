@@ -1,14 +1,13 @@
 """Where pure jobs run: in this process, or on Ray.
 
-An executor is given a factory, a picklable callable (a module-level function, or a `functools.partial` of
-one) that builds the function which does the work. Every worker calls it once, so whatever is dear to load is
-loaded once per worker and shared by its jobs. Jobs are pure and idempotent: a job whose worker died is simply
-run again.
+An executor is given a factory, a picklable callable (a module-level function, or a `functools.partial` of one) that builds the
+function which does the work. Every worker calls it once, so that data that are slow to load are loaded once per worker and
+shared by its jobs. Jobs are pure and idempotent: a job whose worker died is simply run again.
 
-`interface` is what every executor gives. `local` runs jobs in this process, `ray_executor` on warm actors of Ray:
-`attempts` keeps the jobs, `actors` the workers, `health` looks whether Ray lives. `session` starts Ray here or joins
-a cluster, `preflight` looks before whether it can, `remote` is what runs on the nodes, and `portable` is how files
-reach machines that do not share them.
+`interface` defines what an executor does. `local` runs jobs in this process, and `ray_executor` runs them on warm actors of Ray.
+For the latter, `attempts` keeps the jobs, `actors` keeps the workers, and `health` checks whether Ray is alive. `session` starts
+Ray here or joins a cluster, `preflight` checks beforehand whether that can work, `remote` runs on the nodes, and `portable`
+brings files to machines that do not share them.
 """
 
 from hwsearch.executor.interface import Argument, Executor, Factory, Outcome, Result, run_jobs
@@ -41,12 +40,12 @@ def open_executor(
     ray_address: str | None,
     each: WorkersConfig | None = None,
 ) -> Executor[Argument, Result]:
-    """An executor with so many Ray workers; with none, this process does the work.
+    """Make an executor with a number of Ray workers. With 0, this process does the work.
 
     Args:
         factory: builds the work function.
         workers: on Ray.
-        max_attempts: times that a job is tried whose worker dies or does not answer.
+        max_attempts: how often a job is tried whose worker dies or does not answer.
         ray_address: a cluster to join.
         each: what each worker gets; absent: one core, no time limit.
     """

@@ -1,4 +1,4 @@
-"""Workers on Ray: warm actors, started until there are enough, asked whether they live, replaced where they do not, ended."""
+"""Workers on Ray: warm actors. This module starts them, checks whether they live, replaces dead ones, and ends them."""
 
 import logging
 import math
@@ -21,14 +21,14 @@ from hwsearch.executor.session import worker_environment
 from hwsearch.experiment import WorkersConfig
 
 RESTED_SECONDS = 1.0
-"""A worker that was last heard of longer ago is asked whether it lives before it is given a job: one that died without work would
-cost the job an attempt."""
+"""A worker that was silent for longer is asked whether it lives before it gets a job: a dead one would cost the job an attempt.
+"""
 
 ANSWER_SECONDS = 30.0
-"""How long it may take to answer."""
+"""How long a worker may take to answer."""
 
 WITH_ITS_NODE = "its node has died"
-"""How Ray says what an actor has died of; it has no type for that."""
+"""Words of Ray's error when an actor died with its node. Ray has no type for this."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Worker:
     actor: Any
     place: str
     heard: float
-    """When it was last heard of, by `time.monotonic`."""
+    """When the worker last answered, by `time.monotonic`."""
 
     def __str__(self) -> str:
         return self.place
@@ -52,26 +52,26 @@ class Start:
 
     actor: Any
     where: Any
-    """Reference to its node and host, which it says before it builds."""
+    """Reference to its node and host, which it reports before it builds."""
     began: float
-    """By `time.monotonic`."""
+    """When it began, by `time.monotonic`."""
 
 
 class Actors:
-    """The workers of an executor: each is starting, idle, asked whether it lives, or taken."""
+    """The workers of an executor. Each is starting, idle, being asked whether it lives, or taken."""
 
     def __init__(
         self, factory: Factory[Any, Any], count: int, each: WorkersConfig, health: Health, *, local: bool, max_deaths: int
     ) -> None:
-        """No workers yet.
+        """Start without workers.
 
         Args:
             factory: builds the work function, once per worker.
             count: of workers.
-            each: what each gets.
+            each: what each worker gets.
             health: of the Ray that they run on.
-            local: whether that is on this machine only, where no files travel.
-            max_deaths: how many workers in a row may die at their start.
+            local: whether Ray runs on this machine only, so that no files travel.
+            max_deaths: number of workers in a row that may die at their start.
         """
         self.count = count
         self._plain_factory = factory
@@ -80,40 +80,40 @@ class Actors:
         self._local = local
         self._max_deaths = max_deaths
         self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
-        """Folder of the files that travelled, below each node's folder for temporary files."""
+        """Folder of the files that were sent, below each node's folder for temporary files."""
         self._nodes: set[str] = set()
         """Nodes that may hold files."""
         self._factory: Any = None
-        """The factory with its files, as Ray holds them; None while no worker starts."""
+        """Reference to the factory with its files in Ray; None while no worker is starting."""
         self._starting: dict[Any, Start] = {}
         self._idle: list[Worker] = []
         self._asked: dict[Any, tuple[Worker, float]] = {}
-        """By their answers to come: workers, and when each was asked, by `time.monotonic`."""
+        """Workers that were asked, by the reference to their answer, each with the time of asking by `time.monotonic`."""
         self._deaths: list[str] = []
-        """Deaths in a row of workers as they started. What takes many at once counts once."""
+        """Deaths in a row of starting workers. A cause that ends many at once counts once."""
         self._death_seen = -math.inf
-        """When the last of these was noticed, by `time.monotonic`."""
+        """When the last such death was noticed, by `time.monotonic`."""
 
     @property
     def unused(self) -> int:
-        """How many are ready and without a job."""
+        """Number of workers that are ready and have no job."""
         return len(self._idle) + len(self._asked)
 
     @property
     def placed(self) -> int:
-        """How many are starting on a node, and not waiting for room."""
+        """Number of workers that are starting on a node, and not waiting for room."""
         return sum(_node_of(start.where) is not None for start in self._starting.values())
 
     @property
     def awaited(self) -> list[Any]:
-        """The references to wait for; `hear` takes them."""
+        """The references to wait for. Pass each one that is ready to `hear`."""
         return [*self._starting, *self._asked]
 
     def start_missing(self, taken: int) -> None:
-        """Start as many as are missing, given how many are taken.
+        """Start the missing workers, given the number of those taken.
 
         Raises:
-            UserError: Ray has no room for what they read, or they keep dying at their start.
+            UserError: Ray has no room for what workers read, or workers keep dying at their start.
         """
         if len(self._deaths) >= self._max_deaths:
             raise UserError(
@@ -125,15 +125,15 @@ class Actors:
                 return
             if self._factory is None:
                 self._factory = self._hand_over()
-            # In a list the reference travels as it is, and the actor itself resolves it, where it can say what went wrong.
+            # In a list, the reference is not resolved on the way: the actor resolves it, and can report what went wrong.
             actor = self._actor_class.remote([self._factory], self._root)
             where = actor.where.remote()
             self._starting[actor.build.remote()] = Start(actor, where, time.monotonic())
 
     def take(self, jobs: int) -> Worker | None:
-        """A worker that lives, if there is one; whoever takes it calls `rest` or `end`.
+        """Take a live worker, if there is one. The caller must call `rest` or `end` afterwards.
 
-        Those that have rested are asked first, no more of them than there are jobs to give out.
+        Workers that were silent are first asked whether they live, at most as many as there are jobs to give out.
         """
         while self._idle and len(self._asked) < jobs:
             worker = self._idle.pop()
@@ -143,17 +143,17 @@ class Actors:
         return None
 
     def run(self, worker: Worker, argument: Any) -> Any:
-        """Give a job to a worker that was taken; the reference to what comes of it."""
+        """Give a job to a worker that was taken; return the reference to its outcome."""
         files = contents(argument.files()) if self._root is not None and isinstance(argument, PortableJob) else {}
         return worker.actor.run.remote(argument, files)
 
     def rest(self, worker: Worker) -> None:
-        """Take back a worker that has just been heard of."""
+        """Take back a worker that has just answered."""
         worker.heard = time.monotonic()
         self._idle.append(worker)
 
     def end(self, worker: Worker) -> None:
-        """End a dead or hung worker, which will be replaced; more may have died with it, such as all of a node."""
+        """End a dead or hung worker, which will be replaced. Others may have died with it, such as all workers of a node."""
         import ray
 
         ray.kill(worker.actor)
@@ -162,10 +162,10 @@ class Actors:
             idle.heard = -math.inf
 
     def hear(self, reference: Any) -> None:
-        """A worker has answered, or died: as it started, or when it was asked.
+        """Take in that a worker has answered or died, as it started or when it was asked.
 
         Raises:
-            UserError: it cannot build the work; names the node.
+            UserError: the worker cannot build the work. The message names the node.
         """
         if reference in self._starting:
             self._hear_of_start(reference)
@@ -173,7 +173,7 @@ class Actors:
             self._hear_of_asked(reference)
 
     def end_silent(self) -> None:
-        """End those that were asked too long ago."""
+        """End the workers that were asked too long ago."""
         for reference, (worker, asked) in list(self._asked.items()):
             if time.monotonic() - asked >= ANSWER_SECONDS:
                 del self._asked[reference]
@@ -181,7 +181,7 @@ class Actors:
                 self.end(worker)
 
     def end_all(self, taken: Iterable[Worker]) -> None:
-        """End every worker, also those taken, and delete what was sent to nodes; Ray must be up."""
+        """End every worker, including those taken, and delete the files that were sent to nodes. Ray must be running."""
         import ray
 
         ready = [*taken, *self._idle, *(worker for worker, _ in self._asked.values())]
@@ -192,7 +192,7 @@ class Actors:
             delete_files(self._root, self._nodes.union(node for node, _ in begun))
 
     def delete_here(self) -> None:
-        """Delete what was sent to this machine's node; others are out of reach."""
+        """Delete the files that were sent to this machine's node; other nodes are out of reach."""
         if self._root is not None:
             delete_folder(self._root)
 
@@ -217,13 +217,13 @@ class Actors:
         )
 
     def _hand_over(self) -> Any:
-        """Give Ray the factory and its files, for as long as workers start.
+        """Store the factory and its files in Ray, for as long as workers start.
 
-        Where this process owns something that lay on a node which has died, Ray tries to write down that it is lost, and ends
-        the process where that was the node of this machine.
+        If this process owns an object on a node that has died, Ray tries to record the loss. If that was this machine's node,
+        Ray ends this process.
 
         Raises:
-            UserError: no room for it.
+            UserError: Ray has no room for them.
         """
         import ray
         from ray.exceptions import ObjectStoreFullError, OutOfDiskError
@@ -277,7 +277,7 @@ class Actors:
 
 
 def _node_of(where: Any) -> tuple[str, str] | None:
-    """Node and host of an actor, if it has said where it is."""
+    """Return node and host of an actor, if it has reported them."""
     import ray
     from ray.exceptions import RayError
 
@@ -289,6 +289,6 @@ def _node_of(where: Any) -> tuple[str, str] | None:
 
 
 def _place(where: Any) -> str:
-    """The node of an actor as an error names it."""
+    """Name the node of an actor for an error."""
     found = _node_of(where)
     return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"

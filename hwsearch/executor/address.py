@@ -11,10 +11,10 @@ CONNECT_SECONDS = 5.0
 
 
 def check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens; Ray itself would try for minutes.
+    """Refuse an address where nothing listens. Ray itself would try for minutes.
 
     Raises:
-        UserError: not of the form HOST:PORT, or no connection within a few seconds.
+        UserError: the address does not have the form HOST:PORT, or no connection is made within a few seconds.
     """
     host_and_port(address)
     try:
@@ -24,19 +24,19 @@ def check_reachable(address: str) -> None:
 
 
 def knock(address: str) -> None:
-    """Connect to an address, and leave.
+    """Connect to an address, and close the connection.
 
     Raises:
-        OSError: nothing there.
+        OSError: nothing listens there.
     """
     socket.create_connection(host_and_port(address), timeout=CONNECT_SECONDS).close()
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The parts of an address.
+    """Split an address into host and port.
 
     Raises:
-        UserError: it is none, or that of a server of Ray Client, from outside the cluster.
+        UserError: the text is no address, or the address of a Ray Client server, which is used from outside a cluster.
     """
     if address.startswith("ray://"):
         raise UserError(

@@ -1,6 +1,6 @@
 """Jobs from their submission to their outcome: which wait, which run, which are tried again, and why one has failed.
 
-Nothing here knows Ray: whoever runs a job names its attempt by any hashable value, and says what became of it.
+Nothing here knows Ray. The caller that runs a job names its attempt by any hashable value, and reports its end.
 """
 
 import logging
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 class Job(NamedTuple, Generic[Argument]):
-    """A job, and which attempt at it is next or now."""
+    """A job, and the number of its present or next attempt."""
 
     key: int
     argument: Argument
     attempts: int = 1
     hangs: int = 0
-    """How many of the attempts before ran out of time."""
+    """Number of earlier attempts that ran out of time."""
 
 
 class Attempt(NamedTuple, Generic[Argument, Worker]):
@@ -39,20 +39,20 @@ class Attempt(NamedTuple, Generic[Argument, Worker]):
 class Attempts(Generic[Argument, Result, Worker]):
     """The jobs of an executor.
 
-    A job that waits again goes before those that never ran. `outcomes` holds what has come and was not taken.
+    A job that is retried goes before those that never ran. `outcomes` holds outcomes that were not taken yet.
     """
 
     def __init__(self, max_attempts: int, time_limit_s: float | None) -> None:
-        """No jobs yet; the time limit is for one attempt, and None is no limit."""
+        """Start without jobs. The time limit is for one attempt; None means no limit."""
         self._max_attempts = max_attempts
         self._time_limit_s = time_limit_s
         self.waiting: deque[Job[Argument]] = deque()
         self.running: dict[Hashable, Attempt[Argument, Worker]] = {}
-        """By name of the attempt, the oldest first."""
+        """Attempts by name, the oldest first."""
         self.outcomes: deque[Outcome[Result]] = deque()
 
     def submit(self, key: int, argument: Argument) -> None:
-        """Add a job behind those that wait."""
+        """Add a job to the end of the queue."""
         self.waiting.append(Job(key, argument))
 
     def begin(self, name: Hashable, job: Job[Argument], worker: Worker) -> None:
@@ -60,11 +60,11 @@ class Attempts(Generic[Argument, Result, Worker]):
         self.running[name] = Attempt(job, worker, time.monotonic())
 
     def lose(self, attempt: Attempt[Argument, Worker], death: str) -> None:
-        """The worker of an attempt, which runs no more, has died."""
+        """Note that the worker of an attempt has died. The attempt is no longer running."""
         self._fail(attempt, death, f"died ({death})")
 
     def end_overdue(self) -> list[Worker]:
-        """End the attempts that are out of time; gives their workers."""
+        """End the attempts that are out of time; return their workers."""
         limit, ended = self._time_limit_s, list[Worker]()
         while limit is not None and self.seconds_left() == 0.0:
             attempt = self.running.pop(next(iter(self.running)))
@@ -74,13 +74,13 @@ class Attempts(Generic[Argument, Result, Worker]):
         return ended
 
     def lose_all(self, death: str) -> None:
-        """Everything that runs jobs has died at once."""
+        """Note that all workers have died at once."""
         for attempt in reversed(self.running.values()):
             self._retry(attempt.job, death)
         self.running.clear()
 
     def seconds_left(self) -> float | None:
-        """Until the next attempt is out of time; None where none ever is."""
+        """Return the seconds until the next attempt is out of time; None without a limit or attempts."""
         if self._time_limit_s is None or not self.running:
             return None
         oldest = next(iter(self.running.values()))
@@ -93,14 +93,14 @@ class Attempts(Generic[Argument, Result, Worker]):
         self.outcomes.clear()
 
     def _fail(self, attempt: Attempt[Argument, Worker], why: str, how: str, seconds: float = 0.0) -> None:
-        """Try the job of an attempt again, or give its outcome; say so."""
+        """Queue the job of an attempt again, or give its outcome; log which."""
         job = attempt.job
         again = self._retry(job, why, seconds)
         fate = f"is tried again, attempt {job.attempts + 1} of {self._max_attempts}" if again else "has failed"
         logger.debug("a worker on node %s: %s; another one is started, and its job %d %s", attempt.worker, how, job.key, fate)
 
     def _retry(self, job: Job[Argument], why: str, seconds: float = 0.0) -> bool:
-        """Queue a job once more; where its attempts are spent, give its outcome."""
+        """Queue a job once more, or give its outcome if its attempts are spent."""
         again = job.attempts < self._max_attempts
         if again:
             self.waiting.appendleft(job._replace(attempts=job.attempts + 1))
@@ -109,7 +109,7 @@ class Attempts(Generic[Argument, Result, Worker]):
         return again
 
     def _reason(self, job: Job[Argument], last: str) -> str:
-        """Why a job has failed, given what ended its last attempt."""
+        """Say why a job has failed, given what ended its last attempt."""
         if job.hangs == job.attempts and self._time_limit_s is not None:
             return no_answer(self._time_limit_s, job.attempts)
         what = "died or gave no answer" if job.hangs else "died"

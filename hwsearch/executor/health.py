@@ -1,6 +1,6 @@
-"""How the Ray that this process is connected to fares: its head, its nodes, and whether it has workers for us.
+"""The health of the Ray that this process is connected to: its head, its nodes, and whether workers are ready.
 
-What changes is told to the log. A Ray that does not come back is given up, in one line that says what to do.
+Changes are logged. If Ray does not come back, the command gives up with one line that says what to do.
 """
 
 import logging
@@ -14,37 +14,37 @@ from hwsearch.executor.nodes import NodeWatch, alive_nodes, head_answers
 from hwsearch.executor.reasons import CONTINUE
 
 CHECK_SECONDS = 5.0
-"""How often the driver looks whether Ray itself is alive."""
+"""How often the driver checks whether Ray itself is alive."""
 
 HEAD_SECONDS = 30.0
-"""How long a cluster's head may be silent: Ray ends the driver's process, without a word, after 60 s."""
+"""How long a cluster's head may be silent. After 60 s, Ray would end the driver's process without a message."""
 
 PATIENCE_SECONDS = 600.0
-"""How long the driver waits where no worker is ready: a cluster may be starting machines, a worker may hang as it loads."""
+"""How long the driver waits if no worker is ready: a cluster may be starting machines, or a worker may hang as it loads."""
 
 REMIND_SECONDS = 30.0
-"""The least time between two messages that no worker is ready, or two that say how many are."""
+"""Least time between two messages about how many workers are ready."""
 
 NODES_NAMED = 5
-"""When more nodes than this come or go together, a message names only so many."""
+"""Most nodes that a message names when several come or go together."""
 
 logger = logging.getLogger(__name__)
 
 
 class Health:
-    """Looks after one Ray after another; `begin` with each."""
+    """Watches one Ray after another; call `begin` for each."""
 
     def __init__(self, address: str | None, patience_s: float = PATIENCE_SECONDS) -> None:
-        """Nothing to look after yet; without an address Ray runs on this machine only."""
+        """Start with no Ray to watch. Without an address, Ray runs on this machine only."""
         self._address = address
         self._place = "this machine" if address is None else f"the Ray cluster at '{address}'"
         self._patience_s = patience_s
         self._watch: NodeWatch | None = None
         self._told_ready: int | None = None
-        """How many workers were ready when that was last told."""
+        """Number of ready workers in the last message about it."""
 
     def begin(self) -> None:
-        """Look after the Ray that this process has just connected to."""
+        """Watch the Ray that this process has just connected to."""
         import ray
 
         self._own_node = str(ray.get_runtime_context().get_node_id())
@@ -54,32 +54,32 @@ class Health:
         self._checked = self._head_seen = self._worker_seen = self._reminded = self._told = time.monotonic()
 
     def close(self) -> None:
-        """Look after it no longer."""
+        """Stop watching."""
         if self._watch is not None:
             self._watch.close()
 
     def own_node_lives(self) -> bool:
-        """Whether Ray may be asked for what it keeps on this machine: without its node it would end the process."""
+        """Whether this machine's node is alive. Without it, asking Ray for what it keeps here would end the process."""
         return self._watch is None or self._watch.lives()
 
     def doubt(self) -> None:
-        """Something has died: look at Ray before it is trusted again."""
+        """Note that something has died, so that Ray is checked before it is trusted again."""
         self._checked = -math.inf
 
     def is_trusted(self) -> bool:
-        """Whether Ray may be given something to keep: nothing has died since it was looked at.
+        """Whether Ray may be given something to store: nothing has died since the last check.
 
-        A worker may have died because this machine's node dies, and Ray says so before the node has ended. Ray ends this process
-        where it stores anything on the node then.
+        A worker may have died because this machine's node is dying, and Ray reports the worker before the node has ended. If
+        anything is stored on the node then, Ray ends this process.
         """
         return self._checked != -math.inf and self.own_node_lives()
 
     def is_due(self) -> bool:
-        """Whether it is time to look."""
+        """Whether it is time for the next check."""
         return not self.own_node_lives() or time.monotonic() - self._checked >= CHECK_SECONDS
 
     def look(self) -> int | None:
-        """Look at Ray: how many nodes live, 0 where the head is silent; None where this machine's node has died.
+        """Check Ray; return the number of live nodes, 0 if the head is silent, or None if this machine's node has died.
 
         Raises:
             UserError: the head is gone, or a cluster's has been silent for too long.
@@ -98,17 +98,17 @@ class Health:
         return len(nodes) if in_place else None
 
     def _miss_head(self) -> None:
-        if self._address is None:  # what this process keeps of a dead head ends it within a minute, even if a new one is started
+        if self._address is None:  # a dead head ends this process within a minute, even if a new one is started
             raise UserError(f"the head of Ray on this machine has died; {CONTINUE}")
         silent = self._checked - self._head_seen
         if silent >= HEAD_SECONDS:
             raise UserError(f"no answer from {self._place} for {silent:.0f} s; {CONTINUE} when there is")
 
     def wait_for_workers(self, ready: int, placed: int, nodes: int) -> None:
-        """Say so where no worker is ready, and in the end give up: none was placed on a node, or those placed hang as they start.
+        """Warn if no worker is ready, and give up in the end: either no node has room, or the placed workers hang as they start.
 
         Raises:
-            UserError: none has been ready for too long.
+            UserError: no worker has been ready for too long.
         """
         now = self._checked
         if ready:
@@ -124,7 +124,7 @@ class Health:
             logger.warning("%s; waiting %.0f s more", state, self._patience_s - waited)
 
     def tell_ready(self, ready: int, wanted: int) -> None:
-        """Say how many workers are ready where that has changed, though not too often; at once where all are at the start."""
+        """Log the number of ready workers when it has changed, but not too often; at once if all are ready at the start."""
         if ready == self._told_ready:
             return
         now, first = time.monotonic(), self._told_ready is None and ready == wanted
@@ -135,14 +135,14 @@ class Health:
 
 
 class NodeNews:
-    """Tells of nodes of a cluster that come and go."""
+    """Logs the nodes of a cluster that come and go."""
 
     def __init__(self) -> None:
-        """Those that are alive now are no news."""
+        """Start with the nodes that are alive now."""
         self._known = {node["NodeID"]: _name(node) for node in alive_nodes()}
 
     def tell(self, nodes: Iterable[Mapping[str, Any]]) -> None:
-        """Say what has changed, given those that are alive."""
+        """Log what has changed, given the nodes that are alive."""
         found = {node["NodeID"]: _name(node) for node in nodes}
         for what, some, others in (("has lost", self._known, found), ("has got", found, self._known)):
             names = sorted(name for node, name in some.items() if node not in others)
@@ -154,5 +154,5 @@ class NodeNews:
 
 
 def _name(node: Mapping[str, Any]) -> str:
-    """A node as `ray.nodes` has it, in words."""
+    """Name a node, given its entry in `ray.nodes`."""
     return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"

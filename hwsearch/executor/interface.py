@@ -1,4 +1,4 @@
-"""What every executor gives: outcomes of jobs by key, as they finish."""
+"""The interface of executors: outcomes of jobs by key, as they finish."""
 
 import os
 import socket
@@ -17,12 +17,12 @@ Factory = Callable[[], Callable[[Argument], Result]]
 
 @dataclass(frozen=True)
 class Outcome(Generic[Result_co]):
-    """What became of a job: its result, or why there is none."""
+    """The outcome of a job: its result, or why there is none."""
 
     key: int
     result: Result_co | None
     error: str | None
-    """None if the job succeeded; else the exception, or what its workers died of."""
+    """None if the job succeeded; otherwise the exception, or the reason why its workers died."""
     attempts: int
     seconds: float
     """Time the job itself took, in its last attempt."""
@@ -35,23 +35,23 @@ class Executor(Protocol[Argument_contra, Result_co]):
 
     @property
     def capacity(self) -> int:
-        """How many jobs to keep in flight: enough that no worker waits for the next one."""
+        """Number of jobs to keep in flight: enough that no worker waits for the next one."""
         ...
 
     @property
     def ready(self) -> int:
-        """How many outcomes can be had without waiting for any."""
+        """Number of outcomes that are available without waiting."""
         ...
 
     def submit(self, key: int, argument: Argument_contra) -> None:
-        """Queue a job; its outcome carries `key`."""
+        """Queue a job. Its outcome carries `key`."""
         ...
 
     def next_outcome(self) -> Outcome[Result_co]:
         """Wait for any job in flight to finish.
 
-        A job that raises, that never answers within the time limit, or whose worker keeps dying, gives an outcome with its
-        error. A `UserError`, or any failure to build the work function, concerns every job and is raised.
+        If a job raises, never answers within the time limit, or has workers that keep dying, its outcome holds the error. A
+        `UserError`, or a failure to build the work function, concerns every job and is raised.
 
         Raises:
             LookupError: nothing is in flight.
@@ -64,7 +64,7 @@ class Executor(Protocol[Argument_contra, Result_co]):
 
 
 def run_jobs(executor: Executor[Argument, Result], arguments: Iterable[Argument]) -> Iterator[Outcome[Result]]:
-    """Run one job per argument, `capacity` at a time; outcomes come as they finish, keyed by position."""
+    """Run one job per argument, `capacity` at a time. Yield outcomes as they finish, keyed by position."""
     in_flight = 0
     for key, argument in enumerate(arguments):
         if in_flight == executor.capacity:
@@ -77,5 +77,5 @@ def run_jobs(executor: Executor[Argument, Result], arguments: Iterable[Argument]
 
 
 def this_process() -> str:
-    """Host and process."""
+    """Return host and process of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"

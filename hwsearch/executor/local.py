@@ -1,4 +1,4 @@
-"""Jobs in this process, without Ray: for tests, for debugging, and as what Ray's results are compared with."""
+"""Jobs in this process, without Ray: for tests, for debugging, and as the reference for Ray's results."""
 
 import signal
 import threading
@@ -14,25 +14,25 @@ from hwsearch.executor.reasons import attempt, no_answer
 from hwsearch.process.interrupts import checkpoint
 
 REPEAT_SECONDS = 1.0
-"""An alarm that fires where its exception is lost, such as inside a destructor, fires again."""
+"""The alarm fires again after this time, because its exception can be lost, for example inside a destructor."""
 
 
 class LocalExecutor(Generic[Argument, Result]):
     """Runs jobs in this process, one after another, in the order they were submitted.
 
-    A time limit is an alarm of the operating system: it ends whatever runs Python code or sleeps, and native code as soon as that
-    returns. What never returns from native code only a process of its own survives: use Ray.
+    A time limit is an alarm of the operating system. It interrupts Python code and sleep at once, and native code as soon as
+    that returns. For jobs that may never return from native code, use Ray, which runs them in processes of their own.
     """
 
     capacity = 1
     ready = 0
 
     def __init__(self, factory: Factory[Argument, Result], *, max_attempts: int = 1, time_limit_s: float | None = None) -> None:
-        """An executor whose work is built at the first job.
+        """Make an executor that builds its work function at the first job.
 
         Args:
             factory: builds the work function.
-            max_attempts: times that a job is tried which does not answer in time. One that ends this process is not survived.
+            max_attempts: how often a job is tried that does not answer in time. A job that ends this process ends everything.
             time_limit_s: of one attempt.
 
         Raises:
@@ -51,7 +51,7 @@ class LocalExecutor(Generic[Argument, Result]):
         self._queue.append((key, argument))
 
     def next_outcome(self) -> Outcome[Result]:
-        """Run the oldest job; see `Executor`."""
+        """Run the oldest job. See `Executor`."""
         if not self._queue:
             raise LookupError("no job is in flight")
         checkpoint()
@@ -80,7 +80,7 @@ class LocalExecutor(Generic[Argument, Result]):
 
 
 class _TimeIsUp(BaseException):
-    """No `Exception`, so that a job's own handlers let it pass."""
+    """Raised by the alarm. It is no `Exception`, so that a job's own handlers let it pass."""
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _alarm(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, seconds, REPEAT_SECONDS)
             yield
         finally:
-            # An alarm that is due just now must not leave the timer running, to go off in the midst of other work.
+            # An alarm that is due just now must not leave the timer running, or it would interrupt later work.
             armed = False
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

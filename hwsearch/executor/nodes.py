@@ -1,4 +1,4 @@
-"""The nodes of the Ray that this process is connected to: which there are, whether this machine's lives, what lies on them."""
+"""The nodes of the Ray that this process is connected to: which of them are alive, and the files to delete there."""
 
 import socket
 from pathlib import Path
@@ -23,20 +23,21 @@ def head_answers() -> bool:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray says of its nodes that are alive; asked of the head, which must answer."""
+    """Return Ray's description of each node that is alive. It comes from the head, which must answer."""
     import ray
 
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 class NodeWatch:
-    """Tells at once when this machine's node of Ray has died: the kernel closes a socket of it that is held open here.
+    """Notices at once when this machine's node of Ray dies: it holds a connection to the node, which the kernel then closes.
 
-    Ray itself notices after some ten seconds, and ends the process without a word where it then needs what lay on that node.
+    Ray itself notices after some ten seconds. If it needs something that lay on that node, it ends this process without a
+    message.
     """
 
     def __init__(self, node: str) -> None:
-        """Watch a node of this machine by its id; one that has gone already counts as dead."""
+        """Watch a node of this machine by its id. A node that has already gone counts as dead."""
         self._socket = socket.socket(socket.AF_UNIX)
         names = [str(each["RayletSocketName"]) for each in alive_nodes() if each["NodeID"] == node]
         try:
@@ -45,7 +46,7 @@ class NodeWatch:
             self.close()
 
     def lives(self) -> bool:
-        """Whether the node's process is there."""
+        """Whether the node's process is alive."""
         try:
             return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
         except BlockingIOError:
@@ -59,7 +60,7 @@ class NodeWatch:
 
 
 def delete_files(root: Path, nodes: set[str]) -> None:
-    """Delete what travelled to the nodes, below each one's folder for temporary files, where these still answer."""
+    """Delete the files that were sent to nodes, below each node's folder for temporary files, on the nodes that still live."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

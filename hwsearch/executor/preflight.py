@@ -1,4 +1,4 @@
-"""What can be said of the workers wanted before anything is started for them."""
+"""Checks of the wanted workers that need nothing to be started."""
 
 import logging
 import os
@@ -11,26 +11,26 @@ from hwsearch.experiment import WorkersConfig
 from hwsearch.process.cores import MOST_PROCESSES, available_cores
 
 ANSWER_SECONDS = 30.0
-"""How long a cluster may take to say that it is one, and to look at the token."""
+"""How long a cluster may take to answer and to check the token."""
 
 TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
-"""What Ray's errors say when the token is a wrong one, and when its file cannot be read."""
+"""Words in Ray's errors that mean a wrong token, or a token file that cannot be read."""
 
 CROWDED = 4
-"""Workers that ask for more than this many times the machine's cores get a warning."""
+"""If workers ask for more than this many times the machine's cores, the user gets a warning."""
 
 logger = logging.getLogger(__name__)
 
 
 def check_workers(workers: int, address: str | None, each: WorkersConfig) -> None:
-    """Refuse, before anything long begins, workers that cannot be had; warn of many more than there are cores.
+    """Refuse impossible workers before long work begins; warn if they want far more cores than there are.
 
     Raises:
-        UserError: a cluster for no workers, no address, none that answers, not its token, more than this machine can run, or
-            GPUs that workers would not see.
+        UserError: a cluster is named but no workers, the address is malformed or does not answer, the token is wrong, this
+            machine cannot run so many, or workers would not see the GPUs.
     """
-    if address is None:  # a cluster's nodes look for theirs when they start to work
-        from hwsearch.process.device import check_device  # torch takes long to load
+    if address is None:  # a cluster's nodes check for GPUs when workers start
+        from hwsearch.process.device import check_device  # torch is slow to load
 
         check_device(each.device)
     if workers and each.device == "cuda" and each.gpus == 0:
@@ -66,12 +66,12 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
 
 
 def check_cluster(address: str) -> None:
-    """Refuse what listens and is no cluster, or one that this process has not the token of.
+    """Refuse an address at which no Ray cluster answers, or whose token this process does not have.
 
-    Asked by a process of its own: in this one Ray would try for 20 s, and write a line of its own each time.
+    A separate process asks, because in this one Ray would try for 20 s and write a line each time.
 
     Raises:
-        UserError: the token is missing or wrong, or it does not say that it is well.
+        UserError: the token is missing or wrong, or the cluster does not report that it is well.
     """
     try:
         asked = subprocess.run(  # noqa: S603 - the address has been looked at

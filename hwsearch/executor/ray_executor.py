@@ -1,6 +1,7 @@
 """Jobs on Ray: warm actors, one job at a time each, replaced when they die or do not answer.
 
-`Attempts` keeps the jobs, `Actors` the workers, and `Health` looks whether Ray lives; `RayExecutor` has them act on each other.
+`Attempts` keeps the jobs, `Actors` keeps the workers, and `Health` checks whether Ray is alive. `RayExecutor` connects the
+three.
 """
 
 import logging
@@ -20,7 +21,7 @@ from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.process.interrupts import checkpoint, pause
 
 WAIT_SECONDS = 1.0
-"""How long it waits for workers before it looks whether this machine's node lives."""
+"""How long to wait for workers before checking whether this machine's node is alive."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +30,9 @@ class RayExecutor(Generic[Argument, Result]):
     """Runs jobs on Ray: warm actors with the cores that the experiment gives each, one job at a time per actor.
 
     A job whose actor dies (a crash, memory, a lost node) or does not answer within the time limit is tried again on a new one,
-    `max_attempts` times in all. Without an address a fresh Ray is started on this machine, for this process only, and started
-    again if it dies; with one, the jobs go to that cluster. Its nodes need no file of this machine: those that a `Portable`
-    factory or job names travel through Ray's object store, once to each node, and what a job writes comes back.
+    `max_attempts` times in all. Without an address, a fresh Ray is started on this machine, for this process only, and restarted
+    if it dies. With an address, the jobs go to that cluster. Its nodes need no shared folder: files that a `Portable` factory or
+    job names travel through Ray's object store, once to each node, and files that a job writes come back.
     """
 
     def __init__(
@@ -44,15 +45,16 @@ class RayExecutor(Generic[Argument, Result]):
         each: WorkersConfig | None = None,
         patience_s: float = PATIENCE_SECONDS,
     ) -> None:
-        """An executor that connects to Ray and starts its workers with the first job.
+        """Make an executor that connects to Ray and starts its workers with the first job.
 
         Args:
             factory: builds the work function, once per worker.
-            workers: how many.
-            max_attempts: times that a job is tried, that workers in a row may die at their start, and a local Ray on its own.
+            workers: number of workers.
+            max_attempts: how often a job is tried, how many workers in a row may die at their start, and how often a local Ray
+                may die between two outcomes.
             ray_address: a cluster to join.
             each: what each worker gets.
-            patience_s: how long to wait for workers where none is ready.
+            patience_s: how long to wait if no worker is ready.
         """
         self._address = ray_address
         self._each = each or WorkersConfig()
@@ -61,7 +63,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._health = Health(ray_address, patience_s)
         self._actors = Actors(factory, workers, self._each, self._health, local=ray_address is None, max_deaths=max_attempts)
         self._restarts = 0
-        """How often a local Ray was started again since the last outcome."""
+        """How often a local Ray was restarted since the last outcome."""
         self._has_begun = False
         self._owns_ray = False
 
@@ -69,14 +71,14 @@ class RayExecutor(Generic[Argument, Result]):
     def capacity(self) -> int:
         """One job per worker, and one waiting per eight workers to bridge the driver's time.
 
-        A single worker has none waiting, so that each proposal knows of every result before it, as it does without Ray.
+        A single worker has no job waiting, so that each proposal knows every earlier result, as without Ray.
         """
         workers = self._actors.count
         return 1 if workers == 1 else workers + (workers + 7) // 8
 
     @property
     def ready(self) -> int:
-        """Outcomes that have come and were not taken."""
+        """Number of outcomes that have arrived and were not taken yet."""
         return len(self._attempts.outcomes)
 
     def submit(self, key: int, argument: Argument) -> None:
@@ -88,24 +90,24 @@ class RayExecutor(Generic[Argument, Result]):
         if not self._has_begun:
             self._owns_ray = connect(self._actors.count, self._address, self._each)
             self._has_begun = True
-            if self._address is None:  # a cluster may be about to start larger machines
+            if self._address is None:  # a cluster may still start larger machines
                 check_fits(self._each)
             self._begin()
         self._attempts.submit(key, argument)
         self._dispatch()
 
     def next_outcome(self) -> Outcome[Result]:
-        """Wait for any job; see `Executor`.
+        """Wait for any job. See `Executor`.
 
         Raises:
-            UserError: also where Ray or all its nodes are gone for good.
+            UserError: as in `Executor`; or Ray or all its nodes are gone for good.
         """
         attempts = self._attempts
         if not (attempts.outcomes or attempts.running or attempts.waiting):
             raise LookupError("no job is in flight")
         while True:
             checkpoint()
-            # Before an outcome is given, too: workers go on while the driver thinks.
+            # Even if an outcome is ready: workers should go on while the driver is busy.
             self._look_after_ray()
             self._actors.start_missing(len(attempts.running))
             self._dispatch()
@@ -141,7 +143,7 @@ class RayExecutor(Generic[Argument, Result]):
         return len(self._attempts.running) + self._actors.unused
 
     def _begin(self) -> None:
-        """Start every worker on a Ray that was connected to just now."""
+        """Start every worker on the Ray that this process has just connected to."""
         self._health.begin()
         self._actors.start_missing(taken=0)
 
@@ -156,7 +158,7 @@ class RayExecutor(Generic[Argument, Result]):
             attempts.begin(self._actors.run(worker, job.argument), job, worker)
 
     def _collect(self) -> None:
-        """Wait a while for whatever comes first, then take all that has come."""
+        """Wait a while for the first answer, then take all that have arrived."""
         import ray
 
         waiting, left = [*self._attempts.running, *self._actors.awaited], self._attempts.seconds_left()
@@ -201,7 +203,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._attempts.outcomes.append(Outcome(attempt.job.key, result, error, attempt.job.attempts, seconds, name))
 
     def _look_after_ray(self) -> None:
-        """Start a local Ray again whose node has died; wait for a cluster that has lost its workers, though not for ever.
+        """Restart a local Ray whose node has died; wait, within limits, for a cluster that has lost its workers.
 
         Raises:
             UserError: the head or this machine's node of a cluster is gone, no worker has come for too long, or a local Ray
@@ -215,7 +217,7 @@ class RayExecutor(Generic[Argument, Result]):
             self._health.wait_for_workers(ready, 0 if ready else self._actors.placed, nodes)
         elif self._address is None:
             self._restart()
-        else:  # let go of it before Ray needs the node; whoever outlives this call finds no Ray
+        else:  # disconnect before Ray needs the node; code that still runs afterwards finds no Ray
             self._attempts.clear()
             self._actors.forget()
             disconnect()
@@ -223,7 +225,7 @@ class RayExecutor(Generic[Argument, Result]):
             raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
 
     def _restart(self) -> None:
-        """A new local Ray with new workers; the jobs that ran on the old one count it as a death of their worker.
+        """Start a new local Ray with new workers. Jobs that ran on the old one count this as a death of their worker.
 
         Raises:
             UserError: Ray has died before, and no job was done in between.

@@ -1,4 +1,4 @@
-"""Why a job, a worker or Ray failed, in one line that any file takes."""
+"""Reasons why a job, a worker or Ray failed, each in one line that any file can hold."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from hwsearch.errors import UserError
 from hwsearch.executor.interface import Argument, Result
 
 NO_ANSWER = "no answer within"
-"""How the reason begins where a job hung in every attempt."""
+"""Begin of the reason if a job hung in every attempt."""
 
 CONTINUE = "run the same command again to continue"
-"""What the user can do once Ray is mended."""
+"""What the user can do once Ray works again."""
 
 
 def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Result | None, str | None, float]:
-    """Run a job; its result, or its exception in one line, and the seconds it took."""
+    """Run a job; return its result, or its exception in one line, and the seconds it took."""
     start = time.perf_counter()
     try:
         return work(argument), None, time.perf_counter() - start
@@ -25,20 +25,20 @@ def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Res
 
 
 def no_answer(time_limit_s: float, attempts: int) -> str:
-    """Why a job failed that hung in every attempt."""
+    """Give the reason of a job that hung in every attempt."""
     return f"{NO_ANSWER} {time_limit_s:g} s, {times(attempts)}"
 
 
 def times(count: int) -> str:
-    """How often, in words."""
+    """Say in words how often something happened."""
     return "once" if count == 1 else f"{count} times"
 
 
 def one_error(error: BaseException) -> str:
-    """An exception in one line."""
+    """Describe an exception in one line."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line that any file takes: names of files may hold bytes that are no text."""
+    """Return the message of an exception in one line that any file can hold: file names may hold bytes that are no text."""
     return " ".join(str(error).split())[:500].encode(errors="backslashreplace").decode()

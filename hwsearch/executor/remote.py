@@ -1,4 +1,4 @@
-"""What runs on the nodes of Ray: the actor that does the jobs, and the end of what it was sent."""
+"""Code that runs on the nodes of Ray: the actor that does the jobs, and the deletion of the files it was sent."""
 
 import shutil
 import socket
@@ -20,18 +20,18 @@ class RemoteWorker:
     def __init__(self, factory: list[Any], root: Path | None) -> None:
         self._factory = factory
         self._root = None if root is None else Path(tempfile.gettempdir()) / root
-        # Jobs on one node may name the same file, and each deletes what came with it.
+        # Jobs on one node may name the same file, and each deletes the files that came with it.
         self._jobs_root = None if self._root is None else self._root / f"jobs-{uuid.uuid4().hex}"
         self._work: Callable[[Any], Any] | None = None
 
     def where(self) -> tuple[str, str]:
-        """Node and host."""
+        """Return node and host."""
         import ray
 
         return ray.get_runtime_context().get_node_id(), socket.gethostname()
 
     def build(self) -> tuple[str, str, str | None]:
-        """Fetch what the work needs, and build it; node and host, and what went wrong."""
+        """Fetch the files that the work needs, and build it; return node, host, and what went wrong."""
         import ray
 
         failure = None
@@ -40,7 +40,7 @@ class RemoteWorker:
             if self._root is not None:
                 self._root.mkdir(mode=0o700, exist_ok=True)
                 if isinstance(factory, Portable):
-                    # Workers of one node share them: whoever comes first has written them.
+                    # Workers of one node share the files: the first one writes them.
                     for path in (path for path in files if not moved(path, self._root).is_file()):
                         unpack({path: ray.get(files[path])}, self._root)
                     factory = factory.below(self._root)
@@ -52,7 +52,7 @@ class RemoteWorker:
         return (*self.where(), failure)
 
     def run(self, argument: Any, files: Mapping[Path, bytes]) -> tuple[Any, str | None, float, str, dict[Path, bytes]]:
-        """Run a job that comes with the files it names; its outcome, and the files that it left."""
+        """Run a job that comes with the files it names; return its outcome, and the files that it left."""
         if self._work is None:
             raise RuntimeError("a worker was given a job before it was built")
         root = self._jobs_root
@@ -68,5 +68,5 @@ class RemoteWorker:
 
 
 def delete_folder(root: Path) -> None:
-    """Delete what travelled to this node; `root` is relative to its folder for temporary files."""
+    """Delete the files that were sent to this node. `root` is relative to its folder for temporary files."""
     shutil.rmtree(Path(tempfile.gettempdir()) / root, ignore_errors=True)

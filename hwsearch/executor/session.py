@@ -1,4 +1,4 @@
-"""Ray up: started on this machine and for this machine only, or a running cluster joined."""
+"""The connection to Ray: a new Ray on and for this machine only, or a running cluster."""
 
 import logging
 import math
@@ -20,13 +20,13 @@ from hwsearch.experiment import WorkersConfig
 from hwsearch.process.interrupts import interrupts_held
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Ray's shared memory on this machine: jobs are small; what is large goes through files or the factory."""
+"""Ray's shared memory on this machine. Jobs are small; large data go through files or the factory."""
 
 
 logger = logging.getLogger(__name__)
 
 _sessions: list[int] = []
-"""For each open session, how many cores it wants Ray to have on this machine."""
+"""Number of cores that each open session wants Ray to have on this machine."""
 
 _left = threading.Event()
 """Set once this process is no longer connected to Ray."""
@@ -34,13 +34,13 @@ _left = threading.Event()
 
 @contextmanager
 def ray_session(workers: int, each: WorkersConfig | None = None) -> Iterator[None]:
-    """Keep Ray up, once an executor has started it, for those that follow: starting it takes longer than many of their jobs.
+    """Keep Ray running between executors, because starting it takes longer than many of their jobs.
 
-    Where no executor has a job, Ray is not started at all.
+    The first executor that has a job starts Ray. If none has a job, Ray is not started at all.
 
     Args:
-        workers: the most that any of the executors has: a Ray on this machine gets cores for them.
-        each: what each gets; absent: one core.
+        workers: the largest number of workers of any executor. A Ray on this machine gets cores for them.
+        each: what each worker gets; absent: one core.
     """
     there_before = bool(_sessions) or is_up()
     _sessions.append(_cores(workers, each or WorkersConfig()))
@@ -53,22 +53,24 @@ def ray_session(workers: int, each: WorkersConfig | None = None) -> Iterator[Non
 
 
 def is_up() -> bool:
-    """Whether this process is connected to Ray; imports nothing."""
+    """Whether this process is connected to Ray. It does not import Ray."""
     return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
 
 
 def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
-    """Connect to Ray unless this process already is; whether the caller is to shut it down: this call did, outside any session.
+    """Connect to Ray, unless this process is connected already.
 
-    A local Ray is always a new one (`local` never attaches to what a killed driver left; those processes
-    notice that their parent is gone and end by themselves), without the dashboard, and reachable from this
-    machine only: on Linux Ray binds to the loopback address when it is told that it can form no cluster.
+    It returns whether the caller must shut Ray down. That is so if this call connected, outside any session.
+
+    A local Ray is always a new one: `local` never attaches to processes that a killed driver left. Those notice that their
+    parent is gone, and end by themselves. A local Ray has no dashboard, and is reachable from this machine only: on Linux, Ray
+    binds to the loopback address when it is told that it can form no cluster.
 
     A cluster gets this process's own `hwsearch` and `hw_models` through Ray's runtime environment, so that every node runs the
-    code that the driver does; what these import must be installed there.
+    same code as the driver. Packages that these two import must be installed there.
 
     Raises:
-        UserError: no cluster answers at `address`, or one of another version of Python or Ray; or Ray does not start here.
+        UserError: no cluster answers at `address`, it has another version of Python or Ray, or Ray does not start here.
     """
     if address is not None:
         check_reachable(address)
@@ -77,21 +79,21 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     # Ray reads these when it is imported.
     if address is None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    # It would print what it says of dead workers to this command's standard output; its own logs have it, too.
+    # Otherwise Ray prints messages about dead workers to this command's standard output; its logs have them, too.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     logger.info("starting Ray" if address is None else f"joining Ray at {address}")
     start = partial(_start_here, max(_cores(workers, each), *_sessions, 1)) if address is None else partial(_join, address)
     try:
         _undisturbed(start)
     except BaseException:
-        if not _sessions and is_up():  # Ctrl-C came while Ray started; a session would see to it
+        if not _sessions and is_up():  # Ctrl-C came while Ray started; a session would disconnect by itself
             disconnect()
         raise
     return not _sessions
 
 
 def disconnect() -> None:
-    """Leave Ray; one of this process's own ends."""
+    """Disconnect from Ray. A Ray that this process started ends."""
     import ray
 
     try:
@@ -120,9 +122,10 @@ def _start_here(cores: int) -> None:
 
 
 def _do_without_api_server() -> None:
-    """Have Ray start no server of its dashboard.
+    """Keep Ray from starting its dashboard's server.
 
-    Without the dashboard it only reports usage. Even where that is off it asks the network which cloud this machine is in.
+    Without the dashboard, that server only reports usage. Even if that is off, it asks the network which cloud this machine is
+    in.
     """
     from ray._private.node import Node
 
@@ -153,10 +156,11 @@ def _init(**arguments: Any) -> None:
 
 
 def _undisturbed(start: Callable[[], None]) -> None:
-    """Call `start` in a thread; `KeyboardInterrupt` waits until it is done.
+    """Call `start` in a thread, and hold `KeyboardInterrupt` until it is done.
 
-    One inside `ray.init` leaves a Ray that crashes the process at its end, and inside an import it may be lost. Nor does Ray take
-    SIGTERM over from Python where it is started outside the main thread; a handler below Python's it does put there in any case.
+    A `KeyboardInterrupt` inside `ray.init` would leave a Ray that crashes the process at its end; inside an import it may be
+    lost. Outside the main thread, Ray also does not replace Python's handler of SIGTERM, though it always installs one below
+    Python's.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -169,7 +173,7 @@ def _undisturbed(start: Callable[[], None]) -> None:
         finally:
             done.set()
         if not failures:
-            _left.wait()  # processes of Ray end with the thread that has started them
+            _left.wait()  # processes of Ray end with the thread that started them
 
     with interrupts_held():
         _left.clear()
@@ -180,10 +184,10 @@ def _undisturbed(start: Callable[[], None]) -> None:
 
 
 def check_fits(each: WorkersConfig) -> None:
-    """Refuse what no node has: Ray would wait for one that does.
+    """Refuse workers that need more than any node has: Ray would wait for such a node.
 
     Raises:
-        UserError: no node is large enough for one worker; names the resource.
+        UserError: no node is large enough for one worker. The message names the resource.
     """
     wanted = {"CPU": ("cpus", each.cpus), "GPU": ("gpus", each.gpus), "memory": ("memory_bytes", each.memory_bytes or 0)}
     nodes = [node["Resources"] for node in alive_nodes()]
@@ -194,7 +198,7 @@ def check_fits(each: WorkersConfig) -> None:
 
 
 def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
-    """Variables of a worker process; numerical libraries read their number of threads when they are loaded."""
+    """Return the environment variables of a worker. Numerical libraries read their number of threads when they are loaded."""
     environment = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
     if not local:
         return environment
@@ -203,5 +207,5 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
 
 
 def _cores(workers: int, each: WorkersConfig) -> int:
-    """What a Ray on this machine says it has; sensitivities take a core for each worker, whatever the experiment says."""
+    """Return the number of cores that a local Ray claims. Sensitivities take one per worker, whatever the experiment says."""
     return max(workers, math.ceil(workers * each.cpus))

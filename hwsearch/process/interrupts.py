@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM: once they end a command in good order, twice at once.
+"""Ctrl-C and SIGTERM: the first ends a command in good order, the second ends it at once.
 
-A signal raises nothing where it comes: in a native call, or while a record is written, an exception may be lost, become another
-one or leave half a result. A thread takes the signal down, also while the main thread is in a native call. The command ends where
-it next calls `checkpoint` or `pause`, which raise `KeyboardInterrupt`. If it comes to none within `PATIENCE_SECONDS`, the process
-ends at once; its files stand a kill at any instant.
+A signal does not raise an exception where it arrives. In a native call, or while a record is written, the exception could get
+lost, turn into another one or leave half a result. Instead, a thread notes the signal, even while the main thread is in a native
+call. The command ends at its next call of `checkpoint` or `pause`, which raise `KeyboardInterrupt`. If it makes no such call
+within `PATIENCE_SECONDS`, the process ends at once; its files survive a kill at any instant.
 """
 
 import atexit
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 10.0
 """How long a command may take to its next checkpoint."""
 
 LOOK_SECONDS = 0.2
-"""How often that is looked at."""
+"""Time between two checks of that."""
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 STOP = b"\0"
@@ -38,12 +38,12 @@ class _Listener:
         """The exit code of the first signal."""
         self.raised = False
         self.held = False
-        """The main thread does what must not be left; patience begins behind it."""
+        """Whether the main thread does something that must be finished. Patience begins after it."""
         self.quiet = False
         self._deadline = 0.0
 
     def listen(self, source: int) -> None:
-        """Take down what comes from `source`, a byte for each signal, until `STOP` comes."""
+        """Note the signals from `source`, one byte each, until `STOP` comes."""
         while True:
             waiting = self.heard.is_set() and not self.raised
             if not select.select([source], [], [], LOOK_SECONDS if waiting else None)[0]:
@@ -88,7 +88,7 @@ def checkpoint() -> None:
 
 
 def pause(seconds: float) -> None:
-    """Sleep; a checkpoint that a signal wakes."""
+    """Sleep until the time is over or a signal comes. It is also a checkpoint."""
     listener = _listener
     if listener is None or listener.raised:
         time.sleep(seconds)
@@ -153,7 +153,7 @@ def interrupts_heard() -> Iterator[None]:
 
 @contextmanager
 def interrupts_quiet() -> Iterator[None]:
-    """Inside, the first signal is not answered with a line: for what one ends with Ctrl-C."""
+    """Inside, the first signal prints no line. Use it for displays that the user normally ends with Ctrl-C."""
     listener = _listener
     if listener is not None:
         listener.quiet = True
@@ -166,9 +166,9 @@ def interrupts_quiet() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """For what must not be left half done: a `KeyboardInterrupt` is raised only at the end of the block, however long it takes.
+    """Hold back `KeyboardInterrupt` until the end of the block, however long it takes. Use it for work that must be finished.
 
-    Handlers that a library puts below Python's inside are removed at the end, also where a signal is ignored.
+    If a library installs handlers below Python's inside the block, they are removed at the end, even for ignored signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -192,7 +192,7 @@ def interrupts_held() -> Iterator[None]:
         with _patience():
             yield
     finally:
-        # One that comes now waits until all are as they were.
+        # A signal that comes now waits until all handlers are restored.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, before)
         for number, handler in before.items():
             if handler is not None:
@@ -216,12 +216,12 @@ def _patience() -> Iterator[None]:
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
-    """Nothing: the listener has it. With a handler of Python's a waiting system call goes on behind the signal."""
+    """Do nothing: the listener has the signal. Because Python has a handler, a waiting system call goes on after the signal."""
     del number, frame
 
 
 def _forget() -> None:
-    """In a process forked from one that listens: it is deaf to Ctrl-C, for which its parent ends it, and SIGTERM ends it."""
+    """Reset signals in a forked process. It ignores Ctrl-C, because its parent ends it then, and SIGTERM ends it."""
     global _listener  # noqa: PLW0603 - signals are the process's
     if _listener is None:
         return
@@ -236,7 +236,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def _deaf() -> None:
-    """As the interpreter ends, a signal has nothing left to stop."""
+    """Ignore signals while the interpreter ends, when nothing is left to stop."""
     for number in CODES:
         signal.signal(number, signal.SIG_IGN)
 

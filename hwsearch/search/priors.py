@@ -14,26 +14,27 @@ from hwsearch.search.space import SearchSpace, Seed
 from hwsearch.sensitivity.table import SensitivityTable
 
 NOISE_RATIO = "noise power over full-precision noise power"
-"""Unit of the tables whose values are what candidates are found to lose."""
+"""Unit of the tables whose values are directly comparable to the losses of scored candidates."""
 
 _OFF = {"measured-noise-ratio": 0.15}
-"""How far off an entry is beyond its standard error, as a share of it: what is measured is the very thing."""
+"""Error of an entry beyond its standard error, as a share of the entry, for methods that measure the loss itself."""
 
 _PROXY_OFF = 1.0
-"""The same of tables that only stand for it."""
+"""The same share for methods that only approximate the loss."""
 
 _JOINT = 0.4
-"""How far a site's loss in company may be from its loss alone, as a share of it, beside the table's standard error: a site that
-mixtures differ on is one that the noise of other sites matters to."""
+"""How far a site's loss among other quantized sites may differ from its loss alone, as a share of the latter. The table's
+standard error is added: if mixtures differ much on a site, the noise of other sites matters to it."""
 
 _FLOOR = 0.02
-"""Added to both, as a share of the mean over the tables: what is estimated as nothing may be something."""
+"""Added to both errors, as a share of the mean over the tables, because a loss that is estimated as zero may not be zero."""
 
 
 def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dict[int, float]]:
-    """Loss by free site and width, 0 or more, and never higher at a wider width than at a narrower one.
+    """Return the loss by free site and width: 0 or more, and never higher at a wider width than at a narrower one.
 
-    Estimates of wide widths are mostly noise: a site that seems to lose more at 6 bits than at 5 is taken to lose as much at 5.
+    Estimates at wide widths are mostly noise. If a site seems to lose more at 6 bits than at 5, its loss at 5 is raised to that
+    at 6.
 
     Raises:
         KeyError: the table lacks a site or a width of the space.
@@ -49,19 +50,19 @@ def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dic
 
 
 def prior_problem(space: SearchSpace, loss: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]) -> AllocationProblem:
-    """The allocation problem of a prior, its sites grouped as the space groups them."""
+    """Make the allocation problem of a prior, with sites grouped as in the space."""
     return allocation_problem(space, loss, costs, space.groups)
 
 
 @dataclass(frozen=True, eq=False)
 class LossPrior:
-    """What is believed of the loss of each free choice at each of its options.
+    """The prior distribution of the loss of each free choice at each of its options.
 
     Attributes:
         mean: [choices, options], 0 or more, and 0 beyond the options of a choice.
         deviation: [choices, options] standard deviations, above 0.
         valid: [choices, options] which options exist.
-        noise_ratio: whether losses are in the unit of scored candidates; else their scale is a guess.
+        noise_ratio: whether losses are in the unit of scored candidates; if not, their scale is a guess.
     """
 
     mean: FloatArray
@@ -71,16 +72,16 @@ class LossPrior:
 
 
 def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mixtures: int) -> LossPrior:
-    """What tables say together of the losses on the mixtures that candidates are scored on.
+    """Combine tables into a prior of the losses on the mixtures that candidates are scored on.
 
-    Tables in noise ratios are fused, each entry weighted by its precision: its standard error, as far as the mixtures of the
-    table are not those of the scores themselves (the finite population correction; Cochran, Sampling Techniques, section 2.6),
-    and a share of its size for what else may be off. How far the fused loss may be from that in company follows from the whole
-    standard error. Where no table is in noise ratios the first is taken, scaled so that the narrowest allocation adds as much
-    noise as full precision has.
+    Tables in noise ratios are fused, each entry weighted by its precision. The error of an entry has two parts: its standard
+    error, reduced as the table covers more of the scored mixtures (the finite population correction; Cochran, Sampling
+    Techniques, section 2.6), and a share of its size for all other errors. The deviation of the fused loss uses the whole
+    standard error, because it also stands for the effect of other quantized sites. If no table is in noise ratios, the first
+    table is taken, scaled so that the narrowest allocation adds as much noise as full precision has.
 
     Raises:
-        ValueError: no table.
+        ValueError: there is no table.
     """
     if not tables:
         raise ValueError("wanted a table to start from")
@@ -111,7 +112,7 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mi
 def _fused(
     values: FloatArray, errors: FloatArray, tables: Sequence[SensitivityTable], scored_mixtures: int, floor: float
 ) -> FloatArray:
-    """Values [tables, widths] of a site with their standard errors as one mean, [widths]."""
+    """Fuse the values [tables, widths] of a site, given their standard errors, into one mean, [widths]."""
     sampling = np.array([[max(0.0, 1.0 - table.mixtures / scored_mixtures) ** 0.5] for table in tables])
     off = np.array([[_OFF.get(table.method, _PROXY_OFF)] for table in tables])
     precision = 1.0 / ((sampling * errors) ** 2 + (off * values + floor) ** 2)
@@ -120,19 +121,19 @@ def _fused(
 
 
 def _errors(table: SensitivityTable, site: str, widths: Sequence[int]) -> FloatArray:
-    """Standard errors of a site, [widths]; 0 where they are not known."""
+    """Return the standard errors of a site, [widths]; 0 where they are not known."""
     row = table.sites.index(site)
     errors: FloatArray = np.nan_to_num(table.standard_error[row, [table.widths.index(bits) for bits in widths]])
     return errors
 
 
 def front_seeds(problem: AllocationProblem, metric: str, strategy: str, count: int) -> list[Seed]:
-    """Allocations on a prior's exact front, at `count` costs between the least and the largest, evenly spread on a log scale.
+    """Make seeds from a prior's exact front, at `count` costs between the least and the largest, evenly spaced on a log scale.
 
-    The least and the largest themselves are uniform allocations and not repeated.
+    The least and the largest cost themselves are left out, because they belong to uniform allocations.
 
     Raises:
-        UserError: no such cost, or one that is not additive.
+        UserError: there is no such cost, or it is not additive.
     """
     cost = problem.merged(problem.cost(metric).tables[0])
     constant = float(problem.cost(metric).constants[0])

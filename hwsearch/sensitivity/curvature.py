@@ -1,25 +1,26 @@
 """The curvature sensitivity: the trace of the loss's Hessian at a site, times the squared error that quantizing it makes.
 
-To second order an error d at a site changes the loss by 1/2 d' H d. If its values are independent and alike, that is in the mean
-Tr(H) |d|^2 / (2 n) with n values: `average-curvature`, in dB, the average trace of HAWQ-V2 (arXiv 1911.03852, equation 2.11).
-`curvature` is not divided by n, as in the reference system (arXiv 2111.14479). Both keep the one half that the papers drop.
+To second order, an error d at a site changes the loss by 1/2 d' H d. If the n values of d are independent and identically
+distributed, the mean of this change is Tr(H) |d|^2 / (2 n). This is `average-curvature`, in dB; Tr(H) / n is the average trace
+of HAWQ-V2 (arXiv 1911.03852, equation 2.11). `curvature` is not divided by n, as in the reference system (arXiv 2111.14479).
+Both keep the factor 1/2 that the papers drop.
 
-An activation site is treated like weights, its tensor in place of theirs. The Hessian is taken to be the Gauss-Newton matrix
-J' H_L J, with J the Jacobian of the estimate and H_L the loss's Hessian in it. Where the estimate is piecewise linear in the
-site's weights or tensor alone, as behind convolutions, sums and rectifiers, that is the Hessian itself; a sigmoid, a product of
-activations or a norm behind the site makes it an approximation. But for a part of rank two H_L is a multiple of P P
-(`loss_hessian`), so
+An activation site is treated like weights, with its tensor in their place. The Hessian is approximated by the Gauss-Newton
+matrix J' H_L J, where J is the Jacobian of the estimate, and H_L is the Hessian of the loss with respect to the estimate. The
+approximation is exact if the estimate is piecewise linear in the site's weights or tensor, as it is if only convolutions, sums
+and rectifiers follow. A sigmoid, a product of activations or a norm behind the site makes it inexact. H_L is a multiple of P P
+plus a part of rank two (`loss_hessian`), so
 
     Tr(J' H_L J) = spread |P J|^2 + sum of weight |J' direction|^2.
 
-The second part is exact. The first is Hutchinson's estimate (Communications in Statistics 19(2), 1990): z' M z has mean Tr(M) for
-z with independent values of mean 0 and variance 1. Tr(P J J' P) = Tr(J' P P J), so z may stand at the estimate instead of the
-site, and one backward pass from there, J' P z, is a probe of every site at once, each with its own squared norm. Terms between
-sites, which ruin probes of all sites at once by Hessian-vector products, do not arise. Both matrices have the same eigenvalues,
-so Gaussian probes have the same variance on either side, and Rademacher probes less.
+The second part is exact. The first is Hutchinson's estimate (Communications in Statistics 19(2), 1990): z' M z has mean Tr(M)
+for z with independent values of mean 0 and variance 1. Because Tr(P J J' P) = Tr(J' P P J), z may be drawn at the estimate
+instead of the site. One backward pass from there, J' P z, then probes every site at once, and each site has its own squared
+norm. With Hessian-vector products, terms between sites would spoil such joint probes; here they do not arise. Both matrices have
+the same nonzero eigenvalues, so Gaussian probes have the same variance on either side. Rademacher probes have less.
 
-The empirical Fisher variant takes the squared norm of each mixture's gradient in place of the trace: one backward pass for
-all sites, in other units and good for ranking only.
+The empirical Fisher variant takes the squared norm of each mixture's gradient in place of the trace: it needs one backward pass
+for all sites, has other units, and is good for ranking only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,11 +44,11 @@ from hwsearch.separator.allocation import is_weight
 from hwsearch.separator.prepare import PreparedBase
 
 PROBES_PER_VISIT = 4
-"""Probes drawn each time a mixture's graph is built: building it and the exact part cost as much as four probes, keeping the
-graphs of all mixtures much memory."""
+"""Probes drawn each time a mixture's graph is built. Building the graph and computing the exact part cost as much as four
+probes; keeping the graphs of all mixtures would take much memory."""
 
 MIN_SAMPLES = 16
-"""Probes over all mixtures; from fewer the standard error is itself too uncertain to stop by."""
+"""Least number of probes over all mixtures. With fewer, the standard error is too uncertain to stop by."""
 
 
 class Probe(StrEnum):
@@ -59,7 +60,7 @@ class Probe(StrEnum):
 
 @dataclass(frozen=True)
 class ProbeRule:
-    """How a trace is probed, and when that ends.
+    """How a trace is probed, and when probing ends.
 
     Attributes:
         probe: distribution of the probes.
@@ -108,8 +109,8 @@ def probe_traces(
 ) -> dict[str, Trace]:
     """Probe the trace of every site until it is known well enough.
 
-    The trace of a site is a pure function of the other arguments, whatever sites are probed with it: they share the probes, and
-    each stops by itself.
+    The trace of a site does not depend on which other sites are probed with it: they share the probes, and each site stops by
+    itself.
 
     Raises:
         UserError: the loss or its curvature is not finite.
@@ -132,11 +133,11 @@ def probe_traces(
 def trace_samples(
     base: PreparedBase, mixture: AnalysedMixture, sites: Sequence[str], probes: Tensor
 ) -> dict[str, NDArray[np.float64]]:
-    """One estimate of the trace of a mixture's Hessian for each probe.
+    """Estimate the trace of a mixture's Hessian, once for each probe.
 
     Args:
         base: the network.
-        mixture: what the loss is of.
+        mixture: the mixture on which the loss is taken.
         sites: weights and activations.
         probes: [probes, samples], at the estimate.
 
@@ -151,7 +152,7 @@ def trace_samples(
     samples = mixture.target.shape[-1]
     estimates = base.separator.synthesise(mixture.analysis, mask, samples).reshape(-1, samples)
     variables = [graph[site] for site in sites]
-    # The loss is the mean over speakers, each of whose parts depends on its own estimate alone.
+    # The loss is a mean over speakers. The part of each speaker depends on that speaker's estimate alone.
     found = [
         _speaker_samples(estimate, target, variables, probes)
         for estimate, target in zip(estimates, mixture.target.reshape(-1, samples), strict=True)
@@ -160,11 +161,11 @@ def trace_samples(
 
 
 def _speaker_samples(estimate: Tensor, target: Tensor, variables: Sequence[Tensor], probes: Tensor) -> NDArray[np.float64]:
-    """Estimates of the traces of one speaker's loss, [probes, variables]."""
+    """Estimate the traces of one speaker's loss, [probes, variables]."""
     hessian = loss_hessian(estimate.detach(), target)
 
     def squared_norms(direction: Tensor) -> NDArray[np.float64]:
-        """|J' direction|^2 of every site."""
+        """Compute |J' direction|^2 of every site."""
         checkpoint()
         gradients = torch.autograd.grad(estimate, variables, direction, retain_graph=True, materialize_grads=True)
         return np.array([float(gradient.square().sum(dtype=torch.float64)) for gradient in gradients])
@@ -174,7 +175,7 @@ def _speaker_samples(estimate: Tensor, target: Tensor, variables: Sequence[Tenso
 
 
 def fisher_traces(base: PreparedBase, mixtures: Sequence[AnalysedMixture], sites: Sequence[str]) -> dict[str, Trace]:
-    """The empirical Fisher variant: |dL/dsite|^2 of each mixture in place of the Hessian's trace, one sample per mixture.
+    """Compute the empirical Fisher variant: |dL/dsite|^2 in place of the Hessian's trace, one sample per mixture.
 
     Raises:
         UserError: the loss is no finite number.
@@ -185,9 +186,9 @@ def fisher_traces(base: PreparedBase, mixtures: Sequence[AnalysedMixture], sites
 
 
 def squared_errors(choices: SiteChoices, mixture: AnalysedMixture, *, average: bool) -> NDArray[np.float64]:
-    """|Q(x) - x|^2 of every site and width, [sites, widths]; divided by the number of values if `average`.
+    """Compute |Q(x) - x|^2 of every site and width, [sites, widths], divided by the number of values if `average`.
 
-    Weights have the same error in every mixture, activations their own.
+    The error of weights is the same for every mixture; that of activations is not.
     """
     weights = choices.base.graph.parameters
 
@@ -208,17 +209,18 @@ def curvature_table(
     errors: Sequence[NDArray[np.float64]],
     method: str,
 ) -> SensitivityTable:
-    """Half the trace times the squared error, mean over mixtures.
+    """Make the table: half the trace times the squared error, averaged over mixtures.
 
     Args:
         sites: names.
         widths: candidate widths, rising.
         traces: of each site, over the same mixtures in the same order as `errors`.
-        errors: what `squared_errors` gave for each mixture, averaged where the method is.
+        errors: result of `squared_errors` for each mixture, with `average` for the methods named `average-...`.
         method: `curvature`, `average-curvature`, `fisher` or `average-fisher`.
 
     Returns:
-        The table. Its standard error is over mixtures, which holds that of the probes; for a single mixture, the probes' alone.
+        The table. Its standard error is taken over mixtures, which includes the error of the probes. For a single mixture, it is
+            the error of the probes alone.
     """
     by_mixture = np.stack([traces[site].by_mixture for site in sites], axis=1)
     stacked = np.stack(errors)
@@ -232,14 +234,16 @@ def curvature_table(
 def _visit(
     base: PreparedBase, mixture: AnalysedMixture, sites: Sequence[str], rule: ProbeRule, visit: int
 ) -> dict[str, NDArray[np.float64]]:
-    """`PROBES_PER_VISIT` samples of one mixture at each site."""
+    """Draw `PROBES_PER_VISIT` samples of the trace of one mixture at each site."""
     seed = int(generator("hutchinson", rule.seed, mixture.name, visit).integers(2**62))
     random = torch.Generator().manual_seed(seed)
     return trace_samples(base, mixture, sites, draw_probes(mixture.target, rule.probe, PROBES_PER_VISIT, random))
 
 
 def draw_probes(x: Tensor, probe: Probe, count: int, random: torch.Generator) -> Tensor:
-    """Independent values of mean 0 and variance 1, [count, samples], like `x` [1, samples]; the same on every device."""
+    """Draw independent values of mean 0 and variance 1, [count, samples], like `x` [1, samples]. They are the same on every
+    device.
+    """
     shape = count, x.shape[-1]
     if probe is Probe.GAUSSIAN:
         return torch.randn(shape, generator=random, dtype=x.dtype).to(x.device)

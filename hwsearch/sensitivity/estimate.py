@@ -1,4 +1,4 @@
-"""Sensitivity tables of an experiment: what is missing is estimated, on as many workers as there are, and kept."""
+"""Sensitivity tables of an experiment. Missing entries are estimated, on workers if there are any, and kept."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,26 +45,26 @@ DEFAULT_METHODS = (
     "gradient",
     "fisher",
 )
-"""Those that no training is needed for; the ones left out are their variants."""
+"""Methods that need no training, without their variants."""
 
 Progress = Callable[[int, int], None]
 
 
 def sensitivity_folder(workspace: Workspace) -> Path:
-    """Where an experiment's sensitivities lie."""
+    """Return the folder of an experiment's sensitivities."""
     return workspace.folder / "sensitivity"
 
 
 def table_path(workspace: Workspace, method: str) -> Path:
-    """The file of a method's table."""
+    """Return the path of a method's table."""
     return sensitivity_folder(workspace) / f"{method}.json"
 
 
 def parse_methods(names: Sequence[str]) -> tuple[str, ...]:
-    """Methods by name, each once.
+    """Check the names of methods, and drop repeated ones.
 
     Raises:
-        UserError: an unknown name.
+        UserError: a name is unknown.
     """
     for name in names:
         if name not in SENSITIVITIES:
@@ -73,15 +73,16 @@ def parse_methods(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def needs_pool(methods: Sequence[str]) -> bool:
-    """Whether training examples are needed."""
+    """Whether any of the methods needs training examples."""
     return any(Kind.TRAINING in kinds_of(method) for method in methods)
 
 
 def check_sensitivity(experiment: Experiment, methods: Sequence[str], candidates: Candidates) -> None:
-    """Refuse, before any work, what `ensure` would refuse of the experiment alone.
+    """Refuse, before any work, an experiment that `ensure` would refuse.
 
     Raises:
-        UserError: a site or width that cannot be quantized, no validation mixtures, or nothing to train on for recoverability.
+        UserError: a site or width cannot be quantized, there are no validation mixtures, or recoverability has nothing to train
+            on.
     """
     check_candidates(untrained_sites(experiment).all, candidates)
     if Split.VALIDATION not in experiment.data.mixtures.count:
@@ -100,10 +101,10 @@ def ensure(
     ray_address: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, SensitivityTable]:
-    """The tables of an experiment by method; what is not there yet is estimated.
+    """Return the tables of an experiment by method, after estimating the missing ones.
 
-    Every job is kept as soon as it is done, so that after Ctrl-C or a kill the same call goes on, and a method, site or width
-    added later costs only its own jobs. Tables depend neither on the number of workers nor on interruptions.
+    The result of every job is kept as soon as it is done. So after Ctrl-C or a kill the same call goes on, and a method, site or
+    width that is added later costs only its own jobs. Tables depend neither on the number of workers nor on interruptions.
 
     Args:
         workspace: of the experiment; its data are built.
@@ -115,8 +116,9 @@ def ensure(
         progress: called with (done, total) effort of the jobs that were missing.
 
     Raises:
-        UserError: an unknown method, what `check_sensitivity` refuses, an unusable base or data set, sensitivities made with
-            something else (names what), a loss that is no number (names mixture or site), or a job whose workers keep dying.
+        UserError: a method is unknown, `check_sensitivity` refuses the experiment, the base or data set is unusable, the kept
+            sensitivities depend on other inputs (names which), a loss is no number (names mixture or site), or the workers of a
+            job keep dying.
     """
     experiment = workspace.experiment
     wanted = parse_methods(methods)
@@ -152,10 +154,10 @@ def ensure(
 
 
 def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder: Path) -> None:
-    """Refuse a kept result of other mixtures than those that its method is wanted for.
+    """Refuse a kept result whose number of mixtures differs from the one that its method needs.
 
     Raises:
-        UserError: as above; names the result.
+        UserError: the numbers differ. The message names the result.
     """
     wanted = any(result.kind in kinds_of(method) for method in methods)
     if wanted and result.samples and len(result.samples) != mixtures:
@@ -166,13 +168,13 @@ def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder
 
 
 def make_table(method: str, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:
-    """The table of a method from the results of all its jobs.
+    """Make the table of a method from the results of all its jobs.
 
     Args:
-        method: which.
+        method: name of the method.
         candidates: sites and widths.
-        mixtures: ids; traces and trainings are over all of them.
-        results: complete for the method.
+        mixtures: ids. Traces and trainings cover all of them.
+        results: all results that the method needs.
     """
     sites, widths = [site for site, _ in candidates], all_widths(candidates)
 
@@ -197,7 +199,7 @@ def make_table(method: str, candidates: Candidates, mixtures: Sequence[str], res
 
 
 def kept_tables(workspace: Workspace, candidates: Candidates) -> list[SensitivityTable]:
-    """The tables that are there for exactly these sites and widths, by any method.
+    """Return the kept tables, of any method, that have exactly these sites and widths.
 
     Raises:
         UserError: a broken table.
@@ -209,7 +211,7 @@ def kept_tables(workspace: Workspace, candidates: Candidates) -> list[Sensitivit
 
 
 def read_table(path: Path) -> SensitivityTable:
-    """A table that `ensure` wrote.
+    """Read a table that `ensure` wrote.
 
     Raises:
         UserError: no such file, or a broken table.
@@ -225,10 +227,11 @@ def run_and_keep(
     results: Results,
     progress: Progress,
 ) -> None:
-    """Run jobs and keep the results of each as they come.
+    """Run jobs, and keep the results of each as they arrive.
 
     Raises:
-        UserError: a job failed, which is said when all others are done; or what a job raises of that kind, at once.
+        UserError: a job failed, which is raised when all others are done; or a job raised a `UserError`, which is passed on at
+            once.
     """
     done, total = 0, sum(job.effort for job in jobs)
     failures = []
@@ -250,7 +253,7 @@ def run_and_keep(
 
 
 def _parts(workspace: Workspace, methods: Sequence[str], base: PreparedBase, mixtures: int, pool: Path | None) -> dict[str, Any]:
-    """What the jobs of these methods depend on, besides a mixture, site or width itself."""
+    """Return what the jobs of these methods depend on, apart from the mixture, site or width itself."""
     experiment, config = workspace.experiment, workspace.experiment.sensitivity
     kinds = {kind for method in methods for kind in kinds_of(method)}
     parts: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""Layers in 8-bit integers, where the processor multiplies those.
+"""Layers in 8-bit integers, for processors that multiply these.
 
-Products are summed as exact integers and brought to the next grid by one rounding, so a value differs from the Brevitas network's
-only where float rounding there moves it over the half between two integers.
+Products are summed as exact integers and rounded once to the next grid. So a value differs from that of the Brevitas network
+only if float rounding there moves it across the midpoint between two integers.
 
-Tensors are channels-last, [batch, frames, channels], which is what oneDNN's kernels take; a linear layer's have any axes before
-the last. The kernels are those that torch's own quantized graphs are lowered to.
+Tensors are channels-last, [batch, frames, channels], as oneDNN's kernels need them. A linear layer's tensor may have any axes
+before the last. The kernels are the same that torch's own quantized graphs are lowered to.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ MAX_BITS = 8
 """Widest weights and activations that the kernels take."""
 
 _MOST_PRODUCTS = 2**31 // 2 ** (2 * MAX_BITS - 1)
-"""Products of bytes that always have a sum in 32 bits."""
+"""Largest number of products of bytes whose sum always fits into 32 bits."""
 
 
 @cache
@@ -37,7 +37,7 @@ def integers_are_fast() -> bool:
 
 
 def has_kernel(graph: Graph, operation: Operation) -> bool:
-    """Whether a kernel computes an operation where its input and its weights have at most `MAX_BITS` bits."""
+    """Whether a kernel computes an operation, provided that its input and its weights have at most `MAX_BITS` bits."""
     is_taken = isinstance(operation, Convolution | Linear)
     return is_taken and graph.parameter(operation, "weight")[0].numel() <= _MOST_PRODUCTS
 
@@ -59,10 +59,10 @@ class IntegerLayer:
 
     Attributes:
         packed: the weights in the kernel's own layout.
-        scale: [out] of the weights.
+        scale: [out], scale of the weights.
         zeros: [out], the weights' zero points.
         bias: [out], rounded to the products' grid.
-        shape: the convolution, where it is more than a matrix product for each frame.
+        shape: the convolution, if it is more than a matrix product for each frame.
         read: grid of the input.
     """
 
@@ -94,18 +94,18 @@ def integer_layer(operation: Operation, weight: QuantizedWeight, bias: Tensor, r
 
 
 def _geometry(shape: Convolution) -> tuple[list[int], list[int], list[int], int]:
-    """Stride, padding, dilation and groups of a convolution over images of one row. It is padded before."""
+    """Return stride, padding, dilation and groups of a convolution over images of one row. The input is padded beforehand."""
     return [1, shape.stride], [0, 0], [1, shape.dilation], shape.groups
 
 
 def to_grid(x: Tensor, grid: ActivationGrid) -> tuple[Tensor, Tensor]:
-    """Round to a grid: integers in uint8, and the values they stand for; neither is `x`, and `x` is left alone."""
+    """Round to a grid; return the integers in uint8 and the values they stand for, both as new tensors."""
     quotient = _quotient(x, grid)
     return _bytes(quotient + grid.zero_point), quotient.mul_(grid.scale)
 
 
 def integers_on(x: Tensor, grid: ActivationGrid) -> Tensor:
-    """Round to a grid: the integers of `to_grid` alone."""
+    """Round to a grid; return only the integers of `to_grid`."""
     return _bytes(_quotient(x, grid).add_(grid.zero_point))
 
 
@@ -114,26 +114,26 @@ def _quotient(x: Tensor, grid: ActivationGrid) -> Tensor:
 
 
 def _bytes(x: Tensor) -> Tensor:
-    """Whole floats in uint8, by way of 32 bits: torch's own way is not vectorised."""
+    """Convert whole floats to uint8 by way of 32 bits: torch's direct conversion is not vectorised."""
     return x.to(torch.int32).to(torch.uint8)
 
 
 def from_grid(x: Tensor, grid: ActivationGrid) -> Tensor:
-    """The values that integers stand for."""
+    """Return the values that integers stand for."""
     return x.float().sub_(grid.zero_point).mul_(grid.scale)
 
 
 def run_layer(x: Tensor, layer: IntegerLayer, write: ActivationGrid | None, slope: float = 1.0) -> Tensor:
-    """One layer and the function behind it.
+    """Compute one layer and the function behind it.
 
-    uint8 [batch, frames, in] to uint8 [batch, frames, out] on a grid, or to real values without one.
+    The input is uint8 [batch, frames, in]. The output is [batch, frames, out]: uint8 on a grid, or real values without one.
 
     Args:
         x: the input.
-        layer: packed.
+        layer: the packed layer.
         write: grid of the output.
-        slope: of the function behind the layer where its argument is negative: 1 for none, 0 for a ReLU. Only a matrix product
-            takes others.
+        slope: slope of the function behind the layer for negative arguments: 1 for no function, 0 for a ReLU. Only a matrix
+            product takes other slopes.
     """
     scale, zero_point, kind = (1.0, 0, torch.float32) if write is None else (write.scale, write.zero_point, torch.uint8)
     read, shape = layer.read, layer.shape
