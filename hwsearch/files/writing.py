@@ -163,7 +163,9 @@ def _take(folder: Path, lock: int) -> bool:
 
 
 def _put_in_place(finished: Path, path: Path) -> None:
-    """Move a folder to `path`. An earlier folder there is removed, or takes the place of the new one for later removal."""
+    """Move a folder to `path`. An earlier folder there is removed, or ends up at the new folder's old path for removal by the
+    caller.
+    """
     if not path.exists():
         finished.rename(path)
     elif not _exchange(finished, path):

@@ -1,4 +1,4 @@
-"""What was estimated, kept in a folder that is bound to all it depends on.
+"""The results of estimation, kept in a folder that is bound to everything they depend on.
 
     key.json      what the jobs depend on, part by part
     jobs.jsonl    a sealed line (`hwsearch.files.journal`) for each job that is done; on the disk before the next one counts
@@ -40,7 +40,7 @@ class ResultJournal:
     """The results of a folder, open for appending by the process that holds its lock."""
 
     results: tuple[Result, ...]
-    """Those that were there when it was opened."""
+    """Results that existed when the journal was opened."""
     _journal: Journal
 
     def append(self, result: Result) -> None:
@@ -54,9 +54,9 @@ class ResultJournal:
 
 @contextmanager
 def open_journal(folder: Path, parts: Parts) -> Iterator[ResultJournal]:
-    """Lock a folder, bind it to `parts`, and read what was done.
+    """Lock a folder, bind it to `parts`, and read its results.
 
-    Parts that the folder does not know yet are added: a method that depends on more was not wanted before.
+    Parts that the folder does not know yet are added. They belong to methods that were not used before.
 
     Raises:
         UserError: another process works here, the folder was made with other parts (names the first), or a line is broken.

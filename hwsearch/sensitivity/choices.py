@@ -1,4 +1,4 @@
-"""Every site at each of its candidate widths, alone: what all methods try out."""
+"""All choices that methods try: every site alone, at each of its candidate widths."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ Candidates = tuple[tuple[str, tuple[int, ...]], ...]
 class SiteChoices:
     """The sites and widths that sensitivities are wanted for.
 
-    A bias keeps its floating point: it is quantized only where a layer's weights and its input both are.
+    A bias stays in floating point: it is quantized only if a layer's weights and its input both are.
 
     Attributes:
         base: what is quantized.
@@ -71,11 +71,11 @@ class SiteChoices:
 
 
 def check_candidates(known: Sequence[str], candidates: Candidates) -> None:
-    """Refuse what cannot be quantized.
+    """Refuse sites and widths that cannot be quantized.
 
     Args:
         known: the network's sites.
-        candidates: what is wanted of them.
+        candidates: the wanted sites and widths.
 
     Raises:
         UserError: no site, an unknown site, one named twice, one without a width, or a width that its site cannot take.
@@ -124,7 +124,7 @@ def all_widths(candidates: Candidates) -> tuple[int, ...]:
 
 
 def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tensors: SiteTensors) -> tuple[str, Tensor]:
-    """What stands at an activation site when one site alone is quantized.
+    """Compute the tensors at an activation site when one site alone is quantized.
 
     Args:
         choices: sites and widths.

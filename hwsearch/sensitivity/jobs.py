@@ -1,8 +1,8 @@
-"""What is to be done for the tables that are wanted: pure jobs, what each gives, and which are missing.
+"""The jobs behind the wanted tables: pure jobs, their results, and which of them are missing.
 
-Most methods take a mixture at a time, and those that try out each site of it at each width walk over the sites together, in one
-job. A trace is probed over all mixtures until it is known well enough, and probes serve all sites, so all traces are one job;
-training with one site quantized is a job for each site and width. Results are kept by kind, whatever jobs they came from.
+Most methods work on one mixture at a time. Those that try each site at each width share one job, which walks over the sites
+once. A trace is probed over all mixtures until it is known well enough, and probes serve all sites, so all traces are one job.
+Training with one site quantized is a job for each site and width. Results are kept by kind, whatever jobs they came from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,10 @@ from hwsearch.sensitivity.choices import Candidates, all_widths
 from hwsearch.sensitivity.kinds import Kind
 
 TRAINED_BELOW_BITS = 5
-"""Recoverability is trained for below this width. Above it so little is lost that training steps move the score by more."""
+"""Recoverability trains only below this width. From it on, so little is lost that training itself moves the score by more."""
 
 SQUARED_ERROR, MEAN_SQUARED_ERROR = "squared-error", "mean-squared-error"
-"""Quantities that are no method by themselves: a site's error, in all or for each of its values."""
+"""Quantities that are no method by themselves: a site's squared error, summed or averaged over its values."""
 
 FULL_PRECISION = ""
 """In place of a site: nothing is quantized."""
@@ -33,12 +33,12 @@ ALL_MIXTURES = "all mixtures"
 
 
 def kinds_of(method: str) -> tuple[str, ...]:
-    """What is computed for a method: kinds that it shares with others, or one of its own, under its name."""
+    """Return the kinds that are computed for a method: those that it shares with others, or one of its own, with its name."""
     return SENSITIVITIES.load(method).kinds or (method,)
 
 
 ONE_SITE_KINDS = frozenset({Kind.MEASURED, Kind.OUTPUT_NOISE, Kind.KL, Kind.PAPER_KL})
-"""Those that are read off the output with one site quantized; a job of several walks over the sites once."""
+"""Kinds that are computed from the output with one site quantized. A job of several such kinds walks over the sites once."""
 
 QUANTITIES: Mapping[str, tuple[str, ...]] = {
     Kind.MEASURED: ("measured", "measured-noise", "measured-noise-ratio"),
@@ -49,7 +49,7 @@ QUANTITIES: Mapping[str, tuple[str, ...]] = {
     Kind.FISHER: ("fisher", "average-fisher"),
     Kind.ERRORS: (SQUARED_ERROR, MEAN_SQUARED_ERROR),
 }
-"""What a kind of one mixture gives, by site and width. A method's own kind gives its name."""
+"""Quantities, by site and width, that a kind computes for a mixture. A method's own kind computes one quantity, with its name."""
 
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
 
@@ -100,7 +100,7 @@ def _known(kind: str) -> str:
 
 
 class Result(BaseModel):
-    """What a job gave of one kind and subject: a line of the journal, complete in itself.
+    """The result of a job for one kind and subject. It is a complete line of the journal.
 
     Attributes:
         kind: what was computed.
@@ -131,7 +131,7 @@ class Result(BaseModel):
 
 @dataclass
 class Results:
-    """All that jobs gave so far, ready to be looked up."""
+    """All results of jobs so far, for look-up."""
 
     numbers: dict[tuple[str, str, str, int], float] = field(default_factory=dict)
     """The number that a job gave for each quantity, mixture, site and width."""
@@ -141,7 +141,7 @@ class Results:
     """SI-SNR [mixtures] in dB by site and width; `(FULL_PRECISION, None)` of the full-precision network."""
 
     def add(self, result: Result) -> None:
-        """Take in what a job gave."""
+        """Add the result of a job."""
         match result.kind:
             case Kind.TRACE:
                 self.traces[result.subject] = np.array(result.samples)
@@ -166,7 +166,7 @@ class Results:
 
 
 def missing_jobs(methods: Sequence[str], candidates: Candidates, mixtures: Sequence[str], results: Results) -> list[Job]:
-    """The jobs still to be run, those that take longest first.
+    """Return the jobs that are still to be run, the longest first.
 
     Args:
         methods: tables wanted.

@@ -1,8 +1,8 @@
 """Which of the processor's kernels the passes run in.
 
-PyTorch takes a convolution of one tap on one thread to MKL, as it does any product of matrices. MKL runs AVX-512 code on Intel
-processors only; on others oneDNN is twice as fast, and PyTorch takes dilated convolutions there. For a single tap the dilation
-changes nothing but that. Sums are rounded in another order: 1e-6 of the output.
+On one thread, PyTorch computes a convolution of one tap with MKL, like any product of matrices. MKL runs AVX-512 code on Intel
+processors only. On others, oneDNN is twice as fast, and PyTorch uses it for dilated convolutions. For a single tap, a dilation
+changes only the choice of the library. Sums are rounded in another order: 1e-6 of the output.
 """
 
 from dataclasses import replace
@@ -12,9 +12,9 @@ from hwsearch.network.operations import Convolution, Operation
 
 
 def through_onednn(graph: Graph) -> Graph:
-    """The same network, whose convolutions of one tap PyTorch computes by oneDNN, forward and backward.
+    """Return the same network in a form whose convolutions of one tap PyTorch computes with oneDNN, forward and backward.
 
-    On another device than the processor it stays as it is.
+    On another device than the processor, the network stays as it is.
     """
 
     def dilated(operation: Operation) -> Operation:

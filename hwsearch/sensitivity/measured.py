@@ -40,7 +40,7 @@ class OneSiteScores:
     def noise_ratio(self) -> NDArray[np.float64]:
         """Noise added, relative to the noise of full precision, [sites, widths].
 
-        It adds over sites as `noise_added` does, but its mean over mixtures is not ruled by the few that are separated badly.
+        Like `noise_added`, it adds over sites, but the few badly separated mixtures do not dominate its mean.
         """
         return np.asarray(10 ** (self.lost_db / 10) - 1)
 

@@ -1,4 +1,4 @@
-"""The contract of sensitivity methods, and those that ship."""
+"""The interface of sensitivity methods, and the built-in methods."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hwsearch.sensitivity.mixture import AnalysedMixture
 
 Compute = Callable[["SiteChoices", "AnalysedMixture"], NDArray[np.float64]]
-"""From the candidates and a mixture to values [sites, widths]; NaN where a site cannot take a width."""
+"""Takes the candidates and a mixture, and returns values [sites, widths]; NaN where a site cannot take a width."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,10 @@ class SensitivityMethod:
     """How a sensitivity is estimated.
 
     Attributes:
-        unit: what a value is counted in. Noise powers add over sites, decibels do while losses are small; the rest only ranks.
-        kinds: what jobs compute for it, where several methods share that; empty where `compute` does.
-        compute: what a method of its own makes of each mixture; the table is the mean.
+        unit: unit of the values. Noise powers add over sites, and decibels do while losses are small; other units only rank
+            sites.
+        kinds: the kinds that jobs compute for it, which several methods may share; empty if the method has `compute`.
+        compute: computes the values of one mixture, for a method that shares no kinds. The table is the mean over mixtures.
     """
 
     unit: str

@@ -1,4 +1,4 @@
-"""A mixture that a loss can be taken on: the front end's work and the full-precision pass done once, the target beside it."""
+"""A mixture ready for computing losses: the front end and the full-precision pass have run once, and the target is at hand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

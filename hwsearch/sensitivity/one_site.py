@@ -1,6 +1,6 @@
-"""The separator's output with every site quantized alone, and all that is read off it, in one walk over the sites.
+"""The separator's output with every site quantized alone, and all scores of it, in one walk over the sites.
 
-Running the network behind each site at each width is nearly all the work of these methods, so those wanted together share it.
+Nearly all the work of these methods is running the network behind each site at each width, so methods share these runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -42,7 +42,7 @@ class OneSiteOutput:
             return self.separator.synthesise(self.mixture.analysis, self.masks, self.mixture.target.shape[-1])
 
     def __str__(self) -> str:
-        """For messages."""
+        """Describe the output for messages."""
         what = "in full precision" if self.site is None else f"with '{self.site}' alone quantized"
         return f"mixture '{self.mixture.name}', {what}"
 
@@ -52,7 +52,7 @@ Score = Callable[[OneSiteOutput], Sequence[float]]
 
 
 def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> OneSiteOutput:
-    """With nothing quantized; as if that were a single width."""
+    """Return the output with nothing quantized, as if full precision were a single width."""
     return OneSiteOutput(None, mixture.output, separator, mixture)
 
 

@@ -1,7 +1,7 @@
 """Prefix reuse: the network before a quantized site is the full-precision one, so it is computed once per mixture.
 
 One full-precision pass keeps the tensor of every activation site. A pass with one site changed computes only what depends on
-that site. It reads kept tensors for all else; a tensor that is no site is made again from the kept ones before it.
+that site. Everything else comes from the kept tensors. A tensor that is no site is computed again from the kept ones before it.
 """
 
 from collections.abc import Collection, Mapping
@@ -48,7 +48,7 @@ def run_keeping(graph: Graph, sites: Sites, x: Tensor, how: Compute = fast_compu
 
 
 class Continuation:
-    """What stands behind each site of a network, found when it is first asked for.
+    """The part of a network behind each site, determined when it is first needed.
 
     Args:
         graph: of one input and one output.
@@ -71,7 +71,7 @@ class Continuation:
 
         Args:
             site: an activation site.
-            x: what stands there instead of the full-precision tensor, [batch, channels, frames].
+            x: the tensor that replaces the full-precision one there, [batch, channels, frames].
             tensors: full-precision tensors of the same mixture, batch of one each.
 
         Returns:

@@ -1,9 +1,9 @@
-"""The recoverability sensitivity: what is still lost at a site after a few steps of quantization-aware training.
+"""The recoverability sensitivity: the loss that remains at a site after a few steps of quantization-aware training.
 
 One site alone is quantized, all others keep their floating point, and the network is trained; so is the full-precision network,
 for as many steps on the same examples in the same order. The loss is a noise ratio, 10^(lost dB / 10) - 1, on the validation
-mixtures. Training is dear, so it is done only below `jobs.TRAINED_BELOW_BITS`; wider sites take the output-noise ratio without
-training, which has the same unit, and less noise than a measured one where little is lost.
+mixtures. Training is expensive, so only widths below `jobs.TRAINED_BELOW_BITS` are trained. Wider ones take the output-noise
+ratio without training. It has the same unit, and less noise than a measured ratio if little is lost.
 """
 
 from collections.abc import Sequence

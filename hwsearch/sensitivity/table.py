@@ -1,4 +1,4 @@
-"""What every method gives: the estimated loss of each site at each width, when that site alone is quantized."""
+"""The result of every method: the estimated loss of each site at each width, when that site alone is quantized."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _KEYS = frozenset({"format", "method", "unit", "mixtures", "sites", "widths", "v
 
 
 def unit_of(method: str) -> str:
-    """What a method's values are counted in."""
+    """Return the unit of a method's values."""
     unit: str = SENSITIVITIES.load(method).unit
     return unit
 
@@ -26,13 +26,13 @@ class SensitivityTable:
     """Estimated loss by site and width.
 
     Attributes:
-        method: name of how it was estimated, and with it the unit.
+        method: name of the method, which also determines the unit.
         sites: names, without repeats.
         widths: candidate widths, rising.
         value: [sites, widths], the mean over mixtures; NaN where a site cannot take a width. Negative where quantizing helped, or
             the estimate is that noisy.
         standard_error: [sites, widths], of `value`; NaN where it is not known (a single mixture).
-        mixtures: how many the mean is over.
+        mixtures: number of mixtures that the mean is taken over.
     """
 
     method: str
@@ -111,7 +111,7 @@ class SensitivityTable:
 
 
 def over_mixtures(method: str, sites: Sequence[str], widths: Sequence[int], values: ArrayLike) -> SensitivityTable:
-    """The table of what each mixture gave.
+    """Make a table from the values of each mixture.
 
     Args:
         method: how `values` were made.

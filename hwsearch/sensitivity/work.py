@@ -65,7 +65,7 @@ class WorkFactory:
         return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
     def __call__(self) -> Callable[[Job], tuple[Result, ...]]:
-        """Load the base once; mixtures and quantized weights are made when a job wants them.
+        """Load the base once. Mixtures and quantized weights are prepared when a job needs them.
 
         Raises:
             UserError: an unusable base or data set, or a device that this process does not see.
@@ -125,7 +125,7 @@ Quantities = Mapping[str, NDArray[np.float64]]
 
 
 def of_mixture(kinds: Sequence[str], choices: SiteChoices, mixture: AnalysedMixture) -> dict[str, Quantities]:
-    """What `jobs.QUANTITIES` names, for a job's kinds.
+    """Compute the quantities that `jobs.QUANTITIES` names for a job's kinds.
 
     Raises:
         UserError: a loss or an output that is no finite number; names mixture and site.

@@ -31,11 +31,11 @@ _NEAR = 1e-4
 
 
 class BaseDescription(Section):
-    """What a base file says of itself.
+    """The description in a base file.
 
     Attributes:
         made_by: experiment digest, seed, versions, validation score: whatever tells how the base came to be.
-        output: of a module of the user's own, what `output_sample` gave, so that a change of its code shows.
+        output: for a user's own module, the result of `output_sample`, so that a change of its code is noticed.
     """
 
     format: Literal[1, 2] = 2
@@ -92,7 +92,7 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
 
 
 def output_sample(separator: Separator) -> tuple[float, ...]:
-    """Sums over a network's output for noise, each value with a sign: what a change of the network's code changes."""
+    """Compute signed sums over a network's output for noise. They change when the network's code changes its result."""
     random = torch.Generator().manual_seed(0)
     frames = separator.front_end.frames(_SAMPLE_SAMPLES)
     with torch.no_grad():
@@ -114,5 +114,5 @@ def base_digest(path: Path) -> str:
 
 
 def _of_format_2(name: str) -> str:
-    """The name of a tensor; the statistics of features once were the network's."""
+    """Convert the name of a tensor: in format 2, the statistics of features belonged to the network."""
     return name.replace("network.feature_", "front_end.feature_", 1)

@@ -1,8 +1,8 @@
 """The scorer's network: the numbers of the Brevitas network, many times faster.
 
-Weights are quantized once per site and width and kept, and so is what the first layers make of each input, rounding to a grid is
-four passes in place, and a depthwise convolution is a sum of shifted products, on a CPU two to six times faster than the
-library's. No gradients.
+Weights are quantized once per site and width, and kept. So are the outputs of the first layers for each input. Rounding to a
+grid takes four passes in place. A depthwise convolution is a sum of shifted products, on a CPU two to six times faster than the
+library's. There are no gradients.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -37,10 +37,10 @@ Key = tuple[str, bool, int, int]
 
 @dataclass(frozen=True, eq=False)
 class KeptInput:
-    """An input that many candidates of one network read, and what the layers that read it make of it.
+    """An input that many candidates of one network read, with the outputs of the layers that read it.
 
-    Such a layer may read thousands of features where others read hundreds of channels: a third of all products, for as many
-    different results as it has widths. Each takes the memory of one activation.
+    Such a layer may read thousands of features, while others read hundreds of channels. It computes a third of all products, but
+    has only as many different outputs as widths. Each takes the memory of one activation.
 
     Attributes:
         normalised: features [batch, features, frames]; not to be changed any more.

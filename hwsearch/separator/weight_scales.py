@@ -1,4 +1,4 @@
-"""The scales of a base's weights at every width that is wanted of them: searched once, kept in a file for all that quantize it.
+"""The scales of a base's weights at every wanted width. They are searched once, and kept in a file for all processes.
 
 A search for the scale of least error goes over all weights a hundred and fifty times; a thousand workers need not each do that.
 """
@@ -47,7 +47,7 @@ class WeightScales:
         return self._found[key]
 
     def search(self, widths: Iterable[int]) -> bool:
-        """Search all layers' scales at some widths; whether any of them had not been."""
+        """Search all layers' scales at some widths; return whether any of them was missing."""
         before = len(self._found)
         for bits in widths:
             if not is_float(bits):

@@ -88,7 +88,7 @@ def build_workload(
 
 
 def _without_usual_ahead(layer: Layer, *, causal: bool) -> Layer:
-    """A layer that says how far it looks ahead only where a workload that is `causal` or not does not say it for all."""
+    """Drop a layer's look-ahead if it is the usual one, which the workload's `causal` already states."""
     usual = 0 if causal else (layer.kernel_size - 1) * layer.dilation // 2
     return replace(layer, ahead=None) if layer.ahead == usual else layer
 
@@ -109,7 +109,7 @@ class _Layers:
                 yield layer
 
     def _layer(self, operation: Operation) -> Layer | None:
-        """What an operation is charged as; none for what costs nothing of its own."""
+        """Return the layer that an operation is charged as; none if it costs nothing of its own."""
         if (kind := _KINDS.get(type(operation))) is not None:
             over_frames = isinstance(operation, GroupNorm) or (isinstance(operation, Softmax) and operation.axis == _FRAMES)
             return self._plain(operation, kind, over_positions=over_frames)
