@@ -80,8 +80,6 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     ):
         if found != wanted:
             raise UserError(f"{path}: the base has {what} {found}; the experiment '{experiment.name}' wants {wanted}")
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in separator.state_dict().values()):
-        raise UserError(f"{path}: holds weights that are not finite; wanted a base made by 'hwsearch train'")
     return separator
 
 

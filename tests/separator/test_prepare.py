@@ -231,7 +231,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -
     with torch.no_grad():
         separator.network.mask_head.weight[3, 2] = value
     save_base(tmp_path / "base.safetensors", separator, description)
-    with pytest.raises(UserError, match="weights that are not finite"):
+    with pytest.raises(UserError, match="holds values out of range; wanted finite numbers"):
         load_checked_base(experiment(), tmp_path / "base.safetensors")
 
 
