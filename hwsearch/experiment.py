@@ -213,7 +213,7 @@ class SeparatorConfig(SpectralConfig):
     activation: Literal["prelu", "relu"] = "relu"
     """Non-linearity of the blocks. FPGA tools take only `relu`."""
     causal: bool = False
-    """Whether the network sees no future frames. The level of a recording is still taken over all of it."""
+    """Whether the network sees no future frames. The level of a recording is still measured over its whole length."""
 
     @property
     def spectral(self) -> SpectralConfig:
@@ -276,7 +276,7 @@ class ModuleConfig(Section):
 
     module: Annotated[str, Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")]
     """File and function: `networks/mine.py:build` for a file beside the experiment, or `my_package.my_file:build` for an
-    installed package. Workers on other machines are sent a file; a package must be installed there."""
+    installed package. A file is sent to workers on other machines; a package must be installed there."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function: numbers, text, true or false, and lists of these."""
     weights: Path | None = None
@@ -467,8 +467,8 @@ class SearchConfig(Section):
     """The search for bit allocations."""
 
     trials: Annotated[int, Field(ge=1, le=1_000_000)] = 64
-    """Number of candidates to score, uniform and ends-at-8 allocations always among them. If the seeds exceed it, those of the
-    last prior are left out first."""
+    """Number of candidates to score. They always include the uniform and ends-at-8 allocations. If there are more seeds than
+    this, those of the last prior are left out first."""
     hours: Annotated[float, Field(gt=0.0, le=100_000.0)] | None = None
     """After this many hours a run of the search begins no more candidates. Those in flight finish. Absent: no limit."""
     stall_candidates: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
@@ -480,7 +480,7 @@ class SearchConfig(Section):
     """Which candidates to try. Each strategy begins with the uniform allocations and the ends-at-8 ones, whose first and last
     layer have 8 bits."""
     sampler: Annotated[str, SAMPLERS] = "posterior"
-    """Who proposes candidates after the seeds, with a strategy that lets a sampler propose."""
+    """What proposes candidates after the seeds, if the strategy uses a sampler."""
     priors: tuple[Annotated[str, SENSITIVITIES], ...] = (
         "output-noise-ratio",
         "measured-noise-ratio",
@@ -495,8 +495,8 @@ class SearchConfig(Section):
     """Whether a differentiable search (section `nas`) adds its candidates to the seeds."""
     objectives: Annotated[tuple[str, ...], Field(min_length=2, max_length=4)] = ("si_snr_improvement_db", "size_bytes")
     """What the front trades off: a metric of quality first, then other metrics and at least one cost, such as `size_bytes` or
-    `latency_ms[ethos-u55-128]`. `si_snr_improvement_db` is recorded in any case: sensitivities, promotions, plots and
-    `export.max_drop_db` are about it."""
+    `latency_ms[ethos-u55-128]`. `si_snr_improvement_db` is always recorded, because sensitivities, promotions, plots and
+    `export.max_drop_db` use it."""
     limits: dict[str, float] = Field(default_factory=dict)
     """Largest value of a cost, such as `size_bytes` or `latency_ms[ethos-u55-128]`. Uniform seeds may exceed it."""
     population: Annotated[int, Field(ge=2, le=1000)] = 20
@@ -573,15 +573,15 @@ class SearchConfig(Section):
 class WorkersConfig(Section):
     """Where training and scoring run, and what Ray reserves for each worker.
 
-    The keys may change between two runs of one search, because no result is bound to them. On a GPU, losses and scores differ by
-    rounding from those of the processor. Activation ranges and weight scales are always found on the processor, the ranges in one
-    thread, so that an allocation means the same grids on every device. Training mixtures, evaluation and export stay on the
-    processor, too. Ray places workers by `gpus` and `memory_bytes` but enforces neither.
+    You may change the keys between two runs of one search. On a GPU, losses and scores differ by rounding from those of the
+    processor. Activation ranges and weight scales are always found on the processor, the ranges in one thread, so that an
+    allocation means the same grids on every device. Training mixtures, evaluation and export stay on the processor, too. Ray
+    places workers by `gpus` and `memory_bytes` but enforces neither.
     """
 
     device: Device = "cpu"
     """Where the base and candidates are trained, candidates are scored, and sensitivities and the differentiable search run. The
-    command itself trains the base. Workers do the rest, so of a cluster only their nodes need GPUs."""
+    command itself trains the base. Workers do the rest, so in a cluster only the nodes of workers need GPUs."""
     cpus: Annotated[float, Field(gt=0.0, le=1024.0)] = 1.0
     """Cores for each scorer, or the share of one core. A scorer runs as many threads as it has whole cores, and at least one."""
     gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
