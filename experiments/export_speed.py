@@ -79,7 +79,7 @@ class Subject:
 
 
 def signed(model: ModelProto) -> ModelProto:
-    """The same network with all integer weights stored as int8, as files were before they were exact on every processor."""
+    """Store all integer weights as int8. Such a file is not exact on every processor."""
     changed = ModelProto()
     changed.CopyFrom(model)
     for tensor in changed.graph.initializer:

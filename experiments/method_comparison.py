@@ -130,7 +130,7 @@ class Bench:
 
     @cached_property
     def priors(self) -> list[str]:
-        """Those of the experiment, and those that are methods here."""
+        """Sensitivities: the priors of the experiment, and those that are methods here."""
         return list(dict.fromkeys((*self.experiment.search.priors, *PRIORS.values())))
 
     @cached_property
@@ -215,7 +215,7 @@ class Bench:
         return found
 
     def mixtures(self, split: Split) -> Sequence[Mixture]:
-        """Those that are judged on."""
+        """Mixtures of a split; of the test split, those that methods are judged on."""
         return self.test if split is Split.TEST else open_dataset(self.workspace.data_folder, split)
 
     def key(self, choice: Choice, seed: int | None) -> str:

@@ -108,7 +108,7 @@ class Problem:
         return 12.0 - 10.0 * float(np.log10(1.0 + loss.sum() + pairs.sum()))
 
     def metrics(self, job: Job) -> Metrics:
-        """As a scorer gives them."""
+        """Metrics as a scorer gives them."""
         if job.allocation.by_site["input_proj.weight"] == 32:
             return {QUALITY: 12.0, "utterances": 48.0}
         return {QUALITY: self.quality(self.space.encode(job.allocation)), "utterances": 48.0}
@@ -151,16 +151,16 @@ class WaitingExecutor:
         self._began: float | None = None
         self._marks: tuple[float, float] | None = None
         self.busy_seconds = 0.0
-        """Of all workers within the window."""
+        """Seconds that all workers together were busy within the window."""
         self.finished = 0
-        """Within the window."""
+        """Jobs finished within the window."""
         self.processor_seconds = 0.0
-        """Of this process within the window."""
+        """Processor time of this process within the window."""
         self.wall_seconds = 0.0
 
     @property
     def capacity(self) -> int:
-        """As on Ray."""
+        """Jobs in flight, as many as the executor on Ray takes."""
         return 1 if self._workers == 1 else self._workers + (self._workers + 7) // 8
 
     @property
@@ -309,7 +309,7 @@ def _wait(seconds: float, job: Job) -> Metrics:
 
 
 def on_ray(problem: Problem, folder: Path, workers: int, seconds: float) -> dict[str, Any]:
-    """The same on real workers, between the first candidate and the last."""
+    """Measure the throughput on real workers, between the first candidate and the last."""
     trials = 60 * workers
     with RayExecutor(partial(waiting_scorer, seconds), workers) as executor:
         problem.search(folder, executor, trials)

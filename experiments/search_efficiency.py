@@ -107,7 +107,7 @@ class Problem:
 
     @cached_property
     def digest(self) -> str:
-        """Of all that a curve depends on but its sampler."""
+        """Hash of everything that a curve depends on, except its sampler."""
         made_with = {
             "provenance": dict(provenance(self.workspace)),
             "validation_mixtures": self.experiment.search.validation_mixtures,
@@ -134,7 +134,7 @@ class Problem:
         return self.quality(point), float(self.size.charge(np.array([point]))[0])
 
     def hypervolume(self, values: list[tuple[float, float]]) -> float:
-        """As a share of the rectangle."""
+        """Hypervolume as a share of the rectangle."""
         directions = [objective.direction for objective in QUALITY_AND_SIZE]
         area = hypervolume(np.array(values), directions, (0.0, self.largest))
         return area / (self.full_precision * (self.largest - self.least))

@@ -52,7 +52,7 @@ from hwsearch.workspace import Workspace
 WEIGHT_WIDTHS = (2, 3, 4, 5, 6, 8)
 ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, 32)
 HEAD_STD = 0.02
-"""Of the mask's random weights: an estimate that sounds, and depends on every layer."""
+"""Standard deviation of the mask's random weights. With it the estimate has sound and depends on every layer."""
 
 STATISTICS_MIXTURES = 2
 BUDGETS = 8

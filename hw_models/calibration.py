@@ -73,12 +73,12 @@ class Errors:
 
     @classmethod
     def of_latency(cls, checks: Sequence[Check]) -> "Errors | None":
-        """Those of the latency, None without any."""
+        """Errors of the latency; None if there are no checks."""
         return cls._of([(check.predicted_ms, check.latency_ms) for check in checks])
 
     @classmethod
     def of_energy(cls, checks: Sequence[Check]) -> "Errors | None":
-        """Those of the energy where it was measured, None without any."""
+        """Errors of the energy, over the checks that measured it; None if there are none."""
         pairs = [(check.predicted_uj, check.energy_uj) for check in checks]
         return cls._of([(predicted, measured) for predicted, measured in pairs if predicted is not None and measured is not None])
 

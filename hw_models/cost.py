@@ -188,7 +188,7 @@ class _Sums:
         return can
 
     def rows(self, chosen: npt.NDArray[np.bool_]) -> "_Sums":
-        """Those of some allocations."""
+        """The sums of some allocations."""
         return _Sums(self.weight_bytes[chosen], self.cycles[chosen], self.energy_pj[chosen])
 
 

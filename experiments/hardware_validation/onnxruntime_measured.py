@@ -58,7 +58,7 @@ PAIRS: Final = {"int8": (8, 7), "uint8": (8, 8), "float32": (32, 32)}
 """(activation, weight) bits of what is timed, by how weights are stored."""
 SIZES: Final = ((64, 64), (64, 128), (128, 128), (128, 256), (128, 512), (256, 256), (256, 512))
 RAGGED_SIZES: Final = ((64, 390), (128, 260), (128, 774))
-"""Of convolutions only: like spectra at the ends of a separator, no multiple of what a vector instruction holds."""
+"""Sizes of convolutions that are no multiple of a vector instruction, like the ends of a separator."""
 SEPARATORS: Final = (
     SeparatorConfig(n_fft=256, B=64, H=128, X=4, R=1),
     SeparatorConfig(n_fft=512, B=64, H=256, X=5, R=2),

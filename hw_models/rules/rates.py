@@ -43,7 +43,7 @@ class RateCompute(ComputeRule):
         )
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """That of the fastest kernel class at these widths."""
+        """Peak rate of the fastest kernel class at these widths."""
         pair = (activation_bits, weight_bits)
         return max(
             1 / rate.cycles_per_mac

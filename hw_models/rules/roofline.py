@@ -72,7 +72,7 @@ class RooflineCompute(ComputeRule):
         return Work(compute=kernel.cycles(shape))
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """That of the fastest kernel class at these widths."""
+        """Peak rate of the fastest kernel class at these widths."""
         pair = (activation_bits, weight_bits)
         return max(entry.macs_per_cycle for entry in self.throughput if pair in entry.pairs and entry.macs_per_cycle is not None)
 

@@ -45,7 +45,7 @@ class _Reach:
     last: Fraction
 
     def shifted(self, frames: int) -> "_Reach":
-        """That of a tensor whose frame t is this one's frame t + frames."""
+        """The reach of a tensor whose frame t is this tensor's frame t + frames."""
         return _Reach(self.rate, self.first + self.rate * frames, self.last + self.rate * frames)
 
 

@@ -14,7 +14,7 @@ _INPUT = ".input"
 
 
 def with_reads(graph: Graph) -> Graph:
-    """The same function with a `Read` before each layer that reads a tensor which others than layers read, too.
+    """Put a `Read` before each layer whose input is also read by an operation that is no layer.
 
     Such tensors are the sums of residual blocks. What a layer makes is not among them: integer kernels round it to 8 bits.
     """

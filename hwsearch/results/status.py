@@ -125,7 +125,7 @@ class SearchStatus:
     per_second: float | None
     """Candidates finished at any fidelity while drivers worked (`WorkingTime`), until the last one finished."""
     recent_per_second: float | None
-    """The same at the present rung over the last minutes; if no driver is running, over the last minutes before the end."""
+    """Candidates finished at the present rung over the last minutes; without a driver, over the last minutes before its end."""
     remaining_seconds: float | None
     """Time to the end of the present rung at the recent rate, without later promotions, or to the end of `search.hours` if that
     comes first. 0: the rung is done, or the same command would stop again at once."""
@@ -166,7 +166,7 @@ class Tally:
         self._reasons: Counter[str] = Counter()
         self._latest_reason: dict[str, str] = {}
         self._workers: dict[str, tuple[int, float, datetime]] = {}
-        """Of each worker: finished candidates, their seconds in all, and the time of the last."""
+        """What each worker has done: its number of candidates, the seconds they took, and when it finished the last one."""
         self._reference: dict[Fidelity, float] = {}
 
     def add(self, event: Event) -> None:

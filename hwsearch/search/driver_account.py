@@ -108,7 +108,7 @@ class Session:
     """The life of one driver, from its start to its end."""
 
     process: str
-    """As `LockHolder.process`."""
+    """The driver's process, in the words of `LockHolder.process`."""
     began: datetime
     last_seen: datetime
     """When it last wrote to this journal."""

@@ -206,7 +206,7 @@ class WaveformFrontEnd(FrontEnd):
         self.frame_samples = 1
 
     def frames(self, samples: int) -> int:
-        """As many as samples."""
+        """A frame is a sample."""
         return samples
 
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:

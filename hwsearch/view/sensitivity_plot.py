@@ -31,7 +31,7 @@ DPI = 140
 
 NOT_ABOVE_ZERO_COLOUR = "#d3d7dd"
 KIND_COLOURS = ("#0b5fa5", "#c2410c", "#3f8f4f", "#7c3aed", "#b45309", "#0e7490")
-"""Of layers that go by one name in several modules, in the order of their first."""
+"""Colours of the kinds of layers. A kind is a name, such as `expand`, that layers of several modules share."""
 OTHER_LAYERS = ("other layers", "#404040")
 ACTIVATION = ("activations", "#9aa3ad")
 """Legend and colour."""

@@ -21,7 +21,7 @@ class SafeConsole(Console):
     """A console that shows control characters in texts instead of sending them. Its own codes, of colours and bars, pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As Rich's."""
+        """Render as Rich does, with control characters shown."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text, keep="\n"), segment.style)
 

@@ -63,11 +63,11 @@ def supported_front(problem: AllocationProblem, metric: str) -> Front:
 
 
 def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[int], IntArray] = np.arange) -> IndexArray:
-    """As `supported_front`, of bare tables, for callers that solve under many losses.
+    """Solve as `supported_front` does, from bare tables, for callers that solve under many losses.
 
     Args:
         costs: `[choices, options]`, infinite where a choice has no such option.
-        losses: the same of the loss.
+        losses: `[choices, options]`, the loss of each option.
         choose: given how many there are, which of them are wanted, each once; all by default.
 
     Returns:

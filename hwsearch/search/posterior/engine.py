@@ -223,7 +223,7 @@ class PosteriorEngine:
         return near if len(near[0]) else self._new(self._anywhere(rng).astype(np.int8))
 
     def _new(self, options: npt.NDArray[np.int8]) -> tuple[OptionArray, FloatArray]:
-        """Those that are not known, have every cost, and are within the limits, each once; and their costs."""
+        """Keep the options that are new, have every cost and meet the limits, each once; give their costs too."""
         options = np.ascontiguousarray(options)
         keys: list[bytes] = options.view(f"V{options.shape[1]}")[:, 0].tolist()
         first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
@@ -308,7 +308,7 @@ def _some(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
 
 
 def _rising(costs: FloatArray, qualities: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Those, in rising order of cost, whose quality is above that of all before them."""
+    """Keep the points whose quality exceeds that of every cheaper point. The points come in rising order of cost."""
     best = np.maximum.accumulate(np.concatenate([[-np.inf], qualities]))
     better = best[1:] > best[:-1]
     return costs[better], qualities[better]
