@@ -183,12 +183,13 @@ class _Scorer:
         reference = self._network.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS))
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
-        self._unheard.append(
-            [
-                Heard(target, target, sound[0], mixture.sample_rate, mixture.target.transcript, self._recogniser)
-                for (sound, target, _), mixture in zip(sounds, mixtures, strict=True)
-            ]
-        )
+        if self._others:
+            self._unheard.append(
+                [
+                    Heard(target, target, sound[0], mixture.sample_rate, mixture.target.transcript, self._recogniser)
+                    for (sound, target, _), mixture in zip(sounds, mixtures, strict=True)
+                ]
+            )
 
     def _mask_function(self, job: ScoringJob) -> tuple[Callable[[KeptInput], Tensor], int]:
         """Return the network of a job, and the number of its training steps, including those of warm starts.
