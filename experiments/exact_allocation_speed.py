@@ -15,7 +15,7 @@ import numpy as np
 from hw_models.compile import compile_target
 from hw_models.target import load_target
 from hwsearch.experiment import load_experiment
-from hwsearch.search.costing import experiment_workload
+from hwsearch.search.costs import experiment_workload
 from hwsearch.search.exact.costs import peak_activation_cost, size_cost, target_cost
 from hwsearch.search.exact.front import exact_front, front_at, supported_front
 from hwsearch.search.exact.milp import optimum

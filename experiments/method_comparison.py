@@ -40,11 +40,10 @@ from hwsearch.metrics.perceptual import pesq_score
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test
 from hwsearch.network.sites import WEIGHT
-from hwsearch.search.costing import make_cost
+from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import FloatArray
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY, SIZE
@@ -294,7 +293,7 @@ def run_our_search(bench: Bench, seed: int) -> None:
     calibration = (bench.workspace.folder / "calibration.json").resolve()
     factory = ScorerFactory(experiment, bench.workspace.base_path.resolve(), bench.workspace.data_folder.resolve(), calibration)
     run_search(
-        Task(experiment, bench.space, make_cost(experiment), search_folder(bench, seed), provenance(bench.workspace)),
+        Task(experiment, bench.space, bench.costs.charge, search_folder(bench, seed), provenance(bench.workspace)),
         LocalExecutor[ScoringJob, Mapping[str, float]](factory),
         Plan(tuple(seeds.values()), PosteriorProposer(engine, seed)),
     )

@@ -37,10 +37,9 @@ from hwsearch.experiment import Experiment, Fidelity, load_experiment, parse_exp
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
-from hwsearch.search.costing import make_cost
+from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import hypervolume
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.proposer import PosteriorProposer
@@ -91,7 +90,6 @@ class Problem:
         self.experiment: Experiment = parse_experiment(content, source="scaling")
         self.space: SearchSpace = build_space(self.experiment.search, untrained_sites(self.experiment))
         self.book = CostBook(self.experiment, self.space)
-        self.cost = make_cost(self.experiment)
         rng = np.random.default_rng(0)
         counts = np.array(self.space.shape)
         self.valid = np.arange(counts.max()) < counts[:, None]
@@ -125,7 +123,9 @@ class Problem:
         search = self.experiment.search.model_copy(update={"trials": trials})
         experiment = self.experiment.model_copy(update={"search": search})
         seeds = uniform_seeds(self.space) + ends_seeds(self.space)
-        run_search(Task(experiment, self.space, self.cost, folder), executor, Plan(tuple(seeds), proposer or self.proposer()))
+        run_search(
+            Task(experiment, self.space, self.book.charge, folder), executor, Plan(tuple(seeds), proposer or self.proposer())
+        )
 
 
 class WaitingExecutor:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.extensions import SAMPLERS, STRATEGIES
+from hwsearch.search.costs import CostBook
 from hwsearch.search.exact.problem import AllocationProblem, Cost
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import front_seeds, prior_problem, separable_loss
 from hwsearch.search.proposer import Plan

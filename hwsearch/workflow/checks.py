@@ -13,10 +13,9 @@ from hwsearch.files.reading import digest
 from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.store import structure
-from hwsearch.search.costing import make_cost, target_digests
+from hwsearch.search.costs import CostBook, target_digests
 from hwsearch.search.folder_lock import check_unlocked
 from hwsearch.search.identity import search_digest
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.plan import check_strategy, trainings, wants_nas
 from hwsearch.search.record import RECORD_FILE, has_begun, read_record
@@ -75,7 +74,6 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
     """
     experiment = workspace.experiment
     space = build_space(experiment.search, untrained_sites(experiment))
-    make_cost(experiment)
     costs = CostBook(experiment, space)
     for column in experiment.search.objectives:
         if column in QUALITY_METRICS:

@@ -16,7 +16,7 @@ from hw_models.workload import IntArray, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
 from hwsearch.files.writing import atomic_write_bytes
-from hwsearch.search.costing import experiment_workload
+from hwsearch.search.costs import experiment_workload
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.untrained import untrained_sites

@@ -16,10 +16,9 @@ from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.extensions import STRATEGIES
 from hwsearch.process.device import is_there, open_device
 from hwsearch.results.status import SearchStatus, read_tally
-from hwsearch.search.costing import make_cost
+from hwsearch.search.costs import CostBook
 from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.outcomes import finite
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.promotion import ALWAYS_PROMOTED
@@ -318,7 +317,7 @@ def _measure(workspace: Workspace) -> Measured:
         each = (time.perf_counter() - start) / len(jobs)
         steps = _step_seconds(workspace, calibration) if trainings(experiment) and pool_path(workspace).is_file() else None
         candidate = Candidate(1, points[-1], "uniform", {})
-        costs = make_cost(experiment)([jobs[-1].allocation])[0]
+        costs = CostBook(experiment, space).charge([jobs[-1].allocation])[0]
         size = _entry_bytes(workspace, candidate, Result(candidate, metrics, costs), fidelity, folder)
     peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measured(started, each, steps, size, peak)

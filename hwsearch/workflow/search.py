@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hwsearch.executor import Executor, check_workers, open_executor, ray_session
-from hwsearch.search.costing import make_cost
+from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.driver_account import DriverAccount, Step, driver_account
 from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
@@ -162,7 +161,7 @@ def _search(
             each=experiment.workers,
         ) as executor:
             return run_search(
-                Task(experiment, space, make_cost(experiment), workspace.folder, provenance(workspace)),
+                Task(experiment, space, costs.charge, workspace.folder, provenance(workspace)),
                 executor,
                 plan,
                 listener.scored,

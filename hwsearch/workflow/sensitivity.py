@@ -7,7 +7,7 @@ import numpy as np
 
 from hwsearch.executor import check_workers
 from hwsearch.experiment import Experiment
-from hwsearch.search.costing import experiment_workload
+from hwsearch.search.costs import experiment_workload
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.objectives import SIZE

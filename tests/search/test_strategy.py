@@ -16,9 +16,8 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment
 from hwsearch.results.candidates import read_candidates
 from hwsearch.results.query import query
-from hwsearch.search.costing import make_cost
+from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
-from hwsearch.search.known_costs import CostBook
 from hwsearch.search.plan import make_plan, wanted_priors, wants_nas
 from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import separable_loss
@@ -63,7 +62,7 @@ def everything() -> tuple[list[Point], np.ndarray]:
     experiment = experiment_of()
     space = space_of(experiment)
     points = list(product(*(range(count) for count in space.shape)))
-    sizes = [row["size_bytes"] for row in make_cost(experiment)([space.decode(point) for point in points])]
+    sizes = [row["size_bytes"] for row in CostBook(experiment, space).charge([space.decode(point) for point in points])]
     return points, np.array(sizes)
 
 
@@ -81,9 +80,8 @@ def prior_front(prior: str) -> tuple[tuple[float, float], ...]:
 
 def run(experiment: Experiment, plan: Plan, folder: Path, score: Callable[[ScoringJob], Mapping[str, float]]) -> SearchSummary:
     space = space_of(experiment)
-    cost = make_cost(experiment)
-    executor = LocalExecutor(lambda: score)
-    return run_search(Task(experiment, space, cost, folder), executor, plan)
+    charge = CostBook(experiment, space).charge
+    return run_search(Task(experiment, space, charge, folder), LocalExecutor(lambda: score), plan)
 
 
 def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, float]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
-from hwsearch.search.costing import compile_targets, experiment_workload
+from hwsearch.search.costs import compile_targets, experiment_workload
 from hwsearch.search.exact.costs import size_cost, target_cost
 from hwsearch.search.exact.problem import AllocationProblem, Cost, Widths, additive_cost
 from hwsearch.search.objectives import SIZE

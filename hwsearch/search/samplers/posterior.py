@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.extensions import QUALITY_METRICS
-from hwsearch.search.known_costs import CostBook
+from hwsearch.search.costs import CostBook
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.model import PriorSpread
 from hwsearch.search.posterior.proposer import PosteriorProposer

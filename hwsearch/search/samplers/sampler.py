@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hwsearch.experiment import Experiment
-from hwsearch.search.known_costs import CostBook
+from hwsearch.search.costs import CostBook
 from hwsearch.search.proposer import Proposer
 from hwsearch.search.space import SearchSpace
 from hwsearch.sensitivity.table import SensitivityTable

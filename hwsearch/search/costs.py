@@ -1,0 +1,244 @@
+"""What allocations cost on an experiment's targets: as columns of the record, as exact sums, and as tables for proposals."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from hw_models.compile import CostTable, compile_target
+from hw_models.cost import evaluate_runnable
+from hw_models.errors import TargetError
+from hw_models.packed import average_weight_bits, packed_size_bytes
+from hw_models.target import Target, load_target
+from hw_models.workload import Workload, bits_matrix
+from hwsearch.data.arrays import ARRAYS
+from hwsearch.errors import UserError
+from hwsearch.experiment import Experiment
+from hwsearch.files.reading import digest
+from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
+from hwsearch.search.exact.milp import optimum
+from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray
+from hwsearch.search.objectives import SIZE
+from hwsearch.search.posterior.engine import KnownCost, table_cost
+from hwsearch.search.posterior.model import OptionArray
+from hwsearch.search.space import SearchSpace
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.separator import build_front_end
+from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
+
+_KEPT = 16
+"""Number of workloads that a process keeps in its cache."""
+
+_STARTS = 256
+"""Number of random allocations that the search for the least cost starts from, in addition to the uniform ones."""
+
+Charge = Callable[[IntArray], FloatArray]
+"""Computes the cost [allocations] of widths [allocations, sites of the workload]."""
+
+
+class CostBook:
+    """Every cost that an experiment's candidates have, by column name.
+
+    These are `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target, `latency_ms[target]` and the other
+    `CostTable.metrics`.
+    """
+
+    def __init__(self, experiment: Experiment, space: SearchSpace) -> None:
+        """Compile the targets.
+
+        Raises:
+            UserError: an unknown target or a wrong target file.
+        """
+        self._space = space
+        self._workload = workload = experiment_workload(experiment)
+        self._targets = compile_targets(experiment, workload)
+        inner = inner_weight_sites(workload)
+        self._own: dict[str, Charge] = {
+            SIZE: lambda bits: packed_size_bytes(workload, bits).astype(np.float64),
+            "average_bits": lambda bits: average_weight_bits(workload, bits),
+            "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, inner),
+        }
+        self._widths = np.zeros((len(workload.sites), max(len(widths) for _, widths in space.widths)), np.int64)
+        """Width [sites of the workload, options] at each option."""
+        for site, widths in space.widths:
+            self._widths[workload.column[site], : len(widths)] = widths
+        self._choices = np.full(len(workload.sites), -1)
+        """Choice [sites of the workload] that decides a site's width; -1 if it has only one."""
+        for choice, (name, _) in enumerate(space.free):
+            self._choices[[workload.column[site] for site in space.members[name]]] = choice
+
+    def charge(self, allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
+        """Compute all costs of allocations, and `fits[target]` for each target.
+
+        `fits` is 1 if weights and activations fit into the memory that the target states for them, else 0. The costs of a target
+        that cannot run an allocation at all (floating point on an integer machine) are infinite.
+        """
+        bits = bits_matrix(self._workload, [allocation.by_site for allocation in allocations])
+        columns = {name: charge(bits) for name, charge in self._own.items()}
+        for table in self._targets.values():
+            columns |= _target_columns(table, bits, ("fits", *table.metrics))
+        return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(bits))]
+
+    def exact(self, name: str) -> Cost:
+        """Return a cost as sums over the sites.
+
+        Raises:
+            UserError: an unknown cost, a width that the target cannot run, or (`NotSeparableError`) a cost that is no sum.
+        """
+        charge = self._charge(name)
+        metric, _, target = name.removesuffix("]").partition("[")
+        if metric == "peak_activation_bytes":
+            return peak_activation_cost(self._targets[target], self._space.widths)
+        return separable_cost(name, charge, self._workload, self._space.widths)
+
+    def known(self, name: str) -> KnownCost:
+        """Return a cost for the posterior engine. A cost that is no sum is approximated by its changes from the narrowest
+        allocation.
+
+        Raises:
+            UserError: an unknown cost, or one of a target that does not run the narrowest allocation.
+        """
+        charge = self._charge(name)
+        by_site, least = site_changes(charge, self._workload, self._space.widths)
+        if not math.isfinite(least):
+            raise UserError(f"{name}: the target does not run the narrowest allocation; wanted widths that it runs")
+        row = {site: index for index, (site, _) in enumerate(self._space.widths)}
+        table = np.zeros((len(self._space.free), max(self._space.shape, default=0)))
+        for index, (choice, widths) in enumerate(self._space.free):
+            table[index, : len(widths)] = sum(by_site[row[site], : len(widths)] for site in self._space.members[choice])
+        if name == SIZE:  # a sum of whole bytes: its changes add up to the last bit
+            return table_cost(table, least)
+        return KnownCost(table, lambda options: charge(self._bits(options)))
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        """Refuse limits that no allocation meets.
+
+        Raises:
+            UserError: no allocation meets a limit (names it, and the least that can be met), or a cost is unknown.
+        """
+        sums: list[Cost] = []
+        for name, limit in limits.items():
+            try:
+                sums.append(self.exact(name))
+            except NotSeparableError:
+                if (least := self._least_found(name)) > limit:
+                    raise UserError(
+                        f"search.limits: limit {name} <= {limit:.10g} cannot be met; the least of all that was tried is "
+                        f"{least:.10g}: raise it, or allow other widths"
+                    ) from None
+        if sums:
+            loss = np.zeros((len(self._space.widths), max(len(widths) for _, widths in self._space.widths)))
+            problem = AllocationProblem(self._space.widths, loss, tuple(sums), self._space.groups)
+            try:
+                optimum(problem, {cost.name: limits[cost.name] for cost in sums})
+            except UserError as error:
+                raise UserError(f"search.limits: {error}; raise it, or allow narrower widths") from None
+
+    def _least_found(self, name: str) -> float:
+        """Look for the least value of a cost that is no sum, by descents from uniform and random allocations.
+
+        In a descent, each choice in turn takes the width that costs least, until none changes.
+        """
+        charge = self._charge(name)
+        shape = np.array(self._space.shape, np.int64)
+        random = np.random.default_rng(0).integers(shape, size=(_STARTS, len(shape)))
+        uniform = np.minimum(np.arange(shape.max(initial=1))[:, None], shape - 1)
+        starts = np.concatenate([uniform, random])
+        point = starts[int(charge(self._bits(starts)).argmin())]
+        while True:
+            before = point.copy()
+            for choice, widths in enumerate(shape):
+                tried = np.repeat(point[None], widths, axis=0)
+                tried[:, choice] = np.arange(widths)
+                point = tried[int(charge(self._bits(tried)).argmin())]
+            if (point == before).all():
+                return float(charge(self._bits(point[None]))[0])
+
+    def _bits(self, options: OptionArray) -> IntArray:
+        """Return the widths [allocations, sites of the workload] of options [allocations, choices]."""
+        with_constant = np.pad(np.asarray(options, np.int64), ((0, 0), (0, 1)))
+        return self._widths[np.arange(len(self._choices)), with_constant[:, self._choices]]
+
+    def _charge(self, name: str) -> Charge:
+        """Return the function that computes a cost."""
+        if name in self._own:
+            return self._own[name]
+        for target, table in self._targets.items():
+            for metric in table.metrics:
+                if name == f"{metric}[{target}]":
+                    return lambda bits: _target_columns(table, bits, (metric,))[name]
+        wanted = ", ".join(self._own)
+        if self._targets:
+            metrics = dict.fromkeys(f"{metric}[T]" for table in self._targets.values() for metric in table.metrics)
+            wanted += f", or {', '.join(metrics)} with T one of {', '.join(self._targets)}"
+        raise UserError(f"search.objectives, search.limits: no cost '{name}'; wanted {wanted}")
+
+
+def experiment_workload(experiment: Experiment) -> Workload:
+    """Return the layer shapes of one inference: over `search.utterance_seconds`, or over one frame with `search.streaming`."""
+    rate = experiment.data.sample_rate
+    front_end = build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], rate)
+    frames = front_end.frames(round(experiment.search.utterance_seconds * rate))
+    per_channel = experiment.quantization.weight_scale == "per_channel"
+    workload = _workload(untrained_network(experiment), frames, front_end.frame_samples / rate, per_channel=per_channel)
+    return workload.streamed() if experiment.search.streaming else workload
+
+
+@lru_cache(maxsize=_KEPT)
+def _workload(network: UntrainedNetwork, frames: int, frame_seconds: float, *, per_channel: bool) -> Workload:
+    return network.workload(frames, frame_seconds, per_channel=per_channel)
+
+
+def inner_weight_sites(workload: Workload) -> tuple[str, ...]:
+    """Return the weight sites between the first and the last layer. Papers leave these two out of the average width of a TCN.
+
+    A network that has only these two layers gives all its weight sites.
+    """
+    return workload.weight_sites[1:-1] or workload.weight_sites
+
+
+def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, CostTable]:
+    """Compile the cost table of each target, by the target's name.
+
+    Raises:
+        UserError: an unknown target or a wrong target file.
+    """
+    targets = _targets(experiment)
+    try:
+        return {name: compile_target(target, workload) for name, target in targets.items()}
+    except TargetError as error:
+        raise UserError(str(error)) from None
+
+
+def target_digests(experiment: Experiment) -> dict[str, str]:
+    """Hash the content of each target file, by the target's name.
+
+    Raises:
+        UserError: an unknown target or a wrong target file.
+    """
+    return {name: digest(target.model_dump(mode="json")) for name, target in _targets(experiment).items()}
+
+
+def _targets(experiment: Experiment) -> dict[str, Target]:
+    found: dict[str, Target] = {}
+    for place in experiment.search.targets:
+        try:
+            target = load_target(place)
+        except TargetError as error:
+            raise UserError(str(error)) from None
+        if target.name in found:
+            raise UserError(f"search.targets: two targets are called '{target.name}'; wanted a name of its own in each file")
+        found[target.name] = target
+    return found
+
+
+def _target_columns(table: CostTable, bits: IntArray, metrics: Sequence[str]) -> dict[str, FloatArray]:
+    """Compute metrics of a target by column name, each [allocations]; infinite if the target does not run the allocation."""
+    can, costs = evaluate_runnable(table, bits)
+    columns = {}
+    for metric in metrics:
+        values = np.full(len(bits), math.inf)
+        values[can] = costs.column(metric)
+        columns[f"{metric}[{table.target.name}]"] = values
+    return columns
