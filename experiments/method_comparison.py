@@ -48,11 +48,10 @@ from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY, SIZE
 from hwsearch.search.plan import make_plan
-from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import prior_problem, separable_loss
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import REFERENCE, Scored, read_record
-from hwsearch.search.samplers.posterior import posterior_engine
+from hwsearch.search.samplers.posterior import PosteriorProposer, posterior_engine
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Seed, build_space
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path

@@ -42,9 +42,9 @@ from hwsearch.search.driver import Task, run_search
 from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
 from hwsearch.search.posterior.engine import PosteriorEngine
-from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here
+from hwsearch.search.samplers.posterior import PosteriorProposer
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.studies.address import STORAGE_VARIABLE, parse_address

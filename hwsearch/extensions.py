@@ -1,13 +1,12 @@
-"""What can be added by one new file and one line: the registries of every kind of extension.
+"""The registries of extensions, one for each kind. An extension takes one new file and one line here.
 
-The experiment file, the command line and their documentation take their choices from here. An entry names the object that does
-the work as "module:object". The module is imported when the object is wanted.
+The experiment file, the command line and their documentation take their choices from these tables. An entry names the object that
+does the work as "module:object". The module is imported when the object is needed.
 """
 
-import importlib
+import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -23,29 +22,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Extension:
-    """An entry of a registry.
-
-    Attributes:
-        place: "module:object".
-        says: what it does, as a sentence without its full stop.
-    """
+class Extension(NamedTuple):
+    """An entry of a registry."""
 
     place: str
+    """Where the object is, as "module:object"."""
     says: str
+    """What the extension does, as a sentence without its full stop."""
 
 
 class Registry(Generic[T]):
     """Extensions of one kind, by the name that an experiment file gives them.
 
-    As metadata of an annotated `str` it is the type of a key whose choices are the registered names.
+    As metadata of an annotated `str`, a registry is the type of a key whose choices are the registered names.
     """
 
     def __init__(self, kind: str, entries: Mapping[str, tuple[str, str]]) -> None:
-        """Register entries: place and description by name."""
+        """Register entries, given as place and description by name."""
         self.kind = kind
-        self._entries: dict[str, Extension] = {}
+        self.entries: dict[str, Extension] = {}
         for name, (place, says) in entries.items():
             self.register(name, place, says)
 
@@ -60,55 +55,47 @@ class Registry(Generic[T]):
         Raises:
             ValueError: the name is taken, or the place is not of that form.
         """
-        if name in self._entries:
+        if name in self.entries:
             raise ValueError(f"{self.kind} '{name}' is registered already; wanted another name")
         module, _, attribute = place.partition(":")
         if not module or not attribute:
             raise ValueError(f"{self.kind} '{name}' is at '{place}'; wanted 'module:object'")
-        self._entries[name] = Extension(place, says)
-
-    def unregister(self, name: str) -> None:
-        """Take an extension out again."""
-        del self._entries[name]
+        self.entries[name] = Extension(place, says)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self.entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def describe(self, name: str) -> str:
-        """What an extension does, as a sentence without its full stop."""
-        return self._entries[name].says
+        return name in self.entries
 
     def load(self, name: str) -> T:
-        """The object that does the work.
+        """Import the object that does the work.
 
         Raises:
             KeyError: no such name.
         """
-        module, _, attribute = self._entries[name].place.partition(":")
-        found: T = getattr(importlib.import_module(module), attribute)
+        found: T = pkgutil.resolve_name(self.entries[name].place)
         return found
 
     def check(self, name: str) -> str:
         """Refuse a name that is not registered, as pydantic refuses a wrong choice."""
-        if name not in self._entries:
+        if name not in self.entries:
             from pydantic_core import PydanticCustomError
 
-            expected = ", ".join(f"'{known}'" for known in self._entries)
+            expected = ", ".join(f"'{known}'" for known in self.entries)
             raise PydanticCustomError("enum", "Input should be {expected}", {"expected": expected})
         return name
 
     def __get_pydantic_core_schema__(self, source: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
-        """The names that are registered when a value is checked."""
+        """Accept the names that are registered when a value is checked."""
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: "CoreSchema", handler: "GetJsonSchemaHandler") -> dict[str, Any]:
-        """The names that are registered when the schema is made, each with what it does."""
-        return {**handler(schema), "enum": list(self), "meanings": {name: self.describe(name) for name in self}}
+        """List the names that are registered when the schema is made, each with its description."""
+        meanings = {name: entry.says for name, entry in self.entries.items()}
+        return {**handler(schema), "enum": list(self), "meanings": meanings}
 
 
 CORPORA: "Registry[ReadCorpus]" = Registry(
@@ -148,10 +135,10 @@ SAMPLERS: "Registry[MakeProposer]" = Registry(
             "hwsearch.search.samplers.posterior:make",
             "solves the allocation again under sensitivities corrected by every scored candidate",
         ),
-        "random": ("hwsearch.search.samplers.uniform_random:make", "draws at random"),
-        "nsga2": ("hwsearch.search.samplers.nsga2:make", "is Optuna's genetic algorithm NSGA-II"),
-        "tpe": ("hwsearch.search.samplers.tpe:make", "is Optuna's multivariate tree-structured Parzen estimator"),
-        "gp": ("hwsearch.search.samplers.gaussian_process:make", "is Optuna's Gaussian process"),
+        "random": ("hwsearch.search.samplers.optuna_samplers:random", "draws at random"),
+        "nsga2": ("hwsearch.search.samplers.optuna_samplers:nsga2", "is Optuna's genetic algorithm NSGA-II"),
+        "tpe": ("hwsearch.search.samplers.optuna_samplers:tpe", "is Optuna's multivariate tree-structured Parzen estimator"),
+        "gp": ("hwsearch.search.samplers.optuna_samplers:gp", "is Optuna's Gaussian process"),
     },
 )
 

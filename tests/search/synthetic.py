@@ -20,11 +20,11 @@ from hwsearch.experiment import Experiment, Fidelity, parse_experiment
 from hwsearch.extensions import SAMPLERS
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
-from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import loss_prior
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan, Proposer
 from hwsearch.search.record import RECORD_FILE, Event, read_record
+from hwsearch.search.samplers.posterior import PosteriorProposer
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, uniform_seeds

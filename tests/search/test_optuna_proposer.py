@@ -8,7 +8,7 @@ from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.extensions import SAMPLERS
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE, objective_values
 from hwsearch.search.proposer import Candidate, Result, SeedProposer
-from hwsearch.search.samplers.optuna_proposer import OptunaProposer
+from hwsearch.search.samplers.optuna_samplers import OptunaProposer
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
 from tests.search.synthetic import make_experiment

@@ -19,13 +19,12 @@ from hwsearch.results.query import query
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.plan import make_plan, wanted_priors, wants_nas
-from hwsearch.search.posterior.proposer import PosteriorProposer
 from hwsearch.search.priors import separable_loss
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import Scored
-from hwsearch.search.samplers.optuna_proposer import OptunaProposer
-from hwsearch.search.samplers.posterior import posterior_engine
+from hwsearch.search.samplers.optuna_samplers import OptunaProposer
+from hwsearch.search.samplers.posterior import PosteriorProposer, posterior_engine
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.table import SensitivityTable

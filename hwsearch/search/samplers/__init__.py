@@ -1,1 +1,1 @@
-"""Who proposes candidates behind the seeds, one file each."""
+"""Samplers: they propose candidates once the seeds are used up."""

@@ -1,4 +1,4 @@
-"""The contract of samplers: what makes one, and what it may know of the search."""
+"""The contract of samplers: a function that makes the proposer, and what it may know of the search."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,20 +12,14 @@ from hwsearch.sensitivity.table import SensitivityTable
 
 @dataclass(frozen=True)
 class Searched:
-    """What a sampler may know before it proposes.
-
-    Attributes:
-        experiment: with the seed, the objectives and the limits.
-        space: of allocations.
-        costs: what allocations are charged.
-        tables: sensitivities by name, those of `search.priors` at least.
-    """
+    """What a sampler may know before it proposes."""
 
     experiment: Experiment
     space: SearchSpace
     costs: CostBook
     tables: Mapping[str, SensitivityTable]
+    """Sensitivities by name, at least those of `search.priors`."""
 
 
 MakeProposer = Callable[[Searched], Proposer]
-"""Makes the proposer of a search. Raises `UserError` for an experiment that it cannot serve."""
+"""Makes the proposer of a search. It raises `UserError` for an experiment that it cannot serve."""

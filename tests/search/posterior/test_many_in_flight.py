@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from hwsearch.executor import LocalExecutor
-from hwsearch.search.posterior.proposer import RUNNING_PER_PROPOSAL
 from hwsearch.search.record import RECORD_FILE, Asked, Scored
+from hwsearch.search.samplers.posterior import RUNNING_PER_PROPOSAL
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import uniform_seeds
 from tests.search.synthetic import cut_record, essence, events, make_experiment, make_scorer, posterior, quality, search, space_of
