@@ -76,8 +76,9 @@ class OptunaProposer:
             name: IntDistribution(0, len(widths) - 1) for name, widths in searched.space.free
         }
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        directions = [objective.direction.value for objective in self._objectives]
-        self.study = optuna.create_study(sampler=make(self._seed), directions=directions)
+        self.study = optuna.create_study(
+            sampler=make(self._seed), directions=[objective.direction.value for objective in self._objectives]
+        )
         self._heard = 0
         self._repeats = 0
         self._sampled = False
