@@ -16,9 +16,8 @@ from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.packed import pack
 from hwsearch.export.verify import verify_onnx
-from hwsearch.network.reading import with_reads
 from hwsearch.network.run import run
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import find_sites, with_reads
 from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import calibrate

@@ -1,4 +1,4 @@
-"""The network graph: operations in order, the tensors between them, and the trained numbers."""
+"""The network graph."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,13 +15,13 @@ class Graph:
     """A network as a value.
 
     Attributes:
-        inputs: names of the tensors that come in.
-        operations: in the order of execution; each reads inputs and results of those before it.
-        outputs: names of the tensors that go out.
-        parameters: trained tensors, `OPERATION.weight` and so on.
+        inputs: names of the input tensors.
+        operations: in the order of execution.
+        outputs: names of the output tensors.
+        parameters: trained tensors by name, `OPERATION.weight` and so on.
 
     Raises:
-        ValueError: a tensor that is made twice or never, or parameters other than the operations have.
+        ValueError: a tensor is made twice or never, or the parameters are not those of the operations.
     """
 
     inputs: tuple[str, ...]
@@ -45,21 +45,21 @@ class Graph:
 
     @cached_property
     def by_name(self) -> dict[str, Operation]:
-        """Operations by name."""
+        """The operations by name."""
         return {operation.name: operation for operation in self.operations}
 
     def in_order(self) -> "Graph":
-        """The graph with its parameters in the order of its operations: sums over all of them are then the same each time."""
+        """Sort the parameters as the operations are, so that sums over all of them are reproducible."""
         names = (f"{operation.name}.{part}" for operation in self.operations for part in operation.parameters)
         return replace(self, parameters={name: self.parameters[name] for name in names})
 
     def on(self, device: torch.device) -> "Graph":
-        """The graph with its parameters on a device; those that lie there already are shared."""
+        """Move the parameters to a device; those that are there already are shared."""
         return replace(self, parameters={name: tensor.to(device) for name, tensor in self.parameters.items()})
 
     @cached_property
     def readers(self) -> dict[str, tuple[Operation, ...]]:
-        """For each tensor, the operations that read it, in order. An output that leaves the network is no reader."""
+        """The operations that read each tensor, in order."""
         found: dict[str, list[Operation]] = {name: [] for name in (*self.inputs, *self.by_name)}
         for operation in self.operations:
             for name in dict.fromkeys(operation.inputs):
@@ -68,7 +68,7 @@ class Graph:
 
     @cached_property
     def last_reads(self) -> dict[str, tuple[str, ...]]:
-        """For each operation, the tensors that nothing needs once it has run."""
+        """The tensors that nothing needs any more after each operation."""
         last: dict[str, str] = {}
         for operation in self.operations:
             last |= dict.fromkeys(operation.inputs, operation.name)
@@ -79,5 +79,5 @@ class Graph:
         return {name: tuple(tensors) for name, tensors in found.items()}
 
     def parameter(self, operation: Operation, part: str) -> Tensor:
-        """A trained tensor of an operation."""
+        """Return a trained tensor of an operation."""
         return self.parameters[f"{operation.name}.{part}"]

@@ -1,82 +1,76 @@
 """The operations of a network graph.
 
-An operation makes one tensor from one or more others. The tensor goes by the operation's name. Tensors are
-[batch, channels, frames], or [batch, channels] once a mean has taken the frames.
-
-Trained numbers are not here. `parameters` says which ones an operation has; the graph holds them as `NAME.weight`,
+An operation makes one tensor from one or more others; both share a name. Tensors are [batch, channels, frames], or
+[batch, channels] behind a mean that drops the frames. The graph holds the trained tensors of an operation as `NAME.weight`,
 `NAME.bias` and so on.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What all operations have.
-
-    Attributes:
-        name: of the operation and of the tensor that it makes.
-        inputs: the tensors that it reads, in order.
-    """
+    """An operation, named after the tensor that it makes; `inputs` are the tensors that it reads, in order."""
 
     parameters: ClassVar[tuple[str, ...]] = ()
-    """Trained tensors of the operation, by the last part of their names."""
+    """The last part of the name of each trained tensor."""
 
     name: str
-    inputs: tuple[str, ...]
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
-class Convolution(Operation):
+class Weighted(Operation):
+    """An operation with weights and a bias."""
+
+    parameters: ClassVar = ("weight", "bias")
+
+
+@dataclass(frozen=True)
+class Convolution(Weighted):
     """A 1-D convolution over frames: weight [out, in / groups, kernel], bias [out].
 
     Attributes:
         stride: input frames from one output frame to the next.
         dilation: input frames between two taps.
-        groups: 1, or groups of channels that do not see each other.
         padding: frames of zeros before and after the input.
     """
 
-    parameters: ClassVar = ("weight", "bias")
-
-    stride: int = 1
-    dilation: int = 1
-    groups: int = 1
-    padding: tuple[int, int] = (0, 0)
+    stride: PositiveInt = 1
+    dilation: PositiveInt = 1
+    groups: PositiveInt = 1
+    padding: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
 
 
 @dataclass(frozen=True)
-class TransposedConvolution(Operation):
+class TransposedConvolution(Weighted):
     """A transposed 1-D convolution: weight [in, out / groups, kernel], bias [out].
 
     Attributes:
         stride: output frames from one input frame to the next.
         dilation: output frames between two taps.
-        groups: 1, or groups of channels that do not see each other.
         padding: frames that are cut off both ends of the output.
-        output_padding: frames that the output is longer at its end.
+        output_padding: frames that are added at the end of the output.
     """
 
-    parameters: ClassVar = ("weight", "bias")
-
-    stride: int = 1
-    dilation: int = 1
-    groups: int = 1
-    padding: int = 0
-    output_padding: int = 0
+    stride: PositiveInt = 1
+    dilation: PositiveInt = 1
+    groups: PositiveInt = 1
+    padding: NonNegativeInt = 0
+    output_padding: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)
-class Linear(Operation):
+class Linear(Weighted):
     """A matrix product over the last axis: weight [out, in], bias [out]."""
-
-    parameters: ClassVar = ("weight", "bias")
 
 
 class Function(StrEnum):
-    """An elementwise function without trained numbers."""
+    """An elementwise function without parameters."""
 
     RELU = "relu"
     SIGMOID = "sigmoid"
@@ -99,30 +93,26 @@ class LeakyReLU(Operation):
 
 @dataclass(frozen=True)
 class PReLU(Operation):
-    """A leaky ReLU with a trained slope: [1], or one per channel [channels]."""
+    """A leaky ReLU with a trained slope: [1], or [channels]."""
 
     parameters: ClassVar = ("slope",)
 
 
 @dataclass(frozen=True)
 class Softmax(Operation):
-    """exp(x) over its sum along an axis.
+    """exp(x) over its sum along an axis: 1 for channels, 2 for frames."""
 
-    Attributes:
-        axis: 1 for channels, 2 for frames.
-    """
-
-    axis: int = 1
+    axis: PositiveInt = 1
 
 
 @dataclass(frozen=True)
 class Add(Operation):
-    """The sum of two tensors of one shape, or of shapes that broadcast."""
+    """The sum of two tensors, which may broadcast."""
 
 
 @dataclass(frozen=True)
 class Multiply(Operation):
-    """The product of two tensors of one shape, or of shapes that broadcast."""
+    """The product of two tensors, which may broadcast."""
 
 
 @dataclass(frozen=True)
@@ -132,23 +122,19 @@ class Read(Operation):
 
 @dataclass(frozen=True)
 class Concatenate(Operation):
-    """Tensors one behind the other along an axis."""
+    """Tensors joined along an axis."""
 
-    axis: int = 1
+    axis: PositiveInt = 1
 
 
 @dataclass(frozen=True)
 class Slice(Operation):
-    """Part of a tensor along an axis: a split, or a crop.
+    """A part of a tensor along an axis: `start:stop` as in Python.
 
-    Attributes:
-        axis: 1 for channels, 2 for frames.
-        start: the first index; negative ones count from the end.
-        stop: the index behind the last; negative ones count from the end; none is the end. A second input in place of `stop`
-            is a tensor whose length along the axis it is.
+    With a second input, the part ends at the length of that tensor along the axis instead of at `stop`.
     """
 
-    axis: int = 1
+    axis: PositiveInt = 1
     start: int = 0
     stop: int | None = None
 
@@ -157,7 +143,7 @@ class Slice(Operation):
 class Pad(Operation):
     """Frames of zeros before and after."""
 
-    padding: tuple[int, int] = (0, 0)
+    padding: tuple[NonNegativeInt, NonNegativeInt] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -168,29 +154,23 @@ class Mean(Operation):
 
 
 @dataclass(frozen=True)
-class GroupNorm(Operation):
+class GroupNorm(Weighted):
     """Zero mean and unit variance over frames and the channels of each group, then a gain and an offset per channel.
 
     One group is the global layer norm (arXiv 1809.07454, section II-E). weight [channels], bias [channels].
     """
 
-    parameters: ClassVar = ("weight", "bias")
-
-    groups: int = 1
+    groups: PositiveInt = 1
     epsilon: float = 1e-5
 
 
 @dataclass(frozen=True)
-class LayerNorm(Operation):
+class LayerNorm(Weighted):
     """Zero mean and unit variance over the channels of each frame, then a gain and an offset: weight, bias [channels]."""
 
-    parameters: ClassVar = ("weight", "bias")
-
     epsilon: float = 1e-5
 
 
 @dataclass(frozen=True)
-class Affine(Operation):
+class Affine(Weighted):
     """A gain and an offset per channel, float64: weight, bias [channels]. A batch norm is one; folding leaves none."""
-
-    parameters: ClassVar = ("weight", "bias")

@@ -1,4 +1,4 @@
-"""Running a graph: in floating point as it stands, or with something else in place of an operation or behind a tensor."""
+"""Run a graph in floating point. Callers may compute operations, and change tensors, in their own way."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,96 +6,76 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import (
-    Add,
-    Affine,
-    Concatenate,
-    Convolution,
-    Elementwise,
-    Function,
-    GroupNorm,
-    LayerNorm,
-    LeakyReLU,
-    Linear,
-    Mean,
-    Multiply,
-    Operation,
-    Pad,
-    PReLU,
-    Read,
-    Slice,
-    Softmax,
-    TransposedConvolution,
-)
 
 TensorFunction = Callable[[str, Tensor], Tensor]
-"""What happens to a tensor of the graph, by name: it is observed, rounded, or left as it is."""
+"""Observes or changes a tensor of the graph, given its name."""
 
-Compute = Callable[[Operation, Graph, tuple[Tensor, ...]], Tensor]
-"""How an operation makes its tensor from those that it reads."""
+Compute = Callable[[ops.Operation, Graph, tuple[Tensor, ...]], Tensor]
+"""Computes an operation of a graph from the tensors that it reads."""
 
-_FUNCTIONS: Mapping[Function, Callable[[Tensor], Tensor]] = {
-    Function.RELU: torch.relu,
-    Function.SIGMOID: torch.sigmoid,
-    Function.TANH: torch.tanh,
+_FUNCTIONS: Mapping[ops.Function, Callable[[Tensor], Tensor]] = {
+    ops.Function.RELU: torch.relu,
+    ops.Function.SIGMOID: torch.sigmoid,
+    ops.Function.TANH: torch.tanh,
 }
 
 
-def compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
-    """An operation as torch computes it."""
+def compute(operation: ops.Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Compute an operation with torch."""
     return computed(operation, *inputs, *(graph.parameter(operation, part) for part in operation.parameters))
 
 
-def computed(operation: Operation, *tensors: Tensor) -> Tensor:
-    """An operation as torch computes it from its inputs and its parameters, in the order in which it names them."""
+def computed(operation: ops.Operation, *tensors: Tensor) -> Tensor:
+    """Compute an operation with torch from its inputs and then its parameters, in the order of `operation.parameters`."""
     return _COMPUTED[type(operation)](operation, *tensors)
 
 
-def convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution with weights and bias of one's own: [batch, in, frames] -> [batch, out, frames]."""
+def convolve(operation: ops.Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve [batch, in, frames] to [batch, out, frames]."""
     padded = functional.pad(x, operation.padding) if any(operation.padding) else x
     return functional.conv1d(padded, weight, bias, operation.stride, 0, operation.dilation, operation.groups)
 
 
-def _transposed(operation: TransposedConvolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _transposed(operation: ops.TransposedConvolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     shape = operation.stride, operation.padding, operation.output_padding, operation.groups, operation.dilation
     return functional.conv_transpose1d(x, weight, bias, *shape)
 
 
-def _layer_norm(operation: LayerNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _layer_norm(operation: ops.LayerNorm, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return functional.layer_norm(x.transpose(1, 2), weight.shape, weight, bias, operation.epsilon).transpose(1, 2)
 
 
-def _affine(_: Affine, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _affine(_: ops.Affine, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x * weight[:, None].to(x.dtype) + bias[:, None].to(x.dtype)
 
 
-def _slice(operation: Slice, x: Tensor, *length: Tensor) -> Tensor:
+def _slice(operation: ops.Slice, x: Tensor, *length: Tensor) -> Tensor:
     stop = length[0].shape[operation.axis] if length else operation.stop
     return x[(slice(None),) * operation.axis + (slice(operation.start, stop),)]
 
 
-_COMPUTED: Mapping[type[Operation], Callable[..., Tensor]] = {
-    Convolution: convolve,
-    TransposedConvolution: _transposed,
-    Linear: lambda _, x, weight, bias: functional.linear(x, weight, bias),
-    Elementwise: lambda operation, x: _FUNCTIONS[operation.function](x),
-    LeakyReLU: lambda operation, x: functional.leaky_relu(x, operation.slope),
-    PReLU: lambda _, x, slope: functional.prelu(x, slope),
-    Softmax: lambda operation, x: torch.softmax(x, operation.axis),
-    Add: lambda _, x, y: x + y,
-    Multiply: lambda _, x, y: x * y,
-    Read: lambda _, x: x,
-    Concatenate: lambda operation, *parts: torch.cat(parts, operation.axis),
-    Slice: _slice,
-    Pad: lambda operation, x: functional.pad(x, operation.padding),
-    Mean: lambda operation, x: x.mean(2, keepdim=operation.keep),
-    GroupNorm: lambda operation, x, weight, bias: functional.group_norm(x, operation.groups, weight, bias, operation.epsilon),
-    LayerNorm: _layer_norm,
-    Affine: _affine,
+_COMPUTED: Mapping[type[ops.Operation], Callable[..., Tensor]] = {
+    ops.Convolution: convolve,
+    ops.TransposedConvolution: _transposed,
+    ops.Linear: lambda _, x, weight, bias: functional.linear(x, weight, bias),
+    ops.Elementwise: lambda operation, x: _FUNCTIONS[operation.function](x),
+    ops.LeakyReLU: lambda operation, x: functional.leaky_relu(x, operation.slope),
+    ops.PReLU: lambda _, x, slope: functional.prelu(x, slope),
+    ops.Softmax: lambda operation, x: torch.softmax(x, operation.axis),
+    ops.Add: lambda _, x, y: x + y,
+    ops.Multiply: lambda _, x, y: x * y,
+    ops.Read: lambda _, x: x,
+    ops.Concatenate: lambda operation, *parts: torch.cat(parts, operation.axis),
+    ops.Slice: _slice,
+    ops.Pad: lambda operation, x: functional.pad(x, operation.padding),
+    ops.Mean: lambda operation, x: x.mean(2, keepdim=operation.keep),
+    ops.GroupNorm: lambda operation, x, weight, bias: functional.group_norm(x, operation.groups, weight, bias, operation.epsilon),
+    ops.LayerNorm: _layer_norm,
+    ops.Affine: _affine,
 }
-"""How each operation makes its tensor from those that it reads and its parameters."""
+"""Computes each operation from its inputs and parameters."""
 
 
 def run(
@@ -105,12 +85,12 @@ def run(
 
     Args:
         graph: the network.
-        inputs: a tensor for each input of the graph.
-        at_tensor: called for every tensor in the order of execution, inputs first; what it returns takes the tensor's place.
+        inputs: by name.
+        at_tensor: called for every tensor in the order of execution, inputs first; its result replaces the tensor.
         how: computes each operation.
 
     Returns:
-        The graph's outputs.
+        The outputs of the graph.
     """
     tensors: dict[str, Tensor] = {}
     for name in graph.inputs:

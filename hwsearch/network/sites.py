@@ -1,51 +1,36 @@
 """Sites: the tensors of a graph whose bit-width is chosen.
 
-Every layer's weights are a site, `LAYER.weight`. Of the tensors between operations those are sites, `LAYER.output`, that an
-operation reads or that leave the network, except for
+The weights of every layer are a site, `LAYER.weight`. The result of an operation is a site, `OPERATION.output`, unless
 
-- what goes into the elementwise function behind a layer, a sum or a norm: layer and function are one, and the site is behind it;
-- what only a concatenation reads, and once: the concatenation is rounded as a whole;
-- parts and padded forms of a tensor: they are on its grid.
+- it goes into the elementwise function behind a layer, a sum or a norm: both are rounded once, behind the function, and the site
+  is named after the operation before it;
+- only a concatenation reads it, and once: the concatenation is rounded as a whole;
+- it is a part or a padded form of another tensor: it is on the grid of that tensor.
 
-A site is named after the layer, sum or other operation whose result it holds, function included. The network's inputs are sites
-under their own names, and so is what a `Read` hands to a layer, `LAYER.input`.
+The inputs of the network are sites under their own names, and so is the result of a `Read`, `LAYER.input`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import (
-    Add,
-    Concatenate,
-    Convolution,
-    Elementwise,
-    GroupNorm,
-    LayerNorm,
-    LeakyReLU,
-    Linear,
-    Multiply,
-    Operation,
-    Pad,
-    PReLU,
-    Read,
-    Slice,
-    TransposedConvolution,
-)
 
-LAYERS = (Convolution, TransposedConvolution, Linear)
+LAYERS = (ops.Convolution, ops.TransposedConvolution, ops.Linear)
 """Operations whose weights are quantized."""
 
-FUNCTIONS = (Elementwise, LeakyReLU, PReLU)
-"""Elementwise functions, which the operation before them takes with it."""
+FUNCTIONS = (ops.Elementwise, ops.LeakyReLU, ops.PReLU)
+"""Elementwise functions, which are fused with the operation before them."""
 
-_CARRY = (Add, Multiply, Concatenate)
-"""Operations that make a new tensor of what they read, without weights of their own."""
+_CARRY = (ops.Add, ops.Multiply, ops.Concatenate)
+"""Operations that make a new tensor from several others without weights."""
 
-_TAKES_FUNCTION = (*LAYERS, Add, GroupNorm, LayerNorm)
-_ON_THE_SAME_GRID = (Slice, Pad)
+_TAKES_FUNCTION = (*LAYERS, ops.Add, ops.GroupNorm, ops.LayerNorm)
+_ON_THE_SAME_GRID = (ops.Slice, ops.Pad)
 
 WEIGHT, OUTPUT = ".weight", ".output"
+_INPUT = ".input"
 
 
 @dataclass(frozen=True)
@@ -55,10 +40,10 @@ class Sites:
     Attributes:
         weights: weight sites.
         activations: activation sites.
-        tensors: the graph's tensor of each activation site.
-        grids: for each tensor that is on a site's grid, that site: the tensor itself, or what it is a part of.
-        carried: activation sites whose tensor no layer makes, and that layers read and others carry on (`network.reading`); and
-            sums that go into the next sum.
+        tensors: the tensor of each activation site.
+        grids: for each tensor, the site whose grid it is on: its own, or that of the tensor that it is a part of.
+        carried: activation sites that make up residual trunks (`with_reads`): tensors that no layer makes, and that both layers
+            and sums read; and sums that only go into other sums.
     """
 
     weights: tuple[str, ...]
@@ -67,18 +52,23 @@ class Sites:
     grids: Mapping[str, str]
     carried: tuple[str, ...] = ()
 
+    @cached_property
+    def of_tensor(self) -> dict[str, str]:
+        """The site of each tensor that has one."""
+        return {tensor: site for site, tensor in self.tensors.items()}
+
     @property
     def all(self) -> tuple[str, ...]:
         """Weight sites, then activation sites."""
         return self.weights + self.activations
 
-    def read_by(self, operation: Operation) -> str:
-        """The site that an operation's first input is on."""
+    def read_by(self, operation: ops.Operation) -> str:
+        """Return the site whose grid the first input of an operation is on."""
         return self.grids[operation.inputs[0]]
 
 
 def find_sites(graph: Graph) -> Sites:
-    """The sites of a graph."""
+    """Find the sites of a graph."""
     tensors: dict[str, str] = {}
     grids: dict[str, str] = {}
     for name in graph.inputs:
@@ -87,10 +77,10 @@ def find_sites(graph: Graph) -> Sites:
         if isinstance(operation, _ON_THE_SAME_GRID) and operation.inputs[0] in grids:
             grids[operation.name] = grids[operation.inputs[0]]
         elif not _is_taken_up(graph, operation):
-            site = operation.name if isinstance(operation, Read) else _anchor(graph, operation).name + OUTPUT
+            site = operation.name if isinstance(operation, ops.Read) else _anchor(graph, operation).name + OUTPUT
             tensors[site], grids[operation.name] = operation.name, site
     weights = tuple(operation.name + WEIGHT for operation in graph.operations if isinstance(operation, LAYERS))
-    both = _sources(graph, grids, _CARRY) & _sources(graph, grids, (*LAYERS, Read))
+    both = _sources(graph, grids, _CARRY) & _sources(graph, grids, (*LAYERS, ops.Read))
     carried = tuple(
         site
         for site, tensor in tensors.items()
@@ -99,32 +89,50 @@ def find_sites(graph: Graph) -> Sites:
     return Sites(weights, tuple(tensors), tensors, grids, carried)
 
 
-def _is_taken_up(graph: Graph, operation: Operation) -> bool:
-    """Whether the one operation that reads a tensor is rounded in its place."""
+def with_reads(graph: Graph) -> Graph:
+    """Put a `Read` before each layer that reads a carried tensor, so that its input gets a bit-width of its own.
+
+    A residual trunk goes through many sums. Rounding it to 8 bits at each of them causes most of the loss of 8-bit activations.
+    Carried in 16 bits and read by each layer in 8, it loses little, and the layers stay in 8 bits. The result of a layer is never
+    carried: integer kernels round it to 8 bits.
+    """
+    sites = find_sites(graph)
+    operations: list[ops.Operation] = []
+    for operation in graph.operations:
+        read = operation
+        if isinstance(operation, LAYERS) and sites.grids.get(operation.inputs[0]) in sites.carried:
+            operations.append(ops.Read(operation.name + _INPUT, operation.inputs))
+            read = replace(operation, inputs=(operation.name + _INPUT,))
+        operations.append(read)
+    return replace(graph, operations=tuple(operations))
+
+
+def _is_taken_up(graph: Graph, operation: ops.Operation) -> bool:
+    """Whether only one operation reads the result of another, and is rounded in its place."""
     if operation.name in graph.outputs or len(graph.readers[operation.name]) != 1:
         return False
     (reader,) = graph.readers[operation.name]
     fused = isinstance(operation, _TAKES_FUNCTION) and isinstance(reader, FUNCTIONS)
-    return fused or (isinstance(reader, Concatenate) and reader.inputs.count(operation.name) == 1)
+    return fused or (isinstance(reader, ops.Concatenate) and reader.inputs.count(operation.name) == 1)
 
 
-def _sources(graph: Graph, grids: Mapping[str, str], kinds: tuple[type[Operation], ...]) -> set[str]:
-    """The sites that operations of some kinds read."""
+def _sources(graph: Graph, grids: Mapping[str, str], kinds: tuple[type[ops.Operation], ...]) -> set[str]:
+    """Find the sites that operations of some kinds read."""
     readers = (operation for operation in graph.operations if isinstance(operation, kinds))
     return {grids[name] for reader in readers for name in reader.inputs if name in grids}
 
 
 def _is_summed_on(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor is a sum that goes into another, and that no layer reads."""
+    """Whether a tensor is a sum that goes into another sum, and that no layer reads."""
     readers = graph.readers[tensor]
-    sums = isinstance(graph.by_name.get(tensor), Add) and any(isinstance(reader, Add) for reader in readers)
+    sums = isinstance(graph.by_name.get(tensor), ops.Add) and any(isinstance(reader, ops.Add) for reader in readers)
     return sums and not any(isinstance(reader, LAYERS) for reader in readers)
 
 
-def _anchor(graph: Graph, operation: Operation) -> Operation:
-    """The operation that a tensor is named after."""
+def _anchor(graph: Graph, operation: ops.Operation) -> ops.Operation:
+    """Return the operation that the site of another is named after."""
     if isinstance(operation, FUNCTIONS):
         before = graph.by_name.get(operation.inputs[0])
-        if before is not None and _is_taken_up(graph, before) and not isinstance(before, Concatenate):
+        if before is not None and _is_taken_up(graph, before) and not isinstance(before, ops.Concatenate):
             return before
     return operation

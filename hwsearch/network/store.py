@@ -18,23 +18,19 @@ _FORMAT = 1
 _WHAT = "a network graph"
 _MEND = "delete it and it is made again"
 
-_LEAST = {"stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0, "axis": 1}
-"""Least values of what operations have."""
-
 STRUCTURE_ERRORS = (ValidationError, KeyError, TypeError, ValueError, RecursionError)
 """What a damaged structure may raise."""
 
 _KINDS = {
     kind.__name__: TypeAdapter(kind)
     for kind in vars(operations).values()
-    if isinstance(kind, type) and issubclass(kind, Operation) and kind is not Operation
+    if isinstance(kind, type) and issubclass(kind, Operation) and not kind.__subclasses__()
 }
 
 
 def save_graph(path: Path, graph: Graph) -> None:
     """Write a graph atomically."""
-    content = {"format": _FORMAT} | structure(graph)
-    write_tensors(path, graph.parameters, _KEY, content)
+    write_tensors(path, graph.parameters, _KEY, {"format": _FORMAT} | structure(graph))
 
 
 def load_graph(path: Path) -> Graph:
@@ -47,14 +43,14 @@ def load_graph(path: Path) -> Graph:
     if content.get("format") != _FORMAT:
         raise refused(path, _WHAT, f"its format is not {_FORMAT}", _MEND)
     try:
-        # Copies: kernels round otherwise where numbers lie at odd places, as those of a mapped file do.
+        # Copies: kernels round differently where the tensors of a mapped file are not aligned.
         return from_structure(content, {name: tensor.clone() for name, tensor in tensors.items()}).in_order()
     except STRUCTURE_ERRORS as error:
         raise refused(path, _WHAT, error, _MEND) from None
 
 
 def structure(graph: Graph) -> dict[str, Any]:
-    """All of a graph but its parameters, as a JSON object; what an operation has as a matter of course is left out."""
+    """Convert all of a graph but its parameters to a JSON object, without the defaults of operations."""
     return {
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
@@ -63,10 +59,10 @@ def structure(graph: Graph) -> dict[str, Any]:
 
 
 def from_structure(content: Mapping[str, Any], parameters: Mapping[str, Tensor]) -> Graph:
-    """The graph of what `structure` gave.
+    """Make the graph that `structure` described.
 
     Raises:
-        Exception: one of `STRUCTURE_ERRORS`: content or parameters are not a graph's.
+        Exception: one of `STRUCTURE_ERRORS`: content or parameters are not those of a graph.
     """
     operations = tuple(_operation(each) for each in content["operations"])
     return Graph(tuple(content["inputs"]), operations, tuple(content["outputs"]), parameters)
@@ -84,10 +80,4 @@ def _fields(operation: Operation) -> dict[str, Any]:
 def _operation(value: Any) -> Operation:
     fields = dict(value)
     made: Operation = _KINDS[fields.pop("kind")].validate_python(fields)
-    if not made.inputs:
-        raise ValueError(f"operation '{made.name}' reads nothing")
-    for field, least in _LEAST.items():
-        number = getattr(made, field, least)
-        if min(number) < least if isinstance(number, tuple) else number < least:
-            raise ValueError(f"operation '{made.name}' has a {field} of {number}")
     return made

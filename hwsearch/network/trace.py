@@ -1,7 +1,7 @@
-"""From a module to a graph, by `torch.export`.
+"""Trace a module to a graph with `torch.export`.
 
-The module is run once on an example, with the number of frames left open. What it did is a list of torch's own operators. Each
-becomes an operation of the graph, or is refused by name. The graph is then held to the module on examples of other lengths.
+`torch.export` runs the module on an example, with the number of frames left open, and lists the operators that it calls. Each of
+them becomes an operation of the graph, or is refused by name. The graph is then compared to the module on other lengths.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +27,33 @@ from hwsearch.network.folding import fold
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Operation
 from hwsearch.network.run import run
-from hwsearch.network.torch_operators import TRANSLATIONS, Call, Length, Made, Refused, Value
+from hwsearch.network.torch_operators import TRANSLATIONS, Call, Length, Made, Refused, Value, slice_part
 
 _FRAMES_AXIS = 2
 
 _OTHER_LENGTHS = (1, 14)
-"""Frames by which further examples are longer: an odd and an even number, so that strides show."""
+"""Frames that are added to the example in the comparison: an odd and an even number, because of strides."""
 
 _TOLERANCE = 1e-4
-"""Largest difference between graph and module against the largest value of the output. Folding changes the order of a few
-roundings: about 1e-6."""
+"""Largest difference between graph and module, relative to the largest output. Folding changes it by about 1e-6."""
 
 _PARTS = {"add": "add", "sub": "add", "mul": "multiply", "cat": "concatenate", "constant_pad_nd": "pad"}
-"""What operators without a module of their own are called; others by their own name."""
+"""Names of operations that are not modules; others have the name of the operator."""
 
-
-_RECKONED = object()
-"""What stands for a number that is computed from lengths, and for checks of such."""
+_COMPUTED = object()
+"""Stands for numbers that are computed from lengths, and for checks of them."""
 
 
 def trace(module: nn.Module, examples: Sequence[Tensor]) -> Graph:
-    """The graph of a module in eval mode, batch norms and padding folded.
+    """Make the graph of a module in eval mode, with batch norms and padding folded.
 
     Args:
-        module: takes and gives tensors [batch, channels, frames].
-        examples: a tensor for each argument of its `forward`, of equally many frames.
+        module: takes and returns tensors [batch, channels, frames].
+        examples: a tensor for each argument of `forward`, all with the same number of frames.
 
     Raises:
-        UserError: an operation that a graph does not have, a trained module that is used twice, a branch that depends on the
-            data, or shapes that depend on more than the number of frames. The line names module and operation.
+        UserError: an operation that a graph does not have, a module with weights that is used twice, a branch that depends on
+            the data, or shapes that depend on more than the number of frames. Names the module and the operation.
     """
     name = type(module).__name__
     training = module.training
@@ -77,7 +76,7 @@ def _export(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
     try:
         with _quiet():
             return torch.export.export(module, tuple(examples), dynamic_shapes=shapes, strict=False)
-    except OSError:  # a full disk is none of the module's faults
+    except OSError:  # such as a full disk, which is not the module's fault
         raise
     except Exception as error:
         raise UserError(
@@ -88,7 +87,7 @@ def _export(module: nn.Module, examples: Sequence[Tensor]) -> ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from explaining at length what one line says: it logs, warns and prints."""
+    """Silence torch, which logs, warns and prints what the error line says."""
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = log.level
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
@@ -101,7 +100,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _Translator:
-    """Goes through an exported program once."""
+    """Translates an exported program."""
 
     def __init__(self, program: ExportedProgram, root: str) -> None:
         self._program = program
@@ -114,7 +113,7 @@ class _Translator:
         self._names: set[str] = set()
 
     def graph(self) -> Graph:
-        """The graph, not folded."""
+        """Make the graph, not folded."""
         for node in self._program.graph.nodes:
             match node.op:
                 case "placeholder":
@@ -128,7 +127,8 @@ class _Translator:
     def _take_placeholder(self, node: Node) -> None:
         specification = next(each for each in self._program.graph_signature.input_specs if each.arg.name == node.name)
         if specification.kind is InputKind.USER_INPUT:
-            self._inputs.append(self._named(node.name))
+            self._inputs.append(node.name)
+            self._names.add(node.name)
             self._values[node] = Value(node.name, _shape(node))
             return
         target = str(specification.target)
@@ -155,9 +155,9 @@ class _Translator:
             case "split" | "split_with_sizes" | "chunk":
                 return self._split(node, arguments, module)
         if not any(isinstance(each, Value) for each in _flat(arguments.values())):
-            return self._reckoned(node)
-        if _RECKONED in arguments.values():
-            raise Refused("reckons with the number of frames; wanted fixed numbers, or the length of a tensor as it is")
+            return self._constant(node)
+        if _COMPUTED in arguments.values():
+            raise Refused("computes with the number of frames; wanted fixed numbers, or the length of a tensor as it is")
         if operator_name not in TRANSLATIONS:
             raise Refused(
                 "is no operation of a network graph; wanted convolutions, linear layers, elementwise functions, norms, sums, "
@@ -165,18 +165,17 @@ class _Translator:
             )
         part = _PARTS.get(operator_name, operator_name)
         name = module if owned else ".".join(filter(None, (module, part)))
-        call = Call(self._free(name), arguments, _shape(node))
-        made = TRANSLATIONS[operator_name](call)
+        made = TRANSLATIONS[operator_name](Call(self._free(name), arguments, _shape(node)))
         if isinstance(made, Value):
             return made
         if owned and made.parameters and made.operation.name != name:
             raise Refused("has trained numbers and is used more than once; wanted a module for each use")
         return self._keep(made, _shape(node))
 
-    def _reckoned(self, node: Node) -> Any:
-        """What is computed from no tensor of the network: of trained tensors and fixed numbers the result, else of lengths."""
+    def _constant(self, node: Node) -> Any:
+        """Compute an operator that reads only trained tensors and fixed numbers; otherwise it reads lengths."""
         read = [self._resolve(argument) for argument in (*node.args, *node.kwargs.values())]
-        varies = any(each is _RECKONED or isinstance(each, Length) for each in _flat(read))
+        varies = any(each is _COMPUTED or isinstance(each, Length) for each in _flat(read))
         if varies or not isinstance(node.meta.get("val"), Tensor):
             return self._length(node)
         assert callable(node.target)  # noqa: S101 (a node that calls a function)
@@ -184,7 +183,7 @@ class _Translator:
         return node.target(*self._resolve(node.args), **keywords)
 
     def _length(self, node: Node) -> Any:
-        """The tensor that has as many frames as a number that was computed from lengths, whatever their number is."""
+        """Find a tensor that always has as many frames as a number that is computed from lengths."""
         wanted = node.meta.get("val")
         if isinstance(wanted, torch.SymInt):
             for other, value in reversed(self._values.items()):
@@ -193,7 +192,7 @@ class _Translator:
                     frames = shape[_FRAMES_AXIS]
                     if isinstance(frames, torch.SymInt) and frames.node.expr == wanted.node.expr:
                         return Length(value.name, _FRAMES_AXIS)
-        return _RECKONED
+        return _COMPUTED
 
     def _keep(self, made: Made, shape: tuple[int, ...]) -> Value:
         self._operations.append(made.operation)
@@ -202,33 +201,26 @@ class _Translator:
         return Value(made.operation.name, shape, made.transposed)
 
     def _split(self, node: Node, arguments: Mapping[str, Any], module: str) -> list[Value]:
-        """A slice for each part."""
+        """Make a slice for each part."""
         parts = []
         start = 0
         for place, part in enumerate(node.meta["val"]):
-            x, dim = arguments["self"], arguments["dim"]
-            length = part.shape[dim]
+            length = part.shape[arguments["dim"]]
             if not isinstance(length, int):
                 raise Refused("splits a tensor along its frames; wanted a split along the channels")
-            call_arguments = {"self": x, "dim": dim, "start": start, "end": start + length, "step": 1}
-            name = ".".join(filter(None, (module, f"split_{place}")))
-            made = TRANSLATIONS["slice"](Call(self._free(name), call_arguments, tuple(map(_number, part.shape))))
-            parts.append(made if isinstance(made, Value) else self._keep(made, tuple(map(_number, part.shape))))
+            sliced = {**arguments, "start": start, "end": start + length, "step": 1}
+            name = self._free(".".join(filter(None, (module, f"split_{place}"))))
+            shape = tuple(map(_number, part.shape))
+            parts.append(self._keep(slice_part(Call(name, sliced, shape)), shape))
             start += length
         return parts
 
     def _arguments(self, node: Node) -> dict[str, Any]:
-        """The operator's arguments by name, defaults included."""
+        """Return the arguments of an operator by name, defaults included."""
         schema = getattr(node.target, "_schema", None)
-        if schema is None:
-            return {}
-        found: dict[str, Any] = {}
-        for place, argument in enumerate(schema.arguments):
-            if place < len(node.args):
-                found[argument.name] = self._resolve(node.args[place])
-            else:
-                found[argument.name] = self._resolve(node.kwargs.get(argument.name, argument.default_value))
-        return found
+        arguments = () if schema is None else schema.arguments
+        given = dict(zip((argument.name for argument in arguments), node.args, strict=False)) | node.kwargs
+        return {argument.name: self._resolve(given.get(argument.name, argument.default_value)) for argument in arguments}
 
     def _resolve(self, argument: Any) -> Any:
         if isinstance(argument, Node):
@@ -243,23 +235,15 @@ class _Translator:
         return value.name
 
     def _free(self, name: str) -> str:
-        """The name, or with a number behind it where it is taken."""
-        taken = {name} & self._names
-        number = 0
-        while taken:
-            number += 1
-            taken = {f"{name}_{number}"} & self._names
-        return f"{name}_{number}" if number else name
-
-    def _named(self, name: str) -> str:
-        self._names.add(name)
-        return name
+        """Return the name, with a number appended if it is taken."""
+        names = chain([name], (f"{name}_{number}" for number in count(1)))
+        return next(each for each in names if each not in self._names)
 
 
 def _without_dead(
     inputs: Sequence[str], operations: Sequence[Operation], outputs: tuple[str, ...], parameters: Mapping[str, Tensor]
 ) -> Graph:
-    """The graph of what the outputs depend on."""
+    """Make the graph of the operations that the outputs depend on."""
     wanted = set(outputs)
     kept: list[Operation] = []
     for operation in reversed(operations):
@@ -271,7 +255,7 @@ def _without_dead(
 
 
 def _check(module: nn.Module, graph: Graph, examples: Sequence[Tensor]) -> None:
-    """Hold the graph to the module on longer examples, so that a length or branch that was fixed in tracing shows.
+    """Compare the graph to the module on longer examples, which detects lengths and branches that tracing fixed.
 
     Raises:
         UserError: their outputs differ, or the module refuses another number of frames.
@@ -298,7 +282,7 @@ def _check(module: nn.Module, graph: Graph, examples: Sequence[Tensor]) -> None:
 
 
 def _longer(example: Tensor, frames: int) -> Tensor:
-    """The example with some of its first frames again at its end."""
+    """Append some of the first frames of an example."""
     if example.ndim <= _FRAMES_AXIS or frames == 0:
         return example
     repeats = -(-frames // example.shape[-1]) + 1
@@ -310,14 +294,10 @@ def _peak(x: Tensor) -> float:
 
 
 def _module(node: Node) -> tuple[str, str]:
-    """Path and type of the innermost module that a node is of."""
-    stack = [
-        (str(path), str(kind))
-        for key, (path, kind) in (node.meta.get("nn_module_stack") or {}).items()
-        if not key.startswith("_")
-    ]
-    path, kind = stack[-1] if stack else ("", "")
-    return path, kind
+    """Return path and type of the innermost module that a node belongs to."""
+    stack = node.meta.get("nn_module_stack") or {}
+    inner = [(str(path), str(kind)) for key, (path, kind) in stack.items() if not key.startswith("_")]
+    return inner[-1] if inner else ("", "")
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -326,7 +306,7 @@ def _shape(node: Node) -> tuple[int, ...]:
 
 
 def _number(size: Any) -> int:
-    """A length; a symbolic one as it was in the example."""
+    """Return a length; a symbolic one as it was in the example."""
     return size if isinstance(size, int) else int(size.node.hint)
 
 
@@ -339,7 +319,7 @@ def _flat(values: Any) -> Iterator[Any]:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the user's own files an error arose."""
+    """Say where in the user's own files an error was raised."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
     return f" at line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
 

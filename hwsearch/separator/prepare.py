@@ -17,8 +17,7 @@ from hwsearch.experiment import Experiment, ModuleConfig, NetworkConfig, Quantiz
 from hwsearch.files.reading import digest, indented_json
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.network.graph import Graph
-from hwsearch.network.reading import with_reads
-from hwsearch.network.sites import Sites, find_sites
+from hwsearch.network.sites import Sites, find_sites, with_reads
 from hwsearch.network.store import structure
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base

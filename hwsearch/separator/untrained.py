@@ -11,8 +11,7 @@ from hw_models.workload import Workload
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.experiment import Experiment, NetworkConfig
 from hwsearch.network.graph import Graph
-from hwsearch.network.reading import with_reads
-from hwsearch.network.sites import Sites, find_sites
+from hwsearch.network.sites import Sites, find_sites, with_reads
 from hwsearch.separator.separator import build_separator
 from hwsearch.separator.traced import graph_of, traced
 from hwsearch.separator.workload import build_workload

@@ -4,9 +4,8 @@ import torch
 
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Read
-from hwsearch.network.reading import with_reads
 from hwsearch.network.run import run
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import find_sites, with_reads
 from hwsearch.network.trace import trace
 from tests.network.modules import CHANNELS, Normed, Stack, UNet, settle
 

@@ -180,7 +180,7 @@ class _Reflected(nn.Module):
         (_Twice(), "module 'layer' (Conv1d): 'conv1d' has trained numbers and is used more than once"),
         (_Difference(), "'sub' subtracts one tensor from another"),
         (_Reshaped(), "_Reshaped: 'reshape' is no operation of a network graph"),
-        (_Ramp(), "'mul' reckons with the number of frames"),
+        (_Ramp(), "'mul' computes with the number of frames"),
         (_Reflected(), "'pad' pads with something else than zeros"),
         (nn.Sequential(nn.BatchNorm1d(CHANNELS, track_running_stats=False)), "without running statistics"),
     ],

@@ -13,8 +13,7 @@ from torch.nn import functional
 from hwsearch.experiment import ConvTasNetConfig, QuantizationConfig
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Linear
-from hwsearch.network.reading import with_reads
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import find_sites, with_reads
 from hwsearch.network.trace import trace
 from hwsearch.separator import fast, integer_network
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight, uniform
