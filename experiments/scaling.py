@@ -39,8 +39,8 @@ from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
-from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.pareto import hypervolume
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, Header, Record, Scored, now, read_record, versions_here

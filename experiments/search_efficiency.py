@@ -36,8 +36,8 @@ from hwsearch.experiment import Fidelity, load_experiment
 from hwsearch.files.reading import digest, read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.search.costs import CostBook
-from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.pareto import hypervolume
 from hwsearch.search.plan import make_plan
 from hwsearch.search.posterior.sampler import PriorCorrectedSampler
 from hwsearch.search.samplers.posterior import posterior_engine

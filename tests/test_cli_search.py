@@ -17,8 +17,8 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.files.journal import Journal
 from hwsearch.search.driver_account import DRIVERS_FILE, DriverAccount, Step
-from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.log import LOG_FILE
+from hwsearch.search.record import FolderLock
 from hwsearch.workflow import dry_run
 from hwsearch.workflow import search as searching
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny

@@ -16,8 +16,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Split, parse_experiment
 from hwsearch.files.reading import file_digest
 from hwsearch.results.candidates import read_candidates
-from hwsearch.search.folder_lock import FolderLock, lock_holder
-from hwsearch.search.record import RECORD_FILE
+from hwsearch.search.record import RECORD_FILE, FolderLock, lock_holder
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.full_precision import training_digest

@@ -16,16 +16,25 @@ from pydantic import BaseModel
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.files.locks import LockHolder
 from hwsearch.results.working_time import WorkingTime
-from hwsearch.search.driver_account import Ended, How, Session, StepNews, read_sessions
-from hwsearch.search.folder_lock import lock_holder
-from hwsearch.search.hypervolume import volumes_at
-from hwsearch.search.identity import header_space
+from hwsearch.search.driver_account import Ended, Session, StepNews, read_sessions
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.objectives import QUALITY, SIZE, is_count, objectives_of
-from hwsearch.search.promotion import ALWAYS_PROMOTED
-from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Failed, Header, Scored, has_begun, read_record
+from hwsearch.search.pareto import volumes_at
+from hwsearch.search.progress import How
+from hwsearch.search.record import (
+    RECORD_FILE,
+    REFERENCE,
+    Asked,
+    Event,
+    Failed,
+    Header,
+    Scored,
+    has_begun,
+    lock_holder,
+    read_record,
+)
 from hwsearch.search.scoring import first_fidelity
-from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import ALWAYS_PROMOTED, build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import open_run
 
@@ -265,7 +274,7 @@ class Tally:
         if self._header is None:
             space = build_space(self._experiment.search, untrained_sites(self._experiment))
         else:
-            space = header_space(self._header)
+            space = self._header.space
         return len(uniform_seeds(space) + ends_seeds(space))
 
     def _rungs(self, work: WorkingTime) -> tuple[RungStatus, ...]:

@@ -20,14 +20,23 @@ from hwsearch.errors import UserError
 from hwsearch.executor import NO_ANSWER, Executor, Outcome
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_header
 from hwsearch.search.known_candidates import KnownCandidates
-from hwsearch.search.new_proposals import new_proposal
 from hwsearch.search.outcomes import Charged, InFlight, finite, settled
-from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.search.proposer import Plan, Proposer, Result, SeedProposer
-from hwsearch.search.record import REFERENCE, REFERENCE_STRATEGY, Asked, Failed, Record, Scored, now, read_record, versions_here
+from hwsearch.search.progress import INTERRUPTED, How, SearchProgress, SearchSummary
+from hwsearch.search.proposer import Plan, Proposer, Result, SeedProposer, new_proposal
+from hwsearch.search.record import (
+    REFERENCE,
+    REFERENCE_STRATEGY,
+    Asked,
+    Failed,
+    FolderLock,
+    Record,
+    Scored,
+    now,
+    read_record,
+    versions_here,
+)
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.search.stopping import Budgets
@@ -103,19 +112,19 @@ def run_search(
         UserError: the folder belongs to another search or driver, its record is damaged, the full-precision
             network cannot be scored, or as many candidates failed as were wanted.
     """
-    experiment, folder, proposer = task.experiment, task.folder, plan.proposer
+    experiment, proposer = task.experiment, plan.proposer
     header = search_header(experiment, task.space, task.provenance)
     proposers: list[Proposer] = [SeedProposer(plan.seeds), *([] if proposer is None else [proposer])]
     # Seeds may stall if no proposer follows; otherwise all of them are scored first.
     budgets = Budgets(experiment.search, header.objectives, 0 if proposer is None else len(plan.seeds), elapsed or _clock())
-    with Record(folder, header, lock) as record:
-        search = _Search(experiment, task.space, record, proposers, folder, budgets)
+    with Record(task.folder, header, lock) as record:
+        search = _Search(task, record, proposers, budgets, executor, progress)
         interrupted = False
         try:
             search.replay()
             if storage is not None:
                 search.publish(storage)
-            search.run(executor, task.cost, progress)
+            search.run()
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -128,51 +137,50 @@ class _Search:
 
     def __init__(
         self,
-        experiment: Experiment,
-        space: SearchSpace,
+        task: Task,
         record: Record,
         proposers: Sequence[Proposer],
-        folder: Path,
         budgets: Budgets,
+        executor: Scorers,
+        progress: Callable[[SearchProgress], None],
     ) -> None:
-        self._experiment = experiment
-        self._space = space
+        self._task = task
         self._record = record
         self._proposers = proposers
-        self._folder = folder
         self._budgets = budgets
-        self._objectives = record.header.objectives
-        self._trials = experiment.search.trials
-        self._known = KnownCandidates(experiment, space, self._objectives)
+        self._executor = executor
+        self._progress = progress
+        self._trials = task.experiment.search.trials
+        header = record.header
+        self._known = KnownCandidates(task.experiment, task.space, header.objectives)
         self._trained = TrainedWeights(
-            folder, record.header.experiment, self._known.allocation, warm_start=experiment.qat.warm_start
+            task.folder, header.experiment, self._known.allocation, warm_start=task.experiment.qat.warm_start
         )
         self._in_flight: dict[int, InFlight] = {}
         self._charged: dict[int, Charged] = {}
         """Costs of candidates in flight, as far as they are known."""
         here = versions_here()
-        self._versions = None if here == record.header.versions else here
-        self._stopped: str | None = None
-        self._start = time.perf_counter()
+        self._versions = None if here == header.versions else here
+        self._stopped: tuple[How, str] | None = None
         self._mirror: StudyMirror
         self._publisher: Publisher | None = None
 
     def replay(self) -> None:
         """Read the record that is there, and write the mirror anew."""
-        self._mirror = StudyMirror(self._folder / MIRROR_FILE, self._record.header, self._replayed())
+        self._mirror = StudyMirror(self._task.folder / MIRROR_FILE, self._record.header, self._replayed())
 
     def publish(self, storage: StorageAddress) -> None:
         """Publish the record to the shared study, and from now on every candidate that finishes."""
         from hwsearch.search.studies.publisher import Publisher
 
-        self._publisher = Publisher(storage, self._folder)
+        self._publisher = Publisher(storage, self._task.folder)
 
-    def run(self, executor: Scorers, cost: Cost, progress: Callable[[SearchProgress], None]) -> None:
+    def run(self) -> None:
         """Ask, submit and settle until every rung is done."""
         backlog = deque(sorted(self._known.unfinished))
         below = self._known.first
-        self._run_rung(below, lambda: self._next_number(backlog), executor, cost, progress, self._trials)
-        for promotion in self._experiment.search.promotions:
+        self._run_rung(below, lambda: self._next_number(backlog), self._trials)
+        for promotion in self._task.experiment.search.promotions:
             rung = promotion.fidelity
             if rung is below:
                 continue
@@ -186,7 +194,7 @@ class _Search:
             def next_promoted(waiting: deque[int] = waiting) -> int | None:
                 return waiting.popleft() if waiting and not self._out_of_time() else None
 
-            self._run_rung(rung, next_promoted, executor, cost, progress, total)
+            self._run_rung(rung, next_promoted, total)
             below = rung
 
     def close_published(self) -> "Published | None":
@@ -203,21 +211,27 @@ class _Search:
         """Return how the search ended."""
         first, *higher = self._known.rungs
         scored, failed = self._known.counts(first)
+        how, reason = How.FINISHED, "finished"
+        if interrupted:
+            how, reason = How.INTERRUPTED, INTERRUPTED
+        elif self._stopped is not None:
+            how, reason = self._stopped
+        elif scored < self._trials:
+            how, reason = How.EXHAUSTED, "no more allocations to propose"
         return SearchSummary(
-            folder=self._folder,
+            folder=self._task.folder,
             scored=scored,
             failed=failed,
             trials=self._trials,
             promoted={rung: self._known.counts(rung)[0] for rung in higher},
-            seconds=time.perf_counter() - self._start,
-            interrupted=interrupted,
-            stopped=self._stopped,
+            how=how,
+            reason=reason,
             shared=None if published is None else str(published),
         )
 
     def _replayed(self) -> Iterator[Finished]:
         """Read the record, entry by entry; yield each finished candidate except the reference."""
-        _, events = read_record(self._folder)
+        _, events = read_record(self._task.folder)
         for event in events:
             checkpoint()
             if isinstance(event, Asked):
@@ -229,36 +243,23 @@ class _Search:
 
     def _out_of_time(self) -> bool:
         """Whether the hours are over, so that no candidate may start. Call it only if a candidate is left to start."""
-        reason = self._budgets.out_of_time()
-        self._stopped = reason or self._stopped
-        return reason is not None
+        if (reason := self._budgets.out_of_time()) is None:
+            return False
+        self._stopped = How.HOURS, reason
+        return True
 
-    def _has_stalled(self) -> bool:
-        """Whether the hypervolume has stalled, so that more candidates are not worth asking for."""
-        self._stopped = self._budgets.stalled()
-        return self._stopped is not None
-
-    def _run_rung(
-        self,
-        rung: Fidelity,
-        next_number: Callable[[], int | None],
-        executor: Scorers,
-        cost: Cost,
-        progress: Callable[[SearchProgress], None],
-        total: int,
-    ) -> None:
+    def _run_rung(self, rung: Fidelity, next_number: Callable[[], int | None], total: int) -> None:
         """Score the candidates that `next_number` gives until it gives None; they are `total` in all."""
         start, before = time.perf_counter(), len(self._known.finished(rung))
+        executor = self._executor
 
         def report(latest: Scored | Failed | None = None) -> None:
-            seconds = time.perf_counter() - start
             scored, failed = self._known.counts(rung)
             done = len(self._known.finished(rung)) - before
-            rate = done / seconds if seconds > 0 else 0.0
             # Only at the first rung does another candidate replace one that failed.
             left = total - scored - (0 if rung is self._known.first else failed)
-            remaining = 0.0 if left <= 0 else left / rate if done else None
-            progress(SearchProgress(rung, scored, failed, total, seconds, rate, remaining, len(self._in_flight), latest))
+            remaining = 0.0 if left <= 0 else left * (time.perf_counter() - start) / done if done else None
+            self._progress(SearchProgress(rung, scored, failed, total, remaining, len(self._in_flight), latest))
 
         report()
         while True:
@@ -272,14 +273,14 @@ class _Search:
                 return
             outcomes = [executor.next_outcome()]
             outcomes += [executor.next_outcome() for _ in range(min(executor.ready, MOST_AT_ONCE - 1))]
-            for event in self._settle(outcomes, cost):
+            for event in self._settle(outcomes):
                 report(event)
             if rung is self._known.first and self._known.counts(rung)[1] >= self._trials:
                 raise UserError(f"{self._trials} candidates failed, as many as were wanted; see the reasons in the record")
 
     def _next_number(self, backlog: deque[int]) -> int | None:
         """Return the next candidate to submit, first those that an earlier driver left; None if none is due."""
-        if not self._known.asked:
+        if not self._known.candidates:
             return self._ask(None, REFERENCE_STRATEGY, {})
         if backlog and backlog[0] == REFERENCE:
             return backlog.popleft()
@@ -289,41 +290,42 @@ class _Search:
         # Candidates that were in flight when an earlier driver was killed are finished first.
         if backlog:
             return backlog.popleft()
-        return None if self._has_stalled() else self._propose()
+        if (reason := self._budgets.stalled()) is not None:
+            self._stopped = How.STALLED, reason
+            return None
+        return self._propose()
 
     def _propose(self) -> int | None:
         """Return a new candidate; None if the space is exhausted or no proposer has more."""
-        if len(self._known.points) >= self._space.size:
+        space = self._task.space
+        if len(self._known.points) >= space.size:
             return None
-        rng = np.random.default_rng([self._experiment.seed, self._known.asked])
-        proposal = new_proposal(self._proposers, self._known.points, self._space.shape, rng)
+        rng = np.random.default_rng([self._task.experiment.seed, len(self._known.candidates)])
+        proposal = new_proposal(self._proposers, self._known.points, space.shape, rng)
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
         """Write a new candidate to the record, and return its number."""
-        event = Asked(candidate=self._known.asked, strategy=strategy, point=point, state=dict(state), time=now())
+        event = Asked(candidate=len(self._known.candidates), strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)
         self._take_in_asked(event)
         return event.candidate
 
     def _begin(self, number: int, rung: Fidelity) -> ScoringJob:
         """Return the job of a candidate, which counts as in flight from now on."""
-        allocation, strategy = self._known.allocation(number), self._known.candidate(number).strategy
-        if not rung.trained or number == REFERENCE:
-            self._in_flight[number] = InFlight(number, strategy, allocation, rung)
-            return ScoringJob(allocation, rung)
-        job, start = self._trained.job(number, allocation, rung)
-        weights = None if job.output is None else job.output.name
-        self._in_flight[number] = InFlight(number, strategy, allocation, rung, start, weights)
+        job, start = ScoringJob(self._known.allocation(number), rung), None
+        if rung.trained and number != REFERENCE:
+            job, start = self._trained.job(number, job.allocation, rung)
+        self._in_flight[number] = InFlight(self._known.candidates[number], job, start)
         return job
 
-    def _settle(self, outcomes: Sequence[Outcome[Mapping[str, float]]], cost: Cost) -> Iterator[Scored | Failed]:
+    def _settle(self, outcomes: Sequence[Outcome[Mapping[str, float]]]) -> Iterator[Scored | Failed]:
         """Record the outcomes of candidates, then tell proposers and mirrors of each in turn.
 
         Raises:
             UserError: the full-precision network could not be scored.
         """
-        events = [self._settled(outcome, self._charge(outcome.key, cost)) for outcome in outcomes]
+        events = [self._settled(outcome, self._charge(outcome.key)) for outcome in outcomes]
         self._record.extend(events)
         for event in events:
             del self._charged[event.candidate], self._in_flight[event.candidate]
@@ -334,20 +336,21 @@ class _Search:
                     self._publisher.add(event, candidate.point)
             yield event
 
-    def _charge(self, number: int, cost: Cost) -> Charged:
+    def _charge(self, number: int) -> Charged:
         """Return the costs of a candidate. Those of others in flight are computed with it, because many take as long as one."""
         if number not in self._charged:
             others = (other for other in sorted(self._in_flight) if other != number and other not in self._charged)
             numbers = [number, *islice(others, MOST_AT_ONCE - 1)]
-            charged = cost([self._in_flight[each].allocation for each in numbers])
+            charged = self._task.cost([self._in_flight[each].job.allocation for each in numbers])
             for each, costs in zip(numbers, charged, strict=True):
                 self._charged[each] = {name: finite(value) for name, value in costs.items()}
         return self._charged[number]
 
     def _settled(self, outcome: Outcome[Mapping[str, float]], costs: Charged) -> Scored | Failed:
         # Full precision need not run on the targets: only its quality is used, as the reference.
-        wanted = self._objectives if outcome.key != REFERENCE else self._objectives[:1]
-        event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._experiment.seed, self._versions)
+        objectives = self._record.header.objectives
+        wanted = objectives if outcome.key != REFERENCE else objectives[:1]
+        event = settled(self._in_flight[outcome.key], outcome, costs, wanted, self._task.experiment.seed, self._versions)
         if isinstance(event, Failed) and event.candidate == REFERENCE:
             mend = "a larger workers.time_limit_s" if event.reason.startswith(NO_ANSWER) else "a scorer that works"
             raise UserError(f"the full-precision network cannot be scored ({event.reason}); wanted {mend}")
@@ -368,8 +371,8 @@ class _Search:
         if event.fidelity is not self._known.first:
             return result
         if event.candidate == REFERENCE:
-            if result.metrics is not None:
-                for proposer in self._proposers:
+            for proposer in self._proposers:
+                if result.metrics is not None:
                     proposer.started(result.metrics)
             return result
         if result.metrics is not None:

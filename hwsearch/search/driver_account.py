@@ -19,16 +19,12 @@ from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationErr
 from hwsearch.errors import UserError
 from hwsearch.files.journal import Journal, read_lines
 from hwsearch.printable import printable
-from hwsearch.search.progress import SearchSummary
-from hwsearch.search.record import now
-from hwsearch.search.stopping import OutOfTime
+from hwsearch.search.progress import INTERRUPTED, How
 from hwsearch.search.studies.address import redact
 
 DRIVERS_FILE = "drivers.jsonl"
 
 _WHAT = "what drivers have said of themselves"
-
-INTERRUPTED = "interrupted by Ctrl-C or SIGTERM"
 
 
 class Step(StrEnum):
@@ -42,21 +38,6 @@ class Step(StrEnum):
     SENSITIVITIES = "sensitivities"
     NAS = "differentiable search"
     CANDIDATES = "candidates"
-
-
-class How(StrEnum):
-    """How a driver ended."""
-
-    FINISHED = "finished"
-    EXHAUSTED = "exhausted"
-    """No proposer had more to propose."""
-    HOURS = "hours"
-    STALLED = "stalled"
-    INTERRUPTED = "interrupted"
-    """Ctrl-C or SIGTERM ended it."""
-    ERROR = "error"
-    KILLED = "killed"
-    """It left no last line: a signal killed it, or its machine went down."""
 
 
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))]
@@ -132,7 +113,7 @@ class DriverAccount:
         self._journal = journal
         self._said: tuple[Step, int] | None = None
         self._has_ended = False
-        self._say(_Began(process=os.getpid(), host=socket.gethostname(), time=_moment()), durably=True)
+        self._say(_Began(process=os.getpid(), host=socket.gethostname(), time=datetime.now(UTC)), durably=True)
 
     def step(self, step: Step, done: int | None = None, total: int | None = None) -> None:
         """Write which step is under way, at most a hundred times for each step.
@@ -143,7 +124,7 @@ class DriverAccount:
         said = step, 100 * (done or 0) // max(total or 0, 1)
         if said != self._said:
             self._said = said
-            self._say(_Stepped(step=step, done=done, total=total, time=_moment()))
+            self._say(_Stepped(step=step, done=done, total=total, time=datetime.now(UTC)))
 
     def end(self, how: How, reason: str) -> None:
         """Write how this driver ends; only the first call counts.
@@ -154,11 +135,7 @@ class DriverAccount:
         if not self._has_ended:
             self._has_ended = True
             reason = printable(" ".join(redact(reason).split()))
-            self._say(Ended(how=how, reason=reason, time=_moment()), durably=True)
-
-    def end_of(self, summary: SearchSummary) -> None:
-        """Write how this driver's search ended."""
-        self.end(*_ending(summary))
+            self._say(Ended(how=how, reason=reason, time=datetime.now(UTC)), durably=True)
 
     def _say(self, line: BaseModel, *, durably: bool = False) -> None:
         self._journal.append([line.model_dump_json(exclude_none=True).encode()], durably=durably)
@@ -221,17 +198,3 @@ def _told(session: Session, line: _Stepped | Ended) -> Session:
     if session.scoring is None and step is Step.CANDIDATES:
         session = replace(session, scoring=line.time)
     return session
-
-
-def _ending(summary: SearchSummary) -> tuple[How, str]:
-    if summary.interrupted:
-        return How.INTERRUPTED, INTERRUPTED
-    if summary.stopped is not None:
-        return How.HOURS if isinstance(summary.stopped, OutOfTime) else How.STALLED, summary.stopped
-    if summary.scored < summary.trials:
-        return How.EXHAUSTED, "no more allocations to propose"
-    return How.FINISHED, "finished"
-
-
-def _moment() -> datetime:
-    return datetime.fromisoformat(now())

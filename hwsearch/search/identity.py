@@ -29,11 +29,6 @@ def search_digest(experiment: Experiment) -> str:
     return digest(without_places(content))
 
 
-def header_space(header: Header) -> SearchSpace:
-    """Return the space of a search that has begun."""
-    return SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
-
-
 def search_header(experiment: Experiment, space: SearchSpace, provenance: Mapping[str, str]) -> Header:
     """Make the first line of the record of a search that begins now.
 

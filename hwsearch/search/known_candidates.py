@@ -8,11 +8,11 @@ import numpy as np
 
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.search.objectives import Objective, objective_values
-from hwsearch.search.promotion import ALWAYS_PROMOTED, promoted
+from hwsearch.search.pareto import best_rows
 from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import REFERENCE, Asked, Failed, Scored
 from hwsearch.search.scoring import first_fidelity
-from hwsearch.search.space import Point, SearchSpace
+from hwsearch.search.space import ALWAYS_PROMOTED, Point, SearchSpace
 from hwsearch.separator.allocation import BitAllocation
 
 
@@ -24,30 +24,16 @@ class KnownCandidates:
         self._space = space
         self._objectives = objectives
         self._limits = experiment.search.limits
-        self._candidates: dict[int, Candidate] = {}
-        self._points: set[Point] = set()
-        self._unfinished: set[int] = set()
+        self.candidates: dict[int, Candidate] = {}
+        self.points: set[Point] = set()
+        self.unfinished: set[int] = set()
+        """Numbers of the candidates that are not finished at the first fidelity."""
         self.first = first_fidelity(experiment)
         """The fidelity at which every candidate is scored."""
         self._rungs: dict[Fidelity, dict[int, Result | None]] = {self.first: {}}
-        """None for a candidate that failed."""
+        """Results of the fidelities that have begun, in order; None for a candidate that failed."""
         self._scored: Counter[Fidelity] = Counter()
         """Number of scored candidates without the reference, kept because it is read several times for each candidate."""
-
-    @property
-    def asked(self) -> int:
-        """Number of candidates asked for, including the reference; also the number that the next one gets."""
-        return len(self._candidates)
-
-    @property
-    def points(self) -> Set[Point]:
-        """The points of all candidates."""
-        return self._points
-
-    @property
-    def unfinished(self) -> Set[int]:
-        """Numbers of the candidates that were asked for and are not finished at the first fidelity."""
-        return self._unfinished
 
     @property
     def rungs(self) -> Sequence[Fidelity]:
@@ -61,32 +47,29 @@ class KnownCandidates:
     def ask(self, event: Asked) -> Candidate:
         """Remember that a candidate was asked for."""
         candidate = Candidate(event.candidate, event.point or (), event.strategy, event.state)
-        self._candidates[event.candidate] = candidate
-        self._unfinished.add(event.candidate)
+        self.candidates[event.candidate] = candidate
+        self.unfinished.add(event.candidate)
         if event.point is not None:
-            self._points.add(event.point)
+            self.points.add(event.point)
         return candidate
 
     def finish(self, event: Scored | Failed) -> Result:
         """Remember the result of a candidate at a fidelity."""
-        candidate = self._candidates[event.candidate]
-        scored = isinstance(event, Scored)
-        result = Result(candidate, event.metrics, event.costs) if isinstance(event, Scored) else Result(candidate, None, {})
-        self._rungs.setdefault(event.fidelity, {})[event.candidate] = result if scored else None
-        self._scored[event.fidelity] += scored and event.candidate != REFERENCE
+        candidate = self.candidates[event.candidate]
+        self.begin(event.fidelity)
+        if isinstance(event, Scored):
+            result = self._rungs[event.fidelity][event.candidate] = Result(candidate, event.metrics, event.costs)
+            self._scored[event.fidelity] += event.candidate != REFERENCE
+        else:
+            result = Result(candidate, None, {})
+            self._rungs[event.fidelity][event.candidate] = None
         if event.fidelity is self.first:
-            self._unfinished.discard(event.candidate)
+            self.unfinished.discard(event.candidate)
         return result
-
-    def candidate(self, number: int) -> Candidate:
-        """Return a candidate by its number."""
-        return self._candidates[number]
 
     def allocation(self, number: int) -> BitAllocation:
         """Return the bit allocation of a candidate."""
-        if number == REFERENCE:
-            return self._space.full_precision
-        return self._space.decode(self._candidates[number].point)
+        return self._space.full_precision if number == REFERENCE else self._space.decode(self.candidates[number].point)
 
     def finished(self, fidelity: Fidelity) -> Set[int]:
         """Return the numbers of the candidates that were scored or failed at a fidelity, including the reference."""
@@ -94,8 +77,8 @@ class KnownCandidates:
 
     def counts(self, fidelity: Fidelity) -> tuple[int, int]:
         """Count the scored and the failed candidates at a fidelity, without the reference."""
-        rung, scored = self._rungs.get(fidelity, {}), self._scored[fidelity]
-        return scored, len(rung) - (REFERENCE in rung) - scored
+        finished, scored = self.finished(fidelity), self._scored[fidelity]
+        return scored, len(finished) - (REFERENCE in finished) - scored
 
     def fits(self, result: Result) -> bool:
         """Whether a candidate is within the limits."""
@@ -107,18 +90,22 @@ class KnownCandidates:
         return objective_values(self._objectives, result.metrics or {}, result.costs)
 
     def promoted(self, below: Fidelity, keep: int) -> list[int]:
-        """Return the candidates to score again: first the reference, then the widest, so that narrow ones find trained
-        neighbours to start from.
+        """Return the candidates to score again.
+
+        These are the best `keep` within the limits by `best_rows`, and all of the strategies that are always promoted. The
+        reference is first. The widest follow, so that narrow ones find trained neighbours to start from.
         """
-        scored = {
-            number: result
-            for number, result in self._rungs.get(below, {}).items()
-            if result is not None and number != REFERENCE and (result.candidate.strategy in ALWAYS_PROMOTED or self.fits(result))
-        }
-        if not scored:
-            return []
-        values = np.array([self.values(result) for result in scored.values()])
-        always = {number for number, result in scored.items() if result.candidate.strategy in ALWAYS_PROMOTED}
-        chosen = promoted(values, [objective.direction for objective in self._objectives], keep, list(scored), always)
+        always: list[int] = []
+        contest: list[Result] = []
+        for number, result in self._rungs.get(below, {}).items():
+            if result is None or number == REFERENCE:
+                continue
+            if result.candidate.strategy in ALWAYS_PROMOTED:
+                always.append(number)
+            elif self.fits(result):
+                contest.append(result)
+        values = np.array([self.values(result) for result in contest]).reshape(len(contest), len(self._objectives))
+        rows = best_rows(values, [objective.direction for objective in self._objectives], keep)
+        chosen = [*always, *(contest[row].candidate.number for row in rows)]
         widths = {number: sum(bits for _, bits in self.allocation(number).widths) for number in chosen}
-        return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))]
+        return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))] if chosen else []

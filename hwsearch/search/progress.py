@@ -2,11 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from hwsearch.experiment import Fidelity
 from hwsearch.search.record import Failed, Scored
-from hwsearch.search.stopping import OutOfTime
+
+INTERRUPTED = "interrupted by Ctrl-C or SIGTERM"
+
+
+class How(StrEnum):
+    """How a driver ended."""
+
+    FINISHED = "finished"
+    EXHAUSTED = "exhausted"
+    """No proposer had more to propose."""
+    HOURS = "hours"
+    STALLED = "stalled"
+    INTERRUPTED = "interrupted"
+    """Ctrl-C or SIGTERM ended it."""
+    ERROR = "error"
+    KILLED = "killed"
+    """It left no last line: a signal killed it, or its machine went down."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +35,11 @@ class SearchProgress:
     scored: int
     failed: int
     trials: int
-    seconds: float
-    """Since this driver began the rung."""
-    candidates_per_second: float
-    """Finished by this driver."""
     remaining_seconds: float | None
     """Time to the end of the rung: 0 at its end; None until this driver has finished a candidate."""
-    in_flight: int = 0
+    in_flight: int
     """Candidates with a worker or waiting for one, including the reference."""
-    latest: Scored | Failed | None = None
+    latest: Scored | Failed | None
     """The candidate that has just finished; None at the start of a rung."""
 
 
@@ -41,23 +54,28 @@ class SearchSummary:
     trials: int
     promoted: Mapping[Fidelity, int]
     """How many candidates were scored at each higher fidelity."""
-    seconds: float
-    interrupted: bool
-    stopped: str | None = None
-    """The budget that ended the search early, before all candidates or promotions were done."""
+    how: How
+    reason: str
     shared: str | None = None
     """The state of the shared study, in one line."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the search."""
+        return self.how is How.INTERRUPTED
 
     def __str__(self) -> str:
         """One line for the user."""
         counts = f"{self.scored} of {self.trials} candidates scored, {self.failed} failed"
         counts += "".join(f", {count} at '{fidelity.value}'" for fidelity, count in self.promoted.items())
-        if self.interrupted:
-            return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
-        if isinstance(self.stopped, OutOfTime):
-            return f"stopped, {self.stopped}: {counts}; the same command goes on for as long again in {self.folder}"
-        if self.stopped is not None:
-            return f"stopped, {self.stopped}: {counts}; the same command with a larger budget goes on in {self.folder}"
-        if self.scored < self.trials:
-            return f"no more allocations to propose: {counts}, in {self.folder}"
-        return f"done: {counts}, in {self.folder}"
+        match self.how:
+            case How.INTERRUPTED:
+                return f"interrupted: {counts}; run the same command again to continue in {self.folder}"
+            case How.HOURS:
+                return f"stopped, {self.reason}: {counts}; the same command goes on for as long again in {self.folder}"
+            case How.STALLED:
+                return f"stopped, {self.reason}: {counts}; the same command with a larger budget goes on in {self.folder}"
+            case How.EXHAUSTED:
+                return f"{self.reason}: {counts}, in {self.folder}"
+            case _:
+                return f"done: {counts}, in {self.folder}"

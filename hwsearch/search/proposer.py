@@ -1,11 +1,19 @@
-"""Proposers of candidates: their protocol, and the seeds that come first."""
+"""Proposers of candidates: their protocol, the seeds that come first, and the next proposal of several proposers."""
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Protocol
 
+import numpy as np
+
 from hwsearch.search.space import Point, Seed
+
+ASKS_BEFORE_MUTATION = 8
+"""After this many proposals that repeat candidates, the last one is mutated."""
+
+MUTATIONS = 100
+"""After this many mutations that lead to known points, the space counts as nearly full."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +80,20 @@ class SeedProposer:
     """Proposes a list of seeds, each once, and then no more."""
 
     def __init__(self, seeds: Iterable[Seed]) -> None:
-        self._waiting = deque(seeds)
+        self._waiting: dict[Point, str] = {}
+        for seed in seeds:
+            self._waiting.setdefault(seed.point, seed.strategy)
 
     def started(self, reference: Mapping[str, float]) -> None:
         """Do nothing: seeds do not depend on the metrics."""
 
     def ask(self) -> Proposal | None:
         """Return the next seed that is no candidate yet."""
-        return Proposal(self._waiting[0].point, self._waiting[0].strategy) if self._waiting else None
+        return next((Proposal(*seed) for seed in self._waiting.items()), None)
 
     def asked(self, candidate: Candidate) -> None:
         """Strike the candidate off the list."""
-        self._waiting = deque(seed for seed in self._waiting if seed.point != candidate.point)
+        self._waiting.pop(candidate.point, None)
 
     def tell(self, result: Result) -> None:
         """Do nothing: seeds do not depend on results."""
@@ -98,3 +108,44 @@ class Plan:
 
     seeds: tuple[Seed, ...]
     proposer: Proposer | None = None
+
+
+def new_proposal(
+    proposers: Sequence[Proposer], known: Set[Point], shape: tuple[int, ...], rng: np.random.Generator
+) -> Proposal | None:
+    """Return the proposal of the first proposer that has one, mutated if it repeats a candidate; None if none has one.
+
+    Args:
+        proposers: in the order in which they are asked.
+        known: points of all candidates; must not be the whole space.
+        shape: number of widths of each choice.
+        rng: mutates.
+    """
+    for proposer in proposers:
+        proposal = proposer.ask()
+        asks = 1
+        while proposal is not None and proposal.point in known and asks < ASKS_BEFORE_MUTATION:
+            proposal = proposer.ask()
+            asks += 1
+        if proposal is None:
+            continue
+        if proposal.point in known:
+            point = unknown_neighbour(proposal.point, shape, known, rng)
+            return Proposal(point, f"{proposal.strategy}-mutated", proposal.state)
+        return proposal
+    return None
+
+
+def unknown_neighbour(point: Point, shape: tuple[int, ...], known: Set[Point], rng: np.random.Generator) -> Point:
+    """Return an unknown point near `point`, found by a random walk that changes one site at a time.
+
+    In a nearly full space, where the walk meets known points only, the first unknown point in lexical order is taken. So `known`
+    must not hold the whole space.
+    """
+    walk = list(point)
+    for _ in range(MUTATIONS):
+        site = int(rng.integers(len(shape)))
+        walk[site] = (walk[site] + int(rng.integers(1, shape[site]))) % shape[site]
+        if tuple(walk) not in known:
+            return tuple(walk)
+    return next(point for point in product(*map(range, shape)) if point not in known)

@@ -21,10 +21,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Fidelity
+from hwsearch.files import locks
 from hwsearch.files.journal import Journal, parse_line, read_lines
 from hwsearch.files.reading import check_regular
 from hwsearch.files.seals import unseal_lines
-from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.objectives import QUALITY, Objective, implausible
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
@@ -32,9 +32,11 @@ from hwsearch.version import VERSION
 
 SCHEMA_VERSION = 5
 RECORD_FILE = "record.jsonl"
+LOCK_FILE = "search.lock"
 
 _WHAT = "the record of a search"
 _MEND = "wanted an undamaged record"
+_BUSY = "is searching here; wanted a folder of its own"
 
 REFERENCE = 0
 """Number of the candidate that is the full-precision base, scored first and outside the space."""
@@ -47,11 +49,6 @@ def now() -> str:
 
 
 def _check_time(text: str) -> str:
-    """Refuse a text that is no usable time.
-
-    Raises:
-        ValueError: the text is not ISO 8601, has no offset, or lies in another epoch.
-    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -118,6 +115,11 @@ class Header(Entry):
         if len(set(grouped)) < len(grouped) or not all(len({self.widths[site] for site in group}) == 1 for group in self.groups):
             raise ValueError("its groups share a site, or hold sites of different widths")
         return self
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space of the search."""
+        return SearchSpace(tuple(self.widths.items()), frozenset(self.fixed), self.groups)
 
     @property
     def identity(self) -> str:
@@ -219,6 +221,33 @@ def has_begun(folder: Path) -> bool:
         raise UserError(f"{path}: cannot be read ({error.strerror}); wanted {_WHAT}, or nothing") from None
 
 
+class FolderLock(locks.Lock):
+    """The lock of a run folder. A driver takes it before its first step, which may come hours before the record."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            UserError: another driver holds the folder (names its process), or it cannot be locked or written to.
+        """
+        super().__init__(folder / LOCK_FILE, _BUSY)
+
+
+def lock_holder(folder: Path) -> locks.LockHolder | None:
+    """Return the driver that is searching in a folder, if any; change nothing there."""
+    return locks.lock_holder(folder / LOCK_FILE)
+
+
+def check_unlocked(folder: Path) -> None:
+    """Refuse a folder in which a driver is searching.
+
+    Raises:
+        UserError: names its process.
+    """
+    if (holder := lock_holder(folder)) is not None:
+        raise locks.in_use(folder / LOCK_FILE, holder.process, _BUSY)
+
+
 class Record:
     """A run folder's record, open for appending by the one driver that holds the folder's lock."""
 
@@ -228,8 +257,7 @@ class Record:
         Args:
             folder: the run folder.
             header: of the search.
-            lock: of the folder, if the caller holds and keeps it; otherwise the record takes it, and releases it when it is
-                closed.
+            lock: of the folder, if the caller holds it. Otherwise the record holds it while it is open.
 
         Raises:
             UserError: another process holds the folder, or it belongs to another experiment.
@@ -245,11 +273,7 @@ class Record:
             self._opened = opened.pop_all()
 
     def append(self, event: Event) -> None:
-        """Write one entry. A scored or failed one is on the disk when this returns.
-
-        Raises:
-            UserError: as `extend`.
-        """
+        """Write one entry, as `extend` does."""
         self.extend([event])
 
     def extend(self, events: Sequence[Event]) -> None:
@@ -260,15 +284,11 @@ class Record:
         """
         self._journal.append(map(_line, events), durably=not all(isinstance(event, Asked) for event in events))
 
-    def close(self) -> None:
-        """Close the record, and release the folder if the record took the lock."""
-        self._opened.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        self._opened.close()
 
 
 def _checked(folder: Path, header: Header) -> Header:
@@ -337,7 +357,7 @@ def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterato
     """
     asked = 0
     finished: set[tuple[int, Fidelity]] = set()
-    shape = SearchSpace(tuple(header.widths.items()), groups=header.groups).shape
+    shape = header.space.shape
     for number, line in enumerate(lines, start=2):
         entry = parse_line(_LINE, line, path, number, _MEND)
         if isinstance(entry, Header):

@@ -25,6 +25,10 @@ Point = tuple[int, ...]
 UNIFORM, ENDS = "uniform", "ends-at-8"
 """Strategies of the seeds that need no sensitivities."""
 
+ALWAYS_PROMOTED = (UNIFORM, ENDS)
+"""Strategies whose candidates are scored at every fidelity. Uniform allocations are what a search has to beat; hand rules can
+look poor before training and good after it."""
+
 END_BITS = 8
 """Width at which hand rules keep the first and the last layer."""
 

@@ -9,17 +9,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hwsearch.experiment import SearchConfig
-from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.objectives import Objective
+from hwsearch.search.pareto import has_stalled
 
 CHECKS_PER_WINDOW = 10
 """How often growth is checked while one window of candidates is scored."""
-
-
-class OutOfTime(str):
-    """Says why no candidate may start. Unlike other budgets, the hours start anew with every run."""
-
-    __slots__ = ()
 
 
 class Budgets:
@@ -47,11 +41,11 @@ class Budgets:
         """Add the objectives of a candidate that was scored at the first fidelity; None if it lies outside the limits."""
         self._values.append([np.nan] * len(self._directions) if values is None else values)
 
-    def out_of_time(self) -> OutOfTime | None:
+    def out_of_time(self) -> str | None:
         """Say why no candidate may start at any fidelity, or return None."""
         if self._hours is None or self._elapsed() < 3600 * self._hours:
             return None
-        return OutOfTime(f"{hours_said(self._hours)} (search.hours) are over")
+        return f"{hours_said(self._hours)} (search.hours) are over"
 
     def stalled(self) -> str | None:
         """Say why no new candidate is worth asking for, or return None. The answer depends only on the scores and their order."""

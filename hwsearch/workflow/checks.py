@@ -14,11 +14,10 @@ from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.store import structure
 from hwsearch.search.costs import CostBook, target_digests
-from hwsearch.search.folder_lock import check_unlocked
 from hwsearch.search.identity import search_digest
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.plan import check_strategy, trainings, wants_nas
-from hwsearch.search.record import RECORD_FILE, has_begun, read_record
+from hwsearch.search.record import RECORD_FILE, check_unlocked, has_begun, read_record
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.base import base_digest

@@ -17,15 +17,13 @@ from hwsearch.extensions import STRATEGIES
 from hwsearch.process.device import is_there, open_device
 from hwsearch.results.status import SearchStatus, read_tally
 from hwsearch.search.costs import CostBook
-from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.identity import search_header
 from hwsearch.search.outcomes import finite
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
-from hwsearch.search.promotion import ALWAYS_PROMOTED
 from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import Asked, Scored, has_begun, now
+from hwsearch.search.record import Asked, Scored, has_begun, lock_holder, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
-from hwsearch.search.space import Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import ALWAYS_PROMOTED, Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror

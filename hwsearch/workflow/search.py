@@ -9,7 +9,6 @@ from hwsearch.executor import Executor, check_workers, open_executor, ray_sessio
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.driver_account import DriverAccount, Step, driver_account
-from hwsearch.search.folder_lock import FolderLock
 from hwsearch.search.identity import search_digest
 from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
@@ -19,7 +18,7 @@ from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan
-from hwsearch.search.record import has_begun, read_record
+from hwsearch.search.record import FolderLock, has_begun, read_record
 from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import Point, SearchSpace, build_space
 from hwsearch.search.studies.address import StorageAddress
@@ -88,7 +87,7 @@ def search(
         with search_log(workspace.folder) as log, events_logged(log, listener.said):
             heard = _Recorded(listener, account, log, workspace.experiment.search.objectives)
             summary = _search(workspace, resources, heard, storage, lock, start)
-            account.end_of(summary)
+            account.end(summary.how, summary.reason)
             log(str(summary))
             if summary.shared is not None:
                 log(summary.shared)

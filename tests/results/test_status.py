@@ -24,11 +24,11 @@ from hwsearch.results.status import (
     remaining_seconds,
     to_json,
 )
-from hwsearch.search.driver_account import Ended, How, Session
-from hwsearch.search.folder_lock import LOCK_FILE, lock_holder
-from hwsearch.search.hypervolume import hypervolume
+from hwsearch.search.driver_account import Ended, Session
 from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
-from hwsearch.search.record import RECORD_FILE, Asked, Event, Failed, Header, Record, Scored
+from hwsearch.search.pareto import hypervolume
+from hwsearch.search.progress import How
+from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Asked, Event, Failed, Header, Record, Scored, lock_holder
 from hwsearch.workspace import Workspace
 from tests.search.synthetic import make_experiment, space_of
 from tests.tiny import snapshot

@@ -14,9 +14,8 @@ from hwsearch.executor import LocalExecutor, Outcome
 from hwsearch.experiment import Fidelity
 from hwsearch.results.candidates import read_candidates
 from hwsearch.search.driver import Task, run_search
-from hwsearch.search.hypervolume import hypervolume
-from hwsearch.search.new_proposals import unknown_neighbour
-from hwsearch.search.proposer import Candidate, Plan, Proposal, Result
+from hwsearch.search.pareto import hypervolume
+from hwsearch.search.proposer import Candidate, Plan, Proposal, Result, unknown_neighbour
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
@@ -336,8 +335,8 @@ def test_a_neighbour_is_found_while_any_point_is_unknown(known: set[tuple[int, .
     assert all(0 <= index < n for index, n in zip(found, SHAPE, strict=True))
 
 
-def test_the_last_unknown_point_of_a_large_space_is_found() -> None:
+@pytest.mark.parametrize("last", [(7, 0, 19), (0, 0, 0)])
+def test_the_last_unknown_point_of_a_large_space_is_found(last: tuple[int, ...]) -> None:
     shape = (20, 20, 20)
-    known = {tuple(map(int, point)) for point in np.ndindex(shape)}
-    known.remove((7, 0, 19))
-    assert unknown_neighbour((1, 2, 3), shape, known, np.random.default_rng(0)) == (7, 0, 19)
+    known = set(np.ndindex(shape)) - {last}
+    assert unknown_neighbour((1, 2, 3), shape, known, np.random.default_rng(0)) == last

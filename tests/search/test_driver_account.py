@@ -15,10 +15,9 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.files.journal import Journal
 from hwsearch.search import driver_account as drivers
-from hwsearch.search.driver_account import DRIVERS_FILE, DriverAccount, How, Step, driver_account, read_sessions
-from hwsearch.search.folder_lock import LOCK_FILE, FolderLock, lock_holder
-from hwsearch.search.progress import SearchSummary
-from hwsearch.search.stopping import OutOfTime
+from hwsearch.search.driver_account import DRIVERS_FILE, DriverAccount, Step, driver_account, read_sessions
+from hwsearch.search.progress import How
+from hwsearch.search.record import LOCK_FILE, FolderLock, lock_holder
 
 
 def begin_and_die(folder: Path) -> None:
@@ -75,26 +74,13 @@ def test_what_ends_a_driver_is_said(tmp_path: Path, error: BaseException, how: H
     assert (session.ended.how, session.ended.reason) == (how, reason)
 
 
-@pytest.mark.parametrize(
-    ("scored", "interrupted", "stopped", "how", "reason"),
-    [
-        (5, False, None, How.FINISHED, "finished"),
-        (4, False, None, How.EXHAUSTED, "no more allocations to propose"),
-        (4, True, "it stalled", How.INTERRUPTED, "interrupted by Ctrl-C or SIGTERM"),
-        (4, False, OutOfTime("it is late"), How.HOURS, "it is late"),
-        (4, False, "it stalled", How.STALLED, "it stalled"),
-    ],
-)
-def test_how_a_search_ended_is_said_even_if_the_program_then_ends_with_a_code(
-    tmp_path: Path, scored: int, interrupted: bool, stopped: str | None, how: How, reason: str
-) -> None:
-    summary = SearchSummary(tmp_path, scored, 0, 5, {}, 1.0, interrupted, stopped)
+def test_only_the_first_end_counts_even_if_the_program_then_ends_with_a_code(tmp_path: Path) -> None:
     with suppress(SystemExit), driver_account(tmp_path) as account:
-        account.end_of(summary)
+        account.end(How.HOURS, "it is late")
         sys.exit(130)
     (session,) = read_sessions(tmp_path)
     assert session.ended is not None
-    assert (session.ended.how, session.ended.reason) == (how, reason)
+    assert (session.ended.how, session.ended.reason) == (How.HOURS, "it is late")
 
 
 def test_half_a_line_and_lines_of_other_versions_are_left_out(tmp_path: Path) -> None:
@@ -141,7 +127,7 @@ def test_a_pipe_in_the_locks_place_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_child_that_outlives_a_driver_does_not_hold_its_folder(tmp_path: Path) -> None:
     program = (
-        "import os, sys, time; from pathlib import Path; from hwsearch.search.folder_lock import FolderLock\n"
+        "import os, sys, time; from pathlib import Path; from hwsearch.search.record import FolderLock\n"
         "lock = FolderLock(Path(sys.argv[1]))\n"
         "child = os.fork()\n"
         "if not child: print(flush=True); time.sleep(600)\n"

@@ -94,7 +94,8 @@ def test_every_torn_prefix_of_the_last_line_is_cut_off(tmp_path: Path, whole: Pa
         folder = tmp_path / str(cut)
         cut_record(whole, folder, cut)
         assert essence(folder) == essence(whole)[:-1], "a reader sees the torn line"
-        Record(folder, header).close()
+        with Record(folder, header):
+            pass
         assert (folder / RECORD_FILE).read_bytes() == kept
         shutil.rmtree(folder)
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.search.folder_lock import LOCK_FILE
 from hwsearch.search.log import LOG_FILE, search_log
-from hwsearch.search.record import RECORD_FILE, Asked, Scored, read_record
+from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Asked, Scored, read_record
 from hwsearch.search.studies.mirror import MIRROR_FILE
 from tests.search.synthetic import cut_record, essence, make_experiment, search
 

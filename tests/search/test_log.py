@@ -44,9 +44,9 @@ def test_the_log_says_where_it_is_and_what_became_of_each_candidate(tmp_path: Pa
 
 
 def test_failures_and_attempts_are_told() -> None:
-    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 1.0, 1.0, 5.0, 2, failed(5))
+    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 5.0, 2, failed(5))
     assert describe(progress, ()) == "4/9 at 'post-training': candidate 5 (test) failed after 0.50 s, attempt 3: boom"
-    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 1.0, 1.0, 5.0, 2, scored(5))
+    progress = SearchProgress(Fidelity.POST_TRAINING, 4, 1, 9, 5.0, 2, scored(5))
     assert describe(progress, ["size_bytes", "latency_ms[chip]"]).endswith("scored in 0.50 s on here:1: size_bytes 12")
 
 

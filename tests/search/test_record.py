@@ -15,9 +15,19 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.search.folder_lock import lock_holder
 from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import RECORD_FILE, SCHEMA_VERSION, Asked, Failed, Header, Record, Scored, has_begun, read_record
+from hwsearch.search.record import (
+    RECORD_FILE,
+    SCHEMA_VERSION,
+    Asked,
+    Failed,
+    Header,
+    Record,
+    Scored,
+    has_begun,
+    lock_holder,
+    read_record,
+)
 from tests.sealed import edit_lines, edit_text
 
 TIME = "2030-01-01T00:00:00.000+00:00"
@@ -122,7 +132,8 @@ def test_what_a_killed_driver_left_is_on_the_disk_before_the_next_one_acts_on_it
         synced.append((Path(f"/proc/self/fd/{handle}").readlink(), path.read_bytes()[-1:]))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    Record(tmp_path, header()).close()
+    with Record(tmp_path, header()):
+        pass
     assert synced == [(path, b"\n")]
 
 
@@ -170,7 +181,8 @@ def test_a_second_driver_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> N
         pytest.raises(UserError, match=f"process {os.getpid()} is searching here"),
     ):
         Record(tmp_path, header())
-    Record(tmp_path, header()).close()
+    with Record(tmp_path, header()):
+        pass
 
 
 def test_a_driver_on_another_machine_is_named_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +224,8 @@ def test_another_experiments_folder_is_refused_and_left_unlocked(
     with pytest.raises(UserError, match=re.escape(message)):
         Record(tmp_path, header(**changes))
     assert (tmp_path / RECORD_FILE).read_bytes() == before
-    Record(tmp_path, header()).close()
+    with Record(tmp_path, header()):
+        pass
 
 
 @pytest.mark.parametrize("version", [-1, 0, SCHEMA_VERSION - 1, SCHEMA_VERSION + 1])

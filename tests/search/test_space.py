@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
-from hwsearch.search.identity import header_space, search_header
+from hwsearch.search.identity import search_header
 from hwsearch.search.record import Header
 from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
@@ -44,7 +44,7 @@ def test_a_search_that_has_begun_has_the_space_of_its_header() -> None:
     experiment = make_experiment(20, groups=[["*.depthwise.weight", "*.project.weight"]], fixed={"features": 8})
     space = space_of_experiment(experiment)
     header = Header.model_validate_json(search_header(experiment, space, {}).model_dump_json())
-    assert header_space(header) == space
+    assert header.space == space
     assert space.groups
 
 

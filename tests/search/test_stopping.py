@@ -10,10 +10,10 @@ import pytest
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.search.driver import Task, run_search
-from hwsearch.search.hypervolume import has_stalled
 from hwsearch.search.identity import search_digest
 from hwsearch.search.objectives import Direction, objectives_of
-from hwsearch.search.progress import SearchSummary
+from hwsearch.search.pareto import has_stalled
+from hwsearch.search.progress import How, SearchSummary
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Scored
 from hwsearch.search.stopping import Budgets
@@ -92,7 +92,7 @@ def test_a_finished_search_is_not_stopped_by_its_hours(tmp_path: Path, promotion
     rungs = {"validation": 4, "validation_mixtures": 2, "promotions": promotions}
     search(tmp_path, make_experiment(15, **rungs))
     summary = timed_search(tmp_path, make_experiment(15, hours=1.0, **rungs), lambda: 1e9)
-    assert summary.stopped is None
+    assert summary.how is How.FINISHED
     assert str(summary).startswith("done: 15 of 15")
 
 
@@ -110,10 +110,10 @@ def test_a_search_ends_where_its_hypervolume_stalls(tmp_path: Path, capacity: in
     ]
     assert stalled[0] <= len(values) < stalled[0] + capacity
     assert summary.scored == len(values) < 400
-    assert summary.stopped == "the hypervolume grew by less than 0.01 of itself over 20 candidates"
+    assert (summary.how, summary.reason) == (How.STALLED, "the hypervolume grew by less than 0.01 of itself over 20 candidates")
 
     again = timed_search(tmp_path, experiment, lambda: 0.0, capacity)
-    assert (again.scored, again.stopped) == (summary.scored, summary.stopped)
+    assert again == summary
 
 
 def test_what_a_killed_driver_left_in_flight_is_scored_after_a_stall_too(tmp_path: Path) -> None:

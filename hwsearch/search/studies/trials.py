@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hwsearch.search.objectives import objective_values
 from hwsearch.search.record import Failed, Header, Scored
-from hwsearch.search.space import Point, SearchSpace
+from hwsearch.search.space import Point
 
 SEARCH_ATTRIBUTE = "hwsearch"
 """Attribute of the study that says whose it is."""
@@ -28,7 +28,7 @@ class TrialWriter:
 
     def __init__(self, header: Header) -> None:
         self._header = header
-        self._space = SearchSpace(tuple(header.widths.items()), frozenset(header.fixed), header.groups)
+        self._space = header.space
         self.distributions = {site: CategoricalDistribution(widths) for site, widths in self._space.free}
 
     @property

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwsearch.search.exact.front import supported_options
-from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
+from hwsearch.search.pareto import hypervolume
 from hwsearch.search.posterior.engine import KnownCost, PosteriorEngine, table_cost
 from hwsearch.search.space import Point
 

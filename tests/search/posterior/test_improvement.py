@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from hwsearch.search.hypervolume import hypervolume
 from hwsearch.search.objectives import Direction
+from hwsearch.search.pareto import hypervolume
 from hwsearch.search.posterior import improvement as improvement_module
 from hwsearch.search.posterior.improvement import expected_improvement
 
