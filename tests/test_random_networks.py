@@ -11,7 +11,6 @@ from hw_models.cost import evaluate
 from hw_models.packed import packed_size_bytes
 from hw_models.target import load_target
 from hw_models.workload import bits_matrix
-from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.packed import pack
@@ -25,6 +24,7 @@ from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.workload import build_workload
 from tests.export.other_networks import ACTIVATION_BITS, CONFIG, WEIGHT_BITS, NoStatistics, frames
+from tests.export.small import description
 from tests.network.modules import CHANNELS
 from tests.network.random_modules import random_module
 
@@ -52,14 +52,5 @@ def test_everything_that_reads_a_graph_agrees(tmp_path: Path, seed: int) -> None
     bits = bits_matrix(workload, [allocation.by_site])
     assert len(pack(exported)) == packed_size_bytes(workload, bits)[0]
     assert evaluate(compile_target(load_target("x86-onnxruntime"), workload), bits).column("latency_ms")[0] > 0
-    description = ExportDescription(
-        sample_rate=8000,
-        array="linear4",
-        spectral=None,
-        network=NetworkStructure.of(graph),
-        allocation=allocation.to_json(),
-        base_digest="0" * 64,
-        hwsearch_version="0",
-    )
-    export_onnx(exported, tmp_path / "model.onnx", description)
+    export_onnx(exported, tmp_path / "model.onnx", description(graph, allocation))
     assert verify_onnx(tmp_path / "model.onnx", exported, [frames(20, 2), x]).frames == 70

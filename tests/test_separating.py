@@ -14,10 +14,9 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from hwsearch.errors import UserError
-from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.process.cores import MOST_THREADS
-from tests.export.small import description, exported_network
+from tests.export.small import exported
 from tests.separator.small import RELU, noise_mixture, uniform
 from tests.tiny import Answer, hwsearch, refusal
 
@@ -26,10 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    allocation = uniform(RELU, 8, 8)
-    export_onnx(exported_network(RELU, allocation), path, description(RELU, allocation))
-    return path
+    return exported(tmp_path_factory.mktemp("model"), RELU, uniform(RELU, 8, 8))[0]
 
 
 def recorded(path: Path, samples: int = 3000, seed: int = 0) -> NDArray[np.float32]:

@@ -1,7 +1,8 @@
 """Export of one candidate: a folder with the graph, the packed weights, the allocation and the proof."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -9,23 +10,15 @@ from torch import Tensor
 
 from hwsearch.experiment import Fidelity
 from hwsearch.export.description import ExportDescription, NetworkStructure
-from hwsearch.export.folder import (
-    ALLOCATION_FILE,
-    VERIFICATION_FILE,
-    WEIGHTS_FILE,
-    check_output,
-    graph_file,
-)
+from hwsearch.export.folder import ALLOCATION_FILE, VERIFICATION_FILE, WEIGHTS_FILE, check_output
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.packed import write_packed
+from hwsearch.export.packed import pack
 from hwsearch.export.verify import VerificationError, VerificationReport
 from hwsearch.extensions import EXPORTERS
-from hwsearch.files.writing import atomic_write_folder, atomic_write_json
+from hwsearch.files.writing import atomic_write_bytes, atomic_write_folder, atomic_write_json
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantized import QuantizedNetwork, build_quantized
-from hwsearch.separator.separator import Separator
+from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import TrainedState, trained_network
 
 Mixture = tuple[Tensor, float]
@@ -33,59 +26,33 @@ Mixture = tuple[Tensor, float]
 
 
 def export_candidate(
-    base: PreparedBase, allocation: BitAllocation, mixtures: Sequence[Mixture], output: Path, graph_format: str
-) -> VerificationReport:
-    """Export what an allocation makes of the base without training; see `export_network`."""
-    network = build_quantized(base.graph, allocation, base.calibration, base.quantization)
-    return export_network(base.separator, network, mixtures, output, graph_format, base.base_sha256)
-
-
-def export_trained(
     base: PreparedBase,
-    state: TrainedState,
-    fidelity: Fidelity,
+    candidate: BitAllocation | TrainedState,
     mixtures: Sequence[Mixture],
     output: Path,
     graph_format: str,
-) -> VerificationReport:
-    """Export what quantization-aware training has made of the base at an allocation; see `export_network`."""
-    network, digest = trained_network(base, state), base.base_sha256
-    return export_network(
-        base.separator, network, mixtures, output, graph_format, digest, fidelity=fidelity, training_steps=state.steps
-    )
-
-
-def export_network(
-    separator: Separator,
-    network: QuantizedNetwork,
-    mixtures: Sequence[Mixture],
-    output: Path,
-    graph_format: str,
-    base_digest: str,
-    *,
     fidelity: Fidelity = Fidelity.POST_TRAINING,
-    training_steps: int = 0,
 ) -> VerificationReport:
-    """Export a quantized network, trained or not, to a folder, verified before it appears there.
-
-    The folder appears at `output` when all is proven, and replaces an earlier export there.
+    """Export a candidate to a folder. The folder appears after verification, and replaces an earlier export.
 
     Args:
-        separator: the base, for its front end.
-        network: the quantized network.
-        mixtures: what the file is verified on, at least one.
-        output: the folder to be.
+        base: the base of the candidate.
+        candidate: an allocation to apply without training, or the state after training.
+        mixtures: at least one mixture to verify the file on.
+        output: the folder to write.
         graph_format: name of an exporter, such as `onnx`.
-        base_digest: SHA-256 of the base file.
-        fidelity: how far the network was trained, for the graph's description and the proof.
-        training_steps: steps of that training.
+        fidelity: how far the candidate was trained; the graph's description and the proof say so.
 
     Raises:
         UserError: something that is no export is at `output`.
         VerificationError: the file does not compute what the network does; nothing is left behind.
     """
     check_output(output)
-    front_end = separator.front_end
+    if isinstance(candidate, TrainedState):
+        network, steps = trained_network(base, candidate), candidate.steps
+    else:
+        network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization), 0
+    front_end, allocation = base.separator.front_end, network.allocation.to_json()
     exported = ExportedNetwork(network, front_end).eval()
     description = ExportDescription.model_validate(
         {
@@ -93,50 +60,28 @@ def export_network(
             "array": front_end.array.name,
             "spectral": front_end.spectral,
             "network": NetworkStructure.of(network.graph),
-            "allocation": network.allocation.to_json(),
-            "base_digest": base_digest,
+            "allocation": allocation,
+            "base_digest": base.base_sha256,
             "fidelity": fidelity,
-            "training_steps": training_steps,
-            "hwsearch_version": _version(),
+            "training_steps": steps,
+            "hwsearch_version": version("hwsearch"),
         }
     )
-    batches = [_raw_input(front_end, *mixture) for mixture in mixtures]
+    with torch.no_grad():
+        batches = [front_end.raw(sound[None].float(), torch.tensor([doa_deg])) for sound, doa_deg in mixtures]
+    exporter = EXPORTERS.load(graph_format)
     reports: list[VerificationReport] = []
 
     def write(folder: Path) -> None:
-        reports.append(_write_verified(folder, graph_format, exported, description, batches))
+        written = exporter.write(folder / exporter.file, exported, description, batches)
+        made_by = {"fidelity": fidelity.value, "training_steps": steps}
+        atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
+        atomic_write_json(folder / ALLOCATION_FILE, allocation)
+        atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **made_by, **written.facts})
+        reports.append(written.report)
 
     try:
         atomic_write_folder(output, write)
     except VerificationError as error:
         raise VerificationError(f"{output}: was not written: {error}") from None
     return reports[0]
-
-
-def _write_verified(
-    folder: Path,
-    graph_format: str,
-    exported: ExportedNetwork,
-    description: ExportDescription,
-    batches: Sequence[Tensor],
-) -> VerificationReport:
-    """Write all files of an export into a folder, and hold the graph to the network."""
-    written = EXPORTERS.load(graph_format).write(folder / graph_file(graph_format), exported, description, batches)
-    made_by = {"fidelity": description.fidelity.value, "training_steps": description.training_steps}
-    write_packed(folder / WEIGHTS_FILE, exported)
-    atomic_write_json(folder / ALLOCATION_FILE, exported.network.allocation.to_json())
-    atomic_write_json(folder / VERIFICATION_FILE, {**written.report.to_json(), **made_by, **written.facts})
-    return written.report
-
-
-def _raw_input(front_end: FrontEnd, mixture: Tensor, doa_deg: float) -> Tensor:
-    """What the file takes for one mixture, [1, channels, frames]."""
-    with torch.no_grad():
-        return front_end.raw(mixture[None].float(), torch.tensor([doa_deg]))
-
-
-def _version() -> str:
-    try:
-        return version("hwsearch")
-    except PackageNotFoundError:
-        return "uninstalled"

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, in its own metadata."""
+"""The description that an exported file carries in its metadata."""
 
 import hashlib
 from functools import cached_property
@@ -22,20 +22,13 @@ from hwsearch.separator.separator import build_front_end
 
 _KEY = "hwsearch"
 _UNSEALED = "0" * 64
-
-
 _MOST_OPERATIONS = 4096
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class NetworkStructure(Section):
-    """A network without its trained numbers.
-
-    Attributes:
-        inputs: of the graph.
-        outputs: of the graph.
-        operations: as `network.store` writes them.
-        shapes: of the parameters, by name.
-    """
+    """A graph as `network.store.structure` writes it, with the shapes of its parameters by name."""
 
     inputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
     outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
@@ -50,7 +43,7 @@ class NetworkStructure(Section):
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph; its parameters are shapes without numbers.
+        """The graph, its parameters on the `meta` device.
 
         Raises:
             Exception: one of `STRUCTURE_ERRORS`: it is no graph.
@@ -61,19 +54,19 @@ class NetworkStructure(Section):
 
 
 class ExportDescription(Section):
-    """All that is needed around the graph to separate a recording with it, and where the graph came from.
+    """What separating a recording with the graph needs beside the graph, and where the graph came from.
 
     Attributes:
         sample_rate: Hz.
         array: the microphone array that the network was trained for.
-        spectral: the spectral front end; none where the network takes and gives waveforms.
+        spectral: the spectral front end, or none if the network takes and gives waveforms.
         network: the operations between the front end's input and output.
-        allocation: width of every site.
-        base_digest: SHA-256 of the full-precision base.
-        fidelity: how far the network was trained behind quantization.
-        training_steps: steps of that training.
-        hwsearch_version: the version that exported.
-        content_digest: SHA-256 of the file with this digest as zeros; `seal` writes it.
+        allocation: bit-width of every site.
+        base_digest: SHA-256 of the file of the full-precision base.
+        fidelity: how far the quantized network was trained.
+        training_steps: number of steps of that training.
+        hwsearch_version: the version that exported the file.
+        content_digest: SHA-256 of the file with zeros in place of this digest; `seal` writes it.
     """
 
     format: Literal[3] = 3
@@ -82,11 +75,11 @@ class ExportDescription(Section):
     spectral: SpectralConfig | None
     network: NetworkStructure
     allocation: dict[str, int]
-    base_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    base_digest: Sha256
     fidelity: Fidelity = Fidelity.POST_TRAINING
     training_steps: Annotated[int, Field(ge=0)] = 0
     hwsearch_version: str
-    content_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = _UNSEALED
+    content_digest: Sha256 = _UNSEALED
 
     @property
     def microphones(self) -> MicrophoneArray:
@@ -95,7 +88,7 @@ class ExportDescription(Section):
 
     @property
     def front_end(self) -> FrontEnd:
-        """What stands around the file, without the statistics that it holds itself."""
+        """The front end, without the feature statistics: the graph holds those."""
         return build_front_end(self.spectral, self.microphones, self.sample_rate)
 
     def bit_allocation(self, source: str) -> BitAllocation:
@@ -109,7 +102,7 @@ class ExportDescription(Section):
 
 
 def seal(model: ModelProto, description: ExportDescription) -> bytes:
-    """The file's bytes, with the description and the digest of all of it inside."""
+    """The bytes of the file, with the description and the digest of the whole file inside."""
     entry = model.metadata_props.add()
     entry.key = _KEY
     entry.value = description.model_copy(update={"content_digest": _UNSEALED}).model_dump_json()
@@ -118,37 +111,17 @@ def seal(model: ModelProto, description: ExportDescription) -> bytes:
     return content.replace(_digest_field(_UNSEALED), _digest_field(digest))
 
 
-def check_seal(content: bytes, description: ExportDescription, source: str) -> None:
-    """Refuse a file that has changed since it was sealed.
-
-    Raises:
-        UserError: names `source`.
-    """
-    unsealed = content.replace(_digest_field(description.content_digest), _digest_field(_UNSEALED))
-    if hashlib.sha256(unsealed).hexdigest() != description.content_digest:
-        raise UserError(f"{source}: damaged or changed since it was exported; export it again")
-
-
 def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescription]:
     """The model in a file's bytes, and its description.
 
     Raises:
-        UserError: no ONNX, or no valid description in it; names `source`.
+        UserError: no ONNX, no valid description in it, or changed since it was sealed; names `source`.
     """
     try:
         model = ModelProto.FromString(content)
-        return model, read_description(model, source)
+        found = [entry.value for entry in model.metadata_props if entry.key == _KEY]
     except (DecodeError, UnicodeDecodeError):
         raise UserError(f"{source}: not an ONNX file; wanted one made by 'hwsearch export'") from None
-
-
-def read_description(model: ModelProto, source: str) -> ExportDescription:
-    """The description in a model's metadata.
-
-    Raises:
-        UserError: none there, or not a valid one; names `source`.
-    """
-    found = [entry.value for entry in model.metadata_props if entry.key == _KEY]
     if len(found) != 1:
         raise UserError(f"{source}: an ONNX file without a separator's description; wanted one made by 'hwsearch export'")
     try:
@@ -158,9 +131,12 @@ def read_description(model: ModelProto, source: str) -> ExportDescription:
             f"{source}: its description is damaged or of another version ({first_mistake(error).said}); export it again"
         ) from None
     description.bit_allocation(source)
-    return description
+    unsealed = content.replace(_digest_field(description.content_digest), _digest_field(_UNSEALED))
+    if hashlib.sha256(unsealed).hexdigest() != description.content_digest:
+        raise UserError(f"{source}: damaged or changed since it was exported; export it again")
+    return model, description
 
 
 def _digest_field(digest: str) -> bytes:
-    """The digest as it stands in the description."""
+    """The digest as the description holds it."""
     return f'"content_digest":"{digest}"'.encode()

@@ -1,27 +1,25 @@
 """Export to ONNX: integer weights and QuantizeLinear / DequantizeLinear pairs, for integer kernels.
 
-Brevitas writes the graph; what follows mends what would keep runtimes from the integer kernels or make them
-compute something else:
+Brevitas writes the graph. This module then changes what keeps a runtime from its integer kernels or makes it compute something
+else:
 
-- A `Clip` on constant weights is dropped: they are within its bounds.
-- The `Pad` of a causal layer moves into the convolution's own padding, which integer kernels fuse.
-- The bias of a floating-point convolution between quantized tensors goes through a `DequantizeLinear` that
-  gives it back exactly. With a plain bias ONNX Runtime would quantize that layer's weights to 8 bits by
-  itself.
-- A softmax becomes the exponential of its logarithm. ONNX Runtime's softmax between integers is off by up to a quarter of a step.
-- Weights whose products could saturate in the kernels of some processors are stored as uint8: see
-  `hwsearch.export.saturation`.
+- A `Clip` of constant weights is dropped. They lie within its bounds.
+- The `Pad` of a causal layer becomes the padding of its convolution, so that integer kernels can fuse the two.
+- The bias of a floating-point convolution between quantized tensors goes through an exact `DequantizeLinear`. With a plain bias,
+  ONNX Runtime would quantize the weights of that layer to 8 bits.
+- A softmax becomes the exponential of a log-softmax. ONNX Runtime's softmax between integers is off by up to a quarter of a step.
+- Weights whose products could saturate in the kernels of some processors are stored as uint8 (`hwsearch.export.saturation`).
 """
 
 import copy
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from brevitas.export.onnx.standard.qcdq.handler import (
     StdCDQCastONNXBiasQuantProxyHandler,
@@ -36,6 +34,7 @@ from torch import Tensor
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.runtime import open_session
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.network.operations import Convolution, Operation, Pad
@@ -44,7 +43,6 @@ from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.separator.quantized import QuantizedNetwork
 from hwsearch.separator.quantizers import bias_integers
 
-_OPSET = 17
 LAYER_NODES = ("Conv", "ConvTranspose", "Gemm")
 """Operators that layers are written as."""
 
@@ -55,11 +53,12 @@ _INTEGER_BITS = 8
 def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescription) -> None:
     """Write the network as one self-contained ONNX file, atomically.
 
-    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are stored as int8 or uint8 and wider ones as
-    float32; activations are uint8, below 8 bits with a `Clip`, and wider ones rounded float32. The file gives the same integers
-    on every processor.
+    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are int8 or uint8, wider ones float32. Activations up to
+    8 bits are uint8, with a `Clip` below 8 bits; wider ones are rounded float32. The file gives the same integers on every
+    processor.
     """
-    model = _brevitas_model(network)
+    axes = {INPUT: {2: "frames"}, OUTPUT: {2: "frames"}}
+    model = brevitas_model(_Manager.export, network, network.example_frames(), dynamic_axes=axes)
     _declare_output(model, network)
     layers = _layer_nodes(model, network.network)
     _drop_weight_clips(model)
@@ -75,21 +74,16 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
 
 
 def integer_kernels(path: Path) -> dict[str, int]:
-    """How many layers ONNX Runtime runs on integer kernels on this machine, read from its optimized graph.
+    """Count the integer and floating-point kernels in the graph that ONNX Runtime optimizes for this machine.
 
     Returns:
-        `integer_convolutions`, `float_convolutions`, `integer_adds`, `float_adds`.
+        `integer_convolutions`, `float_convolutions`, `integer_adds`, `float_adds`. A linear layer counts as a convolution.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(optimized)
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
-        onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        open_session(path.read_bytes(), optimized=optimized)
         operators = [node.op_type for node in onnx.load(optimized).graph.node]
     kinds = {
-        # A linear layer is a convolution over one frame.
         "integer_convolutions": ("QLinearConv", "ConvInteger", "QGemm", "QLinearMatMul", "MatMulInteger"),
         "float_convolutions": ("Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul"),
         "integer_adds": ("QLinearAdd",),
@@ -99,7 +93,7 @@ def integer_kernels(path: Path) -> dict[str, int]:
 
 
 class _WeightHandler(StdQCDQCastONNXWeightQuantProxyHandler):  # type: ignore[misc]  # Brevitas is untyped
-    """Brevitas's writer of integer weights, also for 16 bits, which it would refuse."""
+    """Writes integer weights; unlike Brevitas, also those of 16 bits."""
 
     def validate(self, module: WeightQuantProxyFromInjector) -> None:
         if int(module.bit_width()) <= _INTEGER_BITS:
@@ -107,7 +101,7 @@ class _WeightHandler(StdQCDQCastONNXWeightQuantProxyHandler):  # type: ignore[mi
 
 
 class _BiasHandler(StdCDQCastONNXBiasQuantProxyHandler):  # type: ignore[misc]  # Brevitas is untyped
-    """Brevitas's writer of integer biases, without its way through float32, which fails on large ones."""
+    """Writes integer biases. Brevitas would round large ones to float32 first."""
 
     def prepare_for_export(self, module: BiasQuantProxyFromInjector) -> None:
         if not module.is_quant_enabled:
@@ -124,7 +118,7 @@ class _BiasHandler(StdCDQCastONNXBiasQuantProxyHandler):  # type: ignore[misc]  
 
 
 class _ActivationHandler(StdQCDQCastONNXActQuantProxyHandler):  # type: ignore[misc]  # Brevitas is untyped
-    """Brevitas's writer of quantizers, also for more than 8 bits, which `QuantizeLinear` does not take: as plain arithmetic."""
+    """Writes quantizers. Those of more than 8 bits, which `QuantizeLinear` does not take, become plain arithmetic."""
 
     def prepare_for_export(self, module: ActQuantProxyFromInjector) -> None:
         self.wide = module.is_quant_enabled and int(module.bit_width()) > _INTEGER_BITS
@@ -144,7 +138,7 @@ class _ActivationHandler(StdQCDQCastONNXActQuantProxyHandler):  # type: ignore[m
 
 
 def is_wide_quantizer(node: NodeProto) -> bool:
-    """Whether a node of a file puts out values that are rounded to more than 8 bits."""
+    """Whether a node is the last of a quantizer to more than 8 bits."""
     return node.op_type == "Mul" and "/quantizer/act_quant/" in node.name
 
 
@@ -159,29 +153,34 @@ class _Manager(StdQCDQONNXManager):  # type: ignore[misc]  # Brevitas is untyped
     handlers: ClassVar = [_OWN_HANDLERS.get(handler, handler) for handler in StdQCDQONNXManager.handlers]
 
 
-def _brevitas_model(network: ExportedNetwork) -> ModelProto:
-    """What Brevitas's exporter makes of a copy of the network: it leaves its handlers in the modules."""
-    duplicate = copy.deepcopy(network).eval()
-    example = torch.zeros(1, network.features, network.example_frames())
+def brevitas_model(export: Callable[..., object], network: ExportedNetwork, frames: int, **options: Any) -> ModelProto:
+    """The graph that an exporter of Brevitas writes for a network.
+
+    Args:
+        export: the exporter.
+        network: the network. A copy is exported, since Brevitas leaves its handlers in the modules.
+        frames: number of frames to trace the network with.
+        options: further arguments of the exporter.
+    """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces the end of the exporter that Brevitas uses
+        warnings.simplefilter("ignore")  # torch deprecates the exporter that Brevitas uses
         target = Path(folder) / "model.onnx"
-        _Manager.export(
-            duplicate,
-            args=example,
+        export(
+            copy.deepcopy(network).eval(),
+            args=torch.zeros(1, network.features, frames),
             export_path=str(target),
-            opset_version=_OPSET,
+            opset_version=17,
             dynamo=False,
             keep_initializers_as_inputs=False,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_axes={INPUT: {2: "frames"}, OUTPUT: {2: "frames"}},
+            **options,
         )
         return onnx.load(target)
 
 
 def _declare_output(model: ModelProto, network: ExportedNetwork) -> None:
-    """Write batch and channels of the output, which the exporter does not know behind parts of tensors."""
+    """Declare the batch and the channels of the output, which the exporter leaves open behind slices."""
     graph = network.network.graph
     shapes = tensor_shapes(graph, {graph.inputs[0]: (network.features, network.example_frames())})
     batch, channels, *_ = model.graph.output[0].type.tensor_type.shape.dim
@@ -213,7 +212,7 @@ _Layers = list[tuple[Operation, NodeProto]]
 
 
 def _layer_nodes(model: ModelProto, network: QuantizedNetwork) -> _Layers:
-    """The node of each layer, in the order of execution, in which Brevitas's exporter writes them."""
+    """The node of each layer. Brevitas writes them in the order of execution."""
     layers = [operation for operation in network.graph.operations if isinstance(operation, LAYERS)]
     nodes = [node for node in model.graph.node if node.op_type in LAYER_NODES]
     for layer, node in zip(layers, nodes, strict=True):
@@ -223,7 +222,7 @@ def _layer_nodes(model: ModelProto, network: QuantizedNetwork) -> _Layers:
 
 
 def _unfold_wide_weights(model: ModelProto, layers: _Layers) -> None:
-    """Write 16-bit weights as the floats they stand for; ONNX Runtime would fuse them into invalid nodes."""
+    """Write the values of 16-bit weights as float32. ONNX Runtime would fuse the integers into invalid nodes."""
     constants = _initializers(model)
     weights = {node.input[1] for _, node in layers}
     for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear"]:
@@ -237,7 +236,7 @@ def _unfold_wide_weights(model: ModelProto, layers: _Layers) -> None:
 
 
 def _fold_pads(model: ModelProto, layers: _Layers) -> None:
-    """Move padding into its convolution where both ends differ, which Brevitas's layers do not have."""
+    """Move unequal padding, which Brevitas writes as a node of its own, into its convolution."""
     writers = {node.output[0]: node for node in model.graph.node}
     for layer, node in layers:
         if isinstance(layer, Convolution) and layer.padding[0] != layer.padding[1]:
@@ -247,7 +246,7 @@ def _fold_pads(model: ModelProto, layers: _Layers) -> None:
 
 
 def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
-    """Write the amounts of the padding that is left as constants; the exporter has them computed."""
+    """Write the amounts of the remaining padding as constants; the exporter has the graph compute them."""
     read = {name for node in model.graph.node for name in node.input} | {output.name for output in model.graph.output}
     nodes = [node for node in model.graph.node if node.op_type == "Pad" and node.output[0] in read]
     operations = [operation for operation in network.graph.operations if isinstance(operation, Pad)]
@@ -260,9 +259,10 @@ def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
 
 
 def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
-    """Store weights as uint8 where int8 could saturate, with a zero point for each layer; int8 needs none.
+    """Store weights as uint8 where int8 could saturate.
 
-    Brevitas lets layers share a zero point. A session that makes weights unsigned by itself fails on that.
+    Each layer of uint8 gets a zero point of its own, and int8 none. Brevitas lets layers share one, on which a session fails that
+    itself makes weights unsigned.
     """
     constants = _initializers(model)
     writers = {node.output[0]: node for node in model.graph.node}
@@ -297,7 +297,7 @@ def _protect_float_weights(model: ModelProto, network: QuantizedNetwork, layers:
 
 
 def _write_bias_as_integers(model: ModelProto, index: int, node: NodeProto, bias: NDArray[np.float32]) -> None:
-    """Give `node` its bias through a DequantizeLinear with powers of two for scales: no bit is lost."""
+    """Give `node` its bias through a DequantizeLinear whose scales are powers of two, so that no bit is lost."""
     _, exponent = np.frexp(bias.astype(np.float64))
     # float32 has 24 bits of mantissa; below 2^-126 the scale itself would leave the normal numbers.
     exponent = np.maximum(exponent, -100)

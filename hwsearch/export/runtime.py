@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
-from hwsearch.export.description import check_seal, read_model
+from hwsearch.export.description import read_model
 from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.streaming import spectral_pieces, waveform_pieces
 from hwsearch.export.structure import check_structure
@@ -60,9 +60,12 @@ class OnnxSeparator:
             check_threads(threads)
         content = read_content(path, "an exported separator", MODEL_BYTES)
         model, self.description = read_model(content, str(path))
-        check_seal(content, self.description, str(path))
         check_structure(model, self.description, str(path))
-        self._session = _session(content, threads, path)
+        try:
+            # From bytes: a graph that refers to files outside itself is refused.
+            self._session = open_session(content, threads)
+        except _REFUSALS as error:
+            raise UserError(f"{path}: ONNX Runtime refuses it ({_reason(error)}); export it again") from None
         self.front_end = self.description.front_end
         channels = {INPUT: self.front_end.inputs, OUTPUT: self.front_end.outputs}
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -169,15 +172,20 @@ def _finite(pieces: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
         yield piece.numpy()
 
 
-def _session(content: bytes, threads: int, path: Path) -> onnxruntime.InferenceSession:
+def open_session(content: bytes, threads: int = 1, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+    """A session of ONNX Runtime on the processor that is silent about errors, as it raises them.
+
+    Args:
+        content: the bytes of a model.
+        threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
+        optimized: where to write the graph that the session runs.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # an error is raised, and need not stand on stderr, too
-    try:
-        # From bytes: a graph that refers to files outside itself is refused.
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except _REFUSALS as error:
-        raise UserError(f"{path}: ONNX Runtime refuses it ({_reason(error)}); export it again") from None
+    options.log_severity_level = 4
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ beside that.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from torch.utils.hooks import RemovableHandle
 from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.onnx_export import is_wide_quantizer
+from hwsearch.export.runtime import open_session
 from hwsearch.export.site_nodes import nodes_that_quantize, site_nodes
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
@@ -89,10 +90,6 @@ class VerificationReport:
     max_difference_steps: int | None
     si_snr_db: float | None
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, eq=False)
 class _Run:
@@ -117,11 +114,11 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     grids = network.network.activation_grids()
     quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or is_wide_quantizer(node))
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in quantizers.items()}
-    plain = _session(model)
+    plain = open_session(model.SerializeToString())
     for site, tensor in tensors.items():
         kind = TensorProto.FLOAT if is_wide_quantizer(quantizers[site]) else TensorProto.UINT8
         model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
-    tapped = _session(model)
+    tapped = open_session(model.SerializeToString())
 
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
         return _integers(tap, grids[site]) if is_wide_quantizer(quantizers[site]) else tap.astype(np.float64)
@@ -152,13 +149,6 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
 
     runs = [run(features) for features in batches]
     return _judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
-
-
-def _session(model: ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _integers(values: NDArray[Any], grid: ActivationGrid | None) -> NDArray[np.float64]:

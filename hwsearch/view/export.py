@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
     """Where an export is and what its verification found."""
-    content = report.to_json()
     graphs = [folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file()]
     say(f"model:  {graphs[0]}")
     say(
-        f"        verified in {content['runtime']}: {content['quantized_values']} integers judged, {content['ties']} ties; "
-        f"output within {content['max_abs_difference']:.2g} of the Brevitas network"
+        f"        verified in {report.runtime}: {report.quantized_values} integers judged, {report.ties} ties; "
+        f"output within {report.max_abs_difference:.2g} of the Brevitas network"
     )
 
 

@@ -30,7 +30,7 @@ def export(run: Run, candidate: int, graph_format: str, output: Path) -> "Verifi
     """
     check_output(output)
     # Brevitas and the exporters take as long to load as all the rest; only this needs them.
-    from hwsearch.export.candidate import export_candidate, export_trained
+    from hwsearch.export.candidate import export_candidate
 
     workspace = run.workspace
     allocation = run.allocation(candidate)
@@ -42,9 +42,9 @@ def export(run: Run, candidate: int, graph_format: str, output: Path) -> "Verifi
         for sound, _ in [load_mixture(workspace.data_folder, mixture)]
     ]
     state = trained_state(run, prepared, candidate)
-    if state is not None:
-        return export_trained(prepared, state, run.table.fidelity, mixtures, output, graph_format)
-    return export_candidate(prepared, allocation, mixtures, output, graph_format)
+    if state is None:
+        return export_candidate(prepared, allocation, mixtures, output, graph_format)
+    return export_candidate(prepared, state, mixtures, output, graph_format, run.table.fidelity)
 
 
 def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.export.description import ExportDescription, NetworkStructure
+from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import TransposedConvolution
@@ -20,8 +20,8 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid, weight_limit
+from tests.export.small import description
 from tests.network.modules import CHANNELS, UNet, settle
-from tests.separator.small import RELU
 
 CONFIG = QuantizationConfig(weight_scale_method="max")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 8, 16, 32)
@@ -133,22 +133,13 @@ def subject(kind: str, allocation: BitAllocation) -> Subject:
     """A network at an allocation."""
     graph, sites, calibration = traced(kind)
     network = build_quantized(graph, allocation, calibration, CONFIG)
-    description = ExportDescription(
-        sample_rate=8000,
-        array="linear4",
-        spectral=RELU.spectral,
-        network=NetworkStructure.of(graph),
-        allocation=allocation.to_json(),
-        base_digest="0" * 64,
-        hwsearch_version="0",
-    )
     grids = {
         tensor: grid
         for site, tensor in sites.tensors.items()
         if (grid := calibration.grid(site, allocation.by_site[site])) is not None
     }
     truth = replace(graph, parameters=_rounded_parameters(graph, sites, allocation, grids))
-    return Subject(ExportedNetwork(network, NoStatistics()).eval(), description, truth, grids)
+    return Subject(ExportedNetwork(network, NoStatistics()).eval(), description(graph, allocation), truth, grids)
 
 
 def _rounded_parameters(

@@ -10,16 +10,16 @@ import torch
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, QatConfig, QuantizationConfig
-from hwsearch.export import candidate
-from hwsearch.export.candidate import export_candidate, export_network, export_trained
+from hwsearch.export.candidate import export_candidate
 from hwsearch.export.description import read_model
-from hwsearch.export.packed import read_packed
+from hwsearch.export.folder import graph_file
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.export.verify import VerificationError
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
+from tests.export.unpacked import unpack
 from tests.separator.small import RELU, noise_mixture, sites_of, small_network, uniform
 from tests.training.pools import small_base, small_pool
 
@@ -34,7 +34,7 @@ def export(output, graph_format="onnx", allocation=ALLOCATION):
 
 def read_weights(folder):
     separator, graph, _ = small_network(RELU)
-    return read_packed(folder / "weights.hwq", graph, separator.front_end.inputs)
+    return unpack((folder / "weights.hwq").read_bytes(), graph, separator.front_end.inputs)
 
 
 def names(folder):
@@ -73,27 +73,17 @@ def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
     assert float((found - wanted).square().sum()) < 1e-4 * float(wanted.square().sum())
 
 
-def test_a_trained_network_is_exported_with_its_trained_scales(tmp_path):
-    separator, graph, calibration = small_network(RELU)
-    network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(1.05)
-    export_network(separator, network, MIXTURES, tmp_path / "small", "onnx", "a" * 64)
-    scale = read_weights(tmp_path / "small").grids["features"].scale
-    assert scale == pytest.approx(1.05 * calibration.grids["features"][8].scale)
-
-
 @pytest.mark.parametrize("allocation", [ALLOCATION, uniform(RELU, 2, 4), uniform(RELU, 3, 32)])
 def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_state(tmp_path, allocation):
     """That the file computes what the network does is proven by the export itself; here, that the network is the trained one."""
     base = small_base()
     state = train_quantized(base, allocation, small_pool(), QatConfig(batch_size=2), 4, 0)
-    report = export_trained(base, state, Fidelity.SHORT_QAT, MIXTURES, tmp_path / "small", "onnx")
+    report = export_candidate(base, state, MIXTURES, tmp_path / "small", "onnx", Fidelity.SHORT_QAT)
     assert report.frames > 0
     mixture, doa = MIXTURES[0]
+    network = trained_network(base, state)
     with torch.no_grad():
-        wanted = base.separator.separate(mixture[None], torch.tensor([doa]), trained_network(base, state))[0]
+        wanted = base.separator.separate(mixture[None], torch.tensor([doa]), network)[0]
         untrained = base.separator.separate(
             mixture[None], torch.tensor([doa]), build_quantized(base.graph, allocation, base.calibration, CONFIG)
         )[0]
@@ -104,16 +94,17 @@ def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_
     assert error < 0.05 * float((untrained - wanted).square().sum())
     packed = read_weights(tmp_path / "small")
     assert packed.allocation == allocation
-    weights = trained_network(base, state).quantized_weights()
-    assert torch.equal(torch.as_tensor(packed.weights["mask_head.weight"].integers), weights["mask_head.weight"].integers)
+    assert packed.grids == network.activation_grids()
+    weights = network.quantized_weights()["mask_head.weight"]
+    assert torch.equal(packed.weights["mask_head.weight"].integers, weights.integers)
 
 
 @pytest.mark.parametrize("graph_format", ["onnx", "qonnx"])
 def test_an_export_says_how_far_it_was_trained(tmp_path, graph_format):
     base = small_base()
     state = train_quantized(base, ALLOCATION, small_pool(), QatConfig(batch_size=2), 2, 0)
-    export_trained(base, state, Fidelity.SHORT_QAT, MIXTURES, tmp_path / "small", graph_format)
-    graph = (tmp_path / "small" / candidate.graph_file(graph_format)).read_bytes()
+    export_candidate(base, state, MIXTURES, tmp_path / "small", graph_format, Fidelity.SHORT_QAT)
+    graph = (tmp_path / "small" / graph_file(graph_format)).read_bytes()
     description = read_model(graph, "file")[1]
     assert (description.fidelity, description.training_steps) == (Fidelity.SHORT_QAT, 2)
     assert description.base_digest == base.base_sha256

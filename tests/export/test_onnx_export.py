@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import ConvTasNetConfig
-from hwsearch.export.description import NetworkStructure, check_seal, read_description
+from hwsearch.export.description import read_model
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, integer_kernels
 from hwsearch.export.runtime import OnnxSeparator
@@ -21,21 +21,14 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import build_separator
 from hwsearch.separator.traced import traced
-from tests.export.small import QUANTIZATION, description, exported_network, raw_features
+from tests.export.small import QUANTIZATION, description, exported, exported_network, raw_features
 from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, allocations, normalised_features, small_network, uniform
-
-
-def export(tmp_path, config, allocation):
-    network = exported_network(config, allocation)
-    path = tmp_path / "model.onnx"
-    export_onnx(network, path, description(config, allocation))
-    return path, network
 
 
 @pytest.mark.parametrize("config", [RELU, CAUSAL])
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (2, 5)])
 def test_every_layer_runs_on_integer_kernels(tmp_path, config, weight_bits, activation_bits):
-    path, _ = export(tmp_path, config, uniform(config, weight_bits, activation_bits))
+    path, _ = exported(tmp_path, config, uniform(config, weight_bits, activation_bits))
     assert integer_kernels(path) == {
         "integer_convolutions": 8,
         "float_convolutions": 0,
@@ -47,7 +40,7 @@ def test_every_layer_runs_on_integer_kernels(tmp_path, config, weight_bits, acti
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(32, 32), (4, 32), (32, 8), (16, 8)])
 def test_floating_point_sites_stay_floating_point(tmp_path, weight_bits, activation_bits):
     """With 32 bits for weights between 8-bit activations in particular: ONNX Runtime would quantize such weights by itself."""
-    path, network = export(tmp_path, RELU, uniform(RELU, weight_bits, activation_bits))
+    path, network = exported(tmp_path, RELU, uniform(RELU, weight_bits, activation_bits))
     assert integer_kernels(path)["integer_convolutions"] == 0
     report = verify_onnx(path, network, [raw_features(network, 30)])
     assert report.si_snr_db > 100
@@ -62,7 +55,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
     @given(allocations(config))
     @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def check(allocation):
-        path, network = export(tmp_path, config, allocation)
+        path, network = exported(tmp_path, config, allocation)
         report = verify_onnx(path, network, [raw_features(network, frames, frames) for frames in (1, 7, 40)])
         assert report.frames == 48
         assert report.worst_rounding <= 0.51  # 16-bit steps are fine beside the last bit of a float
@@ -73,7 +66,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
 
 
 def test_weights_in_the_file_are_the_quantizers_integers(tmp_path):
-    path, network = export(tmp_path, RELU, uniform(RELU, 3, 8))
+    path, network = exported(tmp_path, RELU, uniform(RELU, 3, 8))
     found = [
         numpy_helper.to_array(tensor)
         for tensor in onnx.load(path).graph.initializer
@@ -87,11 +80,9 @@ def test_weights_in_the_file_are_the_quantizers_integers(tmp_path):
 
 def test_the_file_is_self_contained_and_says_what_it_is(tmp_path):
     allocation = uniform(RELU, 4, 8)
-    path, network = export(tmp_path, RELU, allocation)
-    model = onnx.load(path, load_external_data=False)
-    found = read_description(model, "file")
-    assert found.model_copy(update={"content_digest": "0" * 64}) == description(RELU, allocation)
-    check_seal(path.read_bytes(), found, "file")
+    path, network = exported(tmp_path, RELU, allocation)
+    model, found = read_model(path.read_bytes(), "file")
+    assert found.model_copy(update={"content_digest": "0" * 64}) == description(network.network.graph, allocation)
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert {opset.domain for opset in model.opset_import} <= {"", "ai.onnx"}
     (features,), (mask,) = model.graph.input, model.graph.output
@@ -107,7 +98,7 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path):
     with torch.no_grad():
         before = network(features)
         for name in ("a.onnx", "b.onnx"):
-            export_onnx(network, tmp_path / name, description(RELU, allocation))
+            export_onnx(network, tmp_path / name, description(network.network.graph, allocation))
         assert torch.equal(network(features), before)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
@@ -118,15 +109,15 @@ def test_large_biases_survive_export(tmp_path):
     network = build_quantized(graph, uniform(RELU, 16, 8), calibration, QUANTIZATION)
     with torch.no_grad():
         network.layer("mask_head").bias.mul_(300)
-    exported = ExportedNetwork(network, separator.front_end).eval()
+    louder = ExportedNetwork(network, separator.front_end).eval()
     path = tmp_path / "model.onnx"
-    export_onnx(exported, path, description(RELU, network.allocation))
-    assert verify_onnx(path, exported, [raw_features(exported, 20)]).worst_rounding < 0.51
+    export_onnx(louder, path, description(graph, network.allocation))
+    assert verify_onnx(path, louder, [raw_features(louder, 20)]).worst_rounding < 0.51
 
 
 def test_prelu_costs_the_integer_kernels_of_the_layers_before_it(tmp_path):
     """ONNX Runtime has no integer PReLU, and a convolution is integer only when a quantizer follows it directly."""
-    path, _ = export(tmp_path, PRELU, uniform(PRELU, 8, 8))
+    path, _ = exported(tmp_path, PRELU, uniform(PRELU, 8, 8))
     kernels = integer_kernels(path)
     assert (kernels["integer_convolutions"], kernels["float_convolutions"]) == (4, 4)
 
@@ -140,7 +131,7 @@ def test_conv_tasnet_with_relu_leaves_only_masks_and_decoder_in_floating_point(t
     bits = allocation.uniform(find_sites(graph), 8, 8)
     quantized = build_quantized(graph, bits, calibrate(graph, [normalised_features(separator)]), QUANTIZATION)
     network = ExportedNetwork(quantized, separator.front_end).eval()
-    about = description(RELU, bits).model_copy(update={"spectral": None, "network": NetworkStructure.of(graph)})
+    about = description(graph, bits).model_copy(update={"spectral": None})
     path = tmp_path / "model.onnx"
     export_onnx(network, path, about)
     verify_onnx(path, network, [raw_features(network, 500)])
@@ -151,7 +142,7 @@ def test_conv_tasnet_with_relu_leaves_only_masks_and_decoder_in_floating_point(t
 
 
 def test_the_graph_runs_in_onnx_runtime_at_any_optimization_level(tmp_path):
-    path, network = export(tmp_path, RELU, uniform(RELU, 4, 6))
+    path, network = exported(tmp_path, RELU, uniform(RELU, 4, 6))
     features = raw_features(network, 25).numpy()
     masks = []
     for level in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):

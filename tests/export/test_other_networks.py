@@ -13,13 +13,14 @@ from torch import Tensor
 from hw_models.packed import packed_size_bytes
 from hw_models.workload import bits_matrix
 from hwsearch.export.onnx_export import export_onnx
-from hwsearch.export.packed import pack, unpack
+from hwsearch.export.packed import pack
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import verify_onnx, verify_qonnx
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import QuantizedWeight
 from hwsearch.separator.workload import build_workload
 from tests.export.other_networks import MODULES, Subject, frames, mixed, rounded_run, subject, traced
+from tests.export.unpacked import unpack
 from tests.network.modules import CHANNELS
 
 FRAMES = 21

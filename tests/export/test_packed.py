@@ -1,8 +1,6 @@
-"""The packed file: as long as the cost model says, exact, and refused when it is not whole."""
+"""The packed file: as long as the cost model says, and exact."""
 
 import math
-import struct
-import zlib
 from functools import cache
 from types import SimpleNamespace
 
@@ -14,10 +12,9 @@ from hypothesis import strategies as st
 
 from hw_models.packed import packed_size_bytes
 from hw_models.workload import bits_matrix
-from hwsearch.errors import UserError
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.packed import pack, pack_integers, read_packed, unpack, unpack_integers, write_packed
+from hwsearch.export.packed import pack, pack_integers
 from hwsearch.network.sites import find_sites
 from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import uniform as allocation_of
@@ -25,6 +22,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import QuantizedWeight
 from hwsearch.separator.workload import build_workload
+from tests.export.unpacked import unpack, unpack_integers
 from tests.network.modules import CHANNELS, Joined, Sloped, Stack, UNet, settle
 from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_network, small_shapes, uniform
 
@@ -45,11 +43,6 @@ def shapes(config=RELU):
     """What a reader has to know of a network."""
     separator, graph, _ = small_network(config)
     return graph, separator.front_end.inputs
-
-
-@cache
-def packed():
-    return pack_network(network())
 
 
 @given(allocation=allocations(RELU), per_channel=st.booleans())
@@ -135,66 +128,6 @@ def test_eight_and_sixteen_bit_streams_are_plain_arrays():
     values = np.array([-128, 127, -1, 5], np.int32)
     assert pack_integers(values, 8) == values.astype(np.int8).tobytes()
     assert pack_integers(values * 200, 16) == (values * 200).astype("<i2").tobytes()
-
-
-def test_a_file_is_written_and_read(tmp_path):
-    path = tmp_path / "weights.hwq"
-    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].front_end))
-    assert read_packed(path, *shapes()).allocation == uniform(RELU, 3, 8)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["weights.hwq"]
-
-
-@given(st.data())
-@settings(max_examples=60, deadline=None)
-def test_any_flipped_bit_is_found(tmp_path_factory, data):
-    content = bytearray(packed())
-    place = data.draw(st.integers(0, 8 * len(content) - 1))
-    content[place // 8] ^= 1 << place % 8
-    path = tmp_path_factory.mktemp("damaged") / "weights.hwq"
-    path.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="wanted a packed weight file") as caught:
-        read_packed(path, *shapes())
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("kept", [0, 3, 16, 100, -1])
-def test_a_file_cut_short_is_refused(tmp_path, kept):
-    path = tmp_path / "weights.hwq"
-    path.write_bytes(pack_network(network())[:kept])
-    with pytest.raises(UserError, match="cut short"):
-        read_packed(path, *shapes())
-
-
-def resealed(content: bytes) -> bytes:
-    """With the checksum of what it now holds: damage that only the content itself can give away."""
-    return content[:12] + struct.pack("<I", zlib.crc32(content[16:])) + content[16:]
-
-
-@pytest.mark.parametrize(
-    ("damage", "wanted"),
-    [
-        (lambda c: c[:16] + bytes([9]) + c[17:], "has 9 bits"),
-        (lambda c: c[:26] + bytes([7]) + c[27:], "and 7 scales"),
-        (lambda c: c + b"x", "1 bytes follow its end"),
-        (lambda c: c[:-1], "cut short"),
-        (lambda c: c[:-4] + struct.pack("<f", math.nan), "not finite"),
-        (lambda c: c[:6] + struct.pack("<H", 3) + c[8:], "3 weight and 11 activation sites"),
-    ],
-)
-def test_sealed_damage_is_refused_too(tmp_path, damage, wanted):
-    path = tmp_path / "weights.hwq"
-    path.write_bytes(resealed(damage(pack_network(network()))))
-    with pytest.raises(UserError, match=wanted):
-        read_packed(path, *shapes())
-
-
-def test_another_networks_file_and_no_file_are_refused(tmp_path):
-    path = tmp_path / "weights.hwq"
-    with pytest.raises(UserError, match="no such file"):
-        read_packed(path, *shapes())
-    write_packed(path, ExportedNetwork(network(), small_network(RELU)[0].front_end))
-    with pytest.raises(UserError, match="8 weight and 11 activation sites, not 14 and 19"):
-        read_packed(path, *shapes(RELU.model_copy(update={"R": 2})))
 
 
 def test_causal_networks_pack_like_others():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from qonnx.core.modelwrapper import ModelWrapper
 
-from hwsearch.export.description import read_description
+from hwsearch.export.description import read_model
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import VerificationError, verify_qonnx
 from tests.export.small import description, exported_network, raw_features
@@ -23,7 +23,7 @@ def test_mixed_allocations_compute_the_network(tmp_path, kind):
     def check(allocation):
         network = exported_network(config, allocation)
         path = tmp_path / "model.qonnx.onnx"
-        export_qonnx(network, path, description(config, allocation), FRAMES)
+        export_qonnx(network, path, description(network.network.graph, allocation), FRAMES)
         report = verify_qonnx(path, network, [raw_features(network, FRAMES)])
         assert report.worst_rounding <= 0.51  # 16-bit steps are fine beside the last bit of a float
         assert report.runtime.startswith("qonnx ")
@@ -31,29 +31,33 @@ def test_mixed_allocations_compute_the_network(tmp_path, kind):
     check()
 
 
-def test_every_site_is_one_quant_node_of_its_width(tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A QONNX file of 3 and 5 bits, its network and its allocation."""
     allocation = uniform(RELU, 3, 5)
     network = exported_network(RELU, allocation)
-    path = tmp_path / "model.qonnx.onnx"
-    export_qonnx(network, path, description(RELU, allocation), FRAMES)
+    path = tmp_path_factory.mktemp("qonnx") / "model.qonnx.onnx"
+    export_qonnx(network, path, description(network.network.graph, allocation), FRAMES)
+    return path, network, allocation
+
+
+def test_every_site_is_one_quant_node_of_its_width(exported):
+    path, network, allocation = exported
     model = ModelWrapper(str(path))
     widths = [int(model.get_initializer(node.input[3])) for node in model.get_nodes_by_op_type("Quant")]
     weights, activations = len(weight_sites(RELU)), len(activation_sites(RELU))
     assert sorted(widths) == [3] * weights + [5] * activations + [32] * weights  # 32: the biases
     assert model.get_tensor_shape(model.graph.input[0].name) == [1, network.features, FRAMES]
-    assert read_description(model.model, "file").bit_allocation("file") == allocation
+    assert read_model(path.read_bytes(), "file")[1].bit_allocation("file") == allocation
 
 
-def test_a_wrong_weight_fails_verification(tmp_path):
-    allocation = uniform(RELU, 4, 8)
-    network = exported_network(RELU, allocation)
-    path = tmp_path / "model.qonnx.onnx"
-    export_qonnx(network, path, description(RELU, allocation), FRAMES)
+def test_a_wrong_weight_fails_verification(exported, tmp_path):
+    path, network, _ = exported
     model = ModelWrapper(str(path))
     name = next(t.name for t in model.graph.initializer if len(t.dims) == 3 and t.dims[2] == 1)
     weights = model.get_initializer(name).copy()
     weights.flat[np.abs(weights).argmax()] *= -1
     model.set_initializer(name, weights)
-    model.save(str(path))
+    model.save(str(tmp_path / "wrong.onnx"))
     with pytest.raises(VerificationError, match="steps from the exact value"):
-        verify_qonnx(path, network, [raw_features(network, FRAMES)])
+        verify_qonnx(tmp_path / "wrong.onnx", network, [raw_features(network, FRAMES)])

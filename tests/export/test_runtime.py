@@ -1,8 +1,5 @@
 """An exported file separates recordings of any length, and a bad file or recording gets one clear line."""
 
-import hashlib
-import json
-
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from hwsearch.errors import UserError
-from hwsearch.export.description import NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.qonnx_export import export_qonnx
@@ -27,7 +23,7 @@ from hwsearch.separator.features import apply_mask, features, starting_mask
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.stft import istft, stft
 from tests.export.other_networks import MODULES
-from tests.export.small import QUANTIZATION, description, exported_network
+from tests.export.small import QUANTIZATION, description, exported, exported_network
 from tests.fuzz.models import sealed
 from tests.network.modules import CHANNELS, UNet, settle
 from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, small_network, small_separator, uniform
@@ -36,13 +32,11 @@ from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, noise_mixture, sma
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """One exported file of each kind, at 8 bits; and one in floating point, where nothing can tip at a tie."""
-    folder = tmp_path_factory.mktemp("files")
-    paths = {}
-    for kind, config in KINDS.items():
-        for name, allocation in ((kind, uniform(config, 8, 8)), (f"{kind}-float", uniform(config, 32, 32))):
-            paths[name] = folder / f"{name}.onnx"
-            export_onnx(exported_network(config, allocation), paths[name], description(config, allocation))
-    return paths
+    return {
+        f"{kind}{ending}": exported(tmp_path_factory.mktemp("files"), config, uniform(config, bits, bits))[0]
+        for kind, config in KINDS.items()
+        for ending, bits in (("", 8), ("-float", 32))
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,8 +80,7 @@ def export_module(path, module, bits=32):
     sites = find_sites(graph)
     allocation = BitAllocation.of(dict.fromkeys(sites.all, bits))
     network = build_quantized(graph, allocation, calibrate(graph, [torch.randn(1, features, 20)]), QUANTIZATION)
-    about = description(RELU, allocation).model_copy(update={"network": NetworkStructure.of(graph)})
-    export_onnx(ExportedNetwork(network, separator.front_end).eval(), path, about)
+    export_onnx(ExportedNetwork(network, separator.front_end).eval(), path, description(graph, allocation))
     return separator
 
 
@@ -341,12 +334,7 @@ def test_files_that_are_not_ours_are_refused(files, tmp_path, damage, wanted):
     model = onnx.load(files["relu"])
     damage(model)
     path = tmp_path / "bad.onnx"
-    content = model.SerializeToString()
-    if model.metadata_props:
-        digest = json.loads(model.metadata_props[0].value)["content_digest"].encode()
-        zeros = content.replace(digest, b"0" * 64)
-        content = zeros.replace(b"0" * 64 + b'"}', hashlib.sha256(zeros).hexdigest().encode() + b'"}')
-    path.write_bytes(content)
+    path.write_bytes(sealed(model.SerializeToString()))
     with pytest.raises(UserError, match=wanted) as caught:
         OnnxSeparator(path)
     assert str(caught.value).startswith(str(path))
@@ -356,7 +344,7 @@ def test_files_that_are_not_ours_are_refused(files, tmp_path, damage, wanted):
 def test_a_qonnx_file_is_called_one(tmp_path):
     allocation = uniform(RELU, 4, 8)
     path = tmp_path / "model.qonnx.onnx"
-    export_qonnx(exported_network(RELU, allocation), path, description(RELU, allocation), 4)
+    export_qonnx(exported_network(RELU, allocation), path, description(small_network(RELU)[1], allocation), 4)
     with pytest.raises(UserError) as refused:
         OnnxSeparator(path)
     assert str(refused.value) == f"{path}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'"

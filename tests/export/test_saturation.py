@@ -4,20 +4,17 @@ The machine that runs the tests may have kernels that do not saturate, so those 
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.saturation import could_saturate
 from hwsearch.network import operations
-from tests.export.small import description, exported_network, raw_features
+from tests.export.small import exported_network, onnx_file, raw_features
 from tests.separator.small import CAUSAL, KINDS, RELU, uniform
 
 FRAMES = 40
@@ -113,26 +110,24 @@ def signed(layer: Convolution) -> Convolution:
     return replace(layer, weights=layer.weights - layer.weight_zero, weight_zero=0, signed=True)
 
 
-def export(tmp_path: Path, config: SeparatorConfig, weight_bits: int, activation_bits: int) -> Path:
-    allocation = uniform(config, weight_bits, activation_bits)
-    path = tmp_path / "model.onnx"
-    export_onnx(exported_network(config, allocation), path, description(config, allocation))
-    return path
+def exported_layers(config: SeparatorConfig, weight_bits: int, activation_bits: int) -> list[Convolution]:
+    model = ModelProto.FromString(onnx_file(config, uniform(config, weight_bits, activation_bits)))
+    return integer_convolutions(model)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (7, 8), (8, 7), (8, 4), (2, 8)])
-def test_no_convolution_of_a_file_saturates(tmp_path: Path, kind: str, weight_bits: int, activation_bits: int) -> None:
-    layers = integer_convolutions(onnx.load(export(tmp_path, KINDS[kind], weight_bits, activation_bits)))
+def test_no_convolution_of_a_file_saturates(kind: str, weight_bits: int, activation_bits: int) -> None:
+    layers = exported_layers(KINDS[kind], weight_bits, activation_bits)
     assert len(layers) == 8
     for layer in layers:
         x = inputs_of(layer, 2**activation_bits - 1)
         np.testing.assert_array_equal(saturating(layer, x), exact(layer, x))
 
 
-def test_eight_bit_weights_would_saturate_as_int8(tmp_path: Path) -> None:
+def test_eight_bit_weights_would_saturate_as_int8() -> None:
     """So that the test above can fail."""
-    layers = integer_convolutions(onnx.load(export(tmp_path, CAUSAL, 8, 8)))
+    layers = exported_layers(CAUSAL, 8, 8)
     wrong = []
     for layer in map(signed, layers):
         x = inputs_of(layer, 255)
@@ -180,23 +175,23 @@ def run_convolution(layer: Convolution, x: NDArray[np.int64], step: int) -> NDAr
     return session.run(None, {"x": x[None].astype(np.uint8)})[0][0]
 
 
-def test_a_session_that_makes_weights_unsigned_itself_gives_the_same(tmp_path: Path) -> None:
+def test_a_session_that_makes_weights_unsigned_itself_gives_the_same() -> None:
     """An option of ONNX Runtime for processors without VNNI, which fails where layers share a zero point that it changes."""
-    path = export(tmp_path, RELU, 8, 8)
-    features = {"features": raw_features(exported_network(RELU, uniform(RELU, 8, 8)), 30).numpy()}
+    allocation = uniform(RELU, 8, 8)
+    features = {"features": raw_features(exported_network(RELU, allocation), 30).numpy()}
     masks = []
     for precise in ("0", "1"):
         options = onnxruntime.SessionOptions()
         options.add_session_config_entry("session.x64quantprecision", precise)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(onnx_file(RELU, allocation), options, providers=["CPUExecutionProvider"])
         masks.append(session.run(None, features)[0])
     np.testing.assert_array_equal(*masks)
 
 
-def test_only_weights_that_could_saturate_are_unsigned(tmp_path: Path) -> None:
+def test_only_weights_that_could_saturate_are_unsigned() -> None:
     """Kernels for signed weights are up to two and a half times as fast."""
     for weight_bits, activation_bits, unsigned in ((8, 8, 6), (7, 8, 0), (8, 7, 0)):
-        layers = integer_convolutions(onnx.load(export(tmp_path, RELU, weight_bits, activation_bits)))
+        layers = exported_layers(RELU, weight_bits, activation_bits)
         assert sum(not layer.signed for layer in layers) == unsigned
         assert all(layer.weight_zero == (0 if layer.signed else 128) for layer in layers)
 

@@ -17,7 +17,7 @@ from hw_models.workload import Workload, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.packed import write_packed
+from hwsearch.export.packed import pack
 from hwsearch.search.costs import CostBook, experiment_workload, inner_weight_sites, target_digests
 from hwsearch.search.exact.costs import NotSeparableError
 from hwsearch.search.exact.problem import AllocationProblem
@@ -88,15 +88,15 @@ def test_one_allocation_costs_what_it_costs_among_others() -> None:
     assert book.charge([]) == []
 
 
-def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny) -> None:
     workspace = tiny.workspace
     prepared = prepare_base(
         workspace.experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json"
     )
     for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
         network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
-        write_packed(tmp_path / "weights.hwq", ExportedNetwork(network, prepared.separator.front_end))
-        assert charge(workspace.experiment, [allocation])[0]["size_bytes"] == (tmp_path / "weights.hwq").stat().st_size
+        content = pack(ExportedNetwork(network, prepared.separator.front_end))
+        assert charge(workspace.experiment, [allocation])[0]["size_bytes"] == len(content)
     exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size
     assert exported in {event["costs"]["size_bytes"] for event in tiny.events()}
 
