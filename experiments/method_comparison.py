@@ -43,12 +43,12 @@ from hwsearch.network.sites import WEIGHT
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.exact.front import front_at
-from hwsearch.search.exact.problem import FloatArray
+from hwsearch.search.exact.problem import FloatArray, allocation_problem
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.objectives import QUALITY, SIZE
 from hwsearch.search.plan import make_plan
-from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.priors import separable_loss
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import REFERENCE, Scored, read_record
 from hwsearch.search.samplers.posterior import PosteriorProposer, posterior_engine
@@ -241,7 +241,7 @@ def simple_choices(bench: Bench, bits: float) -> dict[str, Choice]:
     }
     for name, prior in PRIORS.items():
         loss = separable_loss(bench.sensitivities[prior], bench.space)
-        problem = prior_problem(bench.space, loss, (bench.costs.exact(SIZE),))
+        problem = allocation_problem(bench.space, loss, (bench.costs.exact(SIZE),))
         found[name] = Choice(problem.allocation(front_at(problem, SIZE, [bench.budget(bits)]).indices[0]))
     return found
 
@@ -255,7 +255,7 @@ def nas_allocations(bench: Bench, seed: int) -> list[BitAllocation]:
         bench.workspace.data_folder.resolve(),
         (bench.workspace.folder / "calibration.json").resolve(),
         bench.pool_path.resolve(),
-        prior_problem(bench.space, weights, ()),
+        allocation_problem(bench.space, weights, ()),
         nas_cost(bench.experiment, bench.space.widths),
     )
     results = ensure_nas(factory, bench.folder / f"seed-{seed}-{NAS_FILE}", LocalExecutor)
@@ -328,7 +328,7 @@ def solved_at(bench: Bench, seed: int, bits: float) -> list[BitAllocation]:
             name: dict(zip(widths, row.tolist(), strict=False))
             for (name, widths), row in zip(bench.space.free, table, strict=True)
         }
-        problem = prior_problem(bench.space, loss, (bench.costs.exact(SIZE),))
+        problem = allocation_problem(bench.space, loss, (bench.costs.exact(SIZE),))
         found.append(problem.allocation(front_at(problem, SIZE, [bench.budget(bits)]).indices[0]))
     return found
 

@@ -6,9 +6,9 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.extensions import SAMPLERS, STRATEGIES
 from hwsearch.search.costs import CostBook
-from hwsearch.search.exact.problem import AllocationProblem, Cost
+from hwsearch.search.exact.problem import AllocationProblem, Cost, allocation_problem
 from hwsearch.search.objectives import SIZE
-from hwsearch.search.priors import front_seeds, prior_problem, separable_loss
+from hwsearch.search.priors import front_seeds, separable_loss
 from hwsearch.search.proposer import Plan
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import Point, SearchSpace, Seed, ends_seeds, uniform_seeds
@@ -84,7 +84,7 @@ def make_plan(
 
 
 def _problem(space: SearchSpace, table: SensitivityTable, size: Cost) -> AllocationProblem:
-    return prior_problem(space, separable_loss(table, space), (size,))
+    return allocation_problem(space, separable_loss(table, space), (size,))
 
 
 def _ever_finer(problem: AllocationProblem, prior: str, sizes: int, trials: int) -> list[Seed]:

@@ -2,14 +2,14 @@
 together say of the losses before anything is scored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hwsearch.search.exact.front import front_at
-from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, allocation_problem
+from hwsearch.search.exact.problem import AllocationProblem, FloatArray
 from hwsearch.search.space import SearchSpace, Seed
 from hwsearch.sensitivity.table import SensitivityTable
 
@@ -47,11 +47,6 @@ def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dic
         falling = np.maximum.accumulate(values[::-1])[::-1]
         found[site] = dict(zip(widths, falling.tolist(), strict=True))
     return found
-
-
-def prior_problem(space: SearchSpace, loss: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]) -> AllocationProblem:
-    """Make the allocation problem of a prior, with sites grouped as in the space."""
-    return allocation_problem(space, loss, costs, space.groups)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,13 @@ from hwsearch.executor import Executor, check_workers, open_executor, ray_sessio
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.driver_account import DriverAccount, Step, driver_account
+from hwsearch.search.exact.problem import allocation_problem
 from hwsearch.search.identity import search_digest
 from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.result import NasResult
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
-from hwsearch.search.priors import prior_problem
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import FolderLock, has_begun, read_record
@@ -212,7 +212,7 @@ def _nas_points(
         workspace.data_folder.resolve(),
         workspace.calibration_path.resolve(),
         pool.resolve(),
-        prior_problem(space, zeros, ()),
+        allocation_problem(space, zeros, ()),
         nas_cost(experiment, space.widths),
     )
 

@@ -10,8 +10,9 @@ from hwsearch.experiment import Experiment
 from hwsearch.search.costs import experiment_workload
 from hwsearch.search.exact.costs import size_cost
 from hwsearch.search.exact.front import front_at
+from hwsearch.search.exact.problem import allocation_problem
 from hwsearch.search.objectives import SIZE
-from hwsearch.search.priors import prior_problem, separable_loss
+from hwsearch.search.priors import separable_loss
 from hwsearch.search.space import SearchSpace, build_space
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS, check_sensitivity, ensure, kept_tables, needs_pool, parse_methods
 from hwsearch.sensitivity.table import SensitivityTable
@@ -87,7 +88,7 @@ def estimate_sensitivities(
 def _exact_allocations(table: SensitivityTable, space: SearchSpace, experiment: Experiment) -> dict[str, BitAllocation]:
     """The allocations that lose least by a table at a few sizes, by size."""
     cost = size_cost(experiment_workload(experiment), space.widths)
-    problem = prior_problem(space, separable_loss(table, space), [cost])
+    problem = allocation_problem(space, separable_loss(table, space), [cost])
     narrowest = np.zeros((1, len(space.widths)), np.int8)
     widest = np.array([[len(widths) - 1 for _, widths in space.widths]], np.int8)
     least, most = (float(problem.cost_of(SIZE, indices)[0]) for indices in (narrowest, widest))

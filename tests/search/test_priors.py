@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsearch.search.exact.problem import additive_cost
-from hwsearch.search.priors import front_seeds, loss_prior, prior_problem, separable_loss
+from hwsearch.search.exact.problem import additive_cost, allocation_problem
+from hwsearch.search.priors import front_seeds, loss_prior, separable_loss
 from hwsearch.search.space import SearchSpace
 from hwsearch.sensitivity.table import SensitivityTable
 
@@ -76,7 +76,7 @@ def test_seeds_lose_least_at_their_sizes(space: SearchSpace, values: np.ndarray,
         site: {bits: float(count * bits) for bits in options}
         for (site, options), count in zip(space.widths, counts, strict=False)
     }
-    problem = prior_problem(space, loss, [additive_cost("size_bytes", space.widths, charges, 5.0)])
+    problem = allocation_problem(space, loss, [additive_cost("size_bytes", space.widths, charges, 5.0)])
     seeds = front_seeds(problem, "size_bytes", "kl", 8)
 
     every = []

@@ -1,7 +1,7 @@
-"""The allocation problem: a separable loss, costs that are sums over the sites, and which sites share a width.
+"""The allocation problem: a loss that adds up over the sites, costs that do, and groups of sites that share a width.
 
-A *choice* is one decision: a site, or a group of sites that share a width. An *option* of a choice is one of the widths that all
-its sites may take. Sites with one width are choices with one option.
+A *choice* is a site, or a group of sites that share a width. Its *options* are its widths. A site with one width is a choice with
+one option.
 """
 
 import math
@@ -19,7 +19,7 @@ from hwsearch.separator.allocation import BitAllocation
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 IndexArray = npt.NDArray[np.int8]
-"""Positions of widths among the widths of their site, or of options among the options of their choice."""
+"""Positions of widths among the widths of their site."""
 
 Widths = tuple[tuple[str, tuple[int, ...]], ...]
 """Sites and the widths each may take, as in `SearchSpace.widths`."""
@@ -29,18 +29,14 @@ _MANTISSA_BITS = 53
 
 @dataclass(frozen=True, eq=False)
 class Cost:
-    """A cost of allocations: a sum over the sites, or the largest of several such sums.
-
-    Attributes:
-        name: the column of the record, such as `size_bytes`.
-        tables: `[sums, sites, widths]` what each sum is charged for a site at a width, finite; entries beyond the widths of a
-            site are ignored.
-        constants: `[sums]` what each sum starts from.
-    """
+    """A cost of allocations: a sum over the sites, or the largest of several such sums."""
 
     name: str
+    """The column of the record, such as `size_bytes`."""
     tables: FloatArray
+    """[sums, sites, widths] cost of a site at a width in each sum, finite. Entries beyond the widths of a site are ignored."""
     constants: FloatArray
+    """[sums] the value that each sum starts from."""
 
     @property
     def additive(self) -> bool:
@@ -50,44 +46,37 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class AllocationProblem:
-    """Which width every site takes, to keep a separable loss and some costs low.
-
-    Attributes:
-        widths: every site and the widths it may take.
-        loss: `[sites, widths]` loss of a site at a width, finite and 0 or more; entries beyond the widths of a site are ignored.
-        costs: what allocations are charged.
-        groups: sites that share a width; a site belongs to one group at most.
-    """
+    """Which width every site takes, to keep a separable loss and some costs low."""
 
     widths: Widths
     loss: FloatArray
+    """[sites, widths] loss of a site at a width, finite and 0 or more. Entries beyond the widths of a site are ignored."""
     costs: tuple[Cost, ...]
     groups: tuple[tuple[str, ...], ...] = ()
+    """Sites that share a width, as in `SearchSpace.groups`: all sites of a group may take the same widths."""
 
     def __post_init__(self) -> None:
         """Check the tables.
 
         Raises:
-            UserError: a loss or a cost that is not finite, a negative loss, a group with an unknown site, a site in two groups,
-                or a group without a common width; names the site.
-            ValueError: a table of another shape.
+            UserError: a loss or a cost is not finite, or a loss is negative; names the site.
+            ValueError: a table has another shape, or the sites of a group may take different widths.
         """
         if not self.widths or not all(widths for _, widths in self.widths):
             raise ValueError("wanted at least one site, and at least one width for each")
-        self._check_table(self.loss, "sensitivity")
-        if (self.loss[self.valid] < 0).any():
-            site, width = self._first(self.valid & (self.loss < 0))
-            raise UserError(f"sensitivity of site '{site}' at {width} bits is negative; wanted 0 or more")
+        self._check_table("sensitivity", self.loss, 0.0, "a finite number of 0 or more")
         for cost in self.costs:
-            if len(cost.tables) != len(cost.constants) or not len(cost.tables):
+            if not len(cost.tables) or len(cost.tables) != len(cost.constants):
                 raise ValueError(
                     f"{cost.name}: {len(cost.tables)} tables and {len(cost.constants)} constants; wanted one or more of each"
                 )
             for table in cost.tables:
-                self._check_table(table, cost.name)
+                self._check_table(cost.name, table, -math.inf, "a finite number")
             if not np.isfinite(cost.constants).all():
                 raise UserError(f"{cost.name} without any site is {cost.constants.tolist()}; wanted finite values")
-        self._check_groups()
+        widths = dict(self.widths)
+        if any(len({widths[site] for site in group}) > 1 for group in self.groups):
+            raise ValueError("wanted the same widths for all sites of a group")
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
@@ -95,68 +84,49 @@ class AllocationProblem:
         return tuple(site for site, _ in self.widths)
 
     @cached_property
-    def width_table(self) -> IntArray:
-        """`[sites, widths]` bits, padded with 0."""
-        size = max(len(widths) for _, widths in self.widths)
-        return np.array([widths + (0,) * (size - len(widths)) for _, widths in self.widths], np.int64)
-
-    @cached_property
     def valid(self) -> npt.NDArray[np.bool_]:
-        """`[sites, widths]` which entries of a table are a width of the site."""
-        return self.width_table > 0
+        """[sites, widths] which entries of a table are a width of the site."""
+        counts = np.array([len(widths) for _, widths in self.widths])
+        valid: npt.NDArray[np.bool_] = np.arange(counts.max()) < counts[:, None]
+        return valid
 
     @cached_property
     def members(self) -> tuple[tuple[int, ...], ...]:
-        """The sites of every choice, by position; choices in the order of their first site."""
+        """The sites of every choice, by position. Choices are in the order of their first site."""
         position = {site: i for i, site in enumerate(self.sites)}
         grouped = {position[site]: sorted(position[other] for other in group) for group in self.groups for site in group}
         return tuple(tuple(grouped.get(i, [i])) for i in range(len(self.sites)) if grouped.get(i, [i])[0] == i)
 
     @cached_property
     def choice_of(self) -> IntArray:
-        """`[sites]` the choice that decides each site."""
+        """[sites] the choice that decides each site."""
         choice = np.empty(len(self.sites), np.int64)
         for i, sites in enumerate(self.members):
             choice[list(sites)] = i
         return choice
 
     @cached_property
-    def site_option(self) -> IndexArray:
-        """`[sites, options]` position among the site's widths of each option of its choice, padded with -1."""
-        position = np.full((len(self.sites), self.width_table.shape[1]), -1, np.int8)
-        for sites in self.members:
-            common = _common_widths([self.widths[site][1] for site in sites])
-            for site in sites:
-                position[site, : len(common)] = [self.widths[site][1].index(width) for width in common]
-        return position
-
-    @cached_property
     def option_valid(self) -> npt.NDArray[np.bool_]:
-        """`[choices, options]` which options exist."""
-        exists: npt.NDArray[np.bool_] = self.site_option[[sites[0] for sites in self.members]] >= 0
-        return exists
+        """[choices, options] which options exist."""
+        return self.valid[[sites[0] for sites in self.members]]
 
     def merged(self, table: FloatArray) -> FloatArray:
-        """A table `[sites, widths]` summed over the sites of each choice, `[choices, options]`, padded with infinity."""
-        gathered = np.take_along_axis(table, np.maximum(self.site_option, 0).astype(np.int64), axis=1)
+        """Sum a table [sites, widths] over the sites of each choice: [choices, options], padded with infinity."""
         total = np.zeros(self.option_valid.shape)
-        np.add.at(total, self.choice_of, gathered)
+        np.add.at(total, self.choice_of, table)
         total[~self.option_valid] = np.inf
         return total
 
     def expand(self, options: IndexArray) -> IndexArray:
-        """Options `[allocations, choices]` as positions of widths `[allocations, sites]`."""
-        indices = np.empty((len(self.sites), len(options)), np.int8)
-        for site, choice in enumerate(self.choice_of.tolist()):
-            indices[site] = self.site_option[site][options[:, choice]]
-        return indices.T
+        """Return options [allocations, choices] as positions of widths [allocations, sites]."""
+        return options.T[self.choice_of].T
 
     def loss_of(self, indices: IndexArray) -> FloatArray:
-        """Loss `[allocations]` of positions of widths `[allocations, sites]`."""
+        """Return the losses [allocations] of positions of widths [allocations, sites]."""
         return _sum(self.loss, indices)
 
     def cost(self, name: str) -> Cost:
-        """The cost of a name.
+        """Return the cost of a name.
 
         Raises:
             UserError: there is none; names those there are.
@@ -167,7 +137,7 @@ class AllocationProblem:
         raise UserError(f"no cost '{name}'; the problem has {', '.join(cost.name for cost in self.costs) or 'none'}")
 
     def cost_of(self, name: str, indices: IndexArray) -> FloatArray:
-        """Cost `[allocations]` of positions of widths `[allocations, sites]`.
+        """Return a cost [allocations] of positions of widths [allocations, sites].
 
         Raises:
             UserError: no such cost.
@@ -177,100 +147,61 @@ class AllocationProblem:
         largest: FloatArray = np.max(sums, axis=0)
         return largest
 
-    def bits(self, indices: IndexArray) -> IntArray:
-        """Widths `[allocations, sites]` at positions `[allocations, sites]`."""
-        return np.take_along_axis(self.width_table, indices.T.astype(np.int64), axis=1).T
-
     def allocation(self, indices: IndexArray) -> BitAllocation:
-        """The allocation at positions `[sites]`."""
+        """Return the allocation at positions [sites]."""
         return BitAllocation(tuple((site, widths[i]) for (site, widths), i in zip(self.widths, indices.tolist(), strict=True)))
 
     def point(self, indices: IndexArray) -> Point:
-        """The point of the search space at positions `[sites]`; its groups must be those of the problem."""
+        """Return the point of the search space at positions [sites]."""
         return tuple(int(indices[sites[0]]) for sites in self.members if len(self.widths[sites[0]][1]) > 1)
 
-    def _check_table(self, table: FloatArray, what: str) -> None:
+    def _check_table(self, what: str, table: FloatArray, least: float, wanted: str) -> None:
         if table.shape != self.valid.shape:
             raise ValueError(f"{what}: table of shape {table.shape}; wanted {self.valid.shape}")
-        wrong = self.valid & ~np.isfinite(table)
-        if wrong.any():
-            site, width = self._first(wrong)
-            found = table[tuple(np.argwhere(wrong)[0])]
-            raise UserError(f"{what} of site '{site}' at {width} bits is {found}; wanted a finite number")
-
-    def _first(self, where: npt.NDArray[np.bool_]) -> tuple[str, int]:
-        row, column = np.argwhere(where)[0]
-        return self.widths[row][0], int(self.width_table[row, column])
-
-    def _check_groups(self) -> None:
-        widths = dict(self.widths)
-        seen: set[str] = set()
-        for group in self.groups:
-            for site in group:
-                if site not in widths:
-                    raise UserError(f"group {list(group)}: unknown site '{site}'")
-                if site in seen:
-                    raise UserError(f"group {list(group)}: site '{site}' stands in two groups or twice in one")
-                seen.add(site)
-            if not _common_widths([widths[site] for site in group]):
-                ranges = ", ".join(f"'{site}' {list(widths[site])}" for site in group)
-                raise UserError(f"group {list(group)}: no width that all its sites may take; they may take {ranges}")
+        for row, column in np.argwhere(self.valid & ~(np.isfinite(table) & (table >= least))):
+            site, widths = self.widths[row]
+            raise UserError(f"{what} of site '{site}' at {widths[column]} bits is {table[row, column]}; wanted {wanted}")
 
 
 def allocation_problem(
-    space: SearchSpace,
-    sensitivity: Mapping[str, Mapping[int, float]],
-    costs: Sequence[Cost],
-    groups: Sequence[Sequence[str]] = (),
+    space: SearchSpace, sensitivity: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]
 ) -> AllocationProblem:
-    """The problem of a search space.
+    """Make the problem of a search space, with sites grouped as in the space.
 
     Args:
-        space: sites and the widths each may take.
-        sensitivity: loss by site and width. Sites with one width may be left out: they lose nothing that can be chosen.
-        costs: what allocations are charged, made for the same space.
-        groups: sites that share a width.
+        space: the search space.
+        sensitivity: loss by site and width. Sites with one width may be left out.
+        costs: made for the same space.
 
     Raises:
-        UserError: a free site or one of its widths has no sensitivity, a value is NaN, infinite or negative, or a group is wrong.
+        UserError: a free site or one of its widths has no sensitivity, or a value is not finite or negative.
     """
-    unknown = sensitivity.keys() - dict(space.widths).keys()
-    if unknown:
-        raise UserError(f"sensitivity: unknown site '{min(unknown)}'; the space's sites are like '{space.widths[0][0]}'")
     missing = next((site for site, _ in space.free_sites if site not in sensitivity), None)
     if missing is not None:
         raise UserError(f"sensitivity: no values for site '{missing}'; wanted one for each of its widths")
-    return AllocationProblem(
-        widths=space.widths,
-        loss=_table(space.widths, sensitivity, "sensitivity"),
-        costs=tuple(costs),
-        groups=tuple(tuple(group) for group in groups),
-    )
+    return AllocationProblem(space.widths, _table(space.widths, sensitivity, "sensitivity"), tuple(costs), space.groups)
 
 
 def additive_cost(name: str, widths: Widths, charges: Mapping[str, Mapping[int, float]], constant: float = 0.0) -> Cost:
-    """A cost that is one sum.
+    """Make a cost that is one sum.
 
     Args:
         name: the column of the record.
         widths: every site and the widths it may take.
-        charges: what a site is charged at each width. A site left out is charged nothing.
-        constant: what the sum starts from.
+        charges: cost of a site at each width. A site that is left out costs nothing.
+        constant: the value that the sum starts from.
 
     Raises:
         UserError: an unknown site, or a width of a charged site without a value.
     """
-    unknown = charges.keys() - dict(widths).keys()
-    if unknown:
-        raise UserError(f"{name}: unknown site '{min(unknown)}'; the space's sites are like '{widths[0][0]}'")
     return Cost(name, _table(widths, charges, name)[None], np.array([constant], np.float64))
 
 
 def quantum(values: FloatArray) -> float | None:
-    """The largest number of which all finite values are whole multiples.
+    """Return the largest number of which all values are whole multiples; 1 if all values are zero.
 
-    Every float is a whole number times a power of two, so there always is one; None where it is too fine for multiples to be
-    counted exactly in 53 bits. 1 where all values are zero.
+    Every float is a whole number times a power of two, so there is such a number. None is returned if it is too small to count
+    the multiples exactly in 53 bits.
     """
     nonzero = np.abs(values[values != 0])
     if not nonzero.size:
@@ -286,12 +217,15 @@ def quantum(values: FloatArray) -> float | None:
 
 
 def readable(value: float) -> str:
-    """A short number that is not smaller than `value`, so that it holds where it is set as a limit."""
+    """Write a number shortly, and not smaller than it is, so that a user can set it as a limit."""
     short = f"{value:.10g}"
     return short if float(short) >= value else repr(value)
 
 
 def _table(widths: Widths, values: Mapping[str, Mapping[int, float]], what: str) -> FloatArray:
+    unknown = values.keys() - dict(widths).keys()
+    if unknown:
+        raise UserError(f"{what}: unknown site '{min(unknown)}'; the space's sites are like '{widths[0][0]}'")
     table = np.zeros((len(widths), max(len(options) for _, options in widths)))
     for row, (site, options) in enumerate(widths):
         if site not in values:
@@ -303,12 +237,8 @@ def _table(widths: Widths, values: Mapping[str, Mapping[int, float]], what: str)
     return table
 
 
-def _common_widths(widths: Sequence[tuple[int, ...]]) -> list[int]:
-    return [width for width in widths[0] if all(width in others for others in widths[1:])]
-
-
 def _sum(table: FloatArray, indices: IndexArray) -> FloatArray:
-    """Sum over the sites, one after another, so that an allocation has the same sum to the last bit in every batch."""
+    """Sum over the sites one after another, so that an allocation has the same sum, to the last bit, in every batch."""
     total = np.zeros(len(indices))
     for row, column in zip(table, indices.T, strict=True):
         total += row[column]

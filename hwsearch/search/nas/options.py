@@ -74,10 +74,7 @@ class SiteOptions:
 
 def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
     """Quantize every layer at every width that its choice may take, as `FastNetwork` does: seconds."""
-    widths = {
-        site: tuple(bits[options[options >= 0]].tolist())
-        for site, bits, options in zip(problem.sites, problem.width_table, problem.site_option, strict=True)
-    }
+    widths = dict(problem.widths)
     grids, layers = {}, {}
     for layer in base.graph.operations:
         if isinstance(layer, LAYERS):

@@ -29,7 +29,7 @@ def problems(draw, numbers=whole_numbers, costs=("size",), cuts=0):
     ]
     groups = ()
     if size > 2 and draw(st.booleans()):
-        widths[2] = (widths[2][0], tuple(sorted({*widths[2][1], widths[0][1][0]})))
+        widths[2] = (widths[2][0], widths[0][1])
         groups = ((widths[2][0], widths[0][0]),)
 
     def table(limit):

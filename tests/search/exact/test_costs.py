@@ -29,9 +29,8 @@ def random_allocations(widths, count=50):
     """Positions of widths, and the bit matrix of the workload."""
     rng = np.random.default_rng(1)
     indices = np.stack([rng.integers(0, len(options), count) for _, options in widths], axis=1).astype(np.int8)
-    problem = AllocationProblem(widths, np.zeros((len(widths), max(len(options) for _, options in widths))), ())
-    order = [problem.sites.index(site) for site in NETWORK.sites]
-    return indices, problem.bits(indices)[:, order]
+    bits = {site: np.array(options)[column] for (site, options), column in zip(widths, indices.T, strict=True)}
+    return indices, np.stack([bits[site] for site in NETWORK.sites], axis=1)
 
 
 def charged(cost, widths, indices):
