@@ -22,37 +22,28 @@ from hwsearch.training.loss import si_snr
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches
 
-WIDE_START = 2.0
-"""How much more the widest width's logit starts with than the narrowest's: `start_logits`.
-
-From equal logits (0) even the smallest cost weights ended near 5 bits, where the even mixture stands; from 3 the largest were
-still on their way down when 60 steps were over. From 2 both ends are reached (measured on the real-speech base).
-"""
-
 _MOMENTA = (0.9, 0.999)
 
 _WEIGHT_LEARNING_RATE = 1e-4
-"""Learning rate of the shared weights where they are trained: a third of what quantization-aware training starts from."""
+"""Learning rate of the shared weights: a third of the rate that quantization-aware training starts from."""
 
 
 def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingPool, cost_weight: float, seed: int) -> NasResult:
-    """Train the choices to lower -SI-SNR (dB) + cost_weight * expected cost, and read off each one's likeliest option.
+    """Train the choices to lower -SI-SNR (dB) + cost_weight * expected cost, and take the likeliest option of each.
 
-    The network computes on the base's device. Logits, noise and cost are a few numbers, and stay on the processor.
-
-    A pure function of its arguments on one thread. Weights that are trained with the choices serve the search alone: what is
-    found are widths, and the base stays as it is.
+    On one thread, the result depends on the arguments alone. The network runs on the base's device; logits, noise and cost are
+    few numbers and stay on the CPU. Weights that are trained with the choices are thrown away: the result is widths only.
 
     Args:
         options: the base at every option of the problem.
         cost: an additive cost for the problem's widths.
-        config: steps, relaxation, temperatures, rates; its cost and cost weights are not read.
+        config: steps, relaxation, temperatures and rates. Its cost and cost weights are not read.
         pool: training examples, made for the same base.
         cost_weight: dB that the widest allocation is charged.
         seed: of the order of the examples and of the Gumbel noise.
 
     Raises:
-        UserError: a cost that is not additive, or a loss that is not finite; names step and cost weight.
+        UserError: the loss is not finite; names step and cost weight.
         ValueError: `pool` belongs to another base.
     """
     base, problem = options.base, options.problem
@@ -61,7 +52,7 @@ def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingP
     generator = torch.Generator().manual_seed(seed)
     network = RelaxedNetwork(options, train_weights=config.train_weights)
     charge = expected_cost(problem, cost)
-    logits = start_logits(problem, WIDE_START).requires_grad_()
+    logits = start_logits(problem).requires_grad_()
     optimizer = torch.optim.Adam([{"params": [logits], "lr": config.learning_rate}], betas=_MOMENTA)
     if config.train_weights:
         masters = [tensor for pair in network.masters.values() for tensor in pair]
@@ -99,7 +90,7 @@ def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingP
 def _negative_si_snr(
     base: PreparedBase, network: RelaxedNetwork, pool: TrainingPool, examples: Sequence[int], shares: Tensor
 ) -> Tensor:
-    """Mean over examples, dB, []."""
+    """Return the mean over the examples in dB, []."""
     batch = pool.batch(examples, base.separator.front_end)
     output = network.mask(batch.analysis.normalised.transpose(0, 1), shares.to(base.device)).transpose(0, 1)
     estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
@@ -107,6 +98,6 @@ def _negative_si_snr(
 
 
 def _likeliest(problem: AllocationProblem, logits: Tensor) -> BitAllocation:
-    """The option of each choice with the largest logit; the narrowest of equals."""
+    """Take the option of each choice with the largest logit; of equals, the narrowest."""
     options = logits.argmax(dim=1).numpy().astype(np.int8)
     return problem.allocation(problem.expand(options[None])[0])

@@ -1,8 +1,8 @@
-"""One network that is every allocation at once: each site a mixture of its quantized versions.
+"""One network for all allocations: each site is a mixture of its quantized versions.
 
-Weights are mixed before the convolution, so that a step is one forward and one backward pass whatever the number of widths.
-Rounding passes gradients straight through: to activations where nothing is clipped, and to weights that are trained. Where every
-mixture is one option alone, the network computes what `FastNetwork` does.
+Weights are mixed before the convolution, so a step is one forward and one backward pass, whatever the number of widths. Rounding
+passes gradients straight through, except where an activation is clipped. If each mixture is a single option, the network computes
+the same as `FastNetwork`.
 """
 
 from typing import Any
@@ -20,38 +20,30 @@ from hwsearch.training.channels_first import channels_first
 
 
 class RelaxedNetwork:
-    """A base with every site mixed from its options.
-
-    Args:
-        options: the base at every option.
-        train_weights: whether weights and biases are to be trained; the base itself is left as it is.
-
-    Attributes:
-        masters: weight and bias by layer name; copies that require gradients if they are trained.
-    """
+    """A base with every site mixed from its options."""
 
     def __init__(self, options: SiteOptions, *, train_weights: bool = False) -> None:
+        """Copy weights and biases; the copies require gradients if they are to be trained."""
         problem, base = options.problem, options.base
         (self._input,) = base.graph.inputs
         self._options = options
         self._train_weights = train_weights
         self._choice = dict(zip(problem.sites, problem.choice_of.tolist(), strict=True))
+        self._widths = dict(problem.widths)
         self._kernels = {operation.name: channels_first(operation, base.graph) for operation in base.graph.operations}
         self._versions = {
-            tensor: (site, [base.calibration.grid(site, bits) for bits in options.widths[site]])
+            tensor: (site, [base.calibration.grid(site, bits) for bits in self._widths[site]])
             for site, tensor in base.sites.tensors.items()
         }
-        self.masters = {name: (self._trained(f"{name}.weight"), self._trained(f"{name}.bias")) for name in options.grids}
+        self.masters = {name: (self._master(f"{name}.weight"), self._master(f"{name}.bias")) for name in options.grids}
+        """Copies of weight and bias by layer name."""
 
     def mask(self, normalised: Tensor, shares: Tensor) -> Tensor:
-        """The network's output, differentiable in the shares and in weights that are trained.
+        """Return the network's output [channels, batch, frames], differentiable in the shares and the trained weights.
 
         Args:
             normalised: [features, batch, frames].
-            shares: [choices, options] of every option in its mixture; rows sum to 1.
-
-        Returns:
-            [channels, batch, frames].
+            shares: [choices, options] share of every option in its mixture; rows sum to 1.
         """
         graph = self._options.base.graph
 
@@ -73,15 +65,15 @@ class RelaxedNetwork:
         (output,) = run(graph, {self._input: normalised}, at_tensor, how)
         return output
 
-    def _trained(self, name: str) -> Tensor:
+    def _master(self, name: str) -> Tensor:
         return self._options.base.graph.parameters[name].clone().requires_grad_(self._train_weights)
 
     def _shares(self, site: str, shares: Tensor) -> Tensor:
-        """[options] of a site."""
-        return shares[self._choice[site], : len(self._options.widths[site])]
+        """Return the shares of a site, [options]."""
+        return shares[self._choice[site], : len(self._widths[site])]
 
     def _mixed_layer(self, layer: Operation, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights and bias."""
+        """Mix the weight and the bias of a layer."""
         weight_shares = self._shares(layer.name + WEIGHT, shares)
         input_shares = self._shares(self._options.base.sites.read_by(layer), shares)
         weights, biases = self._options.layers[layer.name]
@@ -92,13 +84,13 @@ class RelaxedNetwork:
         weight = torch.tensordot(weight_shares, weights, dims=1)
         bias = torch.tensordot(input_shares, torch.tensordot(weight_shares, biases, dims=1), dims=1)
         if self._train_weights:
-            # Straight through: the values of the mixture, the gradients of the master copies.
+            # The values of the mixture, with the gradients of the master copies.
             weight, bias = (mixed + (copy - copy.detach()) for mixed, copy in zip((weight, bias), masters, strict=True))
         return weight, bias
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Rounding to a grid; the gradient passes where nothing is clipped."""
+    """Rounds to a grid. The gradient passes where nothing is clipped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: ActivationGrid) -> Tensor:

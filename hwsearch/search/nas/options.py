@@ -1,4 +1,4 @@
-"""Every layer at every width that its choice may take, made once for all cost weights."""
+"""Every layer quantized at every width that its site may take, once for all cost weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,26 +16,18 @@ from hwsearch.separator.weight_scales import output_scale
 
 @dataclass(frozen=True, eq=False)
 class LayerGrids:
-    """The grids of a layer's options; none where weights or input stay in floating point.
-
-    Attributes:
-        operation: the layer.
-        weights: by option of the weights, width and scale.
-        inputs: by option of the input.
-    """
+    """The grids of a layer's options. An option in floating point has none."""
 
     operation: Operation
     weights: tuple[tuple[int, Tensor] | None, ...]
+    """Width and scale of each option of the weights."""
     inputs: tuple[ActivationGrid | None, ...]
+    """Grid of each option of the input."""
 
     def quantized(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer at every option.
+        """Quantize the layer's weight and bias [out] at every option.
 
-        A bias is rounded where both its weights and its input are.
-
-        Args:
-            weight: of the layer.
-            bias: [out].
+        A bias is rounded if both the weights and the input are.
 
         Returns:
             Weights [weight options, ...], and biases [weight options, input options, out].
@@ -55,25 +47,19 @@ class LayerGrids:
 
 @dataclass(frozen=True, eq=False)
 class SiteOptions:
-    """A base at every option of a problem.
-
-    Attributes:
-        base: what is quantized.
-        problem: sites, widths and groups; its loss is not used.
-        widths: by site, the width of each option of its choice.
-        grids: by layer name.
-        layers: by layer name, its weights and biases at every option, as `LayerGrids.quantized` gives them.
-    """
+    """A base at every option of a problem."""
 
     base: PreparedBase
     problem: AllocationProblem
-    widths: Mapping[str, tuple[int, ...]]
+    """Sites, widths and groups. Its loss is not used."""
     grids: Mapping[str, LayerGrids]
+    """By layer name."""
     layers: Mapping[str, tuple[Tensor, Tensor]]
+    """Weights and biases by layer name, from `LayerGrids.quantized`."""
 
 
 def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
-    """Quantize every layer at every width that its choice may take, as `FastNetwork` does: seconds."""
+    """Quantize every layer at every width that its site may take, as `FastNetwork` does. This takes seconds."""
     widths = dict(problem.widths)
     grids, layers = {}, {}
     for layer in base.graph.operations:
@@ -87,7 +73,7 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
                 inputs=tuple(base.calibration.grid(read, bits) for bits in widths[read]),
             )
             layers[name] = grids[name].quantized(base.graph.parameter(layer, "weight"), base.graph.parameter(layer, "bias"))
-    return SiteOptions(base, problem, widths, grids, layers)
+    return SiteOptions(base, problem, grids, layers)
 
 
 def _quantized_bias(bias: Tensor, scale: Tensor, grid: ActivationGrid | None) -> Tensor:

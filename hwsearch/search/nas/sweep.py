@@ -1,12 +1,15 @@
-"""Candidates of a sweep over cost weights: jobs for an executor, and a file that keeps what they found."""
+"""A sweep over cost weights: jobs for an executor, and a file that keeps their results."""
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
+from hw_models.wording import first_mistake
 from hwsearch.data.dataset import dataset_files
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
@@ -28,6 +31,8 @@ NAS_FILE = "nas.json"
 """In the run folder."""
 
 _FORMAT = 1
+_MEND = "delete it and it is made again"
+_RESULTS = TypeAdapter(list[NasResult])
 
 MakeExecutor = Callable[[Factory[float, NasResult]], Executor[float, NasResult]]
 
@@ -37,32 +42,25 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class NasFactory:
-    """Builds the function that runs one cost weight, in the process that will use it; what is large, it holds as paths.
-
-    Attributes:
-        experiment: its `nas`, `quantization`, `separator` and `seed`.
-        base: the base file.
-        data_folder: the data set.
-        calibration: the calibration's file, there before the first worker starts.
-        pool: the file of training examples.
-        problem: sites, widths and groups; its loss is not used.
-        cost: an additive cost for the same widths, such as `nas_cost` gives.
-    """
+    """Builds the function that runs one cost weight, in the process that will use it. Large inputs are held as paths."""
 
     experiment: Experiment
     base: Path
     data_folder: Path
     calibration: Path
+    """The calibration file. It must exist before the first worker starts."""
     pool: Path
+    """The file of training examples."""
     problem: AllocationProblem
+    """Sites, widths and groups. Its loss is not used."""
     cost: Cost
+    """An additive cost for the same widths, from `nas_cost`."""
 
     def __call__(self) -> Callable[[float], NasResult]:
-        """Load the base and quantize it at every width once, for all cost weights.
+        """Load the base and quantize it at every width, once for all cost weights.
 
         Raises:
-            UserError: an unusable base, data set or pool, a pool made for another base, or a device that this process does not
-                see.
+            UserError: an unusable base, data set, pool or device, or a pool of another base.
         """
         device = open_device(self.experiment.workers.device)
         torch.set_num_threads(1)
@@ -78,20 +76,20 @@ class NasFactory:
         return work
 
     def files(self) -> Iterable[Path]:
-        """All that the work reads, for workers that do not share it."""
+        """List every file that the work reads, for workers on other machines."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
         prepared = prepared_files(self.base, self.calibration)
         return (*prepared, *code_files(self.experiment.separator), *mixtures, self.pool)
 
     def below(self, root: Path) -> Self:
-        """The same, reading copies below another root."""
+        """Return the same factory, reading copies below another root."""
         return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
     def key(self) -> str:
-        """Hash of all that the results depend on. A cost weight's result does not depend on which others there are.
+        """Hash everything that a result depends on. The other cost weights are no part of it.
 
         Raises:
-            UserError: no base, calibration or pool there.
+            UserError: the base, calibration or pool is missing.
         """
         if not self.pool.is_file():
             raise UserError(f"{self.pool}: no such file; wanted training mixtures made by 'hwsearch'")
@@ -114,17 +112,16 @@ class NasFactory:
 def ensure_nas(
     factory: NasFactory, path: Path, make_executor: MakeExecutor, progress: Progress = lambda _done, _all: None
 ) -> list[NasResult]:
-    """The results of all `nas.cost_weights`, in their order; those that `path` holds are not computed again.
+    """Return the results of all `nas.cost_weights`, in their order. Results that `path` holds are not computed again.
 
     Args:
         factory: what is searched.
-        path: the file of results, `NAS_FILE` of a run folder, written after each cost weight; results that belong to other
-            settings, base or data are replaced.
-        make_executor: opens the executor; only called if something is missing.
-        progress: told of every cost weight that is done.
+        path: the file of results, written after each cost weight. Results of other settings, bases or data are replaced.
+        make_executor: opens the executor; only called if a result is missing.
+        progress: called after every cost weight.
 
     Raises:
-        UserError: an unusable base, pool or file, a cost that is not additive, or a cost weight that failed; names it.
+        UserError: an unusable base, pool or file, or a cost weight that failed; names it.
     """
     wanted = factory.experiment.nas.cost_weights
     key = factory.key()
@@ -143,17 +140,19 @@ def ensure_nas(
 
 
 def _read(path: Path, key: str, problem: AllocationProblem) -> dict[float, NasResult]:
-    """Results by cost weight; none where the file is of other settings, or not there."""
-    content = read_sealed_cache(path, "results of a differentiable search", "delete it and it is made again")
+    """Results by cost weight; none if the file is missing or belongs to other settings."""
+    content = read_sealed_cache(path, "results of a differentiable search", _MEND)
     if content is None or content.get("key") != key:
         return {}
-    rows = content.get("results")
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: holds no list of results; delete it and it is made again")
-    results = [NasResult.from_json(row, problem, str(path)) for row in rows]
+    try:
+        results = _RESULTS.validate_json(json.dumps(content.get("results")))
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_mistake(error).said}; {_MEND}") from None
+    if not all(result.belongs_to(problem) for result in results):
+        raise UserError(f"{path}: holds results of another space; {_MEND}")
     return {result.cost_weight: result for result in results}
 
 
 def _write(path: Path, key: str, found: dict[float, NasResult]) -> None:
-    results = [found[weight].to_json() for weight in sorted(found)]
+    results = [found[weight].model_dump(mode="json") for weight in sorted(found)]
     write_sealed_json(path, {"key": key, "results": results})

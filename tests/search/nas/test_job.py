@@ -58,11 +58,16 @@ def test_a_tiny_cost_weight_gives_the_widest_widths_where_rounding_hurts(relaxat
     assert widths(result) == [8] * 4
 
 
-@pytest.mark.parametrize(("cost_weight", "distinct"), [(3.0, {6}), (15.0, {2, 6}), (20.0, {2, 6}), (40.0, {2})])
-def test_it_finds_the_best_of_all_allocations(cost_weight, distinct):
-    """Every allocation of two widths at four sites, scored one by one; targets hold noise, so that the last bits gain little."""
+@pytest.fixture(scope="module")
+def noisy():
+    """Targets that hold noise, so that the last bits gain little."""
     noise = torch.randn(POOL.target.shape, generator=torch.Generator().manual_seed(1))
-    noisy = replace(POOL, target=POOL.target.float() + 0.2 * POOL.target.float().std() * noise)
+    return replace(POOL, target=POOL.target.float() + 0.2 * POOL.target.float().std() * noise)
+
+
+@pytest.fixture(scope="module")
+def scored(noisy):
+    """Every allocation of two widths at four sites, scored one by one, and the problem."""
     problem = problem_of(FREE, widths=(2, 6))
     allocations = [
         BitAllocation(
@@ -70,8 +75,15 @@ def test_it_finds_the_best_of_all_allocations(cost_weight, distinct):
         )
         for chosen in product((2, 6), repeat=4)
     ]
+    return problem, {allocation: si_snr_db(allocation, noisy) for allocation in allocations}
+
+
+@pytest.mark.parametrize(("cost_weight", "distinct"), [(3.0, {6}), (15.0, {2, 6}), (20.0, {2, 6}), (40.0, {2})])
+def test_it_finds_the_best_of_all_allocations(noisy, scored, cost_weight, distinct):
+    problem, quality = scored
+    allocations = list(quality)
     widest = max(map(cost_of, allocations))
-    objectives = [-si_snr_db(allocation, noisy) + cost_weight * cost_of(allocation) / widest for allocation in allocations]
+    objectives = [-quality[allocation] + cost_weight * cost_of(allocation) / widest for allocation in allocations]
     best = int(np.argmin(objectives))
     assert {allocations[best].by_site[site] for site in FREE} == distinct
     config = CONFIG.model_copy(update={"steps": 60, "batch_size": len(POOL)})

@@ -22,17 +22,11 @@ def test_the_temperature_falls_by_the_same_factor_at_every_step():
     assert temperature_at(0, 1, (2.0, 0.125)) == 2.0
 
 
-def test_every_option_is_equally_likely_at_first():
-    problem = problem_of(["blocks.0.expand.weight", "mask_head.weight"])
-    shares, _ = relaxed_choice(start_logits(problem), 1.0, "softmax", generator())
-    for row, exists in zip(shares.numpy(), problem.option_valid, strict=True):
-        np.testing.assert_allclose(row, exists / exists.sum(), rtol=1e-6)
-
-
-def test_a_wide_start_rises_from_the_narrowest_to_the_widest():
+def test_the_start_rises_from_the_narrowest_to_the_widest():
     problem = problem_of(["blocks.0.expand.weight"])
-    logits = start_logits(problem, wide=3.0)
-    np.testing.assert_allclose(logits[problem.choice_of[problem.sites.index("blocks.0.expand.weight")]], [-3.0, -1.5, 0.0])
+    logits = start_logits(problem)
+    assert torch.isinf(logits).numpy().tolist() == (~problem.option_valid).tolist()
+    np.testing.assert_allclose(logits[problem.choice_of[problem.sites.index("blocks.0.expand.weight")]], [-2.0, -1.0, 0.0])
 
 
 @pytest.mark.parametrize("temperature", [3.0, 1.0, 0.1])

@@ -158,7 +158,11 @@ def test_a_damaged_file_is_refused_in_one_line(factory, whole, tmp_path):
         ensure_nas(factory, path, Counting())
     path.write_bytes(whole[1].read_bytes())
     edit_json(path, lambda content: content["results"][0].update(loss_db="loud"))
-    with pytest.raises(UserError, match=r"nas\.json: has numbers .*; wanted finite ones: delete it and it is made again$"):
+    with pytest.raises(UserError, match=r"nas\.json: 0\.loss_db: found 'loud', wanted a number; delete it and it is made again$"):
+        ensure_nas(factory, path, Counting())
+    path.write_bytes(whole[1].read_bytes())
+    edit_json(path, lambda content: content["results"][0].update(probabilities=[]))
+    with pytest.raises(UserError, match=r"nas\.json: holds results of another space; delete it and it is made again$"):
         ensure_nas(factory, path, Counting())
 
 
