@@ -44,7 +44,7 @@ _MOVED = {"training.device": "workers.device"}
 class Section(BaseModel):
     """A part of the experiment file: immutable, and an unknown key in it is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Split(StrEnum):

@@ -1,18 +1,21 @@
 """The reference of the experiment file: what each key takes, what it stands for, and its default.
 
-All of it is read from the JSON schema that pydantic makes of the models: types, ranges, defaults and docstrings.
+Types, ranges and defaults come from the JSON schema that pydantic makes of the models, meanings from their docstrings.
 """
 
+import ast
+import inspect
 import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
+from hwsearch import experiment
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment
 
 Schema = Mapping[str, Any]
 
@@ -21,6 +24,7 @@ WIDTH = 80
 
 _TOP = "The whole experiment"
 _TYPES = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
 _PAGE = """\
 # The experiment file
 
@@ -32,33 +36,22 @@ Paths are relative to the file. `hwsearch explain KEY` prints what this page say
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the experiment file.
-
-    Attributes:
-        path: `section.key`.
-        takes: type, range and default, as half a sentence.
-        meaning: its docstring.
-    """
+    """One key of the experiment file."""
 
     path: str
     takes: str
+    """Type, range and default."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the experiment file.
-
-    Attributes:
-        path: the keys that lead to it; empty for the file itself.
-        title: its heading as the file has it.
-        variant: what tells it from other sections of the same path, or nothing.
-        meaning: its docstring.
-    """
+    """One section of the experiment file. The path of the file itself is empty."""
 
     path: str
     title: str
     variant: str
+    """The key that tells it from other sections of the same path. Empty: there are none."""
     meaning: str
     keys: tuple[Key, ...]
 
@@ -70,8 +63,37 @@ class Section:
 
 def sections() -> tuple[Section, ...]:
     """Every section, the file itself first."""
-    schema = Experiment.model_json_schema()
-    return tuple(_sections(schema, schema["$defs"], Section("", _TOP, "", schema["description"], ())))
+    schema = experiment.Experiment.model_json_schema()
+    definitions, docstrings = schema["$defs"], _docstrings()
+    for model in (schema, *definitions.values()):
+        for key, text in docstrings.get(model["title"], {}).items():
+            model["properties"][key]["description"] = text
+    return tuple(_sections(_inlined(schema, definitions), Section("", _TOP, "", schema["description"], ())))
+
+
+def _docstrings() -> dict[str, dict[str, str]]:
+    """The docstring of each key, by model. Pydantic could read them, too, but would do so whenever the models are imported."""
+    found: dict[str, dict[str, str]] = {}
+    for model in ast.parse(inspect.getsource(experiment)).body:
+        if isinstance(model, ast.ClassDef):
+            found[model.name] = own = {}
+            for base in model.bases:
+                own.update(found.get(ast.unparse(base), {}))
+            for pair in pairwise(model.body):
+                match pair:
+                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
+                        own[key] = inspect.cleandoc(text)
+    return found
+
+
+def _inlined(schema: Any, definitions: Schema) -> Any:
+    """A schema with each reference replaced by what it refers to."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    referred = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else {}
+    return {name: _inlined(part, definitions) for name, part in (referred | schema).items() if name not in ("$ref", "$defs")}
 
 
 def explain(key: str | None, *, markdown: bool) -> str:
@@ -86,35 +108,31 @@ def explain(key: str | None, *, markdown: bool) -> str:
     # Messages about an entry of a list have its number in the path.
     path = ".".join(part for part in key.split(".") if not part.isdigit())
     found = [section for section in everything if section.path == path]
-    found += [
-        Section(path, f"`{path}`", section.variant, "", (entry,))
-        for section in everything
-        for entry in section.keys
-        if entry.path == path
-    ]
+    for section in everything:
+        found += [Section(path, f"`{path}`", section.variant, "", (entry,)) for entry in section.keys if entry.path == path]
     if not path or not found:
         raise UserError(f"an experiment file has no key '{key}'; the nearest is '{_nearest(key, everything)}'")
     return "\n".join(map(_markdown if markdown else _text, found))
 
 
-def _sections(model: Schema, definitions: Schema, head: Section) -> Iterator[Section]:
+def _sections(model: Schema, head: Section) -> Iterator[Section]:
     """A section with its keys, then the sections within it."""
     keys, inner = [], []
     for name, field in model["properties"].items():
         path = f"{head.path}.{name}" if head.path else name
-        models = _models(field, definitions)
+        models = list(_models(field))
         for found in models:
             title = f"`[[{path}]]`" if field.get("type") == "array" else f"`[{path}]`"
-            meaning = "\n\n".join(part["description"] for part in (found, field) if "description" in part)
-            variant = _variant(found) if len(models) > 1 else ""
-            inner.append((found, Section(path, title, variant or head.variant, meaning, ())))
+            meaning = "\n\n".join(dict.fromkeys(part["description"] for part in (found, field) if "description" in part))
+            variant = _variant(found) if len(models) > 1 else head.variant
+            inner.append((found, Section(path, title, variant, meaning, ())))
         if not models:
-            required = name in model.get("required", ())
-            takes = f"{_takes(field, definitions)}; {_default(field, required=required)}"
+            default = "optional" if field.get("default") is None else f"default `{json.dumps(field['default'])}`"
+            takes = f"{_takes(field)}; {'required' if name in model.get('required', ()) else default}"
             keys.append(Key(path, takes, _meaning(field)))
-    yield Section(head.path, head.title, head.variant, head.meaning, tuple(keys))
+    yield replace(head, keys=tuple(keys))
     for found, section in inner:
-        yield from _sections(found, definitions, section)
+        yield from _sections(found, section)
 
 
 def _meaning(field: Schema) -> str:
@@ -124,13 +142,13 @@ def _meaning(field: Schema) -> str:
     return "\n\n".join(part for part in (field.get("description", ""), choices) if part)
 
 
-def _models(field: Schema, definitions: Schema) -> list[Schema]:
+def _models(field: Schema) -> Iterator[Schema]:
     """The sections that a key may hold; none if it holds a plain value."""
-    if "$ref" in field:
-        referred = definitions[field["$ref"].rpartition("/")[2]]
-        return [referred] if "properties" in referred else []
-    parts = [*field.get("anyOf", ()), *field.get("oneOf", ()), *([field["items"]] if "items" in field else ())]
-    return [found for part in parts for found in _models(part, definitions)]
+    if "properties" in field:
+        yield field
+    inner = [field["items"]] if "items" in field else field.get("anyOf", field.get("oneOf", ()))
+    for part in inner:
+        yield from _models(part)
 
 
 def _variant(model: Schema) -> str:
@@ -141,54 +159,42 @@ def _variant(model: Schema) -> str:
     return f"`{model['required'][0]}`"
 
 
-def _takes(field: Schema, definitions: Schema) -> str:
+def _takes(field: Schema) -> str:
     """Type and range."""
-    if "$ref" in field:
-        return _takes(definitions[field["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in field:
-        return " or ".join(_takes(part, definitions) for part in field["anyOf"] if part.get("type") != "null")
+        return " or ".join(_takes(part) for part in field["anyOf"] if part.get("type") != "null")
     if choices := field.get("enum", [field["const"]] if "const" in field else []):
         return ("one of " if len(choices) > 1 else "") + ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
     if field.get("type") == "array":
-        return _takes_list(field, definitions)
+        return _takes_list(field)
     if field.get("type") == "object":
-        names = _takes(field["propertyNames"], definitions).removeprefix("one of ") if "propertyNames" in field else "names"
+        names = _takes(field["propertyNames"]).removeprefix("one of ") if "propertyNames" in field else "names"
         values = field["additionalProperties"]
-        return f"table from {names} to {'values' if values is True else _takes(values, definitions)}"
+        return f"table from {names} to {'values' if values is True else _takes(values)}"
     kind = "path" if field.get("format") == "path" else _TYPES[field["type"]]
-    return " ".join(part for part in (kind, _range(field)) if part)
+    return " ".join([kind, *_range(field)])
 
 
-def _takes_list(field: Schema, definitions: Schema) -> str:
+def _takes_list(field: Schema) -> str:
     items = field["prefixItems"][0] if "prefixItems" in field else field["items"]
     least, most = field.get("minItems", 0), field.get("maxItems")
+    count = f" of at least {least}" if least else ""
     if most is not None:
-        count = f"list of {least}" if least == most else f"list of {least} to {most}"
-    else:
-        count = f"list of at least {least}" if least else "list"
-    return f"{count}, each {_takes(items, definitions)}"
+        count = f" of {least}" if least == most else f" of {least} to {most}"
+    return f"list{count}, each {_takes(items)}"
 
 
-def _range(field: Schema) -> str:
-    parts = []
+def _range(field: Schema) -> Iterator[str]:
     if "minimum" in field and "maximum" in field:
-        parts.append(f"from {field['minimum']:g} to {field['maximum']:.16g}")
-    else:
-        names = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-        parts.append(" and ".join(f"{words} {field[name]:.16g}" for name, words in names.items() if name in field))
+        yield f"from {field['minimum']:g} to {field['maximum']:.16g}"
+    elif bounds := [f"{words} {field[name]:.16g}" for name, words in _BOUNDS.items() if name in field]:
+        yield " and ".join(bounds)
     if "multipleOf" in field:
-        parts.append(f"in steps of {field['multipleOf']}")
+        yield f"in steps of {field['multipleOf']}"
     if "pattern" in field:
-        parts.append(f"that matches `{field['pattern']}`")
+        yield f"that matches `{field['pattern']}`"
     if "maxLength" in field:
-        parts.append(f"of at most {field['maxLength']} characters")
-    return " ".join(part for part in parts if part)
-
-
-def _default(field: Schema, *, required: bool) -> str:
-    if required:
-        return "required"
-    return "optional" if field.get("default") is None else f"default `{json.dumps(field['default'])}`"
+        yield f"of at most {field['maxLength']} characters"
 
 
 def _nearest(key: str, everything: tuple[Section, ...]) -> str:
@@ -224,17 +230,15 @@ def _overview(everything: tuple[Section, ...]) -> str:
 
 def _wrapped(text: str, indent: str) -> str:
     """Text of at most `WIDTH` columns; paragraphs stay apart, and entries of a list begin lines of their own."""
-    paragraphs = [
-        "\n".join(
-            textwrap.fill(
-                " ".join(entry.split()),
-                WIDTH,
-                initial_indent=indent,
-                subsequent_indent=indent + ("  " if entry.startswith("- ") else ""),
-                break_on_hyphens=False,
-            )
-            for entry in re.split(r"\n(?=- )", paragraph)
+    return "".join(
+        part
+        if part.isspace()
+        else textwrap.fill(
+            " ".join(part.split()),
+            WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent + ("  " if part.startswith("- ") else ""),
+            break_on_hyphens=False,
         )
-        for paragraph in text.split("\n\n")
-    ]
-    return "\n\n".join(paragraphs)
+        for part in re.split(r"(\n\n|\n(?=- ))", text)
+    )
