@@ -15,8 +15,6 @@ from click.core import ParameterSource
 
 from hwsearch.cli.arguments import PathArgument, Registered, check_not_read
 from hwsearch.errors import UserError
-from hwsearch.export.folder import check_output
-from hwsearch.files.writing import check_folder, check_writable
 from hwsearch.printable import printable, shortened
 from hwsearch.process.cores import check_processes
 from hwsearch.process.interrupts import ask_secretly, checkpoint, interrupts_heard, stop_code
@@ -31,7 +29,7 @@ def _bounded_processes(context: click.Context, option: click.Parameter, number: 
 
 
 MESSAGE_CHARACTERS = 1000
-"""The longest error: names and values that it quotes come from files, and may be of any length."""
+"""Length of the longest error. Names and values from files may be of any length."""
 
 PATH = PathArgument()
 EXPERIMENT = click.argument("experiment", type=PATH)
@@ -61,44 +59,52 @@ STORAGE = click.option(
     "Absent: the environment variable HWSEARCH_STORAGE says it. "
     "A password comes from PGPASSWORD, a passfile, HWSEARCH_STORAGE or a prompt.",
 )
-STRATEGY = click.option(
-    "--strategy",
-    type=Registered("STRATEGIES"),
-    default=None,
-    help="Strategy of the search. It replaces search.strategy of the experiment.",
-)
-SAMPLER = click.option(
-    "--sampler",
-    type=Registered("SAMPLERS"),
-    default=None,
-    help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
-)
-TRIALS = click.option(
-    "--trials",
-    type=click.IntRange(1),
-    default=None,
-    help="Number of candidates to score. It replaces search.trials of the experiment.",
-)
-HOURS = click.option(
-    "--hours",
-    type=click.FloatRange(0, min_open=True),
-    default=None,
-    help="Hours after which no more candidates begin. Those in flight finish. It replaces search.hours of the experiment.",
-)
 STALLS_OPTION = "--until-hypervolume-stalls"
 STALL_CANDIDATES = 50
-STALLS = click.option(
-    STALLS_OPTION,
-    "stall_candidates",
-    metavar="[N]",
-    type=click.IntRange(2),
-    is_flag=False,
-    flag_value=STALL_CANDIDATES,
-    default=None,
-    help="Stop once the last N candidates have raised the hypervolume by less than search.stall_growth. "
-    f"Without N it is {STALL_CANDIDATES}. It replaces search.stall_candidates of the experiment.",
+SEARCH_OPTIONS = (
+    EXPERIMENT,
+    RUNS_DIR,
+    PROCESSES,
+    WORKERS,
+    RAY_ADDRESS,
+    STORAGE,
+    click.option(
+        "--strategy",
+        type=Registered("STRATEGIES"),
+        default=None,
+        help="Strategy of the search. It replaces search.strategy of the experiment.",
+    ),
+    click.option(
+        "--sampler",
+        type=Registered("SAMPLERS"),
+        default=None,
+        help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
+    ),
+    click.option(
+        "--trials",
+        type=click.IntRange(1),
+        default=None,
+        help="Number of candidates to score. It replaces search.trials of the experiment.",
+    ),
+    click.option(
+        "--hours",
+        type=click.FloatRange(0, min_open=True),
+        default=None,
+        help="Hours after which no more candidates begin. Those in flight finish. It replaces search.hours of the experiment.",
+    ),
+    click.option(
+        STALLS_OPTION,
+        "stall_candidates",
+        metavar="[N]",
+        type=click.IntRange(2),
+        is_flag=False,
+        flag_value=STALL_CANDIDATES,
+        default=None,
+        help="Stop once the last N candidates have raised the hypervolume by less than search.stall_growth. "
+        f"Without N it is {STALL_CANDIDATES}. It replaces search.stall_candidates of the experiment.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost. Nothing is written."),
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost. Nothing is written.")
 COLUMNS = click.option(
     "--columns",
     metavar="A,B,...",
@@ -125,17 +131,39 @@ class Searching(click.Command):
         return super().parse_args(ctx, given)
 
 
-def search_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that replace keys of the section `search`. The command gets them as `changes`, by key."""
+def searching(*, may_train: bool) -> Callable[[Callable[[Any, Any, Any], None]], Callable[..., None]]:
+    """Parse what `run` and `search` share. The function gets the workspace, the resources and the storage's address.
 
-    @functools.wraps(command)
-    def collected(**arguments: Any) -> None:
-        given = {key: arguments.pop(key) for key in ("strategy", "sampler", "trials", "hours", "stall_candidates")}
-        command(changes={key: value for key, value in given.items() if value is not None}, **arguments)
+    With --dry-run the plan is printed instead.
+    """
 
-    for option in (STALLS, HOURS, TRIALS, SAMPLER, STRATEGY):
-        collected = option(collected)
-    return collected
+    def decorate(command: Callable[[Any, Any, Any], None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def parsed(
+            experiment: Path,
+            runs_dir: Path,
+            processes: int,
+            workers: int,
+            ray_address: str | None,
+            storage: str | None,
+            *,
+            dry_run: bool,
+            **changes: Any,
+        ) -> None:
+            address = _storage(storage)
+            workspace = _workspace(experiment, runs_dir, {key: value for key, value in changes.items() if value is not None})
+            if dry_run:
+                _print_plan(workspace, workers, ray_address, address, may_train=may_train)
+                return
+            from hwsearch.workflow.resources import Resources
+
+            command(workspace, Resources(processes, workers, ray_address), address)
+
+        for option in reversed(SEARCH_OPTIONS):
+            parsed = option(parsed)
+        return parsed
+
+    return decorate
 
 
 def _example(*lines: str) -> str:
@@ -156,38 +184,16 @@ def commands() -> None:
 
 
 @commands.command(cls=Searching, epilog=_example("hwsearch run experiments/quickstart.toml --workers 4 --hours 8"))
-@EXPERIMENT
-@RUNS_DIR
-@PROCESSES
-@WORKERS
-@RAY_ADDRESS
-@STORAGE
-@search_options
-@DRY_RUN
-def run(
-    experiment: Path,
-    runs_dir: Path,
-    processes: int,
-    workers: int,
-    ray_address: str | None,
-    storage: str | None,
-    changes: dict[str, Any],
-    *,
-    dry_run: bool,
-) -> None:
+@searching(may_train=True)
+def run(workspace: Any, resources: Any, storage: Any) -> None:
     """Do the whole job, from speech to a verified model.
 
     It makes the data and the base, estimates the sensitivities, searches, prints the front, and exports the chosen
     candidate. The same command continues an interrupted run.
     """
-    address = _storage(storage)
-    workspace = _workspace(experiment, runs_dir, changes)
-    if dry_run:
-        _print_dry_run(workspace, workers, ray_address, address, may_train=True)
-        return
     from hwsearch.cli.main_job import run_main_job
 
-    run_main_job(workspace, _resources(processes, workers, ray_address), address)
+    run_main_job(workspace, resources, storage)
 
 
 @commands.group(epilog=_example("hwsearch data build experiments/quickstart.toml"))
@@ -230,37 +236,15 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
 
 
 @commands.command(cls=Searching, epilog=_example("hwsearch search experiments/quickstart.toml --until-hypervolume-stalls 100"))
-@EXPERIMENT
-@RUNS_DIR
-@PROCESSES
-@WORKERS
-@RAY_ADDRESS
-@STORAGE
-@search_options
-@DRY_RUN
-def search(
-    experiment: Path,
-    runs_dir: Path,
-    processes: int,
-    workers: int,
-    ray_address: str | None,
-    storage: str | None,
-    changes: dict[str, Any],
-    *,
-    dry_run: bool,
-) -> None:
+@searching(may_train=False)
+def search(workspace: Any, resources: Any, storage: Any) -> None:
     """Search for the best bit allocations.
 
     The same command continues an interrupted search. A larger budget extends a finished one.
     """
-    address = _storage(storage)
-    workspace = _workspace(experiment, runs_dir, changes)
-    if dry_run:
-        _print_dry_run(workspace, workers, ray_address, address, may_train=False)
-        return
     from hwsearch.cli.main_job import search_shown
 
-    search_shown(workspace, _resources(processes, workers, ray_address), address, may_train=False)
+    search_shown(workspace, resources, storage, may_train=False)
 
 
 @commands.command(epilog=_example("hwsearch sensitivity experiments/quickstart.toml --method kl --method fisher"))
@@ -275,9 +259,7 @@ def search(
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
-def sensitivity(
-    experiment: Path, methods: tuple[str, ...], runs_dir: Path, processes: int, workers: int, ray_address: str | None
-) -> None:
+def sensitivity(experiment: Path, methods: tuple[str, ...], runs_dir: Path, **resources: Any) -> None:
     """Estimate what each site loses at each bit-width.
 
     The same command continues where it stopped. Another --method adds its table.
@@ -287,10 +269,11 @@ def sensitivity(
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.sensitivity import show_sensitivities
     from hwsearch.view.terminal import say
+    from hwsearch.workflow.resources import Resources
     from hwsearch.workflow.sensitivity import estimate_sensitivities
 
     with progress_shown() as listener:
-        found = estimate_sensitivities(workspace, methods, _resources(processes, workers, ray_address), listener)
+        found = estimate_sensitivities(workspace, methods, Resources(**resources), listener)
     show_sensitivities(workspace, found)
     say("next:   " + command_line("search", str(experiment), "--runs-dir", str(runs_dir)))
 
@@ -382,6 +365,8 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
 
     The folder gets the model, the bit allocation, the packed weights and a verification report.
     """
+    from hwsearch.export.folder import check_output
+
     check_output(output)
     from hwsearch.view.export import print_export
     from hwsearch.workflow.export import export as export_verified
@@ -439,10 +424,11 @@ def evaluate(
         _refuse_idle("without --candidate, whose scores it chooses; wanted both or neither", "fidelity")
     if subject.is_dir():
         _refuse_idle("where SUBJECT is a run folder; wanted one of them", "runs_dir")
+    from hwsearch.files.writing import atomic_write_json, check_writable
+
     if output is not None:
         check_not_read(output, *(path for path in (subject, model) if path is not None))
         check_writable(output)
-    from hwsearch.files.writing import atomic_write_json
     from hwsearch.view.evaluation import print_evaluation
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.terminal import say
@@ -459,31 +445,13 @@ def evaluate(
         say(f"figures: {output}")
 
 
-def charged_network(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say which network is charged. The command gets their values as `charged`, by name."""
-
-    @functools.wraps(command)
-    def collected(**arguments: Any) -> None:
-        names = ("experiment", "run", "candidate", "weight_bits", "activation_bits")
-        command(charged={name: arguments.pop(name) for name in names}, **arguments)
-
-    options = (
-        click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged."),
-        click.option("--run", type=PATH, default=None, help="Run folder whose candidate is charged."),
-        click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate."),
-        click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged."),
-        click.option(
-            "--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged."
-        ),
-    )
-    for option in reversed(options):
-        collected = option(collected)
-    return collected
-
-
 @commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
 @click.argument("target")
-@charged_network
+@click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged.")
+@click.option("--run", type=PATH, default=None, help="Run folder whose candidate is charged.")
+@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate.")
+@click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged.")
+@click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged.")
 @click.option(
     "--streaming", is_flag=True, help="Charge one frame at a time, with the state of the dilated convolutions in memory."
 )
@@ -491,7 +459,7 @@ def charged_network(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--plots", type=PATH, default=None, help="Folder for pictures of the layers, the roofline and the cost of one more bit."
 )
-def cost(target: str, charged: dict[str, Any], *, streaming: bool, columns: str | None, plots: Path | None) -> None:
+def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | None, **charged: Any) -> None:
     """Show what each layer costs on a target.
 
     TARGET is a built-in name or a target file; 'hwsearch targets' lists the names. Without options, the base that ships
@@ -501,6 +469,8 @@ def cost(target: str, charged: dict[str, Any], *, streaming: bool, columns: str 
         why = "with --run and --candidate, which has widths of its own; wanted one of them"
         _refuse_idle(why, "weight_bits", "activation_bits")
     if plots is not None:
+        from hwsearch.files.writing import check_folder
+
         check_folder(plots)
     from hwsearch.view.targets import check_plots, print_cost
     from hwsearch.workflow.cost import Charged, charge
@@ -536,6 +506,8 @@ def calibrate(target: str, measurements: Path, output: Path) -> None:
     """
     if output.suffix.lower() != ".toml":
         raise UserError(f"--output is {output}; wanted a .toml file")
+    from hwsearch.files.writing import check_writable
+
     check_writable(output)
     from hwsearch.view.targets import print_fit
     from hwsearch.workflow.cost import fit_target
@@ -563,6 +535,7 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
     """
     from hwsearch.experiment import load_experiment, with_search
     from hwsearch.extensions import STRATEGIES
+    from hwsearch.files.writing import check_folder
 
     loaded = with_search(load_experiment(experiment), changes or {})
     strategy = loaded.search.strategy
@@ -611,21 +584,13 @@ def _storage(given: str | None) -> Any:
     return address
 
 
-def _print_dry_run(workspace: Any, workers: int, ray_address: str | None, address: Any, *, may_train: bool) -> None:
+def _print_plan(workspace: Any, workers: int, ray_address: str | None, address: Any, *, may_train: bool) -> None:
     from hwsearch.executor import check_workers
-    from hwsearch.view.dry_run import lines
-    from hwsearch.view.terminal import say
+    from hwsearch.view.dry_run import print_plan
     from hwsearch.workflow.dry_run import dry_run
 
     check_workers(workers, ray_address, workspace.experiment.workers)
-    for line in lines(dry_run(workspace, workers, address, may_train=may_train)):
-        say(line)
-
-
-def _resources(processes: int, workers: int, ray_address: str | None) -> Any:
-    from hwsearch.workflow.resources import Resources
-
-    return Resources(processes, workers, ray_address)
+    print_plan(dry_run(workspace, workers, address, may_train=may_train))
 
 
 def _fidelity(name: str | None) -> Any:

@@ -1,49 +1,43 @@
-"""What a search would do, in lines for people."""
-
-from collections.abc import Iterator
+"""What a search would run, in lines for people."""
 
 from hwsearch.search.stopping import hours_said
-from hwsearch.view.terminal import duration
+from hwsearch.view.terminal import duration, say
 from hwsearch.workflow.dry_run import DryRun
 
 
-def lines(plan: DryRun) -> Iterator[str]:
-    """The plan as text for people."""
+def print_plan(plan: DryRun) -> None:
+    """Print what would run and what it would cost."""
     most = "" if plan.exact else "at most "
     seeds = ", ".join(f"{count} {origin}" for origin, count in plan.seeds.items())
-    yield f"seeds:    {most}{sum(plan.seeds.values())}: {seeds}"
+    say(f"seeds:    {most}{sum(plan.seeds.values())}: {seeds}")
     if sum(plan.seeds.values()) > plan.rungs[0].candidates:
-        yield f"          search.trials leaves room for the first {plan.rungs[0].candidates}"
-    yield f"then:     {plan.proposer}"
+        say(f"          search.trials leaves room for the first {plan.rungs[0].candidates}")
+    say(f"then:     {plan.proposer}")
     for rung in plan.rungs:
         each = "not measured" if rung.seconds_each is None else f"{rung.seconds_each:.2f} s each on one worker"
         done = f" ({rung.done} are done)" if rung.done else ""
-        yield f"rung:     {rung.candidates} candidates at '{rung.fidelity.value}'{done}, {each}"
-    yield f"workers:  {plan.workers or 'this process alone'}"
+        say(f"rung:     {rung.candidates} candidates at '{rung.fidelity.value}'{done}, {each}")
+    say(f"workers:  {plan.workers or 'this process alone'}")
     for missing in plan.missing:
-        yield f"missing:  {missing}"
+        say(f"missing:  {missing}")
     if plan.hours is not None:
-        yield f"hours:    {_hours_line(plan, plan.hours)}"
+        say(f"hours:    {_hours_line(plan, plan.hours)}")
     if plan.stall is not None:
-        yield f"stall:    {plan.stall}"
+        say(f"stall:    {plan.stall}")
     if plan.storage is not None:
-        yield f"storage:  {plan.storage}"
+        say(f"storage:  {plan.storage}")
     if plan.measured is None:
-        yield "cost:     not estimated: scoring is measured once base, mixtures and device are there"
+        say("cost:     not estimated: scoring is measured once base, mixtures and device are there")
         return
-    yield (
-        f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, then {plan.measured.seconds_each:.2f} s each"
-        + ("" if plan.measured.step_seconds is None else f", {plan.measured.step_seconds:.2f} s for a training step")
-    )
-    beside = ", beside what is missing" if plan.missing else ""
-    time_said = (
-        "unknown: a training rung is measured once training mixtures are there"
-        if plan.seconds is None
-        else (f"about {duration(plan.seconds)} of scoring{beside}")
-    )
-    yield f"time:     {time_said}"
-    yield f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights"
-    yield f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB"
+    step = "" if plan.measured.step_seconds is None else f", {plan.measured.step_seconds:.2f} s for a training step"
+    each = f"then {plan.measured.seconds_each:.2f} s each{step}"
+    say(f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, {each}")
+    if plan.seconds is None:
+        say("time:     unknown: a training rung is measured once training mixtures are there")
+    else:
+        say(f"time:     about {duration(plan.seconds)} of scoring{', beside what is missing' if plan.missing else ''}")
+    say(f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights")
+    say(f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB")
 
 
 def _hours_line(plan: DryRun, hours: float) -> str:
