@@ -1,7 +1,7 @@
 """The candidates of a search at one fidelity, as a table of columns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,6 @@ class CandidateTable:
     """Sites that the experiment fixes by pattern."""
     objectives: tuple[Objective, ...]
     fidelity: Fidelity
-    """The fidelity at which all of them were scored."""
     candidate: npt.NDArray[np.int64]
     """[N], number of the candidate."""
     strategy: npt.NDArray[np.str_]
@@ -56,19 +55,13 @@ class CandidateTable:
 
     def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> "CandidateTable":
         """Return a table of the given rows, chosen by index (in that order) or by mask."""
-        return CandidateTable(
-            sites=self.sites,
-            fixed=self.fixed,
-            objectives=self.objectives,
-            fidelity=self.fidelity,
+        return replace(
+            self,
             candidate=self.candidate[rows],
             strategy=self.strategy[rows],
             uniform=self.uniform[rows],
             widths=self.widths[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
-            reference=self.reference,
-            failures=self.failures,
-            weights=self.weights,
         )
 
 
@@ -95,20 +88,14 @@ def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> Candidate
 
 
 def _table(header: Header, events: Sequence[Scored | Failed], fidelity: Fidelity) -> CandidateTable:
-    scored: list[Scored] = []
-    reference: dict[str, float] = {}
-    failures: dict[int, str] = {}
-    for event in events:
-        if isinstance(event, Failed):
-            failures[event.candidate] = event.reason
-        elif event.candidate == REFERENCE:
-            reference = {name: value for name, value in _values(event).items() if value is not None}
-        else:
-            scored.append(event)
+    every = [event for event in events if isinstance(event, Scored)]
+    scored = [event for event in every if event.candidate != REFERENCE]
+    of_reference = [values for event in every if event.candidate == REFERENCE for values in (event.metrics, event.costs)]
+    reference = {name: value for values in of_reference for name, value in values.items() if value is not None}
     sites = tuple(header.widths)
     widths = np.array([[event.allocation[site] for site in sites] for event in scored], dtype=np.int16)
     widths = widths.reshape(len(scored), len(sites))
-    columns = _columns([_values(event) for event in scored])
+    columns = _columns([{**event.metrics, **event.costs} for event in scored])
     if QUALITY in columns:
         columns[DROP] = reference.get(QUALITY, np.nan) - columns[QUALITY]
     return CandidateTable(
@@ -122,13 +109,9 @@ def _table(header: Header, events: Sequence[Scored | Failed], fidelity: Fidelity
         widths=widths,
         columns=columns,
         reference=reference,
-        failures=failures,
+        failures={event.candidate: event.reason for event in events if isinstance(event, Failed)},
         weights={event.candidate: event.weights for event in scored if event.weights is not None},
     )
-
-
-def _values(event: Scored) -> dict[str, float | None]:
-    return {**event.metrics, **event.costs}
 
 
 def _columns(rows: list[dict[str, float | None]]) -> dict[str, npt.NDArray[np.float64]]:

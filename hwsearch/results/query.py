@@ -54,7 +54,7 @@ class Condition:
     """A name if the column is in `TEXTS`, otherwise a number. `uniform` is 0 or 1."""
 
     def __str__(self) -> str:
-        """Return the condition as it is written on the command line."""
+        """Write the condition as the command line takes it."""
         value = self.value if isinstance(self.value, str) else f"{self.value:.10g}"
         return f"{self.column}{self.operator}{value}"
 
@@ -105,9 +105,15 @@ def parse_order(text: str) -> Order:
     return Order(column, direction == "desc")
 
 
+def named_columns(table: CandidateTable) -> tuple[str, ...]:
+    """List the columns of a table except the widths of the sites: labels, then quality and size, then the others by name."""
+    main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
+    return (*main, *sorted(table.columns.keys() - set(main)))
+
+
 def column_names(table: CandidateTable) -> tuple[str, ...]:
-    """List the columns of a table: labels, then quality and size, then the others by name, then the width of every site."""
-    return (*named_columns(table), *(bits_column(site) for site in table.sites))
+    """List all columns of a table, the width of every site last."""
+    return (*named_columns(table), *map(bits_column, table.sites))
 
 
 def bits_column(site: str) -> str:
@@ -121,20 +127,17 @@ def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
     Raises:
         UserError: no such column; the message lists the existing ones.
     """
-    labels: dict[str, npt.NDArray[Any]] = {
+    columns: dict[str, npt.NDArray[Any]] = {
+        **{bits_column(site): widths for site, widths in zip(table.sites, table.widths.T, strict=True)},
+        **table.columns,
         "candidate": table.candidate,
         "strategy": table.strategy,
         "uniform": table.uniform,
         "fidelity": np.full(len(table), table.fidelity.value),
     }
-    if name in labels:
-        return labels[name]
-    if name in table.columns:
-        return table.columns[name]
-    for index, site in enumerate(table.sites):
-        if name == bits_column(site):
-            return table.widths[:, index]
-    raise UserError(f"unknown column '{name}'; wanted one of {', '.join(named_columns(table))}, or {bits_column('SITE')}")
+    if name not in columns:
+        raise UserError(f"unknown column '{name}'; wanted one of {', '.join(named_columns(table))}, or {bits_column('SITE')}")
+    return columns[name]
 
 
 def query(
@@ -160,19 +163,13 @@ def query(
         met &= _OPERATORS[condition.operator](values, condition.value) & ~_missing(values)
     answer = table.take(met)
     if only_front:
-        answer = answer.take(front_mask(answer))
+        objectives = [column_values(answer, objective.column) for objective in table.objectives]
+        directions = [objective.direction for objective in table.objectives]
+        answer = answer.take(non_dominated(np.stack(objectives, axis=1), directions))
     order = order or Order(SIZE, descending=False)
     values = column_values(answer, order.column)
     ranks = np.unique(values, return_inverse=True)[1]
     return answer.take(np.lexsort((-ranks if order.descending else ranks, _missing(values))))
-
-
-def front_mask(table: CandidateTable) -> npt.NDArray[np.bool_]:
-    """Mark [N] the candidates that are non-dominated in the search's objectives."""
-    if len(table) == 0:
-        return np.zeros(0, dtype=np.bool_)
-    values = np.stack([column_values(table, objective.column) for objective in table.objectives], axis=1)
-    return non_dominated(values, [objective.direction for objective in table.objectives])
 
 
 def to_json(table: CandidateTable) -> str:
@@ -189,12 +186,6 @@ def to_csv(table: CandidateTable) -> str:
     writer.writerow(names)
     writer.writerows(rows(table, names))
     return stream.getvalue()
-
-
-def named_columns(table: CandidateTable) -> tuple[str, ...]:
-    """List every column except the widths of the sites."""
-    main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
-    return (*main, *sorted(table.columns.keys() - set(main)))
 
 
 def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -1,6 +1,7 @@
 """The state of a search, read from its record, its lock and the journal of its drivers, even while a driver writes."""
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,6 @@ from pydantic import BaseModel
 
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.files.locks import LockHolder
-from hwsearch.results.working_time import WorkingTime
 from hwsearch.search.driver_account import Ended, Session, StepNews, read_sessions
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.objectives import QUALITY, SIZE, is_count, objectives_of
@@ -48,6 +48,26 @@ THIS_PROCESS = "this process"
 
 CURVE_POINTS = 40
 """Points of the hypervolume's curve, evenly spaced in candidates scored."""
+
+
+class WorkingTime:
+    """The working time of a search: the time of its drivers, without the pauses between them.
+
+    A driver's time runs from the moment it reached the candidates to its last entry in the record. The last driver's time goes
+    on. Entries from before the first known driver count as one more driver, whose time begins at the first entry.
+    """
+
+    def __init__(self, starts: Sequence[datetime], entries: Sequence[datetime]) -> None:
+        """Take the times when drivers reached the candidates, and the times of entries. Both rise."""
+        if entries and (not starts or entries[0] < starts[0]):
+            starts = [entries[0], *starts]
+        before = [bisect_left(entries, following) for following in starts[1:]]
+        ends = [max([start, *entries[max(0, count - 1) : count]]) for start, count in zip(starts, before, strict=False)]
+        self._spans = list(zip(starts, [*ends, datetime.max.replace(tzinfo=UTC)], strict=False))
+
+    def seconds(self, moment: datetime) -> float:
+        """Return the seconds worked until a moment."""
+        return sum((min(max(start, moment), end) - start).total_seconds() for start, end in self._spans)
 
 
 @dataclass(frozen=True)
@@ -150,7 +170,7 @@ class SearchStatus:
     @property
     def present(self) -> RungStatus:
         """The rung that is being scored, or was scored last."""
-        return next((rung for rung in self.rungs if rung.fidelity is self.fidelity), self.rungs[0])
+        return _present(self.rungs, self.fidelity)
 
 
 class Tally:
@@ -201,13 +221,9 @@ class Tally:
             self._scored.setdefault(event.fidelity, []).append(event)
 
     def status(self, folder: Path, driver: LockHolder | None, taken: datetime, sessions: Sequence[Session] = ()) -> SearchStatus:
-        """Return the state of the search at a moment.
+        """Return the state of the search in a run folder, which `driver` holds, at the moment `taken`.
 
-        Args:
-            folder: of the run.
-            driver: the driver that holds it.
-            taken: the moment.
-            sessions: the known drivers so far, in order. A running one that has made itself known is the last.
+        `sessions` are the known drivers so far, in order. A running one that has made itself known is the last.
         """
         log = folder / LOG_FILE
         current = sessions[-1] if driver is not None and sessions and _is_of(sessions[-1], driver) else None
@@ -216,8 +232,11 @@ class Tally:
         starts = {session.scoring for session in sessions} | {since}
         work = WorkingTime(sorted(start for start in starts if start is not None), sorted(self._entered))
         rungs = self._rungs(work)
+        present = _present(rungs, self._last)
+        rate = self._recent_rate(work, present.fidelity, taken, since)
+        hours_left = self._hours_left(driver, current, taken)
         finished = max((times[-1] for times in self._times.values()), default=None)
-        status = SearchStatus(
+        return SearchStatus(
             name=self._name,
             taken=taken,
             driver=driver if driver is None or current is None else replace(driver, since=current.began),
@@ -227,17 +246,14 @@ class Tally:
             fidelity=self._last,
             reasons=tuple(Reason(self._latest_reason[key], count) for key, count in self._reasons.most_common()),
             per_second=None if finished is None else _rate(sum(map(len, self._times.values())), work.seconds(finished)),
-            recent_per_second=None,
-            remaining_seconds=None,
-            hours_left_seconds=self._hours_left(driver, current, taken),
+            recent_per_second=rate,
+            remaining_seconds=remaining_seconds(present, rate, hours_left, last_end),
+            hours_left_seconds=hours_left,
             workers=self._worker_statuses(),
             notable=self._notable(),
             record=folder / RECORD_FILE,
             log=log if log.is_file() else None,
         )
-        rate = self._recent_rate(work, status.present.fidelity, taken, since)
-        left = remaining_seconds(status.present, rate, status.hours_left_seconds, last_end)
-        return replace(status, recent_per_second=rate, remaining_seconds=left)
 
     def _scoring_since(self, driver: LockHolder, current: Session | None) -> datetime | None:
         """Return when the running driver reached the candidates; None: it has not, yet."""
@@ -368,10 +384,9 @@ def read_tally(folder: Path, experiment: Experiment) -> Tally:
     return tally
 
 
-def quarters(count: int) -> tuple[int, int, int, int]:
+def quarters(count: int) -> tuple[int, ...]:
     """Return 25, 50, 75 and 100 % of a count of at least one, as numbers of candidates."""
-    first, second, third = (max(1, round(count * share)) for share in (0.25, 0.5, 0.75))
-    return first, second, third, count
+    return tuple(max(1, round(count * share)) for share in (0.25, 0.5, 0.75, 1.0))
 
 
 def recent_rate(times: Sequence[float], now: float, since: float) -> float | None:
@@ -419,6 +434,10 @@ def to_json(status: SearchStatus) -> dict[str, Any]:
         return value
 
     return {key: plain(value) for key, value in asdict(status).items()}
+
+
+def _present(rungs: tuple[RungStatus, ...], fidelity: Fidelity) -> RungStatus:
+    return next((rung for rung in rungs if rung.fidelity is fidelity), rungs[0])
 
 
 def _rate(count: int, seconds: float) -> float | None:

@@ -15,7 +15,7 @@ from hw_models.labels import Label, around, between, fix_layout, place_labels
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.results.candidates import CandidateTable
-from hwsearch.results.query import Order, query
+from hwsearch.results.query import query
 from hwsearch.search.objectives import DROP_CI95, QUALITY, SIZE, UTTERANCES
 from hwsearch.separator.allocation import is_weight
 
@@ -78,7 +78,7 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
     figure = Figure(figsize=(9.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    front = query(table, order=Order(SIZE, descending=False))
+    front = query(table)
     uniform = table.take(table.uniform)
     marked = table.take(table.candidate == chosen)
     bottom = _limit_quality(axes, table, [front, uniform, marked])
