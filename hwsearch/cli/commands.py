@@ -347,11 +347,11 @@ def pareto(
     order = None if sort is None else parse_order(sort)
     if plot is not None:
         check_plot(plot)
-    from hwsearch.view.candidates import Shape, print_front
+    from hwsearch.view.candidates import print_front
     from hwsearch.workflow.runs import read_run
 
     opened = read_run(run, _fidelity(fidelity))
-    print_front(opened, conditions, order, Shape(output_format, columns), everything=everything, plot=plot)
+    print_front(opened, conditions, order, output_format, columns, everything=everything, plot=plot)
 
 
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +29,15 @@ from hwsearch.workflow.choose import chosen_candidate
 from hwsearch.workflow.runs import Run
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How candidates are printed.
-
-    Attributes:
-        output_format: `table`, `json` or `csv`.
-        columns: columns of the table as the command line names them; None: those that a candidate is chosen by.
-    """
-
-    output_format: str = "table"
-    columns: str | None = None
-
-
-TABLE = Shape()
-
-
 def print_front(
-    run: Run, where: Sequence[Condition], order: Order | None, shape: Shape, *, everything: bool, plot: Path | None
+    run: Run,
+    where: Sequence[Condition],
+    order: Order | None,
+    output_format: str,
+    columns: str | None,
+    *,
+    everything: bool,
+    plot: Path | None,
 ) -> None:
     """Print the candidates of a run that meet every condition, or the front of these; with `plot` draw both, too.
 
@@ -57,7 +47,7 @@ def print_front(
     answer = query(run.table, where, order, only_front=not everything)
     if plot is not None:
         plot_run(run, where, plot)
-    print_candidates(answer, where, shape)
+    print_candidates(answer, where, output_format, columns)
     if plot is not None:
         tell(f"plot: {plot}")
 
@@ -75,19 +65,23 @@ def plot_run(run: Run, where: Sequence[Condition], path: Path) -> None:
     plot_front(shown, path, title, chosen_candidate(run))
 
 
-def print_candidates(table: CandidateTable, where: Sequence[Condition], shape: Shape = TABLE) -> None:
-    """Print candidates that meet every condition, as a table for people, or as exact JSON or CSV.
+def print_candidates(
+    table: CandidateTable, where: Sequence[Condition], output_format: str = "table", columns: str | None = None
+) -> None:
+    """Print candidates that meet every condition, as a `table` for people, or as exact `json` or `csv`.
+
+    `columns` are those of the table as the command line names them, by default those that a candidate is chosen by.
 
     Raises:
         UserError: a column that the table lacks.
     """
-    if shape.output_format == "json":
+    if output_format == "json":
         sys.stdout.write(to_json(table) + "\n")
-    elif shape.output_format == "csv":
+    elif output_format == "csv":
         sys.stdout.write(printable(to_csv(table), keep="\n"))
     elif len(table):
-        columns = front_columns(table, [condition.column for condition in where], shape.columns)
-        print_table(columns, f"scored at '{table.fidelity.value}'")
+        shown = front_columns(table, [condition.column for condition in where], columns)
+        print_table(shown, f"scored at '{table.fidelity.value}'")
     else:
         tell(_none_met(table, where))
 
@@ -102,15 +96,10 @@ def _in_words(where: Sequence[Condition]) -> str:
 
 
 def front_columns(table: CandidateTable, also: Sequence[str] = (), asked: str | None = None) -> list[Column]:
-    """What the terminal shows of candidates.
+    """Make the columns that the terminal shows of candidates.
 
-    Without `asked` these are the columns that a candidate is chosen by, as far as they fit: quality and other objectives
-    first, then the columns in `also`, which are shown in any case.
-
-    Args:
-        table: the candidates.
-        also: columns that conditions name.
-        asked: columns that the command line names.
+    Those that the command line names as `asked`, or else those that a candidate is chosen by, as far as they fit: quality and
+    other objectives first. The columns in `also`, which conditions name, are shown in any case.
 
     Raises:
         UserError: a column that the table lacks.

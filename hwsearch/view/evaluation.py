@@ -22,13 +22,7 @@ FIGURES = (
 
 
 def print_evaluation(evaluation: Evaluation, experiment: Experiment, against: str) -> None:
-    """Print the figures of each angle bin, what was not measured, and the paired tests.
-
-    Args:
-        evaluation: what is shown.
-        experiment: whose test mixtures they are.
-        against: what the tests compare with.
-    """
+    """Print the figures of each angle bin, what was not measured, and the tests against another network's file."""
     shown = [
         (summary, *figure)
         for summary in evaluation.summaries

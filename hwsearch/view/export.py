@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
     """Where an export is and what its verification found."""
-    graphs = [folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file()]
-    say(f"model:  {graphs[0]}")
+    graph = next(folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file())
+    say(f"model:  {graph}")
     say(
         f"        verified in {report.runtime}: {report.quantized_values} integers judged, {report.ties} ties; "
         f"output within {report.max_abs_difference:.2g} of the Brevitas network"
@@ -30,17 +30,11 @@ def print_choice(choice: Choice) -> None:
     else:
         why = f"the best-sounding one{limits}: none loses at most {choice.max_drop_db} dB"
     say(f"chosen: candidate {choice.candidate}, {why}")
-    if doubt := _doubt(choice):
-        say(f"        {doubt}")
-
-
-def _doubt(choice: Choice) -> str | None:
     counted = f"on {choice.mixtures} validation mixture" + ("s" if choice.mixtures != 1 else "")
     if choice.margin_db is None:
-        return f"it loses {choice.drop_db:.2f} dB {counted}; no confidence interval of that is known"
-    if 2 * choice.margin_db <= choice.max_drop_db:
-        return None
-    return (
-        f"it loses {choice.drop_db:.2f} ± {choice.margin_db:.2f} dB {counted}, an interval wider than the "
-        f"{choice.max_drop_db:g} dB of export.max_drop_db; more mixtures may choose another candidate"
-    )
+        say(f"        it loses {choice.drop_db:.2f} dB {counted}; no confidence interval of that is known")
+    elif 2 * choice.margin_db > choice.max_drop_db:
+        say(
+            f"        it loses {choice.drop_db:.2f} ± {choice.margin_db:.2f} dB {counted}, an interval wider than the "
+            f"{choice.max_drop_db:g} dB of export.max_drop_db; more mixtures may choose another candidate"
+        )

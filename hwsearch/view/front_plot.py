@@ -1,7 +1,8 @@
 """The picture of a search: quality against size."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from hw_models.labels import Label, around, between, fix_layout, place_labels
 from hwsearch.errors import UserError
@@ -49,26 +49,20 @@ def check_plot(path: Path) -> None:
 
 
 def plot_front(table: CandidateTable, path: Path, title: str, chosen: int | None) -> None:
-    """Draw quality against size and write it, in the format that the suffix of `path` names; see `draw_front`.
+    """Write `draw_front` to a file, in the format of its suffix.
 
     Raises:
         UserError: another suffix, no place to write, or no candidate to draw.
     """
     check_plot(path)
-    figure = draw_front(table, title, chosen)
-    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=160))
+    atomic_write(path, partial(draw_front(table, title, chosen).savefig, dpi=160))
 
 
 def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
-    """Quality (SI-SNR improvement, dB) against size (kB): every candidate, the front by number, the uniform allocations.
+    """Draw quality (SI-SNR improvement, dB) against size (kB): every candidate, the front by number, the uniform allocations.
 
-    The vertical axis covers the front, the uniform allocations, the chosen candidate and the full-precision network; how many
-    candidates lie below it is said in the legend.
-
-    Args:
-        table: the candidates to draw; the front is theirs.
-        title: what they are.
-        chosen: number of the candidate to mark, where it is one of them.
+    The vertical axis covers the front, the uniform allocations, the chosen candidate and the full-precision network. The legend
+    says how many candidates lie below it. `chosen` is marked if it is one of them.
 
     Raises:
         UserError: no candidate to draw.
@@ -82,10 +76,11 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
     uniform = table.take(table.uniform)
     marked = table.take(table.candidate == chosen)
     bottom = _limit_quality(axes, table, [front, uniform, marked])
-    _draw_candidates(axes, table, bottom)
+    below = int((table.columns[QUALITY] < bottom).sum())
+    name = _counted(len(table)) + (f" ({below} below the axis)" if below else "")
+    axes.scatter(*_place(table), s=14, color=CANDIDATE_COLOUR, alpha=0.45, linewidths=0, zorder=2, label=name)
     _draw_front_line(axes, front)
-    _draw_uniform(axes, uniform)
-    _draw_chosen(axes, marked)
+    _draw_marks(axes, uniform, marked)
     if QUALITY in table.reference:
         name = f"full precision, {table.reference[QUALITY]:.2f} dB"
         axes.axhline(table.reference[QUALITY], color=REFERENCE_COLOUR, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1, label=name)
@@ -98,11 +93,9 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
     axes.margins(x=0.06)
     axes.spines[["top", "right"]].set_visible(False)
     legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    left_out = _number(figure, axes, front, uniform, marked)
-    if left_out:
-        for text in legend.get_texts():
-            if text.get_text() == _front_name(front):
-                text.set_text(f"{_front_name(front)} ({left_out} without room for a number)")
+    if left_out := _number(figure, axes, front, uniform, marked):
+        (name_of_front,) = (text for text in legend.get_texts() if text.get_text() == _front_name(front))
+        name_of_front.set_text(f"{_front_name(front)} ({left_out} without room for a number)")
     return figure
 
 
@@ -119,12 +112,6 @@ def _limit_quality(axes: Axes, table: CandidateTable, shown: Sequence[CandidateT
 def _place(table: CandidateTable) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Where candidates are drawn: sizes in kB and qualities in dB, [N] each."""
     return table.columns[SIZE] / BYTES_PER_KB, table.columns[QUALITY]
-
-
-def _draw_candidates(axes: Axes, table: CandidateTable, bottom: float) -> None:
-    below = int((table.columns[QUALITY] < bottom).sum())
-    name = _counted(len(table)) + (f" ({below} below the axis)" if below else "")
-    axes.scatter(*_place(table), s=14, color=CANDIDATE_COLOUR, alpha=0.45, linewidths=0, zorder=2, label=name)
 
 
 def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
@@ -147,26 +134,20 @@ def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
         axes.errorbar(size, quality, yerr=bars, fmt="none", ecolor=FRONT_COLOUR, elinewidth=0.8, capsize=2, alpha=0.4, zorder=3)
 
 
-def _draw_uniform(axes: Axes, uniform: CandidateTable) -> None:
-    if len(uniform) == 0:
-        return
-    axes.scatter(
-        *_place(uniform),
-        s=2 * UNIFORM_POINTS**2,  # a diamond is a square of this area, on its corner
-        marker="D",
-        facecolors="white",
-        edgecolors=UNIFORM_COLOUR,
-        linewidths=1.4,
-        zorder=5,
-        label="uniform",
-    )
-
-
-def _draw_chosen(axes: Axes, chosen: CandidateTable) -> None:
-    if len(chosen) == 0:
-        return
-    axes.add_line(
-        Line2D(
+def _draw_marks(axes: Axes, uniform: CandidateTable, chosen: CandidateTable) -> None:
+    if len(uniform):
+        axes.scatter(
+            *_place(uniform),
+            s=2 * UNIFORM_POINTS**2,  # a diamond is a square of this area, on its corner
+            marker="D",
+            facecolors="white",
+            edgecolors=UNIFORM_COLOUR,
+            linewidths=1.4,
+            zorder=5,
+            label="uniform",
+        )
+    if len(chosen):
+        axes.plot(
             *_place(chosen),
             linestyle="none",
             marker="*",
@@ -176,7 +157,6 @@ def _draw_chosen(axes: Axes, chosen: CandidateTable) -> None:
             zorder=6,
             label=f"chosen: candidate {chosen.candidate[0]}",
         )
-    )
 
 
 def _number(figure: Figure, axes: Axes, front: CandidateTable, uniform: CandidateTable, chosen: CandidateTable) -> int:
@@ -189,22 +169,17 @@ def _number(figure: Figure, axes: Axes, front: CandidateTable, uniform: Candidat
     if _is_step(front):
         size, quality = _place(front)
         drawn.append(between(axes, np.repeat(size, 2)[1:], np.repeat(quality, 2)[:-1]))
-    first = set(chosen.candidate.tolist())
+    others = front.take(~np.isin(front.candidate, chosen.candidate))
     labels = [
-        *(_numbered(chosen, row, "bold") for row in range(len(chosen))),
-        *(
-            Label(name, x, y, BELOW_RIGHT_DEG, {"color": UNIFORM_COLOUR})
-            for name, x, y in zip(_uniform_labels(uniform), *_place(uniform), strict=True)
-        ),
-        *(_numbered(front, row, "normal") for row, number in enumerate(front.candidate.tolist()) if number not in first),
+        *_labels(chosen, chosen.candidate, ABOVE_LEFT_DEG, color=FRONT_COLOUR, fontweight="bold"),
+        *_labels(uniform, _uniform_labels(uniform), BELOW_RIGHT_DEG, color=UNIFORM_COLOUR),
+        *_labels(others, others.candidate, ABOVE_LEFT_DEG, color=FRONT_COLOUR),
     ]
     return place_labels(axes, labels, np.vstack(drawn))
 
 
-def _numbered(table: CandidateTable, row: int, weight: str) -> Label:
-    size, quality = _place(table)
-    style = {"color": FRONT_COLOUR, "fontweight": weight}
-    return Label(str(table.candidate[row]), float(size[row]), float(quality[row]), ABOVE_LEFT_DEG, style)
+def _labels(table: CandidateTable, names: Iterable[object], angle_deg: float, **style: str) -> list[Label]:
+    return [Label(str(name), x, y, angle_deg, style) for name, x, y in zip(names, *_place(table), strict=True)]
 
 
 def _is_step(front: CandidateTable) -> bool:
@@ -230,7 +205,7 @@ def _uniform_labels(uniform: CandidateTable) -> list[str]:
 
 
 def _free_width(uniform: CandidateTable, *, of_weights: bool) -> list[int]:
-    """The one width of the weights (or activations) that no pattern fixes; of all if every one is fixed."""
+    """The one width of the weights (or activations) that no pattern fixes, or of all if every one is fixed."""
     kind = [index for index, site in enumerate(uniform.sites) if is_weight(site) is of_weights]
     free = [index for index in kind if uniform.sites[index] not in uniform.fixed]
     widths: list[int] = uniform.widths[:, (free or kind)[0]].tolist()

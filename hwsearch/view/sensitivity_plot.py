@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
 
 DECADES = 6
-"""Span of the colours: what lies further below the largest value has the last of them, and matters to no allocation."""
+"""Span of the colours. Values further below the largest one have the last colour and matter to no allocation."""
 
 INCHES_PER_SITE = 0.115
 INCHES_PER_WIDTH = 0.22
@@ -31,30 +32,21 @@ DPI = 140
 
 NOT_ABOVE_ZERO_COLOUR = "#d3d7dd"
 KIND_COLOURS = ("#0b5fa5", "#c2410c", "#3f8f4f", "#7c3aed", "#b45309", "#0e7490")
-"""Colours of the kinds of layers. A kind is a name, such as `expand`, that layers of several modules share."""
+"""Colours of the kinds of layers. A kind is a name that layers of several modules share, such as `expand`."""
 OTHER_LAYERS = ("other layers", "#404040")
 ACTIVATION = ("activations", "#9aa3ad")
 """Legend and colour."""
 
 
-def plot_tables(tables: Sequence[SensitivityTable], path: Path, title: str) -> None:
-    """Draw a heat map of each table into one PNG; see `draw_tables`."""
-    _save(draw_tables(tables, title), path)
-
-
-def plot_bits(allocations: Mapping[str, BitAllocation], sites: Sequence[str], path: Path, title: str) -> None:
-    """Draw the bits of allocations into one PNG; see `draw_bits`."""
-    _save(draw_bits(allocations, sites, title), path)
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
+    atomic_write(path, partial(figure.savefig, dpi=DPI))
 
 
 def draw_tables(tables: Sequence[SensitivityTable], title: str) -> Figure:
-    """One panel per table: sites along the network's depth, widths upwards, the value as a colour on a log scale of its own.
+    """Draw one panel per table: sites along the network's depth, widths upwards, the value as a colour on its own log scale.
 
-    Weights stand before activations, as in the table. Values not above zero are grey, widths that a site is not tried at white.
-
-    Args:
-        tables: of the same sites.
-        title: of the whole picture.
+    The tables have the same sites. Values not above zero are grey, widths that a site is not tried at are white.
     """
     sites = tables[0].sites
     heights = [FRAME_INCHES + INCHES_PER_WIDTH * len(table.widths) for table in tables]
@@ -67,13 +59,7 @@ def draw_tables(tables: Sequence[SensitivityTable], title: str) -> Figure:
 
 
 def draw_bits(allocations: Mapping[str, BitAllocation], sites: Sequence[str], title: str) -> Figure:
-    """One panel per allocation: a bar of bits for each site along the network's depth, coloured by the kind of layer.
-
-    Args:
-        allocations: by the name that stands over their panel.
-        sites: those to draw, in order.
-        title: of the whole picture.
-    """
+    """Draw one panel per named allocation: a bar of bits for each site, coloured by the kind of layer."""
     figure = _figure(len(sites), (FRAME_INCHES + BITS_INCHES) * len(allocations), title)
     axes = figure.subplots(len(allocations), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     kinds = _kinds(sites)
@@ -111,17 +97,15 @@ def _draw_table(figure: Figure, panel: Axes, table: SensitivityTable) -> None:
     drawn = panel.imshow(above, cmap="viridis", norm=norm, aspect="auto", interpolation="nearest", origin="lower")
     panel.set_yticks(range(len(table.widths)), [str(bits) for bits in table.widths], fontsize=7)
     panel.set_ylabel("bits", fontsize=8)
-    panel.set_title(f"{table.method}   ({table.unit}, {_mixtures(table)})", loc="left", fontsize=9)
+    panel.set_title(
+        f"{table.method}   ({table.unit}, {table.mixtures} mixture{'s' if table.mixtures > 1 else ''})", loc="left", fontsize=9
+    )
     panel.spines[:].set_visible(False)
     _mark_blocks(panel, table.sites, "white", 3.0)
     bar = figure.colorbar(drawn, ax=panel, pad=0.005, fraction=0.03, aspect=8)
     bar.ax.yaxis.set_major_locator(LogLocator(numticks=4))
     bar.ax.tick_params(labelsize=7)
     bar.ax.minorticks_off()
-
-
-def _mixtures(table: SensitivityTable) -> str:
-    return f"{table.mixtures} mixture{'s' if table.mixtures > 1 else ''}"
 
 
 def _figure(sites: int, height: float, title: str) -> Figure:
@@ -167,18 +151,8 @@ def _short_names(sites: Sequence[str]) -> list[str]:
 
 
 def _kinds(sites: Sequence[str]) -> list[tuple[str, str]]:
-    """Legend and colour of each site: those of a layer in a module by the layer's own name."""
-    names = {site: _own_name(site) for site in sites if is_weight(site)}
-    inner = dict.fromkeys(filter(None, names.values()))
-    kinds = {name: (name, colour) for name, colour in zip(inner, KIND_COLOURS, strict=False)}
-    return [kinds.get(names[site], OTHER_LAYERS) if site in names else ACTIVATION for site in sites]
-
-
-def _own_name(site: str) -> str:
-    """What a weight site's layer is called in its module; nothing where that is the network."""
-    module, _, name = site.removesuffix(".weight").rpartition(".")
-    return name if module else ""
-
-
-def _save(figure: Figure, path: Path) -> None:
-    atomic_write(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
+    """Legend and colour of each site. Weights go by the layer's own name in its module."""
+    modules = {site: site.removesuffix(".weight").rpartition(".") for site in sites if is_weight(site)}
+    names = {site: name for site, (module, _, name) in modules.items() if module}
+    kinds = {name: (name, colour) for name, colour in zip(dict.fromkeys(names.values()), KIND_COLOURS, strict=False)}
+    return [kinds.get(names.get(site, ""), OTHER_LAYERS) if is_weight(site) else ACTIVATION for site in sites]

@@ -53,44 +53,36 @@ LIVE_SHARE = 0.02
 
 
 def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
-    """Print where a run folder's search stands; with `watch` again and again until no driver runs there any more.
+    """Print the status of the search in a run folder; with `watch` again and again until no driver runs there any more.
 
     Ctrl-C is how one leaves a watch, so it ends the program (`stop_code`) and is no error.
 
     Raises:
         UserError: not a run folder, no search has begun there, or its record is damaged.
     """
+    looks = _looks(folder, watch=watch)
     try:
         with interrupts_quiet() if watch else nullcontext():
-            _print_status(folder, output_format, watch=watch)
+            if output_format == "table" and watch and output.is_terminal:
+                with Live(panel(next(looks)), console=output, auto_refresh=False) as live:
+                    for status in looks:
+                        live.update(panel(status), refresh=True)
+            else:
+                for status in looks:
+                    _print(status, output_format, watch=watch)
     except KeyboardInterrupt:
         if not watch:
             raise
         sys.exit(stop_code())
 
 
-def _print_status(folder: Path, output_format: str, *, watch: bool) -> None:
+def _looks(folder: Path, *, watch: bool) -> Iterator[SearchStatus]:
     status = read_status(folder)
-    if output_format == "json":
-        while True:
-            sys.stdout.write(json.dumps(to_json(status), allow_nan=False) + "\n" if watch else _indented(status))
-            sys.stdout.flush()
-            if not watch or status.driver is None:
-                return
-            pause(WATCH_SECONDS)
-            status = read_status(folder)
-    if not watch or not output.is_terminal:
-        _print(status)
-        while watch and status.driver is not None:
-            pause(WATCH_SECONDS)
-            status = read_status(folder)
-            _print(status)
-        return
-    with Live(panel(status), console=output, auto_refresh=False) as live:
-        while status.driver is not None:
-            pause(WATCH_SECONDS)
-            status = read_status(folder)
-            live.update(panel(status), refresh=True)
+    yield status
+    while watch and status.driver is not None:
+        pause(WATCH_SECONDS)
+        status = read_status(folder)
+        yield status
 
 
 class LivePanel:
@@ -140,12 +132,7 @@ def live_panel(workspace: Workspace) -> Iterator[LivePanel]:
 
 
 def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None) -> Panel:
-    """The status in a frame: rungs, rates, hypervolume, the best candidates, failures, workers, files.
-
-    Args:
-        status: what is shown.
-        in_flight: candidates in flight by rung, where the driver says so instead of the record.
-    """
+    """Draw the status in a frame. The driver may say how many candidates of a rung are in flight, instead of the record."""
     parts: list[RenderableType] = [Text(_who(status)), _rungs(status, in_flight), _rates(status)]
     parts += [_curve(rung) for rung in status.rungs if rung.curve]
     parts += [Text(_notable(notable)) for notable in status.notable]
@@ -153,8 +140,9 @@ def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None)
         parts.append(_reasons(status))
     if status.workers:
         parts.append(_workers(status))
-    files = "\n".join(f"{name} {path}" for name, path in (("record:", status.record), ("log:   ", status.log)) if path)
-    return Panel(Group(*parts, Text(files, overflow="fold")), title=f"search of {escape(status.name)}, {_clock(status.taken)}")
+    log = "" if status.log is None else f"\nlog:    {status.log}"
+    files = Text(f"record: {status.record}{log}", overflow="fold")
+    return Panel(Group(*parts, files), title=f"search of {escape(status.name)}, {_clock(status.taken)}")
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -165,18 +153,15 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(SPARKS[round((value - low) / (high - low) * (len(SPARKS) - 1))] for value in values)
 
 
-def _print(status: SearchStatus) -> None:
-    if output.is_terminal:
-        output.print(panel(status))
+def _print(status: SearchStatus, output_format: str, *, watch: bool) -> None:
+    if output_format == "json":
+        sys.stdout.write(json.dumps(to_json(status), indent=None if watch else 2, allow_nan=False) + "\n")
+        sys.stdout.flush()
         return
-    # A pipe gets whole lines, in a frame that is as wide as they are.
     shown = panel(status)
-    shown.expand = False
-    SafeConsole(width=max(output.width, WIDEST)).print(shown)
-
-
-def _indented(status: SearchStatus) -> str:
-    return json.dumps(to_json(status), indent=2, allow_nan=False) + "\n"
+    # A pipe gets whole lines, in a frame that is as wide as they are.
+    shown.expand = output.is_terminal
+    (output if output.is_terminal else SafeConsole(width=max(output.width, WIDEST))).print(shown)
 
 
 def _who(status: SearchStatus) -> str:
@@ -191,9 +176,13 @@ def _who(status: SearchStatus) -> str:
     return f"{who}\nstep:   {step.step.value}{counted}, since {_clock(step.since)}"
 
 
+def _table(*headings: str) -> Table:
+    return Table(*headings, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+
+
 def _rungs(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None) -> Table:
     unsettled = "in flight" if status.driver is not None else "left unfinished"
-    table = Table("fidelity", "scored", "of", "failed", unsettled, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table("fidelity", "scored", "of", "failed", unsettled)
     for rung in status.rungs:
         flying = rung.in_flight if in_flight is None else in_flight.get(rung.fidelity)
         wanted = rung.wanted if rung.final else f"up to {rung.wanted}"
@@ -203,9 +192,8 @@ def _rungs(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None) -> Ta
 
 
 def _rates(status: SearchStatus) -> Text:
-    overall = "" if status.per_second is None else f"{_per_time(status.per_second)} overall"
-    recent = "" if status.recent_per_second is None else f"{_per_time(status.recent_per_second)} lately"
-    parts = [part for part in (overall, recent) if part] or ["nothing is scored yet"]
+    rates = ((status.per_second, "overall"), (status.recent_per_second, "lately"))
+    parts = [f"{_per_time(rate)} {when}" for rate, when in rates if rate is not None] or ["nothing is scored yet"]
     return Text(", ".join([*parts, *_left(status)]))
 
 
@@ -227,10 +215,8 @@ def _left(status: SearchStatus) -> list[str]:
 
 def _per_time(rate: float) -> str:
     """A rate in the unit that leaves digits before the point."""
-    for seconds, unit in ((1, "s"), (60, "min"), (3600, "h")):
-        if rate * seconds >= 1 or unit == "h":
-            return f"{significant(rate * seconds, 3)} per {unit}"
-    raise AssertionError
+    seconds, unit = next(((factor, unit) for factor, unit in ((1, "s"), (60, "min")) if rate * factor >= 1), (3600, "h"))
+    return f"{significant(rate * seconds, 3)} per {unit}"
 
 
 def _curve(rung: RungStatus) -> Text:
@@ -249,7 +235,7 @@ def _notable(notable: Notable) -> str:
 
 
 def _reasons(status: SearchStatus) -> Table:
-    table = Table("failed", "because", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table("failed", "because")
     for reason in status.reasons[:REASONS_SHOWN]:
         table.add_row(str(reason.count), escape(reason.reason))
     rest = sum(reason.count for reason in status.reasons[REASONS_SHOWN:])
@@ -259,7 +245,7 @@ def _reasons(status: SearchStatus) -> Table:
 
 
 def _workers(status: SearchStatus) -> Table:
-    table = Table("worker", "finished", "mean s", "last seen", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = _table("worker", "finished", "mean s", "last seen")
     for worker in status.workers[:WORKERS_SHOWN]:
         ago = duration(max(timedelta(), status.taken - worker.last_seen).total_seconds())
         table.add_row(escape(worker.worker), str(worker.finished), f"{worker.mean_seconds:.2f}", f"{ago} ago")

@@ -26,19 +26,14 @@ EVERY = "all"
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
-
-    Attributes:
-        name: its heading, and how the command line calls it.
-        cells: a text for each row.
-        words: whether it holds words, which begin on the left; numbers end on the right.
-        note: a second heading.
-    """
+    """One column of a table."""
 
     name: str
     cells: Sequence[str]
     words: bool = False
+    """Whether it holds words, which begin on the left. Numbers end on the right."""
     note: str = ""
+    """A second heading."""
 
     @property
     def heading(self) -> str:

@@ -4,8 +4,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from hw_models.calibration import Errors, Fit
 from hw_models.errors import TargetError
 from hw_models.figures import significant
@@ -14,7 +12,7 @@ from hw_models.target import built_in_targets, load_target
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.view.tables import EVERY, Column, asked_for, fitting, print_table
-from hwsearch.view.terminal import number, say
+from hwsearch.view.terminal import say
 from hwsearch.workflow.cost import Charge
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
@@ -30,22 +28,15 @@ LAST_COLUMNS = ("kind", "macs", "cycles")
 
 
 def check_plots(folder: Path) -> None:
-    """Refuse a folder that the pictures of a cost cannot be written into.
-
-    Raises:
-        UserError: as said.
-    """
+    """Refuse a folder that the pictures of a cost cannot be written into."""
     for name in PLOTS:
         check_writable(folder / name)
 
 
 def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -> None:
-    """Print the cost of each layer and the totals, and draw them.
+    """Print the cost of each layer and the totals, and draw them into the folder `plots`.
 
-    Args:
-        charge: what is shown.
-        plots: folder for the pictures.
-        columns: columns of the table as the command line names them; None: those that fit, the time first.
+    `columns` are those of the table as the command line names them, by default those that fit, the time first.
 
     Raises:
         UserError: an unknown column; something that cannot be drawn or written.
@@ -137,17 +128,19 @@ def _print_layers(charge: Charge, asked: str | None) -> None:
         UserError: a column in `asked` that there is not.
     """
     workload, rows = charge.table.workload, charge.rows
-    known = [name for name in rows[0] if any(not _absent(row[name]) for row in rows)]
+    cells = {name: [_cell(row[name]) for row in rows] for name in rows[0]}
+    known = [name for name in cells if any(cells[name])]
     names = known if asked is None else asked_for(asked, known)
-    for name in names:
-        if name not in rows[0]:
-            raise UserError(f"unknown column '{name}'; wanted some of {', '.join(rows[0])}, or '{EVERY}'")
-    columns = [Column(name, [number(row[name]) for row in rows], words=name in TEXT_COLUMNS) for name in names]
+    if unknown := [name for name in names if name not in cells]:
+        raise UserError(f"unknown column '{unknown[0]}'; wanted some of {', '.join(cells)}, or '{EVERY}'")
+    shown = [Column(name, cells[name], words=name in TEXT_COLUMNS) for name in names]
+    if asked is None:
+        shown = fitting(
+            shown, [*FIRST_COLUMNS, *(name for name in known if name not in FIRST_COLUMNS + LAST_COLUMNS), *LAST_COLUMNS]
+        )
     length = f"{significant(workload.seconds, 3)} s of speech"
     if workload.streaming:
         length = f"one frame of {1e3 * workload.frame_seconds:g} ms"
-    needed = [*FIRST_COLUMNS, *(name for name in known if name not in FIRST_COLUMNS + LAST_COLUMNS), *LAST_COLUMNS]
-    shown = columns if asked is not None else fitting(columns, needed)
     print_table(shown, f"{charge.target.name}: {length}, {workload.macs:,} MACs")
 
 
@@ -182,5 +175,10 @@ def _of(capacity: int | None) -> str:
     return "" if capacity is None else f" of {capacity:,}"
 
 
-def _absent(value: str | float) -> bool:
-    return value == "" if isinstance(value, str) else bool(np.isnan(value))
+def _cell(value: str | float) -> str:
+    """Thousands apart, at least four digits of a fraction, and nothing for what is not known."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "" if math.isnan(value) else significant(value)

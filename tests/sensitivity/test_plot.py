@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from hwsearch.experiment import SeparatorConfig
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
-from hwsearch.view.sensitivity_plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, plot_bits, plot_tables
+from hwsearch.view.sensitivity_plot import NOT_ABOVE_ZERO_COLOUR, draw_bits, draw_tables, save_figure
 from tests.separator.small import all_sites, weight_sites
 
 PAPER = SeparatorConfig(X=8, R=4)
@@ -49,7 +49,7 @@ def test_values_above_zero_are_coloured_by_their_logarithm_others_are_grey_and_m
 
 @pytest.mark.parametrize("value", [np.zeros((3, 3)), -np.ones((3, 3)), np.full((3, 3), 0.5)])
 def test_a_table_without_a_span_of_values_is_drawn(tmp_path: Path, value: np.ndarray) -> None:
-    plot_tables([make_table(value=value)], tmp_path / "map.png", "run")
+    save_figure(draw_tables([make_table(value=value)], "run"), tmp_path / "map.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -61,7 +61,7 @@ def test_the_names_of_229_sites_do_not_touch(tmp_path: Path) -> None:
     boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
     assert len(boxes) == 229
     assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
-    plot_tables([make_table(sites=sites)], tmp_path / "map.png", "run")
+    save_figure(draw_tables([make_table(sites=sites)], "run"), tmp_path / "map.png")
     assert list(tmp_path.iterdir()) == [tmp_path / "map.png"]
 
 
@@ -101,6 +101,6 @@ def test_more_kinds_of_layers_than_colours_share_the_last() -> None:
 
 def test_bits_are_drawn_into_one_file(tmp_path: Path) -> None:
     allocation = BitAllocation.of({site: 2 if is_weight(site) else 8 for site in SITES})
-    plot_bits({"1.0 kB": allocation}, SITES, tmp_path / "bits.png", "run")
+    save_figure(draw_bits({"1.0 kB": allocation}, SITES, "run"), tmp_path / "bits.png")
     assert (tmp_path / "bits.png").read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [tmp_path / "bits.png"]
