@@ -1,4 +1,4 @@
-"""A separator judged on the test mixtures, per angle between the speakers, with 95 % confidence intervals."""
+"""Scores of a separator on the test mixtures, by angle between the speakers, with 95 % confidence intervals."""
 
 import json
 import math
@@ -20,8 +20,8 @@ from hwsearch.experiment import EvaluationConfig
 from hwsearch.files.reading import read_json
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.perceptual import pesq_score, stoi_score
-from hwsearch.metrics.recognisers.ctc import CtcDigitRecogniser, labels_of, load_default
-from hwsearch.metrics.recognisers.recogniser import Recogniser, transcribe_at
+from hwsearch.metrics.recognisers.ctc import load_default
+from hwsearch.metrics.recognisers.recogniser import Recogniser, heard_errors
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import (
     Estimate,
@@ -32,28 +32,28 @@ from hwsearch.metrics.statistics import (
     paired_wer_test,
     wer_interval,
 )
-from hwsearch.metrics.wer import WordErrors, word_errors
+from hwsearch.metrics.wer import WordErrors
 
 Audio = NDArray[np.float32]
 
 System = Callable[[Audio, float], Audio]
-"""Mixture [mics, samples] and the target's direction in degrees to the target [samples]."""
+"""Maps a mixture [mics, samples] and the target's direction in degrees to an estimate of the target [samples]."""
 
 ALL_ANGLES_DEG = (0.0, 180.0)
 
 MEANS = ("si_snr_db", "si_snr_improvement_db", "pesq", "stoi")
-"""Figures averaged over utterances, each beside that of the unprocessed mixture where there is one."""
+"""Metrics averaged over utterances."""
 
 
 @dataclass(frozen=True)
 class UtteranceScores:
-    """What one test mixture gave.
+    """Scores of one test mixture.
 
     Attributes:
         utterance: id of the target's utterance; several mixtures may hold the same one.
-        scores: by metric; `mixture_` marks the unprocessed microphone 0. A metric without a value is absent.
-        words: word errors of `estimate`, `mixture` and clean `target`; empty where the words are not known.
-        unavailable: by metric, why it has no value.
+        scores: value by metric; the prefix `mixture_` marks those of the unprocessed microphone 0.
+        words: word errors of `estimate`, `mixture` and clean `target`; empty where the words are unknown.
+        unavailable: the reason for each metric without a value.
     """
 
     id: str
@@ -70,12 +70,12 @@ _RESULTS = TypeAdapter(list[UtteranceScores])
 
 @dataclass(frozen=True)
 class Summary:
-    """One angle bin, or all.
+    """Figures of one angle bin, or of all mixtures.
 
     Attributes:
-        angles_deg: lower and upper end; the upper belongs to the bin only at the last one.
-        utterances: mixtures in the bin.
-        figures: by metric; `wer` and its kin are ratios, not percents.
+        angles_deg: lower and upper end. Only the last bin includes its upper end.
+        utterances: number of mixtures in the bin.
+        figures: by metric; word error rates are ratios, not percentages.
     """
 
     angles_deg: tuple[float, float]
@@ -93,11 +93,11 @@ def evaluate(
     """Separate and score every mixture.
 
     Args:
-        system: what is judged.
-        folder: of the data set.
-        mixtures: from its manifest.
-        recogniser: counts words where the transcript is known and within its vocabulary; None: no words.
-        progress: told (done, total).
+        system: the separator.
+        folder: folder of the data set.
+        mixtures: the data set's test mixtures.
+        recogniser: transcribes the voices, or None to count no word errors.
+        progress: called with (done, total).
 
     Raises:
         UserError: a file of the data set is missing or changed.
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def of_target(estimates: Audio, target: Audio) -> Audio:
-    """The target's estimate; of several speakers' [speakers, samples] that with the highest SI-SNR to it."""
+    """Estimate of the target: of [speakers, samples], the one with the highest SI-SNR."""
     if estimates.ndim == 1:
         return estimates
     audible = [estimate for estimate in estimates if np.any(estimate)] or [estimates[0]]
@@ -123,29 +123,33 @@ def of_target(estimates: Audio, target: Audio) -> Audio:
 def score_utterance(
     mixture: Mixture, unprocessed: Audio, estimate: Audio, target: Audio, recogniser: Recogniser | None
 ) -> UtteranceScores:
-    """All metrics of one separated mixture; all signals are [samples] at microphone 0."""
+    """Compute all metrics of one separated mixture; all signals are [samples] at microphone 0."""
     scores: dict[str, float] = {}
     unavailable: dict[str, str] = {}
     for prefix, signal in (("mixture_", unprocessed), ("", estimate)):
-        for name, metric in (("si_snr_db", _si_snr), ("pesq", pesq_score), ("stoi", stoi_score)):
+        for name, metric, *rate in (
+            ("si_snr_db", si_snr),
+            ("pesq", pesq_score, mixture.sample_rate),
+            ("stoi", stoi_score, mixture.sample_rate),
+        ):
             try:
-                scores[prefix + name] = float(metric(signal, target, mixture.sample_rate))
+                scores[prefix + name] = float(metric(signal, target, *rate))
             except MetricUnavailable as reason:
                 unavailable[prefix + name] = str(reason)
     if "si_snr_db" in scores and "mixture_si_snr_db" in scores:
         scores["si_snr_improvement_db"] = scores["si_snr_db"] - scores["mixture_si_snr_db"]
     words: dict[str, WordErrors] = {}
-    said = mixture.target.transcript
-    if recogniser is not None and said is not None and understood(recogniser, said):
-        for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
-            words[name] = word_errors(said, transcribe_at(recogniser, signal, mixture.sample_rate))
+    for name, signal in (("mixture", unprocessed), ("estimate", estimate), ("target", target)):
+        errors = heard_errors(recogniser, mixture.target.transcript, signal, mixture.sample_rate)
+        if errors is not None:
+            words[name] = errors
     return UtteranceScores(
         mixture.id, mixture.target.utterance, mixture.angle_deg, mixture.t60_measured_s, scores, words, unavailable
     )
 
 
 def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], seed: int) -> list[Summary]:
-    """A summary of each angle bin that has utterances, then of all, also of those outside every bin."""
+    """Summarise each angle bin that holds mixtures, then all mixtures, including those outside every bin."""
     summaries = []
     for low, high in pairwise(bins_deg):
         last = high == bins_deg[-1]
@@ -157,20 +161,16 @@ def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], see
 
 
 def check_recogniser(config: EvaluationConfig) -> None:
-    """Refuse a recogniser that is not installed.
-
-    Raises:
-        UserError: as said.
-    """
+    """Raise `UserError` for a recogniser that is not installed."""
     if config.recogniser == "pocketsphinx-closed" and find_spec("pocketsphinx") is None:
         raise UserError("evaluation.recogniser is 'pocketsphinx-closed', not installed; wanted: pip install 'hwsearch[asr]'")
 
 
 def make_recogniser(config: EvaluationConfig, mixtures: Sequence[Mixture]) -> Recogniser | None:
-    """The configured recogniser; a closed vocabulary is that of the mixtures' transcripts.
+    """Make the configured recogniser; pocketsphinx gets its vocabulary from the mixtures' transcripts.
 
     Raises:
-        UserError: the closed-vocabulary recogniser without transcripts, or not installed.
+        UserError: pocketsphinx is not installed, or there are no transcripts for it.
     """
     if config.recogniser == "none":
         return None
@@ -188,7 +188,7 @@ def make_recogniser(config: EvaluationConfig, mixtures: Sequence[Mixture]) -> Re
 
 
 def to_json(results: Sequence[UtteranceScores], summaries: Sequence[Summary]) -> dict[str, Any]:
-    """Summaries and single utterances, for the record and for paired tests."""
+    """Summaries and the scores of single mixtures as JSON."""
     return {
         "summaries": [asdict(summary) for summary in summaries],
         "utterances": [asdict(result) for result in results],
@@ -196,10 +196,10 @@ def to_json(results: Sequence[UtteranceScores], summaries: Sequence[Summary]) ->
 
 
 def figures_of(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estimate]:
-    """Means and word error rates with their intervals.
+    """Compute means and word error rates with their intervals.
 
-    Where several mixtures hold the same target utterance they are resampled together (cluster bootstrap): what is said
-    decides much of how well it is separated. Speakers are not resampled: a handful of them bounds nothing.
+    Mixtures with the same target utterance are resampled together (cluster bootstrap), because their scores depend on each other.
+    Speakers are not resampled: there are too few of them.
     """
     found: dict[str, Estimate] = {}
     for name in MEANS:
@@ -216,23 +216,20 @@ def figures_of(results: Sequence[UtteranceScores], seed: int) -> dict[str, Estim
 
 
 def check_comparable(utterances: Mapping[str, str], others: Sequence[UtteranceScores]) -> None:
-    """Refuse figures of other mixtures than those that are scored.
+    """Raise `UserError` if two sets of figures have no mixture in common.
 
     Args:
         utterances: the target's utterance in each mixture, by the mixture's id.
         others: the figures to compare with.
-
-    Raises:
-        UserError: no mixture in common.
     """
     if not any(utterances.get(other.id) == other.utterance for other in others):
         raise UserError("the two sets of figures have no mixture in common; wanted the same test mixtures")
 
 
 def compare(results: Sequence[UtteranceScores], others: Sequence[UtteranceScores], seed: int) -> dict[str, PairedTest]:
-    """Paired tests of one system against another on the mixtures that both were scored on: the first minus the second.
+    """Compare two systems by paired tests on the mixtures that both were scored on: first minus second.
 
-    Signs of the differences are flipped at random, together for mixtures of the same target utterance.
+    Mixtures with the same target utterance form a group.
 
     Raises:
         UserError: no mixture in common.
@@ -254,10 +251,10 @@ def compare(results: Sequence[UtteranceScores], others: Sequence[UtteranceScores
 
 
 def read_figures(path: Path) -> list[UtteranceScores]:
-    """The single utterances of a file that `to_json` filled.
+    """Read the scores of single mixtures from a file of `to_json`.
 
     Raises:
-        UserError: no such file, or not one of figures.
+        UserError: there is no such file, or it holds no figures.
     """
     content = read_json(path, "the figures of 'hwsearch evaluate --output'")
     try:
@@ -276,7 +273,6 @@ def read_figures(path: Path) -> list[UtteranceScores]:
 
 
 def _mean(values: Sequence[float], utterances: Sequence[str], seed: int) -> Estimate:
-    """Student's interval, or the cluster bootstrap's where an utterance comes more than once."""
     if len(set(utterances)) == len(utterances):
         return mean_interval(values)
     return bootstrap_mean_interval(values, seed, utterances)
@@ -284,18 +280,3 @@ def _mean(values: Sequence[float], utterances: Sequence[str], seed: int) -> Esti
 
 def _utterances(results: Sequence[UtteranceScores]) -> list[str]:
     return [result.utterance for result in results]
-
-
-def _si_snr(estimate: Audio, target: Audio, sample_rate: int) -> float:
-    del sample_rate
-    return float(si_snr(estimate, target))
-
-
-def understood(recogniser: Recogniser, transcript: str) -> bool:
-    """Whether a recogniser could write the transcript at all: the digit recogniser knows ten words."""
-    if not isinstance(recogniser, CtcDigitRecogniser):
-        return True
-    try:
-        return bool(labels_of(transcript))
-    except ValueError:
-        return False

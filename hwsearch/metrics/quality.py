@@ -1,4 +1,4 @@
-"""The contract of quality metrics that a search may optimise, and those that ship."""
+"""The contract of quality metrics that a search may optimise, and the metrics that ship."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.metrics.errors import MetricUnavailable
-from hwsearch.metrics.evaluation import understood
 from hwsearch.metrics.perceptual import pesq_score, stoi_score
-from hwsearch.metrics.recognisers.recogniser import Recogniser, transcribe_at
+from hwsearch.metrics.recognisers.recogniser import Recogniser, heard_errors
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import Estimate, mean_interval, wer_interval
-from hwsearch.metrics.wer import WordErrors, word_errors
+from hwsearch.metrics.wer import WordErrors
 
 Audio = NDArray[np.float32]
 
@@ -23,12 +22,12 @@ class Heard:
     """One separated mixture; every signal is [samples] at microphone 1.
 
     Attributes:
-        estimate: of the target.
-        target: what it should be.
+        estimate: the separated target.
+        target: the true target.
         unprocessed: the mixture.
         sample_rate: in Hz.
-        transcript: the target's words; None where they are not known.
-        recogniser: of the experiment's section `evaluation`; None: none.
+        transcript: the target's words, or None where they are unknown.
+        recogniser: the one in the experiment's section `evaluation`, or None.
     """
 
     estimate: Audio
@@ -41,14 +40,14 @@ class Heard:
 
 @dataclass(frozen=True)
 class QualityMetric:
-    """What a search may optimise besides costs.
+    """A metric that a search may optimise besides costs.
 
     Attributes:
-        direction: whether more or less of it is better.
-        worst: what a mixture counts that has no value, such as an estimate without sound.
-        score: the value of one mixture; None leaves the mixture out. Raises `MetricUnavailable` where `worst` counts.
-        over_mixtures: the value over all mixtures, with its interval.
-        words: whether it needs a recogniser.
+        direction: whether larger or smaller values are better.
+        worst: value of a mixture for which `score` raises `MetricUnavailable`, such as one with a silent estimate.
+        score: computes the value of one mixture; None leaves the mixture out.
+        over_mixtures: computes the value over all mixtures, with its interval.
+        words: whether the metric needs a recogniser.
     """
 
     direction: Literal["maximize", "minimize"]
@@ -58,7 +57,7 @@ class QualityMetric:
     words: bool = False
 
     def of(self, heard: Sequence[Heard]) -> Estimate | None:
-        """The value over several mixtures; None where every one of them was left out."""
+        """Value over several mixtures, or None if all were left out."""
         found = [value for value in map(self._one, heard) if value is not None]
         return self.over_mixtures(found) if found else None
 
@@ -74,9 +73,7 @@ def _improvement(heard: Heard) -> float:
 
 
 def _words(heard: Heard) -> WordErrors | None:
-    if heard.recogniser is None or heard.transcript is None or not understood(heard.recogniser, heard.transcript):
-        return None
-    return word_errors(heard.transcript, transcribe_at(heard.recogniser, heard.estimate, heard.sample_rate))
+    return heard_errors(heard.recogniser, heard.transcript, heard.estimate, heard.sample_rate)
 
 
 SI_SNR_IMPROVEMENT = QualityMetric("maximize", -300.0, _improvement)

@@ -1,4 +1,4 @@
-"""Scale-invariant signal-to-noise ratio as a measurement, in float64 (the training loss lives elsewhere)."""
+"""Scale-invariant signal-to-noise ratio as a measurement, in float64; the training loss is in `hwsearch.training.loss`."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -6,24 +6,21 @@ from numpy.typing import ArrayLike, NDArray
 from hwsearch.metrics.signals import signal_pair
 
 LIMIT_DB = 150.0
-"""Results are held within +-150 dB. float32 audio resolves 24 bits, 144 dB: beyond it a figure is rounding,
-and a perfect copy or an orthogonal estimate would put an infinity into a mean."""
+"""Results are limited to +-150 dB. float32 audio resolves 24 bits (144 dB), and a mean must not contain an infinity."""
 
 
 def si_snr(estimate: ArrayLike, target: ArrayLike) -> float | NDArray[np.float64]:
-    """SI-SNR in dB of `estimate` against `target`, both [..., samples]: one value per leading index.
+    """SI-SNR in dB of `estimate` against `target`, both [..., samples]: one value per leading index, a float for 1-D input.
 
-    A float for 1-D input. Both are made zero-mean; with s_t = (<e, s> / <s, s>) s the value is 10
-    log10(|s_t|^2 / |e - s_t|^2) (Luo and Mesgarani, "TaSNet", ICASSP 2018, eqs. 13 to 15), computed in
-    float64.
+    Both are made zero-mean. With s_t = (<e, s> / <s, s>) s the value is 10 log10(|s_t|^2 / |e - s_t|^2) (Luo and Mesgarani,
+    "TaSNet", ICASSP 2018, eqs. 13 to 15).
 
     Raises:
         ValueError: the shapes differ.
-        MetricUnavailable: a target or an estimate is silent, empty or not finite. In a batch the message
-            gives the index: score utterances one by one to keep the others.
+        MetricUnavailable: an estimate or a target is silent, empty or not finite.
     """
     e, s = (signal - signal.mean(axis=-1, keepdims=True) for signal in signal_pair(estimate, target))
-    # Unit peaks keep the squares away from underflow and overflow; the ratio does not see them.
+    # Unit peaks avoid underflow and overflow of the squares. The ratio does not change.
     e = e / np.abs(e).max(axis=-1, keepdims=True)
     s = s / np.abs(s).max(axis=-1, keepdims=True)
     projection = (e * s).sum(axis=-1, keepdims=True) / (s * s).sum(axis=-1, keepdims=True) * s

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import jiwer
 
+from hwsearch.data.sentences import DIGITS
 from hwsearch.metrics.errors import MetricUnavailable
-
-DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'"})
 _NOT_IN_A_WORD = re.compile(r"[^\w' ]|_")
@@ -38,22 +37,18 @@ class WordErrors:
 
 
 def normalise(text: str) -> str:
-    """The form in which transcripts are compared.
+    """Transcript in the form in which transcripts are compared.
 
-    Lower case; typographic apostrophes made plain and kept inside words (`don't`), dropped around them; other
-    punctuation becomes a space; digits are read one by one (`42` is `four two`, as in a digit string); single
-    spaces.
+    Letters become lower case, and runs of spaces single. Apostrophes become plain inside words (`don't`) and are dropped around
+    them; other punctuation becomes a space. Figures are read digit by digit: `42` is `four two`.
     """
     lowered = text.lower().translate(_APOSTROPHES)
-    spoken = re.sub(r"[0-9]", lambda digit: f" {DIGIT_WORDS[int(digit[0])]} ", lowered)
+    spoken = re.sub(r"[0-9]", lambda digit: f" {DIGITS[int(digit[0])]} ", lowered)
     return " ".join(_LONE_APOSTROPHE.sub(" ", _NOT_IN_A_WORD.sub(" ", spoken)).split())
 
 
 def word_errors(reference: str, hypothesis: str) -> WordErrors:
-    """Errors of `hypothesis` against `reference`, both normalised first.
-
-    An empty reference has no words: every hypothesis word is an insertion.
-    """
+    """Errors of `hypothesis` against `reference`, both normalised first; with an empty reference every word is an insertion."""
     wanted, heard = normalise(reference), normalise(hypothesis)
     if not wanted:
         return WordErrors(0, 0, len(heard.split()), 0)
@@ -62,7 +57,7 @@ def word_errors(reference: str, hypothesis: str) -> WordErrors:
 
 
 def corpus_wer(utterances: Iterable[WordErrors]) -> float:
-    """Summed errors over summed reference words (0 is perfect; insertions can lift it above 1).
+    """Summed errors over summed reference words: 0 is perfect, and insertions can lift it above 1.
 
     Raises:
         MetricUnavailable: the references hold no word.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from hwsearch.metrics import statistics
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.statistics import (
     Estimate,
@@ -30,22 +31,29 @@ def exact_sign_flip_p(difference: np.ndarray) -> float:
     return sum(abs(np.dot(signs, difference)) >= observed for signs in flips) / len(flips)
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "RESAMPLES", 300)
+
+
 def test_t_interval_is_that_of_scipy() -> None:
     values = np.random.default_rng(0).normal(3, 2, 12)
-    estimate = mean_interval(values, confidence=0.9)
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    estimate = mean_interval(values)
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high))
     assert (estimate.value, estimate.n) == (pytest.approx(values.mean()), 12)
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_intervals_cover_the_mean_of_a_known_distribution() -> None:
     rng = np.random.default_rng(1)
     samples = [rng.gamma(4.0, 1.0, 40) for _ in range(400)]
-    for interval in (mean_interval, lambda x: bootstrap_mean_interval(x, 0, resamples=400)):
+    for interval in (mean_interval, lambda x: bootstrap_mean_interval(x, 0)):
         coverage = np.mean([covers(interval(sample), 4.0) for sample in samples])
         assert 0.91 <= coverage <= 0.98
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_groups_widen_the_interval_until_it_covers() -> None:
     """Twenty speaker pairs of ten alike utterances are not two hundred utterances."""
     rng = np.random.default_rng(2)
@@ -54,25 +62,26 @@ def test_groups_widen_the_interval_until_it_covers() -> None:
     for _ in range(200):
         values = np.repeat(rng.normal(size=20), 10) + 0.3 * rng.normal(size=200)
         for grouped in covered:
-            estimate = bootstrap_mean_interval(values, 0, groups if grouped else None, resamples=300)
+            estimate = bootstrap_mean_interval(values, 0, groups if grouped else None)
             assert (estimate.n, estimate.groups) == (200, 20 if grouped else None)
             covered[grouped] += covers(estimate, 0.0)
     assert covered[True] / 200 > 0.88
     assert covered[False] / 200 < 0.6
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_wer_interval_covers_the_rate_of_a_known_distribution() -> None:
     rng = np.random.default_rng(3)
     covered = 0
     for _ in range(200):
         words = rng.integers(2, 15, 50)
         utterances = [WordErrors(int(rng.binomial(n, 0.2)), 0, 0, int(n)) for n in words]
-        covered += covers(wer_interval(utterances, 0, resamples=300), 0.2)
+        covered += covers(wer_interval(utterances, 0), 0.2)
     assert 0.89 <= covered / 200 <= 0.985
 
 
 def test_wer_interval_keeps_the_ratio_and_ignores_empty_draws() -> None:
-    estimate = wer_interval([WordErrors(1, 0, 0, 2), WordErrors(0, 0, 0, 0)], seed=0, resamples=200)
+    estimate = wer_interval([WordErrors(1, 0, 0, 2), WordErrors(0, 0, 0, 0)], seed=0)
     assert (estimate.value, estimate.low, estimate.high, estimate.n) == (0.5, 0.5, 0.5, 2)
 
 
@@ -101,13 +110,14 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_permutation_test_agrees_with_enumeration(seed: int) -> None:
+def test_permutation_test_agrees_with_enumeration(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.normal(0.5, 1, 9), rng.normal(0, 1, 9)
     exact = paired_permutation_test(first, second, 0)
     assert exact.p_value == pytest.approx(exact_sign_flip_p(first - second))
     assert exact.difference == pytest.approx(first.mean() - second.mean())
-    sampled = paired_permutation_test(first, second, 0, resamples=511)
+    monkeypatch.setattr(statistics, "RESAMPLES", 511)
+    sampled = paired_permutation_test(first, second, 0)
     assert sampled.p_value == pytest.approx(exact.p_value, abs=0.08)
 
 

@@ -1,7 +1,4 @@
-"""What training adds to clean speech, so that rooms, noise and a separator's leftovers are nothing new.
-
-Everything draws from the given generator, so a seed fixes the data.
-"""
+"""Augmentation of the digit recogniser's training data: speed, rooms, noise, and another voice."""
 
 import numpy as np
 import scipy.signal
@@ -11,7 +8,7 @@ from numpy.typing import NDArray
 FASTEST = 1.2
 LONGEST_DECAY_SECONDS = 0.5
 DECAY_60_DB = 6.907755
-"""ln(1000): amplitude decays by 60 dB in one T60."""
+"""ln(1000): in one T60 the amplitude decays by 60 dB."""
 
 Audio = NDArray[np.float32]
 
@@ -23,10 +20,10 @@ def change_speed(audio: Audio, rng: np.random.Generator) -> Audio:
 
 
 def reverberate(audio: Audio, sample_rate: int, rng: np.random.Generator) -> Audio:
-    """`audio` [samples] in a drawn room, as long as before.
+    """`audio` [samples] in a random room, at the same length.
 
-    The room is Polack's model: a direct path and, from 2 ms on, white noise under an exponential decay, with
-    a T60 of 0.05 to 0.5 s and a direct-to-reverberant ratio of -3 to 15 dB.
+    Polack's model: a direct path and, from 2 ms on, white noise under an exponential decay. T60 is 0.05 to 0.5 s, the
+    direct-to-reverberant ratio -3 to 15 dB.
     """
     decay = rng.uniform(0.05, LONGEST_DECAY_SECONDS)
     seconds = np.arange(int(decay * sample_rate)) / sample_rate
@@ -44,7 +41,7 @@ def coloured_noise(samples: int, rng: np.random.Generator) -> Audio:
 
 
 def add_at(audio: Audio, disturbance: Audio, ratio_db: float) -> Audio:
-    """`audio` [samples] plus `disturbance`, repeated or cut to its length, `ratio_db` below it in power."""
+    """`audio` [samples] plus `disturbance` at a power `ratio_db` lower. The disturbance is repeated or cut to the same length."""
     fitted = np.resize(disturbance, audio.size)
     power, unwanted = (float(np.square(x, dtype=np.float64).mean()) for x in (audio, fitted))
     if unwanted == 0:
@@ -53,9 +50,9 @@ def add_at(audio: Audio, disturbance: Audio, ratio_db: float) -> Audio:
 
 
 def augment(audio: Audio, interferer: Audio, sample_rate: int, rng: np.random.Generator) -> Audio:
-    """One training version of a clean utterance [samples]: new speed; room, weak voice and noise by chance.
+    """Random training version of a clean utterance [samples]: another speed, and possibly a room, a weak `interferer` and noise.
 
-    `interferer` is another voice, added 10 to 30 dB below: what a separator leaves of it.
+    The interferer, another voice, is 10 to 30 dB lower, as after separation.
     """
     out = change_speed(audio, rng)
     if rng.random() < 0.6:

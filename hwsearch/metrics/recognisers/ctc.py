@@ -1,7 +1,7 @@
 """A small recogniser of spoken digit strings: log-mel, a dilated convolutional network, greedy CTC.
 
-Connectionist temporal classification: Graves et al., ICML 2006; the greedy decoder is its best-path decoding
-(section 3.2). It knows ten words, so its word error rate compares separators and nothing else.
+Connectionist temporal classification and its best-path decoding: Graves et al., ICML 2006, section 3.2. The recogniser knows ten
+words, so its word error rate serves only to compare separators.
 """
 
 import itertools
@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hwsearch.data.sentences import DIGITS
 from hwsearch.errors import UserError
 from hwsearch.files.reading import file_digest
 from hwsearch.files.tensors import check_tensors, load_tensors, refused
 from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.metrics.recognisers.log_mel import MEL_BANDS, SAMPLE_RATE, log_mel, mel_filters
 from hwsearch.metrics.recognisers.recogniser import listenable
-from hwsearch.metrics.wer import DIGIT_WORDS, normalise
+from hwsearch.metrics.wer import normalise
 
 BLANK = 0
 CHANNELS = 64
@@ -38,7 +39,7 @@ _WHAT = "a digit recogniser"
 
 DEFAULT_FILE = Path(__file__).with_name("digits_ctc.safetensors")
 DEFAULT_SHA256 = "0f0a6113b2b61953908429142893f5d3db8cd1b404d9e8ce0a6c426dcbe4db22"
-"""SHA-256 of the file that ships. A recogniser that is trained anew has another."""
+"""SHA-256 of the file that ships. Training again changes it."""
 
 GRADIENT_NORM = 5.0
 PEAK_LEARNING_RATE = 4e-3
@@ -65,7 +66,7 @@ class ResidualBlock(nn.Module):
 class CtcNetwork(nn.Module):
     """Log-mel [batch, MEL_BANDS, frames] to label scores [batch, 11, ceil(frames / 2)]; 0.16 M parameters.
 
-    Labels: 0 is the blank, 1 to 10 are zero to nine. It sees 1.8 s around each 20 ms frame.
+    Label 0 is the blank, 1 to 10 are zero to nine. The receptive field of each 20 ms frame is 1.8 s.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class CtcNetwork(nn.Module):
         self.stem = nn.Conv1d(MEL_BANDS, CHANNELS, KERNEL, stride=2, padding=KERNEL // 2, bias=False)
         self.normalisation = nn.BatchNorm1d(CHANNELS)
         self.blocks = nn.Sequential(*(ResidualBlock(dilation) for dilation in DILATIONS))
-        self.head = nn.Conv1d(CHANNELS, len(DIGIT_WORDS) + 1, 1)
+        self.head = nn.Conv1d(CHANNELS, len(DIGITS) + 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         out: Tensor = self.head(self.blocks(torch.relu(self.normalisation(self.stem(features)))))
@@ -83,13 +84,16 @@ class CtcNetwork(nn.Module):
 class CtcDigitRecogniser:
     """A `Recogniser` of English digit strings at 8 kHz."""
 
-    name = "digit CTC (closed vocabulary: zero to nine)"
-    closed_vocabulary = True
     sample_rate = SAMPLE_RATE
 
     def __init__(self, network: CtcNetwork) -> None:
         self.network = network.eval()
         self._filters = torch.from_numpy(mel_filters())
+
+    def can_write(self, transcript: str) -> bool:
+        """Whether every word is a digit."""
+        words = normalise(transcript).split()
+        return bool(words) and set(words) <= set(DIGITS)
 
     @torch.no_grad()
     def transcribe(self, audio: NDArray[np.float32]) -> str:
@@ -97,21 +101,21 @@ class CtcDigitRecogniser:
         if not listenable(audio):
             return ""
         scores = self.network(log_mel(torch.from_numpy(np.ascontiguousarray(audio)), self._filters)[None])[0]
-        return " ".join(DIGIT_WORDS[label - 1] for label in collapse(scores.argmax(dim=0).tolist()))
+        return " ".join(DIGITS[label - 1] for label in collapse(scores.argmax(dim=0).tolist()))
 
 
 def collapse(path: Sequence[int]) -> list[int]:
-    """The labelling of a CTC path: repeats merged, then blanks removed (Graves et al. 2006, the map B)."""
+    """Labelling of a CTC path: merge repeats, then remove blanks (Graves et al. 2006, the map B)."""
     return [label for label, _ in itertools.groupby(path) if label != BLANK]
 
 
 def labels_of(transcript: str) -> list[int]:
     """CTC labels of a digit string, written in words or figures. `ValueError` on any other word."""
     words = normalise(transcript).split()
-    unknown = sorted(set(words) - set(DIGIT_WORDS))
+    unknown = sorted(set(words) - set(DIGITS))
     if unknown:
         raise ValueError(f"not a digit: {', '.join(unknown)}")
-    return [DIGIT_WORDS.index(word) + 1 for word in words]
+    return [DIGITS.index(word) + 1 for word in words]
 
 
 def train_ctc(
@@ -121,16 +125,16 @@ def train_ctc(
     batch_size: int = 32,
     on_step: Callable[[int, float], None] | None = None,
 ) -> CtcDigitRecogniser:
-    """Train on `examples`, `steps` batches of `batch_size` drawn from it in turn (augmented by the caller).
+    """Train on `steps` batches of `batch_size` examples each, which the caller has augmented.
 
-    Adam with a one-cycle learning rate, CTC loss. Same examples, seed and thread count give the same weights;
-    `on_step` is told the step number and its loss.
+    AdamW with a one-cycle learning rate, CTC loss. The same examples, seed and thread count give the same weights. `on_step` gets
+    the number of each step and its loss.
 
     Raises:
         ValueError: the examples run out first, or a transcript holds something else than digits.
     """
     stream = iter(examples)
-    with torch.random.fork_rng(devices=[]):  # the caller's generator is left as it was
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = CtcNetwork().train()
         filters = torch.from_numpy(mel_filters())
@@ -152,7 +156,7 @@ def train_ctc(
 
 
 def save(recogniser: CtcDigitRecogniser, path: Path, provenance: dict[str, str]) -> None:
-    """Write the network as safetensors, atomically, with `provenance` (seed, data, ...) in its metadata."""
+    """Write the network as safetensors, with `provenance` (seed, data, ...) in its metadata."""
     metadata = {"format": FORMAT, "provenance": json.dumps(provenance, sort_keys=True)}
     atomic_write_bytes(path, safetensors.torch.save(recogniser.network.state_dict(), metadata))
 
@@ -173,7 +177,7 @@ def load(path: Path) -> CtcDigitRecogniser:
 
 
 def load_default() -> CtcDigitRecogniser:
-    """The recogniser that ships with the package (trained by `experiments/train_digit_recogniser.py`).
+    """Read the recogniser that ships with the package; `experiments/train_digit_recogniser.py` trained it.
 
     Raises:
         UserError: its file is missing, or is not the one that ships.

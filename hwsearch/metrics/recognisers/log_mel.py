@@ -1,4 +1,4 @@
-"""Log-mel features at 8 kHz that do not depend on the loudness or the colour of the recording."""
+"""Log-mel features at 8 kHz, independent of the level and the spectral colour of the recording."""
 
 import math
 
@@ -14,8 +14,7 @@ FFT = 256
 MEL_BANDS = 40
 LOWEST_HZ = 80.0
 FLOOR = 1e-6
-"""Power floor relative to the loudest frame (-60 dB): hides noise that a digit does not need, and pauses of
-digital silence look like quiet rooms."""
+"""Power floor relative to the loudest frame (-60 dB). It makes digital silence look like a quiet room."""
 
 
 def mel_filters() -> NDArray[np.float32]:
@@ -29,7 +28,7 @@ def mel_filters() -> NDArray[np.float32]:
 
     edges = 700 * (10 ** (np.linspace(mel(LOWEST_HZ), mel(SAMPLE_RATE / 2), MEL_BANDS + 2) / 2595) - 1)
     bins = np.arange(FFT // 2 + 1) * SAMPLE_RATE / FFT
-    # A band narrower than a bin would catch none: half a bin of extra width on either side.
+    # Half a bin of extra width on either side: a narrower band could fall between two bins.
     margin = SAMPLE_RATE / FFT / 2
     rising = (bins - edges[:-2, None] + margin) / (edges[1:-1] - edges[:-2] + margin)[:, None]
     falling = (edges[2:, None] + margin - bins) / (edges[2:] - edges[1:-1] + margin)[:, None]
@@ -39,8 +38,8 @@ def mel_filters() -> NDArray[np.float32]:
 def log_mel(audio: Tensor, filters: Tensor) -> Tensor:
     """Features [MEL_BANDS, frames] of `audio` [samples] at 8 kHz, zero-mean per band, about unit variance.
 
-    One frame each 10 ms, frames = samples // 80 + 1. The floor follows the loudest frame and the mean over
-    time is removed, which takes out gain and a fixed microphone response.
+    One frame every 10 ms: frames = samples // 80 + 1. A floor relative to the loudest frame removes the influence of gain; a zero
+    mean over time removes that of a fixed microphone response.
     """
     spectrum = torch.stft(
         audio,

@@ -1,8 +1,7 @@
 """pocketsphinx with a language model made from the evaluation transcripts.
 
-Its own language model is of no use on read speech, so that the words to be recognised are told to it. Each
-figure made with it therefore says closed vocabulary: it compares separators on one set of transcripts, and is
-not a word error rate of open speech.
+Its own language model is of no use on read speech. The vocabulary is closed: word error rates compare separators on one set of
+transcripts and say nothing about open speech.
 """
 
 import re
@@ -19,26 +18,21 @@ from hwsearch.metrics.recognisers.trigram import to_arpa, train_trigram
 from hwsearch.metrics.wer import normalise
 
 SAMPLE_RATE = 16000
-"""The rate in Hz that the package's acoustic model expects. Speech sampled at 8 kHz lacks half of the band."""
+"""Sample rate in Hz of the package's acoustic model. Speech sampled at 8 kHz lacks half of the band."""
 
 PEAK = 0.7
-"""Level the audio is brought to before 16 bit: a separator's output has an arbitrary gain."""
+"""Peak of the audio in 16 bits; the gain of a separator's output is arbitrary."""
 
 _ALTERNATIVE = re.compile(r"\(\d+\)")
 
 
 class PocketsphinxTrigram:
-    """A `Recogniser` of exactly the words of `transcripts`.
-
-    `missing_words` are those the pronunciation dictionary lacks, sorted: they cannot be recognised and always
-    count as errors. Not picklable: each worker builds its own.
+    """A `Recogniser` of the words of `transcripts`. It cannot be pickled.
 
     Raises:
         UserError: pocketsphinx is not installed, or the transcripts hold no word.
     """
 
-    name = "pocketsphinx trigram (closed vocabulary: the evaluation transcripts)"
-    closed_vocabulary = True
     sample_rate = SAMPLE_RATE
 
     def __init__(self, transcripts: Iterable[str]) -> None:
@@ -51,7 +45,6 @@ class PocketsphinxTrigram:
             raise UserError("the transcripts hold no words; wanted those of the evaluation set, to make its vocabulary")
         words = {word for sentence in sentences for word in sentence.split()}
         pronunciations = _pronunciations(Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")), words)
-        self.missing_words = tuple(sorted(words - pronunciations.keys()))
         with tempfile.TemporaryDirectory() as folder:
             model, dictionary = Path(folder) / "transcripts.arpa", Path(folder) / "transcripts.dict"
             model.write_text(to_arpa(train_trigram(sentences)), encoding="utf-8")
@@ -59,12 +52,17 @@ class PocketsphinxTrigram:
             dictionary.write_text("\n".join([*lines, ""]), encoding="utf-8")
             self._decoder = pocketsphinx.Decoder(lm=str(model), dict=str(dictionary), samprate=SAMPLE_RATE, loglevel="FATAL")
 
+    def can_write(self, transcript: str) -> bool:
+        """Any transcript; words without a pronunciation count as errors."""
+        del transcript
+        return True
+
     def transcribe(self, audio: NDArray[np.float32]) -> str:
         """Words heard in `audio` [samples] at 16 kHz; `ValueError` unless it is one finite channel."""
         if not listenable(audio):
             return ""
         levelled = np.round(audio * (PEAK * 32767 / np.abs(audio).max())).astype("<i2")
-        self._decoder.reinit_feat()  # its noise tracker would remember the utterance before
+        self._decoder.reinit_feat()  # resets the noise tracker
         self._decoder.start_utt()
         self._decoder.process_raw(levelled.tobytes(), full_utt=True)
         self._decoder.end_utt()
@@ -73,7 +71,7 @@ class PocketsphinxTrigram:
 
 
 def _pronunciations(dictionary: Path, words: Set[str]) -> dict[str, list[str]]:
-    """The dictionary's lines for `words`, by word; loading no others saves seconds."""
+    """Lines of the dictionary for `words`, by word. Loading only these saves seconds."""
     found: dict[str, list[str]] = {}
     with dictionary.open(encoding="utf-8") as lines:
         for line in lines:

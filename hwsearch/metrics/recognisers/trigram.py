@@ -1,13 +1,13 @@
 """A trigram language model of a closed set of transcripts, in the ARPA format that recognisers read.
 
-Smoothing is Witten-Bell back-off (Witten and Bell, IEEE Trans. Information Theory 37(4),
-1991, method C): after a history h that occurred c(h) times with t(h) different successors,
+Smoothing is Witten-Bell back-off (Witten and Bell, IEEE Trans. Information Theory 37(4), 1991, method C). After a history h that
+occurred c(h) times with t(h) different successors,
 
     P(w | h) = c(h w) / (c(h) + t(h))                for a seen successor,
     P(w | h) = b(h) P(w | h without its first word)  else,
 
-with b(h) such that the probabilities sum to one. If every word of the vocabulary followed h there is nothing
-to back off to, and P(w | h) = c(h w) / c(h). Unigrams are relative frequencies: the vocabulary is closed.
+with b(h) such that the probabilities sum to one. If every word of the vocabulary followed h, P(w | h) = c(h w) / c(h). Unigrams
+are relative frequencies, because the vocabulary is closed.
 """
 
 import math
@@ -18,21 +18,21 @@ from dataclasses import dataclass
 START, END = "<s>", "</s>"
 ORDER = 3
 NEVER = -99.0
-"""The format's log10 of zero: the start of a sentence is never predicted."""
+"""log10 of zero in the ARPA format, for the start of a sentence, which is never predicted."""
 
 History = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TrigramModel:
-    """`probabilities[h][w]` of the seen successors of a history of 0 to 2 words, `backoff[h]` for others."""
+    """`probabilities[h][w]` of each seen successor w of a history h of 0 to 2 words, and `backoff[h]` for all others."""
 
     probabilities: Mapping[History, Mapping[str, float]]
     backoff: Mapping[History, float]
 
     @property
     def vocabulary(self) -> frozenset[str]:
-        """Every predictable word, the end of the sentence among them."""
+        """Every word that can follow a history, including the end of the sentence."""
         return frozenset(self.probabilities[()])
 
     def probability(self, word: str, history: History) -> float:

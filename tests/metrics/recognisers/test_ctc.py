@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
+import soxr
 import torch
 
 from hwsearch.data.espeak import write_script
+from hwsearch.data.sentences import DIGITS
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
@@ -28,8 +30,8 @@ from hwsearch.metrics.recognisers.ctc import (
     save,
     train_ctc,
 )
-from hwsearch.metrics.recognisers.recogniser import Recogniser, resample, transcribe_at
-from hwsearch.metrics.wer import DIGIT_WORDS, corpus_wer, word_errors
+from hwsearch.metrics.recognisers.recogniser import transcribe_at
+from hwsearch.metrics.wer import corpus_wer, word_errors
 
 SHIPPED_SEED, SHIPPED_VOICES, SHIPPED_SHARES = 1, 75, {Split.TRAIN: 0.8, Split.TEST: 0.2}
 """As `experiments/train_digit_recogniser.py` dealt the voices: the test split was not heard in training."""
@@ -39,7 +41,7 @@ def tones(digits: list[int]) -> Example:
     """A language of tones: each digit 0.1 s of its own frequency, 0.05 s of silence between."""
     time = np.arange(800) / 8000
     parts = [np.concatenate([np.sin(2 * np.pi * (300 + 300 * d) * time), np.zeros(400)]) for d in digits]
-    return np.concatenate(parts).astype(np.float32), " ".join(DIGIT_WORDS[d] for d in digits)
+    return np.concatenate(parts).astype(np.float32), " ".join(DIGITS[d] for d in digits)
 
 
 def tone_stream(seed: int) -> Iterator[Example]:
@@ -160,10 +162,7 @@ def wer_of(recogniser: CtcDigitRecogniser, examples: list[tuple[np.ndarray, str]
     return corpus_wer(word_errors(transcript, recogniser.transcribe(audio)) for audio, transcript in examples)
 
 
-def test_the_shipped_recogniser_is_small_and_labelled(shipped: CtcDigitRecogniser) -> None:
-    recogniser: Recogniser = shipped
-    assert recogniser.closed_vocabulary
-    assert "closed vocabulary" in recogniser.name
+def test_the_shipped_recogniser_is_small(shipped: CtcDigitRecogniser) -> None:
     assert sum(parameter.numel() for parameter in shipped.network.parameters()) <= 200_000
 
 
@@ -191,7 +190,7 @@ def test_gain_and_sample_rate_do_not_matter(shipped: CtcDigitRecogniser, unheard
         # A power of two changes no digit of a float.
         assert shipped.transcribe(audio * np.float32(2**-10)) == shipped.transcribe(audio)
     wer_at_16_khz = corpus_wer(
-        word_errors(transcript, transcribe_at(shipped, resample(audio, 8000, 16000), 16000))
+        word_errors(transcript, transcribe_at(shipped, soxr.resample(audio, 8000, 16000), 16000))
         for audio, transcript in unheard_voices
     )
     assert wer_at_16_khz == pytest.approx(wer_of(shipped, unheard_voices), abs=0.03)
