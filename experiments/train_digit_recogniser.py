@@ -22,10 +22,9 @@ import scipy.signal
 import torch
 from numpy.typing import NDArray
 
-from hwsearch.data.espeak import write_script
-from hwsearch.data.fsdd import read_fsdd
+from hwsearch.data import espeak, fsdd
 from hwsearch.data.utterance import Utterance, load_speech
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 from hwsearch.files.reading import file_digest
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.recognisers.augmentation import add_at, augment, reverberate
@@ -105,14 +104,20 @@ def measure(recogniser: CtcDigitRecogniser, examples: Sequence[Example], conditi
     return wer_interval(errors, SEED), sum(utterance.words for utterance in errors)
 
 
-def load_examples(fsdd: Path) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+def load_examples(recordings: Path) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
     """Training and test strings by corpus."""
-    recorded = read_fsdd(fsdd, FSDD_SHARES, FSDD_STRINGS_PER_SPEAKER, SEED)
+    strings = CorpusConfig(kind="fsdd", root=recordings, splits=FSDD_SHARES, utterances_per_speaker=FSDD_STRINGS_PER_SPEAKER)
+    voices = CorpusConfig(
+        kind="espeak",
+        splits=ESPEAK_SHARES,
+        speakers=ESPEAK_VOICES,
+        utterances_per_speaker=ESPEAK_STRINGS_PER_VOICE,
+        digit_strings=1.0,
+    )
     with tempfile.TemporaryDirectory() as cache:
-        script = write_script(ESPEAK_SHARES, ESPEAK_VOICES, ESPEAK_STRINGS_PER_VOICE, 1.0, SEED, Path(cache))
-        script.synthesise()
-        spoken = {split: script.utterances(split) for split in (Split.TRAIN, Split.TEST)}
-        corpora = {"fsdd": recorded, "espeak": spoken}
+        spoken = espeak.read_corpus(voices, SEED, Path(cache))
+        spoken.synthesise()
+        corpora = {"fsdd": fsdd.read_corpus(strings, SEED, Path(cache)).speech, "espeak": spoken.speech}
         training = {name: examples_of(corpus[Split.TRAIN]) for name, corpus in corpora.items()}
         testing = {name: examples_of(spread(corpus[Split.TEST])) for name, corpus in corpora.items()}
     return training, testing

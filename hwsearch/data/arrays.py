@@ -1,8 +1,7 @@
-"""Microphone arrays and the plane-wave geometry that features and rooms share.
+"""Microphone arrays.
 
-Coordinates are metres; arrays lie in the horizontal plane around their centre. A direction of arrival (DOA) is measured in
-degrees counter-clockwise from the x axis, along which the linear arrays lie; a linear array cannot tell theta from -theta, so
-its DOAs are 0 to 180.
+Arrays lie in the horizontal plane. A direction of arrival (DOA) is the angle in degrees from the x axis, counter-clockwise.
+Linear arrays lie along the x axis. They cannot tell a DOA from its negative, so their DOAs are 0 to 180.
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float, float]
-"""Metres along length, width and height, from a corner of the room."""
+"""Metres from a corner of the room along length, width and height."""
 
 SPEED_OF_SOUND = 343.0
 """Metres per second, in air at 20 degrees Celsius."""
@@ -20,12 +19,13 @@ SPEED_OF_SOUND = 343.0
 
 @dataclass(frozen=True)
 class MicrophoneArray:
-    """Where the microphones are.
+    """Geometry of an array.
 
     Attributes:
+        name: key in `ARRAYS`.
         positions: [mics, 2] metres from the array's centre. Microphone 0 is the reference.
-        pairs: microphone pairs (from 0) whose phase differences are features.
-        linear: whether front and back look the same.
+        pairs: pairs of microphones, counted from 0, whose phase differences are features.
+        linear: whether the microphones lie on a line.
     """
 
     name: str
@@ -40,15 +40,8 @@ class MicrophoneArray:
 
     @property
     def max_doa_deg(self) -> float:
-        """DOAs lie between 0 and this."""
+        """Largest DOA in degrees; the smallest is 0."""
         return 180.0 if self.linear else 360.0
-
-    def arrival_advance(self, doa_deg: float) -> NDArray[np.float64]:
-        """Seconds by which a plane wave from `doa_deg` reaches each microphone before the centre, [mics]."""
-        angle = np.deg2rad(doa_deg)
-        direction = np.array([np.cos(angle), np.sin(angle)])
-        advance: NDArray[np.float64] = self.positions @ direction / SPEED_OF_SOUND
-        return advance
 
 
 ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]
@@ -68,7 +61,7 @@ def _circular(name: str, microphones: int, radius_cm: float) -> MicrophoneArray:
     return MicrophoneArray(name, positions, neighbours + opposites, linear=False)
 
 
-# The reference system's array (spacings: arXiv 2307.02909; pairs: 2011.07755, there counted from 1).
+# The reference system's array: spacings from arXiv 2307.02909, pairs, counted from 1, from arXiv 2011.07755.
 _PAPER_PAIRS = ((1, 15), (2, 14), (3, 13), (1, 7), (12, 4), (11, 5), (12, 8), (7, 10), (8, 9))
 
 ARRAYS: dict[ArrayName, MicrophoneArray] = {
@@ -77,8 +70,7 @@ ARRAYS: dict[ArrayName, MicrophoneArray] = {
         [7, 6, 5, 4, 3, 2, 1, 1, 2, 3, 4, 5, 6, 7],
         tuple((m - 1, n - 1) for m, n in _PAPER_PAIRS),
     ),
-    # 27 cm, no two of the chosen baselines alike: 27, 20, 17, 12, 8 and 5 cm, of which the smallest is free of spatial
-    # aliasing up to 3.4 kHz.
+    # The pairs' baselines are 27, 20, 17, 12, 8 and 5 cm. The smallest is free of spatial aliasing up to 3.4 kHz.
     "linear6": _linear("linear6", [7, 5, 3, 5, 7], ((0, 5), (0, 4), (1, 5), (0, 2), (1, 3), (3, 4))),
     "circular6": _circular("circular6", 6, 5.0),
     "linear4": _linear("linear4", [4, 3, 5], ((0, 1), (0, 2), (0, 3), (1, 2))),

@@ -1,4 +1,4 @@
-"""Sound files: read with every fault named, written whole or not at all."""
+"""Reading and writing of sound files."""
 
 import os
 import struct
@@ -18,24 +18,23 @@ from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write
 
 SILENCE_PEAK = 1e-5
-"""A recording whose samples all stay below this (-100 dB of full scale) counts as silent: a third of one
-16-bit step."""
+"""A recording is silent if all its samples are below this (-100 dB of full scale, a third of one 16-bit step)."""
 
 LOUDEST = 2.0**31
-"""The largest sample that is taken for sound. Full scale is 1; a 32-bit integer that somebody wrote as a float unscaled is no
-larger. Far beyond it the squares of spectra overflow."""
+"""Largest sample accepted. Full scale is 1; unscaled 32-bit integers are within this limit. The squares of the spectra of much
+larger samples would overflow."""
 
 RATES = (1000, 1_000_000)
-"""Least and largest sample rate in Hz that is taken for one of sound."""
+"""Smallest and largest sample rate accepted, in Hz."""
 
 _UNKNOWN = 2**62
-"""libsndfile counts at least so many samples in a file that does not say how many it has."""
+"""libsndfile reports at least this number of samples for a file that does not state its length."""
 
 _BLOCK_VALUES = 2**20
-"""Samples of all channels that are read at a time."""
+"""Number of samples, over all channels, that are read at a time."""
 
 _LARGEST_WAV = 2**32 - 64
-"""Bytes of samples that a WAV file can hold: its header counts them in 32 bits."""
+"""Largest size of the samples in a WAV file, in bytes: the header counts them in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ class Recording:
 
     Attributes:
         path: the file.
-        sample_rate: Hz.
-        channels: how many.
-        samples: of each channel, as the header says.
-        identity: of the file as it was then; another one at its place is not read for it.
+        sample_rate: in Hz.
+        channels: number of channels.
+        samples: number of samples in each channel.
+        identity: identifies this version of the file.
     """
 
     path: Path
@@ -58,15 +57,15 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts, as the header says."""
+        """Duration."""
         return self.samples / self.sample_rate
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """All samples, [channels, a number of samples] at a time; full scale is 1.
+        """Read all samples, in blocks of [channels, samples]; full scale is 1.
 
         Raises:
-            UserError: the file has changed, is truncated, empty or cannot be decoded, or a sample is not finite or beyond
-                `LOUDEST`.
+            UserError: the file has changed, is truncated or empty, or cannot be decoded, or a sample is not finite or larger
+                than `LOUDEST`.
         """
         with _opened(self.path) as (stream, identity):
             if identity != self.identity:
@@ -86,7 +85,7 @@ def open_recording(path: Path) -> Recording:
     """Read the header of a sound file.
 
     Raises:
-        UserError: the file is missing, empty, cut short or no audio, or its sample rate is none of sound.
+        UserError: the file is missing, empty, truncated or no audio, or its sample rate is not in `RATES`.
     """
     with _opened(path) as (stream, identity):
         recording = Recording(path, int(stream.samplerate), int(stream.channels), int(stream.frames), identity)
@@ -101,10 +100,10 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int]:
     """Read a whole sound file.
 
     Returns:
-        samples [channels, samples], full scale is 1, and the sample rate in Hz.
+        Samples [channels, samples] with full scale 1, and the sample rate in Hz.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no audio, holds samples that are no sound, or is silent.
+        UserError: as `open_recording` and `Recording.blocks`, or the recording is silent.
     """
     recording = open_recording(path)
     samples = np.concatenate(list(recording.blocks()), axis=1)
@@ -113,32 +112,31 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int]:
 
 
 def refuse_silent(path: Path, peak: float) -> None:
-    """Refuse a recording whose largest sample is `peak`, where that is silence."""
+    """Raise `UserError` if the largest sample of a recording is silence."""
     if peak < SILENCE_PEAK:
         raise UserError(f"{path}: silent: no sample reaches {SILENCE_PEAK:g} of full scale")
 
 
 def write_audio(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    """Write `audio` [samples] or [channels, samples] as a WAV file, as `write_blocks` does."""
+    """Write `audio`, [samples] or [channels, samples], as `write_blocks` does."""
     channels = 1 if audio.ndim == 1 else len(audio)
     write_blocks(path, [audio], sample_rate, channels, audio.shape[-1])
 
 
 def write_blocks(path: Path, blocks: Iterable[NDArray[np.float32]], sample_rate: int, channels: int, samples: int) -> None:
-    """Write a 32-bit float WAV file as its samples come, atomically.
+    """Write a 32-bit float WAV file block by block, atomically.
 
-    Float samples never clip. The header is put together here: libsndfile puts a time stamp into its own, and equal samples are to
-    give equal bytes.
+    Float samples never clip. Equal samples give equal files; with libsndfile the header would contain a time stamp.
 
     Args:
         path: the file.
-        blocks: [samples] or [channels, samples] at a time.
-        sample_rate: Hz.
-        channels: how many.
-        samples: how many there will be of each channel.
+        blocks: consecutive parts of the audio, [samples] or [channels, samples].
+        sample_rate: in Hz.
+        channels: number of channels.
+        samples: total number of samples in each channel.
 
     Raises:
-        UserError: the file cannot be written, or would be larger than a WAV file can be.
+        UserError: the file cannot be written, or would be too large for a WAV file.
     """
     size = 4 * channels * samples
     if size > _LARGEST_WAV:
@@ -162,7 +160,7 @@ def _wav_header(sample_rate: int, channels: int, samples: int) -> bytes:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[sf.SoundFile, tuple[int, ...]]]:
-    """A sound file, and what tells it from any other and from itself at another time."""
+    """Open a sound file; give it with its identity."""
     with _file(path) as file:
         found = os.fstat(file.fileno())
         if found.st_size == 0:
@@ -170,7 +168,7 @@ def _opened(path: Path) -> Iterator[tuple[sf.SoundFile, tuple[int, ...]]]:
         refuse_truncated(file, path)
         file.seek(0)
         try:
-            # By its handle: libsndfile is given no name that it could not spell, and can mistake no suffix for a format.
+            # The handle in place of the path: libsndfile cannot open every name, and would guess a format from some suffixes.
             stream = sf.SoundFile(file.fileno(), closefd=False)
         except sf.SoundFileError as error:
             raise _unreadable(path, error) from None
@@ -191,7 +189,6 @@ def _file(path: Path) -> FileIO:
 
 
 def _read(stream: sf.SoundFile, path: Path, count: int) -> NDArray[np.float32]:
-    """The next samples of a file, [samples, channels]."""
     try:
         block: NDArray[np.float32] = stream.read(count, dtype="float32", always_2d=True)
     except sf.SoundFileError as error:
@@ -205,7 +202,13 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _refuse_no_sound(block: NDArray[np.float32], path: Path, before: int) -> None:
-    """Refuse samples [samples, channels], behind `before` others, that would make NaN of all that is computed from them."""
+    """Raise `UserError` if samples are not finite or too large.
+
+    Args:
+        block: [samples, channels].
+        path: the file that they come from.
+        before: number of samples before the block.
+    """
     wrong = ~(np.abs(block) <= LOUDEST)
     if wrong.any():
         sample, channel = (int(index) for index in np.argwhere(wrong)[0])

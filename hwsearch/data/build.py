@@ -1,43 +1,37 @@
-"""The data set of an experiment: rooms for every split, and fixed mixtures written once.
+"""The data set of an experiment: rooms for every split, and fixed mixtures.
 
-Each mixture is a pure function of the data digest, its split and its number, so the files are the same
-whatever the number of processes. A journal takes every mixture that is whole; an interrupted build goes on
-behind it.
+Each mixture is a pure function of the data digest, its split and its number, so the files do not depend on the number of
+processes. A journal lists every finished mixture, so that an interrupted build can be continued.
 """
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hwsearch.data.corpus import Corpora, read_corpora
+from hwsearch.data.corpus import read_corpora
 from hwsearch.data.dataset import SOUND_BYTES, Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
 from hwsearch.data.feasible import check_disk, check_recordings
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
-from hwsearch.data.processes import in_processes
+from hwsearch.data.processes import each_result
 from hwsearch.data.rooms import Progress, RoomBank, build_bank, check_rooms, draw_rooms, rooms_folder
+from hwsearch.data.source import Source
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, Split
 from hwsearch.files.reading import file_digest, read_json
 from hwsearch.files.writing import atomic_write_json, atomic_write_text
 
 DATA_FORMAT = 2
-"""Changes whenever the same experiment and speech would give other data."""
+"""Increased whenever the same experiment and speech give other data."""
 
 ENDED = "a process that mixes was ended from outside; the same command goes on where it stopped"
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set that is whole.
-
-    Attributes:
-        folder: where it is; `hwsearch.data.dataset.load_mixture` reads from it.
-        banks: the rooms of each split.
-        mixtures: the fixed mixtures of each split that has any.
-    """
+    """A complete data set: its folder, the rooms of each split, and the mixtures of each split that has any."""
 
     folder: Path
     banks: dict[Split, RoomBank]
@@ -45,17 +39,16 @@ class DataSet:
 
 
 def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> DataSet:
-    """Build what is not yet in `folder`: rooms and mixtures of every split that the experiment asks them for.
+    """Build the missing rooms and mixtures of an experiment.
 
-    Mixtures whose files match their hash in the manifest or the journal are kept, unless the corpora now have other recordings
-    for them; others are made again.
+    A mixture is kept if its files match their hashes in the manifest or the journal, and the corpora still have its recordings.
 
     Args:
-        experiment: its data section and seed decide everything.
+        experiment: the data section and the seed determine the data.
         folder: the data set's own folder.
-        cache: folder in which synthetic speech is kept.
-        processes: how many work at once.
-        progress: told how many of all rooms and mixtures are there.
+        cache: folder of synthetic speech.
+        processes: number of processes.
+        progress: called with the number of finished rooms and mixtures, and that of all.
 
     Raises:
         UserError: as `check_data`, or a recording cannot be used.
@@ -81,15 +74,15 @@ def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int
     return DataSet(folder, banks, mixtures)
 
 
-def check_data(experiment: Experiment, folder: Path, cache: Path) -> Corpora:
-    """Refuse what `build_data` would refuse, as far as the experiment, the disk and headers of recordings tell; writes nothing.
+def check_data(experiment: Experiment, folder: Path, cache: Path) -> Source:
+    """Check what `build_data` needs: the experiment, the disk, and headers of recordings; nothing is written.
 
     Returns:
-        The corpora, whose synthesised part need not have been made.
+        The speech, which need not be synthesised yet.
 
     Raises:
-        UserError: unusable rooms, corpora or recordings, a split with mixtures but no rooms, too little room on the disk, or
-            `folder` holds another data set or a damaged one.
+        UserError: unusable rooms, corpora or recordings, a split with mixtures but no rooms, too little space on the disk, or
+            `folder` holds another or a damaged data set.
     """
     data, name = experiment.data, experiment.data_digest()
     for split in data.mixtures.count:
@@ -111,7 +104,7 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> Corpora:
     return corpora
 
 
-def _draw_all(data: DataConfig, name: str, corpora: Corpora, banks: Mapping[Split, RoomBank]) -> list[Plan]:
+def _draw_all(data: DataConfig, name: str, corpora: Source, banks: Mapping[Split, RoomBank]) -> list[Plan]:
     return [
         plan
         for split in _in_order(data.mixtures.count)
@@ -124,7 +117,7 @@ def _journal(folder: Path) -> Path:
 
 
 def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress: Progress) -> dict[str, Mixture]:
-    """Write the planned mixtures that are not whole yet; all mixtures by their id."""
+    """Write the planned mixtures that are missing or damaged, and return all mixtures by id."""
     whole = {name: mixture for name, mixture in _made(folder, plans).items() if _is_whole(folder, mixture)}
     progress(len(whole), len(plans))
     missing = [plan for plan in plans if plan.id not in whole]
@@ -132,7 +125,8 @@ def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress
         with _journal(folder).open("a", encoding="utf-8") as stream:
             # A kill may have left half a line.
             stream.write("\n")
-            with closing(_write_all(missing, folder, processes)) as written:
+            jobs = [(plan, folder) for plan in missing]
+            with closing(each_result(write_mixture, jobs, processes, ENDED)) as written:
                 for mixture in written:
                     stream.write(format_mixture(mixture) + "\n")
                     stream.flush()
@@ -143,24 +137,14 @@ def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress
 
 
 def _made(folder: Path, plans: Sequence[Plan]) -> dict[str, Mixture]:
-    """Mixtures that manifests and journal list and that were made as now planned, by their id."""
+    """Mixtures in manifests and journal that agree with their plans, by id."""
     manifests = [open_dataset(folder, split) for split in Split if manifest_path(folder, split).is_file()]
     listed = {mixture.id: mixture for mixture in chain(*manifests, _read_lines(_journal(folder)))}
     return {plan.id: plan.with_words(listed[plan.id]) for plan in plans if plan.id in listed and plan.has_made(listed[plan.id])}
 
 
-def _write_all(plans: Sequence[Plan], folder: Path, processes: int) -> Generator[Mixture]:
-    """Write mixtures and give each as soon as it is whole, in any order."""
-    if processes <= 1 or len(plans) < 2:
-        for plan in plans:
-            yield write_mixture(plan, folder)
-        return
-    with closing(in_processes(write_mixture, [(plan, folder) for plan in plans], processes, ENDED)) as mixtures:
-        yield from mixtures
-
-
 def _read_lines(path: Path) -> Iterator[Mixture]:
-    """Mixtures of a journal; lines cut short by a kill count as not written."""
+    """Read the mixtures of a journal, without lines that a kill has cut."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -178,13 +162,13 @@ def _holds(path: Path, sha256: str) -> bool:
 
 
 def _claim(folder: Path, name: str) -> None:
-    """Write down whose data `folder` holds, where nothing is said yet."""
+    """Record which data set `folder` holds."""
     if not _claim_path(folder).is_file():
         atomic_write_json(_claim_path(folder), {"data": name, "format": DATA_FORMAT})
 
 
 def _check_claim(folder: Path, name: str) -> None:
-    """Refuse a folder that holds other data than this very data set's."""
+    """Raise `UserError` if `folder` holds another data set."""
     path = _claim_path(folder)
     if not path.is_file():
         return

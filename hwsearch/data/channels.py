@@ -1,4 +1,4 @@
-"""What is wrong with the channels of a recording, found before it is separated."""
+"""Checks of a recording's channels before it is separated."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -12,26 +12,21 @@ from hwsearch.errors import UserError
 
 @dataclass(frozen=True)
 class Inspection:
-    """A recording's length, and what its microphones did wrong.
-
-    Attributes:
-        samples: of each channel.
-        warnings: one sentence each.
-    """
+    """Length of a recording in samples, and warnings about its channels, one sentence each."""
 
     samples: int
     warnings: tuple[str, ...]
 
 
 def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> Inspection:
-    """Read a multi-channel recording through and look for what would make its separation wrong.
+    """Read a whole recording and check its channels.
 
-    Nothing is resampled or mixed down: phase differences between channels are what the separator listens to. Without a number of
-    microphones any number will do, and the first one is looked at.
+    With `microphones` None, any number of channels is accepted and only the first is checked. A wrong sample rate or number of
+    channels is refused, not converted, because the separator relies on the phase differences between channels.
 
     Raises:
-        UserError: the sample rate or the number of channels is not the one wanted, the file cannot be read, the recording is
-            silent, or microphone 1, whose sound is what the separator lets through, has recorded nothing.
+        UserError: the sample rate or the number of channels is wrong, the file cannot be read, or the recording or microphone 1,
+            from which the target is taken, is silent.
     """
     path = recording.path
     if recording.sample_rate != sample_rate:
@@ -61,7 +56,7 @@ def _state(highest: NDArray[np.float32], channel: int) -> str:
 
 
 def _groups(channels: int, alike: set[tuple[int, int]], dead: list[int]) -> list[str]:
-    """Channels that hold the same samples, each group as a list in words, counted from 1."""
+    """Groups of channels with the same samples, each as a list in words, counted from 1."""
     groups = []
     seen = set(dead)
     for one in range(channels):

@@ -1,41 +1,32 @@
-"""Reader of a CSV manifest with the columns `path`, `speaker` and, if wanted, `transcript`."""
+"""Reader of a CSV manifest with the columns `path`, `speaker` and, optionally, `transcript`."""
 
 import csv
 import io
 from pathlib import Path
 
-from hw_models.reading import Unreadable, read_text
+from hw_models.reading import Unreadable, no_file, read_text
 from hwsearch.data.source import Source, dealt, root_of
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig
 
 MANIFEST_BYTES = 256 * 2**20
-"""The largest manifest that is read; one of a million utterances takes half of it."""
+"""Size limit of a manifest: twice the size with a million utterances."""
 
 _WANTED = ("path", "speaker")
 _OPTIONAL = ("transcript",)
 
 
-def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
-    """The corpus of a CSV manifest, its speakers dealt to splits.
+def read_corpus(corpus: CorpusConfig, seed: int, _cache: Path) -> Source:
+    """Read the utterances that a CSV file lists, in its order, and deal their speakers to splits.
+
+    Paths are absolute, or relative to the CSV file's folder. Transcripts may be empty.
 
     Raises:
-        UserError: as `read_csv_manifest`, or no `root`.
+        UserError: the experiment names no root, the file is missing or no CSV, a column is missing or unknown, or a line lacks a
+            value, or names a missing file or the same file again. Names the file and the line.
     """
-    del cache
-    return dealt(read_csv_manifest(root_of(corpus)), corpus, seed)
-
-
-def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
-    """Read the utterances that a CSV file lists, in its order.
-
-    Paths are absolute, or relative to the CSV file's folder. An empty transcript is none.
-
-    Raises:
-        UserError: the file is missing or no CSV, a column is missing or unknown, or a line lacks a value,
-            names a file that is not there or repeats one; names the file and the line.
-    """
+    manifest = root_of(corpus)
     try:
         reader = csv.DictReader(io.StringIO(read_text(manifest, MANIFEST_BYTES), newline=""), strict=True)
         _check_columns(manifest, list(reader.fieldnames or []))
@@ -51,7 +42,7 @@ def read_csv_manifest(manifest: Path) -> tuple[Utterance, ...]:
         raise UserError(f"{manifest}: not readable as CSV ({error}); wanted path,speaker[,transcript]") from None
     if not utterances:
         raise UserError(f"{manifest}: no utterance in it; wanted a line for each after the header")
-    return tuple(utterances.values())
+    return dealt(utterances.values(), corpus, seed)
 
 
 def _check_columns(manifest: Path, columns: list[str]) -> None:
@@ -71,20 +62,10 @@ def _utterance(row: dict[str | None, str | None], manifest: Path, line: int) -> 
     path, speaker = ((row[column] or "").strip() for column in _WANTED)
     if not path or not speaker:
         raise UserError(f"{manifest}:{line}: no {'speaker' if path else 'path'}")
-    if not _is_file(manifest.parent / path):
-        raise UserError(f"{manifest}:{line}: {manifest.parent / path} is not there, or no file")
-    name = _name(Path(path), manifest.parent.absolute())
+    if (reason := no_file(manifest.parent / path)) is not None:
+        raise UserError(f"{manifest}:{line}: {manifest.parent / path}: {reason}; wanted a recording")
+    # A file below the manifest's folder has the same name on every machine, however its path is written.
+    folder = manifest.parent.absolute()
+    name = (Path(path).relative_to(folder) if Path(path).is_relative_to(folder) else Path(path)).as_posix()
     words = " ".join((row.get("transcript") or "").lower().split())
     return Utterance(f"csv:{name}", f"csv:{speaker}", manifest.parent, (name,), words or None)
-
-
-def _name(path: Path, folder: Path) -> str:
-    """The path from the manifest's folder where the file lies below it: the same on every machine, however it is written."""
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, or one with a NUL
-        return False

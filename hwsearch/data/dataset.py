@@ -1,7 +1,7 @@
-"""Fixed mixtures on disk: what is known of each, and how it is read back.
+"""Fixed mixtures on disk.
 
-A data set is a folder with one folder per split, which holds `manifest.jsonl` (a line per mixture) and two
-float WAV files per mixture. Paths in a manifest are relative to the data set's folder.
+A data set has a folder for each split, with `manifest.jsonl` (one line per mixture) and two float WAV files per mixture. Paths in
+a manifest are relative to the data set's folder.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from hwsearch.experiment import Fraction, Split
 from hwsearch.files.reading import canonical_json, read_content
 
 MANIFEST_BYTES = 256 * 2**20
-"""The largest manifest that is read; one of a split with the most mixtures takes half of it."""
+"""Size limit of a manifest: twice the size with the most mixtures allowed."""
 
 SOUND_BYTES = 256 * 2**20
-"""The largest sound file of a mixture; the longest one for the largest array takes a quarter of it."""
+"""Size limit of a sound file: four times the size of the longest mixture with the largest array."""
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,12 +42,13 @@ class Talker:
 
     Attributes:
         utterance: id of the utterance.
-        transcript: what is said, or None where it is not known: no transcript, or words were cut off.
-        position_m: place in the room.
+        speaker: id of the speaker.
+        transcript: words of the utterance, or None if they are unknown or the utterance was cut.
+        position_m: position in the room.
         doa_deg: direction from the array.
         start: first sample of the dry speech in the mixture.
-        samples: length of the dry speech; its reverberation is longer.
-        whole: whether the utterance was not cut.
+        samples: length of the dry speech, without its reverberation.
+        whole: whether the utterance was left uncut.
     """
 
     __pydantic_config__ = _STRICT
@@ -64,26 +65,27 @@ class Talker:
 
 @dataclass(frozen=True)
 class Mixture:
-    """One mixture and how it was made.
+    """One mixture, and how it was made.
 
     Attributes:
-        id: split and number, as `test-00012`.
+        id: split and number, such as `test-00012`.
         made_from: hash of the recordings that it may be made from.
         samples: length of both files.
         room: number of the room in its split's bank.
-        t60_s: reverberation time the room was drawn with.
-        t60_measured_s: reverberation time measured (None: not measurable) on the target's impulse response at the reference
-        microphone.
+        t60_s: reverberation time drawn for the room.
+        t60_measured_s: reverberation time of the target's impulse response at the reference microphone, or None if not
+            measurable.
         angle_deg: angle between the two speakers, seen from the array.
-        overlap_drawn: overlap asked for; the utterances may have been too short for it.
+        overlap_drawn: overlap drawn for the mixture; the utterances may be too short for it.
         overlap: share of the mixture in which both speak.
-        sir_db: power of the target's reverberant image over the interferer's, at the reference microphone,
-            each over the samples of its own dry speech.
-        noise_snr_db: level of the sensor noise below the mixture, or None.
-        target_kind: `reverberant` or `early`: what the target file holds.
-        mixture_path: [mics, samples]; microphone 0 is the reference.
-        target_path: [samples], the target at the reference microphone.
-        mixture_sha256: of the whole file, as `target_sha256`.
+        sir_db: ratio of the powers of the reverberant target and interferer at the reference microphone, each averaged over the
+            samples of its dry speech.
+        noise_snr_db: ratio of mixture to sensor noise, or None without noise.
+        target_kind: content of the target file.
+        mixture_path: file of [mics, samples]; microphone 0 is the reference.
+        mixture_sha256: hash of this file.
+        target_path: file of [samples], the target at the reference microphone.
+        target_sha256: hash of this file.
     """
 
     __pydantic_config__ = _STRICT
@@ -117,12 +119,12 @@ _MIXTURE = TypeAdapter(Mixture)
 
 
 def manifest_path(folder: Path, split: Split) -> Path:
-    """Where a split's manifest is."""
+    """File of a split's manifest."""
     return folder / split.value / "manifest.jsonl"
 
 
 def manifest_hash(folder: Path, split: Split) -> str:
-    """SHA-256 of a split's manifest: it covers every parameter and, through their hashes, every sample.
+    """SHA-256 of a split's manifest, which holds all parameters and the hashes of all sound files.
 
     Raises:
         UserError: the split was not built.
@@ -131,10 +133,10 @@ def manifest_hash(folder: Path, split: Split) -> str:
 
 
 def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
-    """Read a split's manifest; sound is not read.
+    """Read a split's manifest, without the sound.
 
     Raises:
-        UserError: the split was not built, or a line of the manifest is broken; names the line.
+        UserError: the split was not built, or a line of the manifest is broken.
     """
     path = manifest_path(folder, split)
     try:
@@ -158,7 +160,7 @@ def open_dataset(folder: Path, split: Split) -> tuple[Mixture, ...]:
 
 
 def dataset_files(folder: Path, split: Split) -> tuple[Path, ...]:
-    """Every file of a split.
+    """List every file of a split.
 
     Raises:
         UserError: as `open_dataset`.
@@ -171,7 +173,7 @@ def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], N
     """Read a mixture [mics, samples] and its target [samples].
 
     Raises:
-        UserError: a file is missing or is not the one the manifest was written with.
+        UserError: a file is missing, or its hash is not that in the manifest.
     """
     sound = _read(folder / mixture.mixture_path, mixture.mixture_sha256, mixture, mixture.microphones)
     target = _read(folder / mixture.target_path, mixture.target_sha256, mixture, channels=1)
@@ -179,12 +181,12 @@ def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], N
 
 
 def format_mixture(mixture: Mixture) -> str:
-    """A mixture as one line of JSON."""
+    """Write a mixture as one line of JSON."""
     return canonical_json(asdict(mixture))
 
 
 def parse_mixture(line: str) -> Mixture:
-    """The inverse of `format_mixture`.
+    """Read a mixture from a line of `format_mixture`.
 
     Raises:
         ValueError: names the first field that is missing or wrong.
@@ -198,7 +200,7 @@ def parse_mixture(line: str) -> Mixture:
 
 
 def _check_whole(mixture: Mixture) -> None:
-    """Refuse fields that contradict each other."""
+    """Raise `ValueError` if fields contradict each other."""
     microphones = ARRAYS[mixture.array].microphones
     if mixture.microphones != microphones:
         raise ValueError(f"microphones: {mixture.microphones}; array {mixture.array} has {microphones}")

@@ -1,4 +1,4 @@
-"""Training data made as it is used: new utterance pairs, places, levels and rooms at every step."""
+"""Training data mixed at every step: new pairs of utterances, positions, levels and rooms."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from hwsearch.experiment import MixtureConfig
 
 @dataclass(frozen=True)
 class Example:
-    """One mixture for the separator: [mics, samples], the direction of its target in degrees, and the target [samples]."""
+    """One mixture [mics, samples], the direction of its target in degrees, and the target [samples]."""
 
     mixture: Audio
     doa_deg: float
@@ -25,13 +25,15 @@ class Example:
 
 @dataclass(frozen=True)
 class DynamicMixtures:
-    """An endless set of mixtures, each a pure function of its name.
+    """An endless set of mixtures, each a pure function of `name`, its epoch and its index.
 
     Attributes:
         speech: dry utterances of each speaker.
-        bank: rooms to put them in.
+        bank: rooms of the mixtures.
+        config: overlap, levels and kind of target.
+        sample_rate: in Hz.
         segment_samples: length of every mixture.
-        name: what the generators are seeded by.
+        name: seed of the random generators.
     """
 
     speech: dict[str, list[Audio]]
@@ -67,12 +69,12 @@ class DynamicMixtures:
 def speech_by_speaker(
     utterances: Sequence[tuple[str, Audio]], sample_rate: int, speeds: Sequence[float]
 ) -> dict[str, list[Audio]]:
-    """Group dry speech by speaker, with copies played faster and slower (pitch and tempo together).
+    """Group dry speech by speaker, with copies at other speeds, which change pitch and tempo together.
 
     Args:
-        utterances: (speaker, [samples]).
-        sample_rate: Hz.
-        speeds: factors; 1 is the recording itself.
+        utterances: pairs of a speaker and [samples].
+        sample_rate: in Hz.
+        speeds: factors of speed.
 
     Raises:
         UserError: fewer than two speakers.

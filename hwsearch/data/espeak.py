@@ -1,9 +1,9 @@
 """The embedded corpus: sentences said by the formant voices of eSpeak NG, synthesised once into a cache.
 
-The library comes with the `espeakng_loader` package and is called through ctypes. Some voices breathe: their noise comes
-from two random generators, the library's own, which it seeds with the time, and the C library's. Both get a fixed seed here.
-An utterance also depends on what was said before it, so one fresh process synthesises a corpus from its first to its last
-utterance. The same experiment then gives the same samples on every run of one library build.
+The library comes with the `espeakng_loader` package and is called through ctypes. With one build of the library, an experiment
+gets the same samples on every run. This takes two measures. The noise of breathy voices comes from two random generators, the
+library's own and the C library's, and both get a fixed seed. An utterance also depends on those before it, so one new process
+synthesises all utterances of a corpus in order.
 """
 
 import ctypes
@@ -21,38 +21,27 @@ from numpy.typing import NDArray
 
 from hwsearch.data.processes import in_processes
 from hwsearch.data.seeding import generator
-from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence
+from hwsearch.data.sentences import digits_in_words, draw_digits, draw_sentence, sentence_split
 from hwsearch.data.source import Source
-from hwsearch.data.splits import sentence_split
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, Split
 from hwsearch.files.reading import digest
 
 SAMPLE_RATE = 22_050
-"""Hz, fixed by the library."""
+"""In Hz, fixed by the library."""
 
 NOISE_SEED = 1
-"""Seed of the generators that the voices' noise comes from."""
+"""Seed of the generators of the voices' noise."""
 
 ENDED = "eSpeak NG ended its process while synthesising; wanted a working espeakng-loader package"
 
 PREFIX = "espeak:"
 
-_ACCENTS = (
-    "en-us",
-    "en-gb-x-rp",
-    "en-gb-scotland",
-    "en-029",
-    "en-gb-x-gbclan",
-    "en-gb-x-gbcwmd",
-    "en-us-nyc",
-    "en",
-)
+_ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en")
 
-# The library's voice variants that sound like a person (no whispers, echoes or robots) and unlike each other:
-# each next one is the farthest from all before it, in long-term mel spectrum and pitch; the last ones are
-# near-twins.
+# The library's voice variants that sound like a person: no whispers, echoes or robots. Each differs as much as possible, in
+# long-term mel spectrum and pitch, from all before it. The last ones are nearly equal to others.
 _VARIANTS = (
     "f1", "ian", "klatt2", "iven2", "anika", "AnxiousAndy", "Reed", "Storm", "Nguyen", "Marco", "boris",
     "grandma", "Alicia", "travis", "Lee", "kaukovalta", "belinda", "steph3", "david", "gustave", "Jacky",
@@ -62,16 +51,13 @@ _VARIANTS = (
     "edward2", "m6", "f2", "rob", "f4", "Mike", "grandpa", "Gene", "klatt5", "klatt6", "m3",
 )  # fmt: skip
 
-
 _VARIANT_OWNERS = (Split.TRAIN, Split.VALIDATION, Split.TRAIN, Split.TEST)
-"""Which split each variant belongs to, by its place, over and over: alike variants stand far apart in the list."""
+"""The split of each variant, by its position in the list, repeated."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A synthetic speaker: accent and variant as the library names them, words per minute, pitch and its
-    range (0 to 100).
-    """
+    """A synthetic speaker: the library's names of accent and variant, words per minute, pitch and its range (0 to 100)."""
 
     accent: str
     variant: str
@@ -81,20 +67,20 @@ class Voice:
 
     @property
     def name(self) -> str:
-        """The name that the library knows accent and variant by."""
+        """The library's name of accent and variant."""
         return f"{self.accent}+{self.variant}"
 
 
 def voices(split: Split, count: int) -> tuple[Voice, ...]:
-    """The first `count` synthetic speakers of a split, always the same.
+    """The first `count` synthetic speakers of a split.
 
-    Every variant belongs to one split, whatever corpus it is used in: half of them to training, a quarter each to validation
-    and test. A base or recogniser trained on any synthesised corpus has therefore heard no voice of another one's test.
-    Beyond the split's share of the 67 variants, a variant comes again with another accent, pitch and rate, which makes a
-    speaker less different from its namesake than two people are.
+    Every variant belongs to the same split in all corpora: half of them to training, a quarter each to validation and test. A
+    base or recogniser trained on one synthesised corpus therefore has heard no test voice of another. Beyond the split's share of
+    the 67 variants, variants repeat with another accent, pitch and rate; such speakers resemble each other more than two people
+    do.
 
     Raises:
-        UserError: more than there are variants of the split and accents for each.
+        UserError: the split has fewer combinations of variant and accent.
     """
     owned = [place for place in range(len(_VARIANTS)) if _VARIANT_OWNERS[place % len(_VARIANT_OWNERS)] is split]
     if count > len(owned) * len(_ACCENTS):
@@ -107,15 +93,8 @@ def voices(split: Split, count: int) -> tuple[Voice, ...]:
         place = owned[position]
         accent = _ACCENTS[(place + 3 * turn) % len(_ACCENTS)]
         random = generator("voice", _VARIANTS[place], turn)
-        made.append(
-            Voice(
-                accent,
-                _VARIANTS[place],
-                rate=int(random.integers(140, 195)),
-                pitch=int(random.integers(30, 70)),
-                pitch_range=int(random.integers(35, 65)),
-            )
-        )
+        rate, pitch, pitch_range = (int(random.integers(*ends)) for ends in ((140, 195), (30, 70), (35, 65)))
+        made.append(Voice(accent, _VARIANTS[place], rate, pitch, pitch_range))
     return tuple(made)
 
 
@@ -128,73 +107,25 @@ class Line:
     text: str
 
 
-@dataclass(frozen=True)
-class Script:
-    """A synthesised corpus: what each split's voices say, and where the sound of it is kept.
-
-    Attributes:
-        folder: holds a sound file for each line; its name is a hash of all that they depend on.
-        lines: of all splits, in the order in which they are synthesised.
-        splits: the split of each voice, by its name.
-    """
-
-    folder: Path
-    lines: tuple[Line, ...]
-    splits: Mapping[str, Split]
-
-    def utterances(self, split: Split) -> tuple[Utterance, ...]:
-        """What a split's voices say; the sound need not be there yet."""
-        return tuple(
-            Utterance(line.id, PREFIX + line.voice.name, self.folder, (_file_name(number),), line.text)
-            for number, line in enumerate(self.lines)
-            if self.splits[line.voice.name] is split
-        )
-
-    def synthesise(self) -> None:
-        """Make the sound where it is missing; processes that do so at the same time agree on one result.
-
-        Raises:
-            UserError: the library is not usable, or a sound file is gone.
-        """
-        if not self.folder.is_dir():
-            _synthesise_into(self.folder, self.lines)
-        for number in range(len(self.lines)):
-            if not (self.folder / _file_name(number)).is_file():
-                raise UserError(f"{self.folder}: {_file_name(number)} is gone; delete the folder to have it made again")
-
-
 def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
-    """Sentences of synthetic voices.
+    """Let synthetic voices say sentences, of which a share are digit strings.
+
+    Each split takes its share of the speakers, rounded, from its own voices. A sentence belongs to the split of its words.
 
     Raises:
-        UserError: as `write_script`, or a `root`, which there is none of.
+        UserError: a split has fewer voices, or the experiment names a root.
     """
     if corpus.root is not None:
         raise UserError("data.corpora: root is not used for kind 'espeak'")
-    script = write_script(corpus.splits, corpus.speakers, corpus.utterances_per_speaker, corpus.digit_strings, seed, cache)
-    return Source({split: script.utterances(split) for split in Split}, script.synthesise)
-
-
-def write_script(
-    shares: Mapping[Split, float],
-    speakers: int,
-    per_speaker: int,
-    digit_strings: float,
-    seed: int,
-    cache: Path,
-) -> Script:
-    """Let each split's voices say sentences, of which a share are digit strings; nothing is synthesised yet.
-
-    A split takes its share of `speakers`, rounded, from its own voices. Sentences belong to splits by `sentence_split`.
-
-    Raises:
-        UserError: more voices than there are.
-    """
-    cast = {split: voices(split, round(shares.get(split, 0.0) * speakers)) for split in Split}
-    lines = _write_lines(cast, per_speaker, digit_strings, seed)
+    cast = {split: voices(split, round(corpus.splits.get(split, 0.0) * corpus.speakers)) for split in Split}
+    lines = _write_lines(cast, corpus.utterances_per_speaker, corpus.digit_strings, seed)
     key = digest({"library": version("espeakng-loader"), "noise": NOISE_SEED, "script": [asdict(line) for line in lines]})
-    splits = {voice.name: split for split in Split for voice in cast[split]}
-    return Script(cache / f"espeak-{key[:16]}", tuple(lines), splits)
+    folder = cache / f"espeak-{key[:16]}"
+    speech: dict[Split, list[Utterance]] = {split: [] for split in Split}
+    for number, line in enumerate(lines):
+        said = Utterance(line.id, PREFIX + line.voice.name, folder, (_file_name(number),), line.text)
+        speech[sentence_split(line.text)].append(said)
+    return Source({split: tuple(said) for split, said in speech.items()}, lambda: _synthesise_missing(folder, lines))
 
 
 def _file_name(number: int) -> str:
@@ -207,7 +138,7 @@ def _write_lines(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit_
         random = generator("espeak", seed, voice.name)
         said: set[str] = set()
         while len(said) < per_speaker:
-            # Spreads the digit strings evenly among the sentences, with exactly the share asked for.
+            # Exactly the wanted share, evenly spread among the sentences.
             is_digits = int((len(said) + 1) * digit_strings) > int(len(said) * digit_strings)
             text = digits_in_words(draw_digits(random)) if is_digits else draw_sentence(random)
             if sentence_split(text) is split and text not in said:
@@ -215,6 +146,14 @@ def _write_lines(cast: Mapping[Split, Sequence[Voice]], per_speaker: int, digit_
                 said.add(text)
                 lines.append(Line(name, voice, text))
     return lines
+
+
+def _synthesise_missing(folder: Path, lines: Sequence[Line]) -> None:
+    if not folder.is_dir():
+        _synthesise_into(folder, lines)
+    for number in range(len(lines)):
+        if not (folder / _file_name(number)).is_file():
+            raise UserError(f"{folder}: {_file_name(number)} is gone; delete the folder to have it made again")
 
 
 def _synthesise_into(folder: Path, lines: Sequence[Line]) -> None:
@@ -227,7 +166,7 @@ def _synthesise_into(folder: Path, lines: Sequence[Line]) -> None:
         try:
             unfinished.rename(folder)
         except OSError:
-            # Another process was faster; its corpus is the same.
+            # Another process has made the same corpus.
             if not folder.is_dir():
                 raise
     finally:
@@ -250,7 +189,7 @@ _RATE, _PITCH, _RANGE = 1, 3, 4
 
 
 class _Synthesiser:
-    """The library, loaded and waiting; its state is global, so a process must not hold two."""
+    """The loaded library. Its state is global, so a process must not hold two."""
 
     def __init__(self) -> None:
         import espeakng_loader
@@ -263,7 +202,7 @@ class _Synthesiser:
         rate = self._library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, data.encode(), _INITIALIZE_DONT_EXIT)
         if rate != SAMPLE_RATE:
             raise UserError(f"{data}: eSpeak NG does not start from these data (code {rate}); the path may be too long")
-        # Starting seeds the library's own generator with the time.
+        # The initialisation has seeded the library's generator with the time.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(NOISE_SEED))
         ctypes.CDLL(None).srand(ctypes.c_uint(NOISE_SEED))
         self._chunks: list[bytes] = []

@@ -1,4 +1,4 @@
-"""Whether a data set can be made, found out before anything is simulated: room on the disk, headers of recordings."""
+"""Checks before a data set is made: space on the disk, and headers of recordings."""
 
 import math
 import shutil
@@ -17,14 +17,10 @@ _SAMPLE_BYTES = 4
 
 
 def check_disk(data: DataConfig, folder: Path) -> None:
-    """Refuse rooms and mixtures that the disk has no room for.
-
-    Raises:
-        UserError: they may take more than is free, what `folder` holds already counted as free.
-    """
+    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes."""
     microphones = ARRAYS[data.array].microphones
     rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
-    # A source stands up to 0.3 m above or below the array.
+    # Sources are up to 0.3 m above or below the array.
     taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)
     responses = rooms * data.rooms.sources_per_room * microphones * taps
     samples = mixtures * (microphones + 1) * math.ceil(data.mixtures.seconds * data.sample_rate)
@@ -44,11 +40,7 @@ def check_disk(data: DataConfig, folder: Path) -> None:
 
 
 def check_recordings(utterances: Iterable[Utterance]) -> None:
-    """Refuse recordings that cannot be used, as far as their headers tell; synthesised speech need not be there yet.
-
-    Raises:
-        UserError: a file is missing, empty, cut short, no audio or of an absurd sample rate, or an utterance is too short.
-    """
+    """Raise `UserError` for recordings that are unusable by their headers; synthesised speech need not exist yet."""
     seconds: dict[Path, float] = {}
     for utterance in dict.fromkeys(utterances):
         if utterance.id.startswith(ESPEAK):

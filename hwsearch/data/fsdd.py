@@ -1,23 +1,16 @@
-"""Reader of the Free Spoken Digit Dataset: `{digit}_{speaker}_{take}.wav`, joined to strings of 3 to 6
-digits.
+"""Reader of the Free Spoken Digit Dataset: `{digit}_{speaker}_{take}.wav`, joined to strings of 3 to 6 digits.
 
-The corpus has six speakers, too few to deal in most shares. Where every named split would get two speakers
-or more, speakers are dealt as in any corpus. Otherwise all speakers speak in every named split, and splits
-differ by their takes (no recording serves in two splits; takes 0 to 4 are the corpus's own test split) and
-by their strings (no string is said in two splits): then "unseen" means unseen recordings and sentences of
-known speakers.
+The corpus has six speakers. If the shares give two speakers or more to every named split, they are dealt as in any corpus.
+Otherwise all speakers are in every named split, and no two splits share a take or a digit string: "unseen" then means unseen
+recordings and sentences of known speakers. Takes 0 to 4 are the corpus's own test split.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from hwsearch.data.seeding import generator
-from hwsearch.data.sentences import DIGITS, digits_in_words, draw_digits
-from hwsearch.data.source import Source, root_of
-from hwsearch.data.splits import deal_speakers, sentence_split
+from hwsearch.data.sentences import DIGITS, digits_in_words, draw_digits, sentence_split
+from hwsearch.data.source import Source, deal_speakers, root_of
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, Split
@@ -28,38 +21,28 @@ _NAME = re.compile(r"(\d)_([A-Za-z0-9]+)_(\d+)\.wav")
 _TAKES = {Split.TEST: range(5), Split.VALIDATION: range(5, 10), Split.TRAIN: range(10, 1000)}
 
 
-def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
-    """Digit strings of the Free Spoken Digit Dataset.
+def read_corpus(corpus: CorpusConfig, seed: int, _cache: Path) -> Source:
+    """Make digit strings for each speaker of each split.
 
     Raises:
-        UserError: as `read_fsdd`, or no `root`.
+        UserError: the experiment names no root, there is no such folder, no recording in it, or a speaker lacks takes of a digit
+            for a split.
     """
-    del cache
-    return Source(read_fsdd(root_of(corpus), corpus.splits, corpus.utterances_per_speaker, seed))
-
-
-def read_fsdd(
-    root: Path, shares: Mapping[Split, float], strings_per_speaker: int, seed: int
-) -> dict[Split, tuple[Utterance, ...]]:
-    """Make `strings_per_speaker` digit strings for each speaker of each split in `shares`.
-
-    Raises:
-        UserError: no such folder, no recording in it, or a speaker lacks takes of a digit that a split may
-        use.
-    """
+    root = root_of(corpus)
     takes = _find_takes(root)
     speakers = sorted({speaker for speaker, _ in takes})
-    named = [split for split in Split if shares.get(split, 0.0) > 0]
-    dealt = deal_speakers(speakers, shares, seed)
+    named = [split for split in Split if corpus.splits.get(split, 0.0) > 0]
+    dealt = deal_speakers(speakers, corpus.splits, seed)
     spoken_by = {split: [speaker for speaker in speakers if dealt.get(speaker) is split] for split in named}
     if min(len(group) for group in spoken_by.values()) < 2:
         spoken_by = dict.fromkeys(named, speakers)
-    return {
-        split: tuple(
-            utterance for speaker in group for utterance in _strings(root, takes, speaker, split, strings_per_speaker, seed)
-        )
-        for split, group in spoken_by.items()
-    }
+    count = corpus.utterances_per_speaker
+    return Source(
+        {
+            split: tuple(said for speaker in group for said in _strings(root, takes, speaker, split, count, seed))
+            for split, group in spoken_by.items()
+        }
+    )
 
 
 def _find_takes(root: Path) -> dict[tuple[str, int], list[int]]:
@@ -97,11 +80,8 @@ def _strings(
         if sentence_split(words) is not split or words in said:
             continue
         said.add(words)
-        paths = tuple(f"{digit}_{speaker}_{_choose(usable[digit], random)}.wav" for digit in digits)
+        chosen = [usable[digit][int(random.integers(len(usable[digit])))] for digit in digits]
+        paths = tuple(f"{digit}_{speaker}_{take}.wav" for digit, take in zip(digits, chosen, strict=True))
         name = f"{PREFIX}{speaker}-{split.value}-{len(utterances):04d}-{''.join(map(str, digits))}"
         utterances.append(Utterance(name, PREFIX + speaker, root, paths, words))
     return utterances
-
-
-def _choose(takes: list[int], random: np.random.Generator) -> int:
-    return takes[int(random.integers(len(takes)))]

@@ -1,6 +1,4 @@
-"""Reader of folders laid out as LibriSpeech: `<speaker>-<chapter>-<utterance>.flac` (or `.wav`), at any
-depth.
-"""
+"""Reader of folders laid out as LibriSpeech: `<speaker>-<chapter>-<utterance>.flac` (or `.wav`), at any depth."""
 
 import re
 from pathlib import Path
@@ -12,30 +10,21 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig
 
 TRANSCRIPTS_BYTES = 256 * 2**20
-"""The largest file of transcripts that is read; one of a million utterances takes half of it."""
+"""Size limit of a file of transcripts: twice the size with a million utterances."""
 
 _NAME = re.compile(r"([^-]+)-([^-]+)-([^-]+)\.(?:flac|wav)")
 
 
-def read_corpus(corpus: CorpusConfig, seed: int, cache: Path) -> Source:
-    """A LibriSpeech-style corpus, its speakers dealt to splits.
+def read_corpus(corpus: CorpusConfig, seed: int, _cache: Path) -> Source:
+    """Find the utterances below the corpus's root, in order of their names, and deal their speakers to splits.
+
+    Transcripts come from files named `*.trans.txt` or `transcripts.txt`, in lines of `<utterance id> <words>`.
 
     Raises:
-        UserError: as `read_librispeech`, or no `root`.
+        UserError: the experiment names no root, there is no such folder, no utterance in it, an utterance found twice, or a
+            broken transcript line.
     """
-    del cache
-    return dealt(read_librispeech(root_of(corpus)), corpus, seed)
-
-
-def read_librispeech(root: Path) -> tuple[Utterance, ...]:
-    """Find the utterances below `root`, in order of their names.
-
-    Transcripts come from `*.trans.txt` or `transcripts.txt` where these are present: lines of `<utterance
-    id> <words>`.
-
-    Raises:
-        UserError: no such folder, no utterance in it, an utterance found twice, or a broken transcript line.
-    """
+    root = root_of(corpus)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; wanted a LibriSpeech-style corpus")
     transcripts = _transcripts(root)
@@ -55,7 +44,7 @@ def read_librispeech(root: Path) -> tuple[Utterance, ...]:
         )
     if not found:
         raise UserError(f"{root}: no <speaker>-<chapter>-<utterance>.flac or .wav; wanted a LibriSpeech-style corpus")
-    return tuple(found[stem] for stem in sorted(found))
+    return dealt((found[stem] for stem in sorted(found)), corpus, seed)
 
 
 def _transcripts(root: Path) -> dict[str, str]:

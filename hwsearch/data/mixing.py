@@ -1,4 +1,4 @@
-"""Two dry utterances and a room become one overlapped multi-channel mixture."""
+"""Mixing of two dry utterances in a room into one multi-channel mixture."""
 
 import math
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from hwsearch.experiment import MixtureConfig
 Audio = NDArray[np.float32]
 
 PEAK = 0.5
-"""Mixtures are scaled to this peak over all microphones: no clipping, and 6 dB of head-room for whoever adds noise."""
+"""Peak of mixtures over all microphones: no clipping, and 6 dB of head-room for added noise."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where two utterances lie in their mixture, in samples."""
+    """Positions of two utterances in their mixture, in samples."""
 
     target_start: int
     interferer_start: int
@@ -32,7 +32,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A mixture and what is wanted from it.
+    """A mixture and its parts.
 
     Attributes:
         mixture: [mics, samples].
@@ -46,16 +46,16 @@ class Rendered:
 
 
 def draw_overlap(rng: np.random.Generator, config: MixtureConfig) -> float:
-    """Overlap ratio with the configured mean: uniform around it, as wide as `overlap_min` and 1 allow."""
+    """Draw an overlap ratio, uniformly around the configured mean, as wide as `overlap_min` and 1 allow."""
     half = min(config.overlap_mean - min(config.overlap_min, config.overlap_mean), 1.0 - config.overlap_mean)
     return float(rng.uniform(config.overlap_mean - half, config.overlap_mean + half))
 
 
 def place(rng: np.random.Generator, target_samples: int, interferer_samples: int, overlap: float) -> Placement:
-    """Shift two utterances against each other so that both speak in `overlap` of the mixture.
+    """Place two utterances so that both speak in the share `overlap` of the mixture.
 
-    With lengths a and b the mixture of length T has a + b - T samples of overlap, so T = (a + b) / (1 + overlap). Where the
-    lengths differ too much for that, the shorter one lies somewhere within the longer.
+    With lengths a and b, a mixture of length T has a + b - T samples of overlap, so T = (a + b) / (1 + overlap). If the lengths
+    differ too much for that, the shorter utterance is placed at random within the longer one.
     """
     longer = max(target_samples, interferer_samples)
     samples = max(longer, round((target_samples + interferer_samples) / (1.0 + overlap)))
@@ -69,7 +69,7 @@ def place(rng: np.random.Generator, target_samples: int, interferer_samples: int
 
 
 def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
-    """At most `longest` samples, from a random start where speech is longer."""
+    """Cut speech to `longest` samples from a random start; shorter speech stays as it is."""
     if len(speech) <= longest:
         return speech
     start = int(rng.integers(len(speech) - longest + 1))
@@ -101,14 +101,14 @@ def render(
     """Reverberate, scale and add.
 
     Args:
-        rng: for sensor noise.
-        target: who is to be heard.
-        interferer: who is not.
-        placement: where both lie; reverberation beyond the mixture's end is cut.
-        sir_db: power of the target over that of the interferer, each over the samples where it speaks, both reverberant
-            images at microphone 0.
-        config: noise level and the kind of target.
-        sample_rate: Hz.
+        rng: generator of the sensor noise.
+        target: the wanted speaker.
+        interferer: the other speaker.
+        placement: positions of both; reverberation after the end of the mixture is cut.
+        sir_db: ratio of the powers of target and interferer, as reverberant images at microphone 0, each averaged over the
+            samples of its dry speech.
+        config: noise level and kind of target.
+        sample_rate: in Hz.
     """
     samples = placement.samples
     size = fft.next_fast_len(samples + max(target.response.shape[-1], interferer.response.shape[-1]) - 1, real=True)
@@ -135,7 +135,7 @@ def render(
 
 
 def early_part(response: Audio, early_ms: float, sample_rate: int) -> Audio:
-    """The response up to `early_ms` behind the direct sound, zeros after it."""
+    """A response with zeros from `early_ms` after the direct sound."""
     direct = int(np.argmax(np.abs(response)))
     early = response.copy()
     early[direct + round(early_ms * sample_rate / 1000) :] = 0.0

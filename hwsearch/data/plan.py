@@ -1,6 +1,6 @@
-"""One fixed mixture: drawn as a plan, then made to sound and written."""
+"""Fixed mixtures: each is drawn as a plan, then mixed and written."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,18 +17,19 @@ from hwsearch.experiment import DataConfig, Split
 from hwsearch.files.reading import digest, file_digest
 
 _CANDIDATES = 16
-"""Interferers drawn for a target, of which the first that is long enough for the overlap speaks."""
+"""Number of interferers drawn for a target. The first that is long enough for the overlap is used."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a mixture that is decided before any sound is loaded.
+    """Choices for a mixture that are made before any sound is loaded.
 
     Attributes:
         name: the data digest.
         index: number of the mixture in its split.
-        candidates: possible interferers, none of them the target's speaker.
-        target_source: the target's place among the room's sources.
+        target_source: the target's position among the room's sources.
+        interferer_source: the interferer's position among the room's sources.
+        candidates: possible interferers, all by other speakers than the target.
     """
 
     name: str
@@ -49,16 +50,16 @@ class Plan:
 
     @property
     def speech(self) -> tuple[Utterance, ...]:
-        """The utterances that the mixture may be made of, the target first."""
+        """The utterances that the mixture may be made from, with the target first."""
         return (self.target, *self.candidates)
 
     @property
     def made_from(self) -> str:
-        """Hash of the recordings; all else follows from the data digest."""
+        """Hash of the recordings; everything else follows from the data digest."""
         return digest([[utterance.id, utterance.paths] for utterance in self.speech])
 
     def has_made(self, mixture: Mixture) -> bool:
-        """Whether a mixture was made by this plan, whatever the words were then."""
+        """Whether a mixture was made by this plan; its words may have been corrected since."""
         return (
             mixture.made_from == self.made_from
             and mixture.target.utterance == self.target.id
@@ -69,20 +70,24 @@ class Plan:
         )
 
     def with_words(self, mixture: Mixture) -> Mixture:
-        """A mixture that this plan has made, with the words that the corpus has now."""
+        """A mixture of this plan, with the present words of the corpus."""
         words = {utterance.id: utterance.transcript for utterance in self.speech}
-        return replace(mixture, target=_with_words(mixture.target, words), interferer=_with_words(mixture.interferer, words))
+        target, interferer = (
+            replace(talker, transcript=words[talker.utterance] if talker.whole else None)
+            for talker in (mixture.target, mixture.interferer)
+        )
+        return replace(mixture, target=target, interferer=interferer)
 
     def path(self, part: str) -> str:
-        """A file of the mixture, relative to the data set's folder."""
+        """Path of a file of the mixture, relative to the data set's folder."""
         return f"{self.split.value}/{self.index:05d}-{part}.wav"
 
 
 def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank) -> tuple[Plan, ...]:
     """Draw a split's mixtures.
 
-    Every utterance is the target equally often, give or take once; room, sources and interfering speaker
-    are uniform.
+    The numbers of times that utterances are targets differ by at most one. Room, sources and interfering speaker are uniformly
+    distributed.
     """
     by_speaker: dict[str, list[Utterance]] = {}
     for utterance in speech:
@@ -96,28 +101,14 @@ def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utter
         others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
         drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
         candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
-        plans.append(
-            Plan(
-                name,
-                data,
-                split,
-                index,
-                bank.folder,
-                room,
-                target_source,
-                interferer_source,
-                target,
-                candidates,
-            )
-        )
+        plans.append(Plan(name, data, split, index, bank.folder, room, target_source, interferer_source, target, candidates))
     return tuple(plans)
 
 
 def _targets(name: str, split: Split, speech: Sequence[Utterance], count: int) -> Iterator[Utterance]:
     for turn in range(-(-count // len(speech))):
         order = generator(name, "targets", split, turn).permutation(len(speech))
-        for place_in_turn in order[: count - turn * len(speech)]:
-            yield speech[int(place_in_turn)]
+        yield from (speech[int(number)] for number in order[: count - turn * len(speech)])
 
 
 def write_mixture(plan: Plan, folder: Path) -> Mixture:
@@ -131,7 +122,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     overlap = draw_overlap(rng, data.mixtures)
     longest = round(data.mixtures.seconds * data.sample_rate)
     spoken = load_speech(plan.target, data.sample_rate)
-    # The mixture lasts (target + interferer) / (1 + overlap): half of it at least is left to the interferer.
+    # The mixture's length is (target + interferer) / (1 + overlap). At least half of it is left to the interferer.
     target = cut(rng, spoken, min(longest, int((0.5 + overlap) * longest)))
     utterance, uncut_samples, interferer = _choose_interferer(rng, plan, len(target), overlap, longest)
     placement = place(rng, len(target), len(interferer), overlap)
@@ -142,14 +133,8 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     write_audio(folder / plan.path("mixture"), rendered.mixture, data.sample_rate)
     write_audio(folder / plan.path("target"), rendered.target, data.sample_rate)
     target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))
-    interferer_talker = _talker(
-        utterance,
-        uncut_samples,
-        plan.room,
-        plan.interferer_source,
-        placement.interferer_start,
-        len(interferer),
-    )
+    start = placement.interferer_start
+    interferer_talker = _talker(utterance, uncut_samples, plan.room, plan.interferer_source, start, len(interferer))
     return Mixture(
         id=plan.id,
         made_from=plan.made_from,
@@ -180,9 +165,12 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
 def _choose_interferer(
     rng: np.random.Generator, plan: Plan, target_samples: int, overlap: float, longest: int
 ) -> tuple[Utterance, int, Audio]:
-    """The first candidate that speaks long enough, else the longest; cut to what overlap and `longest` allow.
+    """Choose the first candidate that is long enough, otherwise the longest.
 
-    An overlap r needs an interferer between r and 1 / r times as long as the target.
+    An overlap r needs an interferer of r to 1 / r times the length of the target, and `longest` limits the mixture.
+
+    Returns:
+        The utterance, its length in samples, and its speech, cut if necessary.
     """
     most = int((1 + overlap) * longest) - target_samples
     if overlap > 0:
@@ -209,7 +197,3 @@ def _talker(utterance: Utterance, uncut_samples: int, room: Room, source: int, s
         samples=samples,
         whole=whole,
     )
-
-
-def _with_words(talker: Talker, words: Mapping[str, str | None]) -> Talker:
-    return replace(talker, transcript=words[talker.utterance] if talker.whole else None)

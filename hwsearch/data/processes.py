@@ -1,37 +1,47 @@
-"""Jobs in processes of their own: each is a fresh Python, and none outlives the command."""
+"""Jobs in new processes, none of which outlives the command."""
 
 import os
+import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from hwsearch.data.interrupts import deaf_to_interrupts
 from hwsearch.errors import UserError
 from hwsearch.process.interrupts import checkpoint
 
 Result = TypeVar("Result")
 
 LOOK_SECONDS = 0.1
-"""How often one who waits for a job looks for a signal."""
+"""Interval at which the waiting process looks for a signal."""
 
 LEAVE_SECONDS = 3.0
-"""How long jobs that are under way may go on where the rest is given up."""
+"""Time for running jobs to finish after the rest is cancelled."""
+
+
+def each_result(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], processes: int, ended: str) -> Generator[Result]:
+    """Do jobs as `in_processes`, but in this process if there is only one process or one job."""
+    if processes > 1 and len(jobs) > 1:
+        yield from in_processes(work, jobs, processes, ended)
+        return
+    for job in jobs:
+        yield work(*job)
 
 
 def in_processes(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], processes: int, ended: str) -> Generator[Result]:
-    """Call `work` with each job's arguments, and give each result as soon as it is there, in any order.
+    """Call `work` with each job's arguments, and yield the results in the order in which they are ready.
 
-    Whoever stops early closes the iterator: jobs that have not begun are dropped, and those that take long are ended.
+    A caller that stops early closes the iterator. This drops waiting jobs, and ends running ones after `LEAVE_SECONDS`.
 
     Args:
         work: a function of a module.
-        jobs: their arguments.
-        processes: how many work at once at most.
-        ended: the error where a process ends before its job does.
+        jobs: the arguments of each job.
+        processes: largest number of processes.
+        ended: the error message if a process ends before its job is done.
 
     Raises:
         UserError: `ended`.
@@ -45,13 +55,27 @@ def in_processes(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], p
             for _ in jobs:
                 yield _next(finished).result()
         except BrokenProcessPool:
-            checkpoint()  # whoever sends SIGTERM may send it to all
+            checkpoint()  # a SIGTERM to all processes ends this one, too
             raise UserError(ended) from None
         finally:
             late = threading.Timer(LEAVE_SECONDS, _end_children)
             late.start()
             pool.shutdown(wait=True, cancel_futures=True)
             late.cancel()
+
+
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes started inside this block never receive Ctrl-C, which a terminal sends to every process of a command.
+
+    A worker interrupted while it passes on a result would keep the lock of the pool's queue, and the pool would wait for ever.
+    Child processes inherit the mask of blocked signals; this process receives the signal after the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _next(finished: "SimpleQueue[Future[Result]]") -> "Future[Result]":
@@ -69,7 +93,7 @@ def _end_children() -> None:
 
 
 def _end_with_parent() -> None:
-    """In a process of the pool: end when the one that started it has been killed."""
+    """End this process of the pool when the process that started it has been killed."""
 
     def watch() -> None:
         parent = parent_process()

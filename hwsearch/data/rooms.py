@@ -1,7 +1,7 @@
 """Simulated rooms: impulse responses from several source positions to the array, by the image method.
 
-A bank of rooms is made once per data set. A room's geometry is drawn from a generator seeded by the data set, the split and
-the room's number, so the bank is the same whatever the number of processes, and an interrupted bank continues.
+A bank of rooms is made once per data set. The data set, the split and the room's number are the seed of its geometry, so the bank
+does not depend on the number of processes, and an interrupted bank can be continued.
 """
 
 import hashlib
@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray, Point
-from hwsearch.data.processes import in_processes
+from hwsearch.data.processes import each_result
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
@@ -29,28 +28,28 @@ Progress = Callable[[int, int], None]
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 WALL_MARGIN_M = 0.4
-"""Sources and microphones stay this far from every wall."""
+"""Smallest distance of sources and microphones from every wall."""
 
 ENDED = "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
 
 MOST_IMAGES = 15_000_000
-"""Images of all sources of a room that are simulated at most: about 4 GB of memory, and a minute for 15 microphones."""
+"""Largest number of images of all sources of a room: about 4 GB of memory, and a minute with 15 microphones."""
 
 RESPONSE_STEP = 2.0**-24
-"""Impulse responses are rounded to multiples of this. The filter behind the image method depends on the processor in its last
-bits, which are far smaller."""
+"""Impulse responses are rounded to multiples of this. The last bits of the simulator's filter depend on the processor, and are
+far smaller."""
 
 _DELAY_FILTER = 81
-"""Taps of pyroomacoustics' fractional-delay filter; half of them delay everything."""
+"""Taps of pyroomacoustics' fractional-delay filter, which delays everything by half of them."""
 
 _T60_DIGITS = 6
-"""Decimals of a measured T60, for the same reason."""
+"""Decimals of a measured T60, rounded for the same reason as `RESPONSE_STEP`."""
 
 _DRAWS = 200
-"""Rooms drawn at most until array and sources fit."""
+"""Largest number of rooms drawn until array and sources fit."""
 
 _ROOMS_TRIED = 100
-"""Rooms of a split that are drawn to see whether the sources fit."""
+"""Number of rooms of a split in which the sources are checked to fit."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Room:
     """Geometry of one room; metres, seconds and degrees.
 
     Attributes:
-        sources: [sources][3] positions.
+        index: number in its bank.
+        sources_m: positions of the sources.
         doa_deg: direction of each source from the array.
     """
 
@@ -86,28 +86,28 @@ class RoomBank:
         path = room_file(self.folder, index)
         try:
             return _unsealed(path.read_bytes())
-        except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # the last two from a header that NumPy tries to repair
+        except (OSError, ValueError):
             raise UserError(f"{path}: unreadable impulse responses; delete the file and build the data again") from None
 
 
 def rooms_folder(folder: Path, split: Split) -> Path:
-    """Where a data set's folder has the rooms of a split."""
+    """Folder of a split's rooms in a data set."""
     return folder / "rooms" / split.value
 
 
 def room_file(folder: Path, index: int) -> Path:
-    """Where a room's impulse responses are."""
+    """File of a room's impulse responses."""
     return folder / f"room-{index:05d}.npy"
 
 
 def draw_room(rng: np.random.Generator, index: int, config: RoomConfig, array: MicrophoneArray) -> Room:
-    """Draw a room: size, T60, the array's place and sources at different directions around it.
+    """Draw a room: size, T60, the array's position and sources in different directions around it.
 
-    The linear array faces one half of the room; sources are at its height give or take 0.3 m, since a DOA in the horizontal
-    plane is all the separator is told.
+    A linear array faces one half of the room. Sources are within 0.3 m of the array's height, because the separator gets only the
+    DOA in the horizontal plane.
 
     Raises:
-        UserError: no room within the limits takes array and sources (distances or angles too large for the sizes).
+        UserError: array and sources fit in no room within the limits.
     """
     for _ in range(_DRAWS):
         x, y, z = (float(side) for side in rng.uniform(config.size_min_m, config.size_max_m))
@@ -128,12 +128,12 @@ def draw_room(rng: np.random.Generator, index: int, config: RoomConfig, array: M
 def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np.float32]:
     """Impulse responses [sources, mics, taps] by the image method of pyroomacoustics.
 
-    One absorption for all walls, by Eyring's formula (which, unlike Sabine's, has a solution for every T60); image order high
-    enough for T60; the tail is cut T60 after the last direct sound, where it is 60 dB down.
+    All walls have the same absorption, by Eyring's formula, which has a solution for every T60, unlike Sabine's. Responses end
+    T60 after the last direct sound, 60 dB below it.
     """
     import pyroomacoustics
 
-    # Each thread adds up its own images, so the number of threads, by default that of the machine's cores, would change the sums.
+    # Each thread adds up its own images, so more threads would change the sums. The default is the number of cores.
     pyroomacoustics.constants.set("num_threads", 1)
     pyroomacoustics.constants.set("frac_delay_length", _DELAY_FILTER)
     absorption = eyring_absorption(room.size_m, room.t60_s)
@@ -165,25 +165,21 @@ def eyring_absorption(size_m: Sequence[float], t60_s: float) -> float:
 
 
 def image_order(size_m: Sequence[float], t60_s: float) -> int:
-    """Reflections needed so that every image within c * T60 is there along the room's two shortest sides."""
+    """Number of reflections that reach every image within c * T60 along the room's two shortest sides."""
     a, b, _ = sorted(size_m)
     return max(1, math.ceil(SPEED_OF_SOUND * t60_s * math.hypot(a, b) / (a * b) - 1))
 
 
 def response_taps(t60_s: float, distance_m: float, sample_rate: int) -> int:
-    """Samples of an impulse response: until T60 after the direct sound from so far away, and the simulator's own delay."""
+    """Samples of an impulse response until T60 after the direct sound from a distance, with the simulator's delay."""
     return math.ceil((t60_s + distance_m / SPEED_OF_SOUND) * sample_rate) + _DELAY_FILTER - 1
 
 
 def check_rooms(data: DataConfig, data_digest: str) -> None:
-    """Refuse rooms that cannot be simulated; no sound is simulated.
-
-    Raises:
-        UserError: a room may take too many images, or array and sources do not fit.
-    """
+    """Raise `UserError` if a room could take too many images, or array and sources do not fit; nothing is simulated."""
     config = data.rooms
     order = image_order(config.size_min_m, config.t60_max_s)
-    images = (4 * order**3 + 6 * order**2 + 8 * order + 3) // 3  # places within `order` reflections, in three dimensions
+    images = (4 * order**3 + 6 * order**2 + 8 * order + 3) // 3  # lattice points within `order` steps in 3-D
     if images * config.sources_per_room > MOST_IMAGES:
         size = " x ".join(f"{side:g}" for side in config.size_min_m)
         raise UserError(
@@ -196,14 +192,12 @@ def check_rooms(data: DataConfig, data_digest: str) -> None:
 
 
 def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None:
-    """T60 from Schroeder's backward integral: the line through -5 and -25 dB, extended to -60 (ISO 3382, T20).
+    """T60 in seconds of a response [taps], from Schroeder's backward integral.
 
-    Args:
-        response: [taps].
-        sample_rate: Hz.
+    The line through the decay from -5 to -25 dB is extended to -60 dB (ISO 3382, T20).
 
     Returns:
-        Seconds, or None where the response ends or falls before a line can be laid through it.
+        None if the response ends or decays too early to fit a line.
     """
     energy = np.cumsum(response[::-1].astype(np.float64) ** 2)[::-1]
     decay_db = 10 * np.log10(np.maximum(energy / energy[0], 1e-12))
@@ -215,24 +209,20 @@ def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None
 
 
 def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress) -> RoomBank:
-    """Simulate a split's rooms that are not on disk yet; every process has one thread."""
+    """Simulate a split's rooms that are not on disk yet, with one thread in each process."""
     rooms = draw_rooms(data, data_digest, split)
     missing = [room for room in rooms if not room_file(folder, room.index).is_file()]
-    progress(len(rooms) - len(missing), len(rooms))
-    if processes <= 1 or len(missing) < 2:
-        for done, room in enumerate(missing, start=1):
-            _simulate_to_file(room, data.array, data.sample_rate, folder)
-            progress(len(rooms) - len(missing) + done, len(rooms))
-    else:
-        jobs = [(room, data.array, data.sample_rate, folder) for room in missing]
-        with closing(in_processes(_simulate_to_file, jobs, processes, ENDED)) as simulated:
-            for done, _ in enumerate(simulated, start=1):
-                progress(len(rooms) - len(missing) + done, len(rooms))
+    there = len(rooms) - len(missing)
+    progress(there, len(rooms))
+    jobs = [(room, data.array, data.sample_rate, folder) for room in missing]
+    with closing(each_result(_simulate_to_file, jobs, processes, ENDED)) as simulated:
+        for done, _ in enumerate(simulated, start=there + 1):
+            progress(done, len(rooms))
     return RoomBank(folder, rooms)
 
 
 def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | None = None) -> tuple[Room, ...]:
-    """The geometry of a split's rooms, or of its first `count`; no sound is simulated.
+    """Draw the geometry of a split's rooms, or of its first `count`.
 
     Raises:
         UserError: array and sources do not fit.
@@ -253,25 +243,17 @@ def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Pa
 
 
 def _unsealed(content: bytes) -> NDArray[np.float32]:
-    """The impulse responses in a room's file: an array with the SHA-256 of it behind, which earlier versions did not write.
-
-    Raises:
-        ValueError: no array, or one that changed since it was written.
-        EOFError: nothing there.
-    """
-    digest = hashlib.sha256(content[:-_DIGEST_BYTES]).digest()
-    content = content.removesuffix(digest)
-    stream = io.BytesIO(content)
-    responses: NDArray[np.float32] = np.load(stream, allow_pickle=False)
-    if stream.tell() != len(content):
-        raise ValueError("the digest behind it is of something else")
+    """The array in a room's file; the SHA-256 of its bytes follows them. Raises `ValueError` if they do not match."""
+    saved, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.sha256(saved).digest() != digest:
+        raise ValueError("changed since it was written")
+    responses: NDArray[np.float32] = np.load(io.BytesIO(saved), allow_pickle=False)
     return responses
 
 
 def _holds(size: Point, centre: Point, array: MicrophoneArray) -> bool:
     """Whether all microphones of an array at `centre` are far enough from the walls."""
-    places = [(centre[0] + x, centre[1] + y, centre[2]) for x, y in array.positions.tolist()]
-    return all(_clear_of_walls(place, size) for place in places)
+    return all(_clear_of_walls((centre[0] + x, centre[1] + y, centre[2]), size) for x, y in array.positions.tolist())
 
 
 def _clear_of_walls(place: Point, size: Point) -> bool:
@@ -298,7 +280,7 @@ def _place_sources(
 
 
 def angle_between(first_deg: float, second_deg: float) -> float:
-    """Angle between two directions, 0 to 180 degrees."""
+    """Angle between two directions in degrees, 0 to 180."""
     difference = abs(first_deg - second_deg) % 360.0
     return min(difference, 360.0 - difference)
 

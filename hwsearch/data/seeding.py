@@ -1,7 +1,6 @@
-"""Random numbers named by what they are for.
+"""Random generators with named seeds.
 
-Each example draws from a generator seeded by a hash of its own name, so neither the order of work nor the number of processes
-changes the data.
+Each example draws from a generator of its own, so data depend neither on the order of work nor on the number of processes.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import numpy as np
 
 
 def generator(*name: str | int) -> np.random.Generator:
-    """A generator of its own for every name."""
+    """A random generator whose seed is a hash of `name`."""
     text = "\x1f".join(str(part) for part in name)
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
     return np.random.default_rng(seed)

@@ -1,6 +1,10 @@
-"""Sentences for synthetic voices to say: a small grammar of everyday English, and strings of digits."""
+"""Generated sentences: a small grammar of everyday English, and strings of digits."""
+
+import hashlib
 
 import numpy as np
+
+from hwsearch.experiment import Split
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -51,9 +55,17 @@ _TEMPLATES = (
     "{place} {person} {verb} {thing} {time}",
 )
 
+_OWNERS = (Split.TRAIN, Split.TRAIN, Split.VALIDATION, Split.TEST)
+"""Half of all generated sentences belong to training, and a quarter each to validation and test."""
+
+
+def sentence_split(sentence: str) -> Split:
+    """The split that a generated sentence belongs to, by a hash of its words."""
+    return _OWNERS[hashlib.sha256(sentence.encode()).digest()[0] % len(_OWNERS)]
+
 
 def draw_sentence(random: np.random.Generator) -> str:
-    """Draw one of some three million sentences: lower-case words without punctuation."""
+    """Draw one of about three million sentences: lower-case words without punctuation."""
     person, other = random.choice(_PEOPLE, size=2, replace=False)
     return str(random.choice(_TEMPLATES)).format(
         person=person,
@@ -67,7 +79,7 @@ def draw_sentence(random: np.random.Generator) -> str:
 
 
 def draw_digits(random: np.random.Generator) -> tuple[int, ...]:
-    """Draw a string of 3 to 6 digits: first its length, then each digit, all evenly."""
+    """Draw a string of 3 to 6 digits, with length and digits uniformly distributed."""
     length = int(random.integers(_SHORTEST_STRING, _LONGEST_STRING, endpoint=True))
     return tuple(int(digit) for digit in random.integers(0, len(DIGITS), size=length))
 

@@ -1,10 +1,10 @@
-"""What reads a corpus: the contract of its readers, and what they share."""
+"""The contract of corpus readers, and the functions that they share."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hwsearch.data.splits import deal_speakers
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, Split
@@ -12,27 +12,27 @@ from hwsearch.experiment import CorpusConfig, Split
 
 @dataclass(frozen=True)
 class Source:
-    """The speech of one corpus.
+    """The speech of one or several corpora.
 
     Attributes:
         speech: utterances by split.
-        synthesise: makes the sound that is missing; None where all is recorded.
+        synthesise: makes missing sound. Raises `UserError` if it cannot.
     """
 
     speech: Mapping[Split, tuple[Utterance, ...]]
-    synthesise: Callable[[], None] | None = None
+    synthesise: Callable[[], None] = lambda: None
 
 
 ReadCorpus = Callable[[CorpusConfig, int, Path], Source]
-"""From a corpus of the experiment file, the experiment's seed and the folder of synthesised speech to its speech. Nothing is
-synthesised or written. Raises `UserError` for a corpus that cannot be used."""
+"""Reads a corpus of the experiment file, given the experiment's seed and the folder of synthesised speech. It neither synthesises
+nor writes anything. Raises `UserError` for an unusable corpus."""
 
 
 def root_of(corpus: CorpusConfig) -> Path:
-    """Where a recorded corpus lies.
+    """Root of a recorded corpus.
 
     Raises:
-        UserError: the experiment does not say.
+        UserError: the experiment does not name it.
     """
     if corpus.root is None:
         raise UserError(f"data.corpora: root is wanted for kind '{corpus.kind}'")
@@ -40,7 +40,27 @@ def root_of(corpus: CorpusConfig) -> Path:
 
 
 def dealt(utterances: Iterable[Utterance], corpus: CorpusConfig, seed: int) -> Source:
-    """Recorded utterances, every speaker in one split."""
+    """Recorded utterances, with every speaker in one split."""
     utterances = tuple(utterances)
     splits = deal_speakers((utterance.speaker for utterance in utterances), corpus.splits, seed)
     return Source({split: tuple(found for found in utterances if splits.get(found.speaker) is split) for split in Split})
+
+
+def deal_speakers(speakers: Iterable[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
+    """Deal speakers to splits.
+
+    A hash of name and seed orders the speakers, so the order of files does not matter. Each split takes its share of them in
+    turn, rounded so that the totals deviate by at most half a speaker. Speakers beyond the sum of the shares are left out.
+
+    Returns:
+        The split of each speaker, in dealing order.
+    """
+    order = sorted(set(speakers), key=lambda speaker: hashlib.sha256(f"{seed}/{speaker}".encode()).digest())
+    dealt: dict[str, Split] = {}
+    start, total = 0, 0.0
+    for split in Split:
+        total += shares.get(split, 0.0)
+        end = int(total * len(order) + 0.5)
+        dealt |= dict.fromkeys(order[start:end], split)
+        start = end
+    return dealt

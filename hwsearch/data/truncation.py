@@ -1,4 +1,4 @@
-"""Sound files whose end is missing: libsndfile quietly shortens them."""
+"""Truncated sound files, which libsndfile reads without an error."""
 
 import os
 import struct
@@ -10,26 +10,26 @@ from pathlib import Path
 from hwsearch.errors import UserError
 
 _STREAMED = 0xFFFF_FFFF
-"""The size that programs write into a header when they do not know it yet; in RF64, that it stands in the chunk `ds64`."""
+"""Size in the header of a file that was streamed. In RF64 it means that the size is in the chunk `ds64`."""
 
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
-"""Bytes of a header, of the lengths of its segments, and of these."""
+"""In bytes: header, lengths of the segments, and segments."""
 
 _LAST_PAGE = 0x04
-"""A flag of an Ogg page."""
+"""Flag of the last page of an Ogg stream."""
 
 _MOST_CHUNKS = 10_000
-"""Chunks that are looked through for the samples: a file of zeros is one without end."""
+"""Largest number of chunks searched for the samples. A file of zeros looks like an endless row of chunks."""
 
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-"""The name of the samples in Sony's Wave64 format, a GUID."""
+"""GUID of the chunk of samples in Sony's Wave64 format."""
 
 
 def refuse_truncated(file: FileIO, path: Path) -> None:
-    """Refuse a WAV, RF64, Wave64, AIFF or AU file of fewer bytes of samples than it says, and an Ogg file without its last page.
+    """Raise `UserError` for a truncated file.
 
-    Raises:
-        UserError: names `path`.
+    A WAV, RF64, Wave64, AIFF or AU file is truncated if it has fewer bytes of samples than its header states, an Ogg file if its
+    last page is missing.
     """
     file.seek(0)
     kind = file.read(4)
@@ -43,7 +43,7 @@ def refuse_truncated(file: FileIO, path: Path) -> None:
 
 
 def _announced(file: FileIO, kind: bytes) -> int | None:
-    """Bytes of samples that a file of a kind says it holds, if it does; the file then stands at the first."""
+    """Number of bytes of samples that the header states, or None. With a number, the file is positioned at the first sample."""
     match kind:
         case b"RIFF" | b"RF64":
             return _in_chunks(file, "<", b"data")
@@ -79,7 +79,7 @@ def _in_wave64(file: FileIO) -> int | None:
         name, length = struct.unpack("<16sQ", header)
         if name == _W64_DATA:
             return max(0, length - 24) or None
-        # A length counts the header, and chunks begin at multiples of 8 bytes.
+        # The length includes the header, and chunks begin at multiples of 8 bytes.
         ahead = -(-length // 8) * 8 - 24
         if not 0 <= ahead <= size:
             return None
@@ -97,7 +97,6 @@ def _in_au(file: FileIO) -> int | None:
 
 
 def _refuse_open_ogg(file: FileIO, path: Path) -> None:
-    """Refuse a file whose last page is not marked as the last."""
     file.seek(max(0, os.fstat(file.fileno()).st_size - _LARGEST_OGG_PAGE))
     end = file.read()
     page = end[end.rfind(b"OggS") :]
@@ -107,5 +106,5 @@ def _refuse_open_ogg(file: FileIO, path: Path) -> None:
 
 
 def _headers(file: FileIO, size: int) -> Iterator[bytes]:
-    """What stands at the file's place again and again, whole headers only."""
+    """Whole headers of `size` bytes, each read from the position that the caller has moved the file to."""
     return islice((header for header in iter(lambda: file.read(size), b"") if len(header) == size), _MOST_CHUNKS)

@@ -1,4 +1,4 @@
-"""What one utterance of a corpus is, and how its speech is loaded."""
+"""Utterances of a corpus, and the loading of their speech."""
 
 import math
 from dataclasses import dataclass
@@ -13,21 +13,20 @@ from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 
 SPEECH_RMS = 0.05
-"""Root mean square that all loaded speech is scaled to (-26 dB of full scale, the customary speech level of
-ITU-T P.56)."""
+"""Root mean square of all loaded speech: -26 dB of full scale, the customary speech level of ITU-T P.56."""
 
 SHORTEST_SPEECH_S = 0.1
-"""Seconds that an utterance lasts at least, without the silence at its ends; less is no speech."""
+"""Shortest duration of an utterance in seconds, without the silence at its ends."""
 
 _FRAME_S = 0.01
 _TRIM_DB = 40.0
-"""Frames this far below the loudest frame, at either end, are silence."""
+"""Frames at either end that are this far below the loudest frame are silence."""
 _TRIM_MARGIN_S = 0.05
-"""Silence left at either end: weak onsets and decays lie below the threshold."""
+"""Silence kept at either end, because weak onsets and decays are below the threshold."""
 _PAUSE_S = (0.06, 0.25)
 """Shortest and longest pause between two joined recordings."""
 _FADE_S = 0.004
-"""Joined recordings fade in and out this long; hard cuts would click."""
+"""Duration of the fade at both ends of joined recordings, which avoids clicks."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,11 @@ class Utterance:
     """One utterance of one speaker.
 
     Attributes:
-        id: unique among all corpora of an experiment; begins with the corpus kind, then a colon.
-        speaker: unique among all corpora; begins with the corpus kind, then a colon.
+        id: unique in an experiment; begins with the corpus kind and a colon.
+        speaker: unique in an experiment; begins with the corpus kind and a colon.
         root: the corpus's folder.
         paths: sound files relative to `root`, joined in this order with short pauses.
-        transcript: lower-case words, or None where nobody wrote them down.
+        transcript: lower-case words, or None if unknown.
     """
 
     id: str
@@ -52,12 +51,11 @@ class Utterance:
 def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     """Load an utterance as one channel, [samples], at `sample_rate` Hz.
 
-    Channels are averaged, the rate is converted, silence of more than 50 ms at either end is cut, several
-    files are joined with pauses of 60 to 250 ms that depend on the utterance's id alone, and the whole is
-    scaled to an RMS of `SPEECH_RMS` (peaks may pass 1).
+    Channels are averaged, the sample rate is converted, and silence at both ends is cut to 50 ms. Several files are joined, with
+    pauses of 60 to 250 ms that depend only on the utterance's id. The result has an RMS of `SPEECH_RMS`; peaks may exceed 1.
 
     Raises:
-        UserError: a file is missing, broken or silent, or there is too little sound; names the file.
+        UserError: a file is missing, broken or silent, or there is too little speech.
     """
     parts = [_load_one(utterance.root / path, sample_rate) for path in utterance.paths]
     speech = parts[0] if len(parts) == 1 else _join(parts, utterance.id, sample_rate)

@@ -9,13 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hwsearch.data.corpus import Speech, load_corpora
-from hwsearch.data.csv_manifest import read_csv_manifest
-from hwsearch.data.fsdd import read_fsdd
-from hwsearch.data.librispeech import read_librispeech
-from hwsearch.data.sentences import draw_digits, draw_sentence
-from hwsearch.data.splits import deal_speakers, sentence_split
+from hwsearch.data.sentences import draw_digits, draw_sentence, sentence_split
+from hwsearch.data.source import deal_speakers
+from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import CorpusConfig, DataConfig, Split
+from hwsearch.extensions import CORPORA
 
 from .conftest import RATE, babble
 
@@ -29,6 +28,15 @@ def data(*corpora: dict[str, object], wanted: tuple[str, ...] = ("train", "valid
         rooms={"count": dict.fromkeys(wanted, 1)},
         mixtures={"count": {}},
     )
+
+
+def read(kind: str, root: Path, **splits: float) -> Speech:
+    corpus = CorpusConfig(kind=kind, root=root, splits=splits, utterances_per_speaker=10)
+    return dict(CORPORA.load(kind)(corpus, 3, Path()).speech)
+
+
+def listed(kind: str, root: Path) -> tuple[Utterance, ...]:
+    return read(kind, root, train=1.0)[Split.TRAIN]
 
 
 def speakers(speech: Speech, split: Split) -> set[str]:
@@ -118,8 +126,12 @@ def test_no_speaker_no_sentence_and_no_file_is_in_two_splits(
         assert not files(speech, one) & files(speech, other)
 
 
-def test_digit_strings_say_what_their_files_say(fsdd_corpus: Path) -> None:
-    spoken = read_fsdd(fsdd_corpus, {Split.TRAIN: 0.7, Split.VALIDATION: 0.1, Split.TEST: 0.2}, 30, seed=3)
+@pytest.fixture(scope="module")
+def spoken(fsdd_corpus: Path) -> Speech:
+    return read("fsdd", fsdd_corpus, train=0.7, validation=0.1, test=0.2)
+
+
+def test_digit_strings_say_what_their_files_say(spoken: Speech) -> None:
     for utterance in (utterance for utterances in spoken.values() for utterance in utterances):
         digits = [int(path.split("_")[0]) for path in utterance.paths]
         assert [WORDS[word] for word in (utterance.transcript or "").split()] == digits
@@ -127,22 +139,16 @@ def test_digit_strings_say_what_their_files_say(fsdd_corpus: Path) -> None:
         assert {path.split("_")[1] for path in utterance.paths} == {utterance.speaker.removeprefix("fsdd:")}
 
 
-def test_digit_strings_of_the_test_split_use_the_official_test_takes_and_the_others_do_not(
-    fsdd_corpus: Path,
-) -> None:
-    spoken = read_fsdd(fsdd_corpus, {Split.TRAIN: 0.7, Split.VALIDATION: 0.1, Split.TEST: 0.2}, 30, seed=3)
-    takes = {
-        split: {int(Path(path).stem.split("_")[2]) for utterance in utterances for path in utterance.paths}
-        for split, utterances in spoken.items()
-    }
+def test_digit_strings_of_the_test_split_use_the_official_test_takes_and_the_others_do_not(spoken: Speech) -> None:
+    takes = {split: {int(path.stem.split("_")[2]) for path in files(spoken, split)} for split in Split}
     assert takes == {Split.TEST: {0, 1}, Split.VALIDATION: {5, 6}, Split.TRAIN: {10, 11}}
 
 
 def test_six_digit_speakers_are_dealt_where_they_go_round_and_shared_where_not(fsdd_corpus: Path) -> None:
-    dealt = read_fsdd(fsdd_corpus, {Split.TRAIN: 0.6, Split.TEST: 0.4}, 5, seed=1)
+    dealt = read("fsdd", fsdd_corpus, train=0.6, test=0.4)
     assert not speakers(dealt, Split.TRAIN) & speakers(dealt, Split.TEST)
     assert len(speakers(dealt, Split.TRAIN)) == 4
-    shared = read_fsdd(fsdd_corpus, {Split.TRAIN: 0.9, Split.TEST: 0.1}, 5, seed=1)
+    shared = read("fsdd", fsdd_corpus, train=0.9, test=0.1)
     assert speakers(shared, Split.TRAIN) == speakers(shared, Split.TEST)
     assert len(speakers(shared, Split.TEST)) == 6
 
@@ -152,14 +158,13 @@ def test_a_digit_without_takes_for_a_split_is_named(fsdd_corpus: Path, tmp_path:
         if not path.name.startswith(("7_speaker2_0", "7_speaker2_1.")):
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(UserError, match=r"speaker2 has no take 0 to 4 of digit 7, which the test split needs"):
-        read_fsdd(tmp_path, {Split.TEST: 1.0}, 5, seed=1)
+        read("fsdd", tmp_path, test=1.0)
 
 
 def test_librispeech_tree_is_read_at_any_depth_with_lower_case_words(tmp_path: Path) -> None:
     librispeech(tmp_path, ("1-2-0001", "HELLO  THERE"), ("1-2-0000", None), ("7-3-0000", "It's ME"))
     (tmp_path / "README.txt").write_text("not speech")
-    found = read_librispeech(tmp_path)
-    assert [(u.id, u.speaker, u.paths, u.transcript) for u in found] == [
+    assert [(u.id, u.speaker, u.paths, u.transcript) for u in listed("librispeech", tmp_path)] == [
         ("librispeech:1-2-0000", "librispeech:1", ("1/1-2-0000.flac",), None),
         ("librispeech:1-2-0001", "librispeech:1", ("1/1-2-0001.flac",), "hello there"),
         ("librispeech:7-3-0000", "librispeech:7", ("7/7-3-0000.flac",), "it's me"),
@@ -168,28 +173,28 @@ def test_librispeech_tree_is_read_at_any_depth_with_lower_case_words(tmp_path: P
 
 def test_librispeech_faults_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        read_librispeech(tmp_path / "nowhere")
+        listed("librispeech", tmp_path / "nowhere")
     with pytest.raises(UserError, match="no <speaker>-<chapter>-<utterance>"):
-        read_librispeech(tmp_path)
+        listed("librispeech", tmp_path)
     librispeech(tmp_path, ("1-2-0000", "HELLO"))
     (tmp_path / "copy").mkdir()
     sf.write(tmp_path / "copy" / "1-2-0000.flac", babble(0.2, 1), RATE)
     with pytest.raises(UserError, match="already at"):
-        read_librispeech(tmp_path)
+        listed("librispeech", tmp_path)
     (tmp_path / "copy" / "1-2-0000.flac").unlink()
     (tmp_path / "transcripts.txt").write_text("1-2-0000 hello\n\n1-2-0001\n")
     with pytest.raises(UserError, match=r"transcripts\.txt:3: no words"):
-        read_librispeech(tmp_path)
+        listed("librispeech", tmp_path)
     (tmp_path / "transcripts.txt").unlink()
     os.mkfifo(tmp_path / "transcripts.txt")
     with pytest.raises(UserError, match=r"transcripts\.txt: is a pipe; wanted transcripts"):
-        read_librispeech(tmp_path)
+        listed("librispeech", tmp_path)
 
 
 def test_csv_manifest_is_read(write_csv: Callable[..., Path]) -> None:
-    (utterance,) = read_csv_manifest(write_csv("transcript,path,speaker", '"Hello, World",a.wav,Ann'))
+    (utterance,) = listed("csv", write_csv("transcript,path,speaker", '"Hello, World",a.wav,Ann'))
     assert (utterance.id, utterance.speaker, utterance.transcript) == ("csv:a.wav", "csv:Ann", "hello, world")
-    (utterance,) = read_csv_manifest(write_csv("\ufeffpath,speaker", "a.wav,Ann"))
+    (utterance,) = listed("csv", write_csv("\ufeffpath,speaker", "a.wav,Ann"))
     assert utterance.transcript is None
 
 
@@ -205,9 +210,9 @@ def test_csv_manifest_is_read(write_csv: Callable[..., Path]) -> None:
         (["path,speaker", "a.wav,"], r":2: no speaker"),
         (["path,speaker", "a.wav"], r":2: no speaker"),
         (["path,speaker", "a.wav,Ann,x"], r":2: more values than columns"),
-        (["path,speaker", "b.wav,Ann"], r":2: .*b\.wav is not there"),
-        (["path,speaker", "/nowhere/a.wav,Ann"], r":2: /nowhere/a\.wav is not there"),
-        (["path,speaker", f"{'a' * 5000},Ann"], r":2: .*a is not there"),
+        (["path,speaker", "b.wav,Ann"], r":2: .*b\.wav: no such file"),
+        (["path,speaker", "/nowhere/a.wav,Ann"], r":2: /nowhere/a\.wav: no such file"),
+        (["path,speaker", f"{'a' * 5000},Ann"], r":2: .*a: cannot be read \(File name too long\)"),
         (["path,speaker", "./a.wav,Ann", "a.wav,Bob"], r":3: path 'a\.wav' is listed twice"),
         (["path,speaker", "a.wav,Ann", "a.wav,Bob"], r":3: path 'a\.wav' is listed twice"),
         (['path,speaker\n"a.wav,Ann'], "not readable as CSV"),
@@ -217,7 +222,7 @@ def test_a_fault_in_a_csv_manifest_is_one_line_with_its_place(
     write_csv: Callable[..., Path], lines: list[str], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
-        read_csv_manifest(write_csv(*lines))
+        listed("csv", write_csv(*lines))
     assert "\n" not in str(error.value)
     assert "manifest.csv" in str(error.value)
 
@@ -229,23 +234,23 @@ def test_absolute_paths_are_taken_and_named_from_the_manifest_where_they_lie_bel
     sf.write(elsewhere, babble(1.0, 2), RATE)
     manifest = write_csv("path,speaker")
     manifest.write_text(f"path,speaker\n{manifest.parent / 'a.wav'},Ann\n{elsewhere},Bob\n")
-    near, far = read_csv_manifest(manifest)
+    near, far = listed("csv", manifest)
     assert (near.id, near.paths) == ("csv:a.wav", ("a.wav",))
     assert (far.id, far.root / far.paths[0]) == (f"csv:{elsewhere}", elsewhere)
     manifest.write_text(f"path,speaker\na.wav,Ann\n{manifest.parent / 'a.wav'},Ann\n")
     with pytest.raises(UserError, match=r":3: path .* is listed twice"):
-        read_csv_manifest(manifest)
+        listed("csv", manifest)
 
 
 def test_csv_manifest_that_is_missing_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        read_csv_manifest(tmp_path / "x.csv")
+        listed("csv", tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UserError, match="not UTF-8 text"):
-        read_csv_manifest(tmp_path / "x.csv")
+        listed("csv", tmp_path / "x.csv")
     for path, found in ((Path("/dev/zero"), "is a device"), (tmp_path, "is a folder"), (Path("\0"), "no name of a file")):
         with pytest.raises(UserError, match=f"{found}.*; wanted a CSV manifest"):
-            read_csv_manifest(path)
+            listed("csv", path)
 
 
 def test_a_split_with_fewer_than_two_speakers_is_refused_only_where_it_is_needed(csv_corpus: Path, tmp_path: Path) -> None:

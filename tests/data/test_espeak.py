@@ -8,21 +8,30 @@ import pytest
 import scipy.signal
 import soundfile as sf
 
-from hwsearch.data.espeak import SAMPLE_RATE, voices, write_script
-from hwsearch.data.splits import sentence_split
-from hwsearch.data.utterance import load_speech
+from hwsearch.data.espeak import SAMPLE_RATE, read_corpus, voices
+from hwsearch.data.sentences import sentence_split
+from hwsearch.data.source import Source
+from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 
-SHARES = {Split.TRAIN: 0.5, Split.VALIDATION: 0.25, Split.TEST: 0.25}
-SPEAKERS, PER_SPEAKER = 8, 4
+PER_SPEAKER = 4
 DIGITS = {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
 
 
-def _read(cache: Path, seed: int = 5) -> dict[Split, tuple]:
-    script = write_script(SHARES, SPEAKERS, PER_SPEAKER, 0.5, seed, cache)
-    script.synthesise()
-    return {split: script.utterances(split) for split in Split}
+def _corpus(cache: Path, counts: dict[Split, int], per_speaker: int, digit_strings: float, seed: int) -> Source:
+    total = sum(counts.values())
+    shares = {split: count / total for split, count in counts.items()}
+    corpus = CorpusConfig(
+        kind="espeak", splits=shares, speakers=total, utterances_per_speaker=per_speaker, digit_strings=digit_strings
+    )
+    return read_corpus(corpus, seed, cache)
+
+
+def _read(cache: Path, seed: int = 5) -> dict[Split, tuple[Utterance, ...]]:
+    source = _corpus(cache, {Split.TRAIN: 4, Split.VALIDATION: 2, Split.TEST: 2}, PER_SPEAKER, 0.5, seed)
+    source.synthesise()
+    return dict(source.speech)
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +91,10 @@ def test_the_same_seed_synthesises_the_same_bytes_again(cache: Path, tmp_path: P
 @pytest.mark.parametrize("accents", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_every_voice_says_the_same_bytes_in_another_process_and_second(accents: int, tmp_path: Path) -> None:
     speakers = {Split.TRAIN: 34 * accents, Split.VALIDATION: 17 * accents, Split.TEST: 16 * accents}  # all 67 variants
-    total = sum(speakers.values())
-    shares = {split: count / total for split, count in speakers.items()}
     for name in ("one", "two"):
-        script = write_script(shares, total, 1, 1.0, 0, tmp_path / name)
-        assert {split: len(script.utterances(split)) for split in Split} == speakers
-        script.synthesise()
+        source = _corpus(tmp_path / name, speakers, 1, 1.0, 0)
+        assert {split: len(said) for split, said in source.speech.items()} == speakers
+        source.synthesise()
         time.sleep(1.0 - time.time() % 1.0)  # the library seeds its noise with the time in seconds
     one, two = _content(tmp_path / "one"), _content(tmp_path / "two")
     assert [name for name in one if one[name] != two[name]] == []

@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from hwsearch.data.processes import in_processes
+from hwsearch.data.processes import deaf_to_interrupts, each_result, in_processes
 from hwsearch.errors import UserError
 from tests.data.jobs import double, end
 from tests.test_interrupts import wait_until_gone
@@ -33,8 +34,9 @@ if __name__ == "__main__":
 """
 
 
-def test_every_job_gives_its_result() -> None:
-    assert sorted(in_processes(double, [(number,) for number in range(5)], 2, ENDED)) == [0, 2, 4, 6, 8]
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_job_gives_its_result(processes: int) -> None:
+    assert sorted(each_result(double, [(number,) for number in range(5)], processes, ENDED)) == [0, 2, 4, 6, 8]
 
 
 def test_a_process_that_is_killed_is_told() -> None:
@@ -59,3 +61,39 @@ def test_no_process_outlives_the_command(tmp_path: Path, number: signal.Signals)
     assert wait_until_gone(workers) == set()
     if number is not signal.SIGKILL:
         assert (said, "leaked" in errors, "Traceback" in errors) == ("interrupted\n", False, False), errors
+
+
+WORKER = "print('up', flush=True); print('heard', input(), flush=True)"
+
+
+def start() -> subprocess.Popen[str]:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "up\n"
+    worker.send_signal(signal.SIGINT)
+    return worker
+
+
+def test_a_process_started_inside_does_not_hear_it() -> None:
+    with deaf_to_interrupts():
+        worker = start()
+    assert worker.communicate("a word\n")[0] == "heard a word\n"
+    assert worker.returncode == 0
+
+
+def test_a_process_started_outside_does() -> None:
+    assert start().communicate("a word\n")[0] == ""
+
+
+def test_the_one_that_started_it_hears_it_behind_the_block() -> None:
+    done = []
+
+    def work() -> None:
+        with deaf_to_interrupts():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            done.append("the block")
+        done.append("behind it")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == ["the block"]

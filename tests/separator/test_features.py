@@ -102,10 +102,11 @@ def test_silence_gives_finite_features() -> None:
     assert bool(torch.isfinite(result).all())
 
 
-def test_steering_phase_is_that_of_the_advance() -> None:
+def test_steering_phase_is_that_of_a_plane_waves_advance() -> None:
     array = ARRAYS["circular6"]
     phase = steering_phase(array, torch.tensor([70.0], dtype=torch.float64), 129, RATE)
-    expected = 2 * np.pi * array.arrival_advance(70.0)[:, None] * np.linspace(0, 4000, 129)
+    direction = np.array([np.cos(np.deg2rad(70.0)), np.sin(np.deg2rad(70.0))])
+    expected = 2 * np.pi * (array.positions @ direction)[:, None] / SPEED * np.linspace(0, 4000, 129)
     np.testing.assert_allclose(phase[0].numpy(), expected, atol=1e-9)
 
 

@@ -10,11 +10,11 @@ import safetensors.torch
 import soxr
 import torch
 
-from hwsearch.data.espeak import write_script
+from hwsearch.data.espeak import read_corpus
 from hwsearch.data.sentences import DIGITS
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 from hwsearch.metrics.recognisers import ctc
 from hwsearch.metrics.recognisers.augmentation import add_at, reverberate
 from hwsearch.metrics.recognisers.ctc import (
@@ -33,7 +33,10 @@ from hwsearch.metrics.recognisers.ctc import (
 from hwsearch.metrics.recognisers.recogniser import transcribe_at
 from hwsearch.metrics.wer import corpus_wer, word_errors
 
-SHIPPED_SEED, SHIPPED_VOICES, SHIPPED_SHARES = 1, 75, {Split.TRAIN: 0.8, Split.TEST: 0.2}
+SHIPPED_SEED = 1
+SHIPPED_CORPUS = CorpusConfig(
+    kind="espeak", splits={Split.TRAIN: 0.8, Split.TEST: 0.2}, speakers=75, utterances_per_speaker=2, digit_strings=1.0
+)
 """As `experiments/train_digit_recogniser.py` dealt the voices: the test split was not heard in training."""
 
 
@@ -151,11 +154,9 @@ def shipped() -> CtcDigitRecogniser:
 @pytest.fixture(scope="module")
 def unheard_voices(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, str]]:
     """Digit strings by voices that the shipped recogniser was not trained on."""
-    cache = tmp_path_factory.mktemp("espeak")
-    script = write_script(SHIPPED_SHARES, SHIPPED_VOICES, 2, 1.0, SHIPPED_SEED, cache)
-    script.synthesise()
-    spoken = script.utterances(Split.TEST)
-    return [(load_speech(utterance, 8000), utterance.transcript or "") for utterance in spoken]
+    source = read_corpus(SHIPPED_CORPUS, SHIPPED_SEED, tmp_path_factory.mktemp("espeak"))
+    source.synthesise()
+    return [(load_speech(utterance, 8000), utterance.transcript or "") for utterance in source.speech[Split.TEST]]
 
 
 def wer_of(recogniser: CtcDigitRecogniser, examples: list[tuple[np.ndarray, str]]) -> float:

@@ -3,10 +3,10 @@ import sys
 import numpy as np
 import pytest
 
-from hwsearch.data.espeak import write_script
+from hwsearch.data.espeak import read_corpus
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
-from hwsearch.experiment import Split
+from hwsearch.experiment import CorpusConfig, Split
 from hwsearch.metrics.recognisers.augmentation import add_at
 from hwsearch.metrics.recognisers.pocketsphinx_trigram import PocketsphinxTrigram
 from hwsearch.metrics.wer import corpus_wer, word_errors
@@ -14,10 +14,10 @@ from hwsearch.metrics.wer import corpus_wer, word_errors
 
 @pytest.fixture(scope="module")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, str]]:
-    script = write_script({Split.TRAIN: 1.0}, 1, 4, 0.0, 0, tmp_path_factory.mktemp("espeak"))
-    script.synthesise()
-    spoken = script.utterances(Split.TRAIN)
-    return [(load_speech(utterance, 16000), utterance.transcript or "") for utterance in spoken]
+    corpus = CorpusConfig(kind="espeak", splits={Split.TRAIN: 0.25}, speakers=4, utterances_per_speaker=4)
+    source = read_corpus(corpus, 0, tmp_path_factory.mktemp("espeak"))
+    source.synthesise()
+    return [(load_speech(utterance, 16000), utterance.transcript or "") for utterance in source.speech[Split.TRAIN]]
 
 
 @pytest.fixture(scope="module")
