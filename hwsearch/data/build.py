@@ -5,9 +5,8 @@ processes. A journal lists every finished mixture, so that an interrupted build 
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hwsearch.data.processes import each_result
 from hwsearch.data.rooms import Progress, RoomBank, build_bank, check_rooms, draw_rooms, rooms_folder
 from hwsearch.data.source import Source
 from hwsearch.errors import UserError
-from hwsearch.experiment import DataConfig, Experiment, Split
+from hwsearch.experiment import Experiment, Split
 from hwsearch.files.reading import file_digest, read_json
 from hwsearch.files.writing import atomic_write_json, atomic_write_text
 
@@ -29,16 +28,7 @@ DATA_FORMAT = 2
 ENDED = "a process that mixes was ended from outside; the same command goes on where it stopped"
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A complete data set: its folder, the rooms of each split, and the mixtures of each split that has any."""
-
-    folder: Path
-    banks: dict[Split, RoomBank]
-    mixtures: dict[Split, tuple[Mixture, ...]]
-
-
-def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> DataSet:
+def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> None:
     """Build the missing rooms and mixtures of an experiment.
 
     A mixture is kept if its files match their hashes in the manifest or the journal, and the corpora still have its recordings.
@@ -54,31 +44,26 @@ def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int
         UserError: as `check_data`, or a recording cannot be used.
     """
     data, name = experiment.data, experiment.data_digest()
-    corpora = check_data(experiment, folder, cache)
+    corpora, plans = check_data(experiment, folder, cache)
     corpora.synthesise()
     _claim(folder, name)
-    total = sum(data.rooms.count.values()) + sum(data.mixtures.count.values())
+    total = sum(data.rooms.count.values()) + len(plans)
     done = 0
-    banks = {}
     for split in _in_order(data.rooms.count):
-        banks[split] = build_bank(data, name, split, rooms_folder(folder, split), processes, _shifted(progress, done, total))
+        build_bank(data, name, split, rooms_folder(folder, split), processes, _shifted(progress, done, total))
         done += data.rooms.count[split]
-    plans = _draw_all(data, name, corpora, banks)
     whole = _write_missing(folder, plans, processes, _shifted(progress, done, total))
-    mixtures = {}
-    for split in _in_order(data.mixtures.count):
-        mixtures[split] = tuple(whole[plan.id] for plan in plans if plan.split is split)
-        lines = (format_mixture(mixture) + "\n" for mixture in mixtures[split])
+    for split in data.mixtures.count:
+        lines = (format_mixture(whole[plan.id]) + "\n" for plan in plans if plan.split is split)
         atomic_write_text(manifest_path(folder, split), "".join(lines))
     _journal(folder).unlink(missing_ok=True)
-    return DataSet(folder, banks, mixtures)
 
 
-def check_data(experiment: Experiment, folder: Path, cache: Path) -> Source:
+def check_data(experiment: Experiment, folder: Path, cache: Path) -> tuple[Source, list[Plan]]:
     """Check what `build_data` needs: the experiment, the disk, and headers of recordings; nothing is written.
 
     Returns:
-        The speech, which need not be synthesised yet.
+        The speech, which need not be synthesised yet, and the plans of all mixtures.
 
     Raises:
         UserError: unusable rooms, corpora or recordings, a split with mixtures but no rooms, too little space on the disk, or
@@ -92,24 +77,20 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> Source:
     _check_claim(folder, name)
     check_disk(data, folder)
     corpora = read_corpora(data, experiment.seed, cache)
-    banks = {split: RoomBank(rooms_folder(folder, split), draw_rooms(data, name, split)) for split in data.mixtures.count}
-    plans = _draw_all(data, name, corpora, banks)
+    plans: list[Plan] = []
+    for split in _in_order(data.mixtures.count):
+        bank = RoomBank(rooms_folder(folder, split), draw_rooms(data, name, split))
+        plans += draw_plans(data, name, split, corpora.speech[split], bank)
     there = _made(folder, plans)
     mixed = [plan.speech for plan in plans if plan.id not in there]
     # Training mixes all speech of a split.
     trained = [
-        corpora.speech[split] for split in data.rooms.count if split not in banks and not rooms_folder(folder, split).is_dir()
+        corpora.speech[split]
+        for split in data.rooms.count
+        if split not in data.mixtures.count and not rooms_folder(folder, split).is_dir()
     ]
     check_recordings(chain(*mixed, *trained))
-    return corpora
-
-
-def _draw_all(data: DataConfig, name: str, corpora: Source, banks: Mapping[Split, RoomBank]) -> list[Plan]:
-    return [
-        plan
-        for split in _in_order(data.mixtures.count)
-        for plan in draw_plans(data, name, split, corpora.speech[split], banks[split])
-    ]
+    return corpora, plans
 
 
 def _journal(folder: Path) -> Path:

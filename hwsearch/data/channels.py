@@ -1,6 +1,5 @@
 """Checks of a recording's channels before it is separated."""
 
-from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -10,19 +9,14 @@ from hwsearch.data.audio import SILENCE_PEAK, Recording, refuse_silent
 from hwsearch.errors import UserError
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """Length of a recording in samples, and warnings about its channels, one sentence each."""
-
-    samples: int
-    warnings: tuple[str, ...]
-
-
-def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> Inspection:
+def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> list[str]:
     """Read a whole recording and check its channels.
 
     With `microphones` None, any number of channels is accepted and only the first is checked. A wrong sample rate or number of
     channels is refused, not converted, because the separator relies on the phase differences between channels.
+
+    Returns:
+        Warnings, one sentence each.
 
     Raises:
         UserError: the sample rate or the number of channels is wrong, the file cannot be read, or the recording or microphone 1,
@@ -34,11 +28,9 @@ def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> 
     if microphones is not None and recording.channels != microphones:
         raise UserError(f"{path}: {recording.channels} channel{'s' * (recording.channels != 1)}; wanted {microphones}")
     microphones = microphones or 1
-    samples = 0
     lowest, highest = np.full(microphones, np.inf, np.float32), np.full(microphones, -np.inf, np.float32)
     alike = set(combinations(range(microphones), 2))
     for recorded in recording.blocks():
-        samples += recorded.shape[1]
         block = recorded[:microphones]
         lowest, highest = np.minimum(lowest, block.min(axis=1)), np.maximum(highest, block.max(axis=1))
         alike = {(one, other) for one, other in alike if np.array_equal(block[one], block[other])}
@@ -48,7 +40,7 @@ def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> 
         raise UserError(f"{path}: channel 1 {_state(highest, 0)}; wanted sound there: the target is taken from microphone 1")
     warnings = [f"channel {channel + 1} {_state(highest, channel)}" for channel in dead]
     warnings += [f"channels {group} are the same" for group in _groups(microphones, alike, dead)]
-    return Inspection(samples, tuple(f"{path}: {warning}; the result may be wrong" for warning in warnings))
+    return [f"{path}: {warning}; the result may be wrong" for warning in warnings]
 
 
 def _state(highest: NDArray[np.float32], channel: int) -> str:

@@ -58,12 +58,9 @@ class DynamicMixtures:
         responses = self.bank.impulse_responses(room.index)
         sir_db = float(rng.normal(self.config.sir_mean_db, self.config.sir_std_db))
         voices = Voice(target, responses[source]), Voice(interferer, responses[other])
-        rendered = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
-        return Example(
-            _to_length(rendered.mixture, self.segment_samples),
-            room.doa_deg[source],
-            _to_length(rendered.target, self.segment_samples),
-        )
+        mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
+        length = self.segment_samples
+        return Example(_to_length(mixture, length), room.doa_deg[source], _to_length(wanted, length))
 
 
 def speech_by_speaker(

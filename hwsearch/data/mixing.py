@@ -30,21 +30,6 @@ class Placement:
         return max(0, last - first) / self.samples
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A mixture and its parts.
-
-    Attributes:
-        mixture: [mics, samples].
-        target: [samples], the target speaker alone at microphone 0.
-        interferer: [samples], the other speaker alone at microphone 0.
-    """
-
-    mixture: Audio
-    target: Audio
-    interferer: Audio
-
-
 def draw_overlap(rng: np.random.Generator, config: MixtureConfig) -> float:
     """Draw an overlap ratio, uniformly around the configured mean, as wide as `overlap_min` and 1 allow."""
     half = min(config.overlap_mean - min(config.overlap_min, config.overlap_mean), 1.0 - config.overlap_mean)
@@ -97,8 +82,8 @@ def render(
     sir_db: float,
     config: MixtureConfig,
     sample_rate: int,
-) -> Rendered:
-    """Reverberate, scale and add.
+) -> tuple[Audio, Audio]:
+    """Reverberate, scale and add two voices.
 
     Args:
         rng: generator of the sensor noise.
@@ -109,6 +94,9 @@ def render(
             samples of its dry speech.
         config: noise level and kind of target.
         sample_rate: in Hz.
+
+    Returns:
+        The mixture [mics, samples], and the target alone at microphone 0, [samples].
     """
     samples = placement.samples
     size = fft.next_fast_len(samples + max(target.response.shape[-1], interferer.response.shape[-1]) - 1, real=True)
@@ -127,11 +115,7 @@ def render(
         noise_power = float(np.mean(mixture[0] ** 2)) / 10 ** (config.noise_snr_db / 10)
         mixture = mixture + math.sqrt(noise_power) * rng.standard_normal(mixture.shape, dtype=np.float32)
     gain = np.float32(PEAK / max(float(np.abs(mixture).max()), 1e-9))
-    return Rendered(
-        (gain * mixture).astype(np.float32),
-        (gain * wanted).astype(np.float32),
-        (gain * interferer_image[0]).astype(np.float32),
-    )
+    return (gain * mixture).astype(np.float32), (gain * wanted).astype(np.float32)
 
 
 def early_part(response: Audio, early_ms: float, sample_rate: int) -> Audio:

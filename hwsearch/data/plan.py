@@ -129,9 +129,9 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     responses = RoomBank(plan.bank_folder, (plan.room,)).impulse_responses(plan.room.index)
     sir_db = float(rng.normal(data.mixtures.sir_mean_db, data.mixtures.sir_std_db))
     voices = Voice(target, responses[plan.target_source]), Voice(interferer, responses[plan.interferer_source])
-    rendered = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate)
-    write_audio(folder / plan.path("mixture"), rendered.mixture, data.sample_rate)
-    write_audio(folder / plan.path("target"), rendered.target, data.sample_rate)
+    mixture, wanted = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate)
+    write_audio(folder / plan.path("mixture"), mixture, data.sample_rate)
+    write_audio(folder / plan.path("target"), wanted, data.sample_rate)
     target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))
     start = placement.interferer_start
     interferer_talker = _talker(utterance, uncut_samples, plan.room, plan.interferer_source, start, len(interferer))

@@ -4,7 +4,6 @@ import os
 import struct
 from collections.abc import Iterator
 from io import FileIO
-from itertools import islice
 from pathlib import Path
 
 from hwsearch.errors import UserError
@@ -61,8 +60,7 @@ def _announced(file: FileIO, kind: bytes) -> int | None:
 def _in_chunks(file: FileIO, order: str, samples: bytes) -> int | None:
     file.seek(12)
     large = None
-    for header in _headers(file, 8):
-        name, length = struct.unpack(f"{order}4sI", header)
+    for name, length in _chunks(file, f"{order}4sI"):
         if name == samples:
             return (large if length == _STREAMED else length) or None
         begin = file.tell()
@@ -75,8 +73,7 @@ def _in_chunks(file: FileIO, order: str, samples: bytes) -> int | None:
 def _in_wave64(file: FileIO) -> int | None:
     size = os.fstat(file.fileno()).st_size
     file.seek(40)
-    for header in _headers(file, 24):
-        name, length = struct.unpack("<16sQ", header)
+    for name, length in _chunks(file, "<16sQ"):
         if name == _W64_DATA:
             return max(0, length - 24) or None
         # The length includes the header, and chunks begin at multiples of 8 bytes.
@@ -105,6 +102,11 @@ def _refuse_open_ogg(file: FileIO, path: Path) -> None:
         raise UserError(f"{path}: truncated: its last page is missing")
 
 
-def _headers(file: FileIO, size: int) -> Iterator[bytes]:
-    """Whole headers of `size` bytes, each read from the position that the caller has moved the file to."""
-    return islice((header for header in iter(lambda: file.read(size), b"") if len(header) == size), _MOST_CHUNKS)
+def _chunks(file: FileIO, layout: str) -> Iterator[tuple[bytes, int]]:
+    """Name and length of each chunk at the position that the caller has moved the file to, until a header is incomplete."""
+    size = struct.calcsize(layout)
+    for _ in range(_MOST_CHUNKS):
+        if len(header := file.read(size)) < size:
+            return
+        name, length = struct.unpack(layout, header)
+        yield name, length

@@ -50,13 +50,13 @@ def separate_file(
     rate, front_end = separator.description.sample_rate, separator.front_end
     if doa_deg is not None and not front_end.directed:
         raise UserError(f"direction {doa_deg} degrees; '{model}' separates all speakers, whatever their direction: wanted none")
-    found = inspect(recording, rate, front_end.microphones)
-    for warning in found.warnings:
+    for warning in inspect(recording, rate, front_end.microphones):
         listener.said(f"warning: {warning}")
-    long = found.samples > LONG_SECONDS * rate
+    samples = recording.samples
+    long = samples > LONG_SECONDS * rate
     progress = (listener if long else SILENT).progress("seconds separated")
-    blocks = _counted(separator.separate_blocks(recording.blocks, found.samples, doa_deg), found.samples, rate, progress)
-    write_blocks(output, blocks, rate, channels=front_end.speakers, samples=found.samples)
+    blocks = _counted(separator.separate_blocks(recording.blocks, samples, doa_deg), samples, rate, progress)
+    write_blocks(output, blocks, rate, channels=front_end.speakers, samples=samples)
 
 
 def _counted(blocks: Iterable[NDArray[np.float32]], samples: int, rate: int, progress: Progress) -> Iterator[NDArray[np.float32]]:

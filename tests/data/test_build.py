@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hwsearch.data.build import DataSet, build_data, check_data
+from hwsearch.data.build import build_data, check_data
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
+from hwsearch.data.rooms import draw_rooms
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split, parse_experiment
 
@@ -57,8 +58,9 @@ def _experiment(csv_corpus: Path, mixtures: int = MIXTURES, **mixing: object) ->
     )
 
 
-def _build(experiment: Experiment, folder: Path, processes: int = 1) -> DataSet:
-    return build_data(experiment, folder, folder / "corpora", processes, lambda _done, _total: None)
+def _build(experiment: Experiment, folder: Path, processes: int = 1) -> tuple[Mixture, ...]:
+    build_data(experiment, folder, folder / "corpora", processes, lambda _done, _total: None)
+    return open_dataset(folder, Split.TEST)
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -232,12 +234,12 @@ def test_training_and_test_share_no_room(experiment: Experiment, folder: Path) -
 
 def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(csv_corpus: Path, tmp_path: Path) -> None:
     noisy = _experiment(csv_corpus, seconds=2.0, noise_snr_db=10.0, target="early", early_ms=20.0)
-    built = _build(noisy, tmp_path)
-    whole = [made for made in built.mixtures[Split.TEST] if made.target.whole and made.interferer.whole]
+    rooms = draw_rooms(noisy.data, noisy.data_digest(), Split.TEST)
+    whole = [made for made in _build(noisy, tmp_path) if made.target.whole and made.interferer.whole]
     assert whole
     for mixture in whole:
         sound, target = load_mixture(tmp_path, mixture)
-        room = built.banks[Split.TEST].rooms[mixture.room]
+        room = rooms[mixture.room]
         responses = np.load(tmp_path / "rooms" / "test" / f"room-{mixture.room:05d}.npy")
         images, early = [], []
         for talker in (mixture.target, mixture.interferer):
@@ -255,7 +257,7 @@ def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(csv_cor
 
 
 def test_a_changed_file_is_refused_by_name(experiment: Experiment, tmp_path: Path) -> None:
-    mixture = _build(experiment, tmp_path).mixtures[Split.TEST][0]
+    mixture = _build(experiment, tmp_path)[0]
     path = tmp_path / mixture.mixture_path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -382,12 +384,12 @@ def test_corrected_words_cost_no_sound(csv_corpus: Path, tmp_path: Path) -> None
     corpus = _copied(csv_corpus, tmp_path / "corpus")
     data = tmp_path / "data"
     made = _build(_experiment(corpus), data)
-    said = next(mixture.target for mixture in made.mixtures[Split.TEST] if mixture.target.whole)
+    said = next(mixture.target for mixture in made if mixture.target.whole)
     before = _times(data, "*.wav") | _times(data, "*.npy")
     corpus.write_text(corpus.read_text().replace(f"{said.transcript}\n".replace("words", "Words"), "Other words\n"))
     made = _build(_experiment(corpus), data)
     assert _times(data, "*.wav") | _times(data, "*.npy") == before
-    talkers = [talker for mixture in made.mixtures[Split.TEST] for talker in (mixture.target, mixture.interferer)]
+    talkers = [talker for mixture in made for talker in (mixture.target, mixture.interferer)]
     now = {talker.transcript for talker in talkers if talker.utterance == said.utterance and talker.whole}
     assert now == {"other words"}
     _build(_experiment(corpus), tmp_path / "anew")
@@ -397,7 +399,7 @@ def test_corrected_words_cost_no_sound(csv_corpus: Path, tmp_path: Path) -> None
 def test_a_corrected_path_costs_only_the_mixtures_that_may_have_it(csv_corpus: Path, tmp_path: Path) -> None:
     corpus = _copied(csv_corpus, tmp_path / "corpus")
     data = tmp_path / "data"
-    target = _build(_experiment(corpus, 40), data).mixtures[Split.TEST][0].target.utterance
+    target = _build(_experiment(corpus, 40), data)[0].target.utterance
     name = target.removeprefix("csv:")
     rooms, before = _times(data, "*.npy"), _times(data, "*.wav")
     sf.write(corpus.parent / "better.wav", babble(0.6, 99), RATE)
