@@ -1,1 +1,1 @@
-"""The cost simulator: what a bit allocation costs on a chip, from layer shapes and one file per chip."""
+"""The cost simulator: costs of a bit allocation on a chip, from the shapes of layers and a target file."""

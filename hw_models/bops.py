@@ -1,9 +1,9 @@
-"""Bit operations: the bit-width-aware count of work that papers quote, the same on every target.
+"""Bit operations (BOPs), the count of work that papers quote; it is the same on every target.
 
     BOPs = sum over layers of MACs * weight bits * input activation bits
 
-with the chosen widths and the network's own MACs; float32 counts as 32 bits. A sum has no MACs and counts
-nothing, nor do biases. This is the count of QONNX's `inference_cost` without its sparsity discount.
+with the chosen widths and the MACs of the network. float32 counts as 32 bits. Sums and biases count nothing. QONNX's
+`inference_cost` gives the same number without its sparsity discount.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from hw_models.workload import IntArray, Workload, check_bits
 
 
 def bit_operations(workload: Workload, bits: IntArray) -> IntArray:
-    """Bit operations of one inference for allocations `[allocations, sites]`, `[allocations]`.
+    """Bit operations `[allocations]` of one inference for allocations `[allocations, sites]`.
 
     Raises:
         TargetError: a wrong shape or width.

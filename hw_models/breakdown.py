@@ -1,4 +1,4 @@
-"""What each layer of one allocation costs, and what bounds it."""
+"""Costs of each layer of one allocation, and what bounds it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,26 +14,26 @@ from hw_models.workload import IntArray, LayerKind
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer of one allocation.
+    """Costs of one layer of one allocation.
 
     Attributes:
         layer: its name.
-        kind: what it computes.
-        weight_bits: the width chosen; None for an `add`.
-        activation_bits: that of its inputs, the wider of two.
-        output_bits: that of its output.
-        executed: the widths it runs in; 0 weight bits for an `add`.
-        macs: multiply-accumulates, free of what dilation modes add.
-        weight_bytes: weights and constants as stored.
-        activation_bytes: inputs read and outputs written once.
-        cycles: from its start to its end.
-        latency_ms: the same as time.
-        energy_uj: NaN where the target states none, and on an FPGA, whose layers run at once.
-        utilisation: share of the multiply-accumulates that the chip could have done in the layer's time at these widths; on an
-            FPGA, the share of the time in which the layer's circuit works.
-        bound: what the layer waits for most: `compute`, `overhead`, the name of a memory level, or `buffers` (traffic that the
-            compute rule models); on an FPGA `compute` for the circuits that set the pace, `slack` for those that wait for them.
-        resources: of an FPGA: `lut`, `bram18`, `uram`, `dsp`, and the parallelism `pe` and `simd`.
+        kind: its operation.
+        weight_bits: chosen width of the weights; None for an `add`.
+        activation_bits: chosen width of the inputs; of several, the widest.
+        output_bits: chosen width of the output.
+        executed: the widths that the layer runs in; 0 weight bits for an `add`.
+        macs: multiply-accumulates of the network, without those that dilation modes add.
+        weight_bytes: stored weights and constants.
+        activation_bytes: inputs and outputs, each counted once.
+        cycles: duration.
+        latency_ms: duration.
+        energy_uj: energy; NaN if the target states none, and on an FPGA, where all layers run at once.
+        utilisation: multiply-accumulates as a share of the peak number at these widths in the layer's time; on an FPGA, the share
+            of the time in which the layer's circuit works.
+        bound: the largest part of the layer's time: `compute`, `overhead`, the name of a memory level, or `buffers` (traffic
+            that the compute rule models). On an FPGA: `compute` for the slowest circuits, `slack` for those that wait for them.
+        resources: on an FPGA, `lut`, `bram18`, `uram`, `dsp`, and the parallelism `pe` and `simd`.
     """
 
     layer: str
@@ -55,7 +55,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class _Performance:
-    """What a layer does on its chip."""
+    """Performance of a layer on its chip."""
 
     cycles: float
     energy_pj: float
@@ -65,7 +65,7 @@ class _Performance:
 
 
 def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
-    """Each layer of one allocation `[sites]`, in execution order.
+    """Costs of each layer of one allocation `[sites]`, in execution order.
 
     Raises:
         TargetError: a wrong shape or width, or a width the target refuses; names the layer.
@@ -107,7 +107,7 @@ def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
 
 
 def _run(table: CostTable, bits_row: IntArray, shape: Shape, executed: Executed, stored: int, macs: int) -> _Performance:
-    """A layer on a chip that runs one after another."""
+    """A layer on a chip that runs the layers one after another."""
     target, placement = table.target, placement_of(table, bits_row)
     work = target.compute.work(shape, executed.activation_bits, executed.weight_bits)
     time = layer_time(target, shape, executed, work, stored, placement)
@@ -121,7 +121,7 @@ def _run(table: CostTable, bits_row: IntArray, shape: Shape, executed: Executed,
 
 
 def _circuits(table: DataflowTable, bits_row: IntArray) -> tuple[_Performance, ...]:
-    """Every layer as a circuit of its own, all of them working at once."""
+    """All layers on an FPGA, where each is a circuit of its own and all work at once."""
     designs = design(table, bits_row)
     interval = max(one.cycles for one in designs)
     return tuple(

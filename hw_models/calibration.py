@@ -1,13 +1,13 @@
-"""Fits a target's free numbers to measurements made on the chip, and says how far off it is on those held out.
+"""Fits a target's free numbers to measurements on the chip, and reports its errors on measurements that were held out.
 
-What is fitted, so that the latency stays linear in it:
+The latency is linear in the fitted numbers:
 
     rates         scale sum(max(F r, memory) + G r) + layers layer_cycles + inference_cycles, over r and inference_cycles
     other rules   scale sum(cycles by the rule) + layers layer_cycles + inference_cycles, over these three
 
-F holds the MACs and outputs of each layer, G its channels and the layer itself, each in the columns of its kernel class and
-widths. The numbers are non-negative and minimise the squared relative errors of whole measurements together, because a network
-mixes kernel classes. What the measurements leave open keeps the proportions that the target had.
+F holds the MACs and outputs of each layer, G its channels and a one for the layer, each in the columns of its kernel class and
+widths. The numbers are non-negative and minimise the squared relative errors of all measurements together, because a network
+mixes kernel classes. Numbers that the measurements do not determine keep the proportions of the target.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ from hw_models.workload import FloatArray, IntArray
 
 _RATES: Final = ("cycles_per_mac", "cycles_per_output", "cycles_per_channel", "layer_cycles")
 _OVERLAPPING: Final = (True, True, False, False)
-"""Which of `_RATES` hide behind the traffic of memory levels, as in `RateCompute.work`."""
+"""Which of `_RATES` overlap with the traffic of memory levels, as in `RateCompute.work`."""
 _PRIOR_WEIGHT: Final = 0.01
-"""Moving a number by as much as makes the whole latency costs like a 1 % error of one measurement: nothing where measurements
-speak, and enough to decide where they do not."""
+"""Weight of the prior: changing a number by an amount that makes up the whole latency counts as a 1 % error of one measurement.
+This is negligible for numbers that measurements determine, and decides the others."""
 _DETERMINED: Final = 0.9
-"""A number of which the measurements decide a smaller share than this, the prior the rest, is reported as open."""
+"""A number is reported as undetermined if the measurements decide a smaller share of it than this, and the prior the rest."""
 _MAX_PASSES: Final = 50
 _HELD_OUT_EVERY: Final = 3
 _KEPT: Final = "; what was not fitted: "
@@ -49,7 +49,7 @@ _Refitted = TypeVar("_Refitted", Overheads, Energy)
 
 @dataclass(frozen=True)
 class Check:
-    """A measurement beside what the calibrated target says; energies are None where the measurement states none."""
+    """A measurement and the prediction of the calibrated target; energies are None if the measurement states none."""
 
     name: str
     latency_ms: float
@@ -60,10 +60,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Errors:
-    """Relative errors of some checks, and how well their order is kept.
-
-    `spearman` is None where it is not defined: for fewer than three, or equal values.
-    """
+    """Relative errors of checks, and Spearman's rank correlation, which is None for fewer than three checks or equal values."""
 
     count: int
     median: float
@@ -78,7 +75,7 @@ class Errors:
 
     @classmethod
     def of_energy(cls, checks: Sequence[Check]) -> "Errors | None":
-        """Errors of the energy, over the checks that measured it; None if there are none."""
+        """Errors of the energy over the checks that measured it; None if there are none."""
         pairs = [(check.predicted_uj, check.energy_uj) for check in checks]
         return cls._of([(predicted, measured) for predicted, measured in pairs if predicted is not None and measured is not None])
 
@@ -95,14 +92,14 @@ class Errors:
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibrated target, and how good it is.
+    """A calibrated target and its errors.
 
     Attributes:
         target: the new target, with its sources and its `calibration` section.
-        fitted: the measurements it was fitted to.
-        held_out: those it was not fitted to.
-        unmeasured: rates left as they were, because nothing that was fitted runs them.
-        undetermined: numbers that the measurements do not tell apart; they keep the proportions they had.
+        fitted: the measurements that it was fitted to.
+        held_out: the other measurements.
+        unmeasured: unchanged rates, which no fitted measurement runs.
+        undetermined: numbers that the measurements do not determine separately; they keep their proportions.
     """
 
     target: Target
@@ -115,17 +112,17 @@ class Fit:
 def calibrate(target: Target, measurements: Measurements, *, file: str, name: str) -> Fit:
     """Fit a target to measurements.
 
-    Without a measurement marked `held_out`, every third by a hash of its name is. Energy, where measured, gives `active_mw`.
+    If no measurement is marked `held_out`, every third is held out, chosen by a hash of its name. Measured energies determine
+    `active_mw`.
 
     Args:
-        target: the chip nearest to the measured one, with the measured one's clock, memory and widths.
-        measurements: what was measured.
+        target: the most similar chip, with the measured chip's clock, memory and widths.
+        measurements: the measurements.
         file: name of the measurements file, for the `source` lines.
         name: name of the new target.
 
     Raises:
-        TargetError: a target with nothing to fit, a measurement that it cannot run (names it), or measurements that no such
-            target explains.
+        TargetError: the target has nothing to fit, or cannot run a measurement, or the measurements do not fit any such target.
     """
     if target.compute.rule == "dataflow":
         raise TargetError(
@@ -161,26 +158,26 @@ def calibrate(target: Target, measurements: Measurements, *, file: str, name: st
 
 
 def target_toml(target: Target) -> str:
-    """The text of a target file from which `load_target` reads this target."""
+    """Write a target as a target file; `load_target` reads it."""
     return tomli_w.dumps(target.model_dump(mode="json", exclude_none=True, exclude_defaults=True))
 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A measurement and the tables of its workload on the target as it was."""
+    """A measurement and the tables of its workload on the uncalibrated target."""
 
     measurement: Measurement
     table: CostTable
 
     @property
     def cycles(self) -> float:
-        """The measured latency by the target's clock."""
+        """The measured latency in cycles of the target's clock."""
         return self.measurement.latency_ms * 1e-3 * self.table.target.clock.clock_hz
 
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """Fitted numbers `[numbers]`, and the share of each that the measurements decide (NaN where no column has an entry)."""
+    """Fitted numbers `[numbers]`, and the share of each that the measurements decide: NaN if no measurement uses the number."""
 
     values: FloatArray
     decided: FloatArray
@@ -206,7 +203,7 @@ def _run(target: Target, measurement: Measurement) -> _Run:
 
 
 def _fit_scale(target: Target, runs: Sequence[_Run], note: str) -> tuple[Target, tuple[str, ...]]:
-    """The target with `scale`, `layer_cycles` and `inference_cycles` fitted, and which of them are undetermined."""
+    """Fit `scale`, `layer_cycles` and `inference_cycles`; return the target, and the numbers that are undetermined."""
     bare = target.overheads.model_copy(update={"scale": 1.0, "layer_cycles": 0.0, "inference_cycles": 0.0})
     by_rule = [
         evaluate(compile_target(target.model_copy(update={"overheads": bare}), run.table.workload), run.measurement.bits[None])
@@ -229,7 +226,7 @@ def _fit_scale(target: Target, runs: Sequence[_Run], note: str) -> tuple[Target,
 def _fit_rates(
     target: Target, rule: RateCompute, runs: Sequence[_Run], note: str
 ) -> tuple[Target, tuple[str, ...], tuple[str, ...]]:
-    """The target with its rates and `inference_cycles` fitted, the rates unmeasured, and the numbers undetermined."""
+    """Fit the rates and `inference_cycles`; return the target, the unmeasured rates, and the undetermined numbers."""
     solution = _rate_values(target, rule, runs)
     table = solution.values[:-1].reshape(len(rule.rates), len(_RATES))
     seen = [not np.isnan(row).all() for row in solution.decided[:-1].reshape(table.shape)]
@@ -249,10 +246,10 @@ def _fit_rates(
 
 
 def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _Solution:
-    """Every number of every rate in the order of the rule, then `inference_cycles`.
+    """Fit every number of every rate in the order of the rule, then `inference_cycles`.
 
-    A layer waits for arithmetic or for memory, whichever takes longer; given which, the latency is linear. The two are found in
-    turns, beginning with arithmetic everywhere.
+    A layer waits for arithmetic or for memory, whichever takes longer. If it is known which, the latency is linear. Fits and this
+    choice alternate, beginning with arithmetic for all layers.
     """
     features, memory, owner = _layer_features(target, rule, runs)
     hides = np.tile(_OVERLAPPING, len(rule.rates))
@@ -267,7 +264,7 @@ def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _So
         columns[:, :-1] = [overheads.scale * rows[owner == run].sum(axis=0) for run in range(len(runs))]
         wanted = measured - [given[owner == run].sum() for run in range(len(runs))]
         solution = _non_negative(columns, wanted, measured, old)
-        values = np.where(np.isnan(solution.decided), values, solution.values)  # behind memory: as slow as it last seemed
+        values = np.where(np.isnan(solution.decided), values, solution.values)  # hidden by memory: the last value stays
         before = waits
         waits = (memory > features[:, hides] @ values[:-1][hides]) & overheads.transfers_overlap
         if (waits == before).all():
@@ -276,11 +273,11 @@ def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _So
 
 
 def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Lay out what the fit solves, a row for every layer of every run.
+    """Lay out the linear problem, with a row for every layer of every run.
 
     Returns:
-        What each number of the rates multiplies `[layers, numbers]`, cycles of memory traffic `[layers]`, and which run the layer
-        belongs to `[layers]`.
+        The factor of each number of the rates `[layers, numbers]`, cycles of memory traffic `[layers]`, and the run of each layer
+        `[layers]`.
     """
     bare = target.overheads.model_copy(update={"scale": 1.0, "layer_cycles": 0.0})
     silent = target.model_copy(update={"overheads": bare})
@@ -301,10 +298,10 @@ def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> 
 
 
 def _non_negative(columns: FloatArray, wanted: FloatArray, measured: FloatArray, old: FloatArray) -> _Solution:
-    """Numbers x >= 0 with columns x near `wanted`, errors relative to `measured`, drawn to the old proportions.
+    """Numbers x >= 0 with `columns @ x` near `wanted`, with errors relative to `measured` and a prior on the old proportions.
 
-    Least squares with a Tikhonov term towards `factor * old`, the factor fitted first, in coordinates in which one unit of every
-    number makes up the latency; the share that the measurements decide is the diagonal of the resolution matrix
+    Least squares with a Tikhonov term towards `factor * old`, where the factor is fitted first. The coordinates are such that one
+    unit of every number makes up the latency. The share that the measurements decide is the diagonal of the resolution matrix
     (A'A + w^2 I)^-1 A'A.
     """
     relative, goal = columns / measured[:, None], wanted / measured
@@ -323,7 +320,7 @@ def _non_negative(columns: FloatArray, wanted: FloatArray, measured: FloatArray,
 
 
 def _fit_energy(target: Target, measurements: Sequence[Measurement], note: str) -> Target:
-    """The target with the `active_mw` that explains the median of the energies measured, if any were."""
+    """Set `active_mw` to the median that the measured energies, if any, imply."""
     metered = [measurement for measurement in measurements if measurement.energy_uj is not None]
     if not metered:
         return target
@@ -367,7 +364,7 @@ def _calibration_section(fitted_on: str, how: str, source: str, held_out: Sequen
 
 
 def _refitted(section: _Refitted, note: str, **values: Any) -> _Refitted:
-    """A section with new values; its source says so, and keeps where the others are from."""
+    """A section with new values, and a source that also names that of the other values."""
     kept = section.source.rpartition(_KEPT)[2]
     source = note if kept.startswith("fitted to ") else f"{note}{_KEPT}{kept}"
     return section.model_copy(update={**values, "source": source})
@@ -379,5 +376,5 @@ def _label(rate: Rate) -> str:
 
 
 def _rounded(value: float) -> float:
-    """To four significant digits, more than any measurement holds."""
+    """Round to four significant digits, more than measurements have."""
     return float(f"{value:.4g}")

@@ -1,7 +1,7 @@
 """Compiles a target and a workload into tables, so that the cost of an allocation is a gather and a sum.
 
-The cost of a layer depends on nothing but its shape, the widths of its weights, inputs and output, and the memory levels that
-hold all weights and all activations: every combination that the target tells apart is asked for once.
+The cost of a layer depends only on its shape, on the widths of its weights, inputs and output, and on the memory levels that hold
+all weights and all activations. The tables hold every combination that the target distinguishes.
 """
 
 import math
@@ -36,25 +36,24 @@ WIDTH_INDEX[list(WIDTHS)] = np.arange(len(WIDTHS))
 
 @dataclass(frozen=True, eq=False)
 class CostTable:
-    """A target's cost of every layer of a workload at every bit-width (`WIDTHS`, the axes W, A and O).
+    """Costs of every layer of a workload on a target at every bit-width (`WIDTHS`, the axes W, A and O).
 
     Attributes:
         target: the chip.
         workload: the network.
-        cycles: `[placements, layers, W, A, O]` cycles by where the tensors lie (`placement.placements`) and by weight, input and
-            output width; NaN where the target refuses.
-        energy_pj: the same of energy; NaN where the target states none.
-        weight_bytes: `[layers, W, A]` bytes stored, 0 where the target refuses.
-        site_bytes: `[activation sites, A]` bytes of each tensor over the frames of an inference, 0 where the target refuses.
-        state_bytes: `[activation sites, A]` bytes of each tensor kept from frame to frame, 0 unless streaming.
-        live: `[layers, slots]` columns of `site_bytes` alive while a layer runs, padded with the number of
-            sites.
-        inputs: `[layers, operands]` columns of `bits` a layer reads, two or more; the last again where it reads fewer.
-        weights: `[layers]` column of `bits` of a layer's weights, or that of its first input where it has
-            none.
-        outputs: `[layers]` column of `bits` a layer writes.
-        dataflow: of an FPGA, the foldings and what they take; `cycles` and `energy_pj` are 0 there, since layers share a device
-            and run at once.
+        cycles: `[placements, layers, W, A, O]` cycles by placement (`placement.placements`) and by weight, input and output
+            width; NaN if the target refuses the widths.
+        energy_pj: energy, on the same axes; NaN if the target states none.
+        weight_bytes: `[layers, W, A]` stored bytes; 0 if the target refuses the widths.
+        site_bytes: `[activation sites, A]` bytes of each tensor over the frames of an inference; 0 if the target refuses the
+            width.
+        state_bytes: `[activation sites, A]` bytes of each tensor kept from frame to frame; 0 unless streaming.
+        live: `[layers, slots]` columns of `site_bytes` alive while a layer runs, padded with the number of sites.
+        inputs: `[layers, operands]` columns of `bits` that a layer reads, at least two; the last is repeated.
+        weights: `[layers]` column of `bits` of a layer's weights, or of its first input if it has no weights.
+        outputs: `[layers]` column of `bits` that a layer writes.
+        dataflow: on an FPGA, the foldings and their resources; `cycles` and `energy_pj` are 0 there, because all layers run at
+            once.
     """
 
     target: Target
@@ -72,7 +71,7 @@ class CostTable:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the costs in `cost.Costs` that this target has of its own, those to search with."""
+        """Names of the costs in `cost.Costs` that depend on this target, which a search may optimise."""
         energy = () if self.target.energy is None else ("energy_uj",)
         resources = () if self.dataflow is None else ("interval_ms", *RESOURCES)
         limited = any(level.bytes is not None for level in self.target.memory) or self.dataflow is not None
@@ -81,10 +80,10 @@ class CostTable:
 
 
 def compile_target(target: Target, workload: Workload) -> CostTable:
-    """The tables of a target for a workload.
+    """Compile the tables of a target for a workload.
 
     Raises:
-        TargetError: a layer the target cannot run at any width; names the layer.
+        TargetError: the target cannot run a layer at any width.
     """
     layers = workload.layers
     shapes = [layer_shape(target, workload, layer) for layer in layers]
@@ -160,7 +159,7 @@ def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
 
 
 def _output_groups(precisions: Precisions) -> list[list[int]]:
-    """Positions on the output axis of the widths that are written alike."""
+    """Positions on the output axis, grouped by the width in which outputs are written."""
     groups: dict[int, list[int]] = {}
     for o, bits in enumerate(WIDTHS):
         if (held := executed_activation(precisions, bits)) is not None:
@@ -182,7 +181,7 @@ def _times_and_energies(target: Target, shape: Shape, executed: Executed, stored
 
 
 def _tensor_bytes(target: Target, workload: Workload, frames: list[int]) -> IntArray:
-    """Bytes of so many frames of each activation tensor at each width: each frame rounded up to whole bytes."""
+    """Bytes of the given numbers of frames of each activation tensor at each width; each frame takes whole bytes."""
     held = [executed_activation(target.precisions, bits) or 0 for bits in WIDTHS]
     rows = [
         [aligned(count * -(-channels * bits // 8), target.storage.alignment_bytes) for bits in held]
@@ -201,8 +200,8 @@ def _inputs(workload: Workload) -> IntArray:
 def _live_sites(workload: Workload) -> npt.NDArray[np.int64]:
     """Tensors alive while each layer runs.
 
-    A tensor lives from the layer that first writes into it to the last that reads it; an input of the network from the
-    start, an output to the end. A layer's output never shares the bytes of its inputs.
+    A tensor lives from the first layer that writes it to the last that reads it; an input of the network from the start, an
+    output to the end. A layer's output never shares the bytes of its inputs.
     """
     sites = workload.activation_sites
     last = len(workload.layers) - 1

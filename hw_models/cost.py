@@ -1,4 +1,4 @@
-"""What allocations cost on a compiled target, thousands at a time."""
+"""Costs of allocations on a compiled target, thousands at a time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,19 +25,19 @@ class Costs:
     """Costs of allocations, each `[allocations]`.
 
     Attributes:
-        size_bytes: the packed file that ships (`packed.packed_size_bytes`), the same on every target.
+        size_bytes: the packed weight file (`packed.packed_size_bytes`), the same on every target.
         weight_bytes: weights, biases and constants as the target stores them.
-        peak_activation_bytes: most bytes of tensors alive at once over one inference, at the width the target holds, with the
-            state of a streaming one.
-        macs: multiply-accumulates of the network, free of what dilation modes add.
-        bit_operations: MACs times weight bits times input bits (BOPS, as QONNX counts), at the widths chosen.
+        peak_activation_bytes: largest size of the tensors alive at once in one inference, at the width in which the target holds
+            them, with the state of a streaming inference.
+        macs: multiply-accumulates of the network, without those that dilation modes add.
+        bit_operations: MACs times weight bits times input bits (BOPs, as QONNX counts) at the chosen widths.
         latency_ms: time of one inference, from its first input to its last output.
-        interval_ms: time from one inference to the next: the latency, unless inferences overlap, as on an FPGA.
-        energy_uj: energy of one inference, up to the next frame where frames are streamed; NaN where the target states none.
-        real_time_factor: interval over the length of what an inference processes.
-        occupancy: the largest share taken of what the target states: of a memory level's bytes, of an FPGA's usable logic.
-        fits: whether that is at most 1.
-        resources: of an FPGA, `lut`, `bram18`, `uram` and `dsp`.
+        interval_ms: time from one inference to the next: the latency, or less if inferences overlap, as on an FPGA.
+        energy_uj: energy of one inference, in streaming until the next frame; NaN if the target states none.
+        real_time_factor: interval over the duration of an inference's input.
+        occupancy: the largest share taken of a memory level's bytes, or of an FPGA's usable logic.
+        fits: whether `occupancy` is at most 1.
+        resources: on an FPGA, `lut`, `bram18`, `uram` and `dsp`.
     """
 
     size_bytes: IntArray
@@ -73,7 +73,7 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
 
 
 def evaluate_runnable(table: CostTable, bits: IntArray) -> tuple[npt.NDArray[np.bool_], Costs]:
-    """Which allocations `[allocations, sites]` the target can run at all, `[allocations]`, and the costs of these in their order.
+    """Which allocations `[allocations, sites]` the target can run, `[allocations]`, and the costs of these in the same order.
 
     Raises:
         TargetError: a wrong shape or width.
@@ -122,7 +122,7 @@ def _costs(table: CostTable, bits: IntArray, sums: "_Sums") -> Costs:
 
 
 def runnable(table: CostTable, bits: IntArray) -> npt.NDArray[np.bool_]:
-    """Which allocations `[allocations, sites]` the target can run at all, `[allocations]`.
+    """Which allocations `[allocations, sites]` the target can run, `[allocations]`.
 
     Raises:
         TargetError: a wrong shape or width.
@@ -156,8 +156,8 @@ class _Sums:
     def of(cls, table: CostTable, bits: IntArray) -> "_Sums":
         """Gather from the tables and add.
 
-        All metrics of a layer at some widths lie side by side, and only for the widths that occur, so that they stay in the
-        cache. Layers are added one after another: an allocation costs the same to the last bit in every batch.
+        The metrics of a layer at the same widths are adjacent, and only the widths that occur are kept, so that they stay in the
+        cache. Layers are added one after another, so the costs of an allocation are the same to the last bit in every batch.
         """
         used = np.unique(bits)
         rows = _rows(table, tuple(used.tolist()))
@@ -183,7 +183,7 @@ class _Sums:
 
     @property
     def runnable(self) -> npt.NDArray[np.bool_]:
-        """Which allocations the target runs: a layer that it refuses makes the sum not a number."""
+        """Which allocations the target runs: the sum is NaN if it refuses a layer."""
         can: npt.NDArray[np.bool_] = ~np.isnan(self.cycles[:, 0])
         return can
 
@@ -192,7 +192,7 @@ class _Sums:
         return _Sums(self.weight_bytes[chosen], self.cycles[chosen], self.energy_pj[chosen])
 
 
-@lru_cache(maxsize=4)  # allocations come one by one, too, and mostly of the same widths
+@lru_cache(maxsize=4)  # single allocations mostly have the same widths
 def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
     """Metrics `[layers, widths^3, 1 + 2 placements]` of every layer at every combination of the widths `used`."""
     at = WIDTH_INDEX[np.array(used, np.int64)]
@@ -205,7 +205,7 @@ def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
 
 
 def _peaks(table: CostTable, bits: IntArray) -> IntArray:
-    """Most bytes alive at once `[allocations]`."""
+    """Largest number of bytes alive at once, `[allocations]`."""
     sites, widths = table.site_bytes.shape
     first = (np.arange(sites) * widths)[:, None]
     peak = np.zeros(len(bits), np.int64)
@@ -228,7 +228,7 @@ def layer_widths(table: CostTable, bits_row: IntArray, layer: int) -> tuple[int,
 
 
 def refusal(table: CostTable, bits_row: IntArray) -> str:
-    """Which layer of a refused allocation `[sites]` the target cannot run, and what it runs."""
+    """Message on the first layer of an allocation `[sites]` that the target refuses."""
     precisions = table.target.precisions
     for i, layer in enumerate(table.workload.layers):
         activation, weight, output = layer_widths(table, bits_row, i)

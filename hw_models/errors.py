@@ -1,8 +1,5 @@
-"""The errors a user of the cost simulator can mend."""
+"""Errors that a user of the cost simulator can correct."""
 
 
 class TargetError(ValueError):
-    """A target file, a workload or an allocation is wrong.
-
-    One line that names the file or the layer, the field, what was found and what is wanted.
-    """
+    """A target file, a workload or an allocation is wrong; one line names the place, the value found and the value wanted."""

@@ -1,4 +1,4 @@
-"""Labels in a picture that cover neither each other nor what is drawn."""
+"""Labels in a plot that cover neither each other nor drawn elements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ Boxes = npt.NDArray[np.float64]
 """Rectangles `[boxes, 4]` in pixels: left, bottom, right, top."""
 
 _DISTANCES: Final = (5.0, 9.0, 14.0, 22.0, 32.0, 45.0, 60.0)
-"""Between a point and its label, in points."""
+"""Distances between a point and its label, in points."""
 _JOINED_FROM: Final = 14.0
-"""From this distance on a thin line joins the two."""
+"""From this distance, a thin line joins point and label."""
 _ANGLES: Final = 24
 _GAP: Final = 1.0
-"""Room around a label, in points."""
+"""Margin around a label, in points."""
 _THICK: Final = 1.0
-"""A drawn line, in points."""
+"""Width of a drawn line, in points."""
 _STEP: Final = 3.0
-"""Between the boxes that stand for a thin line, in points."""
+"""Distance between the boxes that represent a thin line, in points."""
 _STEPS_OUT: Final = 2
-"""So many of these may cover what is drawn: a line begins at a point, among others."""
+"""Number of these boxes that may cover drawn elements, because a line begins at a point."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """A text for a point, both in the coordinates of the data.
+    """A text at a point.
 
     Attributes:
-        text: what it says.
-        x: of the point.
-        y: of the point.
-        towards_deg: where the label lies if there is room: 0 is right of the point, 90 above it.
-        style: of the text, such as `color`.
+        text: the text.
+        x: data coordinate of the point.
+        y: data coordinate of the point.
+        towards_deg: preferred direction of the label: 0 is right of the point, 90 above it.
+        style: properties of the text, such as `color`.
     """
 
     text: str
@@ -49,35 +49,35 @@ class Label:
 
 
 def fix_layout(figure: Figure) -> None:
-    """Lay a figure out for good: from here on, pixels stay where they are."""
+    """Lay out a figure once and for all, so that pixel positions stay valid."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 
 def around(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike, radius: float) -> Boxes:
-    """Boxes around points of the data, of a half width in points."""
+    """Boxes around data points; `radius` is half their width in points."""
     centres = axes.transData.transform(np.column_stack([x, y]))
     half = _scale(axes) * radius
     return np.hstack([centres - half, centres + half])
 
 
 def between(axes: Axes, x: npt.ArrayLike, y: npt.ArrayLike) -> Boxes:
-    """Boxes that span each pair of successive points of the data: the pieces of a line, each level or upright."""
+    """Boxes that span successive data points: the horizontal and vertical pieces of a line."""
     ends = axes.transData.transform(np.column_stack([x, y]))
     half = _scale(axes) * _THICK / 2
     return np.hstack([np.minimum(ends[:-1], ends[1:]) - half, np.maximum(ends[:-1], ends[1:]) + half])
 
 
 def place_labels(axes: Axes, labels: Sequence[Label], drawn: Boxes) -> int:
-    """Write each label at the nearest free place beside its point; one for which there is none is left out.
+    """Write each label at the nearest free place beside its point; labels without one are left out.
 
     Args:
-        axes: where the points are, its layout fixed.
-        labels: in the order in which they choose.
-        drawn: what they must not cover.
+        axes: the axes of the points, with a fixed layout.
+        labels: in order of priority.
+        drawn: boxes that labels must not cover.
 
     Returns:
-        How many labels were left out.
+        The number of labels left out.
     """
     written = np.empty((0, 4))
     left_out = 0
@@ -98,17 +98,17 @@ def place_labels(axes: Axes, labels: Sequence[Label], drawn: Boxes) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a label may stand, in pixels."""
+    """A place for a label, in pixels."""
 
     offset: npt.NDArray[np.float64]
-    """Offset of its middle from the point."""
+    """Offset of the label's centre from the point."""
     box: npt.NDArray[np.float64]
     line: Boxes
-    """Boxes of the line to the point; empty where there is none."""
+    """Boxes of the line to the point; empty without a line."""
 
 
 def _free_place(axes: Axes, label: Label, half: npt.NDArray[np.float64], drawn: Boxes, written: Boxes) -> _Place | None:
-    """The first place, outwards from a point, for a label of this half width and height `[2]`."""
+    """The free place nearest to a point for a label of half width and height `half` `[2]`."""
     point, scale = axes.transData.transform((label.x, label.y)), _scale(axes)
     inside = np.array(axes.get_window_extent().extents)
     turns = np.arange(_ANGLES) * 360.0 / _ANGLES
@@ -130,7 +130,7 @@ def _free_place(axes: Axes, label: Label, half: npt.NDArray[np.float64], drawn: 
 
 
 def _touch(some: Boxes, others: Boxes) -> npt.NDArray[np.bool_]:
-    """`[some]`: which boxes share room with any of others."""
+    """`[some]`: which boxes overlap any of `others`."""
     mine, theirs = some[:, None], others[None]
     apart = (
         (mine[..., 0] >= theirs[..., 2])

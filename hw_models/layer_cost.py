@@ -1,4 +1,4 @@
-"""What one layer costs on a target: the widths that really run, the bytes stored, the cycles, the energy."""
+"""Costs of one layer on a target: executed widths, stored bytes, cycles, energy."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hw_models.workload import FLOAT_BITS, WEIGHTED, Layer, LayerKind
 
 @dataclass(frozen=True)
 class Executed:
-    """The widths a layer runs in; `weight_bits` is 0 where there are no weights."""
+    """The widths that a layer runs in; `weight_bits` is 0 without weights."""
 
     activation_bits: int
     weight_bits: int
@@ -22,7 +22,7 @@ class Executed:
 
 
 def executed_pair(precisions: Precisions, activation_bits: int, weight_bits: int) -> tuple[int, int] | None:
-    """The (activation, weight) pair that runs for a chosen one, or None where the target refuses it."""
+    """The (activation, weight) pair that a chosen pair runs as, or None if the target refuses it."""
     if (activation_bits, weight_bits) in precisions.pairs:
         return activation_bits, weight_bits
     if precisions.unsupported == "refuse":
@@ -32,7 +32,7 @@ def executed_pair(precisions: Precisions, activation_bits: int, weight_bits: int
 
 
 def executed_activation(precisions: Precisions, bits: int) -> int | None:
-    """The width in which an activation is held for a chosen one, or None where the target refuses it."""
+    """The width in which an activation of a chosen width is held, or None if the target refuses it."""
     if bits in precisions.activation_bits:
         return bits
     if precisions.unsupported == "refuse":
@@ -41,7 +41,7 @@ def executed_activation(precisions: Precisions, bits: int) -> int | None:
 
 
 def execute(precisions: Precisions, kind: LayerKind, activation_bits: int, weight_bits: int, output_bits: int) -> Executed | None:
-    """The widths a layer runs in, or None where the target refuses one of them."""
+    """The widths that a layer runs in, or None if the target refuses one of them."""
     output = executed_activation(precisions, output_bits)
     if output is None:
         return None
@@ -53,7 +53,7 @@ def execute(precisions: Precisions, kind: LayerKind, activation_bits: int, weigh
 
 
 def stored_weight_bytes(target: Target, layer: Layer, shape: Shape, weight_bits: int, executed: Executed) -> int:
-    """Bytes of a layer's weights, biases and requantization constants as stored; 0 without weights."""
+    """Stored bytes of a layer's weights, biases and requantization constants; 0 without weights."""
     if layer.weight_site is None:
         return 0
     storage = target.storage
@@ -75,9 +75,9 @@ class LayerTime:
     """Cycles of one layer, with its weights and activations in given memory levels.
 
     Attributes:
-        parts: cycles of arithmetic (`compute`) and of each memory level by its name (`buffers`: traffic that the compute rule
-            models), which overlap unless the target says otherwise, and `overhead`, which overlaps with nothing.
-        total: from start to end.
+        parts: cycles of arithmetic (`compute`), of each memory level by its name, of traffic that the compute rule models
+            (`buffers`), and of `overhead`. All but `overhead` overlap unless the target says otherwise.
+        total: cycles from start to end.
     """
 
     parts: Mapping[str, float]
@@ -85,14 +85,14 @@ class LayerTime:
 
     @property
     def bound(self) -> str:
-        """The largest part: `compute`, `overhead`, or the name of a memory level."""
+        """Name of the largest part."""
         return max(self.parts, key=lambda part: self.parts[part])
 
 
 def layer_time(
     target: Target, shape: Shape, executed: Executed, work: Work, weight_bytes: int, placement: Placement
 ) -> LayerTime:
-    """Cycles of a layer: compute by the target's rule, memory by what each level moves, every tensor once."""
+    """Cycles of a layer: compute by the target's rule, and memory by the bytes that each level moves, every tensor once."""
     parts = {"compute": work.compute}
     if buffers := work.memory + work.memory_per_weight_byte * weight_bytes:
         parts["buffers"] = buffers
@@ -108,8 +108,9 @@ def layer_time(
 def layer_energy_pj(
     target: Target, shape: Shape, executed: Executed, work: Work, weight_bytes: int, placement: Placement, cycles: float
 ) -> float:
-    """Energy of a layer: power while it runs, its multiply-accumulates, its traffic, and what the compute rule models; NaN where
-    the target states none.
+    """Energy of a layer: power while it runs, multiply-accumulates, traffic, and the energy that the compute rule models.
+
+    NaN if the target states none.
     """
     if target.energy is None:
         return math.nan
@@ -121,7 +122,7 @@ def layer_energy_pj(
 
 
 def running_pj(target: Target, cycles: float) -> float:
-    """Energy of the chip's power over `cycles`."""
+    """Energy that the running chip takes in `cycles`."""
     milliwatts = 0.0 if target.energy is None else target.energy.active_mw
     return milliwatts * 1e9 * cycles / target.clock.clock_hz
 

@@ -1,4 +1,4 @@
-"""Latencies (and energies) that a user has measured on a chip: the file, and the networks that were run."""
+"""Files of latencies and energies that a user has measured on a chip, and the networks that were run."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,11 +14,11 @@ from hw_models.wording import first_mistake
 from hw_models.workload import WIDTHS, IntArray, Layer, LayerKind, Workload
 
 FILE_BYTES: Final = 16 * 2**20
-"""The largest file of measurements that is read; a measured network takes a few hundred bytes."""
+"""Size limit of a file of measurements; a measured network takes a few hundred bytes."""
 
 
 class MeasuredLayer(Section):
-    """One layer as it ran; stride 1."""
+    """One measured layer, with stride 1."""
 
     kind: Literal[LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD]
     in_channels: Annotated[int, Field(ge=1, le=65536)]
@@ -28,10 +28,10 @@ class MeasuredLayer(Section):
 
 
 class Measurement(Section):
-    """One timed run: a layer, a chain of layers or a whole network, all in the same widths (32 for float32).
+    """One timed run of a layer, a chain of layers or a whole network, all in the same widths (32 for float32).
 
-    `layers` run in a row, `repeats` times over. A layer reads the newest tensor with as many channels as it wants, an `add` the
-    two newest; what is not there is an input of the network.
+    `layers` run one after another, `repeats` times. A layer reads the newest tensor with its number of input channels, an `add`
+    the two newest. Tensors that do not exist yet are inputs of the network.
     """
 
     name: Source
@@ -56,7 +56,7 @@ class Measurement(Section):
 
     @property
     def workload(self) -> Workload:
-        """The network that was run; its `frame_seconds` says nothing."""
+        """The network that was run; its `frame_seconds` has no meaning."""
         layers: list[Layer] = []
         channels: dict[str, int] = {}
         for number, measured in enumerate(self.layers * self.repeats):
@@ -85,14 +85,14 @@ class Measurement(Section):
 
     @property
     def bits(self) -> IntArray:
-        """Its allocation `[sites]`, in the order of `workload.sites`."""
+        """The allocation `[sites]`, in the order of `workload.sites`."""
         workload = self.workload
         widths = [self.weight_bits] * len(workload.weight_sites) + [self.activation_bits] * len(workload.activation_sites)
         return np.array(widths, np.int64)
 
 
 class Measurements(Section):
-    """A measurements file; `source` says what was measured: chip, clock, runtime and its version, by whom and when."""
+    """A file of measurements; `source` states chip, clock, runtime and its version, author and date."""
 
     source: Source
     measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
@@ -106,10 +106,10 @@ class Measurements(Section):
 
 
 def load_measurements(path: str | Path) -> Measurements:
-    """A measurements file (JSON).
+    """Read a file of measurements (JSON).
 
     Raises:
-        TargetError: the file cannot be read, is not JSON, or has a field that is wrong; one line that names file and field.
+        TargetError: the file cannot be read, is not JSON, or has a wrong field.
     """
     try:
         text = read_text(Path(path), FILE_BYTES)

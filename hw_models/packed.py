@@ -1,4 +1,4 @@
-"""The one accounting of size: the exact bytes of the packed weight file that ships.
+"""The exact size of the packed weight file.
 
     file header                                  FILE_HEADER_BYTES
     per input channel      normalisation         INPUT_CHANNEL_BYTES      (mean and scale before the first quantizer)
@@ -10,8 +10,8 @@
     per activation site    record                RECORD_BYTES             (scale, zero point and one slope inside)
     per layer              constants             4 each                   (gains and offsets of norms, slopes of channels)
 
-More bits never make the file smaller, with one exception that no separator meets: going to float32 drops the
-scales, which outweigh the weights where a single weight feeds each output.
+More bits never make the file smaller, with one exception, which no separator meets: float32 has no scales, and scales take more
+than the weights if a single weight feeds each output.
 """
 
 from collections.abc import Collection
@@ -29,7 +29,7 @@ INPUT_CHANNEL_BYTES: Final = 8
 
 
 def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
-    """Bytes of the packed file, `[allocations]`, of bit-widths `[allocations, sites]`.
+    """Bytes `[allocations]` of the packed file for bit-widths `[allocations, sites]`.
 
     Raises:
         TargetError: a wrong shape or bit-width.
@@ -45,13 +45,12 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
 
 
 def average_weight_bits(workload: Workload, bits: IntArray, sites: Collection[str] | None = None) -> FloatArray:
-    """Mean weight bit-width `[allocations]`, weighted by the number of weights; biases and scales are not
-    counted.
+    """Mean weight bit-width `[allocations]`, weighted by the number of weights; biases and scales are not counted.
 
     Args:
         workload: the network.
         bits: `[allocations, sites]`.
-        sites: weight sites to average over; all when None. Papers quote the mean over the TCN's layers alone.
+        sites: weight sites to average over, or None for all. Papers quote the mean over the layers of the TCN.
 
     Raises:
         TargetError: a wrong shape or bit-width, an unknown weight site, or no site at all.

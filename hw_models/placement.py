@@ -1,4 +1,4 @@
-"""Where weights and activations lie: what fits on the chip decides more than arithmetic."""
+"""Placement of weights and activations in memory levels."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -19,12 +19,12 @@ class Placement:
 
 
 def placements(target: Target) -> tuple[Placement, ...]:
-    """Every combination of levels, those of the weights outermost, each nearest first."""
+    """Every combination of levels, weights in the outer loop, each from the nearest level on."""
     return tuple(Placement(*levels) for levels in product(target.levels("weights"), target.levels("activations")))
 
 
 def occupancies(target: Target, weight_bytes: IntArray, peak_activation_bytes: IntArray) -> FloatArray:
-    """The largest share of a level's bytes that each placement takes, `[allocations, placements]`; above 1 it does not fit.
+    """Largest share of a level's bytes that each placement takes, `[allocations, placements]`; above 1 it does not fit.
 
     Args:
         target: the chip.
@@ -44,11 +44,11 @@ def occupancies(target: Target, weight_bytes: IntArray, peak_activation_bytes: I
 
 
 def place(occupancy: FloatArray, cycles: FloatArray) -> IntArray:
-    """The fastest placement that fits, `[allocations]` positions on the axis of placements; the last where none does.
+    """Position of the fastest placement that fits, `[allocations]`, or of the last if none fits.
 
     Args:
         occupancy: `[allocations, placements]`.
-        cycles: the same, of the whole inference.
+        cycles: cycles of the whole inference, `[allocations, placements]`.
     """
     time = np.where(occupancy <= 1, cycles, np.inf)
     fastest: IntArray = np.where((occupancy <= 1).any(axis=1), time.argmin(axis=1), occupancy.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""Pictures of what an allocation costs: layer by layer, against the roofs, and one more bit at each site."""
+"""Plots of an allocation's costs: by layer, as a roofline, and of one more bit at each site."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ _MIN_WIDTH, _MAX_WIDTH = 8.0, 30.0
 _MARK_AREA: Final = 49.0
 """Area of a layer's mark in the roofline, in square points."""
 _LABEL_HEIGHT: Final = 0.055
-"""Between two labels of roofs, as a share of a panel."""
+"""Smallest distance between two labels of roofs, as a share of a panel."""
 
 
 @dataclass(frozen=True)
 class _Style:
-    """How layers that wait for one thing are drawn: colours that colour-blind people tell apart, and signs without colour."""
+    """Style of the layers with one bound: colours that colour-blind people distinguish, and markers that work without colour."""
 
     colour: str
     hatch: str
@@ -52,7 +52,7 @@ _UNITS: Final = {"ms": "ms", "uj": "µJ", "bytes": "bytes"}
 
 
 def draw_layers(table: CostTable, bits_row: IntArray) -> Figure:
-    """Latency, and energy where it is known by layer: a bar per block, its layers stacked, by what bounds each.
+    """Draw latency, and energy if known, as a bar per block of stacked layers, coloured by their bounds.
 
     Args:
         table: a compiled target.
@@ -90,10 +90,11 @@ def draw_layers(table: CostTable, bits_row: IntArray) -> Figure:
 
 
 def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
-    """Multiply-accumulates per second of each layer against MACs per byte, under the roofs of arithmetic and of memory.
+    """Draw MACs per second of each layer against MACs per byte, under the roofs of arithmetic and of memory.
 
-    One panel for each memory level with a bandwidth: bytes are those moved through it. Where no level has one, because the
-    measured rates hold the traffic, one panel without that roof, over all bytes. Layers without arithmetic (`add`) have no place.
+    There is a panel for each memory level with a bandwidth, with the bytes moved through it. If measured rates include the
+    traffic, no level has a bandwidth, and a single panel has no memory roof and counts all bytes. Layers without arithmetic
+    (`add`) are left out.
 
     Args:
         table: a compiled target.
@@ -122,7 +123,7 @@ def draw_roofline(table: CostTable, bits_row: IntArray) -> Figure:
 
 
 def _draw_roofs(axes: Axes, target: Target, layers: Sequence[LayerCost], moved: FloatArray, level: Memory | None) -> None:
-    """One panel: points of layers that move so many bytes `[layers]`, and the roofs over them."""
+    """Draw one panel: a point for each layer that moves the bytes `moved` `[layers]`, and the roofs."""
     hz = target.clock.clock_hz
     intensity = np.array([layer.macs for layer in layers]) / np.maximum(moved, 1.0)
     reached = np.array([layer.macs / layer.cycles * hz for layer in layers])
@@ -149,7 +150,7 @@ def _draw_roofs(axes: Axes, target: Target, layers: Sequence[LayerCost], moved: 
 
 
 def _label_roofs(axes: Axes, roofs: Mapping[float, Sequence[tuple[int, int]]]) -> None:
-    """Write in the right margin for which widths each roof of arithmetic is; a thin line leads to a label that made way."""
+    """Write the widths of each arithmetic roof in the right margin; a thin line leads to a label that was moved."""
     low, high = np.log(axes.get_ylim())
     height = -np.inf
     for roof, widths in roofs.items():
@@ -168,7 +169,7 @@ def _label_roofs(axes: Axes, roofs: Mapping[float, Sequence[tuple[int, int]]]) -
 
 
 def _roofs(target: Target, layers: Sequence[LayerCost]) -> dict[float, list[tuple[int, int]]]:
-    """Most MACs per second, and the activation and weight widths that run so fast, the slowest first."""
+    """Peak MACs per second, from the slowest, and the activation and weight widths that reach each."""
     found: dict[float, list[tuple[int, int]]] = {}
     for activation, weight in sorted({(layer.executed.activation_bits, layer.executed.weight_bits) for layer in layers}):
         roof = target.compute.peak_macs_per_cycle(activation, weight) * target.clock.clock_hz
@@ -177,7 +178,7 @@ def _roofs(target: Target, layers: Sequence[LayerCost]) -> dict[float, list[tupl
 
 
 def _in_words(widths: Sequence[tuple[int, int]]) -> str:
-    """`w2 w4 a8` of weights of 2 and of 4 bits with activations of 8."""
+    """Widths in words: `w2 w4 a8` for weights of 2 and of 4 bits with activations of 8."""
     activations = dict.fromkeys(activation for activation, _ in widths)
     return ", ".join(
         " ".join([*(f"w{weight}" for other, weight in widths if other == activation), f"a{activation}"])
@@ -186,7 +187,7 @@ def _in_words(widths: Sequence[tuple[int, int]]) -> str:
 
 
 def _roofline_handles(layers: Sequence[LayerCost], *, memory: bool) -> list[Line2D]:
-    """What the marks and lines of a roofline mean."""
+    """Legend entries of a roofline."""
     marks = [
         Line2D([], [], linestyle="none", marker=style.marker, color=style.colour, label=_bound_by(bound))
         for bound, style in _styles(layers).items()
@@ -206,14 +207,14 @@ def _roofline_handles(layers: Sequence[LayerCost], *, memory: bool) -> list[Line
 
 
 def _tick(axis: Axis, low: float, high: float) -> None:
-    """Round numbers on a log axis, few enough to be read."""
+    """Set a few round ticks on a log axis."""
     axis.set_major_locator(LogLocator(subs=(1.0,) if high > 100 * low else (1.0, 2.0, 5.0), numticks=12))
     axis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
     axis.set_minor_locator(NullLocator())
 
 
 def one_more_bit(table: CostTable, bits_row: IntArray, metric: str) -> FloatArray:
-    """What each weight site's next wider width that the target runs adds to a metric, `[weight sites]`; NaN where none is wider.
+    """Increase of a metric, `[weight sites]`, by the next wider width of each weight site that the target runs; NaN without one.
 
     Args:
         table: a compiled target.
@@ -238,7 +239,7 @@ def one_more_bit(table: CostTable, bits_row: IntArray, metric: str) -> FloatArra
 
 
 def draw_one_more_bit(table: CostTable, bits_row: IntArray) -> Figure:
-    """One panel per metric of the target: what one more bit at each weight site adds, along the depth.
+    """Draw the increase of each metric of the target by one more bit at each weight site, in order of depth.
 
     Raises:
         TargetError: a wrong shape or width, or one the target refuses.
@@ -272,12 +273,12 @@ def _figure(bars: int, height: float) -> Figure:
 
 
 def _block(layer: str) -> str:
-    """`blocks.3` of `blocks.3.expand`; a layer of no block is one of its own."""
+    """Block of a layer: `blocks.3` for `blocks.3.expand`, or the layer itself."""
     return layer.rpartition(".")[0] or layer
 
 
 def _styles(layers: Sequence[LayerCost]) -> dict[str, _Style]:
-    """How to draw each bound that occurs, the most frequent first."""
+    """Style of each bound that occurs, the most frequent first."""
     bounds = [bound for bound, _ in Counter(layer.bound for layer in layers).most_common()]
     memories = sorted(bound for bound in bounds if bound not in _STYLES)
     styles = _STYLES | {bound: _MEMORY_STYLES[i % len(_MEMORY_STYLES)] for i, bound in enumerate(memories)}
@@ -289,13 +290,13 @@ def _bound_by(bound: str) -> str:
 
 
 def _with_unit(metric: str) -> str:
-    """`latency (ms)` of `latency_ms`."""
+    """Metric with its unit: `latency (ms)` for `latency_ms`."""
     name, _, unit = metric.rpartition("_")
     return f"{name} ({_UNITS[unit]})" if unit in _UNITS else metric.upper()
 
 
 def _write_axes(axes: Axes, label: str, names: Sequence[str]) -> None:
-    """What the bars of a panel measure, and their names."""
+    """Label the axes of a panel of bars."""
     axes.set_ylabel(label, fontsize=9)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.10g}"))
     axes.grid(axis="y", alpha=0.3)

@@ -109,7 +109,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: ValueError | RecursionError) -> str:
-    """What a parser says, in words of its own where it only passes on what Python has said."""
+    """Reason from a parser's error, in plain words where the parser passes on an error of Python."""
     if isinstance(error, RecursionError):
         return "nested too deep"
     if isinstance(error, json.JSONDecodeError | tomllib.TOMLDecodeError):

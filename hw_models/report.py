@@ -25,11 +25,11 @@ Row = dict[str, str | int | float]
 
 
 def cost_rows(table: CostTable, bits_row: IntArray) -> list[Row]:
-    """A row per layer in execution order and a last row `total`; keys are `COLUMNS`, and on an FPGA its resources.
+    """A row per layer in execution order, and a last row `total`; keys are `COLUMNS`, and the resources on an FPGA.
 
-    `bits` reads `w4 a8` (weights and inputs, `-> a6` where the output differs); `runs_as` is empty where the
-    target runs those widths as they are, else the wider ones it runs; `bound` says what the layer waits for, and in the total
-    what most of the time does; `energy_uj` is NaN where the target states none.
+    `bits` reads `w4 a8` for weights and inputs, with `-> a6` for another width of the output. `runs_as` holds the wider widths
+    that the target runs, if they differ. `bound` is the layer's bound; in the total, the one with most of the time. `energy_uj`
+    is NaN if the target states none.
 
     Args:
         table: a compiled target.

@@ -1,7 +1,7 @@
-"""The common sections of a target file: typed, without defaults for what only a source can say.
+"""The common sections of a target file.
 
-Key names carry the unit; each section says in `source` where its numbers are from (a publication, a tool and its version, a
-measurement), or that they are an assumption.
+Key names carry the unit. Numbers that need a source have no default. Each section states its `source`: a publication, a tool and
+its version, a measurement, or an assumption.
 """
 
 from typing import Annotated, Literal, Self
@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 class Clock(Section):
-    """The clock that turns cycles into time."""
+    """The clock, which converts cycles to time."""
 
     clock_hz: Annotated[float, Field(ge=1, le=1e15, allow_inf_nan=False)]
     source: Source
@@ -38,9 +38,9 @@ class Clock(Section):
 class Memory(Section):
     """One memory level; a file lists the nearest first.
 
-    `bytes` is its capacity, where the file states one. All weights lie in one level that holds weights, all activations in one
-    that holds activations: of the levels with room for them, those in which the network runs fastest. Without
-    `bytes_per_cycle` its traffic is not charged, because the compute rates, being measured end to end, hold it already.
+    `bytes` is its capacity. All weights lie in one level that holds weights, and all activations in one that holds activations:
+    of the levels with enough space, those in which the network runs fastest. Without `bytes_per_cycle`, traffic is not charged;
+    the compute rates, which are measured end to end, include it.
     """
 
     name: Name
@@ -52,11 +52,11 @@ class Memory(Section):
 
 
 class Storage(Section):
-    """How weights lie in memory.
+    """How weights are stored.
 
-    Codec `packed` stores the executed width bit by bit; `encoded` charges each chosen width its measured bytes per weight (a
-    width between two of the table costs as the next wider; a layer that runs in float32 holds 32 bits), plus the zeros that
-    an expanded dilation inserts. Every output channel also carries its bias and requantization constants.
+    Codec `packed` stores the executed width bit by bit. `encoded` charges the measured bytes per weight of the chosen width, or
+    of the next wider width in the table; a layer that runs in float32 takes 32 bits. It also charges the zeros that an expanded
+    dilation inserts. Every output channel also stores its bias and requantization constants.
     """
 
     codec: Literal["packed", "encoded"]
@@ -79,13 +79,13 @@ class Storage(Section):
 
 
 class Precisions(Section):
-    """What the chip executes: pairs of (activation, weight) bits, 32 for float32.
+    """The pairs of (activation, weight) bits that the chip executes; 32 means float32.
 
-    A chosen pair that is not listed runs in the next wider one (least weight bits, then least activation
-    bits) when `unsupported` is `widen`, and is refused when it is `refuse` or when nothing wider exists.
-    `carried_bits` are further widths of tensors, which layers without weights read, and any layer writes.
-    `output_bits` is the width in which results pass memory, where the chip fixes one; it is traffic: the next layer reads them,
-    and memory keeps them, at their own width.
+    With `unsupported` set to `widen`, a pair that is not listed runs as the next wider one: of the wider pairs, that with the
+    fewest weight bits, then the fewest activation bits. It is refused if there is none, or with `unsupported` set to `refuse`.
+    `carried_bits` are further widths of tensors, which any layer can write and layers without weights can read. `output_bits` is
+    the width of results in memory traffic, if the chip fixes it. The next layer reads them, and memory keeps them, at their own
+    width.
     """
 
     pairs: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)]
@@ -99,22 +99,22 @@ class Precisions(Section):
 
     @property
     def activation_bits(self) -> tuple[int, ...]:
-        """Widths that activations are held in, in rising order."""
+        """Widths in which activations are held, in rising order."""
         return tuple(sorted({activation for activation, _ in self.pairs} | set(self.carried_bits)))
 
     @property
     def in_words(self) -> str:
-        """The pairs, such as `a8w8, a8w4`; of more than ten the first and the last."""
+        """The pairs, such as `a8w8, a8w4`; the first and the last if there are more than ten."""
         few = len(self.pairs) <= _MOST_LISTED
         listed = self.pairs if few else (self.pairs[0], self.pairs[-1])
         return (", " if few else " to ").join(f"a{activation}w{weight}" for activation, weight in listed)
 
 
 class Dilation(Section):
-    """What a dilated kernel costs.
+    """Cost of dilated kernels.
 
-    `native`: nothing. `expand`: the compiler fills the kernel with zeros beyond the dilation the hardware
-    has. `fold_time`: frames are folded to [frames / dilation, dilation] and padded to a whole number of rows.
+    `native`: none. `expand`: the compiler fills the kernel with zeros if the dilation exceeds that of the hardware. `fold_time`:
+    frames are folded to [frames / dilation, dilation] and padded to a whole number of rows.
     """
 
     mode: Literal["native", "expand", "fold_time"]
@@ -123,9 +123,9 @@ class Dilation(Section):
 
 
 class Overheads(Section):
-    """What every layer pays on top of its work, and whether its traffic hides behind its arithmetic.
+    """Overheads of every layer, and whether its traffic overlaps with its arithmetic.
 
-    `scale` multiplies all cycles of a layer but `layer_cycles`: what a calibration has found the rule to be off by.
+    `scale` multiplies all cycles of a layer but `layer_cycles`; a calibration determines it.
     """
 
     layer_cycles: NotNegative
@@ -144,9 +144,9 @@ class MacEnergy(Section):
 
 
 class Energy(Section):
-    """Energy: power while the chip runs, plus that of each multiply-accumulate, of memory levels and of the compute rule.
+    """Energy: power while the chip runs, plus the energy of multiply-accumulates, memory levels and the compute rule.
 
-    `idle_mw` is charged from the end of a frame to the next one when frames are streamed.
+    In streaming, `idle_mw` is charged from the end of a frame to the next frame.
     """
 
     active_mw: NotNegative
@@ -156,16 +156,16 @@ class Energy(Section):
 
 
 class Limits(Section):
-    """Shapes the chip or its compiler refuses."""
+    """Limits on shapes that the chip or its compiler runs."""
 
     max_kernel_size: Count
     source: Source
 
 
 class Calibration(Section):
-    """How far to trust the latency: against what it was fitted, and its error on what was held out.
+    """Accuracy of the latency: the data that it was fitted to, and its error on held-out data.
 
-    `against` says what the errors are against: a chip, another simulator, or nothing yet.
+    `against` names the reference of the errors: a chip, another simulator, or nothing yet.
     """
 
     against: Literal["measurements", "simulator", "nothing"]

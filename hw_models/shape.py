@@ -1,9 +1,8 @@
-"""The shape of a layer as a chip runs it: what dilation makes of the kernel and of the frames.
+"""The shape in which a chip runs a layer, after the effect of dilation on kernel and frames.
 
-Chips know three classes of kernels. A convolution and a depthwise layer run as they are. A transposed convolution runs as the
-matrix product of its input with all taps at once, whose results are added up where they meet; adding them is not charged.
-Everything without weights runs as a sum does: so many elements at the rate of a sum, whatever is done with each; norms and
-softmaxes go over them twice.
+Chips have three classes of kernels. Convolutions and depthwise layers are two of them. A transposed convolution runs as the
+matrix product of its input with all taps at once; the addition of overlapping results is not charged. Every layer without weights
+runs as a sum of the same number of elements; norms and softmaxes pass over their elements twice.
 """
 
 from dataclasses import dataclass
@@ -17,17 +16,17 @@ class Shape:
     """A layer as executed.
 
     Attributes:
-        kind: the class of kernels: `conv`, `depthwise` or `add`.
+        kind: class of kernels: `conv`, `depthwise` or `add`.
         in_channels: channels of each operand.
         out_channels: channels of the result.
-        taps: of the kernel, with those that the dilation mode adds.
-        frames: positions of the result, with those that the dilation mode adds.
+        taps: taps of the kernel, including those that the dilation mode adds.
+        frames: positions of the result, including those that the dilation mode adds.
         inserted_zeros: weights that the dilation mode adds.
         history: frames of state that are read.
-        groups: of channels that do not see each other, of a `conv`.
-        operands: tensors read, of `in_channels` each.
-        input_frames: positions of the operands; as many as `frames` where it is None.
-        passes: times that a layer without weights goes over its elements.
+        groups: groups of channels of a `conv`.
+        operands: number of tensors read, of `in_channels` each.
+        input_frames: positions of the operands, or None for `frames`.
+        passes: number of passes of a layer without weights over its elements.
     """
 
     kind: LayerKind
@@ -44,7 +43,7 @@ class Shape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates executed, on inserted zeros and padded frames too; 0 for an `add`."""
+        """Executed multiply-accumulates, including those on inserted zeros and padded frames; 0 for an `add`."""
         if self.kind is LayerKind.ADD:
             return 0
         inputs = self.in_channels // self.groups if self.kind is LayerKind.CONV else 1
@@ -52,34 +51,34 @@ class Shape:
 
     @property
     def outputs(self) -> int:
-        """Elements written."""
+        """Number of elements written."""
         return self.out_channels * self.frames
 
     @property
     def inputs(self) -> int:
-        """Elements read once: both operands of an `add`."""
+        """Number of elements of all operands."""
         operands = (2 if self.kind is LayerKind.ADD else 1) if self.operands is None else self.operands
         frames = self.frames if self.input_frames is None else self.input_frames
         return operands * self.in_channels * (frames + self.history)
 
     @property
     def worked_frames(self) -> int:
-        """Positions that a layer without weights works on, in all passes: those of its result, or of an operand if more."""
+        """Positions of a layer without weights over all passes: the larger of those of the result and of an operand."""
         return self.passes * max(self.frames, self.input_frames or 0)
 
     @property
     def elements(self) -> int:
-        """Elements that a layer without weights works on."""
+        """Elements of a layer without weights over all passes."""
         return self.out_channels * self.worked_frames
 
 
 def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: bool = False) -> Shape:
-    """The shape that a chip with this dilation mode runs for a layer over `frames` frames.
+    """The shape in which a chip with this dilation mode runs a layer over `frames` frames.
 
-    Streaming gathers the taps from the state, wherever they lie, so that dilation costs nothing.
+    Streaming gathers the taps from the state, so dilation costs nothing there.
 
-    `expand` with a native factor n (Ethos-U: 2, `fixup_dilation_gt2` of Vela 5.2.0): a dilation d that n
-    divides leaves d / n to the kernel, any other leaves d, so the kernel grows to (K - 1) * rest + 1 taps.
+    `expand` has a native factor n (Ethos-U: 2, `fixup_dilation_gt2` of Vela 5.2.0). The hardware takes n of a dilation d that is
+    a multiple of n. The rest, d / n or d, expands the kernel to (K - 1) * rest + 1 taps.
     """
     positions, read = layer.written(frames), layer.read(frames)
     if layer.kind is LayerKind.TRANSPOSED:
@@ -121,5 +120,5 @@ def executed_shape(layer: Layer, frames: int, dilation: Dilation, *, streaming: 
 
 
 def _unlike(read: int, written: int) -> int | None:
-    """Positions of the input where they are not those of the output."""
+    """Positions of the input, or None if they equal those of the output."""
     return None if read == written else read

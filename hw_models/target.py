@@ -1,4 +1,4 @@
-"""A target file: one chip with its runtime, every number with its source. A file that does not fit is refused in one line."""
+"""Target files: each describes one chip with its runtime, and the sources of all numbers."""
 
 import os
 from importlib import resources
@@ -38,10 +38,10 @@ Compute = Annotated[
     RateCompute | BitFlexibleCompute | MicroBlockCompute | SystolicCompute | DataflowCompute | RooflineCompute,
     Field(discriminator="rule"),
 ]
-"""Every compute rule; a new one is registered here."""
+"""All compute rules; register new ones here."""
 
 RESERVED: Final = frozenset({"compute", "buffers", "overhead", "slack"})
-"""What bounds a layer beside memory levels: no level can be called so."""
+"""Bounds of a layer other than memory levels; no level can have these names."""
 
 RULES: Final = ("rates", "bit_flexible_array", "micro_block", "systolic_array", "dataflow", "roofline")
 
@@ -89,22 +89,21 @@ class Target(Section):
         return self
 
     def levels(self, holds: Holds) -> tuple[Memory, ...]:
-        """The memory levels that can hold weights or activations, the nearest first."""
+        """Memory levels that can hold weights, or activations, from the nearest on."""
         return tuple(level for level in self.memory if holds in level.holds)
 
 
 def built_in_targets() -> tuple[str, ...]:
-    """Names of the targets that come with the package."""
+    """Names of the built-in targets."""
     names = (entry.name for entry in BUILT_IN.iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
 
 
 def load_target(name_or_path: str | Path) -> Target:
-    """A built-in target by name, or one from a user's own TOML file.
+    """Load a built-in target by name, or a target from a TOML file.
 
     Raises:
-        TargetError: no such target or file, not TOML, or a field that is wrong; one line that names file and
-            field.
+        TargetError: there is no such target or file, it is not TOML, or a field is wrong.
     """
     if isinstance(name_or_path, str) and name_or_path in built_in_targets():
         where = f"{name_or_path}.toml"

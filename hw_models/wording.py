@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a file, in plain words."""
+"""Mistakes that pydantic finds in a file, in plain words."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 MOST_LETTERS: Final = 80
-"""How many letters of a wrong value are shown."""
+"""Number of letters of a wrong value that are shown."""
 
 _WANTED: Final[Mapping[str, str]] = {
     "missing": "a value",
@@ -44,19 +44,19 @@ _WANTED: Final[Mapping[str, str]] = {
     "datetime_parsing": "a time",
     "datetime_from_date_parsing": "a time",
 }
-"""What is wanted instead, by pydantic's name of the mistake; braces hold the names of its numbers."""
+"""Description of the wanted value by pydantic's name of the mistake, with fields for pydantic's values."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """The first thing that is wrong with a file.
+    """The first mistake in a file.
 
     Attributes:
         place: keys and indices that lead to it.
         kind: pydantic's name of the mistake.
-        found: what stands there, or `nothing`.
-        wanted: what should; for `value_error` the whole sentence of the check that failed.
-        more: how many other things are wrong.
+        found: the wrong value, or `nothing`.
+        wanted: description of a right value; for `value_error`, the whole message of the failed check.
+        more: number of other mistakes.
     """
 
     place: tuple[int | str, ...]
@@ -67,17 +67,17 @@ class Mistake:
 
     @property
     def key(self) -> str:
-        """The place as one word, in letters that a terminal takes as such."""
+        """The place as one word of printable letters."""
         return ".".join(_printable(str(part)) for part in self.place)
 
     @property
     def others(self) -> str:
-        """How many other things are wrong, as the end of a line."""
+        """End of a line with the number of other mistakes, or nothing."""
         return f" ({self.more} more)" if self.more else ""
 
     @property
     def said(self) -> str:
-        """The mistake as a part of a line: `place: found this, wanted that`."""
+        """The mistake as part of a line: `place: found this, wanted that`."""
         if self.kind == "json_invalid":
             return f"not valid {self.wanted}"
         said = self.wanted if self.kind == "value_error" else f"found {self.found}, wanted {self.wanted}"
@@ -85,7 +85,7 @@ class Mistake:
 
 
 def first_mistake(error: ValidationError) -> Mistake:
-    """The first mistake of a validation, and how many more there are."""
+    """The first mistake of a validation."""
     problems = _counted(error.errors(include_url=False))
     first = problems[0]
     place = tuple(part for part in first["loc"] if part != "[key]")
@@ -94,7 +94,7 @@ def first_mistake(error: ValidationError) -> Mistake:
 
 
 def shown(value: object) -> str:
-    """A value as its file would have it, cut where it is long."""
+    """A value as in its file, cut if it is long."""
     if isinstance(value, dict):
         return "a table of keys and values"
     if isinstance(value, bool):
@@ -106,12 +106,12 @@ def shown(value: object) -> str:
 
 
 def _printable(text: str) -> str:
-    """Text with what is no printable letter escaped."""
+    """Text with unprintable letters escaped."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _counted(problems: list[ErrorDetails]) -> list[ErrorDetails]:
-    """Without the lists that are too short only because their wrong entries do not count."""
+    """Problems without the lists that are too short only because pydantic leaves out their wrong entries."""
     places = [problem["loc"] for problem in problems]
     kept = [
         problem

@@ -1,4 +1,4 @@
-"""What running one layer takes, before memory levels and clocks are known."""
+"""Cost of one layer by a compute rule, without memory levels and clock."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ class Work:
 
     Attributes:
         compute: cycles of arithmetic.
-        memory: cycles of traffic that the rule itself models (tiles through its buffers); overlaps with `compute`.
-        memory_per_weight_byte: cycles of such traffic for each byte of weights as stored, which the rule does not know.
+        memory: cycles of traffic that the rule models, such as that of tiles; they overlap with `compute`.
+        memory_per_weight_byte: further such cycles for each stored byte of weights, whose number the rule does not know.
         fixed: cycles that overlap with nothing: set-up, filling, draining.
-        energy_pj: energy that the rule itself models, such as that of its buffers.
+        energy_pj: energy that the rule models, such as that of its buffers.
     """
 
     compute: float
@@ -23,5 +23,5 @@ class Work:
 
     @property
     def total(self) -> float:
-        """Cycles from start to end, the weights' own traffic apart."""
+        """Cycles from start to end, without the traffic of weights."""
         return max(self.compute, self.memory) + self.fixed

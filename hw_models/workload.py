@@ -1,4 +1,4 @@
-"""The layer shapes of one inference, free of any framework, and the bit-widths of its tensors."""
+"""The layers of one inference with their shapes, without any framework, and the bit-widths of its tensors."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,24 +16,24 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 FLOAT_BITS: Final = 32
-"""The width that means float32."""
+"""Width that means float32."""
 WIDTHS: Final = (*range(1, 17), FLOAT_BITS)
-"""Every bit-width a tensor can have."""
+"""All bit-widths that a tensor can have."""
 
 _MAX_NAMED = 3
 
 
 class LayerKind(StrEnum):
-    """What a layer computes."""
+    """Operation of a layer."""
 
-    CONV = "conv"  # convolution; pointwise when the kernel has one tap, a linear layer when there is one position too
+    CONV = "conv"  # convolution; pointwise with one tap, a linear layer with one tap and one position
     DEPTHWISE = "depthwise"
     TRANSPOSED = "transposed"  # transposed convolution
     ADD = "add"  # elementwise sum of two tensors of one shape
     MULTIPLY = "multiply"  # elementwise product of two tensors of one shape
-    FUNCTION = "function"  # elementwise function that no other layer takes with it: a sigmoid, a hyperbolic tangent
+    FUNCTION = "function"  # elementwise function that is not part of another layer, such as a sigmoid
     POOL = "pool"  # mean or maximum over windows of positions
-    CONCATENATE = "concatenate"  # several tensors copied one behind the other, along channels or positions
+    CONCATENATE = "concatenate"  # several tensors joined along channels or positions
     NORM = "norm"  # zero mean and unit variance over channels or positions, then a gain and an offset per channel
     SOFTMAX = "softmax"  # exponentials over their sum, along channels or positions
 
@@ -42,30 +42,32 @@ WEIGHTED: Final = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.TRANSPOSED)
 """Kinds of layers with weights."""
 
 PASSES: Final = {LayerKind.NORM: 2, LayerKind.SOFTMAX: 2}
-"""Times that a layer of a kind reads its input, once where it is not named: first for a sum over it, then for what is written."""
+"""Number of times that a layer of a kind reads its input; 1 for all others. The first pass computes a sum, the second the
+output."""
 
 _PAIRS: Final = (LayerKind.ADD, LayerKind.MULTIPLY)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation on `[channels, positions]` tensors: positions are frames, or the pixels of a feature map.
+    """One operation on `[channels, positions]` tensors. Positions are frames, or the pixels of a feature map.
 
     `weight_site`, `input_sites` and `output_site` name the tensors whose bit-widths an allocation chooses. A function whose input
-    is its output works in place.
+    and output site are the same works in place.
 
     Attributes:
         kernel_size: taps along the frames, `dilation` frames apart.
-        positions: of the output; the workload's frames where it is None.
-        input_positions: of the input; as many as of the output where it is None. A stride makes them more.
+        positions: positions of the output, or None for the workload's frames.
+        input_positions: positions of the input, or None for those of the output; a stride makes them more.
         kernel_height: taps along the second axis of a feature map.
-        groups: of a convolution's channels that do not see each other; a depthwise layer needs none.
-        whole: whether its tensors have as many channels and positions as it reads and writes. A layer behind a split, a crop or
-            padding reads a part, or more; a sum that broadcasts reads a tensor again; one before a concatenation writes a part.
-        over_positions: whether a norm or softmax is over the positions, so that it needs all of them first.
-        ahead: frames that the kernel looks ahead; as the workload's `causal` says where it is None.
-        constants: trained numbers beside weights and biases that the packed file holds as float32: gains and offsets of a norm,
-            slopes of a function that goes with the layer.
+        groups: groups of a convolution's channels; 1 for a depthwise layer.
+        whole: whether the layer reads and writes whole tensors. After a split, a crop or padding a layer reads another number of
+            channels or positions than the tensor has, a broadcasting sum reads a tensor repeatedly, and a layer before a
+            concatenation writes part of a tensor.
+        over_positions: whether a norm or softmax is over the positions and needs all of them first.
+        ahead: frames of look-ahead of the kernel, or None to follow the workload's `causal`.
+        constants: number of trained float32 values other than weights and biases: gains and offsets of a norm, slopes of the
+            layer's activation function.
     """
 
     name: str
@@ -88,11 +90,7 @@ class Layer:
     constants: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a shape that no network has.
-
-        Raises:
-            TargetError: names the layer.
-        """
+        """Raise `TargetError` for an impossible shape."""
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.dilation, self.kernel_height, self.groups)
         if min(sizes) < 1:
             raise TargetError(
@@ -130,7 +128,7 @@ class Layer:
 
     @property
     def fan_in(self) -> int:
-        """Weights that meet in one output element, in a transposed convolution those of one tap; 0 without weights."""
+        """Number of weights of one output element, in a transposed convolution for one tap; 0 without weights."""
         match self.kind:
             case LayerKind.CONV:
                 return self.taps * self.in_channels // self.groups
@@ -148,7 +146,7 @@ class Layer:
     def macs(self, frames: int) -> int:
         """Multiply-accumulates of an inference over `frames` frames: every weight once per position.
 
-        A convolution slides over the positions of its output, a transposed one over those of its input.
+        The positions are those of the output, in a transposed convolution those of the input.
         """
         return self.weight_count * (self.read(frames) if self.kind is LayerKind.TRANSPOSED else self.written(frames))
 
@@ -162,13 +160,13 @@ class Layer:
 
     @property
     def keeps_frames(self) -> bool:
-        """Whether it works frame by frame along one axis, as many out as in."""
+        """Whether the layer works frame by frame along one axis and keeps their number."""
         everywhere = self.positions is None and self.input_positions is None
         return everywhere and self.kernel_height == 1 and not self.over_positions
 
     @property
     def in_place(self) -> bool:
-        """Whether it works on a tensor that another layer has written."""
+        """Whether the layer overwrites its input."""
         return self.kind is LayerKind.FUNCTION and self.input_sites == (self.output_site,)
 
 
@@ -176,12 +174,12 @@ class Layer:
 class Workload:
     """One inference: layers in execution order over `frames` frames.
 
-    `site_channels` maps each activation site to its channels, in the order of the activation columns of
-    `bits`. A site that no layer writes is an input of the network; one that no layer reads is an output.
-    A concatenation's inputs may have any channels that add up to its own. Several layers may write a site, each a part of it.
+    `site_channels` maps each activation site to its channels, in the order of the activation columns of `bits`. A site that no
+    layer writes is an input of the network; one that no layer reads is an output. The channels of a concatenation's inputs add up
+    to its own. Several layers may write a site, each a part of it.
 
-    A `causal` network's kernels end at the current frame, another's are centred on it. A `streaming` workload is one frame of an
-    endless input: what kernels reach back to is kept from frame to frame (`state_frames`).
+    The kernels of a `causal` network end at the current frame, those of others are centred on it. A `streaming` workload is one
+    frame of an endless input; past frames that its kernels need are kept (`state_frames`).
     """
 
     name: str
@@ -194,11 +192,7 @@ class Workload:
     streaming: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the layers form a graph that can run in order.
-
-        Raises:
-            TargetError: names the layer and the site.
-        """
+        """Raise `TargetError` unless the layers form a graph that can run in order."""
         if not self.layers or self.frames < 1 or self.frame_seconds <= 0:
             found = f"{len(self.layers)} layers, {self.frames} frames of {self.frame_seconds} s"
             raise TargetError(f"workload '{self.name}': {found}; wanted a layer, a frame and a positive hop")
@@ -220,13 +214,13 @@ class Workload:
 
     @property
     def _written_whole(self) -> list[str]:
-        """Sites by the layer that writes them; once for several layers of which each writes a part."""
+        """Sites in the order in which layers write them; a site that several layers write in parts occurs once."""
         whole = [layer.output_site for layer in self.layers if layer.whole and not layer.in_place]
         return [*whole, *{layer.output_site for layer in self.layers if not layer.whole and not layer.in_place}]
 
     @cached_property
     def writers(self) -> Mapping[str, tuple[int, ...]]:
-        """The numbers of the layers that write each site. Functions in place write none."""
+        """Indices of the layers that write each site, without functions in place."""
         found: dict[str, list[int]] = {}
         for number, layer in enumerate(self.layers):
             if not layer.in_place:
@@ -266,7 +260,7 @@ class Workload:
                 raise TargetError(f"layer '{layer.name}': {found}; the layer wants {channels}")
 
     def _check_parts(self, site: str) -> None:
-        """Refuse parts that do not add up to the tensor that they are of, along one axis and with the other whole."""
+        """Raise `TargetError` unless the parts of a tensor add up to it along one axis and are whole along the other."""
         parts = [self.layers[i] for i in self.writers.get(site, ())]
         channels = [layer.out_channels for layer in parts]
         along_channels = sum(channels) == self.site_channels[site] and len({part.written(self.frames) for part in parts}) == 1
@@ -276,9 +270,9 @@ class Workload:
 
     @cached_property
     def site_positions(self) -> Mapping[str, int]:
-        """Frames or pixels of each activation site: what its layers write, or what a reader of an input reads.
+        """Frames or pixels of each activation site: those that its layers write, or that are read of an input.
 
-        An input that is only read in parts has the workload's frames.
+        An input of which only parts are read has the workload's frames.
         """
         positions: dict[str, int] = {}
         for site, numbers in self.writers.items():
@@ -301,27 +295,27 @@ class Workload:
 
     @property
     def seconds(self) -> float:
-        """Length of the input of one inference."""
+        """Duration of the input of one inference."""
         return self.frames * self.frame_seconds
 
     @cached_property
     def delay_frames(self) -> Mapping[str, int]:
-        """Frames by which each activation site lags behind the network's input, for what centred kernels look ahead."""
+        """Frames by which each activation site lags behind the network's input, because centred kernels look ahead."""
         delays = dict.fromkeys(self.site_channels, 0)
         for layer in self.layers:
             delays[layer.output_site] = max(delays[layer.output_site], self._delay(layer, delays))
         return delays
 
     def _delay(self, layer: Layer, delays: Mapping[str, int]) -> int:
-        """Frames by which what a layer writes lags behind."""
+        """Frames by which the output of a layer lags behind."""
         centred = 0 if self.causal else (layer.kernel_size - 1) * layer.dilation // 2
         return max(delays[site] for site in layer.input_sites) + (centred if layer.ahead is None else layer.ahead)
 
     @cached_property
     def state_frames(self) -> Mapping[str, int]:
-        """Past frames of each activation site kept between two frames of a streaming inference, 0 in any other.
+        """Past frames of each activation site kept between two frames of a streaming inference; 0 in any other.
 
-        They are what a dilated kernel reaches back to, and what waits for the later operand of an `add` or concatenation.
+        Dilated kernels need them, and so do sums and concatenations whose operands have different delays.
         """
         kept = dict.fromkeys(self.site_channels, 0)
         if self.streaming:
@@ -337,18 +331,18 @@ class Workload:
 
     @cached_property
     def input_channels(self) -> int:
-        """Channels of the network's inputs: the sites that no layer writes."""
+        """Number of channels of the network's inputs."""
         written = {layer.output_site for layer in self.layers}
         return sum(channels for site, channels in self.site_channels.items() if site not in written)
 
     @cached_property
     def activation_sites(self) -> tuple[str, ...]:
-        """Sites of activations, in the order of `site_channels`."""
+        """Activation sites, in the order of `site_channels`."""
         return tuple(self.site_channels)
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
-        """Every site, in the order of the columns of `bits`: weights, then activations."""
+        """All sites, in the order of the columns of `bits`: weights, then activations."""
         return (*self.weight_sites, *self.activation_sites)
 
     @cached_property
@@ -376,12 +370,12 @@ class Workload:
 
     @cached_property
     def constant_count(self) -> int:
-        """Elements of all biases and other constants: float32, whatever the widths."""
+        """Number of biases and other constants, which are float32 at all widths."""
         return sum(layer.out_channels * layer.bias + layer.constants for layer in self.layers)
 
     @property
     def parameters(self) -> int:
-        """Weights, biases and other constants."""
+        """Number of weights, biases and other constants."""
         return int(self.weight_counts.sum()) + self.constant_count
 
     @property
@@ -394,8 +388,7 @@ def bits_matrix(workload: Workload, allocations: Sequence[Mapping[str, int]]) ->
     """Bit-widths `[allocations, sites]`, columns in the order of `workload.sites`; 32 means float32.
 
     Raises:
-        TargetError: an allocation misses a site, names one the workload lacks, or gives a width outside
-            `WIDTHS`.
+        TargetError: an allocation lacks a site, names an unknown one, or has a width not in `WIDTHS`.
     """
     wanted = workload.column.keys()
     for allocation in allocations:
@@ -410,11 +403,7 @@ def bits_matrix(workload: Workload, allocations: Sequence[Mapping[str, int]]) ->
 
 
 def check_bits(workload: Workload, bits: IntArray) -> None:
-    """Refuse a matrix that is not `[allocations, sites]` with widths in `WIDTHS`.
-
-    Raises:
-        TargetError: names the shape, or the first wrong site and its width.
-    """
+    """Raise `TargetError` for a matrix that is not `[allocations, sites]` with widths in `WIDTHS`."""
     if bits.ndim != 2 or bits.shape[1] != len(workload.sites):
         wanted = f"[allocations, {len(workload.sites)}]"
         raise TargetError(f"bits of shape {bits.shape}; wanted {wanted} for workload '{workload.name}'")

@@ -1,1 +1,1 @@
-"""Dataflow accelerators on FPGAs: every layer is a circuit of its own, and bits buy logic and memory instead of cycles."""
+"""Dataflow accelerators on FPGAs: every layer is a circuit of its own, and bit-widths determine logic and memory, not cycles."""

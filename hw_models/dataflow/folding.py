@@ -1,16 +1,16 @@
-"""How far each layer's circuit is unfolded (FINN's PE and SIMD), and the cycles that follow.
+"""The folding of each layer's circuit (FINN's PE and SIMD), and the resulting cycles.
 
-A layer runs once per frame whatever its bit-widths, so foldings depend on shapes alone. They are chosen as FINN's `SetFolding`
-chooses them, from divisors and the least that keeps the cycles of an inference in bounds:
+A layer runs once per frame at all bit-widths, so foldings depend only on shapes. They are chosen as by FINN's `SetFolding`: of
+the divisors, the least that keeps the cycles of an inference within a target:
 
     conv        SIMD over divisors of the inputs, then PE over divisors of the outputs
     depthwise   PE over divisors of the channels, then SIMD over divisors of the taps
     add         PE over divisors of the channels
 
-with these differences. `SetFolding` wants fewer cycles than its target, here they are at most the target. And it stops raising
-SIMD where a word of weights exceeds `mvau_wwidth_max` bits; that would tie the folding to bit-widths, so there is no such stop,
-as FINN advises for fast designs. Two limits of the HLS tool hold: streams of activations are at most 8191 bits wide, and an
-engine reads its inputs in at most 1024 steps.
+There are two differences. `SetFolding` wants fewer cycles than its target; here they are at most the target. `SetFolding` also
+limits SIMD so that a word of weights has at most `mvau_wwidth_max` bits. Here there is no such limit, because the folding would
+depend on bit-widths; FINN recommends the same for fast designs. Two limits of the HLS tool apply: streams of activations are at
+most 8191 bits wide, and an engine reads its inputs in at most 1024 steps.
 """
 
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class Folding:
     """Parallelism of one layer.
 
     Attributes:
-        pe: output channels at once.
-        simd: inputs of each at once; 1 for an `add`.
-        window_simd: channels that the sliding window passes on at once; 0 where there is none.
-        parallel_window: all taps of those at once.
+        pe: number of output channels computed at once.
+        simd: number of inputs of each computed at once; 1 for an `add`.
+        window_simd: number of channels that the sliding window passes on at once; 0 without a window.
+        parallel_window: whether the window passes on all taps of these channels at once.
     """
 
     pe: int
@@ -43,10 +43,10 @@ class Folding:
 
 
 def choose_folding(layer: Layer, frames: int, target_cycles: int) -> Folding:
-    """The least folding whose engine takes at most `target_cycles` per inference over `frames` frames, else the greatest.
+    """The least folding whose engine takes at most `target_cycles` per inference over `frames` frames, or the greatest.
 
-    All taps are read at once only where that is faster: such a window takes a cycle for each padded frame, and a kernel may reach
-    over more frames than there are.
+    All taps are read at once only if that is faster: such a window takes a cycle for each padded frame, and the kernel may span
+    more frames than there are.
     """
     parallel_pays = layer.dilation < frames
     match layer.kind:
@@ -73,7 +73,7 @@ def choose_folding(layer: Layer, frames: int, target_cycles: int) -> Folding:
 
 
 def node_cycles(layer: Layer, frames: int, folding: Folding) -> tuple[int, ...]:
-    """Cycles per inference of a layer's nodes in the order of the stream: sliding window and engine, or sum and thresholds."""
+    """Cycles per inference of a layer's nodes, in order: sliding window and engine, or sum and thresholds."""
     if layer.kind is LayerKind.ADD:
         words = frames * layer.out_channels // folding.pe
         return words, words
@@ -90,9 +90,9 @@ def initiation_interval(workload: Workload, foldings: tuple[Folding, ...]) -> in
 
 
 def latency_cycles(workload: Workload, foldings: tuple[Folding, ...]) -> int:
-    """Most cycles from the first input to the last output: the nodes of the longest path one after another, without overlap.
+    """Upper bound of the cycles from the first input to the last output: the sum over the nodes of the longest path.
 
-    This is FINN's `critical_path_cycles`; nodes overlap in truth, and the padding of frames runs beside them.
+    This is FINN's `critical_path_cycles`. In reality nodes overlap, and so does the padding of frames.
     """
     done = dict.fromkeys(workload.activation_sites, 0)
     for layer, folding in zip(workload.layers, foldings, strict=True):
@@ -102,10 +102,10 @@ def latency_cycles(workload: Workload, foldings: tuple[Folding, ...]) -> int:
 
 
 def residual_frames(workload: Workload) -> tuple[int, ...]:
-    """Frames that each layer's FIFO holds: for an `add`, by how much one branch lags behind the other; else 0.
+    """Frames that each layer's FIFO holds: for an `add`, the lag of one branch behind the other; 0 for other layers.
 
-    A sliding window lags by the frames its kernel spans, an engine by the frame it collects. With causal padding the window lags
-    less: this is the most it can be.
+    A sliding window lags by the frames that its kernel spans, an engine by the frame that it collects. This is an upper bound:
+    with causal padding the window lags less.
     """
     lag = dict.fromkeys(workload.activation_sites, 0)
     waiting: list[int] = []

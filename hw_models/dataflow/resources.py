@@ -1,15 +1,15 @@
-"""What a layer's circuit takes of an FPGA: the estimates of FINN's `fpgadataflow` operators, in closed form.
+"""FPGA resources of a layer's circuit: the estimates of FINN's `fpgadataflow` operators, in closed form.
 
 Symbols are FINN's: `pe` output channels and `simd` inputs computed at once; W, A, B bits of weights, inputs and outputs.
 Bit-widths may be arrays that broadcast against one another, so one call estimates a layer at every width. The engines follow
-FINN-R (Blott et al., TRETS 2018); everything agrees with github.com/Xilinx/finn at 39f0c9a, node by node:
+FINN-R (Blott et al., TRETS 2018). All nodes agree with github.com/Xilinx/finn at 39f0c9a:
 
     conv        ConvolutionInputGenerator_rtl where taps > 1, MVAU_hls
     depthwise   ConvolutionInputGenerator_rtl, VVAU_hls
-    add         StreamingFIFO_rtl, AddStreams_hls (no logic, says FINN), Thresholding_rtl
+    add         StreamingFIFO_rtl, AddStreams_hls (no logic in FINN's estimate), Thresholding_rtl
 
-Outputs are requantized by comparing the sum with 2^B - 1 thresholds: all at once in the engines, hence the cliff at 8 bits, and
-by binary search after an `add`.
+Outputs are requantized by comparing the sum with 2^B - 1 thresholds. Engines compare with all at once, which makes 8 bits
+expensive; after an `add`, a binary search does it.
 """
 
 import math
@@ -21,11 +21,11 @@ import numpy as np
 from hw_models.workload import IntArray
 
 WeightMemory = Literal["lutram", "bram", "uram", "by_depth"]
-"""Where the weights of a layer lie; `by_depth`: in LUTs up to `SHALLOW` words, in block RAM beyond."""
+"""Memory of a layer's weights; `by_depth` means LUTs up to `SHALLOW` words, and block RAM for more."""
 
 Multipliers = Literal["lut", "dsp"]
 
-SHALLOW: Final = 128  # words that FINN keeps in LUTs where it may choose
+SHALLOW: Final = 128  # words that FINN keeps in LUTs if it may choose
 MAX_SHIFT_REGISTER: Final = 256  # words of a FIFO made of LUTs, `max_qsrl_depth`
 
 _FIXED_LUT = 300  # control of an engine or of a sliding window
@@ -35,7 +35,7 @@ _MAX_WIDTH = 16
 
 @dataclass(frozen=True)
 class Resources:
-    """Lookup tables, 18-kbit block RAMs, UltraRAMs and DSP slices: counts, all of one shape."""
+    """Numbers of lookup tables, 18-kbit block RAMs, UltraRAMs and DSP slices, all of one shape."""
 
     lut: IntArray
     bram18: IntArray
@@ -44,11 +44,11 @@ class Resources:
 
     @classmethod
     def of(cls, lut: IntArray | int = 0, bram18: IntArray | int = 0, uram: IntArray | int = 0, dsp: IntArray | int = 0) -> Self:
-        """Counts that broadcast against one another."""
+        """Broadcast numbers to one shape."""
         return cls(*(np.asarray(count, np.int64) for count in np.broadcast_arrays(lut, bram18, uram, dsp)))
 
     def __add__(self, other: "Resources") -> "Resources":
-        """Both side by side."""
+        """Resources of both together."""
         return Resources(self.lut + other.lut, self.bram18 + other.bram18, self.uram + other.uram, self.dsp + other.dsp)
 
 
@@ -64,7 +64,7 @@ class Widths:
 
     @classmethod
     def of(cls, weight: int, activation: int, output: int, *, signed: bool = True, accumulator_bits: int = 32) -> Self:
-        """One of each."""
+        """A single combination of widths."""
         return cls(np.array(weight), np.array(activation), np.array(output), signed, accumulator_bits)
 
 
@@ -82,7 +82,7 @@ def accumulator_bits(fan_in: int, widths: Widths) -> IntArray:
 def matrix_engine(
     inputs: int, outputs: int, pe: int, simd: int, widths: Widths, multipliers: Multipliers, memory: WeightMemory
 ) -> Resources:
-    """A matrix-vector-threshold unit of `inputs` by `outputs` weights (FINN's MW and MH); thresholds in LUTs."""
+    """Resources of a matrix-vector-threshold unit of `inputs` by `outputs` weights (FINN's MW and MH); thresholds in LUTs."""
     depth = inputs * outputs // (pe * simd)
     weights = _weight_memory(depth, pe * simd * widths.weight, memory, word_bits=(9, 18, 36))
     accumulator = accumulator_bits(inputs, widths)
@@ -100,9 +100,9 @@ def matrix_engine(
 def vector_engine(
     channels: int, taps: int, pe: int, simd: int, widths: Widths, multipliers: Multipliers, memory: WeightMemory
 ) -> Resources:
-    """A vector-vector-threshold unit (depthwise): each channel has `taps` weights of its own.
+    """Resources of a vector-vector-threshold unit (depthwise): each channel has `taps` weights.
 
-    FINN counts its DSP slices by `pe` alone and does not round its thresholds' memory up.
+    FINN counts its DSP slices by `pe` alone, and does not round up the memory of its thresholds.
     """
     depth = channels * taps // (pe * simd)
     weights = _weight_memory(depth, pe * simd * widths.weight, memory, word_bits=(8, 16, 32))
@@ -125,9 +125,9 @@ def window_depth(channels: int, taps: int, dilation: int, simd: int, *, parallel
 
 
 def sliding_window(channels: int, taps: int, dilation: int, simd: int, activation: IntArray, *, parallel: bool) -> Resources:
-    """The buffer in front of a kernel of several taps: in LUTs up to `SHALLOW` words, in block RAM beyond.
+    """Resources of the buffer before a kernel of several taps: LUTs up to `SHALLOW` words, block RAM for more.
 
-    A window whose taps are all read at once (`parallel`) is a chain of registers, for which no block RAM serves.
+    A window whose taps are all read at once (`parallel`) is a chain of registers, which block RAM cannot replace.
     """
     depth = window_depth(channels, taps, dilation, simd, parallel=parallel)
     if parallel or depth <= SHALLOW:
@@ -139,7 +139,7 @@ def sliding_window(channels: int, taps: int, dilation: int, simd: int, activatio
 
 
 def stream_fifo(words: int, width: IntArray) -> Resources:
-    """A FIFO of `words` words: shift registers up to `MAX_SHIFT_REGISTER`, block RAM of a power-of-two depth beyond."""
+    """Resources of a FIFO of `words` words: shift registers up to `MAX_SHIFT_REGISTER`, or block RAM of a power-of-two depth."""
     if words <= MAX_SHIFT_REGISTER:
         depth = 2 if words <= 2 else max(words, 32)
         return Resources.of(lut=2 * math.ceil(math.log2(depth)) + -(-depth // 32) * -(-width // 2))
@@ -148,18 +148,19 @@ def stream_fifo(words: int, width: IntArray) -> Resources:
 
 
 def search_thresholds(channels: int, pe: int, input_bits: IntArray, output: IntArray) -> Resources:
-    """Requantization by binary search: B stages of 2^stage thresholds for each channel, in LUTs (64 words by one bit each).
+    """Resources of requantization by binary search: B stages of 2^stage thresholds for each channel.
 
-    FINN picks the memory that wastes least: LUTs, or block RAM or UltraRAM where those fit without waste.
+    FINN picks the memory that wastes least: block RAM or UltraRAM if they fit without waste, otherwise LUTs (64 words of one
+    bit).
     """
     stages = np.array([-(-(channels // pe) * 2**stage // 64) for stage in range(_MAX_WIDTH)])
     return Resources.of(lut=pe * input_bits * np.cumsum(stages)[output - 1])
 
 
 def block_rams(depth: int, width: IntArray, word_bits: tuple[int, int, int]) -> IntArray:
-    """Block RAMs of 18 kbit for `depth` words of `width` bits.
+    """Number of 18-kbit block RAMs for `depth` words of `width` bits.
 
-    `word_bits` are the bits that one block gives a word where it is used 2048, 1024 and 512 words deep.
+    `word_bits` are the widths of a word in a block of 2048, 1024 and 512 words.
     """
     narrow, middle, wide = word_bits
     return np.select(
@@ -198,5 +199,5 @@ def _dsp_per_product(widths: Widths) -> IntArray:
 
 
 def _word_bits(depth: int) -> int:
-    """Bits of the widest word of a block RAM that is `depth` deep."""
+    """Bits of the widest word of a block RAM of depth `depth`."""
     return next((bits for words, bits in ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2)) if depth <= words), 1)

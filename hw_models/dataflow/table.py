@@ -1,8 +1,8 @@
 """Compiles a dataflow target and a workload, so that the design of an allocation is a gather and a sum.
 
-Foldings depend on shapes alone. They are laid out as a ladder of initiation intervals, from the least folding to the greatest in
-equal ratios; for every rung each layer's resources are known at every width. An allocation takes the slowest rung that keeps up
-with the frames, or the fastest that fits on the device.
+Foldings depend only on shapes. They form a ladder of initiation intervals, in equal ratios from the least folding to the
+greatest. The table holds each layer's resources on every rung at every width. An allocation takes the slowest rung that keeps up
+with the frame rate, or without a frame rate the fastest that fits on the device.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ from hw_models.target import Target
 from hw_models.workload import FloatArray, IntArray, Layer, LayerKind, Workload, check_bits
 
 RESOURCES: Final = ("lut", "bram18", "uram", "dsp")
-"""The last axis of `DataflowTable.resources`."""
+"""Names of the last axis of `DataflowTable.resources`."""
 
 _RUNGS_PER_DECADE = 8
 _CHUNK = 256  # allocations whose sums stay in the cache
@@ -44,23 +44,23 @@ _AXIS = np.arange(1, MAX_BITS + 1)
 
 @dataclass(frozen=True, eq=False)
 class DataflowTable:
-    """A ladder of foldings of a workload, and what each layer takes on each rung.
+    """A ladder of foldings of a workload, and the resources of each layer on each rung.
 
     Attributes:
         target: the device.
         workload: the network.
-        foldings: of every layer, for every rung, the slowest first.
+        foldings: foldings of all layers for every rung, from the slowest.
         intervals: `[rungs]` cycles from one inference to the next.
-        latencies: `[rungs]` cycles of one inference at most.
+        latencies: `[rungs]` upper bound of the cycles of one inference.
         cycles: `[rungs, layers]` cycles of each layer's slowest node.
-        resources: `[shapes, W, A, O, rungs, 4]` by weight, input and output width less one (`RESOURCES` name the last axis);
-            capped, far beyond any device, so that no sum overflows.
-        shapes: `[layers]` rows of `resources`: layers of one shape share one.
-        frame_rate_rung: the slowest rung that keeps up with the target's `frames_per_second`; None where it has none, and the
-            number of rungs where none keeps up.
-        inputs: `[layers, 2]` columns of `bits` a layer reads (twice the same where it reads one).
-        weights: `[layers]` column of `bits` of a layer's weights, or that of its first input where it has none.
-        outputs: `[layers]` column of `bits` a layer writes.
+        resources: `[shapes, W, A, O, rungs, 4]`. W, A and O are weight, input and output width minus one; `RESOURCES` name the
+            last axis. Values are capped, far above any device, so that no sum overflows.
+        shapes: `[layers]` row of `resources` of each layer; layers of the same shape share a row.
+        frame_rate_rung: the slowest rung that keeps up with the target's `frames_per_second`, or the number of rungs if none
+            does; None without a frame rate.
+        inputs: `[layers, 2]` columns of `bits` that a layer reads; a single one is repeated.
+        weights: `[layers]` column of `bits` of a layer's weights, or of its first input if it has no weights.
+        outputs: `[layers]` column of `bits` that a layer writes.
     """
 
     target: Target
@@ -82,15 +82,15 @@ class DataflowCosts:
     """Designs of allocations, each `[allocations]`.
 
     Attributes:
-        rung: the rung of the ladder: the first where nothing fits, the last where nothing keeps up with the frames.
-        interval_cycles: cycles from one inference to the next; their inverse is the throughput.
-        latency_cycles: cycles of one inference at most.
+        rung: rung of the ladder: the first if nothing fits, the last if nothing keeps up with the frame rate.
+        interval_cycles: cycles from one inference to the next.
+        latency_cycles: upper bound of the cycles of one inference.
         lut: lookup tables.
         bram18: block RAMs of 18 kbit.
         uram: UltraRAMs.
         dsp: DSP slices.
-        occupancy: the largest share of the usable part of the device that one of the four takes.
-        fits: whether all four are within the usable part of the device, and the frame rate, if one is asked for, is met.
+        occupancy: the largest share of a usable resource of the device that is taken.
+        fits: whether all resources are within the usable part of the device, and the frame rate, if any, is met.
     """
 
     rung: IntArray
@@ -118,10 +118,10 @@ class LayerDesign:
 
 
 def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
-    """The ladder of a dataflow target for a workload.
+    """Compile the ladder of a dataflow target for a workload.
 
     Raises:
-        TargetError: the target has another compute rule.
+        TargetError: the target has another compute rule, or no circuits for a layer.
     """
     rule = target.compute
     if not isinstance(rule, DataflowCompute):
@@ -162,11 +162,7 @@ def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
 
 
 def _refuse_unknown(target: Target, workload: Workload) -> None:
-    """Refuse layers that no circuit is modelled for.
-
-    Raises:
-        TargetError: names the layer.
-    """
+    """Raise `TargetError` for layers without a modelled circuit."""
     known = (LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD)
     for layer in workload.layers:
         if layer.kind in known and layer.keeps_frames and layer.whole:
@@ -181,7 +177,7 @@ def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:
     """Designs for allocations `[allocations, sites]`.
 
     Raises:
-        TargetError: a wrong shape or width, or one beyond `MAX_BITS`; names the site.
+        TargetError: a wrong shape or width, or a width above `MAX_BITS`.
     """
     _check(table, bits)
     rungs = len(table.intervals)
@@ -204,16 +200,16 @@ def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:
     if at_rate == rungs:
         fits[:] = False
     lut, bram18, uram, dsp = taken.T
-    # A kind of resource that the device lacks is full once anything takes it.
+    # A resource that the device lacks is full as soon as anything takes it.
     occupancy = (taken / np.maximum(budget, 1e-9)).max(axis=1)
     return DataflowCosts(rung, table.intervals[rung], table.latencies[rung], lut, bram18, uram, dsp, occupancy, fits)
 
 
 def design(table: DataflowTable, bits_row: IntArray) -> tuple[LayerDesign, ...]:
-    """Each layer of one allocation `[sites]` on the rung that `evaluate_dataflow` chooses, in execution order.
+    """Design of each layer of one allocation `[sites]` on the rung that `evaluate_dataflow` chooses, in execution order.
 
     Raises:
-        TargetError: a wrong shape or width, or one beyond `MAX_BITS`; names the site.
+        TargetError: a wrong shape or width, or a width above `MAX_BITS`.
     """
     rung = int(evaluate_dataflow(table, bits_row[None]).rung[0])
     designs: list[LayerDesign] = []
@@ -228,7 +224,7 @@ def design(table: DataflowTable, bits_row: IntArray) -> tuple[LayerDesign, ...]:
 
 
 def _ladder(workload: Workload, wanted: int | None) -> tuple[tuple[Folding, ...], ...]:
-    """Distinct foldings from the least to the greatest, and those for `wanted` cycles."""
+    """Distinct foldings from the least to the greatest, including those for `wanted` cycles."""
     slowest = initiation_interval(workload, _foldings(workload, np.iinfo(np.int64).max))
     fastest = initiation_interval(workload, _foldings(workload, 0))
     steps = int(_RUNGS_PER_DECADE * np.log10(slowest / fastest)) + 1
@@ -290,7 +286,7 @@ def _sums(table: DataflowTable, cells: npt.NDArray[np.int32], bits: IntArray) ->
 
 
 def _cells(table: DataflowTable, layer: int, bits: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Positions on the axes W, A and O of a layer `[allocations]`; a sum reads both operands at the wider of their widths."""
+    """Positions on the axes W, A and O of a layer, `[allocations]` each; a sum reads both operands at the wider width."""
     first, second = table.inputs[layer]
     activation = np.maximum(bits[:, first], bits[:, second])
     return bits[:, table.weights[layer]] - 1, activation - 1, bits[:, table.outputs[layer]] - 1

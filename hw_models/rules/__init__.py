@@ -1,1 +1,1 @@
-"""How chips compute: one module for each rule that turns a layer's shape and bit-widths into cycles."""
+"""Compute rules: each module computes cycles from a layer's shape and bit-widths."""

@@ -1,4 +1,4 @@
-"""What every compute rule of a target file offers."""
+"""The base class of the compute rules of target files."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -12,26 +12,22 @@ class ComputeRule(Section):
     """The section `[compute]` of a target file; `rule` names the subclass."""
 
     general: ClassVar[bool] = False
-    """Whether it charges groups of channels and kernels with two axes, and not only frames of channels."""
+    """Whether the rule also charges groups of channels and two-dimensional kernels."""
 
     rule: str
     source: Source
 
     @abstractmethod
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Cycles of a layer at executed widths (`weight_bits` is not looked at for an `add`).
+        """Cycles of a layer at executed widths; an `add` ignores `weight_bits`.
 
         Raises:
-            TargetError: the layer cannot run at all.
+            TargetError: the layer cannot run.
         """
 
     @abstractmethod
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """Most multiply-accumulates per cycle at executed widths: the roof that utilisation is a share of."""
+        """Peak multiply-accumulates per cycle at executed widths, of which utilisation is a share."""
 
     def check(self, precisions: Precisions) -> None:
-        """Refuse precisions that the rule has no numbers for.
-
-        Raises:
-            ValueError: names the field and what is wanted.
-        """
+        """Raise `ValueError` for precisions without numbers in the rule."""

@@ -1,27 +1,25 @@
 """Time and energy of a layer on a bit-flexible systolic array (BitFusion, Sharma et al., ISCA 2018).
 
-N rows take inputs, M columns give outputs, and a processing element splits into narrower multipliers, so that
-each does pf = floor(8 / max(a, 2)) * floor(8 / max(w, 2)) multiplications a cycle for a-bit inputs and w-bit
-weights. A layer of T frames, K taps, Ci to Co channels is cut into power-of-two tiles (t frames, ci and co
-channels, co a multiple of M):
+N rows take inputs and M columns give outputs. A processing element splits into narrower multipliers and does
+pf = floor(8 / max(a, 2)) * floor(8 / max(w, 2)) multiplications per cycle for a-bit inputs and w-bit weights. A layer of T
+frames, K taps, Ci input and Co output channels is cut into power-of-two tiles of t frames, ci and co channels, with co a multiple
+of M:
 
     compute = sum over tiles of ceil(co / M) * t * K * ceil(ci / (N pf))
 
-Tiles and the order of the three tile loops are searched for the least time, then the least energy, with the
-traffic rules of the authors' simulator (github.com/hsharma35/bitfusion, `get_stats_fast`): half of each double
-buffer is at hand, a tensor that still fits is fetched once for the loops that do not index it, and outputs go to
-and from memory as 32-bit words padded to whole columns. Traffic beyond the first fetch and the last write
-overlaps with compute.
+Tiles and the order of the three tile loops are those of the least time, then the least energy. The traffic follows the authors'
+simulator (github.com/hsharma35/bitfusion, `get_stats_fast`): half of each double buffer is available, a tensor that fits is
+fetched once for the loops that do not index it, and outputs move to and from memory as 32-bit words padded to whole columns.
+Traffic overlaps with compute except for the first fetch and the last write.
 
-Energy is dynamic only (`Stats.get_energy`): the array per cycle of compute, and every access per bit. All that
-goes to or from memory passes its buffer; the array then reads an input and a weight for each multiplication, and
-reads and writes each output once per tile. That is the order the simulator calls output-stationary, the least of
-its three where outputs are twice as wide as operands, as here.
+Energy is dynamic only (`Stats.get_energy`): the array per cycle of compute, and every access per bit. All traffic to and from
+memory passes the buffers. The array reads an input and a weight for each multiplication, and reads and writes each output once
+per tile. The simulator calls this order output-stationary; it is the cheapest of its three if outputs are twice as wide as
+operands, as here.
 
-The simulator knows square kernels only; here a kernel has K taps along the frames. It knows neither depthwise
-layers nor elementwise sums: a depthwise layer runs channel by channel (one input, one output, so C T K
-cycles, each at the power of the whole array) and a sum runs at a fixed rate; each tensor moves once, and outputs
-start in the array. Both are assumptions.
+The simulator has only square kernels; here a kernel has K taps along the frames. It has neither depthwise layers nor elementwise
+sums, so these are assumptions: a depthwise layer runs channel by channel, in C T K cycles at the power of the whole array, and a
+sum runs at a fixed rate. Each of their tensors moves once, and outputs start in the array.
 """
 
 from collections.abc import Mapping
@@ -49,7 +47,7 @@ _INDEXED_BY: Final = {
 
 _TENSORS: Final = ("weights", "inputs", "outputs")
 
-# Below these bounds another access order than output-stationary can cost the simulator less.
+# Below these bounds, the simulator may prefer another access order than output-stationary.
 _Rows = Annotated[int, Field(ge=2)]
 _OperandBits = Annotated[int, Field(ge=1, le=OUTPUT_BITS // 2)]
 
@@ -91,14 +89,14 @@ class BitFlexibleCompute(ComputeRule):
         """Cycles and energy of a layer at executed widths.
 
         Raises:
-            TargetError: not even the smallest tile fits into the buffers.
+            TargetError: the smallest tile does not fit into the buffers.
         """
         if shape.kind is LayerKind.CONV:
             return _dense_work(self, shape, activation_bits, weight_bits)
         return _elementwise_work(self, shape, activation_bits, weight_bits)
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """Every processing element split as far as the widths allow."""
+        """Multiplications of all processing elements, split as far as the widths allow."""
         return float(self.rows * self.columns * performance_factor(self, activation_bits, weight_bits))
 
 
@@ -162,7 +160,7 @@ def _dense_work(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, we
 
 
 def _elementwise_work(rule: BitFlexibleCompute, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-    """A depthwise layer or a sum: every tensor passes its buffer once."""
+    """Cycles and energy of a depthwise layer or a sum, with every tensor passing its buffer once."""
     depthwise = shape.kind is LayerKind.DEPTHWISE
     compute = float(shape.macs) if depthwise else shape.elements / rule.add_elements_per_cycle
     bits = {
@@ -207,9 +205,9 @@ def _traffic(
     tile_bits: dict[str, IntArray],
     room_bits: dict[str, int],
 ) -> tuple[dict[str, IntArray], dict[str, IntArray]]:
-    """Bits of each tensor moved over all tiles, and resident at once, `[tilings]`.
+    """Bits of each tensor that are moved over all tiles, and bits that are resident at once, `[tilings]` each.
 
-    `order` names the loops over tiles, outermost first.
+    `order` names the loops over tiles from the outermost on.
     """
     traffic, resident = dict(tile_bits), dict(tile_bits)
     for tensor, bits in tile_bits.items():

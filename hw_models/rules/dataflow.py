@@ -18,10 +18,10 @@ Blocks = Annotated[int, Field(ge=0)]
 
 
 class DataflowCompute(ComputeRule):
-    """What the device has, how much of it may be used, and how circuits are built.
+    """Resources of the device, their usable share, and the construction of circuits.
 
-    Bits buy no cycles at a fixed folding but logic and memory, which buy a faster folding. With `frames_per_second` (frames of
-    the workload, every inference has `frames` of them) the folding is the least that keeps up; without it, the fastest that fits.
+    At a fixed folding, fewer bits save logic and memory, not cycles; the savings allow a faster folding. With
+    `frames_per_second`, in frames of the workload, the folding is the least that keeps up; without it, the fastest that fits.
     """
 
     rule: Literal["dataflow"]
@@ -50,18 +50,14 @@ class DataflowCompute(ComputeRule):
         return lut, bram18, uram, dsp
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Refused: the cycles of a layer depend on how all layers share the device.
-
-        Raises:
-            TargetError: always.
-        """
+        """Raise `TargetError`: the cycles of a layer depend on how all layers share the device."""
         what = f"a {shape.kind} layer at a{activation_bits}w{weight_bits}"
         raise TargetError(
             f"rule 'dataflow': {what} has no cycles of its own; wanted hw_models.dataflow.table for the whole network"
         )
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """Multiply-accumulates of one more input of an engine that the usable device has room for: FINN-R's logic of one lane."""
+        """Lanes of an engine, one multiply-accumulate each, that fit in the usable logic, by FINN-R's logic of a lane."""
         bits = activation_bits + weight_bits
         multiply = (2 * -(-bits // 6) - 1) * bits if self.multipliers == "lut" else 0
         lut, _, _, dsp = self.budget
@@ -69,7 +65,7 @@ class DataflowCompute(ComputeRule):
         return min(lanes, dsp / -(-bits // 48)) if self.multipliers == "dsp" else lanes
 
     def check(self, precisions: Precisions) -> None:
-        """Every pair of widths up to `MAX_BITS` runs as it is, and no other; what is asked for exists on the device."""
+        """Raise `ValueError` unless the pairs are all widths up to `MAX_BITS`, and the device has the named resources."""
         widths = range(1, MAX_BITS + 1)
         if sorted(precisions.pairs) != list(product(widths, widths)) or precisions.unsupported != "refuse":
             raise ValueError(

@@ -1,9 +1,9 @@
 """Compute time of an NPU that works in micro-blocks (Arm Ethos-U), after the cycle model of the Vela compiler.
 
-A layer of T frames [1, 1, T, C] is cut into tiles of w frames by D channels, w = T / n_T with n_T = ceil(T / 64) (`_performance`
-and `FindBlockConfig` of the compiler's C++ core, which picks the tile that fetches least and fits the on-chip buffer). Tiles are
-computed in micro-blocks of f frames by c channels that take 4 cycles a step; kernels are cut into pieces of up to 8 taps, S being
-the sum over pieces of ceil(piece / 4):
+A layer of T frames [1, 1, T, C] is cut into tiles of w frames by D channels, w = T / n_T with n_T = ceil(T / 64). The compiler's
+C++ core (`_performance` and `FindBlockConfig`) picks the tile that fetches least and fits the on-chip buffer. Tiles are computed
+in micro-blocks of f frames by c channels that take 4 cycles per step. Kernels are cut into pieces of up to 8 taps, and S is the
+sum over the pieces of ceil(piece / 4):
 
     steps      depthwise S; conv min(K ceil(Cin/32), S ceil(Cin/8))
     multiply   4 ceil(T/f) ceil(Cout/c) steps
@@ -13,9 +13,9 @@ the sum over pieces of ceil(piece / 4):
                kernel piece of a depthwise layer
     add        compute is C T add_cycles
 
-The two terms of a conv's steps are the depth-first and part-kernel-first orders, of which the compiler takes the one that
-uses the multipliers better. With 16-bit activations the input block holds half the channels, a kernel step half the taps, a
-tile of a conv half the channels (40-bit accumulators), and a depthwise step takes twice.
+The two terms of a conv's steps are the depth-first and part-kernel-first orders; the compiler takes the one that uses the
+multipliers better. With 16-bit activations the input block holds half the channels, a kernel step half the taps, a tile of a conv
+half the channels (40-bit accumulators), and a depthwise step takes twice the time.
 """
 
 from typing import Final, Literal
@@ -32,9 +32,8 @@ _NATIVE_ACTIVATION_BITS: Final = 8
 class MicroBlockCompute(ComputeRule):
     """Compute time of an NPU that works in micro-blocks of frames by channels (see `micro_block`).
 
-    A micro-block of 2 x 2 pixels holds 2 frames of a tensor that is one pixel high: half of it idles. A conv over an even number
-    of frames lays it out as 1 x 4 instead (`conv_block_frames`); a depthwise layer, or an odd number of frames, cannot
-    (`block_frames`).
+    Tensors are one pixel high, so a micro-block of 2 x 2 pixels holds only 2 frames (`block_frames`). A conv over an even number
+    of frames uses 1 x 4 pixels instead (`conv_block_frames`); a depthwise layer cannot, nor can an odd number of frames.
     """
 
     rule: Literal["micro_block"]
@@ -57,7 +56,7 @@ class MicroBlockCompute(ComputeRule):
     buffer_latency_cycles: NotNegative
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Cycles of a layer at 8- or 16-bit activations; weights pass the buffer as they are stored, whatever their width."""
+        """Cycles of a layer at 8- or 16-bit activations; weights pass the buffer as they are stored."""
         if shape.kind is LayerKind.ADD:
             return Work(compute=self.add_cycles_per_element * shape.elements)
         widening = -(-activation_bits // _NATIVE_ACTIVATION_BITS)
@@ -87,7 +86,7 @@ class MicroBlockCompute(ComputeRule):
         )
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """All multipliers of a micro-block on 8-bit activations."""
+        """Number of multipliers of a micro-block on 8-bit activations."""
         per_block = self.conv_block_frames * self.block_channels * self.block_input_channels / self.block_cycles
         return per_block / -(-activation_bits // _NATIVE_ACTIVATION_BITS)
 

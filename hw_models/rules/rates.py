@@ -33,7 +33,7 @@ class RateCompute(ComputeRule):
     rates: Annotated[tuple[Rate, ...], Field(strict=False, min_length=1)]
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """A rate times MACs, outputs and channels."""
+        """Rates times MACs, outputs and channels."""
         wanted = (shape.kind.value, activation_bits, 0 if shape.kind is LayerKind.ADD else weight_bits)
         rate = next(r for r in self.rates if (r.kernel, r.activation_bits, r.weight_bits) == wanted)
         outputs = shape.elements if shape.kind is LayerKind.ADD else shape.outputs
@@ -52,7 +52,7 @@ class RateCompute(ComputeRule):
         )
 
     def check(self, precisions: Precisions) -> None:
-        """One rate for every kernel class at every pair, and no other."""
+        """Raise `ValueError` unless there is one rate for every kernel class at every pair, and no other."""
         wanted: list[tuple[str, int, int]] = [(kernel, a, w) for kernel in ("conv", "depthwise") for a, w in precisions.pairs]
         wanted += [("add", a, 0) for a in precisions.activation_bits]
         found: list[tuple[str, int, int]] = [(rate.kernel, rate.activation_bits, rate.weight_bits) for rate in self.rates]

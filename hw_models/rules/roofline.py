@@ -1,13 +1,13 @@
 """Compute time from the throughput of each kernel class: the flat part of a roofline (Williams et al., CACM 2009).
 
-A kernel works in tiles of frames, taps, input and output channels. With every dimension rounded up to whole tiles, M products
-and N outputs take
+A kernel works in tiles of frames, taps, input and output channels. With every dimension rounded up to whole tiles, M products and
+N outputs take
 
     M / macs_per_cycle + N * cycles_per_output
 
-where the second term is what an output costs however few inputs meet in it (requantization, packing, storing). The sloped part of
-the roofline, bytes over bandwidth, is charged by the target's memory levels, and the launch of a kernel by its overheads: so a
-depthwise layer or a sum with next to no work of its own is bound by one of those.
+where the second term is the fixed cost of an output: requantization, packing, storing. The target's memory levels charge the
+sloped part of the roofline, bytes over bandwidth, and its overheads charge the launch of a kernel. One of these bounds a
+depthwise layer or a sum, which has little arithmetic.
 """
 
 from typing import Annotated, ClassVar, Literal, Self
@@ -24,7 +24,7 @@ KernelPair = Annotated[tuple[Bits, Annotated[int, Field(ge=0, le=32)]], Field(st
 
 
 class Throughput(Section):
-    """How fast one kernel class runs at the given pairs of (activation, weight) bits; the weight bits of an `add` are 0."""
+    """Throughput of one kernel class at the given pairs of (activation, weight) bits; the weight bits of an `add` are 0."""
 
     kernel: KernelClass
     pairs: Annotated[tuple[KernelPair, ...], Field(strict=False, min_length=1)]
@@ -66,7 +66,7 @@ class RooflineCompute(ComputeRule):
     throughput: Annotated[tuple[Throughput, ...], Field(strict=False, min_length=1)]
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Cycles of arithmetic; memory and launch are the target's."""
+        """Cycles of arithmetic; the target charges memory and launch."""
         pair = (activation_bits, 0 if shape.kind is LayerKind.ADD else weight_bits)
         kernel = next(entry for entry in self.throughput if entry.kernel == shape.kind.value and pair in entry.pairs)
         return Work(compute=kernel.cycles(shape))
@@ -77,7 +77,7 @@ class RooflineCompute(ComputeRule):
         return max(entry.macs_per_cycle for entry in self.throughput if pair in entry.pairs and entry.macs_per_cycle is not None)
 
     def check(self, precisions: Precisions) -> None:
-        """One throughput for every kernel class at every pair, and no other."""
+        """Raise `ValueError` unless there is one throughput for every kernel class at every pair, and no other."""
         found = [(entry.kernel, *pair) for entry in self.throughput for pair in entry.pairs]
         wanted: set[tuple[KernelClass, int, int]] = {("add", a, 0) for a in precisions.activation_bits}
         for kernel in ("conv", "depthwise"):

@@ -1,22 +1,23 @@
-"""Time and buffer traffic of a layer on a systolic array, as SCALE-Sim counts them (Samajdar et al., ISPASS 2020).
+"""Time and buffer traffic of a layer on a systolic array, counted as in SCALE-Sim (Samajdar et al., ISPASS 2020).
 
 A layer over M = frames is the product of [M, K] inputs and [K, N] weights, K = input channels * taps, N = output channels. Each
-dataflow lays two of the three dimensions along the R rows and C columns of the array and the third along time:
+dataflow maps two of the three dimensions to the R rows and C columns of the array, and the third to time:
 
     dataflow             rows  columns  time   cycles of one fold
     weight_stationary     K       N       M      2 R + C + M - 2
     output_stationary     M       N       K        R + C + K - 2
     input_stationary      K       M       N      2 R + C + N - 2
 
-What does not fit is folded: ceil(rows dimension / R) * ceil(columns dimension / C) folds, one after the other, each filling and
-draining the array (the second R is the loading of the operand that stays). Without stalls a layer takes
+Larger products are cut into ceil(rows dimension / R) * ceil(columns dimension / C) folds, one after another. Each fills and
+drains the array; the second R is the loading of the stationary operand. Without stalls a layer takes
 
     folds * cycles of one fold - 1
 
-the number of its last cycle counted from 0, which is what the simulator reports.
+cycles in the simulator's report, which is the index of the last cycle counted from 0.
 
-The groups of a convolution run one after another. A depthwise layer runs channel by channel, K = taps and N = 1: so SCALE-Sim
-3.0.0 runs a layer whose name holds `DP`. It has no elementwise layers; a sum runs at a fixed rate, which is an assumption.
+The groups of a convolution run one after another. A depthwise layer runs channel by channel, with K = taps and N = 1, as
+SCALE-Sim 3.0.0 runs layers with `DP` in their name. The simulator has no elementwise layers; a fixed rate of sums is an
+assumption.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ Dataflow = Literal["weight_stationary", "output_stationary", "input_stationary"]
 
 @dataclass(frozen=True)
 class BufferAccesses:
-    """Words that pass between the array and its input, weight and output buffers; partial sums are written once per fold."""
+    """Words moved between the array and its input, weight and output buffers; partial sums are written once per fold."""
 
     input_reads: int
     weight_reads: int
@@ -58,7 +59,7 @@ class SystolicCompute(ComputeRule):
     buffer_pj_per_bit: NotNegative
 
     def work(self, shape: Shape, activation_bits: int, weight_bits: int) -> Work:
-        """Cycles and buffer energy of a layer; widths change the energy only."""
+        """Cycles and buffer energy of a layer; only the energy depends on widths."""
         if shape.kind is LayerKind.ADD:
             moved_bits = (shape.inputs + shape.outputs) * activation_bits
             return Work(compute=shape.elements / self.add_elements_per_cycle, energy_pj=self.buffer_pj_per_bit * moved_bits)
@@ -79,11 +80,11 @@ class SystolicCompute(ComputeRule):
         )
 
     def peak_macs_per_cycle(self, activation_bits: int, weight_bits: int) -> float:
-        """Every multiplier busy, at any width."""
+        """Number of multipliers, at any width."""
         return float(self.rows * self.columns)
 
     def buffer_accesses(self, shape: Shape) -> BufferAccesses:
-        """Words read and written by a layer with weights: each operand again for every fold that it does not stay through."""
+        """Words read and written by a layer with weights; each fold reads the operands that are not stationary again."""
         repeats, m, k, n = _products(shape)
         row_folds, column_folds = self._folds(m, k, n)
         inputs, weights, outputs = repeats * m * k, repeats * k * n, repeats * m * n
@@ -104,7 +105,7 @@ class SystolicCompute(ComputeRule):
         return -(-along_rows // self.rows), -(-along_columns // self.columns)
 
     def _moved_bits(self, shape: Shape, activation_bits: int, weight_bits: int) -> int:
-        """Bits read and written; a partial sum after the first is added to the one before, which is read back."""
+        """Bits read and written; partial sums are read back to be added to the next."""
         accesses = self.buffer_accesses(shape)
         partial_sums = 2 * accesses.output_writes - shape.outputs
         operands = accesses.input_reads * activation_bits + accesses.weight_reads * weight_bits
@@ -112,7 +113,7 @@ class SystolicCompute(ComputeRule):
 
 
 def _products(shape: Shape) -> tuple[int, int, int, int]:
-    """How many matrix products a layer is, and M, K, N of one."""
+    """Number of matrix products of a layer, and M, K, N of one."""
     if shape.kind is LayerKind.DEPTHWISE:
         return shape.out_channels, shape.frames, shape.taps, 1
     inputs, outputs = shape.in_channels // shape.groups, shape.out_channels // shape.groups
