@@ -64,9 +64,8 @@ from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.training.qat import train_quantized
 from hwsearch.workflow.checks import provenance
-from hwsearch.workflow.data import build
-from hwsearch.workflow.systems import candidate_system, float_system
-from hwsearch.workflow.training import prepare
+from hwsearch.workflow.evaluate import candidate_system, float_system
+from hwsearch.workflow.training import build, prepare
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent

@@ -46,8 +46,7 @@ from hwsearch.search.space import Point, build_space
 from hwsearch.sensitivity.estimate import ensure, read_table, table_path
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workflow.checks import provenance
-from hwsearch.workflow.data import build
-from hwsearch.workflow.training import prepare
+from hwsearch.workflow.training import build, prepare
 from hwsearch.workspace import Workspace
 
 HERE = Path(__file__).parent

@@ -1,9 +1,9 @@
 """Mixed-precision search for speech separators: `hwsearch.api` is the workflow, and its names are this package's, too."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from hwsearch.errors import UserError
-from hwsearch.process.telemetry import switch_off_telemetry
 from hwsearch.version import VERSION
 
 if TYPE_CHECKING:
@@ -13,7 +13,10 @@ __version__ = VERSION
 
 __all__ = ["Listener", "Resources", "Run", "UserError", "export_candidate", "open_run", "query_front", "run_search"]
 
-switch_off_telemetry()
+# Libraries send nothing home. They read these variables as they are loaded, and processes started later inherit them. ONNX
+# Runtime would write a device id below the home folder and look its collector up; Ray would report its usage.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from hwsearch.experiment import Fidelity, load_experiment, with_search
 from hwsearch.results.candidates import CandidateTable
 from hwsearch.results.query import parse_condition, parse_order, query
+from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Resources
 from hwsearch.workflow.export import export
-from hwsearch.workflow.listener import SILENT, Listener
-from hwsearch.workflow.resources import DEFAULTS, Resources
 from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workspace import Workspace

@@ -21,11 +21,11 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.training.full_precision import training_digest
 from hwsearch.workflow import search as searching
+from hwsearch.workflow.caller import Resources
 from hwsearch.workflow.checks import check, check_provenance, claim, provenance
 from hwsearch.workflow.choose import choose
-from hwsearch.workflow.resources import Resources
+from hwsearch.workflow.evaluate import candidate_system, float_system
 from hwsearch.workflow.runs import open_workspace, read_run
-from hwsearch.workflow.systems import candidate_system, float_system
 from hwsearch.workflow.training import load_float_base, needs_training, prepare
 from hwsearch.workspace import Workspace, open_run
 from tests.results.tables import make_table

@@ -19,12 +19,11 @@ from hwsearch.search.plan import trainings
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.sensitivity import estimate, work
 from hwsearch.separator.trained import load_trained
+from hwsearch.workflow.caller import Listener, Resources
 from hwsearch.workflow.checks import check
-from hwsearch.workflow.listener import Listener
-from hwsearch.workflow.resources import Resources
+from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workflow.runs import read_run, trained_state
 from hwsearch.workflow.search import search
-from hwsearch.workflow.systems import candidate_system
 from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 from tests.pretended import pretended_cuda

@@ -17,8 +17,9 @@ from hwsearch.experiment import Split
 from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training import full_precision as training
-from hwsearch.workflow import data, evaluate
+from hwsearch.workflow import evaluate
 from hwsearch.workflow import search as searching
+from hwsearch.workflow import training as before
 from tests.tiny import TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
@@ -32,7 +33,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("work has begun")
 
     for module, name in (
-        (data, "build_data"),
+        (before, "build_data"),
         (training, "load_corpora"),
         (training, "dynamic_mixtures"),
         (searching, "ensure"),

@@ -155,7 +155,7 @@ def searching(*, may_train: bool) -> Callable[[Callable[[Any, Any, Any], None]],
             if dry_run:
                 _print_plan(workspace, workers, ray_address, address, may_train=may_train)
                 return
-            from hwsearch.workflow.resources import Resources
+            from hwsearch.workflow.caller import Resources
 
             command(workspace, Resources(processes, workers, ray_address), address)
 
@@ -212,7 +212,7 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
     """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.view.progress import progress_shown
-    from hwsearch.workflow.data import build
+    from hwsearch.workflow.training import build
 
     with progress_shown() as listener:
         build(workspace, processes, listener)
@@ -269,7 +269,7 @@ def sensitivity(experiment: Path, methods: tuple[str, ...], runs_dir: Path, **re
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.sensitivity import show_sensitivities
     from hwsearch.view.terminal import say
-    from hwsearch.workflow.resources import Resources
+    from hwsearch.workflow.caller import Resources
     from hwsearch.workflow.sensitivity import estimate_sensitivities
 
     with progress_shown() as listener:

@@ -14,9 +14,9 @@ from hwsearch.view.candidates import plot_run, print_candidates
 from hwsearch.view.export import print_choice, print_export
 from hwsearch.view.progress import progress_shown
 from hwsearch.view.terminal import say, tell
+from hwsearch.workflow.caller import Resources
 from hwsearch.workflow.choose import choose_candidate, within_limits
 from hwsearch.workflow.export import example_recording, export
-from hwsearch.workflow.resources import Resources
 from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workspace import Workspace

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hwsearch.errors import UserError
 from hwsearch.extensions import EXPORTERS
-from hwsearch.files.writing import check_place
+from hwsearch.files.writing import check_folder
 
 WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"
@@ -37,7 +37,7 @@ def check_output(output: Path) -> None:
                 raise UserError(f"{output}: holds something that is no export; {_WANTED}")
     except OSError as error:
         raise UserError(f"{output}: cannot be written ({error.strerror}); {_WANTED}") from None
-    check_place(output, Path(os.path.realpath(output)).parent)
+    check_folder(Path(os.path.realpath(output)).parent, output)
 
 
 def _is_there(path: Path) -> bool:

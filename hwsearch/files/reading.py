@@ -12,7 +12,6 @@ from hwsearch.errors import UserError
 JSON_BYTES = 256 * 2**20
 """The largest JSON file that is read. The figures of the largest test set that an experiment can ask for are half as large."""
 
-
 MODEL_BYTES = 2**31
 """The largest model that is read. No ONNX file is larger."""
 

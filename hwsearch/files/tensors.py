@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,14 @@ def read_tensors(
     if not isinstance(description, dict):
         raise refused(path, what, f"'{key}' describes nothing", mend)
     seal = description.pop(SEAL, None)
-    if check and seal is None and file_digest(path) not in known:
+    if not check or (seal is None and file_digest(path) in known):
+        return description, tensors
+    if seal is None:
         raise refused(path, what, "it carries no digest of its content", mend)
-    if check and seal is not None and not _is_sealed(tensors, description, seal):
-        raise refused(path, what, "it changed since it was written: its SHA-256 differs", mend)
-    return description, tensors
+    with suppress(ValueError):  # the description holds numbers that are never written
+        if seal == _digest(tensors, description):
+            return description, tensors
+    raise refused(path, what, "it changed since it was written: its SHA-256 differs", mend)
 
 
 def refused(path: Path, what: str, reason: object, mend: str = "") -> UserError:
@@ -107,13 +111,6 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, 
             raise UserError(f"{path}: tensor '{name}' is {tensor.dtype} {list(tensor.shape)}; wanted {kind} {list(shape)}")
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{path}: tensor '{name}' holds values out of range; wanted finite numbers")
-
-
-def _is_sealed(tensors: Mapping[str, Tensor], description: Mapping[str, Any], seal: object) -> bool:
-    try:
-        return seal == _digest(tensors, description)
-    except ValueError:  # the description holds numbers that are never written
-        return False
 
 
 def _digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hw_models.reading import no_file
@@ -19,7 +19,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file of the same name in a hidden folder beside `path`, then move it to `path`.
 
     A kill at any instant leaves either the old file or the new one. It may also leave the hidden folder with a partial file; the
@@ -28,24 +28,15 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the file cannot be written there.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = _hidden_folder(path)
-        try:
-            temporary = folder / path.name
-            write(temporary)
-            with temporary.open("rb+") as written:
-                os.fsync(written.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    with _hidden_place(path) as temporary:
+        write(temporary)
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
 
 
-def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a new folder, then move it to `path`, where it replaces an earlier folder.
 
     A kill at any instant leaves either the old folder or the new one. On a file system that cannot exchange two folders, a kill
@@ -56,20 +47,11 @@ def atomic_write_folder(path: Path, write: Callable[[Path], None]) -> None:
         UserError: the folder cannot be written there.
     """
     path = Path(os.path.realpath(path))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        hidden, lock = _hidden_folder(path)
-        try:
-            _restore(path)
-            finished = hidden / path.name
-            finished.mkdir()
-            write(finished)
-            _put_in_place(finished, path)
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-            os.close(lock)
-    except OSError as error:
-        raise _unwritable(path, error) from None
+    with _hidden_place(path) as finished:
+        _restore(path)
+        finished.mkdir()
+        write(finished)
+        _put_in_place(finished, path)
 
 
 def check_writable(path: Path) -> None:
@@ -78,7 +60,7 @@ def check_writable(path: Path) -> None:
     Raises:
         UserError: something other than a file is there, or the folder of the path can neither be made nor written to.
     """
-    check_place(path, path.parent)
+    check_folder(path.parent, path)
     try:
         path.stat()
     except FileNotFoundError:
@@ -89,21 +71,13 @@ def check_writable(path: Path) -> None:
         raise UserError(f"{path}: {reason}; wanted the name of a file to write")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, path: Path | None = None) -> None:
     """Refuse a folder that can neither be made nor written to. Nothing is made.
 
     Raises:
-        UserError: as said.
+        UserError: names `path`, which the folder is to hold, or else the folder.
     """
-    check_place(folder, folder)
-
-
-def check_place(path: Path, folder: Path) -> None:
-    """Refuse `path` if `folder`, which is to hold it, can neither be made nor written to. Nothing is made.
-
-    Raises:
-        UserError: as said.
-    """
+    path = folder if path is None else path
     while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
@@ -117,7 +91,7 @@ def check_place(path: Path, folder: Path) -> None:
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
-    atomic_write(path, lambda temporary: _write_bytes(temporary, content))
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def atomic_write_text(path: Path, content: str) -> None:
@@ -128,6 +102,21 @@ def atomic_write_text(path: Path, content: str) -> None:
 def atomic_write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON atomically; NaN and infinity are refused."""
     atomic_write_text(path, indented_json(value))
+
+
+@contextmanager
+def _hidden_place(path: Path) -> Iterator[Path]:
+    """Give a path of the same name in a hidden folder beside `path`, and remove the folder at the end."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder, lock = _hidden_folder(path)
+        try:
+            yield folder / path.name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    except OSError as error:
+        raise _unwritable(path, error) from None
 
 
 def _hidden_folder(path: Path) -> tuple[Path, int]:
@@ -163,9 +152,7 @@ def _take(folder: Path, lock: int) -> bool:
 
 
 def _put_in_place(finished: Path, path: Path) -> None:
-    """Move a folder to `path`. An earlier folder there is removed, or ends up at the new folder's old path for removal by the
-    caller.
-    """
+    """Move a folder to `path`. An earlier folder there is removed, or ends up where the new one was."""
     if not path.exists():
         finished.rename(path)
     elif not _exchange(finished, path):
@@ -206,7 +193,3 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _unwritable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be written ({error.strerror or error}); wanted a place with room and the right to write")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

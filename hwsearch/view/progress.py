@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.view.terminal import console, tell
-from hwsearch.workflow.listener import Listener
+from hwsearch.workflow.caller import Listener
 
 if TYPE_CHECKING:
     from hwsearch.search.progress import SearchProgress

@@ -1,4 +1,4 @@
-"""What a search would run and cost, found out without writing anything into its folders."""
+"""A dry run: what a search would do and cost. It writes nothing into the folders of the search."""
 
 import os
 import resource
@@ -12,18 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hwsearch.data.dataset import manifest_path
+from hwsearch.executor import Outcome
 from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.extensions import STRATEGIES
 from hwsearch.process.device import is_there, open_device
 from hwsearch.results.status import SearchStatus, read_tally
 from hwsearch.search.costs import CostBook
 from hwsearch.search.identity import search_header
-from hwsearch.search.outcomes import finite
+from hwsearch.search.outcomes import InFlight, finite, settled
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
-from hwsearch.search.proposer import Candidate, Result
-from hwsearch.search.record import Asked, Scored, has_begun, lock_holder, now
+from hwsearch.search.record import Asked, has_begun, lock_holder, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
-from hwsearch.search.space import ALWAYS_PROMOTED, Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import ALWAYS_PROMOTED, SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
@@ -39,42 +39,42 @@ from hwsearch.workflow.training import needs_training
 from hwsearch.workspace import Workspace
 
 _TRAINED_STEPS = 4
-"""Steps of training that are timed; the first, which is slower, is left out."""
+"""Steps of training that are run for timing. The first one is slower and does not count."""
 
 _TIMED = 2
-"""Candidates that are timed, whose weights are quantized by then."""
+"""Number of candidates that are timed."""
 
 RAY_BYTES = 0.6e9
-"""Ray's own processes on a machine, without its dashboard."""
+"""Memory of Ray's own processes on a machine, without the dashboard."""
 
 
 @dataclass(frozen=True)
 class RungPlan:
-    """Candidates that a rung scores."""
+    """The candidates that are scored at one fidelity."""
 
     fidelity: Fidelity
     candidates: int
-    """At most, of rungs that are promoted to."""
+    """Number of candidates. It is an upper bound at fidelities that candidates are promoted to."""
     done: int
-    """How many of these the record holds already."""
+    """Number of them that the record holds already."""
     seconds_each: float | None
-    """On one worker; None where it could not be measured."""
+    """Seconds for one of them on one worker; None if that could not be measured."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What scoring on this machine costs."""
+    """What scoring costs on this machine."""
 
     start_seconds: float
-    """Until a worker has base and mixtures loaded, and the weights quantized at all widths."""
+    """Seconds in which a worker loads base and mixtures and quantizes the weights at all widths."""
     seconds_each: float
-    """A candidate at the first fidelity, later."""
+    """Seconds for a later candidate at the first fidelity."""
     step_seconds: float | None
-    """A step of training; None where no training mixtures are there or none are needed."""
+    """Seconds for a step of training; None if there are no training mixtures or none are needed."""
     record_bytes: float
-    """A candidate in the record and its mirror."""
+    """Bytes of a candidate in the record and its mirror."""
     memory_bytes: float
-    """A process that scores, at its largest."""
+    """Largest memory of a process that scores."""
 
 
 @dataclass(frozen=True)
@@ -82,56 +82,57 @@ class DryRun:
     """What a search would do."""
 
     seeds: Mapping[str, int]
-    """How many seeds come from each origin, in the order of scoring. A rung scores equal seeds once."""
+    """Number of seeds from each origin, in the order of scoring. Equal seeds are scored once."""
     exact: bool
-    """Whether the seeds are known; else those of priors are the most there can be."""
+    """Whether the seeds are known. Otherwise the numbers are upper bounds."""
     proposer: str
     rungs: tuple[RungPlan, ...]
     workers: int
     measured: Measured | None
     missing: tuple[str, ...]
-    """What is not there yet and comes first; its time is in no estimate."""
+    """What must be made first. The estimates do not cover it."""
     seconds: float | None
-    """From the first candidate to the last; None where a rung could not be measured."""
+    """Seconds from the first candidate to the last; None if a rung could not be measured."""
     disk_bytes: float | None
-    """Record, mirror and trained weights."""
+    """Bytes of the record, its mirror and the trained weights."""
     memory_bytes: float | None
-    """All workers, and Ray."""
+    """Memory of all workers and Ray."""
     hours: float | None
     """`search.hours`."""
     scored_in_hours: tuple[int, ...]
-    """Candidates that the hours have room for at each rung, those done among them; fewer rungs than there are where one that
-    comes next could not be measured."""
+    """Number of candidates at each rung that fit into the hours, those that are done included. It ends before a rung that could
+    not be measured."""
     stall: str | None
-    """The rule by which the hypervolume's stall ends the search."""
+    """When a stall of the hypervolume ends the search, in words; None if it never does."""
     storage: str | None
-    """What the shared study gets."""
+    """What the shared study gets, in words."""
 
 
 def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None = None, *, may_train: bool) -> DryRun:
-    """Plan a search and measure what it would cost, by scoring full precision and some seeds where base and data are there.
+    """Plan a search. If base and data exist, estimate its cost by scoring the full-precision network and some seeds.
 
     Args:
-        workspace: of the experiment; nothing in it changes.
-        workers: on this machine; with none this process scores. More workers than processors count as so many.
-        storage: of a shared study; whether it can be had is looked at as the search does.
-        may_train: whether a base that is not there yet would be trained.
+        workspace: the experiment and its folders, in which nothing changes.
+        workers: number of workers on this machine; with 0 this process scores. Those beyond the number of processors do not
+            count.
+        storage: the address of a shared study, which is checked as the search does.
+        may_train: whether the command would train a missing base.
 
     Raises:
-        UserError: what the search would refuse.
+        UserError: the search would be refused.
     """
     check_plan(workspace, may_train=may_train)
     held = None if storage is None else check_storage(workspace, storage)
     experiment = workspace.experiment
-    seeds, exact = _seeds(workspace)
+    space = build_space(experiment.search, untrained_sites(experiment))
+    seeds, exact = _seeds(workspace, space)
     missing = _missing(workspace, exact=exact)
     ready = not needs_training(workspace) and manifest_path(workspace.data_folder, Split.VALIDATION).is_file()
-    measured = _measure(workspace) if ready and is_there(experiment.workers.device) else None
-    now_there = _status(workspace)
-    rungs = _rungs(workspace, seeds, measured, now_there)
+    measured = _measure(workspace, space) if ready and is_there(experiment.workers.device) else None
+    status = _status(workspace)
+    rungs = _rungs(experiment, seeds, measured, status)
     at_once = max(1, min(workers, os.cpu_count() or 1))
     todo = [(max(0, rung.candidates - rung.done), rung) for rung in rungs]
-    unknown = measured is None or any(rung.seconds_each is None for count, rung in todo if count)
     return DryRun(
         seeds=dict(Counter(seed.strategy for seed in seeds)) if exact else _most_seeds(experiment, seeds),
         exact=exact,
@@ -140,18 +141,18 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
         workers=workers,
         measured=measured,
         missing=missing,
-        seconds=None if measured is None or unknown else _seconds(todo, measured, at_once),
+        seconds=_seconds(todo, measured, at_once),
         disk_bytes=None if measured is None else _disk(workspace, todo, measured),
         memory_bytes=None if measured is None else max(1, workers) * measured.memory_bytes + (RAY_BYTES if workers else 0),
         hours=experiment.search.hours,
         scored_in_hours=scored_in(experiment.search.hours, todo, measured, at_once),
         stall=_stall(experiment, len(seeds) if exact else None),
-        storage=None if storage is None else _gets(f"study '{experiment.name}' in {storage}", held, now_there),
+        storage=None if storage is None else _gets(f"study '{experiment.name}' in {storage}", held, status),
     )
 
 
 def _status(workspace: Workspace) -> SearchStatus | None:
-    """Where the search stands; None: it has not begun."""
+    """The state of the search; None if it has not begun."""
     if not has_begun(workspace.folder):
         return None
     tally = read_tally(workspace.folder, workspace.experiment)
@@ -161,9 +162,9 @@ def _status(workspace: Workspace) -> SearchStatus | None:
 def scored_in(
     hours: float | None, todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int
 ) -> tuple[int, ...]:
-    """Candidates that hours have room for at each rung on so many workers, those done among them.
+    """The number of candidates at each rung that fit into the hours on so many workers, those that are done included.
 
-    Ends before the first rung that the hours come to and that could not be measured.
+    It ends before the first rung that the hours reach and that could not be measured.
     """
     if hours is None or measured is None:
         return ()
@@ -175,19 +176,19 @@ def scored_in(
         each = (rung.seconds_each or 0.0) / at_once
         room = count if left and each * count <= left else int(left / each) if each else 0
         found.append(rung.done + room)
-        # Rungs follow one another: what the hours end is the last one.
+        # A rung begins when the one before is done.
         left = left - each * count if room == count else 0.0
     return tuple(found)
 
 
 def _stall(experiment: Experiment, seeds: int | None) -> str | None:
-    """The rule, and when it ends a search of so many seeds at the earliest; None: they are not known yet."""
+    """The rule of `search.stall_candidates`, and when it can end a search at the earliest if the number of seeds is known."""
     search = experiment.search
     if search.stall_candidates is None:
         return None
     rule = f"no more are asked for once {stall_said(search.stall_growth, search.stall_candidates)}"
     if not STRATEGIES.load(search.strategy).samples:
-        seeds = 0  # growth is judged among them
+        seeds = 0  # the strategy is its seeds, and growth is judged among them
     if seeds is None:
         return f"{rule}, seeds not counted; then promotions follow"
     earliest = first_judged(search.stall_candidates, seeds)
@@ -204,10 +205,9 @@ def _gets(study: str, held: int | None, status: SearchStatus | None) -> str:
     return f"{study} holds {held} trials; it gets what it lacks of {behind}"
 
 
-def _seeds(workspace: Workspace) -> tuple[tuple[Seed, ...], bool]:
-    """The seeds, and whether they are all of them: those of priors need sensitivities."""
+def _seeds(workspace: Workspace, space: SearchSpace) -> tuple[tuple[Seed, ...], bool]:
+    """The seeds that are known, and whether these are all: seeds of priors follow from sensitivities."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
     wanted = wanted_priors(experiment) if space.free else ()
     tables = {table.method: table for table in kept_tables(workspace, space.free_sites)}
     nas = wants_nas(experiment) and bool(space.free)
@@ -254,46 +254,42 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
 
 
 def _rungs(
-    workspace: Workspace, seeds: tuple[Seed, ...], measured: Measured | None, status: SearchStatus | None
+    experiment: Experiment, seeds: tuple[Seed, ...], measured: Measured | None, status: SearchStatus | None
 ) -> tuple[RungPlan, ...]:
-    experiment = workspace.experiment
     search, first = experiment.search, first_fidelity(experiment)
     done = {} if status is None else {rung.fidelity: rung.scored for rung in status.rungs}
-    validation = experiment.data.mixtures.count[Split.VALIDATION]
-    whole = validation / min(search.validation_mixtures, validation)
     always = sum(seed.strategy in ALWAYS_PROMOTED for seed in seeds)
     each = None if measured is None else measured.seconds_each
     plans = [RungPlan(first, search.trials, done.get(first, 0), each)]
     for promotion in search.promotions:
-        if promotion.fidelity is first:
-            continue
-        seconds = None if measured is None else _seconds_each(experiment, promotion.fidelity, whole, measured)
-        most = min(promotion.keep + always, plans[-1].candidates)
-        plans.append(RungPlan(promotion.fidelity, most, done.get(promotion.fidelity, 0), seconds))
+        fidelity = promotion.fidelity
+        if fidelity is not first:
+            most = min(promotion.keep + always, plans[-1].candidates)
+            plans.append(RungPlan(fidelity, most, done.get(fidelity, 0), _seconds_each(experiment, fidelity, measured)))
     return tuple(plans)
 
 
-def _seconds_each(experiment: Experiment, fidelity: Fidelity, whole: float, measured: Measured) -> float | None:
-    """A candidate at a rung above the first, on all mixtures, which are `whole` times those of the first."""
-    scoring = measured.seconds_each * whole
-    if not fidelity.trained:
-        return scoring
-    if measured.step_seconds is None:
+def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured | None) -> float | None:
+    """Seconds for a candidate at a fidelity above the first, which scores on all mixtures."""
+    steps = {Fidelity.SHORT_QAT: experiment.qat.steps, Fidelity.FULL_QAT: experiment.qat.full_steps}.get(fidelity, 0)
+    if measured is None or (steps and measured.step_seconds is None):
         return None
-    steps = experiment.qat.steps if fidelity is Fidelity.SHORT_QAT else experiment.qat.full_steps
-    return scoring + steps * measured.step_seconds
+    validation = experiment.data.mixtures.count[Split.VALIDATION]
+    scoring = measured.seconds_each * validation / min(experiment.search.validation_mixtures, validation)
+    return scoring + steps * (measured.step_seconds or 0.0)
 
 
-def _seconds(todo: list[tuple[int, RungPlan]], measured: Measured, at_once: int) -> float:
-    """From the first candidate to the last, on so many workers; 0 where none is left to score."""
+def _seconds(todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int) -> float | None:
+    """Seconds from the first candidate to the last; None if a rung that has candidates left could not be measured."""
+    if measured is None or any(rung.seconds_each is None for count, rung in todo if count):
+        return None
     scoring = sum(count * (rung.seconds_each or 0.0) for count, rung in todo)
     return measured.start_seconds + scoring / at_once if scoring else 0.0
 
 
-def _measure(workspace: Workspace) -> Measured:
-    """Score full precision and some seeds, and train a few steps where that is to come, all beside the run folder."""
+def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
+    """Score the full-precision network and some seeds, and train a few steps if the search trains, in a temporary folder."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
     fidelity = first_fidelity(experiment)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -303,10 +299,9 @@ def _measure(workspace: Workspace) -> Measured:
         start = time.perf_counter()
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]
-        # What a worker does once counts as its start: it loads mixtures, and quantizes each site's weights at each width.
-        score(ScoringJob(space.full_precision, fidelity))
-        for point in points:
-            score(ScoringJob(space.decode(point), fidelity))
+        # A worker's start includes what it does once: it loads mixtures, and quantizes each site's weights at each width.
+        for allocation in (space.full_precision, *map(space.decode, points)):
+            score(ScoringJob(allocation, fidelity))
         started = time.perf_counter() - start
         mixed = [seed.point for seed in ends_seeds(space)] or points
         jobs = [ScoringJob(space.decode(point), fidelity) for point in mixed[:_TIMED]]
@@ -314,9 +309,7 @@ def _measure(workspace: Workspace) -> Measured:
         metrics = [score(job) for job in jobs][-1]
         each = (time.perf_counter() - start) / len(jobs)
         steps = _step_seconds(workspace, calibration) if trainings(experiment) and pool_path(workspace).is_file() else None
-        candidate = Candidate(1, points[-1], "uniform", {})
-        costs = CostBook(experiment, space).charge([jobs[-1].allocation])[0]
-        size = _entry_bytes(workspace, candidate, Result(candidate, metrics, costs), fidelity, folder)
+        size = _entry_bytes(experiment, space, jobs[-1], metrics, folder / "mirror")
     peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Measured(started, each, steps, size, peak)
 
@@ -340,33 +333,26 @@ def _step_seconds(workspace: Workspace, calibration: Path) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def _entry_bytes(workspace: Workspace, candidate: Candidate, result: Result, fidelity: Fidelity, folder: Path) -> float:
-    """A scored candidate in the record and in its mirror."""
-    experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
-    asked = Asked(candidate=1, strategy=candidate.strategy, point=candidate.point, state={}, time=now())
-    scored = Scored(
-        candidate=1,
-        strategy=candidate.strategy,
-        seed=experiment.seed,
-        allocation=space.decode(candidate.point).to_json(),
-        metrics=dict(result.metrics or {}),
-        costs={name: None if value is None else finite(value) for name, value in result.costs.items()},
-        fidelity=fidelity,
-        seconds=1.0,
-        worker="worker:1000000",
-        attempts=1,
-        time=now(),
-    )
+def _entry_bytes(
+    experiment: Experiment, space: SearchSpace, job: ScoringJob, metrics: Mapping[str, float], mirror: Path
+) -> float:
+    """Bytes of a scored candidate in the record and in its mirror, which is written for this."""
+    point = space.encode(job.allocation)
+    charged = CostBook(experiment, space).charge([job.allocation])[0]
+    costs = {name: None if value is None else finite(value) for name, value in charged.items()}
+    candidate = InFlight(1, "uniform", job.allocation, job.fidelity)
+    outcome = Outcome(1, metrics, None, attempts=1, seconds=1.0, worker="worker:1000000")
+    asked = Asked(candidate=1, strategy=candidate.strategy, point=point, state={}, time=now())
+    scored = settled(candidate, outcome, costs, (), experiment.seed, None)
     header = search_header(experiment, space, {})
     sizes = []
-    for finished in ((), ((scored, candidate.point),)):
-        StudyMirror(folder / "mirror", header, finished)
-        sizes.append((folder / "mirror").stat().st_size)
+    for finished in ((), ((scored, point),)):
+        StudyMirror(mirror, header, finished)
+        sizes.append(mirror.stat().st_size)
     return len(asked.model_dump_json()) + len(scored.model_dump_json()) + 2 + sizes[1] - sizes[0]
 
 
-def _disk(workspace: Workspace, todo: list[tuple[int, RungPlan]], measured: Measured) -> float:
-    """Entries for every rung; trained weights are as large as the base."""
+def _disk(workspace: Workspace, todo: Sequence[tuple[int, RungPlan]], measured: Measured) -> float:
+    """Bytes of the entries of all rungs, and of trained weights, which are as large as the base."""
     trained = sum(count for count, rung in todo if rung.fidelity.trained)
     return sum(count for count, _ in todo) * measured.record_bytes + trained * workspace.base_path.stat().st_size

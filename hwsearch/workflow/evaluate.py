@@ -1,10 +1,12 @@
-"""A base, a candidate or an exported file judged on the test mixtures."""
+"""Evaluation of a base, a candidate or an exported file on the test mixtures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash, open_dataset
@@ -12,6 +14,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Split
 from hwsearch.files.reading import file_digest
 from hwsearch.metrics.evaluation import (
+    Audio,
     Summary,
     System,
     UtteranceScores,
@@ -25,12 +28,15 @@ from hwsearch.metrics.evaluation import (
     to_json,
 )
 from hwsearch.metrics.statistics import PairedTest
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.fast import FastNetwork
+from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.separator import MaskFunction, Separator
+from hwsearch.separator.trained import TrainedState, trained_mask_function
+from hwsearch.workflow.caller import SILENT, Listener, Progress
 from hwsearch.workflow.checks import check_provenance, check_searched
-from hwsearch.workflow.data import build
-from hwsearch.workflow.listener import SILENT, Listener, Progress
-from hwsearch.workflow.runs import read_run, trained_state
-from hwsearch.workflow.systems import candidate_system, float_system
-from hwsearch.workflow.training import load_float_base, prepare
+from hwsearch.workflow.runs import Run, read_run, trained_state
+from hwsearch.workflow.training import build, load_float_base, prepare
 from hwsearch.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,12 +45,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged: the full-precision base, unless a candidate or a file is named.
+    """What is evaluated: the full-precision base, unless a candidate or a file is named.
 
     Attributes:
-        candidate: its number in the run.
+        candidate: the number of a candidate.
         model: an exported ONNX file.
-        fidelity: at which the candidate was scored; None: the highest that the search used.
+        fidelity: the fidelity of the candidate; None for the highest that the search used.
     """
 
     candidate: int | None = None
@@ -52,7 +58,7 @@ class Subject:
     fidelity: Fidelity | None = None
 
     def __str__(self) -> str:
-        """How figures name it."""
+        """The name of the subject in figures."""
         if self.model is not None:
             return str(self.model)
         return "full-precision base" if self.candidate is None else f"candidate {self.candidate}"
@@ -63,10 +69,8 @@ class Evaluation:
     """Figures of one system on the test mixtures.
 
     Attributes:
-        system: what was judged.
-        results: of each mixture.
-        summaries: of each angle bin, then of all.
-        tests: by metric, against other figures.
+        summaries: one for each angle bin, then one for all mixtures.
+        tests: paired tests against other figures, by metric.
         made_by: what the figures depend on.
     """
 
@@ -77,7 +81,7 @@ class Evaluation:
     made_by: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """What `metrics.evaluation.read_figures` reads, and what made it."""
+        """Return the content of a file for `metrics.evaluation.read_figures`."""
         return {"made_by": dict(self.made_by), **to_json(self.results, self.summaries)}
 
 
@@ -87,14 +91,14 @@ def evaluate_subject(
     """Score a base, a candidate or an exported file on the test mixtures.
 
     Args:
-        workspace: of the experiment.
-        subject: what is judged.
+        workspace: the experiment and its folders.
+        subject: what to evaluate.
         against: a file of another system's figures, for paired tests.
-        processes: that make data.
-        listener: hears of the data and of the mixtures.
+        processes: number of processes that make data.
+        listener: hears of data and mixtures.
 
     Raises:
-        UserError: both a candidate and a model are named, there is no such one, or there are no test mixtures.
+        UserError: both a candidate and a model are named, the subject does not exist, or there are no test mixtures.
     """
     experiment = workspace.experiment
     if subject.candidate is not None and subject.model is not None:
@@ -104,15 +108,69 @@ def evaluate_subject(
     check_recogniser(experiment.evaluation)
     others = None if against is None else read_figures(against)
     check_data(experiment, workspace.data_folder, workspace.corpora_folder)
-    _check_subject(workspace, subject)
+    run = None if subject.candidate is None else read_run(workspace.folder, subject.fidelity)
+    make_system = _system_maker(workspace, subject, run)
     build(workspace, processes, listener)
     if others is not None:
         mixtures = open_dataset(workspace.data_folder, Split.TEST)
         check_comparable({mixture.id: mixture.target.utterance for mixture in mixtures}, others)
-    results = evaluate_system(_system(workspace, subject), workspace, listener.progress("test mixtures"))
+    results = evaluate_system(make_system(), workspace, listener.progress("test mixtures"))
     summaries = summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
     tests = {} if others is None else compare(results, others, experiment.seed)
-    return Evaluation(str(subject), results, summaries, tests, _made_by(workspace, subject, tests))
+    return Evaluation(str(subject), results, summaries, tests, _made_by(workspace, subject, run, tests))
+
+
+def evaluate_system(system: System, workspace: Workspace, progress: Progress) -> list[UtteranceScores]:
+    """Score a system on the test mixtures.
+
+    Raises:
+        UserError: the data was not built, or the recogniser cannot be made.
+    """
+    mixtures = open_dataset(workspace.data_folder, Split.TEST)
+    recogniser = make_recogniser(workspace.experiment.evaluation, mixtures)
+    return evaluate(system, workspace.data_folder, mixtures, recogniser, progress)
+
+
+def float_system(separator: Separator) -> System:
+    """Make a system of the full-precision base."""
+    return _system(separator, separator.network)
+
+
+def candidate_system(prepared: PreparedBase, allocation: BitAllocation, state: TrainedState | None = None) -> System:
+    """Make a system of a candidate, with its trained weights if it was trained."""
+    if state is not None:
+        return _system(prepared.separator, trained_mask_function(prepared, state))
+    network = FastNetwork(prepared.graph, prepared.calibration, prepared.quantization, scales=prepared.scales)
+    return _system(prepared.separator, network.mask_function(allocation))
+
+
+def _system(separator: Separator, mask_function: MaskFunction) -> System:
+    def separate(sound: Audio, doa_deg: float) -> Audio:
+        with torch.no_grad():
+            estimate = separator.separate(torch.from_numpy(sound)[None], torch.tensor([doa_deg]), mask_function)
+        result: Audio = estimate[0].numpy()
+        return result
+
+    return separate
+
+
+def _system_maker(workspace: Workspace, subject: Subject, run: Run | None) -> Callable[[], System]:
+    """Refuse what cannot be evaluated; return what makes the system once the data are built."""
+    if subject.model is not None:
+        model = _open_model(workspace, subject.model)
+        return lambda: model.separate
+    if run is None or subject.candidate is None:
+        base = load_float_base(workspace)
+        return lambda: float_system(base)
+    candidate, allocation = subject.candidate, run.allocation(subject.candidate)
+    check_searched(workspace)
+
+    def make() -> System:
+        check_provenance(workspace)
+        prepared = prepare(workspace)
+        return candidate_system(prepared, allocation, trained_state(run, prepared, candidate))
+
+    return make
 
 
 def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
@@ -128,48 +186,12 @@ def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
     return separator
 
 
-def evaluate_system(system: System, workspace: Workspace, progress: Progress) -> list[UtteranceScores]:
-    """Score a system on the test mixtures.
-
-    Raises:
-        UserError: the data was not built, or the recogniser cannot be made.
-    """
-    mixtures = open_dataset(workspace.data_folder, Split.TEST)
-    recogniser = make_recogniser(workspace.experiment.evaluation, mixtures)
-    return evaluate(system, workspace.data_folder, mixtures, recogniser, progress)
-
-
-def _check_subject(workspace: Workspace, subject: Subject) -> None:
-    """Refuse what cannot be judged, before data are built for it."""
-    if subject.model is not None:
-        _open_model(workspace, subject.model)
-    elif subject.candidate is not None:
-        read_run(workspace.folder, subject.fidelity).row(subject.candidate)
-        check_searched(workspace)
-    else:
-        load_float_base(workspace)
-
-
-def _system(workspace: Workspace, subject: Subject) -> System:
-    if subject.model is not None:
-        return _open_model(workspace, subject.model).separate
-    if subject.candidate is None:
-        return float_system(load_float_base(workspace))
-    opened = read_run(workspace.folder, subject.fidelity)
-    allocation = opened.allocation(subject.candidate)
-    check_provenance(workspace)
-    prepared = prepare(workspace)
-    return candidate_system(prepared, allocation, trained_state(opened, prepared, subject.candidate))
-
-
-def _made_by(workspace: Workspace, subject: Subject, tests: Mapping[str, PairedTest]) -> dict[str, Any]:
+def _made_by(workspace: Workspace, subject: Subject, run: Run | None, tests: Mapping[str, PairedTest]) -> dict[str, Any]:
     """What the figures depend on: system, experiment, seed, allocation, versions, and hashes of model and mixtures."""
     experiment = workspace.experiment
     allocation, fidelity = None, None
-    if subject.candidate is not None:
-        opened = read_run(workspace.folder, subject.fidelity)
-        allocation, fidelity = opened.allocation(subject.candidate).to_json(), opened.table.fidelity.value
-    path = subject.model or workspace.base_path
+    if run is not None and subject.candidate is not None:
+        allocation, fidelity = run.allocation(subject.candidate).to_json(), run.table.fidelity.value
     return {
         "system": str(subject),
         "experiment": experiment.name,
@@ -181,6 +203,6 @@ def _made_by(workspace: Workspace, subject: Subject, tests: Mapping[str, PairedT
         "versions": {name: version(name) for name in ("hwsearch", "torch", "numpy", "pesq", "pystoi", "jiwer")},
         "against": {key: asdict(test) for key, test in tests.items()},
         "recogniser": experiment.evaluation.recogniser,
-        "base_sha256" if subject.model is None else "model_sha256": file_digest(path),
+        "base_sha256" if subject.model is None else "model_sha256": file_digest(subject.model or workspace.base_path),
         "test_sha256": manifest_hash(workspace.data_folder, Split.TEST),
     }

@@ -25,11 +25,9 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
+from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Progress, Resources
 from hwsearch.workflow.checks import check, claim, provenance
-from hwsearch.workflow.data import build
-from hwsearch.workflow.listener import SILENT, Listener, Progress
-from hwsearch.workflow.resources import DEFAULTS, Resources
-from hwsearch.workflow.training import needs_training, prepare, train
+from hwsearch.workflow.training import build, needs_training, prepare, train
 from hwsearch.workspace import Workspace
 
 logger = logging.getLogger(__name__)

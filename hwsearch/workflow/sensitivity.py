@@ -18,10 +18,9 @@ from hwsearch.sensitivity.estimate import DEFAULT_METHODS, check_sensitivity, en
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.untrained import untrained_sites
+from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Resources
 from hwsearch.workflow.checks import check
-from hwsearch.workflow.data import build
-from hwsearch.workflow.listener import SILENT, Listener
-from hwsearch.workflow.resources import DEFAULTS, Resources
+from hwsearch.workflow.training import build
 from hwsearch.workspace import Workspace
 
 SIZES_SHOWN = 3

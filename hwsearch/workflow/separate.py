@@ -12,7 +12,7 @@ from hwsearch.data.channels import inspect
 from hwsearch.errors import UserError
 from hwsearch.files.writing import check_writable
 from hwsearch.process.cores import check_threads
-from hwsearch.workflow.listener import SILENT, Listener, Progress
+from hwsearch.workflow.caller import SILENT, Listener, Progress
 
 LONG_SECONDS = 60
 """Recordings longer than this show how far their separation is."""

@@ -1,7 +1,8 @@
-"""The full-precision base: whether it is there, whether it fits, its training, and what the search needs of it."""
+"""What comes before a search: data, the full-precision base and its training, the calibration."""
 
 from collections.abc import Iterable
 
+from hwsearch.data.build import build_data
 from hwsearch.errors import UserError
 from hwsearch.search.driver_account import Step
 from hwsearch.separator.base import load_base
@@ -9,8 +10,19 @@ from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress
 from hwsearch.training.full_precision import Reports, train_base, trained_path, training_digest
-from hwsearch.workflow.listener import SILENT, Listener
+from hwsearch.workflow.caller import SILENT, Listener
 from hwsearch.workspace import Workspace
+
+
+def build(workspace: Workspace, processes: int, listener: Listener = SILENT) -> None:
+    """Build the rooms and mixtures of an experiment that are missing.
+
+    Raises:
+        UserError: a corpus, recording, room or folder cannot be used.
+    """
+    folder, progress = workspace.data_folder, listener.progress(Step.DATA.value)
+    build_data(workspace.experiment, folder, workspace.corpora_folder, processes, progress)
+    listener.said(f"data: {folder}")
 
 
 def needs_training(workspace: Workspace) -> bool:
@@ -19,10 +31,10 @@ def needs_training(workspace: Workspace) -> bool:
 
 
 def load_float_base(workspace: Workspace) -> Separator:
-    """The experiment's base in full precision.
+    """Load the experiment's base in full precision.
 
     Raises:
-        UserError: no base there, one that does not fit the experiment, or one trained with other settings.
+        UserError: the base is missing, does not fit the experiment, or was trained with other settings.
     """
     experiment, path = workspace.experiment, workspace.base_path
     separator = load_checked_base(experiment, path)
@@ -37,7 +49,7 @@ def load_float_base(workspace: Workspace) -> Separator:
 
 
 def prepare(workspace: Workspace, widths: Iterable[int] = ()) -> PreparedBase:
-    """The experiment's base, folded and calibrated; the scales of its weights at some widths are kept with the calibration."""
+    """Load the experiment's base, folded and calibrated, with the scales of its weights at some widths."""
     return prepare_base(workspace.experiment, workspace.base_path, workspace.data_folder, workspace.calibration_path, widths)
 
 
@@ -45,12 +57,12 @@ def train(workspace: Workspace, processes: int, listener: Listener = SILENT) -> 
     """Train the experiment's base, or go on training it.
 
     Args:
-        workspace: of the experiment.
-        processes: that make rooms.
-        listener: hears of "rooms", of the steps over all epochs, and of each epoch's figures.
+        workspace: the experiment and its folders.
+        processes: number of processes that make rooms.
+        listener: hears of rooms, of steps over all epochs, and of each epoch's figures.
 
     Raises:
-        UserError: what training refuses.
+        UserError: training is refused.
     """
     config = workspace.experiment.training
     done_before = 0

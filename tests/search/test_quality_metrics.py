@@ -15,7 +15,7 @@ from hwsearch.search.objectives import Direction, objectives_of
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import uniform
 from hwsearch.workflow.checks import check_plan
-from hwsearch.workflow.systems import candidate_system
+from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 from tests.tiny import Tiny, tiny_content
