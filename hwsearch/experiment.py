@@ -25,25 +25,22 @@ from hwsearch.extensions import CORPORA, QUALITY_METRICS, SAMPLERS, SENSITIVITIE
 from hwsearch.files.reading import digest
 
 FLOAT_BITS = 32
-"""The bit-width that stands for 'left in floating point'."""
-
+"""The bit-width that stands for floating point."""
 
 WIDE_BITS = 16
-"""Width of the trunk where every target of an experiment takes it."""
+"""Width of the trunk, if every target of an experiment supports it."""
 
 NARROW_BITS = 8
-"""Widest activation that layers read in integers. A trunk of as many bits is read as it is."""
+"""Width from which on layers read the trunk at a width of their own."""
 
 RESERVED_NAMES = ("data", "corpora")
-"""Folders that all runs share; no experiment may be called so."""
+"""Folders that all runs share. No experiment may have these names."""
 
 _MOVED = {"training.device": "workers.device"}
-"""Keys of earlier versions, and those that stand for them."""
+"""Keys of earlier versions, and those that replace them."""
 
 
 class Section(BaseModel):
-    """A part of the experiment file: immutable, and an unknown key in it is an error."""
-
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -217,7 +214,7 @@ class SeparatorConfig(SpectralConfig):
 
     @property
     def spectral(self) -> SpectralConfig:
-        """Its front end."""
+        """The front end."""
         return SpectralConfig(**{name: getattr(self, name) for name in SpectralConfig.model_fields})
 
 
@@ -258,7 +255,7 @@ class ConvTasNetConfig(Section):
 
     @property
     def spectral(self) -> None:
-        """It has no spectral front end."""
+        """There is no spectral front end."""
         return None
 
     @model_validator(mode="after")
@@ -296,21 +293,21 @@ class ModuleConfig(Section):
 
 
 def _network_kind(value: Any) -> str:
-    """Which of the networks a section `separator` describes."""
+    """The kind of network that a section `separator` describes."""
     if isinstance(value, dict):
         return "module" if "module" in value else str(value.get("network", "tcn"))
     return "module" if isinstance(value, ModuleConfig) else str(getattr(value, "network", "tcn"))
 
 
 NETWORKS = ("tcn", "conv-tasnet")
-"""Networks that ship."""
+"""Networks that ship with the package."""
 
 _NETWORK_SECTIONS: Mapping[str, type[Section]] = {
     "tcn": SeparatorConfig,
     "conv-tasnet": ConvTasNetConfig,
     "module": ModuleConfig,
 }
-"""What a section `separator` holds, by the kind of network."""
+"""Sections `separator`, by kind of network."""
 
 NetworkConfig = Annotated[
     Annotated[SeparatorConfig, Tag("tcn")]
@@ -366,7 +363,7 @@ class QuantizationConfig(Section):
 
 
 class Fidelity(StrEnum):
-    """How a candidate is scored, from cheap and rough to dear and final."""
+    """How a candidate is scored, from cheap to expensive."""
 
     SUBSET = "post-training-subset"
     """Quantized and not trained again, on the first `search.validation_mixtures` mixtures."""
@@ -507,8 +504,9 @@ class SearchConfig(Section):
     activation_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] = (8,)
     """Bit-widths that activations may take."""
     trunk_bits: Annotated[tuple[ActivationBits, ...], Field(min_length=1)] | None = None
-    """Bit-widths of the residual trunk: tensors that no layer made and that a sum, product or concatenation passes on to a
-    layer. If wider than 8 bits, each layer reads the trunk at a width of its own.
+    """Bit-widths of the trunk, which runs through the residual blocks: tensors that no layer made and that are read both by a
+    layer and by a sum, product or concatenation, and sums that go into the next sum. If the trunk has more than 8 bits, it is
+    rounded to one of `activation_bits` for each layer that reads it.
 
     Absent: 16 if every target supports it, else `activation_bits`.
     """
@@ -539,12 +537,12 @@ class SearchConfig(Section):
 
     @property
     def widest_trunk(self) -> int | None:
-        """The trunk's width beside uniform activations; none where it is theirs."""
+        """Width of the trunk in uniform allocations; None if it is that of the other activations."""
         return None if self.trunk_bits is None or self.trunk_bits == self.activation_bits else max(self.trunk_bits)
 
     @property
     def wide_trunk(self) -> bool:
-        """Whether layers read the trunk at a width of their own."""
+        """Whether each layer reads the trunk at a width of its own."""
         return self.trunk_bits is not None and max(self.trunk_bits) > NARROW_BITS
 
     @model_validator(mode="after")
@@ -605,7 +603,7 @@ class WorkersConfig(Section):
 
     @property
     def one_core(self) -> "WorkersConfig":
-        """What a worker of sensitivities or of the differentiable search gets: the device, one core, and no time limit."""
+        """The configuration of workers for sensitivities and the differentiable search: one core, and no time limit."""
         return WorkersConfig(device=self.device, gpus=self.gpus) if self.device == "cuda" else WorkersConfig()
 
 
@@ -671,16 +669,15 @@ class Experiment(Section):
         return self
 
     def data_digest(self) -> str:
-        """Hash of what the data set depends on; the data folder is named by it.
+        """Hash what the data set depends on; the data folder has this name.
 
-        Where a corpus lies is left out: the same recordings give the same mixtures on every machine. That a folder's data was
-        made from the very same recordings is checked when it is opened for building.
+        The paths of corpora are left out. A data folder made from other recordings is refused when it is opened for building.
         """
         data = self.data.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
         return digest({"seed": self.seed, "data": data})
 
     def digest(self) -> str:
-        """Hash of the whole experiment, but for where its files lie."""
+        """Hash the whole experiment without the paths of its files."""
         content = self.model_dump(mode="json", exclude={"base": True, "data": {"corpora": {"__all__": {"root"}}}})
         return digest(without_places(content))
 
@@ -689,7 +686,7 @@ def load_experiment(path: Path) -> Experiment:
     """Read and validate an experiment file.
 
     Raises:
-        UserError: the file is missing, is no TOML, or holds an unknown key or a value out of range; names the key.
+        UserError: the file cannot be read, is no TOML, or `parse_experiment` refuses its content.
     """
     try:
         content = read_toml(path)
@@ -699,62 +696,60 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:
-    """The experiment with other values for some keys of its section `search`.
-
-    Raises:
-        UserError: a value out of range; names the key.
-    """
+    """Change some keys of the section `search`; raise `UserError`, which names the key, if a value is out of range."""
     content = experiment.model_dump(mode="json")
     content["search"] |= changes
     return parse_experiment(content, source="command line")
 
 
 def parse_experiment(content: Any, source: str) -> Experiment:
-    """Validate the parsed content of an experiment file; `source` names it in errors.
-
-    Types are strict: of a number, neither text nor true or false is taken.
+    """Validate the parsed content of an experiment file, which errors call `source`. Types are strict.
 
     Raises:
-        UserError: one line with the key, the value found and what is wanted.
+        UserError: a key is unknown or missing, or a value is out of range or of another type; names key and value.
     """
 
     def refuse_date(value: object) -> NoReturn:
         raise UserError(f"{source}: holds the date or time {value}; no key takes one")
 
     try:
-        # Through JSON: there a list may stand for a tuple and text for a path, while a number must be one.
+        # In JSON a list may stand for a tuple and text for a path, but only a number for a number.
         return _with_trunk(Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True))
     except ValidationError as error:
-        first = first_mistake(error)
-        mistake = _without_kind(first)
-        key = mistake.key
-        if mistake.kind == "union_tag_invalid":
-            raise UserError(
-                f"{source}: {key}.network is no network of this project; wanted one of {list(NETWORKS)}, or 'module' for your own"
-            ) from None
-        if mistake.kind == "json_invalid":
-            raise UserError(f"{source}: holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8") from None
-        if mistake.kind == "extra_forbidden" and key in _MOVED:
-            raise UserError(
-                f"{source}: unknown key '{key}'; wanted '{_MOVED[key]}' (a run folder that holds it is an earlier version's: "
-                "search again under another name)"
-            ) from None
-        if mistake.kind == "extra_forbidden":
-            near = _nearest_key(first.place)
-            meant = "" if near is None else f", near to '{'.'.join(map(str, (*mistake.place[:-1], near)))}'"
-            section = " ".join(["hwsearch explain", *_section_of(mistake.place)])
-            raise UserError(f"{source}: unknown key '{key}'{meant}; '{section}' lists the keys{mistake.others}") from None
-        if mistake.kind == "value_error":
-            raise UserError(f"{source}: {key}{': ' if key else ''}{mistake.wanted}{mistake.others}") from None
-        found = f"{key or 'the file'} is {mistake.found}" if mistake.kind != "missing" else f"{key} is missing"
-        raise UserError(f"{source}: {found}; wanted {mistake.wanted}{mistake.others}") from None
+        raise UserError(f"{source}: {_said(first_mistake(error))}") from None
+
+
+def _said(mistake: Mistake) -> str:
+    """The mistake in a file, in words."""
+    place = _without_kind(mistake.place)
+    key = replace(mistake, place=place).key
+    match mistake.kind:
+        case "union_tag_invalid":
+            return f"{key}.network is no network of this project; wanted one of {list(NETWORKS)}, or 'module' for your own"
+        case "json_invalid":
+            return "holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8"
+        case "extra_forbidden":
+            return _unknown_said(mistake, place, key)
+        case "value_error":
+            return f"{key}{': ' if key else ''}{mistake.wanted}{mistake.others}"
+    found = f"{key} is missing" if mistake.kind == "missing" else f"{key or 'the file'} is {mistake.found}"
+    return f"{found}; wanted {mistake.wanted}{mistake.others}"
+
+
+def _unknown_said(mistake: Mistake, place: Sequence[int | str], key: str) -> str:
+    if key in _MOVED:
+        earlier = "a run folder that holds it is an earlier version's: search again under another name"
+        return f"unknown key '{key}'; wanted '{_MOVED[key]}' ({earlier})"
+    near = _nearest_key(mistake.place)
+    meant = "" if near is None else f", near to '{'.'.join(map(str, (*place[:-1], near)))}'"
+    section = ".".join(part for part in place[:-1] if isinstance(part, str))
+    return f"unknown key '{key}'{meant}; '{f'hwsearch explain {section}'.strip()}' lists the keys{mistake.others}"
 
 
 def _with_trunk(experiment: Experiment) -> Experiment:
-    """The experiment with `search.trunk_bits` as its targets have it, where the file leaves that open.
+    """Set `search.trunk_bits`, if absent, to what the targets support.
 
-    From here on the widths stand in the experiment: workers and those who read a run need no target file to know them. Targets
-    that cannot be read are refused by whoever charges them.
+    Workers and readers of a run then need no target files. Targets that cannot be read are refused later, when they are charged.
     """
     search = experiment.search
     if search.trunk_bits is not None:
@@ -769,7 +764,7 @@ def _with_trunk(experiment: Experiment) -> Experiment:
 
 
 def without_places(content: dict[str, Any]) -> dict[str, Any]:
-    """An experiment's JSON without where the files of a user's own network lie."""
+    """Leave the file paths of a user's own network out of the JSON of an experiment."""
     separator = content.get("separator")
     if isinstance(separator, dict) and "module" in separator:
         kept = {name: value for name, value in separator.items() if name not in ("module", "weights")}
@@ -777,24 +772,13 @@ def without_places(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _without_kind(mistake: Mistake) -> Mistake:
-    """The mistake without the kind of network that pydantic puts into its place."""
-    match mistake.place:
-        case ("separator", kind, *rest) if kind in NETWORKS:
-            return replace(mistake, place=("separator", *rest))
-        case ("separator", "module", *rest) if rest or mistake.kind == "value_error":
-            return replace(mistake, place=("separator", *rest))
-    return mistake
-
-
-def _section_of(place: Sequence[int | str]) -> list[str]:
-    """The section that a key stands in, without the numbers of entries; none for the file itself."""
-    names = [part for part in place[:-1] if isinstance(part, str)]
-    return [".".join(names)] if names else []
+def _without_kind(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """The place without the kind of network, which pydantic puts behind `separator`."""
+    return place[:1] + place[2:] if place[:1] == ("separator",) and place[1:2] and place[1] in _NETWORK_SECTIONS else place
 
 
 def _nearest_key(place: Sequence[int | str]) -> str | None:
-    """The key of the same section that an unknown one is most like; None if none is. The kind of a network is part of `place`."""
+    """The key of the same section that is most like an unknown one. `place` contains the kind of a network."""
     *section, unknown = place
     sections: list[type[BaseModel]] = [Experiment]
     others: tuple[str, ...] = ()
@@ -803,7 +787,7 @@ def _nearest_key(place: Sequence[int | str]) -> str | None:
         section = section[2:]
         others = () if section else ("network", "module")
     for part in section:
-        # An index of a list leads no deeper: what a list holds was reached by its own key.
+        # An index leads no deeper: the key of the list already led to its sections.
         fields = [model.model_fields[part] for model in sections if isinstance(part, str) and part in model.model_fields]
         sections = [found for field in fields for found in _sections_in(field.annotation)] or sections
     names = {*others, *(name for model in sections for name in model.model_fields)} - {str(unknown)}
@@ -819,18 +803,17 @@ def _sections_in(annotation: object) -> list[type[BaseModel]]:
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Make the paths of an experiment file absolute, relative to the file's own folder."""
-    base = content.get("base")
-    if isinstance(base, str) and base != "embedded":
-        content["base"] = str(folder / base)
+    if content.get("base") != "embedded":
+        _resolve(content, "base", folder)
     data = content.get("data")
     corpora = data.get("corpora") if isinstance(data, dict) else None
     for corpus in corpora if isinstance(corpora, list) else []:
-        if isinstance(corpus, dict) and isinstance(corpus.get("root"), str):
-            corpus["root"] = str(folder / corpus["root"])
-    separator = content.get("separator")
-    if isinstance(separator, dict):
-        _resolve_network(separator, folder)
-    search = content.get("search")
+        _resolve(corpus, "root", folder)
+    separator, search = content.get("separator"), content.get("search")
+    _resolve(separator, "weights", folder)
+    if isinstance(separator, dict) and isinstance(module := separator.get("module"), str):
+        file, _, function = module.rpartition(":")
+        separator["module"] = f"{folder / file}:{function}" if file.endswith(".py") else module
     if isinstance(search, dict) and isinstance(search.get("targets"), list):
         search["targets"] = [
             str(folder / target) if isinstance(target, str) and target.lower().endswith(".toml") else target
@@ -839,9 +822,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     return content
 
 
-def _resolve_network(separator: dict[str, Any], folder: Path) -> None:
-    module, weights = separator.get("module"), separator.get("weights")
-    if isinstance(weights, str):
-        separator["weights"] = str(folder / weights)
-    if isinstance(module, str) and (file := module.rpartition(":")[0]).endswith(".py"):
-        separator["module"] = f"{folder / file}:{module.rpartition(':')[2]}"
+def _resolve(section: Any, key: str, folder: Path) -> None:
+    """Make the path under a key absolute, if there is one."""
+    if isinstance(section, dict) and isinstance(section.get(key), str):
+        section[key] = str(folder / section[key])

@@ -1,12 +1,10 @@
-"""Where things lie: the folder of an experiment's run, its data, its base."""
+"""The folders and files of an experiment."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.experiment import Experiment, parse_experiment
 from hwsearch.files.reading import read_json
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
@@ -14,29 +12,24 @@ from hwsearch.separator.base import EMBEDDED_BASE
 
 @dataclass(frozen=True)
 class Workspace:
-    """The paths of one experiment below the folder of all runs.
-
-    Attributes:
-        runs: folder of all runs.
-        experiment: what is run.
-    """
+    """An experiment, and its paths below `runs`, the folder of all runs."""
 
     runs: Path
     experiment: Experiment
 
     @property
     def folder(self) -> Path:
-        """The run folder: record, study, plots, exports."""
+        """The run folder, with record, study, plots and exports."""
         return self.runs / self.experiment.name
 
     @property
     def data_folder(self) -> Path:
-        """The data set; experiments with the same data section and seed share it."""
+        """The data set. Experiments with the same section `data` and the same seed share it."""
         return self.runs / "data" / self.experiment.data_digest()[:16]
 
     @property
     def corpora_folder(self) -> Path:
-        """Synthesised speech, shared by all experiments."""
+        """Synthesised speech. All experiments share it."""
         return self.runs / "corpora"
 
     @property
@@ -58,35 +51,20 @@ class Workspace:
         """The picture of the front that the main job draws."""
         return self.folder / "front.png"
 
-    def rooms_folder(self, split: Split) -> Path:
-        """A split's impulse responses."""
-        return rooms_folder(self.data_folder, split)
-
     def describe(self) -> None:
-        """Write into the run folder which experiment it belongs to."""
+        """Write the experiment into the run folder."""
         write_sealed_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))
 
 
 def open_run(folder: Path) -> Experiment:
-    """The experiment a run folder belongs to.
+    """Read the experiment of a run folder.
 
     Raises:
-        UserError: not a run folder.
+        UserError: it is no run folder, or its `experiment.json` has changed since it was written.
     """
-    path = folder / "experiment.json"
+    path, what = folder / "experiment.json", "the experiment of a run"
     if not path.is_file():
         raise UserError(f"{folder}: not a run folder (no experiment.json in it); wanted one made by 'hwsearch'")
-    return parse_experiment(read_binding(path), source=str(path))
-
-
-def read_binding(path: Path) -> Any:
-    """What a run folder's `experiment.json` holds.
-
-    Earlier versions wrote it without a digest, and it is read nevertheless: the record knows the experiment as well.
-
-    Raises:
-        UserError: it is not there, or not as it was written.
-    """
-    what = "the experiment of a run"
-    sealed = read_sealed_cache(path, what, "start the experiment's search once more and it is written anew")
-    return read_json(path, what) if sealed is None else sealed
+    content = read_sealed_cache(path, what, "start the experiment's search once more and it is written anew")
+    # Earlier versions wrote it without a digest. The record notices a change, too.
+    return parse_experiment(read_json(path, what) if content is None else content, source=str(path))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, Split, parse_experiment
+from hwsearch.experiment import Experiment, parse_experiment
 from hwsearch.files.seals import write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
 from hwsearch.workspace import Workspace, open_run
@@ -22,7 +22,6 @@ def test_everything_lies_below_the_folder_of_all_runs(tmp_path: Path) -> None:
     assert workspace.folder == tmp_path / "tiny"
     assert workspace.corpora_folder == tmp_path / "corpora"
     assert workspace.data_folder.parent == tmp_path / "data"
-    assert workspace.rooms_folder(Split.TEST) == workspace.data_folder / "rooms" / "test"
 
 
 def test_experiments_with_the_same_data_and_seed_share_them(tmp_path: Path) -> None:

@@ -37,11 +37,7 @@ def read_lines(path: Path, what: str) -> list[bytes]:
 
 
 def parse_line(kind: TypeAdapter[Line], line: bytes, path: Path, number: int, mend: str) -> Line:
-    """Parse a line from which the seal was removed.
-
-    Raises:
-        UserError: the line does not have the wanted form. The message names file and line, and says what to do (`mend`).
-    """
+    """Parse a line without its seal; raise `UserError`, which names file and line and says what to do (`mend`)."""
     try:
         return kind.validate_json(line, strict=True)
     except ValidationError as error:
@@ -56,7 +52,7 @@ class Journal:
         """Open the file, or make it. A torn last line is cut off, and the other lines are on the disk when this returns.
 
         Args:
-            path: of the file.
+            path: the file.
             what: what the file is, for messages.
             sealed: whether lines carry seals.
 
@@ -67,7 +63,7 @@ class Journal:
         self._path = path
         self._sealed = sealed
         self._last = b""
-        """The last line. The seal of the next one depends on it."""
+        """The last line, on which the seal of the next one depends."""
         with ExitStack() as opened:
             try:
                 self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -85,12 +81,11 @@ class Journal:
         """Write entries, one per line, with one disk sync for all.
 
         Args:
-            entries: JSON objects that are not empty, without newlines.
+            entries: JSON objects with at least one key, without newlines.
             durably: whether they are on the disk when this returns.
 
         Raises:
-            UserError: it cannot be written, for example because the disk is full. Earlier lines stay, and so do those of
-                `entries` that were written whole.
+            UserError: the file cannot be written, for example because the disk is full. Every line that was written whole stays.
         """
         lines = list(seal_lines(entries, self._last) if self._sealed else entries)
         text = b"".join(line + b"\n" for line in lines)

@@ -1,7 +1,6 @@
 """Locks of the operating system. One process at a time holds a lock file, which names it; a kill releases the lock.
 
-`filelock` does not suffice, because it does not say who holds a lock. A process that only looks would have to take the lock,
-which needs the right to write in the folder.
+`filelock` does not suffice: it does not say who holds a lock, and looking needs the right to write in the folder.
 """
 
 import fcntl
@@ -30,14 +29,12 @@ class Lock:
     def __init__(self, path: Path, busy: str) -> None:
         """Take the lock. The folder is made if it does not exist.
 
-        `flock` belongs to the open file, so a second holder in the same process is refused as well.
-
         Args:
-            path: of the lock file.
+            path: the lock file.
             busy: what the holding process does and how to react, such as 'is searching here; wait for it'.
 
         Raises:
-            UserError: another process holds it (names the process), or it cannot be locked or written to.
+            UserError: this or another process holds the lock (names the process), or the file cannot be locked or written to.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,11 +63,10 @@ class Lock:
 
 
 _HELD: set[int] = set()
-"""Handles of the lock files that this process holds."""
 
 
 def _forget_held() -> None:
-    """Forget the locks in a child process, such as one that loads training examples: it may outlive a parent that is killed."""
+    """Forget the locks in a forked process, which may outlive its parent."""
     while _HELD:
         os.close(_HELD.pop())
 
@@ -89,12 +85,9 @@ class LockHolder:
 
 
 def lock_holder(path: Path) -> LockHolder | None:
-    """Return the process that holds a lock file, if any; change nothing there.
+    """Return the process that holds a lock file, if any; raise `UserError` if that cannot be checked.
 
     The check takes a shared lock for an instant. A process that wants the lock meanwhile waits.
-
-    Raises:
-        UserError: the lock file cannot be checked.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait without end
@@ -115,11 +108,7 @@ def in_use(path: Path, process: str, busy: str) -> UserError:
 
 
 def lock_at_once(handle: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock an open file or folder; return false if another process holds it.
-
-    Raises:
-        OSError: the file system has no locks.
-    """
+    """Lock an open file or folder; return false if another process holds it. Raise `OSError` if the file system has no locks."""
     try:
         fcntl.flock(handle, kind | fcntl.LOCK_NB)
     except BlockingIOError:

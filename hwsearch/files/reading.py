@@ -17,7 +17,7 @@ MODEL_BYTES = 2**31
 
 
 def indented_json(value: object) -> str:
-    """Return the text that `atomic_write_json` writes."""
+    """Return the text of a JSON file as `atomic_write_json` writes it."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
@@ -38,11 +38,8 @@ def read_content(path: Path, what: str, most_bytes: int) -> bytes:
 
 
 def check_regular(path: Path, what: str) -> None:
-    """Refuse a path to read or append to unless it is a regular file or absent: opening a pipe would wait without end.
-
-    Raises:
-        UserError: something else is there. The message names `what` was wanted.
-    """
+    """Raise `UserError`, which names `what` was wanted, unless the path is a regular file or absent."""
+    # To open a pipe would wait without end.
     if os.path.lexists(path) and (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted {what}, or nothing there")
 

@@ -30,7 +30,7 @@ def seal_line(line: bytes, previous: bytes) -> bytes:
     """Add the seal to a line.
 
     Args:
-        line: a JSON object that is not empty, without a newline.
+        line: a JSON object with at least one key, without a newline.
         previous: the sealed line before it; empty for the first one.
     """
     seal = hashlib.sha256(previous[-_SUFFIX:] + line).hexdigest()[:_LENGTH]
@@ -49,11 +49,11 @@ def unseal_lines(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[byte
 
     Args:
         lines: the lines of a file.
-        path: of the file, for messages.
+        path: the file, for messages.
         mend: what to do if a line has changed since it was written.
 
     Raises:
-        UserError: the seal of a line does not match it and the line before. The message names the file and the first such line.
+        UserError: a seal does not match its line and the line before. The message names the file and the first such line.
     """
     previous = b""
     for number, line in enumerate(lines, start=1):
@@ -73,12 +73,12 @@ def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:
     """Read what `write_sealed_json` wrote; return it without its seal.
 
     Args:
-        path: of the file.
-        what: the file holds.
-        mend: what to do where it does not.
+        path: the file.
+        what: what the file should hold.
+        mend: what to do if it holds something else.
 
     Raises:
-        UserError: no such file, no JSON object, or one that is not as it was written.
+        UserError: there is no such file, it holds no JSON object, or it has changed since it was written.
     """
     content = read_json(path, what)
     if not isinstance(content, dict) or SEAL not in content:

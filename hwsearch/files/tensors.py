@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors files whose metadata hold a description and a seal, a digest of description and tensors."""
+"""Tensors on disk: safetensors files whose metadata hold a description, and a seal over description and tensors."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
     """Write tensors and their description atomically.
 
     Args:
-        path: of the file.
-        tensors: by name; none shares its memory with another.
-        key: under which the description stands in the metadata.
-        description: JSON.
+        path: the file.
+        tensors: the tensors by name. They share no memory.
+        key: the key of the description in the metadata.
+        description: a JSON object.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # One key only: safetensors writes several keys in any order, and equal content must give equal files.
@@ -35,15 +35,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, descripti
 
 
 def load_tensors(path: Path, what: str, mend: str = "") -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Read any safetensors file: its metadata and its tensors, which are mapped into memory.
+    """Read any safetensors file; return its metadata and its tensors, which are mapped into memory.
 
     Args:
-        path: of the file.
-        what: it holds, such as 'a network graph'.
-        mend: what to do where it does not.
+        path: the file.
+        what: what the file should hold, such as 'a network graph'.
+        mend: what to do if it holds something else.
 
     Raises:
-        UserError: no such file, or no safetensors.
+        UserError: there is no such file, or it is no safetensors file.
     """
     if (reason := no_file(path)) is not None:
         raise UserError(f"{path}: {reason}; wanted {what}")
@@ -57,13 +57,13 @@ def load_tensors(path: Path, what: str, mend: str = "") -> tuple[dict[str, str],
 def read_tensors(
     path: Path, key: str, what: str, mend: str = "", *, known: Collection[str] = (), check: bool = True
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read what `write_tensors` wrote: the description and the tensors, which are mapped into memory.
+    """Read what `write_tensors` wrote; return the description and the tensors, which are mapped into memory.
 
     Args:
-        path: of the file.
-        key: of the description.
-        what: the file holds.
-        mend: what to do where it does not.
+        path: the file.
+        key: the key of the description.
+        what: what the file should hold.
+        mend: what to do if it holds something else.
         known: SHA-256 of files that are accepted without a seal.
         check: whether to check the seal, which reads all tensors.
 
@@ -90,17 +90,13 @@ def read_tensors(
 
 
 def refused(path: Path, what: str, reason: object, mend: str = "") -> UserError:
-    """Make the error that says in one line what a file should hold, why it does not, and what to do."""
+    """Make the error that says what a file should hold, why it does not, and what to do."""
     said = " ".join(str(reason).split())[:160]
     return UserError(f"{path}: not {what} ({said})" + (f"; {mend}" if mend else ""))
 
 
 def check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, tuple[torch.dtype, torch.Size]]) -> None:
-    """Refuse tensors whose names, types or shapes differ from those wanted, or whose values are not finite.
-
-    Raises:
-        UserError: names the tensor.
-    """
+    """Raise `UserError` if the name, type or shape of a tensor differs from the wanted one, or a value is not finite."""
     if found.keys() != wanted.keys():
         name = min(found.keys() ^ wanted.keys())
         problem = "missing" if name in wanted else "unknown"

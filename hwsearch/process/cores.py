@@ -1,36 +1,28 @@
-"""How many threads and processes this machine can be asked for."""
+"""Limits on threads and processes, from the number of cores."""
 
 import os
 
 from hwsearch.errors import UserError
 
 MOST_THREADS = 4
-"""Threads for each core. They wait by spinning, so that more of them than cores only hold each other up."""
+"""Largest number of threads for each core. Threads wait by spinning, so more threads than cores slow each other down."""
 
 MOST_PROCESSES = 64
-"""Processes for each core. All of them are started, and each loads the libraries that it needs."""
+"""Largest number of processes for each core. Each one loads its libraries."""
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_threads(threads: int) -> None:
-    """Refuse a number of threads that this machine cannot run.
-
-    Raises:
-        UserError: it is below 1 or above `MOST_THREADS` for each core.
-    """
+    """Raise `UserError` unless the number of threads is from 1 to `MOST_THREADS` for each core."""
     _check("threads", threads, MOST_THREADS)
 
 
 def check_processes(processes: int) -> None:
-    """Refuse a number of processes that this machine cannot run.
-
-    Raises:
-        UserError: it is below 1 or above `MOST_PROCESSES` for each core.
-    """
+    """Raise `UserError` unless the number of processes is from 1 to `MOST_PROCESSES` for each core."""
     _check("processes", processes, MOST_PROCESSES)
 
 

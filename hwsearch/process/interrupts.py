@@ -19,10 +19,10 @@ from types import FrameType
 import click
 
 PATIENCE_SECONDS = 10.0
-"""How long a command may take to its next checkpoint."""
+"""Longest time from a signal to the next checkpoint."""
 
 LOOK_SECONDS = 0.2
-"""Time between two checks of that."""
+"""Time between two checks of the patience."""
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 STOP = b"\0"
@@ -38,7 +38,7 @@ class _Listener:
         """The exit code of the first signal."""
         self.raised = False
         self.held = False
-        """Whether the main thread does something that must be finished. Patience begins after it."""
+        """Whether the main thread does something that must be finished. The patience begins after it."""
         self.quiet = False
         self._deadline = 0.0
 
@@ -98,11 +98,7 @@ def pause(seconds: float) -> None:
 
 
 def ask_secretly(question: str) -> str:
-    """Ask for a password on the terminal. Ctrl-C ends the question at once.
-
-    Raises:
-        click.Abort: Ctrl-C, or the end of the input.
-    """
+    """Ask for a password on the terminal. Ctrl-C or the end of the input raises `click.Abort` at once."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         answer: str = click.prompt(question, hide_input=True, err=True)
@@ -112,7 +108,7 @@ def ask_secretly(question: str) -> str:
 
 
 def stop_code() -> int:
-    """The exit code of a command that `KeyboardInterrupt` has ended: 143 where SIGTERM asked for it, else 130."""
+    """Return the exit code of a command that `KeyboardInterrupt` has ended: 143 after SIGTERM, else 130."""
     return 130 if _listener is None or _listener.code is None else _listener.code
 
 
@@ -120,8 +116,8 @@ def stop_code() -> int:
 def interrupts_heard() -> Iterator[None]:
     """Inside, Ctrl-C and SIGTERM end the work at its next checkpoint, and another one ends the process at once.
 
-    A signal that is ignored stays so, as Ctrl-C in a job that a shell has put into the background. Programs started from here
-    take signals as ever. Outside the main thread nothing changes.
+    Ignored signals stay ignored, such as Ctrl-C in a background job of a shell. Programs started from here take signals as
+    usual. Outside the main thread nothing changes.
     """
     global _listener  # noqa: PLW0603 - signals are the process's
     if _listener is not None or threading.current_thread() is not threading.main_thread():
@@ -154,14 +150,8 @@ def interrupts_heard() -> Iterator[None]:
 @contextmanager
 def interrupts_quiet() -> Iterator[None]:
     """Inside, the first signal prints no line. Use it for displays that the user normally ends with Ctrl-C."""
-    listener = _listener
-    if listener is not None:
-        listener.quiet = True
-    try:
+    with _told("quiet"):
         yield
-    finally:
-        if listener is not None:
-            listener.quiet = False
 
 
 @contextmanager
@@ -189,7 +179,7 @@ def interrupts_held() -> Iterator[None]:
         if callable(handler):
             signal.signal(number, hear)
     try:
-        with _patience():
+        with _told("held"):
             yield
     finally:
         # A signal that comes now waits until all handlers are restored.
@@ -204,15 +194,16 @@ def interrupts_held() -> Iterator[None]:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
+def _told(state: str) -> Iterator[None]:
+    """Set a state of the listener, if there is one, for the length of the block."""
     listener = _listener
     if listener is not None:
-        listener.held = True
+        setattr(listener, state, True)
     try:
         yield
     finally:
         if listener is not None:
-            listener.held = False
+            setattr(listener, state, False)
 
 
 def _heard(number: int, frame: FrameType | None) -> None:

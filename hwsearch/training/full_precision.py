@@ -11,7 +11,7 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
-from hwsearch.data.rooms import build_bank, check_rooms
+from hwsearch.data.rooms import build_bank, check_rooms, rooms_folder
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
@@ -183,7 +183,7 @@ def dynamic_mixtures(
     sampled = [(utterance.speaker, load_speech(utterance, data.sample_rate)) for utterance in utterances]
     speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
     speech = speech_by_speaker(sampled, data.sample_rate, speeds)
-    bank = build_bank(data, data_digest, split, workspace.rooms_folder(split), processes, on_rooms)
+    bank = build_bank(data, data_digest, split, rooms_folder(workspace.data_folder, split), processes, on_rooms)
     return DynamicMixtures(
         speech,
         bank,

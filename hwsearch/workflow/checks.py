@@ -1,4 +1,4 @@
-"""What a search would refuse, refused before hours go into it; and whether a run folder still holds what was searched."""
+"""Checks before a search, and of whether a run folder still holds what was searched."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -24,16 +24,16 @@ from hwsearch.separator.base import base_digest
 from hwsearch.separator.untrained import untrained_network, untrained_sites
 from hwsearch.training.full_precision import check_training
 from hwsearch.workflow.training import load_float_base, needs_training
-from hwsearch.workspace import Workspace, read_binding
+from hwsearch.workspace import Workspace, open_run
 
 BASE, VALIDATION = "base_sha256", "validation_sha256"
-"""Names of the base and of the validation mixtures in a record's provenance."""
+"""Keys of the base and of the validation mixtures in a record's provenance."""
 
 _CHANGED = "changed since the search in {}; wanted the one it was made with"
 
 
 def provenance(workspace: Workspace) -> Mapping[str, str]:
-    """What candidates depend on besides the experiment: hashes of base, validation mixtures and targets."""
+    """Hash what candidates depend on besides the experiment: the base, the validation mixtures and the targets."""
     return {**_provenance_without_data(workspace), VALIDATION: manifest_hash(workspace.data_folder, Split.VALIDATION)}
 
 
@@ -46,30 +46,30 @@ def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
-    """Refuse, before hours go into its data, what the search would refuse (`check_plan`); then bind the run folder.
+    """Check the plan of a search (`check_plan`), and bind the run folder to its experiment.
 
     Raises:
-        UserError: as `check_plan`, or a driver is searching there whose experiment is not this one to the letter: whoever looks
-            at a search that runs sees what its driver was given.
+        UserError: `check_plan` refuses the search, or a driver searches there with an experiment that differs in any key. That
+            experiment stays in the folder, for commands that read it meanwhile.
     """
     check_plan(workspace, may_train=may_train)
-    with suppress(UserError):  # where nothing is said, or nothing readable, it is said anew
-        if read_binding(workspace.folder / "experiment.json") == workspace.experiment.model_dump(mode="json"):
+    with suppress(UserError):  # if there is none that can be read, it is written anew
+        if open_run(workspace.folder) == workspace.experiment:
             return
     check_unlocked(workspace.folder)
     workspace.describe()
 
 
 def check_plan(workspace: Workspace, *, may_train: bool) -> None:
-    """Refuse what the search would refuse; writes nothing.
+    """Refuse a search that cannot succeed, before hours go into it. Nothing is written.
 
     Args:
-        workspace: of the experiment.
-        may_train: whether this is the main job: it trains a base that is not there yet, draws the front and exports.
+        workspace: the experiment and its folders.
+        may_train: whether this is the main job, which trains a missing base, draws the front and exports.
 
     Raises:
-        UserError: an unusable run folder, base, target, pattern of sites, objective, limit or cost of the differentiable
-            search, no mixtures to score on, or none to train on where something trains.
+        UserError: the run folder, base, a target, a pattern of sites, an objective, a limit or the cost of the differentiable
+            search cannot be used, or there are no mixtures to score on or to train on.
     """
     experiment = workspace.experiment
     space = build_space(experiment.search, untrained_sites(experiment))
@@ -106,7 +106,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
 
 
 def _check_metric(experiment: Experiment, name: str) -> None:
-    """Refuse a metric that counts words where nobody hears them."""
+    """Refuse a metric that counts words if no recogniser is set."""
     if QUALITY_METRICS.load(name).words:
         if experiment.evaluation.recogniser == "none":
             raise UserError(f"search.objectives: '{name}' counts words; wanted an evaluation.recogniser other than 'none'")
@@ -114,19 +114,19 @@ def _check_metric(experiment: Experiment, name: str) -> None:
 
 
 def claim(workspace: Workspace) -> None:
-    """Bind the run folder to the experiment, where `check_claim` allows it; the caller holds the folder."""
+    """Bind the run folder, which the caller has locked, to the experiment if `check_claim` allows it."""
     check_claim(workspace)
     workspace.describe()
 
 
 def check_claim(workspace: Workspace) -> None:
-    """Refuse a run folder that cannot be bound to the experiment; writes nothing.
+    """Refuse a run folder that cannot be bound to the experiment. Nothing is written.
 
-    Until a search has begun there, the folder follows the experiment file. From then on only that may change which no
-    candidate depends on: how many are wanted, the export, the evaluation.
+    Until a search has begun there, any experiment may take the folder. Then only keys may change that no candidate depends on:
+    the budgets, the export and the evaluation.
 
     Raises:
-        UserError: a file is in the folder's place, its record is no file, or it holds the search of an experiment that differs.
+        UserError: the folder or its record is something else, or it holds the search of an experiment that differs.
     """
     for folder in (workspace.runs, workspace.folder):
         if folder.exists() and not folder.is_dir():
@@ -136,7 +136,7 @@ def check_claim(workspace: Workspace) -> None:
         raise UserError(f"{record}: no file; wanted the record of a search, or nothing there")
     if not has_begun(workspace.folder):
         return
-    # The record's own word: another command may have bound the folder while the first one still estimated sensitivities.
+    # The record counts, not `experiment.json`, which another command may have written before the search began.
     header, _ = read_record(workspace.folder)
     if header.experiment != search_digest(workspace.experiment):
         held = f"the experiment '{header.name}'"
@@ -156,11 +156,7 @@ def check_claim(workspace: Workspace) -> None:
 
 
 def check_provenance(workspace: Workspace) -> None:
-    """Refuse a base or data that are not those the candidates were scored with.
-
-    Raises:
-        UserError: which of the two differs.
-    """
+    """Raise `UserError` if the experiment, the base or the data are not those that the candidates were scored with."""
     check_searched(workspace)
     header, _ = read_record(workspace.folder)
     if header.provenance.get(VALIDATION) != manifest_hash(workspace.data_folder, Split.VALIDATION):
@@ -168,11 +164,7 @@ def check_provenance(workspace: Workspace) -> None:
 
 
 def check_searched(workspace: Workspace) -> None:
-    """Refuse an experiment or a base that are not those the candidates were scored with.
-
-    Raises:
-        UserError: which of the two differs.
-    """
+    """Raise `UserError` if the experiment or the base is not the one that the candidates were scored with."""
     header, _ = read_record(workspace.folder)
     if header.experiment != search_digest(workspace.experiment):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Which candidate the main job exports, and how surely it is the right one."""
+"""The choice of the candidate that the main job exports."""
 
 import math
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from hwsearch.workflow.runs import Run
 
 
 def within_limits(limits: Mapping[str, float]) -> list[Condition]:
-    """`search.limits` as conditions on candidates."""
+    """Turn `search.limits` into conditions on candidates."""
     return [Condition(column, "<=", limit) for column, limit in limits.items()]
 
 
 def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float]) -> int:
-    """The smallest candidate of the front within `max_drop_db` of full precision, or else the best-sounding one.
+    """Choose the smallest candidate of the front within `max_drop_db` of full precision, or else the best-sounding one.
 
-    Only candidates within `limits` (largest values by column) are considered.
+    Candidates beyond `limits`, the largest values by column, do not count.
 
     Raises:
-        UserError: no candidate is scored, or none within the limits.
+        UserError: no candidate is scored, or none is within the limits.
     """
     if len(table) == 0:
         raise UserError("the search has scored no candidate; wanted at least one to choose from")
@@ -39,10 +39,7 @@ def choose(table: CandidateTable, max_drop_db: float, limits: Mapping[str, float
 
 
 def chosen_candidate(run: Run) -> int | None:
-    """The candidate that the main job exports; None while none is within `search.limits`.
-
-    It is chosen by the scores of the highest fidelity, whatever fidelity the run was opened at.
-    """
+    """Choose by the scores of the highest fidelity, at whatever fidelity the run is open; None if none is within the limits."""
     experiment = run.workspace.experiment
     table = read_candidates(run.workspace.folder)
     if len(query(table, within_limits(experiment.search.limits))) == 0:
@@ -55,13 +52,12 @@ class Choice:
     """The candidate that the main job exports.
 
     Attributes:
-        candidate: its number.
-        near: whether it loses at most `max_drop_db`; else it is the best-sounding one.
-        limited: whether `search.limits` narrowed the choice.
+        near: whether it loses at most `max_drop_db`. Otherwise it is the best-sounding one.
+        limited: whether there are `search.limits`.
         max_drop_db: `export.max_drop_db`.
-        drop_db: what it loses against full precision.
-        margin_db: half width of the drop's 95 % interval; None where it is not known.
-        mixtures: that it was scored on.
+        drop_db: its loss against full precision.
+        margin_db: half the width of the 95 % interval of that loss; None if unknown.
+        mixtures: the number of mixtures that it was scored on.
     """
 
     candidate: int
@@ -74,11 +70,7 @@ class Choice:
 
 
 def choose_candidate(run: Run) -> Choice:
-    """Choose the candidate to export.
-
-    Raises:
-        UserError: no candidate is scored, or none is within `search.limits`.
-    """
+    """Choose the candidate to export, as `choose` does."""
     experiment, table = run.workspace.experiment, run.table
     most, limits = experiment.export.max_drop_db, experiment.search.limits
     chosen = choose(table, most, limits)

@@ -1,4 +1,4 @@
-"""What each layer of a network costs on a chip, and a chip's model fitted to measurements."""
+"""The cost of a network on a chip, layer by layer, and the calibration of a chip's model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from hwsearch.workflow.runs import read_run
 
 @dataclass(frozen=True)
 class Charged:
-    """What is charged: the network of an experiment, or of the embedded base, under a candidate or uniform widths."""
+    """The network to charge: that of an experiment or the embedded base, with a candidate's widths or uniform ones."""
 
     experiment: Path | None = None
     run: Path | None = None
@@ -34,10 +34,10 @@ class Charged:
     activation_bits: int = 8
 
     def resolve(self, target: str) -> tuple[Experiment, BitAllocation]:
-        """The experiment and the allocation to charge on a target.
+        """Return the experiment and the allocation to charge on a target.
 
         Raises:
-            UserError: options that do not go together, a width that is none, or an unreadable experiment or run.
+            UserError: options exclude each other, a width is not possible, or the experiment or run cannot be read.
         """
         if (self.run is None) != (self.candidate is None):
             raise UserError("--run and --candidate go together; wanted both or neither")
@@ -53,7 +53,6 @@ class Charged:
             opened = read_run(self.run)
             return opened.workspace.experiment, opened.allocation(self.candidate)
         named = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
-        # The trunk is as wide as this target has it.
         changes = {"targets": [target], "trunk_bits": None, "activation_bits": [self.activation_bits]}
         experiment = with_search(named, changes)
         sites = untrained_sites(experiment)
@@ -62,15 +61,13 @@ class Charged:
 
 @dataclass(frozen=True, eq=False)
 class Charge:
-    """What a network costs on a target.
+    """The cost of a network on a target.
 
     Attributes:
-        target: the chip.
-        table: the workload compiled for it.
-        bits: [sites] widths.
-        rows: of the layers, then the total.
-        costs: of the one allocation.
-        placement: which memories weights and activations lie in.
+        table: the workload, compiled for the target.
+        bits: [sites] bit-widths.
+        rows: one for each layer, then the total.
+        costs: the costs of this one allocation.
     """
 
     target: Target
@@ -86,11 +83,11 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
 
     Args:
         target: a built-in name or a file.
-        charged: network and allocation.
-        streaming: frame by frame, whatever the experiment says.
+        charged: the network and its widths.
+        streaming: whether to charge frame by frame even if the experiment does not.
 
     Raises:
-        UserError: an unknown target, a wrong file, or widths that it does not run; see also `Charged.resolve`.
+        UserError: the target is unknown, its file is wrong, it does not run the widths, or `Charged.resolve` refuses.
     """
     try:
         chip = load_target(target)
@@ -112,7 +109,7 @@ def fit_target(target: str, measurements: Path, output: Path) -> Fit:
     """Fit a target to a file of measurements, and write the new target.
 
     Raises:
-        UserError: an unknown target, a wrong file, measurements that do not fit, or an output that cannot be written.
+        UserError: the target is unknown, a file is wrong, the measurements do not fit, or the output cannot be written.
     """
     try:
         fit = calibrate(load_target(target), load_measurements(measurements), file=measurements.name, name=_name(output))
@@ -123,7 +120,7 @@ def fit_target(target: str, measurements: Path, output: Path) -> Fit:
 
 
 def _name(output: Path) -> str:
-    """A target's name from its file's: lower case, everything else a hyphen."""
+    """Derive a target's name from that of its file: lower-case letters and digits, and hyphens for all else."""
     plain = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in output.stem.lower()).strip("-")
     if not plain:
         raise UserError(f"--output is {output}; wanted a file name with a letter or digit")
@@ -131,7 +128,7 @@ def _name(output: Path) -> str:
 
 
 def _embedded_experiment() -> Experiment:
-    """An experiment around the embedded base: enough for its workload."""
+    """Make an experiment that has the workload of the embedded base."""
     _, description = load_base(EMBEDDED_BASE)
     return parse_experiment(
         {

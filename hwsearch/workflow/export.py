@@ -1,4 +1,4 @@
-"""A candidate as a verified file for a runtime."""
+"""The export of a candidate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ VERIFICATION_MIXTURES = 4
 
 
 def export(run: Run, candidate: int, graph_format: str, output: Path) -> "VerificationReport":
-    """Export a candidate, verified on test mixtures before the folder appears.
+    """Export a candidate. The folder appears once the file was verified on test mixtures.
 
     Raises:
-        UserError: an output that may not be written, no such candidate, a base or data other than the search's, or a file that
-            does not compute what the Brevitas network does.
+        UserError: the output may not be written, there is no such candidate, the base or the data are not those of the search,
+            or the file computes something else than the Brevitas network.
     """
     check_output(output)
     # Brevitas and the exporters take as long to load as all the rest; only this needs them.
@@ -48,13 +48,13 @@ def export(run: Run, candidate: int, graph_format: str, output: Path) -> "Verifi
 
 
 def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
-    """Test mixtures, or those of validation where the experiment makes none."""
+    """Return the test mixtures, or the validation mixtures if the experiment makes no others."""
     split = Split.TEST if Split.TEST in workspace.experiment.data.mixtures.count else Split.VALIDATION
     return open_dataset(workspace.data_folder, split)
 
 
 def example_recording(workspace: Workspace) -> tuple[Path, float | None]:
-    """The first test mixture, to try an exported file on, and its target's direction where the network looks at it."""
+    """Return a recording to try an exported file on, and the target's direction if the network uses it."""
     mixture = _evaluation_mixtures(workspace)[0]
     directed = workspace.experiment.separator.spectral is not None
     return workspace.data_folder / mixture.mixture_path, mixture.target.doa_deg if directed else None

@@ -1,4 +1,4 @@
-"""A run folder opened for reading: its experiment, its candidates, and what they depend on."""
+"""Run folders, opened for reading."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,13 @@ from hwsearch.workspace import Workspace, open_run
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder opened for reading.
-
-    Attributes:
-        workspace: the experiment and its paths.
-        table: every scored candidate.
-    """
+    """A run folder that is open for reading: the experiment with its paths, and the scored candidates."""
 
     workspace: Workspace
     table: CandidateTable
 
     def row(self, candidate: int) -> int:
-        """The table's row of a candidate.
-
-        Raises:
-            UserError: no such candidate, or one that failed.
-        """
+        """Return the table's row of a candidate; raise `UserError` if there is none, or if it failed."""
         if candidate in self.table.failures:
             raise UserError(
                 f"{self.workspace.folder}: candidate {candidate} failed ({self.table.failures[candidate]}); "
@@ -44,16 +35,12 @@ class Run:
         return rows[0]
 
     def allocation(self, candidate: int) -> BitAllocation:
-        """The bit allocation of a candidate."""
+        """Return the bit allocation of a candidate."""
         return self.table.allocation(self.row(candidate))
 
 
 def open_workspace(folder: Path) -> Workspace:
-    """The workspace that a run folder belongs to.
-
-    Raises:
-        UserError: not a run folder, or one that was renamed.
-    """
+    """Return the workspace of a run folder; raise `UserError` if it is no run folder or was renamed."""
     if folder.name in {"", ".."}:
         folder = folder.resolve()
     experiment = open_run(folder)
@@ -64,20 +51,19 @@ def open_workspace(folder: Path) -> Workspace:
 
 
 def read_run(folder: Path, fidelity: Fidelity | None = None) -> Run:
-    """Open a run folder whose search has begun; its candidates as scored at a fidelity, by default the highest it used.
+    """Open a run folder with the scores of a fidelity, by default the highest that the search used.
 
     Raises:
-        UserError: not a run folder, a damaged record, or nothing scored at the fidelity asked for.
+        UserError: it is no run folder, its search has not begun, its record is damaged, or nothing is scored at the fidelity.
     """
-    workspace = open_workspace(folder)
-    return Run(workspace, read_candidates(folder, fidelity))
+    return Run(open_workspace(folder), read_candidates(folder, fidelity))
 
 
 def trained_state(run: Run, prepared: PreparedBase, candidate: int) -> TrainedState | None:
-    """The trained weights of a candidate at the fidelity of the run's table; None where it was not trained.
+    """Load the trained weights of a candidate at the fidelity of the run; None if it was not trained.
 
     Raises:
-        UserError: no such candidate, or weights that are missing or damaged.
+        UserError: there is no such candidate, or its weights are missing or damaged.
     """
     allocation = run.allocation(candidate)
     if candidate not in run.table.weights:

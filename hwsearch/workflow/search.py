@@ -1,4 +1,4 @@
-"""The search as a step of the main job: data, base, sensitivities, the differentiable search, candidates, promotions."""
+"""The search with all that comes before it: data, base, sensitivities and the differentiable search."""
 
 import logging
 import time
@@ -34,13 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_storage(workspace: Workspace, storage: StorageAddress) -> int | None:
-    """Refuse, before hours go into data and sensitivities, a storage that the search would refuse.
-
-    Returns:
-        Trials that the search's study there holds; None: there is no such study yet.
+    """Check the storage of a shared study; return the number of trials in the study, or None if it does not exist yet.
 
     Raises:
-        UserError: the server cannot be reached or refuses, its driver is not installed, or the study there is another search's.
+        UserError: the server cannot be reached or refuses, its driver is not installed, or the study belongs to another search.
     """
     from hwsearch.search.studies.published_study import check_study
 
@@ -56,19 +53,17 @@ def search(
     *,
     may_train: bool = False,
 ) -> SearchSummary:
-    """Build the data, train the base where that is allowed, and search; the same call continues an interrupted search.
-
-    The run folder is held, and its log and the account of its drivers are kept, from the data on.
+    """Build the data, train a missing base if that is allowed, and search. The same call continues an interrupted search.
 
     Args:
-        workspace: of the experiment.
-        resources: what may be used.
+        workspace: the experiment and its folders.
+        resources: processes and workers to use.
         listener: hears of every step.
-        storage: of a shared study.
-        may_train: whether a base that is not there yet is trained.
+        storage: the address of a shared study.
+        may_train: whether to train a missing base.
 
     Raises:
-        UserError: what the search would refuse, before anything is done; what goes wrong later.
+        UserError: the search is refused before anything is done, or a step fails.
     """
     check_workers(resources.workers, resources.ray_address, workspace.experiment.workers)
     check(workspace, may_train=may_train)
@@ -93,7 +88,7 @@ def search(
 
 
 class _Recorded(Listener):
-    """Passes on what it hears, and writes it into the account of the driver and the log of the search."""
+    """Passes on what it hears, and writes it to the driver's account and the search's log."""
 
     def __init__(
         self, listener: Listener, account: DriverAccount, log: Line | None = None, objectives: Sequence[str] = ()
@@ -133,7 +128,6 @@ def _search(
     lock: FolderLock,
     start: float,
 ) -> SearchSummary:
-    """Sensitivities and differentiable search, then candidates; the caller holds the folder."""
     experiment = workspace.experiment
     claim(workspace)
     space = build_space(experiment.search, untrained_sites(experiment))
@@ -171,9 +165,9 @@ def _search(
 def _plan(
     workspace: Workspace, space: SearchSpace, costs: CostBook, pool: Path | None, resources: Resources, listener: Listener
 ) -> Plan:
-    """Seeds and proposer, after the sensitivities and the differentiable search that they need."""
+    """Make the seeds and the proposer, after the sensitivities and the differentiable search that they need."""
     experiment = workspace.experiment
-    # Where no site is free there is one candidate, and nothing to estimate.
+    # If no site is free, there is one candidate, and nothing to estimate.
     priors = wanted_priors(experiment) if space.free else ()
     tables = (
         ensure(
@@ -199,7 +193,7 @@ def _plan(
 def _nas_points(
     workspace: Workspace, space: SearchSpace, pool: Path | None, resources: Resources, progress: Progress
 ) -> list[Point]:
-    """What the differentiable search finds, from the largest weight of the cost to the smallest, without repeats."""
+    """Run the differentiable search; return its points without repeats, from the largest weight of the cost to the smallest."""
     if pool is None:
         raise ValueError("the differentiable search wants training mixtures")
     experiment = workspace.experiment

@@ -1,4 +1,4 @@
-"""What each site loses at each width, and the allocations that follow from it."""
+"""The sensitivities of an experiment, and the allocations that follow from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,18 +24,17 @@ from hwsearch.workflow.training import build
 from hwsearch.workspace import Workspace
 
 SIZES_SHOWN = 3
-"""Sizes between the smallest and the largest allocation that an exact allocation is found for."""
+"""Number of exact allocations, with sizes between the smallest and the largest possible."""
 
 
 @dataclass(frozen=True)
 class Sensitivities:
-    """Tables of an experiment.
+    """Sensitivities of an experiment.
 
     Attributes:
-        tables: those asked for.
-        kept: all that the run folder holds, these among them.
-        method: whose exact allocations are given.
-        exact: the allocations that lose least by it at a few sizes, by size.
+        tables: the wanted tables, by method.
+        kept: all tables in the run folder.
+        exact: by size, the allocations that lose least according to `method`.
     """
 
     tables: Mapping[str, SensitivityTable]
@@ -47,16 +46,16 @@ class Sensitivities:
 def estimate_sensitivities(
     workspace: Workspace, methods: Sequence[str] = (), resources: Resources = DEFAULTS, listener: Listener = SILENT
 ) -> Sensitivities:
-    """Estimate what each site loses at each width; the same call goes on where it stopped.
+    """Estimate what each site loses at each width. The same call continues an interrupted one.
 
     Args:
-        workspace: of the experiment.
-        methods: names, such as `kl`; none: all that need no training.
-        resources: what may be used.
+        workspace: the experiment and its folders.
+        methods: names such as `kl`; by default `DEFAULT_METHODS`.
+        resources: processes and workers to use.
         listener: hears of data, training examples and sensitivities.
 
     Raises:
-        UserError: an unknown method, an unusable experiment or base, or sensitivities made with something else.
+        UserError: a method is unknown, experiment or base cannot be used, or the kept sensitivities depend on other inputs.
     """
     experiment = workspace.experiment
     wanted = parse_methods(methods) or DEFAULT_METHODS
@@ -85,7 +84,6 @@ def estimate_sensitivities(
 
 
 def _exact_allocations(table: SensitivityTable, space: SearchSpace, experiment: Experiment) -> dict[str, BitAllocation]:
-    """The allocations that lose least by a table at a few sizes, by size."""
     cost = size_cost(experiment_workload(experiment), space.widths)
     problem = allocation_problem(space, separable_loss(table, space), [cost])
     narrowest = np.zeros((1, len(space.widths)), np.int8)

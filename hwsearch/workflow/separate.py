@@ -1,4 +1,4 @@
-"""The speakers of a recording, by an exported file."""
+"""The separation of a recording by an exported file."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -15,26 +15,26 @@ from hwsearch.process.cores import check_threads
 from hwsearch.workflow.caller import SILENT, Listener, Progress
 
 LONG_SECONDS = 60
-"""Recordings longer than this show how far their separation is."""
+"""Progress is shown for recordings longer than this."""
 
 
 def separate_file(
     model: Path, path: Path, doa_deg: float | None, output: Path, threads: int = 1, listener: Listener = SILENT
 ) -> None:
-    """Separate a recording into a WAV file, in memory that does not grow with the recording.
+    """Separate a recording into a WAV file. Memory does not grow with the length of the recording.
 
-    A model that looks at the direction writes the speaker there; another writes every speaker into a channel of its own.
+    The file has one channel, the speaker in the given direction, or one for each speaker if the model uses no direction.
 
     Args:
         model: an exported ONNX file.
         path: the recording.
-        doa_deg: direction of the wanted speaker, for a model that looks at it.
-        output: the file to be, which must not be the recording.
-        threads: of ONNX Runtime.
-        listener: hears of the seconds separated of a long recording, and of warnings.
+        doa_deg: the direction of the wanted speaker, if the model uses one.
+        output: the WAV file to write. It must not be the recording.
+        threads: number of threads of ONNX Runtime.
+        listener: hears of warnings, and of the progress of a long recording.
 
     Raises:
-        UserError: one of them cannot be used.
+        UserError: a file, the direction or the number of threads cannot be used.
     """
     check_threads(threads)
     if doa_deg is not None and not 0 <= doa_deg <= 360:
@@ -43,7 +43,7 @@ def separate_file(
         raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
     recording = open_recording(path)
     check_writable(output)
-    # The network's libraries take seconds to load: not before what can be refused at once.
+    # Loading ONNX Runtime takes seconds. Mistakes are refused before.
     from hwsearch.export.runtime import OnnxSeparator
 
     separator = OnnxSeparator(model, threads)
