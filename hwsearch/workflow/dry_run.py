@@ -21,6 +21,7 @@ from hwsearch.search.costs import CostBook
 from hwsearch.search.identity import search_header
 from hwsearch.search.outcomes import InFlight, finite, settled
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
+from hwsearch.search.proposer import Candidate
 from hwsearch.search.record import Asked, has_begun, lock_holder, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.search.space import ALWAYS_PROMOTED, SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
@@ -337,16 +338,15 @@ def _entry_bytes(
     experiment: Experiment, space: SearchSpace, job: ScoringJob, metrics: Mapping[str, float], mirror: Path
 ) -> float:
     """Bytes of a scored candidate in the record and in its mirror, which is written for this."""
-    point = space.encode(job.allocation)
+    candidate = Candidate(1, space.encode(job.allocation), "uniform", {})
     charged = CostBook(experiment, space).charge([job.allocation])[0]
-    costs = {name: None if value is None else finite(value) for name, value in charged.items()}
-    candidate = InFlight(1, "uniform", job.allocation, job.fidelity)
+    costs = {name: finite(value) for name, value in charged.items()}
     outcome = Outcome(1, metrics, None, attempts=1, seconds=1.0, worker="worker:1000000")
-    asked = Asked(candidate=1, strategy=candidate.strategy, point=point, state={}, time=now())
-    scored = settled(candidate, outcome, costs, (), experiment.seed, None)
+    asked = Asked(candidate=1, strategy=candidate.strategy, point=candidate.point, state={}, time=now())
+    scored = settled(InFlight(candidate, job), outcome, costs, (), experiment.seed, None)
     header = search_header(experiment, space, {})
     sizes = []
-    for finished in ((), ((scored, point),)):
+    for finished in ((), ((scored, candidate.point),)):
         StudyMirror(mirror, header, finished)
         sizes.append(mirror.stat().st_size)
     return len(asked.model_dump_json()) + len(scored.model_dump_json()) + 2 + sizes[1] - sizes[0]
