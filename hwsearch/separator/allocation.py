@@ -1,10 +1,6 @@
-"""Bit allocations.
+"""Bit allocations: the bit-width of every site of a network (`network.sites`)."""
 
-A site is a tensor whose bit-width is chosen (`network.sites`); an allocation maps every site of a network to its width. Sites of
-weights end in `.weight`.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -21,30 +17,34 @@ ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, 16, FLOAT_BITS)
 
 @dataclass(frozen=True)
 class BitAllocation:
-    """Bit-width of every site: a plain value, hashable, JSON in and out."""
+    """The bit-width of every site: a hashable value."""
 
     widths: tuple[tuple[str, int], ...]
 
     @classmethod
     def of(cls, widths: Mapping[str, int]) -> Self:
-        """From a mapping of site to width, in the mapping's order."""
+        """Make an allocation from a mapping of site to width, in its order."""
         return cls(tuple(widths.items()))
 
     @cached_property
     def by_site(self) -> dict[str, int]:
-        """Width of each site."""
+        """The width of each site."""
         return dict(self.widths)
 
     def to_json(self) -> dict[str, int]:
-        """A JSON object, site to width."""
+        """Convert to a JSON object, site to width."""
         return dict(self.widths)
+
+    def quantized(self, sites: Iterable[str]) -> list[str]:
+        """List the sites that do not stay in floating point."""
+        return [site for site in sites if self.by_site[site] != FLOAT_BITS]
 
     @classmethod
     def from_json(cls, value: Any, sites: "Sites", source: str) -> Self:
         """Validate a JSON object against the sites of a network.
 
         Raises:
-            UserError: not an object, an unknown or missing site, or a width the site cannot take; names `source` and site.
+            UserError: not an object, an unknown or missing site, or a width that the site cannot take. Names `source` and site.
         """
         if not isinstance(value, dict):
             raise UserError(f"{source}: found {type(value).__name__}; wanted an object of site names and bit-widths")
@@ -62,12 +62,12 @@ class BitAllocation:
 
 
 def is_weight(site: str) -> bool:
-    """Whether a site is a layer's weights (else it is an activation)."""
+    """Whether a site is the weights of a layer and not an activation."""
     return site.endswith(".weight")
 
 
 def uniform(sites: "Sites", weight_bits: int, activation_bits: int = FLOAT_BITS, trunk_bits: int | None = None) -> BitAllocation:
-    """The allocation with one width for all weights and one for all activations, but for the trunk where it has its own."""
+    """Make an allocation with one width for all weights, one for all activations, and possibly one for the trunk."""
     weights, activations = dict.fromkeys(sites.weights, weight_bits), dict.fromkeys(sites.activations, activation_bits)
     carried = {} if trunk_bits is None else dict.fromkeys(sites.carried, max(activation_bits, trunk_bits))
     return BitAllocation.of(weights | activations | carried)

@@ -1,4 +1,4 @@
-"""The base on disk: its weights, what made them, and a digest of both."""
+"""The file of a base: its weights, how they were trained, and a digest of both."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SHIPPED = (
     "d1b2b5e1d8309732ee6fbe7d3fe595e432a2608c9487a0b91c6fd2d7a5164c55",  # embedded_base.safetensors
     "839a1cc9f55348830b53bfc9326d32d5986227f2c11f9edbb3741a4b9cabfcfb",  # experiments/bases/real_speech.safetensors
 )
-"""SHA-256 of the bases that come with the project. They carry no digest, because results name them by that of their files."""
+"""SHA-256 of the bases that come with the project. They have no digest inside."""
 
 _KEY = "hwsearch_base"
 _WHAT = "a base made by 'hwsearch train'"
@@ -27,15 +27,15 @@ _WHAT = "a base made by 'hwsearch train'"
 _SAMPLE_SAMPLES = 4000
 _SUMS = 16
 _NEAR = 1e-4
-"""Largest difference of two samples of one network, against the largest number in them."""
+"""Largest difference of two samples of one network on different processors, relative to the largest number in them."""
 
 
 class BaseDescription(Section):
     """The description in a base file.
 
     Attributes:
-        made_by: experiment digest, seed, versions, validation score: whatever tells how the base came to be.
-        output: for a user's own module, the result of `output_sample`, so that a change of its code is noticed.
+        made_by: experiment digest, seed, versions, validation score and the like.
+        output: for a user's own module, the result of `output_sample`, which detects changes of its code.
     """
 
     format: Literal[1, 2] = 2
@@ -56,12 +56,11 @@ def save_base(path: Path, separator: Separator, description: BaseDescription) ->
 
 
 def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator, BaseDescription]:
-    """Read a base; the separator comes in eval mode.
+    """Read a base; the separator is in eval mode.
 
     Args:
         path: the file.
-        named: the network that the user's experiment names. A module of the user's own is imported from there, never because a
-            file of weights says so.
+        named: the network in the user's experiment. A module of the user's own is only imported if an experiment names it.
 
     Raises:
         UserError: no such file, not a base file, one that changed since it was written, a module of the user's own without an
@@ -92,7 +91,7 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
 
 
 def output_sample(separator: Separator) -> tuple[float, ...]:
-    """Compute signed sums over a network's output for noise. They change when the network's code changes its result."""
+    """Compute sums with random signs over the output of a network for noise; they change with the code of the network."""
     random = torch.Generator().manual_seed(0)
     frames = separator.front_end.frames(_SAMPLE_SAMPLES)
     with torch.no_grad():
@@ -102,17 +101,16 @@ def output_sample(separator: Separator) -> tuple[float, ...]:
 
 
 def _is_near(found: tuple[float, ...], wanted: tuple[float, ...] | None) -> bool:
-    """Whether two samples differ by no more than kernels of different processors do."""
     if wanted is None or len(found) != len(wanted):
         return False
     return max(abs(one - other) for one, other in zip(found, wanted, strict=True)) <= _NEAR * max(map(abs, wanted))
 
 
 def base_digest(path: Path) -> str:
-    """SHA-256 of the base file: which base a result belongs to."""
+    """Compute the SHA-256 of a base file, by which results name it."""
     return file_digest(path)
 
 
 def _of_format_2(name: str) -> str:
-    """Convert the name of a tensor: in format 2, the statistics of features belonged to the network."""
+    """Rename the statistics of features, which belonged to the network in format 1."""
     return name.replace("network.feature_", "front_end.feature_", 1)

@@ -1,11 +1,11 @@
 """Activation grids from a few mixtures: for every site and width, the grid of least squared rounding error.
 
-The full-precision network runs twice over the mixtures: once for each site's extremes, once for a
-histogram between them. The grids are then searched on the histograms, so their cost does not grow with the
-mixtures.
+The full-precision network runs twice over the mixtures: first for the range of each site, then for a histogram of it. The grids
+are searched on the histograms.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.network.graph import Graph
-from hwsearch.network.run import TensorFunction, run
-from hwsearch.network.sites import Sites, find_sites
+from hwsearch.network.run import run
+from hwsearch.network.sites import find_sites
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS
 from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
@@ -28,27 +28,23 @@ _BINS = 4096
 _SWEEPS = 3
 _FACTORS = 48
 _SEARCHED_BITS = 8
-"""Widest grid whose ends are searched."""
+"""Widest grid whose ends are searched; wider ones have enough steps for twice the range."""
 _HEADROOM = 2.0
-"""Range of a wider grid against that of the calibration's mixtures: others may be louder."""
+"""Range of a wider grid relative to that of the mixtures: others may be louder."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The grid of every activation site at every width.
-
-    Attributes:
-        grids: site, then width, to grid.
-    """
+    """The grid of every activation site at every width: `grids[site][bits]`."""
 
     grids: Mapping[str, Mapping[int, ActivationGrid]]
 
     def grid(self, site: str, bits: int) -> ActivationGrid | None:
-        """The grid of a site at a width; none where the site stays in floating point."""
+        """Return the grid of a site at a width; None for floating point."""
         return None if is_float(bits) else self.grids[site][bits]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; scales keep every bit."""
+        """Convert to a JSON object without loss."""
         return {
             "format": _FORMAT,
             "grids": {
@@ -59,11 +55,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Any, sites: Sequence[str], source: str) -> Self:
-        """Validate what `to_json` gave, for a network with these activation sites.
+        """Validate the result of `to_json` for a network with these activation sites.
 
         Raises:
-            UserError: another format, a site or width missing or unknown, or a grid out of range; names
-                `source`.
+            UserError: another format, a missing or unknown site or width, or a grid out of range. Names `source`.
         """
         if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("grids"), dict):
             raise UserError(f"{source}: not a calibration of format {_FORMAT}; delete it and it is made again")
@@ -73,10 +68,10 @@ class Calibration:
 
 
 def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
-    """Grids for every activation site and width.
+    """Search the grids of every activation site and width.
 
     Args:
-        graph: the network in full precision, of one input.
+        graph: the network in full precision, with one input.
         features: normalised features of each mixture, [1, features, frames].
 
     Raises:
@@ -89,25 +84,27 @@ def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
     ranges: dict[str, tuple[float, float]] = {}
     histograms: dict[str, Tensor] = {}
 
-    def widen(site: str, x: Tensor) -> None:
-        low, high = (float(end) for end in torch.aminmax(x))
-        before = ranges.get(site, (0.0, 0.0))  # zero is always in range: padding and silence are exact
-        ranges[site] = (min(low, before[0]), max(high, before[1]))
+    def widen(tensor: str, x: Tensor) -> Tensor:
+        if (site := sites.of_tensor.get(tensor)) is not None:
+            low, high = (float(end) for end in torch.aminmax(x))
+            if not math.isfinite(high - low):
+                raise ValueError(f"the activations at {site} are not finite")
+            before = ranges.get(site, (0.0, 0.0))  # zero is always in range: padding and silence are exact
+            ranges[site] = (min(low, before[0]), max(high, before[1]))
+        return x
 
-    def count(site: str, x: Tensor) -> None:
-        low, high = ranges[site]
+    def count(tensor: str, x: Tensor) -> Tensor:
+        low, high = ranges.get(sites.of_tensor.get(tensor, ""), (0.0, 0.0))
         if high > low:
-            counts = torch.histc(x.float(), _BINS, low, high).double()
-            histograms[site] = histograms[site] + counts if site in histograms else counts
+            site = sites.of_tensor[tensor]
+            histograms[site] = histograms.get(site, 0.0) + torch.histc(x.float(), _BINS, low, high).double()
+        return x
 
     with torch.inference_mode():
         for observe in (widen, count):
             for mixture in features:
                 checkpoint()
-                run(graph, {network_input: mixture}, _at_sites(sites, observe))
-    for site, (low, high) in ranges.items():
-        if not (torch.isfinite(torch.tensor([low, high])).all()):
-            raise ValueError(f"the activations at {site} are not finite")
+                run(graph, {network_input: mixture}, observe)
     return Calibration(
         {
             site: {bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS}
@@ -116,26 +113,13 @@ def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
     )
 
 
-def _at_sites(sites: Sites, observe: Callable[[str, Tensor], None]) -> TensorFunction:
-    """Observe the tensor of every site and leave it as it is."""
-    site_of = {tensor: site for site, tensor in sites.tensors.items()}
-
-    def at_tensor(name: str, x: Tensor) -> Tensor:
-        if name in site_of:
-            observe(site_of[name], x)
-        return x
-
-    return at_tensor
-
-
 def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: int) -> ActivationGrid:
-    """The unsigned affine grid of least squared error for values with this histogram.
+    """Search the unsigned affine grid with zero on it that has the least squared error.
 
-    Zero is on the grid. The two ends are searched in turn, each over a sweep of clipping factors, until
-    neither moves. A grid of more than 8 bits is not searched: it has steps enough for twice the range.
+    The two ends are searched in turn, each over a sweep of clipping factors, until neither moves.
 
     Args:
-        histogram: counts in equal bins from `low` to `high`; none for a tensor that is zero throughout.
+        histogram: counts in equal bins from `low` to `high`; None for a tensor of zeros.
         low: lowest value, at most 0.
         high: highest value, at least 0.
         bits: width of the grid.
@@ -151,10 +135,10 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
     ends = _best_ends(histogram, centres, both, bits)
     for _ in range(_SWEEPS):
         before = ends
-        lows = torch.stack([low * factors, torch.full_like(factors, ends[1])], dim=1)
-        ends = _best_ends(histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), lows]), bits)
-        highs = torch.stack([torch.full_like(factors, ends[0]), high * factors], dim=1)
-        ends = _best_ends(histogram, centres, torch.cat([torch.tensor([ends], dtype=torch.float64), highs]), bits)
+        for side in (0, 1):
+            tried = torch.tensor([ends], dtype=torch.float64).repeat(1 + _FACTORS, 1)
+            tried[1:, side] = both[:, side]
+            ends = _best_ends(histogram, centres, tried, bits)
         if ends == before:
             break
     return _grid(ends, bits)
@@ -166,14 +150,14 @@ def _grid(ends: tuple[float, float], bits: int) -> ActivationGrid:
 
 
 def _affine(ends: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale (rounded to float32) and zero point of ranges [candidates, 2]."""
+    """Return scale, rounded to float32, and zero point of ranges [candidates, 2]."""
     levels = 2**bits - 1
     scale = ((ends[:, 1] - ends[:, 0]) / levels).float().double().clamp_min(torch.finfo(torch.float32).tiny)
     return scale, (-ends[:, 0] / scale).round().clamp(0, levels)
 
 
 def _best_ends(histogram: Tensor, centres: Tensor, ends: Tensor, bits: int) -> tuple[float, float]:
-    """The pair of ends among [candidates, 2] whose grid has the least squared error; the first of equals."""
+    """Return the first pair of ends among [candidates, 2] whose grid has the least squared error."""
     scale, zero_point = (column[:, None] for column in _affine(ends, bits))
     levels = 2**bits - 1
     rounded = (centres / scale).round_().clamp_(-zero_point, levels - zero_point).mul_(scale)
@@ -183,7 +167,6 @@ def _best_ends(histogram: Tensor, centres: Tensor, ends: Tensor, bits: int) -> t
 
 
 def _grids_from_json(value: Any, site: str, source: str) -> Mapping[int, ActivationGrid]:
-    """Validate the grids of one site."""
     if not isinstance(value, dict) or set(value) != {str(bits) for bits in GRID_WIDTHS}:
         raise UserError(f"{source}: site '{site}' wants a grid for each width of {list(GRID_WIDTHS)}")
     grids: dict[int, ActivationGrid] = {}

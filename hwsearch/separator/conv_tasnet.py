@@ -1,11 +1,11 @@
 """Conv-TasNet: both speakers from one microphone, between a learned encoder and decoder.
 
-Luo and Mesgarani, arXiv 1809.07454 (figure 1, section II). An encoder of overlapping filters takes the place of a spectrum; a
-temporal convolutional network gives a mask for each speaker; a transposed convolution brings masked frames back to sound. Each
-block hands a residual to the next and a skip connection to the sum that the masks are made of.
+Luo and Mesgarani, arXiv 1809.07454 (figure 1, section II). An encoder of overlapping filters replaces the spectrum. A temporal
+convolutional network computes a mask for each speaker. A transposed convolution decodes the masked frames. Each block passes a
+residual to the next block and a skip connection to the sum that the masks are computed from.
 
-Norms stand right behind convolutions, where a batch norm folds into them. The paper has them before the bottleneck and behind the
-activations.
+Norms are right behind convolutions, where a batch norm folds into them. In the paper they are before the bottleneck and behind
+the activations.
 """
 
 import torch
@@ -17,11 +17,7 @@ from hwsearch.separator.tcn import activation, padding
 
 
 class Block(nn.Module):
-    """Bottleneck to hidden channels, a dilated depthwise convolution, and two ways out (figure 1c).
-
-    Shape:
-        [batch, B, frames] -> residual [batch, B, frames] and skip [batch, Sc, frames]
-    """
+    """A block (figure 1c): [batch, B, frames] -> residual [batch, B, frames] and skip connection [batch, Sc, frames]."""
 
     def __init__(self, config: ConvTasNetConfig, dilation: int) -> None:
         super().__init__()
@@ -42,21 +38,13 @@ class Block(nn.Module):
 
 
 class ConvTasNet(nn.Module):
-    """The whole network, encoder and decoder included.
-
-    Args:
-        config: its shape.
-        speakers: waveforms that come out.
-
-    Shape:
-        [batch, 1, samples] -> [batch, speakers, samples]
-    """
+    """The network with encoder and decoder: [batch, 1, samples] -> [batch, speakers, samples]."""
 
     def __init__(self, config: ConvTasNetConfig, speakers: int) -> None:
         super().__init__()
         hop = config.L // 2
         self.speakers = speakers
-        # Zeros before and behind: every sample lies in two frames, and the decoder has as many samples as the input or more.
+        # Padded so that every sample is in two frames and the decoder makes at least as many samples as the input has.
         self.encoder = nn.Conv1d(1, config.N, config.L, stride=hop, padding=hop, bias=False)
         self.bottleneck = nn.Conv1d(config.N, config.B, 1)
         self.bottleneck_norm = _norm(config, config.B)
@@ -79,5 +67,5 @@ class ConvTasNet(nn.Module):
 
 
 def _norm(config: ConvTasNetConfig, channels: int) -> nn.Module:
-    """A batch norm, or the paper's global layer norm (section II-E)."""
+    """Make a batch norm, or the paper's global layer norm (section II-E)."""
     return nn.BatchNorm1d(channels) if config.norm == "batch" else nn.GroupNorm(1, channels, eps=1e-8)

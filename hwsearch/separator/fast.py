@@ -1,12 +1,12 @@
-"""The scorer's network: the numbers of the Brevitas network, many times faster.
+"""The network for scoring: the numbers of the Brevitas network, many times faster, without gradients.
 
-Weights are quantized once per site and width, and kept. So are the outputs of the first layers for each input. Rounding to a
-grid takes four passes in place. A depthwise convolution is a sum of shifted products, on a CPU two to six times faster than the
-library's. There are no gradients.
+Weights are quantized once per site and width. Layers that read the input are computed once per input and widths. A depthwise
+convolution is a sum of shifted products, which is two to six times faster on a CPU than torch's.
 """
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,9 +18,10 @@ from hwsearch.network.run import compute, convolve, run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites, find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
-from hwsearch.separator.integer import MAX_BITS, IntegerLayer, has_kernel, integer_layer, integers_are_fast
+from hwsearch.separator.integer import IntegerLayer, has_kernel, integer_layer, integers_are_fast
 from hwsearch.separator.integer_network import IntegerNetwork, fused
 from hwsearch.separator.quantizers import (
+    MAX_BITS,
     ActivationGrid,
     QuantizedWeight,
     bias_integers,
@@ -32,18 +33,18 @@ from hwsearch.separator.quantizers import (
 from hwsearch.separator.weight_scales import WeightScales, output_scale
 
 Key = tuple[str, bool, int, int]
-"""A layer's name, whether it is computed in integers, and the widths of its input and weights."""
+"""The name of a layer, whether it is computed in integers, and the widths of its input and weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class KeptInput:
-    """An input that many candidates of one network read, with the outputs of the layers that read it.
+    """An input that many candidates of a network read, with the outputs of the layers that read it.
 
-    Such a layer may read thousands of features, while others read hundreds of channels. It computes a third of all products, but
-    has only as many different outputs as widths. Each takes the memory of one activation.
+    Such a layer may read thousands of features and compute a third of all products, but has only one output for each pair of
+    widths.
 
     Attributes:
-        normalised: features [batch, features, frames]; not to be changed any more.
+        normalised: features [batch, features, frames], which must not be changed.
         outputs: of the layers that read them.
     """
 
@@ -51,27 +52,26 @@ class KeptInput:
     outputs: dict[Key, Tensor] = field(default_factory=dict)
 
     def output(self, key: Key, made: Callable[[Tensor], Tensor]) -> Tensor:
-        """What `made` makes of the features, computed once for each key."""
+        """Return the result of `made` for the features, computed once for each key."""
         if key not in self.outputs:
             self.outputs[key] = made(self.normalised)
         return self.outputs[key]
 
 
 MaskFunction = Callable[[Tensor | KeptInput], Tensor]
-"""The network's input [batch, channels, frames], new or kept, to its output [batch, channels, frames]."""
+"""Computes the output [batch, channels, frames] of the network from its input [batch, channels, frames], new or kept."""
 
 
 class FastNetwork:
-    """One base at any allocation.
+    """A base at any allocation.
 
     Args:
-        graph: the network in full precision, of one input and one output.
+        graph: the network in full precision, with one input and one output.
         calibration: grids of the activations.
         config: how weight scales are chosen.
-        scales: those that are known already.
-        integers: whether layers whose input and weights have at most 8 bits are computed in integers, where the processor is
-            fast at it. A TCN of such layers is scored three times faster. They round differently from float kernels: see
-            `hwsearch.separator.integer`.
+        scales: weight scales that are known.
+        integers: whether layers whose input and weights have at most 8 bits are computed in integers if the processor is fast at
+            it. A TCN of such layers is scored three times faster. Rounding differs slightly: see `hwsearch.separator.integer`.
     """
 
     def __init__(
@@ -90,39 +90,40 @@ class FastNetwork:
         self._scales = WeightScales(graph, config) if scales is None else scales
         self._with_kernel = [layer for layer in self._layers if integers and has_kernel(graph, layer)]
         self._functions = fused(graph)
-        self._weights: dict[tuple[str, int], tuple[QuantizedWeight, Tensor]] = {}
+        self._weights: dict[tuple[str, int], QuantizedWeight] = {}
         self._packed: dict[tuple[str, int, int], IntegerLayer] = {}
 
     def mask_function(self, allocation: BitAllocation) -> MaskFunction:
-        """The network at an allocation."""
+        """Make the function of the network at an allocation."""
         widths = allocation.by_site
         grids = {site: self._calibration.grid(site, widths[site]) for site in self._sites.activations}
         integers = self._integer_layers(widths) if integers_are_fast() else {}
-        weights = {}
-        for layer in self._layers:
-            if layer.name not in integers and not is_float(bits := widths[layer.name + WEIGHT]):
-                quantized, value = self._quantized(layer, bits)
-                weights[layer.name] = value, quantized.scale
+        weights = {
+            layer.name: self._quantized(layer, bits)
+            for layer in self._layers
+            if layer.name not in integers and not is_float(bits := widths[layer.name + WEIGHT])
+        }
         graph = with_weights(self._graph, self._sites, weights, grids) if weights else self._graph
         if not integers:
             return rounded_function(graph, self._sites, grids, widths)
+        network = IntegerNetwork(graph, self._sites, self._functions, integers, grids, fast_compute)
+        keys = _input_keys(self._graph, self._sites, widths, integers)
 
-        def how(operation: Operation, inputs: tuple[Tensor, ...]) -> Tensor:
-            return fast_compute(operation, graph, inputs)
+        def run_kept(kept: KeptInput) -> Tensor:
+            return network.run(kept.normalised, lambda name: kept.output(keys[name], partial(network.on_input, name)))
 
-        network = IntegerNetwork(self._graph, self._sites, self._functions, integers, grids, how)
-        return _kept_outputs(network, _input_keys(self._graph, self._sites, widths, integers))
+        return _without_gradients(run_kept)
 
-    def _quantized(self, layer: Operation, bits: int) -> tuple[QuantizedWeight, Tensor]:
-        """Quantized weights of a layer and their values, computed once."""
+    def _quantized(self, layer: Operation, bits: int) -> QuantizedWeight:
+        """Quantize the weights of a layer once per width."""
         key = layer.name, bits
         if key not in self._weights:
-            quantized = quantize_weight(self._graph.parameter(layer, "weight"), self._scales.scale(layer.name, bits), bits)
-            self._weights[key] = quantized, quantized.value
+            scale = self._scales.scale(layer.name, bits)
+            self._weights[key] = quantize_weight(self._graph.parameter(layer, "weight"), scale, bits)
         return self._weights[key]
 
     def _integer_layers(self, widths: Mapping[str, int]) -> dict[str, IntegerLayer]:
-        """The layers that are computed in integers, packed once for each of their widths."""
+        """Return the layers that are computed in integers, packed once per widths."""
         found = {}
         for layer in self._with_kernel:
             site, bits = self._sites.read_by(layer), widths[layer.name + WEIGHT]
@@ -130,42 +131,39 @@ class FastNetwork:
                 key = layer.name, bits, widths[site]
                 if key not in self._packed:
                     read, bias = self._calibration.grids[site][widths[site]], self._graph.parameter(layer, "bias")
-                    self._packed[key] = integer_layer(layer, self._quantized(layer, bits)[0], bias, read)
+                    self._packed[key] = integer_layer(layer, self._quantized(layer, bits), bias, read)
                 found[layer.name] = self._packed[key]
         return found
 
 
-def _kept_outputs(network: IntegerNetwork, keys: Mapping[str, Key]) -> MaskFunction:
-    """A network in integers that takes inputs new or kept."""
+def _without_gradients(run_kept: Callable[[KeptInput], Tensor]) -> MaskFunction:
+    """Make a function of kept inputs take new ones as well."""
 
     def mask(x: Tensor | KeptInput) -> Tensor:
-        kept = x if isinstance(x, KeptInput) else KeptInput(x)
         with torch.no_grad():
-            return network.run(
-                kept.normalised, lambda name: kept.output(keys[name], lambda features: network.on_input(name, features))
-            )
+            return run_kept(x if isinstance(x, KeptInput) else KeptInput(x))
 
     return mask
 
 
 def with_weights(
-    graph: Graph, sites: Sites, weights: Mapping[str, tuple[Tensor, Tensor]], grids: Mapping[str, ActivationGrid | None]
+    graph: Graph, sites: Sites, weights: Mapping[str, QuantizedWeight], grids: Mapping[str, ActivationGrid | None]
 ) -> Graph:
-    """A graph with quantized weights, and biases rounded to the grid of the products where there is one.
+    """Replace weights of a graph by quantized ones, and round their biases where the input is rounded.
 
     Args:
         graph: the network.
-        sites: its sites.
-        weights: for each quantized layer, values and scale of its weights.
-        grids: of the activation sites; none where a site stays in floating point.
+        sites: the sites of the graph.
+        weights: of each quantized layer.
+        grids: of the activation sites; None for floating point.
     """
     parameters = dict(graph.parameters)
-    for name, (value, scale) in weights.items():
+    for name, weight in weights.items():
         layer = graph.by_name[name]
-        parameters[f"{name}.weight"] = value
+        parameters[f"{name}.weight"] = weight.value
         grid = grids[sites.read_by(layer)]
         if grid is not None and rounds_bias(grid.bits):
-            product_scale = output_scale(layer, scale) * grid.scale
+            product_scale = output_scale(layer, weight.scale) * grid.scale
             parameters[f"{name}.bias"] = bias_integers(parameters[f"{name}.bias"], product_scale) * product_scale
     return replace(graph, parameters=parameters)
 
@@ -173,29 +171,26 @@ def with_weights(
 def rounded_function(
     graph: Graph, sites: Sites, grids: Mapping[str, ActivationGrid | None], widths: Mapping[str, int]
 ) -> MaskFunction:
-    """A graph whose weights are quantized, with its activations rounded.
+    """Make the function of a graph with quantized weights, with its activations rounded.
 
     Args:
-        graph: of one input and one output.
-        sites: its sites.
-        grids: of the activation sites; none where a site stays in floating point.
-        widths: of all sites; inputs that are kept must be kept for graphs that differ in nothing else.
+        graph: with one input and one output.
+        sites: the sites of the graph.
+        grids: of the activation sites; None for floating point.
+        widths: of all sites. Graphs that share a kept input may differ in nothing else.
     """
     (network_input,) = graph.inputs
     rounded = {tensor: grid for site, tensor in sites.tensors.items() if (grid := grids[site]) is not None}
     keys = _input_keys(graph, sites, widths)
+    input_grid = rounded.get(network_input)
     if all(reader.name in keys for reader in graph.readers[network_input]) and network_input not in graph.outputs:
-        input_grid = rounded.pop(network_input, None)  # kept outputs stand for it: it is rounded where one is made
-    else:
-        input_grid = rounded.get(network_input)
+        rounded.pop(network_input, None)  # only kept outputs are read, and the input is rounded where they are made
 
     def at_tensor(name: str, x: Tensor) -> Tensor:
         grid = rounded.get(name)
         return x if grid is None else fake_quantize(x, grid)
 
-    def mask(x: Tensor | KeptInput) -> Tensor:
-        kept = x if isinstance(x, KeptInput) else KeptInput(x)
-
+    def run_kept(kept: KeptInput) -> Tensor:
         def how(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
             if operation.name not in keys:
                 return fast_compute(operation, graph, inputs)
@@ -206,14 +201,13 @@ def rounded_function(
 
             return kept.output(keys[operation.name], made)
 
-        with torch.no_grad():
-            return run(graph, {network_input: kept.normalised}, at_tensor, how)[0]
+        return run(graph, {network_input: kept.normalised}, at_tensor, how)[0]
 
-    return mask
+    return _without_gradients(run_kept)
 
 
 def _input_keys(graph: Graph, sites: Sites, widths: Mapping[str, int], integers: Container[str] = ()) -> dict[str, Key]:
-    """Keys of the layers that read the graph's input, by name; `integers` are those that are computed in such."""
+    """Return the keys of the layers that read the input, by name; `integers` are computed in integers."""
     return {
         layer.name: (layer.name, layer.name in integers, widths[sites.read_by(layer)], widths[layer.name + WEIGHT])
         for layer in graph.operations
@@ -222,22 +216,22 @@ def _input_keys(graph: Graph, sites: Sites, widths: Mapping[str, int], integers:
 
 
 def fast_compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
-    """`run.compute`, with depthwise layers as sums of shifted products."""
+    """Compute an operation as `run.compute`, but depthwise layers as sums of shifted products."""
     if isinstance(operation, Convolution):
         return fast_convolve(operation, inputs[0], graph.parameter(operation, "weight"), graph.parameter(operation, "bias"))
     return compute(operation, graph, inputs)
 
 
 def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`run.convolve`, with depthwise layers that keep the frames as sums of shifted products."""
+    """Convolve as `run.convolve`, but depthwise layers that keep the frames as sums of shifted products."""
     shifts = depthwise_shifts(operation, weight)
     if shifts is None:
         return convolve(operation, x, weight, bias)
     frames = x.shape[-1]
     taps = weight[:, 0, :, None]
-    # The tap without a shift covers every frame; it starts the sum, and the bias with it.
+    # The sum starts with the bias and the unshifted tap, which covers every frame.
     first = shifts.index(0)
-    # In place: broadcasting both bias and gain into a new tensor takes addcmul three times as long.
+    # addcmul takes three times as long if it broadcasts bias and gain into a new tensor.
     y = torch.empty_like(x).copy_(bias[:, None]).addcmul_(x, taps[:, first])
     for tap in sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap])):
         shift = shifts[tap]
@@ -250,9 +244,9 @@ def fast_convolve(operation: Convolution, x: Tensor, weight: Tensor, bias: Tenso
 
 
 def depthwise_shifts(operation: Convolution, weight: Tensor) -> tuple[int, ...] | None:
-    """The shift of each tap of a depthwise layer that keeps the frames: output frame t reads input frame t + shift.
+    """Return the shift of each tap of a depthwise layer that keeps the frames: output frame t reads input frame t + shift.
 
-    None for another layer, and for one without an unshifted tap.
+    None for other layers, and without an unshifted tap.
     """
     kernel = weight.shape[2]
     shifts = tuple(tap * operation.dilation - operation.padding[0] for tap in range(kernel))

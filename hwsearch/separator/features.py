@@ -1,11 +1,11 @@
 """Spectral and spatial features of a multi-channel mixture.
 
-The reference system's front end (arXiv 2011.07755, section 2): log-power spectrum (LPS) of the reference microphone,
-inter-channel phase differences (IPD) of chosen microphone pairs, and the angle feature (AF), the mean over pairs of the cosine
-between the observed phase difference and the one a plane wave from the target's direction would have.
+The front end of the reference system (arXiv 2011.07755, section 2) has the log-power spectrum (LPS) of the reference microphone,
+the inter-channel phase differences (IPD) of some microphone pairs, and the angle feature (AF): the mean over pairs of the cosine
+between the observed phase difference and that of a plane wave from the target.
 
-Beside it, the beam features: what a superdirective beam towards the target keeps of the reference microphone. Below 1 kHz, where
-most of speech is, phase differences over a small array hardly tell two directions apart; a superdirective beam still does.
+The beam features say how much of the reference microphone a superdirective beam towards the target keeps. Below 1 kHz, where
+most of the energy of speech is, it distinguishes directions that phase differences over a small array hardly distinguish.
 """
 
 from typing import Literal
@@ -18,28 +18,27 @@ from hwsearch.data.arrays import SPEED_OF_SOUND, MicrophoneArray
 Ipd = Literal["none", "angle", "cos_sin", "steered"]
 
 LPS_FLOOR = 1e-3
-"""Added to magnitudes before the logarithm: 60 dB below the recording's level, where speech has nothing left to say."""
-
+"""Added to magnitudes before the logarithm: 60 dB below the level of the recording."""
 
 LEVEL_FLOOR = 1e-8
-"""Least level of a recording: keeps digital silence from being divided by zero."""
+"""Least level of a recording: digital silence is not divided by zero."""
 
 DIAGONAL_LOADING = 1e-2
-"""White noise, relative to diffuse noise, that the beam is designed for: bounds its gain for sensor noise and for microphones
-that do not match."""
+"""White noise relative to diffuse noise in the design of the beam. It limits the gain for sensor noise and for mismatch of the
+microphones."""
 
 WIENER_RANGE = (-1.0, 2.0)
-"""Limits of the beam's gain at the reference microphone, which is unbounded where microphones cancel."""
+"""Limits of the gain of the beam at the reference microphone, which is unbounded where microphones cancel."""
 
 
 def feature_count(array: MicrophoneArray, bins: int, ipd: Ipd, *, beam: bool) -> int:
-    """Number of features per frame."""
+    """Count the features per frame."""
     per_pair = {"none": 0, "angle": 1, "cos_sin": 2, "steered": 2}[ipd]
     return bins * (2 + (2 if beam else 0) + len(array.pairs) * per_pair)
 
 
 def steering_phase(array: MicrophoneArray, doa_deg: Tensor, bins: int, sample_rate: int) -> Tensor:
-    """Phase of a plane wave at each microphone, against the array's centre.
+    """Compute the phase of plane waves at each microphone relative to the centre of the array.
 
     Args:
         array: the geometry.
@@ -68,22 +67,19 @@ def features(
     beam: bool,
     level: Tensor | None = None,
 ) -> Tensor:
-    """Features of a mixture for the speaker at `doa_deg`.
-
-    The spectrum is divided by the recording's level before the logarithm, so that recordings of any gain look alike.
+    """Compute the features of mixtures for the speakers at `doa_deg`; they do not depend on the gain of the recording.
 
     Args:
         spectrum: complex [batch, mics, bins, frames].
         doa_deg: [batch] direction of the target.
-        array: the geometry; mics must match.
+        array: the geometry.
         sample_rate: Hz.
         ipd: form of the phase differences.
-        beam: whether the two beam features are wanted.
-        level: root mean square of microphone 1's spectrum over the whole recording [batch, 1, 1], where `spectrum` is a part
-            of it; absent: that of `spectrum`.
+        beam: whether to add the two beam features.
+        level: root mean square of the spectrum of microphone 0 over the whole recording [batch, 1, 1], if `spectrum` is a part.
 
     Returns:
-        [batch, features, frames]: LPS, AF, the beam features, then the phase differences: all pairs' cosines, then sines.
+        [batch, features, frames]: LPS, AF, beam features, cosines of the phase differences of all pairs, then their sines.
     """
     bins = spectrum.shape[-2]
     magnitude = spectrum[:, 0].abs()
@@ -99,8 +95,7 @@ def features(
         parts += beam_features(spectrum, superdirective_weights(array, phase, sample_rate), phase)
     if ipd == "none":
         return torch.cat(parts, dim=1)
-    first = torch.tensor([pair[0] for pair in array.pairs], device=spectrum.device)
-    second = torch.tensor([pair[1] for pair in array.pairs], device=spectrum.device)
+    first, second = torch.tensor(array.pairs, device=spectrum.device).T
     source = steered if ipd == "steered" else phasor
     difference = source[:, first] * source[:, second].conj()
     if ipd == "angle":
@@ -111,15 +106,15 @@ def features(
 
 
 def angle_feature(steered: Tensor) -> Tensor:
-    """Mean over all microphone pairs of the cosine between steered phases.
+    """Compute the mean over all microphone pairs of the cosine between steered phases.
 
-    sum over pairs of cos(a_m - a_n) = (|sum of phasors|^2 - mics) / 2, so no pair is formed.
+    The sum over pairs of cos(a_m - a_n) is (|sum of phasors|^2 - mics) / 2.
 
     Args:
         steered: complex unit phasors [batch, mics, bins, frames], steered to the target.
 
     Returns:
-        [batch, bins, frames], 1 where every pair agrees with the target's direction.
+        [batch, bins, frames], 1 where every pair agrees with the direction of the target.
     """
     microphones = steered.shape[1]
     pairs = microphones * (microphones - 1) / 2
@@ -128,10 +123,10 @@ def angle_feature(steered: Tensor) -> Tensor:
 
 
 def starting_mask(raw: Tensor, bins: int, *, beam: bool) -> Tensor:
-    """What the network's mask is added to: the beam's share of each bin, or zero without a beam.
+    """Return the mask that the network's mask is added to: the share of the beam in each bin, or zero without a beam.
 
     Args:
-        raw: what `features` gave, [batch, features, frames].
+        raw: the result of `features`, [batch, features, frames].
         bins: number of frequency bins.
         beam: whether the beam features are among them.
 
@@ -142,22 +137,19 @@ def starting_mask(raw: Tensor, bins: int, *, beam: bool) -> Tensor:
 
 
 def apply_mask(spectrum: Tensor, mask: Tensor, start: Tensor) -> Tensor:
-    """The target's spectrum.
+    """Compute the complex spectrum [batch, bins, frames] of the target.
 
     Args:
         spectrum: complex spectrum of the reference microphone [batch, bins, frames].
         mask: the network's output [batch, 2 * bins, frames], real parts first.
-        start: what `starting_mask` gave.
-
-    Returns:
-        Complex [batch, bins, frames].
+        start: the result of `starting_mask`.
     """
     real, imaginary = mask.chunk(2, dim=1)
     return spectrum * torch.complex(real + start, imaginary)
 
 
 def superdirective_weights(array: MicrophoneArray, phase: Tensor, sample_rate: int) -> Tensor:
-    """The beam that passes the target's plane wave and minimises diffuse noise.
+    """Design the beam that passes the plane wave of the target and minimises diffuse noise.
 
     w = G^-1 d / (d^H G^-1 d), where G is the coherence of a diffuse field, sinc(2 f r / c) between microphones r apart, with
     diagonal loading (Bitzer and Simmer, "Superdirective microphone arrays", in Microphone Arrays, 2001, equations 2.22 and 2.26).
@@ -184,7 +176,7 @@ def superdirective_weights(array: MicrophoneArray, phase: Tensor, sample_rate: i
 
 
 def beam_features(spectrum: Tensor, weights: Tensor, phase: Tensor) -> list[Tensor]:
-    """What a beam towards the target, brought back to the reference microphone, says of each bin.
+    """Compute the features of a beam towards the target, with its phase at the reference microphone.
 
     Args:
         spectrum: complex [batch, mics, bins, frames].
@@ -192,8 +184,8 @@ def beam_features(spectrum: Tensor, weights: Tensor, phase: Tensor) -> list[Tens
         phase: steering phase [batch, mics, bins].
 
     Returns:
-        Two of [batch, bins, frames]: the share of the beam's power in the sum of its own and that of what it leaves of the
-        reference, 0 to 1; and the real part of the beam over the reference, limited to `WIENER_RANGE`.
+        Two features [batch, bins, frames]: the power of the beam divided by the sum of its power and that of the difference
+        between beam and reference, 0 to 1; and the real part of beam over reference, limited to `WIENER_RANGE`.
     """
     beam = torch.einsum("bfm,bmft->bft", weights.conj(), spectrum) * _phasor(phase[:, 0])[..., None]
     reference = spectrum[:, 0]

@@ -1,8 +1,8 @@
-"""The network that an experiment names: one that ships, or a module of the user's own.
+"""The network of an experiment: a built-in one, or a module of the user's own.
 
-A module of one's own is what a function gives that is called with the channels of the network's input and output (see
-`front_end`) and with the experiment's `arguments`. Its `forward` takes one tensor [batch, inputs, frames] and returns one
-[batch, outputs, frames]. Its code is imported because the experiment file names it, and for no other reason.
+The experiment names a function that makes the module. It is called with the channels of input and output (see `front_end`) and
+with the `arguments` of the experiment. The module takes [batch, inputs, frames] and returns [batch, outputs, frames]. The user's
+code is only imported if an experiment names it.
 """
 
 import importlib
@@ -27,10 +27,10 @@ from hwsearch.separator.tcn import MaskNetwork
 
 
 def build_network(config: NetworkConfig, front_end: FrontEnd) -> nn.Module:
-    """A network with fresh weights, in training mode.
+    """Make an untrained network, in training mode.
 
     Raises:
-        UserError: a module of the user's that cannot be imported or built.
+        UserError: a module of the user's own cannot be imported or built.
     """
     match config:
         case SeparatorConfig():
@@ -42,13 +42,13 @@ def build_network(config: NetworkConfig, front_end: FrontEnd) -> nn.Module:
 
 
 def code_files(config: NetworkConfig) -> tuple[Path, ...]:
-    """The file of a module of the user's own; none for another network, or for a module of a package."""
+    """Return the file of a module of the user's own; none for a built-in network or a module of a package."""
     where = config.module.rpartition(":")[0] if isinstance(config, ModuleConfig) else ""
     return (Path(where),) if _is_file(where) else ()
 
 
 def with_code_below(experiment: Experiment, root: Path) -> Experiment:
-    """The experiment with the file of a user's own module below another root; see `executor.portable`."""
+    """Move the file of a user's own module below another root; see `executor.portable`."""
     config = experiment.separator
     files = code_files(config)
     if not isinstance(config, ModuleConfig) or not files:
@@ -58,7 +58,6 @@ def with_code_below(experiment: Experiment, root: Path) -> Experiment:
 
 
 def _is_file(where: str) -> bool:
-    """Whether a module is named by its file, and not as a part of a package."""
     return where.endswith(".py")
 
 
@@ -90,7 +89,7 @@ def _function(name: str, place: str) -> Callable[..., Any]:
 
 
 def _from_file(path: Path) -> ModuleType:
-    """Import a file under a name of its own, once for each process."""
+    """Import a file once per process."""
     name = f"hwsearch_own_{digest(os.path.realpath(path))[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -108,7 +107,7 @@ def _from_file(path: Path) -> ModuleType:
 
 
 def _said(error: BaseException) -> str:
-    """Type, message and line of an error in somebody else's code."""
+    """Return type, message and line of an error in the user's code."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     line = f" at line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}{line}"

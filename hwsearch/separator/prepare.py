@@ -1,4 +1,4 @@
-"""A base made ready to be quantized: loaded, checked against the experiment, folded and calibrated."""
+"""Prepare a base for quantization: load it, check it against the experiment, and calibrate it."""
 
 import copy
 import hashlib
@@ -31,7 +31,7 @@ _MEND = "delete it and it is made again"
 
 @dataclass(frozen=True, eq=False)
 class PreparedBase:
-    """All that a bit allocation is applied to."""
+    """A base that bit allocations can be applied to."""
 
     separator: Separator
     graph: Graph
@@ -46,16 +46,15 @@ class PreparedBase:
 
     @cached_property
     def scales(self) -> WeightScales:
-        """The weight scales that have been searched so far."""
+        """The scales of the weights, which are searched when they are needed."""
         return WeightScales(self.graph, self.quantization)
 
     @property
     def device(self) -> torch.device:
-        """Where the network and what surrounds it compute."""
         return self.separator.device
 
     def on(self, device: torch.device) -> "PreparedBase":
-        """The same on a device, with the weight scales that have been searched so far."""
+        """Copy the base to a device, with the weight scales that are known."""
         if device == self.device:
             return self
         moved = replace(self, separator=copy.deepcopy(self.separator).to(device), graph=self.graph.on(device))
@@ -67,7 +66,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     """Load a base that must fit the experiment.
 
     Raises:
-        UserError: no base there, one of another network, array or sampling rate, or weights that are not finite.
+        UserError: no base there, another network, array or sampling rate, or weights that are not finite.
     """
     if not os.path.lexists(path):
         raise UserError(f"{path}: no base there; wanted one: run 'hwsearch train' on the experiment first")
@@ -83,7 +82,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
 
 
 def _network_keys(found: NetworkConfig, wanted: NetworkConfig) -> Iterator[tuple[str, object, object]]:
-    """What two descriptions say of the network. Where a module's code lies does not count."""
+    """List what two descriptions of a network say, except for the location of a module's code."""
     if type(found) is not type(wanted):
         yield "network", getattr(found, "network", "of one's own"), getattr(wanted, "network", "of one's own")
         return
@@ -93,26 +92,27 @@ def _network_keys(found: NetworkConfig, wanted: NetworkConfig) -> Iterator[tuple
 
 
 def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
-    """Load, fold and calibrate a base; calibration and weight scales are kept in `cache`, under hashes of what they depend on.
+    """Load, trace and calibrate a base; keep the calibration and the weight scales in a file.
 
-    All of it is done on the processor, so that grids are the same wherever the base is then put (`PreparedBase.on`).
+    This is done on the CPU, so that the grids are the same for every device (`PreparedBase.on`).
 
     Args:
-        experiment: says which network, and how it is quantized.
+        experiment: names the network, and says how it is quantized.
         path: the base file.
-        data_folder: the data set, whose first validation mixtures the activation ranges are read from.
-        cache: the calibration's file.
-        widths: of weights, whose scales are searched now, for whoever reads that file; others are when they are wanted.
+        data_folder: the data set, whose first validation mixtures are used for the calibration.
+        cache: the file of calibration and weight scales.
+        widths: of weights whose scales are searched now and written to the file.
 
     Raises:
         UserError: an unusable base, data set or cache.
     """
     separator = load_checked_base(experiment, path)
-    graph = kept_graph(separator, cache.parent, base_digest(path))
+    base_sha256 = base_digest(path)
+    graph = kept_graph(separator, cache.parent, base_sha256)
     graph = with_reads(graph) if experiment.search.wide_trunk else graph
     key = digest(
         {
-            "base": base_digest(path),
+            "base": base_sha256,
             "data": manifest_hash(data_folder, Split.VALIDATION),
             "mixtures": experiment.quantization.calibration_mixtures,
             "network": structure(graph),
@@ -122,14 +122,14 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     kept = _kept(content, key, "calibration")
     if kept is None:
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # sums in another order give other ranges, to the last bit, and everything is bound to these
+        torch.set_num_threads(1)  # with more threads, sums have another order and the last bits of the grids differ
         try:
             calibration = calibrate(graph, calibration_features(separator, experiment, data_folder))
         finally:
             torch.set_num_threads(threads)
     else:
         calibration = Calibration.from_json(kept, find_sites(graph).activations, str(cache))
-    prepared = PreparedBase(separator, graph, calibration, experiment.quantization, base_digest(path))
+    prepared = PreparedBase(separator, graph, calibration, experiment.quantization, base_sha256)
     _take_scales(prepared, content, cache)
     if prepared.scales.search(widths) or kept is None:
         _take_scales(prepared, _content(cache), cache)  # another process may have searched some meanwhile
@@ -139,12 +139,12 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
 
 
 def prepared_files(path: Path, cache: Path) -> tuple[Path, ...]:
-    """All that `prepare_base` reads of a base that it has prepared before, but for the user's own code."""
+    """List the files that `prepare_base` reads for a base that it has prepared before, except for the user's own code."""
     return path, cache, graph_file(cache.parent, base_digest(path))
 
 
 def calibration_digest(cache: Path) -> str:
-    """Hash of a file that holds a calibration and nothing else, whatever else it does: scales may come later.
+    """Hash the calibration in a file, without the weight scales, which may be added later.
 
     Raises:
         UserError: no calibration.
@@ -157,7 +157,7 @@ def calibration_digest(cache: Path) -> str:
 
 
 def calibration_features(separator: Separator, experiment: Experiment, data_folder: Path) -> Sequence[torch.Tensor]:
-    """Normalised features [1, features, frames] of the mixtures that activation ranges are read from."""
+    """Compute the normalised features [1, features, frames] of the mixtures of the calibration."""
     mixtures = open_dataset(data_folder, Split.VALIDATION)[: experiment.quantization.calibration_mixtures]
     collected = []
     for mixture in mixtures:
@@ -170,13 +170,13 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
 
 
 def _scales_key(base: PreparedBase) -> str:
-    """Hash of what the scales of its weights depend on."""
+    """Hash what the weight scales depend on."""
     config = base.quantization.model_dump(mode="json", include={"weight_scale", "weight_scale_method"})
     return digest({"base": base.base_sha256, "quantization": config})
 
 
 def _take_scales(base: PreparedBase, content: Mapping[str, Any] | None, cache: Path) -> None:
-    """Take over the scales of its weights that a cache holds."""
+    """Add the weight scales in a cache to those of the base."""
     weights = None if content is None else content.get("weights")
     if (scales := _kept(weights, _scales_key(base), "scales")) is not None:
         base.scales.take(scales, str(cache))
@@ -187,5 +187,5 @@ def _content(cache: Path) -> Mapping[str, Any] | None:
 
 
 def _kept(content: Any, key: str, what: str) -> Any:
-    """What a cache holds under a hash, if it is of that."""
+    """Return a part of a cache that was written for this key."""
     return content.get(what) if isinstance(content, dict) and content.get("key") == key else None

@@ -1,9 +1,8 @@
-"""The Brevitas network: what a bit allocation means, what is trained and what is exported.
+"""The Brevitas network of a bit allocation: the reference for its numbers, and the source of exported files.
 
-Every weight and activation keeps its scale as a parameter that starts from the post-training grid, so that
-training may move it; the weights stay floating-point master copies. A tensor is quantized once, whatever
-reads it. A bias is a 32-bit integer times input scale times weight scale where both are quantized, as
-integer kernels take it, and floating point otherwise.
+Weights are floating-point master copies. The scale of every weight and activation is a parameter that starts from the
+post-training grid. A tensor is quantized once, whatever reads it. Where input and weights of a layer are quantized, its bias is a
+32-bit integer times both scales, as integer kernels need it; otherwise it is floating point.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,17 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwsearch.experiment import QuantizationConfig
+from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import (
-    Convolution,
-    Elementwise,
-    Function,
-    LeakyReLU,
-    Linear,
-    Operation,
-    PReLU,
-    TransposedConvolution,
-)
 from hwsearch.network.run import compute, run
 from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, find_sites
 from hwsearch.separator.allocation import BitAllocation
@@ -47,18 +37,18 @@ from hwsearch.separator.quantizers import (
 from hwsearch.separator.weight_scales import WeightScales, output_scale
 
 _SMALLEST_SCALE = 1e-12
-"""Training may not push a scale to zero or below."""
+"""Training cannot make a scale smaller."""
 
 GridOutput = tuple[Tensor, Tensor, Tensor, Tensor]
-"""What a Brevitas proxy wants of a quantizer: value, scale, zero point, bit width."""
+"""Value, scale, zero point and bit width, which Brevitas expects from a quantizer."""
 
 
 class GridQuantizer(nn.Module):
     """Rounds to an affine grid, with straight-through gradients to input and scale (LSQ, arXiv 1902.08153).
 
     Args:
-        scale: [] or one that broadcasts over the tensor.
-        zero_point: integer that stands for zero.
+        scale: broadcasts over the tensor.
+        zero_point: the integer of zero.
         bits: width.
         low: lowest integer.
         high: highest integer.
@@ -74,29 +64,24 @@ class GridQuantizer(nn.Module):
         self.low, self.high = low - zero_point, high - zero_point
 
     def positive_scale(self) -> Tensor:
-        """The scale in use."""
+        """Return the scale in use."""
         return self.scale.clamp_min(_SMALLEST_SCALE)
 
     def forward(self, x: Tensor) -> GridOutput:
         scale = self.positive_scale()
-        # Rounding before the zero point is added, as ONNX does: half-way cases go to the even quotient.
+        # As in ONNX, the zero point is added after rounding: ties go to the even quotient.
         quotient = round_ste(x / scale).clamp(self.low, self.high)
         return quotient * scale, scale, self.zero_point, self.bit_width
 
 
 class BiasQuantizer(nn.Module):
-    """Rounds a bias to 32-bit integers times the scale of the products it is added to.
+    """Rounds a bias to 32-bit integers times the scale of the products that it is added to.
 
-    It takes that scale from the quantizers themselves; Brevitas's own way, quantized tensors handed from layer to
-    layer, computes much that nothing reads.
-
-    Args:
-        layer: whose bias it is.
-        input_quantizer: of the layer's input.
-        weight_quantizer: of the layer's weights.
+    It reads that scale from the quantizers of the layer's input and weights, which is faster than passing Brevitas's quantized
+    tensors from layer to layer.
     """
 
-    def __init__(self, layer: Operation, input_quantizer: GridQuantizer, weight_quantizer: GridQuantizer) -> None:
+    def __init__(self, layer: ops.Operation, input_quantizer: GridQuantizer, weight_quantizer: GridQuantizer) -> None:
         super().__init__()
         self.layer = layer
         self.factors = (input_quantizer, weight_quantizer)  # in a tuple: they belong to other modules
@@ -108,27 +93,20 @@ class BiasQuantizer(nn.Module):
     def forward(self, x: Tensor) -> GridOutput:
         input_scale, weight_scale = (quantizer.positive_scale() for quantizer in self.factors)
         scale = output_scale(self.layer, weight_scale) * input_scale
-        return (
-            round_ste(x / scale).clamp(-BIAS_LIMIT, BIAS_LIMIT) * scale,
-            scale,
-            self.zero_point,
-            self.bit_width,
-        )
+        value = round_ste(x / scale).clamp(-BIAS_LIMIT, BIAS_LIMIT) * scale
+        return value, scale, self.zero_point, self.bit_width
 
 
 class QuantizedNetwork(nn.Module):
-    """A graph at given bit-widths, its layers Brevitas's.
-
-    Shape:
-        the graph's input -> its output
+    """A graph at an allocation, with Brevitas layers. It takes the graph's input and returns its output.
 
     Attributes:
-        graph: the network in floating point; its parameters are those that training moves.
-        graph_sites: the graph's sites.
+        graph: the floating-point network, whose parameters are those of this module.
+        graph_sites: the sites of the graph.
         allocation: width of every site.
-        sites: for each activation site its quantizer, and the function that stands before it.
+        sites: the quantizer of each activation site, with the function before it.
         layers: the Brevitas layers.
-        trained: what other operations have been trained to.
+        trained: parameters of other operations.
     """
 
     def __init__(self, graph: Graph, allocation: BitAllocation, calibration: Calibration, config: QuantizationConfig) -> None:
@@ -137,9 +115,11 @@ class QuantizedNetwork(nn.Module):
         self.graph_sites = find_sites(graph)
         layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._keys = _module_keys((*self.graph_sites.activations, *graph.by_name))
-        self._site_of = {tensor: site for site, tensor in self.graph_sites.tensors.items()}
         widths, scales = allocation.by_site, WeightScales(graph, config)
-        quantizers = {site: _grid_quantizer(calibration.grid(site, widths[site])) for site in self.graph_sites.activations}
+        quantizers: dict[str, GridQuantizer | None] = dict.fromkeys(self.graph_sites.activations)
+        for site in allocation.quantized(quantizers):
+            grid = calibration.grids[site][widths[site]]
+            quantizers[site] = GridQuantizer(torch.tensor(grid.scale), grid.zero_point, grid.bits, 0, grid.levels)
         self.sites = nn.ModuleDict(
             {self._keys[site]: _ActivationSite(self._function(graph, site), quantizers[site]) for site in quantizers}
         )
@@ -158,67 +138,63 @@ class QuantizedNetwork(nn.Module):
         return output
 
     def quantized_weights(self) -> dict[str, QuantizedWeight | None]:
-        """Weights by site as they are now; none where they stay in floating point."""
-        found: dict[str, QuantizedWeight | None] = {}
-        for site in self.graph_sites.weights:
-            bits = self.allocation.by_site[site]
+        """Return the current weights by site; None for floating point."""
+        found: dict[str, QuantizedWeight | None] = dict.fromkeys(self.graph_sites.weights)
+        for site in self.allocation.quantized(found):
             layer = self.layer(site.removesuffix(WEIGHT))
-            quantizer = layer.weight_quant.tensor_quant
-            found[site] = None if is_float(bits) else quantize_weight(layer.weight, quantizer.positive_scale(), bits)
+            scale = layer.weight_quant.tensor_quant.positive_scale()
+            found[site] = quantize_weight(layer.weight, scale, self.allocation.by_site[site])
         return found
 
     def activation_grids(self) -> dict[str, ActivationGrid | None]:
-        """Activation grids by site as they are now; none where the site stays in floating point."""
-        found: dict[str, ActivationGrid | None] = {}
-        for site in self.graph_sites.activations:
-            bits = self.allocation.by_site[site]
-            if is_float(bits):
-                found[site] = None
-                continue
+        """Return the current activation grids by site; None for floating point."""
+        found: dict[str, ActivationGrid | None] = dict.fromkeys(self.graph_sites.activations)
+        for site in self.allocation.quantized(found):
             quantizer = self.site(site).quantizer.act_quant.fused_activation_quant_proxy.tensor_quant
-            found[site] = ActivationGrid(bits, float(quantizer.positive_scale().detach()), int(quantizer.zero_point))
+            scale, zero_point = float(quantizer.positive_scale().detach()), int(quantizer.zero_point)
+            found[site] = ActivationGrid(self.allocation.by_site[site], scale, zero_point)
         return found
 
     def master_copy(self) -> Graph:
-        """The floating-point network, as training has left it."""
+        """Copy the floating-point network with the current parameters."""
         parameters = {name: tensor.detach().clone() for name, tensor in self.graph.parameters.items()}
         return replace(self.graph, parameters=parameters)
 
     def key(self, name: str) -> str:
-        """The name that the module of a layer or site has; nodes of exported files begin with it."""
+        """Return the name of the module of a layer or site, with which nodes of exported files begin."""
         return self._keys[name]
 
     def layer(self, name: str) -> Any:
-        """The Brevitas layer of that name."""
+        """Return a Brevitas layer."""
         return self.layers[self._keys[name]]
 
     def site(self, name: str) -> "_ActivationSite":
-        """The module of an activation site, whose output is the site's tensor."""
+        """Return the module that makes the tensor of an activation site."""
         return cast(_ActivationSite, self.sites[self._keys[name]])
 
     def _at_tensor(self, tensor: str, x: Tensor) -> Tensor:
-        site = self._site_of.get(tensor)
+        site = self.graph_sites.of_tensor.get(tensor)
         return x if site is None else cast(Tensor, self.site(site)(x))
 
-    def _compute(self, operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
+    def _compute(self, operation: ops.Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
         if isinstance(operation, LAYERS):
             (x,) = inputs
-            if isinstance(operation, Convolution) and operation.padding[0] != operation.padding[1]:
+            if isinstance(operation, ops.Convolution) and operation.padding[0] != operation.padding[1]:
                 x = functional.pad(x, operation.padding)
             return cast(Tensor, self.layer(operation.name)(x))
-        if isinstance(operation, FUNCTIONS) and operation.name in self._site_of:
-            return inputs[0]  # the site's module computes it
+        if isinstance(operation, FUNCTIONS) and operation.name in self.graph_sites.of_tensor:
+            return inputs[0]  # the module of the site computes it
         return compute(operation, graph, inputs)
 
     def _function(self, graph: Graph, site: str) -> nn.Module | None:
-        """The function before an activation site, as a module."""
+        """Make the module of the function before an activation site."""
         operation = graph.by_name.get(self.graph_sites.tensors[site])
         match operation:
-            case Elementwise(function=function):
+            case ops.Elementwise(function=function):
                 return _FUNCTIONS[function]()
-            case LeakyReLU(slope=slope):
+            case ops.LeakyReLU(slope=slope):
                 return nn.LeakyReLU(slope)
-            case PReLU():
+            case ops.PReLU():
                 trained = graph.parameter(operation, "slope")
                 module = nn.PReLU(len(trained))
                 module.weight = nn.Parameter(trained.detach().clone())
@@ -227,15 +203,16 @@ class QuantizedNetwork(nn.Module):
                 return None
 
     def _parameters_of(self, graph: Graph) -> dict[str, Tensor]:
-        """The graph's parameters as this module has them; those that no other module has are kept here."""
+        """Return the parameters of this module under the graph's names; put those without a module into `trained`."""
         found: dict[str, Tensor] = {}
         for operation in graph.operations:
             for part in operation.parameters:
                 name = f"{operation.name}.{part}"
                 if isinstance(operation, LAYERS):
                     found[name] = getattr(self.layer(operation.name), part)
-                elif isinstance(operation, PReLU) and operation.name in self._site_of:
-                    found[name] = cast(nn.PReLU, self.site(self._site_of[operation.name]).activation).weight
+                elif isinstance(operation, ops.PReLU) and operation.name in self.graph_sites.of_tensor:
+                    site = self.site(self.graph_sites.of_tensor[operation.name])
+                    found[name] = cast(nn.PReLU, site.activation).weight
                 else:
                     key = f"{self._keys[operation.name]}_{part}"
                     self.trained[key] = nn.Parameter(graph.parameters[name].detach().clone())
@@ -243,39 +220,27 @@ class QuantizedNetwork(nn.Module):
         return found
 
 
-_FUNCTIONS: Mapping[Function, type[nn.Module]] = {
-    Function.RELU: nn.ReLU,
-    Function.SIGMOID: nn.Sigmoid,
-    Function.TANH: nn.Tanh,
+_FUNCTIONS: Mapping[ops.Function, type[nn.Module]] = {
+    ops.Function.RELU: nn.ReLU,
+    ops.Function.SIGMOID: nn.Sigmoid,
+    ops.Function.TANH: nn.Tanh,
 }
 
 
 def build_quantized(
     graph: Graph, allocation: BitAllocation, calibration: Calibration, config: QuantizationConfig
 ) -> QuantizedNetwork:
-    """The network that an allocation means, post-training, in eval mode.
-
-    Args:
-        graph: the network in full precision, of one input and one output.
-        allocation: width of every site.
-        calibration: grids of the activations.
-        config: how weight scales are chosen.
-    """
+    """Quantize a network with one input and one output after training; it is in eval mode."""
     return QuantizedNetwork(graph, allocation, calibration, config).eval()
 
 
-def _module_key(name: str) -> str:
-    """A layer or site as the key of a module, which can hold no dot; exporters write one that is a number differently."""
-    key = name.replace(".", "_")
-    return f"_{key}" if key.isdigit() else key
-
-
 def _module_keys(names: Iterable[str]) -> dict[str, str]:
-    """Keys of modules by name, made longer where another name has one already, or modules an attribute of that name."""
+    """Choose keys of modules by name: without dots, unique, no attribute of modules, and no number, which exporters change."""
     taken: set[str] = set()
     keys: dict[str, str] = {}
     for name in names:
-        key = _module_key(name)
+        key = name.replace(".", "_")
+        key = f"_{key}" if key.isdigit() else key
         while key in taken or hasattr(nn.ModuleDict, key):
             key += "_"
         taken.add(key)
@@ -284,7 +249,7 @@ def _module_keys(names: Iterable[str]) -> dict[str, str]:
 
 
 class _ActivationSite(nn.Module):
-    """Non-linearity, then quantizer; either may be absent, and a quantizer may hold its ReLU."""
+    """An optional non-linearity, then an optional quantizer, which may contain the ReLU."""
 
     def __init__(self, activation: nn.Module | None, grid_quantizer: GridQuantizer | None) -> None:
         super().__init__()
@@ -302,16 +267,10 @@ class _ActivationSite(nn.Module):
         return y if self.quantizer is None else self.quantizer(y)
 
 
-def _grid_quantizer(grid: ActivationGrid | None) -> GridQuantizer | None:
-    if grid is None:
-        return None
-    return GridQuantizer(torch.tensor(grid.scale), grid.zero_point, grid.bits, 0, grid.levels)
-
-
 def _layer(
-    operation: Operation, graph: Graph, bits: int, scale: Tensor | None, input_quantizer: GridQuantizer | None
+    operation: ops.Operation, graph: Graph, bits: int, scale: Tensor | None, input_quantizer: GridQuantizer | None
 ) -> nn.Module:
-    """A layer of Brevitas's with the weights of a graph's."""
+    """Make a Brevitas layer with weights and bias of the graph."""
     quantizers: dict[str, Any] = {"weight_quant": None, "bias_quant": None}
     if scale is not None:
         limit = weight_limit(bits)
@@ -328,21 +287,21 @@ def _layer(
     return cast(nn.Module, layer)
 
 
-def _empty_layer(operation: Operation, weight: Tensor, quantizers: Mapping[str, Any]) -> Any:
-    """A layer of Brevitas's for weights of a shape."""
+def _empty_layer(operation: ops.Operation, weight: Tensor, quantizers: Mapping[str, Any]) -> Any:
+    """Make a Brevitas layer for weights of a shape."""
     match operation:
-        case Convolution(stride=stride, dilation=dilation, groups=groups, padding=(before, after)):
+        case ops.Convolution(stride=stride, dilation=dilation, groups=groups, padding=(before, after)):
             channels, per_group, kernel = weight.shape
-            # Brevitas pads both ends alike; a layer whose ends differ is padded outside.
+            # Brevitas pads both ends equally; other inputs are padded before the layer.
             padding = before if before == after else 0
             shape = (per_group * groups, channels, kernel)
             return QuantConv1d(*shape, stride=stride, padding=padding, dilation=dilation, groups=groups, **quantizers)
-        case TransposedConvolution(stride=stride, dilation=dilation, groups=groups, padding=padding, output_padding=longer):
+        case ops.TransposedConvolution(stride=stride, dilation=dilation, groups=groups, padding=padding, output_padding=longer):
             channels, per_group, kernel = weight.shape
             ends = {"padding": padding, "output_padding": longer}
             shape = (channels, per_group * groups, kernel)
             return QuantConvTranspose1d(*shape, stride=stride, dilation=dilation, groups=groups, **ends, **quantizers)
-        case Linear():
+        case ops.Linear():
             channels, inputs = weight.shape
             return QuantLinear(inputs, channels, bias=True, **quantizers)
         case _:
@@ -350,7 +309,7 @@ def _empty_layer(operation: Operation, weight: Tensor, quantizers: Mapping[str, 
 
 
 def _injector(proxy: type, quantizer: nn.Module, *, signed: bool, narrow_range: bool) -> type[ExtendedInjector]:
-    """Brevitas's way of being given a quantizer: a class whose attributes its proxy reads."""
+    """Make the class whose attributes tell a Brevitas proxy to use a quantizer."""
     attributes = {
         "proxy_class": proxy,
         "tensor_quant": quantizer,

@@ -1,12 +1,12 @@
-"""The grids that numbers are rounded to: signed for weights, unsigned with a zero point for activations.
+"""The grids of weights, signed, and of activations, unsigned with a zero point.
 
-A weight of n bits is an integer in -(2^(n-1) - 1) .. 2^(n-1) - 1 (the narrow, symmetric range: at 2 bits
-ternary) times a scale per tensor or per output channel. An activation of n bits is an integer in 0 .. 2^n - 1
-minus a zero point, times one scale; unsigned, because the 8-bit kernels of x86 are fast for unsigned
-activations only. Rounding is half to even, of the quotient by the scale, as in ONNX's QuantizeLinear.
+A weight of n bits is an integer in -(2^(n-1) - 1) .. 2^(n-1) - 1 (narrow range: ternary at 2 bits) times a scale per tensor or
+per output channel. An activation of n bits is an integer in 0 .. 2^n - 1 minus a zero point, times a scale; the 8-bit kernels of
+x86 are only fast for unsigned activations. The quotient by the scale is rounded half to even, as in ONNX's QuantizeLinear.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,26 +14,24 @@ from torch import Tensor
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 
 ZERO_TENSOR_SCALE = 2.0**-10
-"""Scale of a tensor that is zero throughout: any would do for it, and this one leaves its layer's bias finely
-resolved."""
+"""Scale of a tensor of zeros, small enough for a fine bias."""
 
 _FINEST_SCALE = 2.0**-19
-"""Lowest scale of a channel against the largest weight of its layer (1/4096 of that weight's 8-bit step).
-Folding leaves channels that are almost zero; a scale as small as theirs would overflow the 32-bit bias, whose
-step is a multiple of it."""
+"""Lowest scale of a channel relative to the largest weight of the layer (1/4096 of the 8-bit step of that weight). With the
+scale of a channel that is almost zero, which folding may leave, the 32-bit bias would overflow."""
 
 BIAS_LIMIT = 2.0**30
-"""Largest integer of a bias; the other half of a 32-bit accumulator is left to the products."""
+"""Largest integer of a bias; the other half of a 32-bit accumulator is for the products."""
 
-_INTEGER_BITS = 8
-"""Widest activation that integer kernels read."""
+MAX_BITS = 8
+"""Widest weights and activations that integer kernels take."""
 
 _HIGHEST_FACTOR = 1.3
 _COARSE_FACTORS = 120
 _FINE_FACTORS = 12
 _REFINEMENTS = 4
 _MSE_MAX_BITS = 8
-"""Above this width clipping gains nothing measurable, and the largest weight sets the scale."""
+"""Widest weights that are clipped; wider ones do not gain measurably."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +44,17 @@ class ActivationGrid:
 
     @property
     def levels(self) -> int:
-        """Number of steps from the lowest to the highest value."""
+        """The number of steps from the lowest to the highest value."""
         return int(2**self.bits - 1)
 
     @property
     def low(self) -> float:
-        """Lowest value."""
+        """The lowest value."""
         return -self.zero_point * self.scale
 
     @property
     def high(self) -> float:
-        """Highest value."""
+        """The highest value."""
         return (self.levels - self.zero_point) * self.scale
 
 
@@ -65,7 +63,6 @@ class QuantizedWeight:
     """A weight tensor on its grid.
 
     Attributes:
-        bits: width.
         integers: [out, in / groups, kernel], int32, within +-weight_limit(bits).
         scale: [out, 1, 1] or [1, 1, 1], float32.
     """
@@ -74,19 +71,19 @@ class QuantizedWeight:
     integers: Tensor
     scale: Tensor
 
-    @property
+    @cached_property
     def value(self) -> Tensor:
-        """The real weights that the integers stand for."""
+        """The real weights."""
         return self.integers * self.scale
 
 
 def weight_limit(bits: int) -> int:
-    """Largest integer of an n-bit weight."""
+    """Return the largest integer of a weight."""
     return int(2 ** (bits - 1) - 1)
 
 
 def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tensor:
-    """Scale of a weight tensor.
+    """Choose the scale of a weight tensor.
 
     `max` maps the largest weight to the largest integer; `mse` clips where the squared error is least.
 
@@ -109,21 +106,19 @@ def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tenso
 
 
 def mse_scale(rows: Tensor, largest: Tensor, limit: int) -> Tensor:
-    """Scale of least squared error per row.
+    """Find the scale of least squared error per row.
 
-    A sweep of scales, coarse, then fine around the best. Each scale tried assigns an integer to every weight,
-    and the best scale for that assignment has a closed form (the least-squares fit), so the sweep need not
-    hit the optimum, only the assignment that belongs to it. A few alternations of rounding and fitting end it
-    (Lloyd, IEEE Trans. Inf. Theory 28(2), 1982); they never raise the error.
+    A coarse sweep of scales is followed by a fine one around the best. Each scale assigns an integer to every weight. The best
+    scale for that assignment is a least-squares fit. A few alternations of rounding and fitting follow, which never raise the
+    error (Lloyd, IEEE Trans. Inf. Theory 28(2), 1982).
 
     Args:
         rows: [rows, values].
         largest: [rows] scales at which nothing is clipped, positive.
         limit: largest integer.
     """
-    # Few levels want much clipping: three levels have their optimum near 0.4 of the largest of many normal
-    # weights, and heavier tails lower; 255 levels want almost none. Few weights may fit a scale above the
-    # largest.
+    # Few levels need much clipping: with three levels the optimum is near 0.4 of the largest of many normal weights, and lower
+    # for heavier tails. 255 levels need almost none. Few weights may fit a scale above the largest.
     lowest = 0.02 if limit < 8 else 0.2
     step = (_HIGHEST_FACTOR - lowest) / _COARSE_FACTORS
     energy = rows.square().sum(dim=1)
@@ -147,35 +142,35 @@ def quantize_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeight
 
 
 def rounds_bias(bits: int) -> bool:
-    """Whether the bias of a layer with quantized weights is rounded where the layer reads an activation of so many bits.
+    """Whether a layer with quantized weights that reads an activation of some bits has a rounded bias.
 
-    Products of more bits have no sum in 32: such a layer is computed in floating point, and its bias stays as it is.
+    Sums of wider products do not fit into 32 bits: such a layer is computed in floating point.
     """
-    return bits <= _INTEGER_BITS
+    return bits <= MAX_BITS
 
 
 def bias_integers(bias: Tensor, scale: Tensor) -> Tensor:
-    """Round a bias [out] to integers of `scale` [out] or [1], input times weight scale; as float32."""
+    """Round a bias [out] to float32 integers of `scale` [out] or [1], which is input scale times weight scale."""
     return (bias / scale).round().clamp(-BIAS_LIMIT, BIAS_LIMIT)
 
 
 def fake_quantize(x: Tensor, grid: ActivationGrid) -> Tensor:
-    """Round an activation to its grid; returns a new tensor of real values.
+    """Round an activation to its grid; return a new tensor of real values.
 
-    In-place steps after the first: on a CPU seven times faster than torch's own fused fake quantization,
-    whose product with the reciprocal scale would also differ from ONNX's quotient.
+    In-place steps are seven times faster on a CPU than torch's fused fake quantization, which also multiplies by the reciprocal
+    scale, unlike ONNX.
     """
     y = x / grid.scale
     return y.round_().clamp_(-grid.zero_point, grid.levels - grid.zero_point).mul_(grid.scale)
 
 
 def is_float(bits: int) -> bool:
-    """Whether a width stands for 'left in floating point'."""
+    """Whether a width stands for floating point."""
     return bits == FLOAT_BITS
 
 
 def _fit(rows: Tensor, energy: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The best scale for the integers that `scale` rounds rows of an energy to, and the squared error of the two."""
+    """Return the best scale for the integers to which `scale` rounds rows, and the squared error."""
     integers = (rows / scale[:, None]).round_().clamp_(-limit, limit)
     product = (rows * integers).sum(dim=1)
     squares = integers.square_().sum(dim=1)
@@ -184,6 +179,6 @@ def _fit(rows: Tensor, energy: Tensor, scale: Tensor, limit: int) -> tuple[Tenso
 
 
 def _better(best: Tensor, error: Tensor, candidate: Tensor, candidate_error: Tensor) -> tuple[Tensor, Tensor]:
-    """Per row, the scale with the smaller error."""
+    """Keep the scale with the smaller error per row."""
     wins = candidate_error < error
     return torch.where(wins, candidate, best), torch.where(wins, candidate_error, error)

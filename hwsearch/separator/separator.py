@@ -1,4 +1,4 @@
-"""The separator: recordings in, the waveforms of speakers out, around any network."""
+"""The separator: recordings in, the waveforms of speakers out."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,11 @@ from hwsearch.separator.front_end import Analysis, FrontEnd, SpectralFrontEnd, W
 from hwsearch.separator.networks import build_network
 
 MaskFunction = Callable[[Tensor], Tensor]
-"""The network's input [batch, channels, frames] to its output [batch, channels, frames]."""
+"""Computes the output [batch, channels, frames] of the network from its input [batch, channels, frames]."""
 
 
 class Separator(nn.Module):
     """The full-precision separator.
-
-    Args:
-        front_end: from recordings to the network, and from the network to waveforms.
-        network: what is quantized.
 
     Shape:
         mixture [batch, mics, samples], doa_deg [batch] -> [batch, samples], or [batch, speakers, samples] of several
@@ -32,15 +28,14 @@ class Separator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
         return self.front_end.device
 
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:
-        """The front end: mixture [batch, mics, samples] and directions [batch] to what the network and the synthesis need."""
+        """Analyse mixtures [batch, mics, samples] with targets in directions [batch]; see `FrontEnd.analyse`."""
         return self.front_end.analyse(mixture, doa_deg)
 
     def synthesise(self, analysis: Analysis, output: Tensor, samples: int) -> Tensor:
-        """The network's output to waveforms, [batch, samples] or [batch, speakers, samples]."""
+        """Make waveforms from the output of the network; see `FrontEnd.synthesise`."""
         return self.front_end.synthesise(analysis, output, samples)
 
     def separate(self, mixture: Tensor, doa_deg: Tensor, mask_function: MaskFunction) -> Tensor:
@@ -53,15 +48,11 @@ class Separator(nn.Module):
 
 
 def build_separator(config: NetworkConfig, array: MicrophoneArray, sample_rate: int) -> Separator:
-    """A separator with fresh weights.
-
-    Raises:
-        UserError: a module of the user's that cannot be imported or built.
-    """
+    """Make an untrained separator; raises as `build_network`."""
     front_end = build_front_end(config.spectral, array, sample_rate)
     return Separator(front_end, build_network(config, front_end))
 
 
 def build_front_end(spectral: SpectralConfig | None, array: MicrophoneArray, sample_rate: int) -> FrontEnd:
-    """The spectral front end of a configuration; that of waveforms without one."""
+    """Make the spectral front end of a configuration, or the front end of waveforms without one."""
     return WaveformFrontEnd(array, sample_rate) if spectral is None else SpectralFrontEnd(spectral, array, sample_rate)

@@ -6,16 +6,15 @@ from torch.nn import functional
 
 
 def frame_count(samples: int, hop_length: int) -> int:
-    """Frames of `stft`: one on each multiple of the hop from 0 to the first that is not before the last sample."""
+    """Count the frames of `stft`: one at each multiple of the hop, up to the first that is not before the last sample."""
     return -(-samples // hop_length) + 1
 
 
 def stft(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
-    """Short-time spectrum.
+    """Compute the short-time spectrum.
 
-    The signal is padded by half a window on both sides, so that frame t is centred on sample t * hop_length, and at its end to
-    a whole number of hops: else the last samples would lie under the fading half of one window alone, and masking would blow
-    them up.
+    Frame t is centred on sample t * hop_length. The signal is padded to a whole number of hops: otherwise the last samples would
+    only be in the fading half of one window, and `istft` would amplify them.
 
     Args:
         waveform: [..., samples], real.
@@ -33,7 +32,7 @@ def stft(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
 
 
 def istft(spectrum: Tensor, n_fft: int, hop_length: int, samples: int) -> Tensor:
-    """Inverse of `stft`: complex [..., bins, frames] to real [..., samples]."""
+    """Invert `stft`: complex [..., bins, frames] to real [..., samples]."""
     flat = spectrum.reshape(-1, *spectrum.shape[-2:])
     window = torch.hann_window(n_fft, dtype=flat.real.dtype, device=spectrum.device)
     waveform = torch.istft(flat, n_fft, hop_length, window=window, length=samples)

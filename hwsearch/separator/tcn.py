@@ -1,11 +1,10 @@
 """The full-precision mask network: a temporal convolutional network over feature frames.
 
-The reference system's separator (arXiv 2111.14479, section 2; block after Conv-TasNet, arXiv 1809.07454, figure 1c): R repeats
-of X ConvBlocks with dilations 1, 2, ..., 2^(X-1), each a 1x1 convolution B -> H, a depthwise convolution of kernel P, and a 1x1
-convolution H -> B with a residual add; two linear heads give the real and imaginary part of the mask.
+The separator of the reference system (arXiv 2111.14479, section 2; block after Conv-TasNet, arXiv 1809.07454, figure 1c) has R
+repeats of X ConvBlocks with dilations 1, 2, ..., 2^(X-1). Two linear heads give the real and imaginary part of the mask.
 
-The norm stands between convolution and activation, where it folds into the convolution exactly, also at the zero-padded ends
-of an utterance; the reference has it behind the activation.
+The norm is between convolution and activation, where it folds into the convolution exactly, also at the zero-padded ends of an
+utterance. In the reference it is behind the activation.
 """
 
 from torch import Tensor, nn
@@ -15,11 +14,7 @@ from hwsearch.experiment import ConvTasNetConfig, SeparatorConfig
 
 
 class ConvBlock(nn.Module):
-    """One residual block: expand (1x1), depthwise (dilated), project (1x1).
-
-    Shape:
-        [batch, B, frames] -> [batch, B, frames]
-    """
+    """A residual block on [batch, B, frames]: expand to H channels (1x1), depthwise (kernel P, dilated), project (1x1)."""
 
     def __init__(self, config: SeparatorConfig, dilation: int) -> None:
         super().__init__()
@@ -44,16 +39,9 @@ class ConvBlock(nn.Module):
 
 
 class MaskNetwork(nn.Module):
-    """Features in, complex mask out.
+    """Features [batch, features, frames] to a complex mask [batch, 2 * bins, frames], real parts first.
 
-    With a beam the mask is added to the beam's, and a fresh network begins with a mask of zero.
-
-    Args:
-        config: its shape.
-        features: channels of its input.
-
-    Shape:
-        features [batch, features, frames] -> mask [batch, 2 * bins, frames], real parts first.
+    With a beam the mask is added to that of the beam, and the mask of an untrained network is zero.
     """
 
     def __init__(self, config: SeparatorConfig, features: int) -> None:
@@ -79,11 +67,11 @@ class MaskNetwork(nn.Module):
 
 
 def padding(kernel_size: int, dilation: int, *, causal: bool) -> tuple[int, int]:
-    """Frames of zeros before and after, so that a dilated convolution keeps its length."""
+    """Return the frames of zeros before and after with which a dilated convolution keeps the length."""
     reach = (kernel_size - 1) * dilation
     return (reach, 0) if causal else (reach // 2, reach - reach // 2)
 
 
 def activation(config: SeparatorConfig | ConvTasNetConfig) -> nn.Module:
-    """The configured non-linearity; PReLU has one slope per layer, as in Conv-TasNet."""
+    """Make the configured non-linearity; PReLU has one slope per layer, as in Conv-TasNet."""
     return nn.PReLU() if config.activation == "prelu" else nn.ReLU()

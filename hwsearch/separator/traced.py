@@ -1,4 +1,4 @@
-"""The graph of a separator's network: traced once, and kept beside what is made of it."""
+"""The graph of a separator's network, which is traced once and kept in a file."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ from torch import nn
 
 from hwsearch.errors import UserError
 from hwsearch.network.graph import Graph
-from hwsearch.network.run import run
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS
 from hwsearch.network.store import load_graph, save_graph
@@ -15,15 +14,15 @@ from hwsearch.separator.separator import Separator
 
 _EXAMPLE_SAMPLES = 4000
 _LENGTHS = 512
-"""Lengths, one after the other, whose frames are counted: more than strides multiply to."""
+"""Successive lengths for which the frames of the output are counted: more than strides multiply to."""
 
 
 def traced(separator: Separator) -> Graph:
-    """Trace the network between a front end's input and output.
+    """Trace the network of a separator.
 
     Raises:
-        UserError: an operation that a graph does not have, no layer with weights, more than one tensor in or out, or an output
-            of another shape than the front end takes.
+        UserError: an operation that a graph does not have, no layer with weights, more than one input or output, or an output of
+            another shape than the front end takes.
     """
     front_end, name = separator.front_end, type(separator.network).__name__
     frames = front_end.frames(_EXAMPLE_SAMPLES)
@@ -32,31 +31,19 @@ def traced(separator: Separator) -> Graph:
         raise UserError(f"{name}: {len(graph.inputs)} tensors in and {len(graph.outputs)} out; wanted one and one")
     if not any(isinstance(operation, LAYERS) for operation in graph.operations):
         raise UserError(f"{name}: has no layer with weights; wanted a convolution or a linear layer")
-    example = torch.zeros(1, front_end.inputs, frames)
-    (output,) = run(graph, {graph.inputs[0]: example})
-    other = next((more for more in range(_LENGTHS) if _output(graph, front_end.inputs, frames + more)[1:] != (frames + more,)), 0)
-    if other:
-        found = _output(graph, front_end.inputs, frames + other)
-        raise UserError(f"{name}: gives {found[-1]} frames for {frames + other}; wanted as many as came in: crop or pad")
-    if output.shape[:2] != (1, front_end.outputs) or output.shape[2:] != example.shape[2:]:
-        raise UserError(
-            f"{name}: gives {list(output.shape)} for {list(example.shape)}; wanted [batch, {front_end.outputs}, frames] with as "
-            "many frames as came in"
-        )
+    for count in range(frames, frames + _LENGTHS):
+        read, wanted = (front_end.inputs, count), (front_end.outputs, count)
+        made = tensor_shapes(graph, {graph.inputs[0]: read})[graph.outputs[0]]
+        if made != wanted:
+            raise UserError(
+                f"{name}: gives {list(made)} for {list(read)}; wanted {list(wanted)}: channels, and as many frames as came in "
+                "(crop or pad)"
+            )
     return graph
 
 
-def _output(graph: Graph, inputs: int, frames: int) -> tuple[int, ...]:
-    """Channels and frames of the output."""
-    return tensor_shapes(graph, {graph.inputs[0]: (inputs, frames)})[graph.outputs[0]]
-
-
 def graph_of(module: nn.Module, inputs: int, frames: int = 64) -> Graph:
-    """Trace a module that takes a tensor [batch, inputs, frames], on noise.
-
-    Raises:
-        UserError: as `network.trace.trace`.
-    """
+    """Trace a module that takes a tensor [batch, inputs, frames], on noise; raises as `network.trace.trace`."""
     # torch.export takes seconds to load.
     from hwsearch.network.trace import trace
 
@@ -64,17 +51,17 @@ def graph_of(module: nn.Module, inputs: int, frames: int = 64) -> Graph:
 
 
 def graph_file(folder: Path, key: str) -> Path:
-    """Where `kept_graph` keeps a graph."""
+    """Return the file of `kept_graph`."""
     return folder / f"network-{key[:16]}.safetensors"
 
 
 def kept_graph(separator: Separator, folder: Path, key: str) -> Graph:
-    """The graph from a folder, or traced and put there: tracing takes seconds, which each process would wait for.
+    """Read the graph of a separator from a folder, or trace it, which takes seconds, and write it there.
 
     Args:
-        separator: whose network it is.
-        folder: that keeps it.
-        key: what it depends on.
+        separator: the separator.
+        folder: of the file.
+        key: identifies the network.
 
     Raises:
         UserError: as `traced`, or a damaged file.

@@ -1,12 +1,11 @@
-"""The state that quantization-aware training leaves a candidate in: in memory, on disk, and as a network.
+"""The state of a candidate behind quantization-aware training: in memory, on disk, and as a network.
 
-A state is a plain value: tensors by name, for each parameter of the graph its floating-point master copy, for each quantized
-site its grid. They lie in the processor's memory, wherever the network was trained.
+A state holds these tensors in CPU memory, wherever the network was trained:
 
-    OPERATION.PART       every parameter of the graph, in its shape: weights, biases, slopes
-    LAYER.weight.scale   in a shape that broadcasts to the weights, where they are quantized
-    SITE.scale           [], where the activation is quantized
-    SITE.zero_point      [] int32, with the scale; not trained
+    OPERATION.PART       the floating-point master copy of every parameter of the graph
+    LAYER.weight.scale   of quantized weights, to which it broadcasts
+    SITE.scale           [], of quantized activations
+    SITE.zero_point      [] int32, of quantized activations; not trained
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.fast import rounded_function, with_weights
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
+from hwsearch.separator.quantizers import ActivationGrid, quantize_weight
 from hwsearch.separator.separator import MaskFunction
 from hwsearch.separator.weight_scales import WeightScales, scale_shape
 
@@ -40,13 +39,13 @@ _MEND = "delete it and train the candidate again"
 
 @dataclass(frozen=True, eq=False)
 class TrainedState:
-    """A candidate as training has left it.
+    """A candidate behind training.
 
     Attributes:
-        parameters: tensors by name, float32 but for the zero points.
+        parameters: tensors by name, float32 except for the zero points.
         allocation: width of every site.
-        base_sha256: the base it was trained from.
-        steps: training steps so far, those of a warm start's origin included; 0 is post-training quantization.
+        base_sha256: the base that it was trained from.
+        steps: training steps so far, including those before a warm start; 0 is post-training quantization.
     """
 
     parameters: Mapping[str, Tensor]
@@ -56,15 +55,15 @@ class TrainedState:
 
 
 def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedState | None = None) -> TrainedState:
-    """Post-training quantization as a state, or the warm start of an allocation from another's state.
+    """Make the state of post-training quantization, or a warm start from the state of another allocation.
 
-    The graph's parameters are those of `start`; so are the grids of sites whose width is the same in both. Other
-    grids are made anew: a weight's from the weights taken over, an activation's from the calibration.
+    A warm start takes the graph's parameters from `start`, and the grids of sites with the same width. Other grids are new: those
+    of weights from the weights of `start`, those of activations from the calibration.
 
     Args:
-        base: what is quantized.
+        base: the base.
         allocation: width of every site.
-        start: state of another allocation of the same base; absent: the base itself.
+        start: state of another allocation of the same base.
 
     Raises:
         ValueError: `start` belongs to another base.
@@ -81,19 +80,17 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
         earlier = start.parameters
         kept = {site for site, bits in start.allocation.widths if bits == widths[site]}
     parameters = {name: tensor.to("cpu", copy=True) for name, tensor in graph.parameters.items()}
-    for site in base.sites.weights:
-        if not is_float(widths[site]):
-            name = f"{site}.scale"
-            scale = earlier[name] if site in kept else scales.scale(site.removesuffix(WEIGHT), widths[site])
-            parameters[name] = scale.to("cpu", copy=True)
-    for site in base.sites.activations:
-        grid = base.calibration.grid(site, widths[site])
-        if grid is not None:
-            fresh = {
-                f"{site}.scale": torch.tensor(grid.scale),
-                f"{site}.zero_point": torch.tensor(grid.zero_point, dtype=torch.int32),
-            }
-            parameters |= {name: (earlier if site in kept else fresh)[name].clone() for name in fresh}
+    for site in allocation.quantized(base.sites.weights):
+        name = f"{site}.scale"
+        scale = earlier[name] if site in kept else scales.scale(site.removesuffix(WEIGHT), widths[site])
+        parameters[name] = scale.to("cpu", copy=True)
+    for site in allocation.quantized(base.sites.activations):
+        grid = base.calibration.grids[site][widths[site]]
+        fresh = {
+            f"{site}.scale": torch.tensor(grid.scale),
+            f"{site}.zero_point": torch.tensor(grid.zero_point, dtype=torch.int32),
+        }
+        parameters |= {name: (earlier if site in kept else fresh)[name].clone() for name in fresh}
     return TrainedState(parameters, allocation, base.base_sha256, 0 if start is None else start.steps)
 
 
@@ -112,8 +109,8 @@ def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> T
     """Read the state of an allocation of a base.
 
     Raises:
-        UserError: no such file, no trained state, one of another base or allocation, or tensors that are missing, too
-            many, of another shape or out of range.
+        UserError: no such file, no trained state, one of another base or allocation, or tensors that are missing, unknown, of
+            another shape or out of range.
     """
     content, mapped = read_tensors(path, _KEY, _WHAT, _MEND)
     parameters = {name: tensor.clone() for name, tensor in mapped.items()}
@@ -131,59 +128,51 @@ def load_trained(path: Path, base: PreparedBase, allocation: BitAllocation) -> T
 
 
 def trained_network(base: PreparedBase, state: TrainedState) -> "QuantizedNetwork":
-    """The Brevitas network in a trained state, in eval mode: what the state means, and what is exported."""
+    """Make the Brevitas network of a trained state, in eval mode: the reference for its numbers, and what is exported."""
     # Brevitas takes long to load; training and scoring do without it.
     from hwsearch.separator.quantized import build_quantized
 
     graph, grids = _master_copy(base, state), _grids(base, state)
     calibration = Calibration({site: {grid.bits: grid} for site, grid in grids.items() if grid is not None})
-    # The constructor's own weight scales are replaced; those of the largest weight cost nothing to make.
+    # The weight scales are replaced below; those of the largest weights are quick to compute.
     config = base.quantization.model_copy(update={"weight_scale_method": "max"})
     network = build_quantized(graph, state.allocation, calibration, config)
     with torch.no_grad():
-        for site in base.sites.weights:
-            if not is_float(state.allocation.by_site[site]):
-                scale = network.layer(site.removesuffix(WEIGHT)).weight_quant.tensor_quant.scale
-                scale.copy_(state.parameters[f"{site}.scale"])
+        for site in state.allocation.quantized(base.sites.weights):
+            scale = network.layer(site.removesuffix(WEIGHT)).weight_quant.tensor_quant.scale
+            scale.copy_(state.parameters[f"{site}.scale"])
     return network
 
 
 def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFunction:
-    """The numbers of `trained_network`, many times faster and without gradients.
-
-    Returns:
-        The network's input [batch, channels, frames] to its output [batch, channels, frames].
-    """
+    """Make the function of `trained_network`, many times faster and without gradients."""
     graph, sites = _master_copy(base, state), base.sites
     grids, widths = _grids(base, state), state.allocation.by_site
-    weights: dict[str, tuple[Tensor, Tensor]] = {}
-    for site in sites.weights:
-        if not is_float(widths[site]):
-            scale = state.parameters[f"{site}.scale"].to(base.device)
-            value = quantize_weight(graph.parameters[site], scale, widths[site]).value
-            weights[site.removesuffix(WEIGHT)] = value, scale
+    weights = {
+        site.removesuffix(WEIGHT): quantize_weight(
+            graph.parameters[site], state.parameters[f"{site}.scale"].to(base.device), widths[site]
+        )
+        for site in state.allocation.quantized(sites.weights)
+    }
     return rounded_function(with_weights(graph, sites, weights, grids), sites, grids, widths)
 
 
 def _master_copy(base: PreparedBase, state: TrainedState) -> Graph:
-    """The graph with a state's parameters, on the base's device."""
+    """Make the graph with the parameters of a state, on the device of the base."""
     return replace(base.graph, parameters={name: state.parameters[name] for name in base.graph.parameters}).on(base.device)
 
 
 def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid | None]:
-    """Grids of the activation sites; none where a site stays in floating point."""
-    grids: dict[str, ActivationGrid | None] = {}
-    for site in base.sites.activations:
-        bits = state.allocation.by_site[site]
-        grids[site] = None
-        if not is_float(bits):
-            scale, zero_point = state.parameters[f"{site}.scale"], state.parameters[f"{site}.zero_point"]
-            grids[site] = ActivationGrid(bits, float(scale), int(zero_point))
+    """Return the grids of the activation sites; None for floating point."""
+    grids: dict[str, ActivationGrid | None] = dict.fromkeys(base.sites.activations)
+    for site in state.allocation.quantized(grids):
+        scale, zero_point = state.parameters[f"{site}.scale"], state.parameters[f"{site}.zero_point"]
+        grids[site] = ActivationGrid(state.allocation.by_site[site], float(scale), int(zero_point))
     return grids
 
 
 def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation, found: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those of the allocation."""
+    """Refuse tensors that do not belong to the allocation."""
     check_tensors(path, found, _wanted(base, allocation))
     for name, tensor in found.items():
         good = True
@@ -197,14 +186,11 @@ def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation,
 
 
 def _wanted(base: PreparedBase, allocation: BitAllocation) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    """Name, type and shape of every tensor of an allocation's state."""
-    widths = allocation.by_site
+    """Return name, type and shape of every tensor in the state of an allocation."""
     wanted = {name: (torch.float32, tensor.shape) for name, tensor in base.graph.parameters.items()}
-    for site in base.sites.weights:
-        if not is_float(widths[site]):
-            layer = base.graph.by_name[site.removesuffix(WEIGHT)]
-            wanted[f"{site}.scale"] = torch.float32, scale_shape(layer, base.graph.parameters[site], base.quantization)
-    for site in base.sites.activations:
-        if not is_float(widths[site]):
-            wanted |= {f"{site}.scale": (torch.float32, torch.Size()), f"{site}.zero_point": (torch.int32, torch.Size())}
+    for site in allocation.quantized(base.sites.weights):
+        layer = base.graph.by_name[site.removesuffix(WEIGHT)]
+        wanted[f"{site}.scale"] = torch.float32, scale_shape(layer, base.graph.parameters[site], base.quantization)
+    for site in allocation.quantized(base.sites.activations):
+        wanted |= {f"{site}.scale": (torch.float32, torch.Size()), f"{site}.zero_point": (torch.int32, torch.Size())}
     return wanted

@@ -1,4 +1,4 @@
-"""The network of an experiment before it is trained: its graph and sites, for all that needs no numbers."""
+"""The network of an experiment without its parameters: graph, sites and workload."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -17,17 +17,17 @@ from hwsearch.separator.traced import graph_of, traced
 from hwsearch.separator.workload import build_workload
 
 _KEPT = 16
-"""Networks that a process keeps."""
+"""Networks that a process caches."""
 
 _CONFIG: TypeAdapter[NetworkConfig] = TypeAdapter(NetworkConfig)
 
 
 @dataclass(frozen=True, eq=False)
 class UntrainedNetwork:
-    """A network without its numbers.
+    """A network without its parameters.
 
     Attributes:
-        graph: of one input; its parameters are zeros, which take no memory.
+        graph: with one input; its parameters are zeros that take no memory.
         inputs: channels of the input.
     """
 
@@ -40,16 +40,16 @@ class UntrainedNetwork:
         return find_sites(self.graph)
 
     def workload(self, frames: int, frame_seconds: float, *, per_channel: bool, name: str = "separator") -> Workload:
-        """The workload of one inference; see `build_workload`."""
+        """Make the workload of one inference; see `build_workload`."""
         channels = dict.fromkeys(self.graph.inputs, self.inputs)
         return build_workload(self.graph, self.sites, channels, frames, frame_seconds, name, per_channel=per_channel)
 
 
 def untrained_network(experiment: Experiment) -> UntrainedNetwork:
-    """The network of an experiment, the same each time in a process.
+    """Return the network of an experiment, from a cache.
 
     Raises:
-        UserError: a network that cannot be built or traced.
+        UserError: the network cannot be built or traced.
     """
     data = experiment.data
     config = _CONFIG.dump_json(experiment.separator).decode()  # a key: a module's arguments cannot be hashed
@@ -57,24 +57,23 @@ def untrained_network(experiment: Experiment) -> UntrainedNetwork:
 
 
 def network_of(module: nn.Module, inputs: int) -> UntrainedNetwork:
-    """A module that takes tensors [batch, inputs, frames], without its numbers."""
+    """Trace a module that takes tensors [batch, inputs, frames]."""
     return without_numbers(graph_of(module, inputs), inputs)
 
 
 def untrained_sites(experiment: Experiment) -> Sites:
-    """The sites of an experiment's network."""
     return untrained_network(experiment).sites
 
 
 @lru_cache(maxsize=_KEPT)
 def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool) -> UntrainedNetwork:
-    with torch.random.fork_rng(devices=[]):  # whose numbers others draw
+    with torch.random.fork_rng(devices=[]):  # keeps the state of the generator
         separator = build_separator(_CONFIG.validate_json(config), ARRAYS[array], sample_rate)
         graph = traced(separator)
     return without_numbers(with_reads(graph) if wide else graph, separator.front_end.inputs)
 
 
 def without_numbers(graph: Graph, inputs: int) -> UntrainedNetwork:
-    """A graph of one input with so many channels, its numbers replaced by zeros."""
+    """Replace the parameters of a graph by zeros."""
     zeros = {name: tensor.new_zeros(()).expand(tensor.shape) for name, tensor in graph.parameters.items()}
     return UntrainedNetwork(replace(graph, parameters=zeros), inputs)

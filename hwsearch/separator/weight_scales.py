@@ -1,6 +1,6 @@
-"""The scales of a base's weights at every wanted width. They are searched once, and kept in a file for all processes.
+"""The scales of a base's weights, which are searched once per width and kept in a file for all processes.
 
-A search for the scale of least error goes over all weights a hundred and fifty times; a thousand workers need not each do that.
+The search for the scale of least error passes over all weights about 150 times.
 """
 
 import math
@@ -23,7 +23,7 @@ _WIDTHS = {str(bits) for bits in WEIGHT_WIDTHS if not is_float(bits)}
 
 
 class WeightScales:
-    """Post-training scales by layer and width, on the device of the graph. They are searched on the processor, whatever that is.
+    """Post-training scales by layer and width. They are searched on the CPU and kept on the device of the graph.
 
     Args:
         graph: the network in full precision.
@@ -37,7 +37,7 @@ class WeightScales:
         self._found: dict[tuple[str, int], Tensor] = {}
 
     def scale(self, layer: str, bits: int) -> Tensor:
-        """The scale of a layer's weights, in a shape that broadcasts to them; searched where it is asked for first."""
+        """Return the scale of the weights of a layer, which broadcasts to them; search it if it is not known."""
         key = layer, bits
         if key not in self._found:
             operation = self._layers[layer]
@@ -47,7 +47,7 @@ class WeightScales:
         return self._found[key]
 
     def search(self, widths: Iterable[int]) -> bool:
-        """Search all layers' scales at some widths; return whether any of them was missing."""
+        """Search the scales of all layers at some widths; return whether any was missing."""
         before = len(self._found)
         for bits in widths:
             if not is_float(bits):
@@ -56,17 +56,17 @@ class WeightScales:
         return len(self._found) > before
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object of those that were searched; they keep every bit."""
+        """Convert the known scales to a JSON object without loss."""
         layers: dict[str, dict[str, list[float]]] = {}
         for (layer, bits), scale in self._found.items():
             layers.setdefault(layer, {})[str(bits)] = scale.flatten().tolist()
         return {"format": _FORMAT, "layers": layers}
 
     def take(self, value: Any, source: str) -> None:
-        """Take over what `to_json` gave for the same weights and configuration.
+        """Add scales from the result of `to_json` for the same weights and configuration.
 
         Raises:
-            UserError: another format, layers that are not the network's, or what is no scale or width; names `source`.
+            UserError: another format, an unknown layer, or an invalid scale or width. Names `source`.
         """
         if not isinstance(value, dict) or value.get("format") != _FORMAT or not isinstance(value.get("layers"), dict):
             raise UserError(f"{source}: holds no weight scales of format {_FORMAT}; delete it and it is made again")
@@ -86,17 +86,17 @@ class WeightScales:
 
 
 def scale_shape(operation: Operation, weight: Tensor, config: QuantizationConfig) -> torch.Size:
-    """The shape of the scale of a layer's weights."""
+    """Return the shape of the scale of the weights of a layer."""
     return shaped_scale(operation, torch.empty(_count(operation, weight, config))).shape
 
 
 def scaled_channels(operation: Operation, weight: Tensor) -> int:
-    """How many channels of a layer's weights have scales of their own; the groups of a transposed layer share theirs."""
+    """Count the channels of a layer that have scales of their own; the groups of a transposed convolution share theirs."""
     return len(_by_channel(operation, weight))
 
 
 def output_scale(operation: Operation, scale: Tensor) -> Tensor:
-    """The weights' scale of each output channel, [out], or one for all, [1]."""
+    """Return the scale of each output channel [out], or one for all [1]."""
     flat = scale.flatten()
     if isinstance(operation, TransposedConvolution) and len(flat) > 1:
         return flat.repeat(operation.groups)
@@ -104,23 +104,19 @@ def output_scale(operation: Operation, scale: Tensor) -> Tensor:
 
 
 def shaped_scale(operation: Operation, scale: Tensor) -> Tensor:
-    """Scales [channels], or one for all, in the shape that broadcasts to the layer's weights."""
-    match operation:
-        case Linear():
-            return scale[:, None]
-        case TransposedConvolution():
-            return scale[None, :, None]
-        case _:
-            return scale[:, None, None]
+    """Reshape scales [channels] or [1] so that they broadcast to the weights of a layer."""
+    if isinstance(operation, TransposedConvolution):
+        return scale[None, :, None]
+    return scale[:, None] if isinstance(operation, Linear) else scale[:, None, None]
 
 
 def _count(operation: Operation, weight: Tensor, config: QuantizationConfig) -> int:
-    """How many scales a layer's weights have."""
+    """Count the scales of the weights of a layer."""
     return scaled_channels(operation, weight) if config.weight_scale == "per_channel" else 1
 
 
 def _by_channel(operation: Operation, weight: Tensor) -> Tensor:
-    """A layer's weights with the channels in front that have scales of their own: those of a group, in a transposed layer."""
+    """Return the weights of a layer with those channels first that have scales of their own."""
     return weight.transpose(0, 1) if isinstance(operation, TransposedConvolution) else weight
 
 

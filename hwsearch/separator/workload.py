@@ -1,52 +1,34 @@
-"""A network as the cost simulator sees it: layer shapes and sites, no weights.
+"""The workload of a network for the cost simulator: layer shapes and sites, without weights.
 
 An operation of the graph is a layer, except that
 
-- a ReLU, leaky ReLU or PReLU that is rounded together with a layer, sum or norm costs nothing beside it; a sigmoid or hyperbolic
-  tangent there is a function in place;
-- a part or padded form of a tensor is read where it lies: its reader is a layer that does not read whole tensors;
-- what only a concatenation reads is written where the concatenation has it; the rest of its inputs are copied.
+- a ReLU, leaky ReLU or PReLU behind a layer, sum or norm costs nothing if both are rounded once; a sigmoid or hyperbolic tangent
+  there is a function in place;
+- a part or padded form of a tensor is not copied: its reader is a layer that does not read whole tensors;
+- a tensor that only a concatenation reads is written into the result of the concatenation; other inputs are copied.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from hw_models.workload import WEIGHTED, Layer, LayerKind, Workload
+from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import (
-    Add,
-    Affine,
-    Concatenate,
-    Convolution,
-    Elementwise,
-    Function,
-    GroupNorm,
-    LayerNorm,
-    Linear,
-    Mean,
-    Multiply,
-    Operation,
-    Pad,
-    PReLU,
-    Slice,
-    Softmax,
-    TransposedConvolution,
-)
 from hwsearch.network.shapes import Shape, tensor_shapes
 from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, Sites
 
 _FRAMES = 2
-"""The axis of frames, the batch's counted."""
+"""Axis of the frames in [batch, channels, frames]."""
 
-_KINDS: Mapping[type[Operation], LayerKind] = {
-    Add: LayerKind.ADD,
-    Multiply: LayerKind.MULTIPLY,
-    Mean: LayerKind.POOL,
-    GroupNorm: LayerKind.NORM,
-    LayerNorm: LayerKind.NORM,
-    Softmax: LayerKind.SOFTMAX,
+_KINDS: Mapping[type[ops.Operation], LayerKind] = {
+    ops.Add: LayerKind.ADD,
+    ops.Multiply: LayerKind.MULTIPLY,
+    ops.Mean: LayerKind.POOL,
+    ops.GroupNorm: LayerKind.NORM,
+    ops.LayerNorm: LayerKind.NORM,
+    ops.Softmax: LayerKind.SOFTMAX,
 }
-"""Operations without weights that are a layer each."""
+"""The kinds of layers without weights."""
 
 
 def build_workload(
@@ -59,19 +41,19 @@ def build_workload(
     *,
     per_channel: bool,
 ) -> Workload:
-    """The workload of one inference.
+    """Make the workload of one inference.
 
     Args:
         graph: the network, folded.
-        sites: its sites.
-        channels: of each of its inputs.
-        frames: of its inputs.
+        sites: the sites of the graph.
+        channels: of each input.
+        frames: of the inputs.
         frame_seconds: from one frame to the next.
-        name: what messages call the workload.
+        name: of the workload, for messages.
         per_channel: whether weights have a scale per output channel.
 
     Raises:
-        ValueError: an operation that does not take tensors of the shapes that it gets, or that is none of a folded graph.
+        ValueError: an operation does not take tensors of these shapes, or folding leaves no such operation.
     """
     shapes = tensor_shapes(graph, {tensor: (channels[tensor], frames) for tensor in graph.inputs})
     layers = tuple(_Layers(graph, sites, shapes, frames))
@@ -88,13 +70,13 @@ def build_workload(
 
 
 def _without_usual_ahead(layer: Layer, *, causal: bool) -> Layer:
-    """Drop a layer's look-ahead if it is the usual one, which the workload's `causal` already states."""
+    """Drop the look-ahead of a layer if `Workload.causal` implies it."""
     usual = 0 if causal else (layer.kernel_size - 1) * layer.dilation // 2
     return replace(layer, ahead=None) if layer.ahead == usual else layer
 
 
 class _Layers:
-    """Goes through a graph once."""
+    """The layers of a graph."""
 
     def __init__(self, graph: Graph, sites: Sites, shapes: Mapping[str, Shape], frames: int) -> None:
         self._graph = graph
@@ -104,49 +86,49 @@ class _Layers:
 
     def __iter__(self) -> Iterator[Layer]:
         for operation in self._graph.operations:
-            layer = self._layer(operation)
-            if layer is not None:
+            if (layer := self._layer(operation)) is not None:
                 yield layer
 
-    def _layer(self, operation: Operation) -> Layer | None:
-        """Return the layer that an operation is charged as; none if it costs nothing of its own."""
+    def _layer(self, operation: ops.Operation) -> Layer | None:
+        """Make the layer of an operation; None if it costs nothing of its own."""
         if (kind := _KINDS.get(type(operation))) is not None:
-            over_frames = isinstance(operation, GroupNorm) or (isinstance(operation, Softmax) and operation.axis == _FRAMES)
+            normed = isinstance(operation, ops.GroupNorm)
+            over_frames = normed or (isinstance(operation, ops.Softmax) and operation.axis == _FRAMES)
             return self._plain(operation, kind, over_positions=over_frames)
         match operation:
-            case Slice() | Pad():
+            case ops.Slice() | ops.Pad():
                 return None
-            case Concatenate():
+            case ops.Concatenate():
                 return self._copied(operation)
-            case Convolution() | TransposedConvolution() | Linear():
+            case ops.Convolution() | ops.TransposedConvolution() | ops.Linear():
                 return self._weighted(operation)
         return self._function(operation)
 
-    def _function(self, operation: Operation) -> Layer | None:
-        """A function of every value, on its own or in place; none where it costs nothing beside the layer before it."""
+    def _function(self, operation: ops.Operation) -> Layer | None:
+        """Make the layer of a function of every value; None if it costs nothing beside the layer before it."""
         read, written = (self._shapes[name] for name in (operation.inputs[0], operation.name))
-        if isinstance(operation, Affine) or len(operation.inputs) != 1 or read != written:
+        if isinstance(operation, ops.Affine) or len(operation.inputs) != 1 or read != written:
             raise ValueError(f"'{operation.name}' is a {type(operation).__name__}, which is not charged")
-        straight = not isinstance(operation, Elementwise) or operation.function is Function.RELU
+        straight = not isinstance(operation, ops.Elementwise) or operation.function is ops.Function.RELU
         fused = isinstance(operation, FUNCTIONS) and operation.inputs[0] not in self._sites.grids
         return None if fused and straight else self._plain(operation, LayerKind.FUNCTION)
 
-    def _weighted(self, operation: Convolution | TransposedConvolution | Linear) -> Layer:
-        if isinstance(operation, Linear):
+    def _weighted(self, operation: ops.Convolution | ops.TransposedConvolution | ops.Linear) -> Layer:
+        if isinstance(operation, ops.Linear):
             return self._plain(operation, LayerKind.CONV)
         read, written = self._shapes[operation.inputs[0]], self._shapes[operation.name]
         groups, kernel = operation.groups, self._graph.parameter(operation, "weight").shape[2]
-        depthwise = isinstance(operation, Convolution) and groups > 1 and groups == read[0] == written[0]
-        kind = LayerKind.CONV if isinstance(operation, Convolution) else LayerKind.TRANSPOSED
+        depthwise = isinstance(operation, ops.Convolution) and groups > 1 and groups == read[0] == written[0]
+        kind = LayerKind.CONV if isinstance(operation, ops.Convolution) else LayerKind.TRANSPOSED
         layer = self._plain(operation, LayerKind.DEPTHWISE if depthwise else kind)
         layer = replace(layer, kernel_size=kernel, dilation=operation.dilation, groups=1 if depthwise else groups)
         if kernel == 1 or not layer.keeps_frames:
             return layer
-        padding = operation.padding if isinstance(operation, TransposedConvolution) else operation.padding[1]
+        padding = operation.padding if isinstance(operation, ops.TransposedConvolution) else operation.padding[1]
         return replace(layer, ahead=padding)
 
-    def _copied(self, operation: Concatenate) -> Layer | None:
-        """What of a concatenation is not written there by the layers before it."""
+    def _copied(self, operation: ops.Concatenate) -> Layer | None:
+        """Make the layer of the inputs of a concatenation that are copied; None if there are none."""
         copied = [name for name in operation.inputs if name in self._sites.grids]
         if not copied:
             return None
@@ -165,8 +147,8 @@ class _Layers:
             whole=whole,
         )
 
-    def _plain(self, operation: Operation, kind: LayerKind, *, over_positions: bool = False) -> Layer:
-        """A layer of one tap that reads all inputs of an operation and writes where its result ends up."""
+    def _plain(self, operation: ops.Operation, kind: LayerKind, *, over_positions: bool = False) -> Layer:
+        """Make a layer with one tap that reads all inputs of an operation."""
         read, written = self._shapes[operation.inputs[0]], self._shapes[operation.name]
         channels = read[0] if kind in (LayerKind.CONV, LayerKind.TRANSPOSED) else written[0]
         pair = kind in (LayerKind.ADD, LayerKind.MULTIPLY)
@@ -189,21 +171,19 @@ class _Layers:
             constants=self._constants(operation),
         )
 
-    def _constants(self, operation: Operation) -> int:
-        """Trained numbers of an operation, and of the function that goes with it, that neither are weights nor biases of a layer
-        nor the one slope that a site's record holds.
-        """
+    def _constants(self, operation: ops.Operation) -> int:
+        """Count the parameters of an operation and the function fused with it, without layers and single slopes of sites."""
         count = 0
         if not isinstance(operation, LAYERS):
             sizes = [self._graph.parameter(operation, part).numel() for part in operation.parameters]
-            recorded = isinstance(operation, PReLU) and sizes == [1] and operation.name in self._sites.tensors.values()
+            recorded = isinstance(operation, ops.PReLU) and sizes == [1] and operation.name in self._sites.tensors.values()
             count = 0 if recorded else sum(sizes)
-        if operation.name not in self._sites.grids and isinstance(reader := self._graph.readers[operation.name][0], PReLU):
+        if operation.name not in self._sites.grids and isinstance(reader := self._graph.readers[operation.name][0], ops.PReLU):
             count += self._constants(reader)
         return count
 
-    def _is_whole(self, operation: Operation, *, pair: bool) -> bool:
-        """Whether an operation reads and writes tensors of the shapes that their sites have, and no others."""
+    def _is_whole(self, operation: ops.Operation, *, pair: bool) -> bool:
+        """Whether an operation reads and writes only tensors that have the shapes of their sites."""
         for name in operation.inputs:
             site = self._sites.grids.get(name)
             if site is not None and self._shapes[name] != self._shapes[self._sites.tensors[site]]:
@@ -213,34 +193,34 @@ class _Layers:
         site = self._written(operation.name)
         return self._shapes[operation.name] == self._shapes[self._sites.tensors[site]]
 
-    def _moves(self, operation: Operation) -> bool:
-        """Whether an operation reads a tensor that is cut or padded along its frames."""
-        return any(isinstance(view, Pad) or view.axis == _FRAMES for view in self._views(operation))
+    def _moves(self, operation: ops.Operation) -> bool:
+        """Whether an operation reads a tensor that is cut or padded along the frames."""
+        return any(isinstance(view, ops.Pad) or view.axis == _FRAMES for view in self._views(operation))
 
-    def _views(self, operation: Operation) -> Iterator[Slice | Pad]:
-        """The parts and padded forms of tensors that an operation reads, and what these are parts of."""
+    def _views(self, operation: ops.Operation) -> Iterator[ops.Slice | ops.Pad]:
+        """List the parts and padded forms of tensors that an operation reads, directly or as parts of each other."""
         for name in operation.inputs:
             before = self._graph.by_name.get(name)
-            while isinstance(before, Slice | Pad):
+            while isinstance(before, ops.Slice | ops.Pad):
                 yield before
                 before = self._graph.by_name.get(before.inputs[0])
 
     def _read(self, name: str) -> str:
-        """The site that a tensor is on; that of its function where it is rounded behind one."""
+        """Return the site of a tensor that is read; that of the function behind it if both are rounded once."""
         return self._sites.grids.get(name) or self._written(name)
 
     def _written(self, name: str) -> str:
-        """The site that holds what an operation makes."""
+        """Return the site that holds the result of an operation."""
         while name not in self._sites.grids:
             (reader,) = self._graph.readers[name]
             name = reader.name
         return self._sites.grids[name]
 
     def _unlike(self, positions: int) -> int | None:
-        """Positions where they are not the workload's frames."""
+        """Return positions if they differ from the workload's frames."""
         return None if positions == self._frames else positions
 
 
 def _positions(shape: Shape) -> int:
-    """Frames of a tensor; one where a mean has taken them."""
+    """Count the frames of a tensor; one behind a mean that drops them."""
     return shape[1] if len(shape) > 1 else 1
