@@ -2,8 +2,7 @@
 
 Everything that the driver knows follows from the record, so it can be killed at any instant and run again. Candidates that were
 asked for but not scored are submitted again under their numbers; none is scored twice. If results arrive in the same order, the
-search goes on as if it had never been interrupted. With warm starts, that order also decides which training another one starts
-from.
+search goes on as if it had never been interrupted. With warm starts, that order also decides where a training starts.
 """
 
 import time
@@ -61,21 +60,16 @@ driver spends on each candidate limits how many workers it keeps busy; batches s
 
 @dataclass(frozen=True)
 class Task:
-    """What is searched.
-
-    Attributes:
-        experiment: with the budgets, the objectives and the seed.
-        space: of allocations.
-        cost: charges allocations. A cost that is not finite is recorded as absent.
-        folder: the run folder: the record, the lock, the mirror for Optuna's tools, trained weights.
-        provenance: what else the candidates depend on, such as the hash of the base; must be the same on a resume.
-    """
+    """What is searched."""
 
     experiment: Experiment
     space: SearchSpace
     cost: Cost
+    """A cost that is not finite is recorded as absent."""
     folder: Path
+    """The run folder: the record, the lock, the mirror for Optuna's tools, trained weights."""
     provenance: Mapping[str, str] = field(default_factory=dict)
+    """What else the candidates depend on, such as the hash of the base; must be the same on a resume."""
 
 
 def run_search(
@@ -90,19 +84,18 @@ def run_search(
 ) -> SearchSummary:
     """Search, then promote the best candidates.
 
-    The search ends when `experiment.search.trials` distinct candidates are scored, when another budget is spent, or when no
-    proposer has more to propose.
+    The full-precision network is scored first, as candidate 0, which does not count. Then come the seeds, then the proposer's
+    candidates, until `search.trials` distinct ones are scored, another budget is spent, or the proposer has no more. Each of
+    `search.promotions` then scores the best candidates of the rung below again, together with full precision. `search.hours`
+    ends the promotions as well.
 
-    The full-precision network is scored first, as candidate 0, which does not count. Then come the seeds, then what the proposer
-    proposes. Each of `search.promotions` then scores the best candidates of the rung below again, together with full precision.
-    Ctrl-C ends the search cleanly; calling this again with the same folder continues it. An experiment that differs only in its
-    budgets (`search.trials`, `search.hours`, `search.stall_candidates`), `search.promotions`, `search.max_attempts`, `workers`,
-    `export` or `evaluation` continues it too. `search.hours` ends the promotions as well.
+    Ctrl-C ends the search cleanly. Another call with the same folder continues it, also with an experiment that differs only in
+    what `search_digest` leaves out.
 
     Args:
         task: what is searched.
-        executor: scores candidates; gives metrics by column name.
-        plan: the seeds, and who proposes behind them.
+        executor: scores candidates: metrics by column name.
+        plan: the seeds, and the proposer that follows them.
         progress: called once at the start of each rung, and after every finished candidate.
         elapsed: seconds of `search.hours` that are spent; by default the time since this call.
         storage: a shared study that every finished candidate is also written to.
@@ -305,7 +298,7 @@ class _Search:
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
-        """Write a new candidate to the record, and return its number."""
+        """Write a new candidate to the record; return its number."""
         event = Asked(candidate=len(self._known.candidates), strategy=strategy, point=point, state=dict(state), time=now())
         self._record.append(event)
         self._take_in_asked(event)

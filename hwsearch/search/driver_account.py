@@ -1,7 +1,7 @@
 """The drivers of a run folder: when each began, which step it reached, and how it ended, even if it wrote no record.
 
-They stand in a journal (`hwsearch.files.journal`) without seals, written by the driver that holds the folder. A killed driver
-leaves no last line. So a driver that no longer holds the folder and has not said how it ended was killed.
+The driver that holds the folder writes them to a journal (`hwsearch.files.journal`) without seals. A driver that no longer holds
+the folder and left no last line was killed.
 """
 
 import os
@@ -68,9 +68,7 @@ class Ended(BaseModel):
     time: Moment
 
 
-_LINE: TypeAdapter[_Began | _Stepped | Ended] = TypeAdapter(
-    Annotated[_Began | _Stepped | Ended, Field(discriminator="event")],
-)
+_LINE: TypeAdapter[_Began | _Stepped | Ended] = TypeAdapter(Annotated[_Began | _Stepped | Ended, Field(discriminator="event")])
 
 
 @dataclass(frozen=True)
@@ -89,14 +87,14 @@ class Session:
     """The life of one driver, from its start to its end."""
 
     process: str
-    """The driver's process, in the words of `LockHolder.process`."""
+    """As in `LockHolder.process`."""
     began: datetime
     last_seen: datetime
     """When it last wrote to this journal."""
     searching: datetime | None = None
-    """When `search.hours` began to count; None: it did not get so far."""
+    """When `search.hours` began to count."""
     scoring: datetime | None = None
-    """When it reached the candidates; None: it did not."""
+    """When it reached the candidates."""
     step: StepNews | None = None
     ended: Ended | None = None
 

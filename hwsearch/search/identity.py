@@ -13,7 +13,7 @@ from hwsearch.search.space import SearchSpace
 def search_digest(experiment: Experiment) -> str:
     """Hash the settings that candidates and the order of proposals depend on, but not the budgets or the places of files.
 
-    Names of targets are left out: the content of their files belongs to the provenance.
+    The provenance covers targets, by the content of their files.
     """
     content = experiment.model_dump(
         mode="json",
@@ -30,13 +30,7 @@ def search_digest(experiment: Experiment) -> str:
 
 
 def search_header(experiment: Experiment, space: SearchSpace, provenance: Mapping[str, str]) -> Header:
-    """Make the first line of the record of a search that begins now.
-
-    Args:
-        experiment: what is searched.
-        space: the space of its search.
-        provenance: what else the candidates depend on, such as the hash of the base.
-    """
+    """Make the first line of the record of a search that begins now."""
     return Header(
         name=experiment.name,
         experiment=search_digest(experiment),

@@ -26,9 +26,7 @@ Line = Callable[[str], None]
 
 @contextmanager
 def search_log(folder: Path) -> Iterator[Line]:
-    """Open a run folder's log. Its first lines say which driver writes it, and where it and the record are.
-
-    If an error ends the search, it becomes the last line.
+    """Open a run folder's log. The first lines name the driver, the log and the record; an error is the last line.
 
     Raises:
         UserError: it cannot be written.
@@ -41,12 +39,11 @@ def search_log(folder: Path) -> Iterator[Line]:
     except BaseException as error:
         try:
             log.write(f"ended by {type(error).__name__}: {error}")
-        except UserError as unwritable:
-            # Such as on a full disk, which is then what ended the search.
+        except UserError as unwritable:  # such as on a full disk, which is then what ended the search
             error.add_note(str(unwritable))
         raise
     finally:
-        with suppress(OSError):  # of a line that could not be written, which was said
+        with suppress(OSError):  # an unwritten line was reported already
             log.close()
 
 
@@ -65,7 +62,7 @@ def events_logged(log: Line, tell: Line) -> Iterator[None]:
 
 
 def describe(progress: SearchProgress, columns: Sequence[str]) -> str:
-    """Describe a finished candidate in one line, with the given metrics and costs, or the start of a rung."""
+    """Describe in one line a finished candidate with the given columns, or the start of a rung."""
     where = f"{progress.scored}/{progress.trials} at '{progress.fidelity.value}'"
     event = progress.latest
     if event is None:

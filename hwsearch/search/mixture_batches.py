@@ -1,6 +1,6 @@
 """Mixtures in batches of one length. What no candidate changes, such as the features, is computed once for all candidates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -43,10 +43,10 @@ class MixtureBatch:
 
     Attributes:
         numbers: their positions among all examples.
-        analysis: what the front end makes of them.
-        features: the network's input.
+        analysis: output of the front end.
+        features: input of the network.
         targets: [samples] each, or [speakers, samples].
-        unprocessed_db: SI-SNR of the reference microphone, mean over speakers, [mixtures].
+        unprocessed_db: [mixtures] SI-SNR of the reference microphone, mean over speakers.
     """
 
     numbers: tuple[int, ...]
@@ -61,7 +61,11 @@ def mixture_batches(separator: Separator, examples: Sequence[Example]) -> list[M
     by_length: dict[int, list[int]] = {}
     for number, example in enumerate(examples):
         by_length.setdefault(len(example.target), []).append(number)
-    return [_batch(separator, examples, numbers) for same in by_length.values() for numbers in _parts(same)]
+    return [
+        _batch(separator, examples, tuple(same[start : start + BATCH]))
+        for same in by_length.values()
+        for start in range(0, len(same), BATCH)
+    ]
 
 
 def improvements(
@@ -73,9 +77,9 @@ def improvements(
     """Compute the SI-SNR improvement of every mixture in dB, in the order of the examples.
 
     Args:
-        separator: its synthesis is used.
+        separator: for its synthesis.
         mask: a candidate's network.
-        batches: what `mixture_batches` gave.
+        batches: from `mixture_batches`.
         listen: called with the position of each example and its estimate, [samples] or [speakers, samples].
     """
     found = np.empty(sum(len(batch.numbers) for batch in batches))
@@ -91,27 +95,22 @@ def improvements(
     return found
 
 
-def _parts(numbers: list[int]) -> Iterator[tuple[int, ...]]:
-    for start in range(0, len(numbers), BATCH):
-        yield tuple(numbers[start : start + BATCH])
-
-
 def _batch(separator: Separator, examples: Sequence[Example], numbers: tuple[int, ...]) -> MixtureBatch:
     checkpoint()
     chosen = [examples[number] for number in numbers]
     with torch.no_grad():
         # One by one: the phases of many microphones and pairs at once would be the largest tensors of all.
-        parts = [separator.analyse(*_inputs(one, separator.device)) for one in chosen]
+        parts = [
+            separator.analyse(
+                torch.from_numpy(one.mixture)[None].to(separator.device), torch.tensor([one.doa_deg], device=separator.device)
+            )
+            for one in chosen
+        ]
     normalised = torch.cat([part.normalised for part in parts])
     context = (torch.cat(same) if same[0].ndim else same[0] for same in zip(*(part.context for part in parts), strict=True))
     targets = [_references(separator, one) for one in chosen]
     unprocessed = np.array([_unprocessed(one.mixture[0], target) for one, target in zip(chosen, targets, strict=True)])
     return MixtureBatch(numbers, Analysis(normalised, tuple(context)), KeptInput(normalised), targets, unprocessed)
-
-
-def _inputs(one: Example, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the mixture [1, mics, samples] and the direction [1]."""
-    return torch.from_numpy(one.mixture)[None].to(device), torch.tensor([one.doa_deg], device=device)
 
 
 def _references(separator: Separator, one: Example) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ TRAINING_STEPS = "training_steps"
 SIZE = "size_bytes"
 """Size of the packed weights file, bytes."""
 COUNTS = frozenset({UTTERANCES, TRAINING_STEPS, "fits", "lut", "bram18", "uram", "dsp"})
-"""Columns of whole numbers that are not in bytes. A target's columns are named without the bracket."""
+"""Columns of whole numbers that are not in bytes, without the target in brackets."""
 
 
 def is_count(column: str) -> bool:
@@ -60,7 +60,7 @@ QUALITY_AND_SIZE = (
 
 
 def objectives_of(columns: Sequence[str]) -> tuple[Objective, ...]:
-    """Return the objectives with their directions. Each metric of quality has its own; costs are minimised."""
+    """Return the objectives with their directions. A metric of quality has its own; costs are minimised."""
     return tuple(Objective(column=column, direction=_direction(column)) for column in columns)
 
 

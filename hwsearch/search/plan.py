@@ -6,12 +6,12 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.extensions import SAMPLERS, STRATEGIES
 from hwsearch.search.costs import CostBook
-from hwsearch.search.exact.problem import AllocationProblem, Cost, allocation_problem
+from hwsearch.search.exact.problem import AllocationProblem, allocation_problem
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import front_seeds, separable_loss
 from hwsearch.search.proposer import Plan
 from hwsearch.search.samplers.sampler import Searched
-from hwsearch.search.space import Point, SearchSpace, Seed, ends_seeds, uniform_seeds
+from hwsearch.search.space import Point, SearchSpace, Seed, distinct, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.estimate import needs_pool
 from hwsearch.sensitivity.table import SensitivityTable
 
@@ -27,10 +27,10 @@ def wants_nas(experiment: Experiment) -> bool:
 
 
 def check_strategy(experiment: Experiment) -> None:
-    """Refuse a strategy that has nobody to propose.
+    """Refuse the posterior sampler without a prior.
 
     Raises:
-        UserError: as said.
+        UserError: the strategy samples so.
     """
     search = experiment.search
     if STRATEGIES.load(search.strategy).samples and search.sampler == "posterior" and not search.priors:
@@ -38,7 +38,7 @@ def check_strategy(experiment: Experiment) -> None:
 
 
 def trainings(experiment: Experiment) -> list[str]:
-    """List what needs training mixtures, in the words of messages: a fidelity, a prior, the differentiable search."""
+    """List what needs training mixtures, in the words of messages."""
     found = [f"fidelity '{rung.fidelity.value}' trains" for rung in experiment.search.promotions if rung.fidelity.trained]
     if needs_pool(wanted_priors(experiment)):
         found.append("recoverability trains with each site quantized")
@@ -57,11 +57,11 @@ def make_plan(
     """Make the seeds and the proposer of an experiment.
 
     Args:
-        experiment: says which strategy.
+        experiment: the experiment.
         space: its space.
-        costs: what allocations are charged.
+        costs: its costs.
         tables: at least the sensitivities that `wanted_priors` names; not needed if no site is free.
-        nas: what the differentiable search found, if `wants_nas` says that it is needed.
+        nas: results of the differentiable search; needed if `wants_nas`.
 
     Raises:
         UserError: an objective is no cost of the experiment, or there are neither seeds nor a proposer.
@@ -70,37 +70,25 @@ def make_plan(
     size = costs.exact(SIZE)
     seeds = uniform_seeds(space) + ends_seeds(space) + [Seed("nas", point) for point in nas]
     priors = wanted_priors(experiment) if space.free else ()
-    problems = {prior: _problem(space, tables[prior], size) for prior in priors}
-    if not STRATEGIES.load(search.strategy).samples:
-        always = len(_distinct(seeds))
+    problems = {prior: allocation_problem(space, separable_loss(tables[prior], space), (size,)) for prior in priors}
+    if STRATEGIES.load(search.strategy).samples:
         for prior, problem in problems.items():
-            always = len(_distinct([*seeds, *front_seeds(problem, SIZE, prior, search.seed_sizes)]))
-            seeds += _ever_finer(problem, prior, search.seed_sizes, search.trials)
-        return Plan(_distinct(seeds)[: max(always, search.trials)], None)
+            seeds += front_seeds(problem, SIZE, prior, search.seed_sizes)
+        searched = Searched(experiment, space, costs, tables)
+        return Plan(tuple(distinct(seeds)), SAMPLERS.load(search.sampler)(searched) if space.free else None)
+    always = len(distinct(seeds))
     for prior, problem in problems.items():
-        seeds += front_seeds(problem, SIZE, prior, search.seed_sizes)
-    searched = Searched(experiment, space, costs, tables)
-    return Plan(_distinct(seeds), SAMPLERS.load(search.sampler)(searched) if space.free else None)
-
-
-def _problem(space: SearchSpace, table: SensitivityTable, size: Cost) -> AllocationProblem:
-    return allocation_problem(space, separable_loss(table, space), (size,))
+        always = len(distinct([*seeds, *front_seeds(problem, SIZE, prior, search.seed_sizes)]))
+        seeds += _ever_finer(problem, prior, search.seed_sizes, search.trials)
+    return Plan(tuple(distinct(seeds)[: max(always, search.trials)]))
 
 
 def _ever_finer(problem: AllocationProblem, prior: str, sizes: int, trials: int) -> list[Seed]:
     """Take a prior's front at more and more sizes, until it gives as many candidates as wanted or has no more."""
-    found: dict[Point, Seed] = {}
+    found: list[Seed] = []
     before = -1
-    while len(found) < trials and len(found) > before:
+    while before < len(found) < trials:
         before = len(found)
-        for seed in front_seeds(problem, SIZE, prior, sizes):
-            found.setdefault(seed.point, seed)
+        found = distinct([*found, *front_seeds(problem, SIZE, prior, sizes)])
         sizes = 2 * sizes + 1
-    return list(found.values())
-
-
-def _distinct(seeds: Sequence[Seed]) -> tuple[Seed, ...]:
-    found: dict[Point, Seed] = {}
-    for seed in seeds:
-        found.setdefault(seed.point, seed)
-    return tuple(found.values())
+    return found

@@ -1,6 +1,4 @@
-"""From sensitivities to candidates: the separable loss that a table stands for, its exact front as seeds, and what several tables
-together say of the losses before anything is scored.
-"""
+"""From sensitivities to candidates: the separable loss of a table, its exact front as seeds, and a prior from several tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +8,17 @@ import numpy.typing as npt
 
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import AllocationProblem, FloatArray
-from hwsearch.search.space import SearchSpace, Seed
+from hwsearch.search.space import SearchSpace, Seed, distinct
 from hwsearch.sensitivity.table import SensitivityTable
 
 NOISE_RATIO = "noise power over full-precision noise power"
-"""Unit of the tables whose values are directly comparable to the losses of scored candidates."""
+"""Unit of the tables whose values are comparable to the losses of scored candidates."""
 
 _OFF = {"measured-noise-ratio": 0.15}
 """Error of an entry beyond its standard error, as a share of the entry, for methods that measure the loss itself."""
 
 _PROXY_OFF = 1.0
-"""The same share for methods that only approximate the loss."""
+"""The same share for other methods, which only approximate the loss."""
 
 _JOINT = 0.4
 """How far a site's loss among other quantized sites may differ from its loss alone, as a share of the latter. The table's
@@ -33,8 +31,7 @@ _FLOOR = 0.02
 def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dict[int, float]]:
     """Return the loss by free site and width: 0 or more, and never higher at a wider width than at a narrower one.
 
-    Estimates at wide widths are mostly noise. If a site seems to lose more at 6 bits than at 5, its loss at 5 is raised to that
-    at 6.
+    Estimates at wide widths are mostly noise. If a site seems to lose more at 6 bits than at 5, its loss at 5 is raised.
 
     Raises:
         KeyError: the table lacks a site or a width of the space.
@@ -57,7 +54,7 @@ class LossPrior:
         mean: [choices, options], 0 or more, and 0 beyond the options of a choice.
         deviation: [choices, options] standard deviations, above 0.
         valid: [choices, options] which options exist.
-        noise_ratio: whether losses are in the unit of scored candidates; if not, their scale is a guess.
+        noise_ratio: whether losses are in the unit of scored candidates. If not, their scale is a guess.
     """
 
     mean: FloatArray
@@ -85,10 +82,9 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mi
     shape = len(space.free), max((len(widths) for _, widths in space.free), default=0)
     mean, variance, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
     losses = [separable_loss(table, space) for table in taken]
+    entries = [value for loss in losses for by_width in loss.values() for value in by_width.values()]
     # Tables that are zero throughout say nothing: then any loss is as likely as full precision's own noise.
-    floor = (
-        _FLOOR * float(np.mean([value for loss in losses for by_width in loss.values() for value in by_width.values()])) or 1.0
-    )
+    floor = _FLOOR * float(np.mean(entries)) or 1.0
     for row, (name, widths) in enumerate(space.free):
         valid[row, : len(widths)] = True
         for site in space.members[name]:
@@ -134,4 +130,4 @@ def front_seeds(problem: AllocationProblem, metric: str, strategy: str, count: i
     constant = float(problem.cost(metric).constants[0])
     least, largest = constant + cost.min(axis=1).sum(), constant + np.where(np.isfinite(cost), cost, -np.inf).max(axis=1).sum()
     front = front_at(problem, metric, np.geomspace(least, largest, count + 2)[1:-1].tolist())
-    return list({point: Seed(strategy, point) for point in (problem.point(indices) for indices in front.indices)}.values())
+    return distinct(Seed(strategy, problem.point(indices)) for indices in front.indices)

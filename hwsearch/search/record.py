@@ -3,8 +3,6 @@
 The record holds one JSON object per line. The first is the header. Then comes one entry when a candidate is asked for, and one
 when it is scored or has failed at a fidelity. Scored and failed entries are on the disk (fsync) before anyone acts on them. Only
 the driver that holds the folder writes to it. Every line carries a seal (`hwsearch.files.journal`).
-
-A record of another schema version is refused.
 """
 
 import json
@@ -63,19 +61,19 @@ Number = Annotated[int, Field(ge=0, lt=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 Time = Annotated[str, AfterValidator(_check_time)]
 State = Number | tuple[tuple[Number, ...], ...]
-"""State that a proposer may want back: a number, or points."""
+"""State that a proposer wants back: a number, or points."""
 STATES = {"generation": int, "behind": tuple}
-"""Type of each state, by its name."""
+"""Type of each state by its name."""
 
 
 def versions_here() -> dict[str, str]:
-    """Return the installed versions of the packages that candidates depend on."""
+    """Return the versions of the packages that candidates depend on."""
     names = ("optuna", "ray", "numpy", "torch", "brevitas")
     return {"hwsearch": VERSION, "python": python_version()} | {name: metadata.version(name) for name in names}
 
 
 class Entry(BaseModel):
-    """A line of the record. It is immutable, and an unknown key is an error."""
+    """A line of the record. An unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,7 +121,7 @@ class Header(Entry):
 
     @property
     def identity(self) -> str:
-        """Identifies this search among others of the same experiment, even if they began in the same millisecond."""
+        """Tells this search from others of the same experiment, even if they began in the same millisecond."""
         return self.run or self.time
 
 
@@ -203,9 +201,7 @@ def read_record(folder: Path) -> tuple[Header, Iterator[Event]]:
 
 
 def has_begun(folder: Path) -> bool:
-    """Whether a folder's record has its header.
-
-    A header that a kill or a full disk tore does not count: no candidate follows it, and the next driver writes it again.
+    """Whether a folder's record has its header. A torn header does not count: the next driver writes it again.
 
     Raises:
         UserError: the record cannot be read, for example because it is a folder.
@@ -249,7 +245,7 @@ def check_unlocked(folder: Path) -> None:
 
 
 class Record:
-    """A run folder's record, open for appending by the one driver that holds the folder's lock."""
+    """A run folder's record, open for appending by the driver that holds the folder's lock."""
 
     def __init__(self, folder: Path, header: Header, lock: FolderLock | None = None) -> None:
         """Lock the folder, cut off a torn last line, and write the header if the record is new.
@@ -298,8 +294,7 @@ def _checked(folder: Path, header: Header) -> Header:
         UserError: the record is damaged, or belongs to another search. Not a byte of it is changed.
     """
     path = folder / RECORD_FILE
-    lines = read_lines(path, _WHAT)
-    entries = list(_present(lines, path))  # every seal is checked before anything is appended
+    entries = list(_present(read_lines(path, _WHAT), path))  # every seal is checked before anything is appended
     found = _parse_header(entries[0], path)
     if found.experiment != header.experiment:
         raise UserError(
@@ -318,12 +313,7 @@ def _line(entry: Entry) -> bytes:
 
 
 def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
-    """Check the seals of a record and take them off.
-
-    Raises:
-        UserError: the record states another schema version; or, when the iterator reaches it, a line has changed since it was
-            written.
-    """
+    """Refuse another schema version; then check the seals of the lines and take them off, lazily."""
     found = _schema_version(lines[0])
     if found not in {None, SCHEMA_VERSION}:
         raise UserError(
@@ -334,7 +324,7 @@ def _present(lines: Sequence[bytes], path: Path) -> Iterator[bytes]:
 
 
 def _schema_version(header: bytes) -> int | None:
-    """Return the schema version that a record's first line states; None if it states none."""
+    """Return the schema version in a record's first line, if any."""
     try:
         entry = json.loads(header)
     except (ValueError, RecursionError):
@@ -351,10 +341,7 @@ def _parse_header(line: bytes, path: Path) -> Header:
 
 
 def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterator[Event]:
-    """Parse entries, and check them against the header and each other.
-
-    Candidates must be numbered in the order in which they are asked for, and finish at most once at each fidelity.
-    """
+    """Parse entries. Candidates must be numbered in the order of their asking, and finish at most once at each fidelity."""
     asked = 0
     finished: set[tuple[int, Fidelity]] = set()
     shape = header.space.shape
@@ -378,7 +365,7 @@ def _parse_events(lines: Iterable[bytes], path: Path, header: Header) -> Iterato
 
 
 def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
-    """Say why a candidate cannot belong to this header's search, or return None."""
+    """Say why a candidate cannot belong to this search, or return None."""
     if entry.point is None:
         return None if entry.candidate == REFERENCE else "has no point"
     for name, value in entry.state.items():
@@ -392,7 +379,7 @@ def _misfit_asked(entry: Asked, shape: Sequence[int]) -> str | None:
 
 
 def _misfit(entry: Scored | Failed, header: Header) -> str | None:
-    """Say why a candidate's result cannot belong to this header's search, or return None."""
+    """Say why a candidate's result cannot belong to this search, or return None."""
     if isinstance(entry, Failed):
         return None
     if entry.allocation.keys() != header.widths.keys():

@@ -34,7 +34,7 @@ from hwsearch.training.qat import train_quantized
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """The file of a candidate's trained weights, and the allocation that is needed to read it."""
+    """The file of a candidate's trained weights, and the allocation that it takes to read it."""
 
     path: Path
     allocation: BitAllocation
@@ -42,26 +42,22 @@ class TrainedFile:
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """A candidate to score.
-
-    Attributes:
-        fidelity: how to score it.
-        output: the file for its trained weights, at fidelities that train.
-        start: the trained weights that its training starts from; None: those of the base.
-    """
+    """A candidate to score at a fidelity."""
 
     allocation: BitAllocation
     fidelity: Fidelity
     output: Path | None = None
+    """The file for its trained weights, at fidelities that train."""
     start: TrainedFile | None = None
+    """The trained weights that its training starts from; None: those of the base."""
 
     def files(self) -> Iterable[Path]:
         """Files that a worker reads if they exist: the weights it starts from, and those that an earlier attempt left."""
-        return (*(() if self.start is None else (self.start.path,)), *self.results())
+        return (*([] if self.start is None else [self.start.path]), *self.results())
 
     def results(self) -> Iterable[Path]:
         """Files that a worker writes."""
-        return () if self.output is None else (self.output,)
+        return [] if self.output is None else [self.output]
 
     def below(self, root: Path) -> Self:
         """Return a copy of the job with all files below another root."""
@@ -71,21 +67,15 @@ class ScoringJob:
 
 @dataclass(frozen=True)
 class ScorerFactory:
-    """Builds the scoring function in the process that will use it. It is light, because it holds only paths; they are absolute
-    if it travels to other machines.
-
-    Attributes:
-        base: the base file.
-        data_folder: the data set.
-        calibration: the calibration's file, which must exist before the first worker starts.
-        pool: training mixtures; None if no fidelity trains.
-    """
+    """Builds the scoring function in the process that uses it. Its paths are absolute if it travels to other machines."""
 
     experiment: Experiment
     base: Path
     data_folder: Path
     calibration: Path
+    """The calibration's file, which must exist before the first worker starts."""
     pool: Path | None = None
+    """Training mixtures; None if no fidelity trains."""
 
     def __call__(self) -> Callable[[ScoringJob], Mapping[str, float]]:
         """Load base and mixtures once.
@@ -110,18 +100,13 @@ class ScorerFactory:
 
 
 def first_fidelity(experiment: Experiment) -> Fidelity:
-    """Return the fidelity at which every candidate is scored: the subset, if the experiment makes more mixtures than it scores
-    on.
-    """
+    """Return the fidelity at which every candidate is scored: the subset, if it leaves mixtures out."""
     whole = experiment.search.validation_mixtures >= experiment.data.mixtures.count.get(Split.VALIDATION, 0)
     return Fidelity.POST_TRAINING if whole else Fidelity.SUBSET
 
 
 class _Scorer:
-    """A scoring function with everything loaded.
-
-    It keeps features and the mixtures' own SI-SNR, and quantizes weights once per site and width.
-    """
+    """Scores jobs. It keeps features and the mixtures' own SI-SNR, and quantizes weights once per site and width."""
 
     def __init__(self, factory: ScorerFactory, prepared: PreparedBase) -> None:
         self._factory = factory
@@ -184,17 +169,16 @@ class _Scorer:
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
         if self._others:
-            self._unheard.append(
-                [
-                    Heard(target, target, sound[0], mixture.sample_rate, mixture.target.transcript, self._recogniser)
-                    for (sound, target, _), mixture in zip(sounds, mixtures, strict=True)
-                ]
-            )
+            unheard = [
+                Heard(target, target, sound[0], mixture.sample_rate, mixture.target.transcript, self._recogniser)
+                for (sound, target, _), mixture in zip(sounds, mixtures, strict=True)
+            ]
+            self._unheard.append(unheard)
 
     def _mask_function(self, job: ScoringJob) -> tuple[Callable[[KeptInput], Tensor], int]:
         """Return the network of a job, and the number of its training steps, including those of warm starts.
 
-        Full precision is never trained further, so that it stays a fixed reference for the candidates.
+        Full precision is never trained further: it stays a fixed reference for the candidates.
         """
         if not job.fidelity.trained or set(job.allocation.by_site.values()) == {FLOAT_BITS}:
             network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
@@ -224,7 +208,7 @@ class _Scorer:
 
 
 def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
-    """Compute the metrics other than SI-SNR, each with the half width of its interval if that is known.
+    """Compute the metrics other than SI-SNR, each with the half width of its interval if it has one.
 
     Raises:
         ValueError: a metric has no value for any mixture.
@@ -245,9 +229,9 @@ def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity,
 
     Args:
         experiment: `search_digest` of the experiment, which covers how candidates are trained.
-        allocation: the candidate's bit allocation.
+        allocation: of the candidate.
         fidelity: how long it is trained.
-        start: the file that training starts from, if any.
+        start: name of the file that training starts from; None: the base.
     """
     content = {"experiment": experiment, "allocation": allocation.to_json(), "fidelity": fidelity.value, "start": start}
     return f"{digest(content)[:24]}.safetensors"

@@ -6,10 +6,11 @@ are constants and no part of a point.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING
 
 from hwsearch.errors import UserError
@@ -39,15 +40,14 @@ class SearchSpace:
 
     widths: tuple[tuple[str, tuple[int, ...]], ...]
     fixed: frozenset[str] = frozenset()
-    """Sites that a pattern fixes, and a trunk with widths of its own. They do not matter for whether an allocation is uniform."""
+    """Sites that a pattern fixes, and a trunk with widths of its own. A uniform allocation may have other widths at them."""
     groups: tuple[tuple[str, ...], ...] = ()
-    """Groups of sites that share a width. All sites of a group may take the same widths."""
+    """Groups of sites that share a width; all sites of a group have the same widths to choose from."""
 
     @cached_property
     def free(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Choices with more than one width, each named by its first site, with these widths."""
-        led = {site for group in self.groups for site in sorted(group, key=self._order.__getitem__)[1:]}
-        return tuple((site, widths) for site, widths in self.free_sites if site not in led)
+        return tuple((site, widths) for site, widths in self.free_sites if site in self.members)
 
     @cached_property
     def free_sites(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -57,8 +57,11 @@ class SearchSpace:
     @cached_property
     def members(self) -> dict[str, tuple[str, ...]]:
         """The sites of each free choice."""
-        grouped = {site: group for group in self.groups for site in group}
-        return {name: grouped.get(name, (name,)) for name, _ in self.free}
+        groups = {site: group for group in self.groups for site in group}
+        named: dict[tuple[str, ...], str] = {}
+        for site, _ in self.free_sites:
+            named.setdefault(groups.get(site, (site,)), site)
+        return {name: sites for sites, name in named.items()}
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -109,13 +112,9 @@ class SearchSpace:
 
     @cached_property
     def _choices(self) -> tuple[tuple[str, tuple[int, ...], int | None], ...]:
-        """Yield every site, its widths, and the free choice that decides between them."""
+        """Every site, its widths, and the free choice that decides between them."""
         decides = {site: choice for choice, (name, _) in enumerate(self.free) for site in self.members[name]}
         return tuple((site, widths, decides.get(site)) for site, widths in self.widths)
-
-    @cached_property
-    def _order(self) -> dict[str, int]:
-        return {site: index for index, (site, _) in enumerate(self.widths)}
 
 
 @dataclass(frozen=True)
@@ -159,13 +158,8 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
     """Make one allocation for every pair of weight and activation width. Sites that cannot take a width take the nearest."""
     weights, activations = _searched_widths(space)
-    return _distinct(
-        [
-            Seed(UNIFORM, _snap(space, {name: w if is_weight(name) else a for name, _ in space.free} | _apart(space)))
-            for a in activations
-            for w in weights
-        ]
-    )
+    pairs = product(activations, weights)
+    return distinct(_seed(space, UNIFORM, {name: w if is_weight(name) else a for name, _ in space.free}) for a, w in pairs)
 
 
 def ends_seeds(space: SearchSpace) -> list[Seed]:
@@ -175,30 +169,20 @@ def ends_seeds(space: SearchSpace) -> list[Seed]:
     The ends are the weights of the first and the last layer. If neither may take 8 bits, there are no such allocations.
     """
     weight_sites = [site for site, _ in space.widths if is_weight(site)]
-    if not weight_sites:
-        return []
-    ends = {
-        name
-        for name, widths in space.free
-        if END_BITS in widths and {weight_sites[0], weight_sites[-1]} & set(space.members[name])
-    }
-    if not ends:
-        return []
+    outer = {*weight_sites[:1], *weight_sites[-1:]}
+    ends = {name for name, widths in space.free if END_BITS in widths and outer & set(space.members[name])}
     weights, activations = _searched_widths(space)
-    rest = {name: activations[-1] for name, _ in space.free if not is_weight(name)} | _apart(space)
-    return _distinct(
-        [
-            Seed(
-                ENDS,
-                _snap(
-                    space,
-                    {name: END_BITS if name in ends else w for name, _ in space.free if is_weight(name)} | rest,
-                ),
-            )
-            for w in weights
-            if w < END_BITS
-        ]
-    )
+    widest = {name: END_BITS if name in ends else activations[-1] for name, _ in space.free}
+    rest = [name for name, _ in space.free if is_weight(name) and name not in ends]
+    return distinct(_seed(space, ENDS, widest | dict.fromkeys(rest, w)) for w in weights if w < END_BITS and ends)
+
+
+def distinct(seeds: Iterable[Seed]) -> list[Seed]:
+    """Return the first seed at each point."""
+    found: dict[Point, Seed] = {}
+    for seed in seeds:
+        found.setdefault(seed.point, seed)
+    return list(found.values())
 
 
 def _matched(key: str, patterns: Mapping[str, tuple[int, ...]], sites: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -244,18 +228,13 @@ def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:
     return sorted(weights) or [END_BITS], sorted(activations) or [END_BITS]
 
 
-def _apart(space: SearchSpace) -> dict[str, int]:
-    """Return the free choices that do not follow the uniform widths, at their widest."""
-    return {name: widths[-1] for name, widths in space.free if name in space.fixed}
+def _seed(space: SearchSpace, strategy: str, wanted: Mapping[str, int]) -> Seed:
+    """Return the seed with each choice at the width nearest to the wanted one; of two equally near, the wider.
 
-
-def _snap(space: SearchSpace, wanted: Mapping[str, int]) -> Point:
-    """Return the point with each choice at the width nearest to the wanted one; of two equally near, the wider."""
-    return tuple(
-        min(range(len(widths)), key=lambda index: (abs(widths[index] - wanted[name]), -widths[index]))
-        for name, widths in space.free
-    )
-
-
-def _distinct(seeds: list[Seed]) -> list[Seed]:
-    return list({seed.point: seed for seed in seeds}.values())
+    Choices that do not follow the uniform widths are at their widest.
+    """
+    point = []
+    for name, widths in space.free:
+        bits = widths[-1] if name in space.fixed else wanted[name]
+        point.append(min(range(len(widths)), key=lambda index: (abs(widths[index] - bits), -widths[index])))
+    return Seed(strategy, tuple(point))

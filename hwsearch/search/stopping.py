@@ -1,7 +1,6 @@
 """The budgets that end a search, other than its number of trials.
 
-No budget changes what a candidate means or which one comes next. So a search that one budget has stopped can go on with a larger
-one.
+No budget changes what a candidate means or which one comes next, so a stopped search can go on with a larger budget.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from hwsearch.search.objectives import Objective
 from hwsearch.search.pareto import has_stalled
 
 CHECKS_PER_WINDOW = 10
-"""How often growth is checked while one window of candidates is scored."""
+"""Checks of growth while one window of candidates is scored."""
 
 
 class Budgets:
@@ -57,9 +56,7 @@ class Budgets:
         if self._judged[0] != count:
             values = np.array(self._values[:count], dtype=np.float64)
             self._judged = count, has_stalled(values, self._directions, self._window, self._growth)
-        if not self._judged[1]:
-            return None
-        return stall_said(self._growth, self._window)
+        return stall_said(self._growth, self._window) if self._judged[1] else None
 
 
 def first_judged(window: int, seeds: int) -> int:

@@ -22,7 +22,7 @@ class TrainedWeights:
             folder: the run folder.
             experiment: hash of the experiment.
             allocation_of: returns the allocation of a candidate by number.
-            warm_start: whether a training starts from weights that were trained before, and not from the base.
+            warm_start: whether a training starts from trained weights if there are any; otherwise all start from the base.
         """
         self._folder = folder
         self._experiment = experiment
@@ -46,10 +46,10 @@ class TrainedWeights:
         return (self._folder / TRAINED_FOLDER / name).resolve()
 
     def _nearest(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[Fidelity, int] | None:
-        """Find the weights that a training starts from.
+        """Find the weights that a training starts from; None: the base.
 
         These are the candidate's own, if a rung has trained it already. Otherwise they are those of the candidate whose weight
-        widths differ least in sum. The result is None if nothing is trained yet, or if warm starts are off.
+        widths differ least in sum.
         """
         if not self._warm_start:
             return None

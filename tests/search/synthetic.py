@@ -172,6 +172,11 @@ def essence(folder: Path) -> list[dict[str, object]]:
     return [event.model_dump(exclude={"time", "seconds", "worker"}) for event in events(folder)]
 
 
+def finished(folder: Path) -> list[dict[str, object]]:
+    """The essence of what was scored, in order; a cut may move an `asked` line against a `scored` one."""
+    return [event for event in essence(folder) if event["event"] != "asked"]
+
+
 def cut_record(source: Path, target: Path, length: int) -> None:
     """Copy a record as a driver killed after that many bytes would have left it."""
     target.mkdir(parents=True)

@@ -25,6 +25,7 @@ from tests.search.synthetic import (
     default_seeds,
     essence,
     events,
+    finished,
     make_experiment,
     make_scorer,
     quality,
@@ -93,7 +94,7 @@ def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(tmp_path: Path, samp
     experiment = make_experiment(45, sampler=sampler)
     search(tmp_path / "whole", experiment, executor(make_scorer))
     length = (tmp_path / "whole" / RECORD_FILE).stat().st_size
-    for cut in np.random.default_rng(0).integers(0, length, 8).tolist():
+    for cut in np.random.default_rng(0).integers(0, length, 5).tolist():
         folder = tmp_path / f"cut{cut}"
         cut_record(tmp_path / "whole", folder, cut)
         search(folder, experiment, executor(make_scorer))
@@ -148,11 +149,6 @@ def test_a_group_shares_a_width_in_every_candidate_of_the_record(tmp_path: Path)
         assert len(found) == 25
         assert all(len({event.allocation[site] for site in group}) == 1 for event in found)
         assert len({event.allocation[group[0]] for event in found}) == 6
-
-
-def finished(folder: Path) -> list[dict[str, object]]:
-    """What was scored, in order; a cut may move an `asked` line against a `scored` one."""
-    return [event for event in essence(folder) if event["event"] != "asked"]
 
 
 def test_more_trials_continue_a_finished_search(tmp_path: Path) -> None:

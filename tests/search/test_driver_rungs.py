@@ -19,7 +19,7 @@ from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_
 from hwsearch.search.scoring import ScoringJob, trained_name
 from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.separator.allocation import BitAllocation, is_weight
-from tests.search.synthetic import cut_record, essence, events, make_experiment, quality, search
+from tests.search.synthetic import cut_record, essence, events, finished, make_experiment, quality, search
 
 RUNGS = ((Fidelity.POST_TRAINING, 12), (Fidelity.SHORT_QAT, 6), (Fidelity.FULL_QAT, 3))
 ALWAYS = {"uniform", "ends-at-8"}
@@ -190,17 +190,13 @@ def test_without_warm_starts_every_training_starts_from_the_base(tmp_path: Path)
 # Kills and resumes
 
 
-def finished(folder: Path) -> list[dict[str, object]]:
-    return [event for event in essence(folder) if event["event"] != "asked"]
-
-
 @pytest.mark.parametrize("sampler", ["nsga2", "posterior"])
 def test_a_search_cut_inside_a_rung_goes_on_as_if_undisturbed(tmp_path: Path, sampler: str) -> None:
     experiment = experiment_of(sampler=sampler)
     search(tmp_path / "whole", experiment, Watched())
     content = (tmp_path / "whole" / RECORD_FILE).read_bytes()
     begin = content.index(b'"fidelity":"post-training"')
-    for cut in np.random.default_rng(1).integers(begin, len(content), 10).tolist():
+    for cut in np.random.default_rng(1).integers(begin, len(content), 6).tolist():
         folder, executor = tmp_path / f"cut{cut}", Watched()
         cut_record(tmp_path / "whole", folder, cut)
         search(folder, experiment, executor)
@@ -216,7 +212,7 @@ def test_parallel_rungs_cut_anywhere_score_everyone_once(tmp_path: Path) -> None
         experiment = experiment_of(warm_start=warm_start)
         search(folder / "whole", experiment, Parallel())
         length = (folder / "whole" / RECORD_FILE).stat().st_size
-        for cut in np.random.default_rng(2).integers(length // 3, length, 4).tolist():
+        for cut in np.random.default_rng(2).integers(length // 3, length, 3).tolist():
             cut_record(folder / "whole", folder / f"{cut}", cut)
             search(folder / f"{cut}", experiment, Parallel())
             if not warm_start:

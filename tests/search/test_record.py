@@ -152,10 +152,6 @@ def test_a_torn_header_is_written_again(tmp_path: Path) -> None:
         (b"{ not JSON}", "line 3: not a valid entry"),
         (b"\0\0\0}", "line 3: not a valid entry"),
         (b'{"event":"asked","candidate":1}', "line 3: not a valid entry (asked.strategy: found nothing, wanted a value)"),
-        (
-            scored(0).model_dump_json().replace("0.30000000000000004", "NaN").encode(),
-            "line 3: not a valid entry",
-        ),
         (asked(5).model_dump_json().encode(), "line 3: candidate 5 asked; wanted 1"),
         (scored(7).model_dump_json().encode(), "line 3: candidate 7 finished before it was asked"),
         (header().model_dump_json().encode(), "line 3: found a second header"),
@@ -176,10 +172,7 @@ def test_a_candidate_cannot_finish_twice_at_one_fidelity(tmp_path: Path) -> None
 
 
 def test_a_second_driver_is_refused_by_the_pid_of_the_first(tmp_path: Path) -> None:
-    with (
-        Record(tmp_path, header()),
-        pytest.raises(UserError, match=f"process {os.getpid()} is searching here"),
-    ):
+    with Record(tmp_path, header()), pytest.raises(UserError, match=f"process {os.getpid()} is searching here"):
         Record(tmp_path, header())
     with Record(tmp_path, header()):
         pass
@@ -210,10 +203,7 @@ def test_a_file_system_without_locks_is_refused_by_name(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"experiment": "c" * 64, "name": "other"},
-            "holds a search of experiment 'test' (aaaaaaaaaaaa), not of 'other'",
-        ),
+        ({"experiment": "c" * 64, "name": "other"}, "holds a search of experiment 'test' (aaaaaaaaaaaa), not of 'other'"),
         ({"provenance": {"base": "c"}}, "was made with base b, not c"),
     ],
 )
@@ -332,23 +322,6 @@ def test_a_changed_lost_or_moved_line_is_named(whole: bytes, data: st.DataObject
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return write(tmp_path_factory.mktemp("whole"), *EVENTS).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (b'"si_snr_improvement_db":0.30000000000000004', b'"si_snr_improvement_db":99.0'),
-        (b'"size_bytes":12.0', b'"size_bytes":-5.0'),
-        (b'"seconds":0.5', b'"seconds":0.6'),
-    ],
-)
-def test_a_value_that_was_edited_is_refused(tmp_path: Path, before: bytes, after: bytes) -> None:
-    path = write(tmp_path, *EVENTS)
-    content = path.read_bytes()
-    path.write_bytes(content.replace(before, after, 1))
-    assert path.read_bytes() != content
-    with pytest.raises(UserError, match=re.escape(f"{path}, line 4: changed since it was written")):
-        list(read_record(tmp_path)[1])
 
 
 def test_the_seal_of_a_line_is_a_digest_of_it_and_of_the_seal_before(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from hwsearch.data.dataset import load_mixture, open_dataset
-from hwsearch.experiment import Experiment, Fidelity, Split
+from hwsearch.experiment import Fidelity, Split
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile, trained_name
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import prepare_base
@@ -139,17 +139,6 @@ def test_full_precision_is_never_trained(score: Score, tmp_path: Path, fidelity:
 def test_a_job_that_trains_wants_a_place_for_its_weights(score: Score) -> None:
     with pytest.raises(ValueError, match="wants a place for its weights"):
         score(ScoringJob(FOUR, SHORT))
-
-
-def test_the_first_fidelity_is_a_subset_where_there_are_more_mixtures(factory: ScorerFactory) -> None:
-    experiment: Experiment = factory.experiment
-    fewer = experiment.model_copy(update={"search": experiment.search.model_copy(update={"validation_mixtures": 2})})
-    scorer = replace(factory, experiment=fewer)()
-    counts = [
-        scorer(ScoringJob(FOUR, fidelity))["utterances"]
-        for fidelity in (Fidelity.SUBSET, Fidelity.POST_TRAINING, Fidelity.SUBSET)
-    ]
-    assert counts == [2.0, 3.0, 2.0]
 
 
 def test_weights_are_named_by_all_that_makes_them() -> None:

@@ -1,7 +1,8 @@
 """What a search tries in any case, whatever its sampler finds: the final front is nowhere below any prior's."""
 
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -26,9 +27,8 @@ from hwsearch.search.record import Scored
 from hwsearch.search.samplers.optuna_samplers import OptunaProposer
 from hwsearch.search.samplers.posterior import PosteriorProposer, posterior_engine
 from hwsearch.search.scoring import ScoringJob
-from hwsearch.search.space import Point, SearchSpace, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import Point, SearchSpace, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.table import SensitivityTable
-from hwsearch.separator.untrained import untrained_sites
 from tests.search.synthetic import events, make_experiment, noise, prior_table, space_of
 
 PRIORS = ("output-noise-ratio", "kl", "curvature")
@@ -48,21 +48,28 @@ def tables_of(space: SearchSpace) -> dict[str, SensitivityTable]:
     return found
 
 
+def planned(experiment: Experiment, tables: Mapping[str, SensitivityTable] | None = None, nas: Sequence[Point] = ()) -> Plan:
+    space = space_of(experiment)
+    return make_plan(experiment, space, CostBook(experiment, space), tables_of(space) if tables is None else tables, nas)
+
+
 @cache
 def plan_of(sampler: str, trials: int = 40, **search: object) -> Plan:
-    experiment = experiment_of(trials, sampler=sampler, **search)
-    space = space_of(experiment)
-    return make_plan(experiment, space, CostBook(experiment, space), tables_of(space))
+    return planned(experiment_of(trials, sampler=sampler, **search))
+
+
+@cache
+def book() -> CostBook:
+    """The costs of all experiments here that share the widths."""
+    return CostBook(experiment_of(), space_of(experiment_of()))
 
 
 @cache
 def everything() -> tuple[list[Point], np.ndarray]:
     """Every point of the space, and the size it is charged."""
-    experiment = experiment_of()
-    space = space_of(experiment)
+    space = space_of(experiment_of())
     points = list(product(*(range(count) for count in space.shape)))
-    sizes = [row["size_bytes"] for row in CostBook(experiment, space).charge([space.decode(point) for point in points])]
-    return points, np.array(sizes)
+    return points, np.array([row["size_bytes"] for row in book().charge([space.decode(point) for point in points])])
 
 
 @cache
@@ -78,9 +85,7 @@ def prior_front(prior: str) -> tuple[tuple[float, float], ...]:
 
 
 def run(experiment: Experiment, plan: Plan, folder: Path, score: Callable[[ScoringJob], Mapping[str, float]]) -> SearchSummary:
-    space = space_of(experiment)
-    charge = CostBook(experiment, space).charge
-    return run_search(Task(experiment, space, charge, folder), LocalExecutor(lambda: score), plan)
+    return run_search(Task(experiment, space_of(experiment), book().charge, folder), LocalExecutor(lambda: score), plan)
 
 
 def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, float]]:
@@ -93,7 +98,7 @@ def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, flo
     return score
 
 
-@settings(deadline=None, max_examples=24)
+@settings(deadline=None, max_examples=16)
 @given(
     st.sampled_from(["random", "nsga2", "tpe", "posterior"]),
     st.integers(0, 6),
@@ -103,10 +108,9 @@ def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, flo
 def test_whatever_is_found_the_front_is_nowhere_below_uniform_ends_or_any_priors_front(
     sampler: str, more: int, seed: int, levels: int
 ) -> None:
-    fresh = plan_of.__wrapped__  # proposers keep state
     seeds = len(plan_of("random").seeds)
     experiment = experiment_of(seeds + more, sampler=sampler)
-    plan = fresh(sampler, seeds + more)
+    plan = planned(experiment)
     with tempfile.TemporaryDirectory() as folder:
         run(experiment, plan, Path(folder), scores_of(seed, levels))
         table = read_candidates(Path(folder))
@@ -170,7 +174,7 @@ def test_a_strategy_proposes_what_it_says_and_no_more(tmp_path: Path, strategy: 
     assert wants_nas(experiment) == (strategy == "nas")
     found_by_nas = [(0, 0, 1, 1, 2, 2, 1, 0), (2, 1, 0, 1, 2, 0, 0, 1)]
     tables = {wanted: tables_of(space)[wanted] for wanted in wanted_priors(experiment)}
-    plan = make_plan(experiment, space, CostBook(experiment, space), tables, found_by_nas if wants_nas(experiment) else [])
+    plan = planned(experiment, tables, found_by_nas if wants_nas(experiment) else [])
     assert plan.proposer is None
     summary = run(experiment, plan, tmp_path, noisy)
     scored = [event for event in events(tmp_path) if isinstance(event, Scored)][1:]
@@ -204,14 +208,9 @@ def test_a_strategy_proposes_what_it_says_and_no_more(tmp_path: Path, strategy: 
 
 @pytest.mark.parametrize("trials", [1, 20, 33, 50])
 def test_a_prior_alone_plans_as_many_candidates_as_are_wanted_and_always_the_baselines_and_its_front(trials: int) -> None:
-    experiment = experiment_of(trials, strategy="kl", weight_bits=[2, 3, 4, 5, 6, 8])
-    space = space_of(experiment)
-    plan = make_plan(experiment, space, CostBook(experiment, space), {"kl": prior_table(space)})
-    least = make_plan(
-        experiment_of(1, strategy="kl", weight_bits=[2, 3, 4, 5, 6, 8]),
-        space,
-        CostBook(experiment, space),
-        {"kl": prior_table(space)},
+    plan, least = (
+        planned(experiment, {"kl": prior_table(space_of(experiment))})
+        for experiment in (experiment_of(n, strategy="kl", weight_bits=[2, 3, 4, 5, 6, 8]) for n in (trials, 1))
     )
     assert len(plan.seeds) == max(trials, len(least.seeds))
     assert plan.seeds[: len(least.seeds)] == least.seeds
@@ -220,43 +219,31 @@ def test_a_prior_alone_plans_as_many_candidates_as_are_wanted_and_always_the_bas
 
 def test_nas_candidates_join_the_default_where_they_are_wanted() -> None:
     experiment = experiment_of(nas=True)
-    space = space_of(experiment)
     assert wants_nas(experiment)
     assert not wants_nas(experiment_of())
     point = (0, 1, 2, 0, 1, 2, 0, 1)
-    plan = make_plan(experiment, space, CostBook(experiment, space), tables_of(space), [point])
-    assert [seed.point for seed in plan.seeds if seed.strategy == "nas"] == [point]
+    assert [seed.point for seed in planned(experiment, nas=[point]).seeds if seed.strategy == "nas"] == [point]
 
 
-def test_what_cannot_propose_is_refused() -> None:
-    for search, message in (
-        ({"priors": [], "sampler": "posterior"}, "search.priors: empty; the posterior sampler wants one to start from"),
-        (
-            {"objectives": ["si_snr_improvement_db", "latency_ms[abacus]"], "sampler": "posterior"},
-            "no cost 'latency_ms[abacus]'; wanted size_bytes",
-        ),
-        (
-            {"limits": {"colour": 3.0}, "sampler": "posterior"},
-            "no cost 'colour'; wanted size_bytes",
-        ),
-    ):
-        experiment = experiment_of(**search)
-        space = space_of(experiment)
-        with pytest.raises(UserError) as refused:
-            make_plan(experiment, space, CostBook(experiment, space), tables_of(space))
-        assert message in str(refused.value)
-    experiment = experiment_of(priors=[], sampler="random")
-    space = space_of(experiment)
-    assert {seed.strategy for seed in make_plan(experiment, space, CostBook(experiment, space), {}).seeds} == {
-        "uniform",
-        "ends-at-8",
-    }
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"priors": []}, "search.priors: empty; the posterior sampler wants one to start from"),
+        ({"objectives": ["si_snr_improvement_db", "latency_ms[abacus]"]}, "no cost 'latency_ms[abacus]'; wanted size_bytes"),
+        ({"limits": {"colour": 3.0}}, "no cost 'colour'; wanted size_bytes"),
+    ],
+)
+def test_what_cannot_propose_is_refused(search: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        planned(experiment_of(**search, sampler="posterior"))
+
+
+def test_another_sampler_needs_no_priors() -> None:
+    assert {seed.strategy for seed in planned(experiment_of(priors=[], sampler="random"), {}).seeds} == {"uniform", "ends-at-8"}
 
 
 def test_a_space_of_constants_has_one_seed_and_nobody_to_propose() -> None:
-    experiment = experiment_of(weight_bits=[4], sampler="posterior")
-    space = space_of(experiment)
-    plan = make_plan(experiment, space, CostBook(experiment, space), {})
+    plan = planned(experiment_of(weight_bits=[4], sampler="posterior"), {})
     assert [seed.point for seed in plan.seeds] == [()]
     assert plan.proposer is None
 
@@ -266,9 +253,7 @@ def test_the_posterior_of_an_experiment_stays_within_its_limits(tmp_path: Path) 
     limit = float(np.quantile(sizes, 0.3))
     seeds = len(plan_of("random").seeds)
     experiment = experiment_of(seeds + 15, sampler="posterior", limits={"size_bytes": limit})
-    space = space_of(experiment)
-    plan = make_plan(experiment, space, CostBook(experiment, space), tables_of(space))
-    run(experiment, plan, tmp_path, noisy)
+    run(experiment, planned(experiment), tmp_path, noisy)
     own = [event for event in events(tmp_path) if isinstance(event, Scored) and event.strategy == "prior-corrected"]
     assert len(own) == 15
     assert max(event.costs["size_bytes"] for event in own) <= limit
@@ -277,15 +262,9 @@ def test_the_posterior_of_an_experiment_stays_within_its_limits(tmp_path: Path) 
 def test_an_engine_of_priors_that_only_rank_may_be_off_by_more() -> None:
     """Its scale is a guess: what it believes of an allocation's loss is less certain."""
     experiment = experiment_of()
-    space = build_space(experiment.search, untrained_sites(experiment))
-    book = CostBook(experiment, space)
-    tables = tables_of(space)
-    engines = [
-        posterior_engine(space, [tables[prior]], book, experiment.search.objectives, {}, 16) for prior in (PRIORS[0], PRIORS[1])
-    ]
-    narrowest = np.zeros((1, len(space.free)), np.int64)
-    relative = []
-    for engine in engines:
-        mean, deviation = engine._posterior.predict(narrowest)
+    space, relative = space_of(experiment), []
+    for prior in PRIORS[:2]:
+        engine = posterior_engine(space, [tables_of(space)[prior]], book(), experiment.search.objectives, {}, 16)
+        mean, deviation = engine._posterior.predict(np.zeros((1, len(space.free)), np.int64))
         relative.append(float(deviation[0] / mean[0]))
     assert relative[1] > 2 * relative[0]
