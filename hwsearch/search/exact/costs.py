@@ -1,8 +1,8 @@
-"""The cost simulator's answers as sums over the sites.
+"""Costs of the simulator as sums over the sites.
 
-The size of the packed file is such a sum. Latency and stored weights are only where no layer has two free widths that matter
-together: a layer's time depends on its weights' and its activations' widths jointly, so activations have to be fixed. What is not
-a sum is refused. Peak memory is the largest of several sums, one for each set of tensors alive at once.
+The size of the packed file is such a sum. The time of a layer depends on the widths of its weights and activations jointly, so
+latency is a sum only if activations are fixed. A cost that is no sum is refused. Peak memory is the largest of several sums, one
+for each set of tensors that are alive at once.
 """
 
 import math
@@ -27,19 +27,19 @@ _TOLERANCE = 1e-9
 """Largest relative difference between a sum and the simulator."""
 
 _GRID_BITS = 40
-"""Costs are rounded to the largest one's leading bits, so that sums are exact in any order and equal costs compare as equal."""
+"""Costs are rounded to so many leading bits of the largest one, so that sums are exact in any order and equal costs are equal."""
 
 
 def size_cost(workload: Workload, widths: Widths) -> Cost:
-    """Bytes of the packed file, named `size_bytes`."""
+    """Make the cost `size_bytes`: the bytes of the packed file."""
     return separable_cost(SIZE, lambda bits: packed_size_bytes(workload, bits).astype(np.float64), workload, widths)
 
 
 def target_cost(metric: str, table: CostTable, widths: Widths) -> Cost:
-    """A metric of a target (`CostTable.metrics`) but peak memory, named like `latency_ms[target]`.
+    """Make the cost `metric[target]` for any of `CostTable.metrics` except peak memory.
 
     Raises:
-        UserError: widths the target cannot run (names the layer), or the cost is no sum over the sites.
+        UserError: the target cannot run a width (names the layer), or the cost is no sum over the sites.
     """
     name = f"{metric}[{table.target.name}]"
 
@@ -53,12 +53,12 @@ def target_cost(metric: str, table: CostTable, widths: Widths) -> Cost:
 
 
 def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
-    """Peak activation memory on a target, bytes: the largest sum over the tensors alive at once, one sum for each memory cut.
+    """Make the cost of peak activation memory on a target, in bytes. Each sum is over the tensors of one memory cut.
 
-    Cuts that lie within another are left out. The state of a streaming inference is alive in all of them.
+    Cuts within other cuts are left out. The state of a streaming inference is alive in all cuts.
 
     Raises:
-        UserError: a width the target cannot hold; names the site.
+        UserError: the target cannot hold a width; names the site.
     """
     name = f"peak_activation_bytes[{table.target.name}]"
     workload = table.workload
@@ -81,21 +81,21 @@ def peak_activation_cost(table: CostTable, widths: Widths) -> Cost:
 
 
 class NotSeparableError(UserError):
-    """A cost that is no sum over the sites."""
+    """The cost is no sum over the sites."""
 
 
 def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload: Workload, widths: Widths) -> Cost:
-    """A cost as one sum over the sites, from its changes when one site changes, and checked on random allocations.
+    """Make a cost that is one sum, from the changes of single sites. The sum is checked on random allocations.
 
     Args:
         name: the column of the record.
-        charge: cost `[allocations]` of widths `[allocations, workload sites]`.
-        workload: the network whose columns `charge` takes.
+        charge: computes the cost [allocations] of widths [allocations, workload sites].
+        workload: the network whose sites `charge` takes.
         widths: every site of the workload and the widths it may take.
 
     Raises:
         NotSeparableError: the cost is no sum over the sites.
-        UserError: a cost that is not finite.
+        UserError: a cost is not finite.
         ValueError: the sites are not those of the workload.
     """
     table, origin = site_changes(charge, workload, widths)
@@ -107,10 +107,10 @@ def separable_cost(name: str, charge: Callable[[IntArray], FloatArray], workload
 
 
 def site_changes(charge: Callable[[IntArray], FloatArray], workload: Workload, widths: Widths) -> tuple[FloatArray, float]:
-    """What a cost changes by when one site takes another width, and the cost of the narrowest allocation, where changes start.
+    """Compute how a cost changes from the narrowest allocation when one site takes another width.
 
     Returns:
-        `[sites, widths]` changes, and the start; rounded so that their sums are exact.
+        Changes [sites, widths], and the cost of the narrowest allocation, rounded so that their sums are exact.
 
     Raises:
         ValueError: the sites are not those of the workload.

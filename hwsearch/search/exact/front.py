@@ -1,17 +1,17 @@
 """The exact front of a separable loss against one additive cost: a multiple-choice knapsack with every budget at once.
 
-Three ways, all exact:
+There are three ways, all exact:
 
-- `supported_front`: the corners of the front's convex hull, by taking the steps of every choice's own hull in the order of loss
-  saved per cost (Sinha and Zoltners 1979). Milliseconds at any size.
-- `front_at`: the optimum at each of a few budgets. Between two corners of the hull the optimum lies above their line by no more
-  than the best known allocation does, which leaves a handful of choices undecided (the core, Pisinger 1995); those are gone
-  through by a dynamic program over non-dominated states.
-- `exact_front`: all of it. By a dynamic program over every cost where costs are multiples of a quantum and not too many, else as
-  in `front_at`, between all corners (the two phases of Ulungu and Teghem 1995).
+- `supported_front` gives the corners of the front's convex hull. It takes the steps of every choice's own hull in the order of
+  loss saved per cost (Sinha and Zoltners 1979), in milliseconds at any size.
+- `front_at` gives the optimum at each of a few budgets. Between two corners of the hull, the optimum is no further above their
+  line than the best known allocation. This leaves a few choices undecided (the core, Pisinger 1995). A dynamic program over
+  non-dominated states decides them.
+- `exact_front` gives the whole front. If costs are multiples of a quantum and not too many, a dynamic program goes over every
+  cost; otherwise `exact_front` works as `front_at` does, between all corners (the two phases of Ulungu and Teghem 1995).
 
-Exact means: no allocation within the problem is better, but for rounding in the sums of losses (a few units in the last place).
-Costs whose tables are whole multiples of one number, such as bytes, are summed without rounding.
+Exact means that no other allocation is better, except by rounding in the sums of losses (a few units in the last place). Costs
+that are whole multiples of one number, such as bytes, are summed without rounding.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,54 +24,52 @@ from hwsearch.errors import UserError
 from hwsearch.search.exact.problem import AllocationProblem, FloatArray, IndexArray, IntArray, quantum, readable
 
 DENSE_UPDATES = 1_000_000_000
-"""Most table updates of the dynamic program over all costs: about a second of one core, and a fifth as many bytes."""
+"""Largest number of table updates for the dynamic program over all costs: about a second, and a fifth as many bytes."""
 
 _ROUNDING = 1e-12
 """Relative slack for sums of a few hundred losses."""
 
 _FIRST_CORE = 12
-"""Options off the hull with which the search between two corners starts; more are taken in until the result is proven."""
+"""Number of options off the hull that the search between two corners starts with. It adds more until the result is proven."""
 
 _NO_STEPS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
-    """Allocations in rising order of cost.
-
-    Attributes:
-        metric: the cost.
-        indices: `[allocations, sites]` positions of the widths among those of each site.
-        costs: `[allocations]`.
-        losses: `[allocations]`.
-    """
+    """Allocations in rising order of cost."""
 
     metric: str
+    """Name of the cost."""
     indices: IndexArray
+    """[allocations, sites] positions of widths."""
     costs: FloatArray
+    """[allocations]"""
     losses: FloatArray
+    """[allocations]"""
 
 
 def supported_front(problem: AllocationProblem, metric: str) -> Front:
-    """Allocations on the lower convex hull of loss against cost: all its corners, and some on its edges.
+    """Return the corners of the lower convex hull of loss against cost, and some allocations on its edges.
 
     Raises:
-        UserError: no such cost, or one that is not additive.
+        UserError: there is no such cost, or it is not additive.
     """
     knapsack = _knapsack(problem, metric)
     return _front(problem, metric, knapsack, _corners(knapsack, _hull_steps(knapsack)))
 
 
 def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[int], IntArray] = np.arange) -> IndexArray:
-    """Solve as `supported_front` does, from bare tables, for callers that solve under many losses.
+    """Solve as `supported_front` does, from tables, for callers that solve under many losses.
 
     Args:
-        costs: `[choices, options]`, infinite where a choice has no such option.
-        losses: `[choices, options]`, the loss of each option.
-        choose: given how many there are, which of them are wanted, each once; all by default.
+        costs: [choices, options], infinite where a choice has no such option.
+        losses: [choices, options].
+        choose: takes the number of allocations in rising order of cost, and returns which of them are wanted, each once. The
+            default is all.
 
     Returns:
-        `[allocations, choices]` options in the order of `choose`; all are in rising order of cost.
+        Options [allocations, choices], in the order of `choose`.
     """
     knapsack = _sorted_tables(costs, losses)
     steps = _hull_steps(knapsack)
@@ -82,10 +80,10 @@ def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[i
 
 
 def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) -> Front:
-    """The allocation of least loss at each budget, in the order of the budgets; among equal losses the cheapest.
+    """Return the allocation of least loss at each budget, in the order of the budgets; of equal losses, the cheapest.
 
     Raises:
-        UserError: no such cost, one that is not additive, or a budget below what any allocation costs.
+        UserError: there is no such cost, it is not additive, or no allocation is within a budget.
     """
     knapsack = _knapsack(problem, metric)
     steps = _hull_steps(knapsack)
@@ -100,7 +98,7 @@ def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) 
             f"limit {metric} <= {worst:.10g} cannot be met; the least any allocation takes is {readable(float(start_costs[0]))}"
         )
     owner = np.searchsorted(start_costs, limits, side="right") - 1
-    # A budget met to within rounding is decided by the costs summed site by site, as they are everywhere else.
+    # Costs that are summed site by site decide whether a budget is met, as everywhere else.
     slack = _ROUNDING * float(np.abs(start_costs).max())
     indices = np.empty((len(limits), len(problem.sites)), np.int8)
     costs, losses = np.empty(len(limits)), np.empty(len(limits))
@@ -115,10 +113,10 @@ def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) 
 
 
 def exact_front(problem: AllocationProblem, metric: str) -> Front:
-    """Every non-dominated pair of cost and loss, with one allocation each.
+    """Return every non-dominated pair of cost and loss, with one allocation for each.
 
     Raises:
-        UserError: no such cost, or one that is not additive.
+        UserError: there is no such cost, or it is not additive.
     """
     knapsack = _knapsack(problem, metric)
     unit = quantum(knapsack.costs[np.isfinite(knapsack.costs)])
@@ -134,9 +132,9 @@ def exact_front(problem: AllocationProblem, metric: str) -> Front:
 
 @dataclass(frozen=True)
 class _Knapsack:
-    """The non-dominated options of every choice, by rising cost and falling loss, `[choices, options]`.
+    """The non-dominated options of every choice by rising cost and falling loss, [choices, options].
 
-    Costs start at 0; costs and losses are padded with infinity. `options` are positions among the options of the choice.
+    Costs start at 0. Costs and losses are padded with infinity. `options` are positions among the options of the problem.
     """
 
     costs: FloatArray
@@ -147,19 +145,19 @@ class _Knapsack:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Steps along the hulls of all choices, `[steps]`, the one that saves most loss per cost first."""
+    """Steps along the hulls of all choices, [steps], by falling loss saved per cost."""
 
     choice: IntArray
     position: IntArray
-    """Where the choice stands after the step, among the options of the knapsack."""
+    """Option of the knapsack after the step."""
     cost: FloatArray
     slope: FloatArray
-    """Loss saved per cost, falling."""
+    """Loss saved per cost."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """An edge of the hull: from the corner after `first` steps, over costs of `span`."""
+    """An edge of the hull: it begins after `first` steps and spans `span` of cost."""
 
     first: int
     slope: float
@@ -192,12 +190,12 @@ def _sorted_tables(costs: FloatArray, losses: FloatArray) -> _Knapsack:
 
 
 def _hull_steps(knapsack: _Knapsack) -> _Steps:
-    """The steps of every choice from its cheapest option to its best, each to the option that saves most loss per cost."""
+    """Take steps in every choice from its cheapest option to its best, each to the option that saves most loss per cost."""
     rows = np.arange(len(knapsack.counts))
     at = np.zeros(len(rows), np.int64)
     before = np.full(len(rows), np.inf)
     columns = np.arange(knapsack.costs.shape[1])
-    parts: list[tuple[IntArray, IntArray, FloatArray, FloatArray]] = []
+    parts = [_NO_STEPS]
     while (ahead := at < knapsack.counts[rows] - 1).any():
         rows, at, before = rows[ahead], at[ahead], before[ahead]
         costs, losses = knapsack.costs[rows], knapsack.losses[rows]
@@ -207,19 +205,19 @@ def _hull_steps(knapsack: _Knapsack) -> _Steps:
         later = (columns > at[:, None]) & (columns < knapsack.counts[rows, None])
         slopes = np.divide(saved, extra, out=np.full(extra.shape, -np.inf), where=later)
         at = slopes.argmax(axis=1)
-        # A choice takes its steps in order even where rounding makes a later one look steeper.
+        # Steps of a choice stay in order even if rounding makes a later one steeper.
         before = np.minimum(before, slopes[each, at])
         parts.append((rows, at, extra[each, at], before))
-    choice, position, cost, slope = (np.concatenate(part) for part in zip(*parts, strict=True)) if parts else _NO_STEPS
+    choice, position, cost, slope = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(-slope, kind="stable")
     return _Steps(choice[order], position[order], cost[order], slope[order])
 
 
 def _corners(knapsack: _Knapsack, steps: _Steps, after: IntArray | None = None) -> IndexArray:
-    """Positions `[choices, steps + 1]` before the first step and after each, or only after as many as `after` says, rising."""
+    """Return the positions [choices, len(after)] after these numbers of steps, rising; the default is every number."""
     if after is None:
         after = np.arange(len(steps.cost) + 1)
-    # Each step is entered where it first shows; of several of one choice there the farthest stays, which comes last.
+    # Enter each step in the first row that shows it. If a row shows several steps of a choice, the last and farthest one stays.
     shown = np.searchsorted(after, np.arange(1, len(steps.cost) + 1))
     positions = np.zeros((len(after) + 1, len(knapsack.counts)), np.int8)
     positions[shown, steps.choice] = steps.position
@@ -227,17 +225,17 @@ def _corners(knapsack: _Knapsack, steps: _Steps, after: IntArray | None = None) 
 
 
 def _running_maximum(rows: IndexArray) -> IndexArray:
-    """The largest of each row and all before it, by column: five times as fast as NumPy's, which goes number by number."""
+    """Return the running maximum down the rows, five times as fast as NumPy's, which goes number by number."""
     reach = 1
     while reach < len(rows):
-        # Each row holds the largest of `reach` rows, and then of twice as many.
+        # Each row holds the maximum of `reach` rows, then of twice as many.
         rows[reach:] = np.maximum(rows[reach:], rows[:-reach])
         reach *= 2
     return rows
 
 
 def _windows(steps: _Steps) -> list[_Window]:
-    """The edges of the hull; steps of one slope make one edge."""
+    """Return the edges of the hull. Steps of one slope make one edge."""
     first = np.flatnonzero(np.diff(steps.slope, prepend=np.nan) != 0)
     spans = np.add.reduceat(steps.cost, first) if first.size else steps.cost
     return [_Window(int(i), float(steps.slope[i]), float(span)) for i, span in zip(first, spans, strict=True)]
@@ -246,12 +244,12 @@ def _windows(steps: _Steps) -> list[_Window]:
 def _between(
     knapsack: _Knapsack, corner: IndexArray, window: _Window, budgets: FloatArray | None = None, budget_slack: float = 0.0
 ) -> IndexArray:
-    """Positions `[choices, allocations]` of the non-dominated allocations from a corner up to the next.
+    """Return the positions [choices, allocations] of the non-dominated allocations from a corner up to the next.
 
     With the window's slope as the price of cost, an option's *regret* is its loss + slope * cost above that of the choice's best
-    option. An allocation's regrets add up to its height above the hull's edge. So all allocations of summed regret up to a bound
-    are gone through, and the bound rises until no better one can be left: until the gap between each point found and the next
-    reaches no higher above the edge than the bound. For given budgets only the gaps at these matter.
+    option. The regrets of an allocation add up to its height above the edge of the hull. So all allocations whose regrets sum to
+    at most a bound are enumerated. The bound rises until no better allocation can be left, that is, until no gap between a point
+    and the next reaches higher above the edge than the bound. For given budgets, only the gaps at these budgets matter.
     """
     if not window.span:
         return corner[:, None]
@@ -279,7 +277,7 @@ def _between(
 
 @dataclass(frozen=True)
 class _Found:
-    """Non-dominated allocations by rising cost and falling loss, both relative to a corner; the corner is the first."""
+    """Non-dominated allocations by rising cost and falling loss, relative to a corner, which is the first of them."""
 
     costs: FloatArray
     losses: FloatArray
@@ -287,12 +285,12 @@ class _Found:
 
 
 def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope: float, bound: float, reach: float) -> _Found:
-    """The non-dominated allocations of summed regret up to `bound` that cost up to `reach` more than the corner.
+    """Enumerate the non-dominated allocations with regrets that sum to at most `bound`, at most `reach` dearer than the corner.
 
     Args:
-        corner: `[choices]` positions.
-        steps: `[choices, options]` cost relative to the corner.
-        regrets: `[choices, options]`.
+        corner: [choices] positions.
+        steps: [choices, options] cost relative to the corner.
+        regrets: [choices, options].
         slope: price of cost.
         bound: largest sum of regrets.
         reach: largest cost relative to the corner.
@@ -303,7 +301,7 @@ def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope
     highest = np.where(allowed, steps, -np.inf)[core].max(axis=1)
     order = np.argsort(lowest - highest, kind="stable")
     core = core[order]
-    # What the choices to come can take off the cost, and add to it, at most.
+    # The most that the remaining choices can subtract from the cost, and add to it.
     below = np.append(np.cumsum(lowest[order][::-1])[::-1], 0.0)
     above = np.append(np.cumsum(highest[order][::-1])[::-1], 0.0)
     costs, heights = np.zeros(1), np.zeros(1)
@@ -328,16 +326,16 @@ def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope
 
 
 def _dense_updates(knapsack: _Knapsack, unit: float) -> float:
-    """Table updates of `_dense_front`."""
+    """Count the table updates of `_dense_front`."""
     ranges = np.where(np.isfinite(knapsack.costs), knapsack.costs, 0.0).max(axis=1) / unit
     order = np.argsort(ranges, kind="stable")
     return float((np.cumsum(ranges[order]) * knapsack.counts[order]).sum())
 
 
 def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
-    """Positions `[choices, allocations]` of the whole front, by the least loss at every multiple of `unit`."""
+    """Return the positions [choices, allocations] of the whole front, from the least loss at every multiple of `unit`."""
     ranges = np.rint(np.where(np.isfinite(knapsack.costs), knapsack.costs, 0.0) / unit).astype(np.int64)
-    order = np.argsort(ranges.max(axis=1), kind="stable")  # small ranges first keep the table short for long
+    order = np.argsort(ranges.max(axis=1), kind="stable")  # with small ranges first, the table stays short for long
     longest = int(ranges.max(axis=1).sum()) + 1
     loss, better, marked = np.empty(longest), np.empty(longest, np.bool_), np.empty(longest, np.int8)
     best = np.zeros(1)
@@ -352,7 +350,7 @@ def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
             np.add(best, knapsack.losses[choice, position], out=loss[:size])
             np.less(loss[:size], longer[above], out=better[:size])
             np.minimum(longer[above], loss[:size], out=longer[above])
-            # Positions rise, so the last one that was better is the largest: faster than copying under a mask.
+            # Positions rise, so the last better one is the largest. A maximum is faster than copying under a mask.
             np.multiply(better[:size].view(np.int8), np.int8(position), out=marked[:size])
             np.maximum(chosen[above], marked[:size], out=chosen[above])
         best = longer
@@ -371,7 +369,7 @@ def _front(problem: AllocationProblem, metric: str, knapsack: _Knapsack, positio
 
 
 def _options(knapsack: _Knapsack, positions: IndexArray) -> IndexArray:
-    """Positions `[choices, allocations]` as options `[allocations, choices]`."""
+    """Return positions [choices, allocations] as options [allocations, choices]."""
     first = np.arange(len(knapsack.options)) * knapsack.options.shape[1]
     options: IndexArray = knapsack.options.take(positions.T + first)
     return options
@@ -383,7 +381,7 @@ def _non_dominated(front: Front) -> Front:
 
 
 def _falling(costs: FloatArray, losses: FloatArray) -> npt.NDArray[np.int64]:
-    """Which points are non-dominated, one of equals, by rising cost."""
+    """Return the non-dominated points by rising cost; one of equals."""
     order = np.lexsort((losses, costs))
     ordered = losses[order]
     return order[ordered < np.append(np.inf, np.minimum.accumulate(ordered)[:-1])] if len(order) else order

@@ -1,11 +1,11 @@
-"""The optimum of a separable loss under several limits at once, by mixed-integer programming.
+"""The optimum of a separable loss under several limits, by mixed-integer programming.
 
-One binary variable for every option of every choice, one equality row for every choice, and one row for every sum of a limited
-cost: a limit on the largest of several sums is a limit on each of them. Sites of a group are one choice, which is what equality
-rows between them would say.
+The program has a binary variable for every option of every choice, an equality row for every choice, and a row for every sum of a
+limited cost: a limit on the largest of several sums is a limit on each of them.
 
-The relaxation's prices bound what every option adds at least. Options that add more than the gap between the relaxation and a
-first good solution are in no better one, and are struck out before the optimum is proven.
+The prices of the linear relaxation bound from below what every option adds to the loss. An option that adds more than the gap
+between the relaxation and a first good solution is in no better solution. Such options are struck out before the optimum is
+proven.
 """
 
 import math
@@ -22,65 +22,62 @@ from hwsearch.errors import UserError
 from hwsearch.search.exact.problem import AllocationProblem, FloatArray, IndexArray, IntArray, quantum, readable
 
 _SCALED_LOSS = 1e3
-"""What the loss above the least is scaled to: the solver stops at an absolute gap of 1e-6 that cannot be set."""
+"""Scale of the loss above the least. The solver stops at an absolute gap of 1e-6, which cannot be set."""
 
 _FIRST_GAP = 1e-2
-"""Relative gap at which the first solution is good enough to strike options out."""
+"""Relative gap of the first solution."""
 
 _PRICE_SLACK = 1e-6
-"""Slack on struck out options, in scaled losses, for rounding in sums."""
+"""Slack for rounding when options are struck out, in scaled losses."""
 
 _SCALINGS = 2
-"""Solutions of the relaxation: the first is scaled by the largest loss of any option, which may dwarf that of the optimum."""
+"""Number of times that the relaxation is solved. The first time it is scaled by the largest loss of any option, which may be far
+above the loss of the optimum."""
 
 _OPTIMAL, _INFEASIBLE = 0, 2
 """Status codes of `scipy.optimize`."""
 
 _LONGEST = 1e9
-"""Seconds that stand for no limit."""
+"""Time limit in seconds if there is none."""
 
 _ROUNDING = 1e-12
-"""Relative slack of limits for rounding in sums of a few hundred costs."""
+"""Relative slack of limits, for rounding in sums of a few hundred costs."""
 
 _EXCLUSIONS = 10
-"""Allocations that meet the limits within the solver's tolerance only, and are excluded one by one."""
+"""Number of allocations that are excluded one by one because they meet the limits only within the solver's tolerance."""
 
 _MARGIN = 1e-5
-"""What limits are lowered by if there are more such allocations, as a share of the largest cost of any option; the solver's
-tolerance is 1e-6."""
+"""If there are more such allocations, limits are lowered by this share of the largest cost of any option. The solver's tolerance
+is 1e-6."""
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """The best allocation found under limits.
-
-    Attributes:
-        indices: `[sites]` positions of the widths among those of each site.
-        loss: its loss.
-        bound: no allocation within the limits has a loss smaller than this.
-        costs: all its costs, by name.
-        proven: whether the solver went on until loss and bound met, to 1e-9 of the loss above the least of any allocation. Else
-            time ran out, or too many allocations exceed a limit by less than the solver's tolerance and it had to be lowered.
-    """
+    """The best allocation found under limits."""
 
     indices: IndexArray
+    """[sites] positions of widths."""
     loss: float
     bound: float
+    """No allocation within the limits has a smaller loss."""
     costs: Mapping[str, float]
+    """All costs by name."""
     proven: bool
+    """Whether loss and bound met, to 1e-9 of the loss above the least of any allocation. If not, time ran out, or limits were
+    lowered because too many allocations exceed one by less than the solver's tolerance."""
 
 
 def optimum(problem: AllocationProblem, limits: Mapping[str, float], seconds: float = math.inf) -> Optimum:
-    """The allocation of least loss whose costs are within their limits.
+    """Return the allocation of least loss whose costs are within their limits.
 
     Args:
         problem: losses and costs.
         limits: the largest value of each limited cost, by name.
-        seconds: longest time to solve; what was found until then is returned with its bound.
+        seconds: longest time to solve. The best allocation found by then is returned with its bound.
 
     Raises:
-        UserError: an unknown cost, a limit that cannot be met (with the least that can, given the limits before it), or nothing
-            found in the time given.
+        UserError: a cost is unknown, a limit cannot be met (states the least that can, given the limits before it), or nothing
+            was found in time.
     """
     wrong = next((name for name, limit in limits.items() if math.isnan(limit) or limit == -math.inf), None)
     if wrong is not None:
@@ -116,7 +113,7 @@ def _optimum(problem: AllocationProblem, program: "_Program", solution: "_Soluti
 
 @dataclass(frozen=True)
 class _Solution:
-    """Variables taken, and what the solver knows of the least loss."""
+    """The variables that are 1, and the solver's bound on the least loss."""
 
     options: npt.NDArray[np.bool_]
     bound: float
@@ -125,29 +122,28 @@ class _Solution:
 
 @dataclass(frozen=True)
 class _Program:
-    """The integer program: a variable for each option of each choice, `[variables]`, and a row for each limited sum, `[rows]`.
+    """The integer program: a variable for each option of each choice, [variables], and a row for each limited sum, [rows].
 
-    Losses and costs are what they are above the least of the choice, so none is negative; rows are scaled to coefficients of 1 at
-    most.
+    Losses and costs are counted from the least of the choice, so none is negative. Rows are scaled to a largest coefficient of 1.
     """
 
     choice: IntArray
     option: IntArray
     choices: FloatArray
-    """`[choices, variables]` 1 where a variable belongs to a choice."""
+    """[choices, variables] 1 where a variable belongs to a choice."""
     loss: FloatArray
     least_loss: float
     rows: FloatArray
     least: FloatArray
     scale: FloatArray
     unit: FloatArray
-    """The largest number that divides all coefficients of a row; 0 if there is none."""
+    """Largest number that divides all coefficients of a row; 0 if there is none."""
     owner: IntArray
-    """Which limit a row belongs to."""
+    """Limit that a row belongs to."""
 
     @classmethod
     def of(cls, problem: AllocationProblem, limited: tuple[str, ...]) -> Self:
-        """The program of a problem for the costs of these names."""
+        """Make the program of a problem with limits on these costs."""
         valid = problem.option_valid
         choice, option = np.nonzero(valid)
         loss = problem.merged(problem.loss)
@@ -172,10 +168,10 @@ class _Program:
         )
 
     def room(self, limits: FloatArray) -> FloatArray:
-        """Right-hand sides `[rows]` of limits; where sums have a unit, halfway to the next multiple, beyond all tolerance."""
+        """Return the right-hand sides [rows] of limits. If sums have a unit, they lie halfway to its next multiple."""
         limit = limits[self.owner]
         with np.errstate(divide="ignore", invalid="ignore"):
-            # What rounding costs is given back here, and taken again when the sums over the sites are held to the limits.
+            # Allow for rounding here. Later, the sums over the sites are held to the limits themselves.
             room = limit - self.least + _ROUNDING * np.maximum(np.abs(limit), np.abs(self.least))
             halfway = (np.floor(room / self.unit) + 0.5) * self.unit
         counted = (self.unit > 0) & np.isfinite(room)
@@ -183,7 +179,7 @@ class _Program:
         return right
 
     def constraints(self, room: FloatArray, excluded: Sequence[npt.NDArray[np.bool_]]) -> list[LinearConstraint]:
-        """One option for every choice, the limits, and not all options of an excluded allocation."""
+        """Constrain to one option for every choice, within the limits, and to none of the excluded allocations."""
         limited = np.isfinite(room)
         constraints = [LinearConstraint(self.choices, 1, 1)]
         if limited.any():
@@ -195,24 +191,21 @@ class _Program:
 
 @dataclass(frozen=True)
 class _Relaxation:
-    """What the relaxation says of scaled losses.
-
-    Attributes:
-        scale: factor on losses.
-        least: no allocation within the limits has less.
-        added: `[variables]` what an option adds to `least`, at the least.
-    """
+    """Bounds on scaled losses from the linear relaxation."""
 
     scale: float
+    """Factor on losses."""
     least: float
+    """Lower bound on the loss of any allocation within the limits."""
     added: FloatArray
+    """[variables] lower bound on what an option adds to `least`."""
 
 
 def _solve(program: _Program, room: FloatArray, excluded: Sequence[npt.NDArray[np.bool_]], end: float) -> _Solution | None:
-    """The best solution within right-hand sides `[rows]` that is none of the excluded; None if there is none at all.
+    """Return the best solution within right-hand sides [rows] that is not excluded; None if there is none.
 
     Raises:
-        UserError: none found before `end`, seconds of `perf_counter`.
+        UserError: none was found before `end`, in seconds of `perf_counter`.
     """
     relaxed = _relax(program, room)
     if relaxed is None:
@@ -232,7 +225,7 @@ def _solve(program: _Program, room: FloatArray, excluded: Sequence[npt.NDArray[n
     if last.x is None:
         return _Solution(taken, least + program.least_loss, proven=False)
     taken = last.x > 0.5
-    # The solver's bound holds for the options that were kept, the first solution for the others.
+    # The solver's bound holds for the kept options, the first solution for the others.
     bound = max(min(last.mip_dual_bound / scale, most), least)
     return _Solution(taken, bound + program.least_loss, proven=last.status == _OPTIMAL)
 
@@ -250,7 +243,7 @@ def _solve_integer(
 
 
 def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
-    """The linear relaxation; None if it is infeasible."""
+    """Solve the linear relaxation; None if it is infeasible."""
     limited = np.isfinite(room)
     rows, right = program.rows[limited], room[limited]
     scale = 1.0 / (program.loss.max() or 1.0)
@@ -271,7 +264,7 @@ def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
         priced = scale * program.loss + prices @ rows
         cheapest = np.full(program.choices.shape[0], np.inf)
         np.minimum.at(cheapest, program.choice, priced)
-        # A bound at any prices, right to rounding whatever the solver's tolerance was.
+        # This bound holds at any prices, whatever the solver's tolerance.
         least = max(float(cheapest.sum() - prices @ right), 0.0)
         found = _Relaxation(scale, least, priced - cheapest[program.choice])
         scale *= min(_SCALED_LOSS / max(least, 1e-9), 1e6)
@@ -279,7 +272,7 @@ def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
 
 
 def _refuse(program: _Program, problem: AllocationProblem, limits: Mapping[str, float]) -> NoReturn:
-    """Name the first limit that cannot be met together with those before it, and the least that can."""
+    """Refuse the first limit that cannot be met together with those before it, and state the least that can."""
     names = list(limits)
     for number, name in enumerate(names):
         room = program.room(np.array([limits[other] if i < number else np.inf for i, other in enumerate(names)]))
@@ -295,12 +288,12 @@ def _refuse(program: _Program, problem: AllocationProblem, limits: Mapping[str, 
 
 
 def _cheapest(program: _Program, room: FloatArray, number: int) -> npt.NDArray[np.bool_]:
-    """Variables of the allocation within `room` that takes least of one limited cost."""
+    """Return the variables of the allocation within `room` that has the least of one limited cost."""
     mine = program.owner == number
     size = len(program.choice)
     unit = program.scale[mine].max()
     limited = np.isfinite(room)
-    # One more variable is the largest of the sums, which each row holds down to.
+    # One more variable is the largest of the sums. Each row keeps its sum at or below it.
     largest = _with_column(program.rows[mine] * program.scale[mine, None] / unit, -1.0)
     constraints = [
         LinearConstraint(_with_column(program.choices, 0.0), 1, 1),

@@ -1,1 +1,1 @@
-"""The sampler that starts from prior sensitivities, corrects them by every scored candidate, and solves the allocation again."""
+"""The engine that corrects prior sensitivities by every scored candidate, and solves the allocation problem again."""

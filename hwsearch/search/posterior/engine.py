@@ -1,13 +1,13 @@
-"""Proposes the next allocation: solves the allocation problem under drawn losses, and takes what should lift the front most.
+"""Proposes the next allocation: the one, among optima under drawn losses, that should lift the front most.
 
-Costs are known exactly, only quality is uncertain. Each proposal draws tables of losses from the posterior and solves the problem
-under each (Thompson sampling: the draws differ as much as what is known leaves open); changes of one to three sites in what is on
-the front already are added, because real losses do not quite add up. Among these, those are taken on which the front's expected
-growth is largest. With several costs each proposal weighs them anew at random, as ParEGO does (Knowles 2006), so that all
-directions of the front are visited. Candidates that are being scored count as scored, at what is expected of them.
+Costs are known exactly; only quality is uncertain. Each proposal draws tables of losses from the posterior and solves the problem
+under each (Thompson sampling). Because real losses do not quite add up, the pool also gets front members with one to three sites
+changed. The point of the pool with the largest expected growth of the front is proposed. With several costs, each proposal weighs
+them at random, as ParEGO does (Knowles 2006), so that all directions of the front are visited. Candidates that are being scored
+count as scored, with their expected quality.
 
-Several proposals at once share the draws and one pool, from which they are taken one after another, each counting as being scored
-for the next: solving and judging the pool is what takes time, and a thousand workers want a hundred proposals a second.
+Several proposals at once share the draws and the pool, because solving and judging takes most of the time, and a thousand workers
+need a hundred proposals a second. They are taken one after another; each counts as being scored for the next.
 """
 
 import math
@@ -23,61 +23,58 @@ from hwsearch.search.posterior.model import FloatArray, LossPosterior, OptionArr
 from hwsearch.search.space import Point
 
 _DRAWS = 3
-"""Tables of losses drawn for each proposal, beside the posterior's mean."""
+"""Tables of losses drawn for a proposal, in addition to the posterior's mean."""
 
 _CORNERS = 128
-"""Allocations taken of each solved front; a large one has a corner for every step of every site."""
+"""Allocations taken from each solved front. A large one has a corner for every step of every site."""
 
 _MUTANTS = 256
-"""Changes of front members among which a proposal may be found."""
+"""Changed front members in the pool."""
 
 _MOST_STEPS = 3
-"""Largest number of sites changed in one of them."""
+"""Largest number of steps in a changed front member."""
 
 _COUNTED = 4096
-"""Largest space that is gone through whole once everything near what is known is known."""
+"""Largest space that is enumerated once the pool holds nothing new."""
 
 _FINALISTS = 64
-"""How many points of the pool have their uncertainty computed, which takes a matrix product."""
+"""Points of the pool for which the uncertainty is computed, which takes a matrix product."""
 
 _MORE_DRAWS = 0.25
-"""Further tables drawn for each further proposal of several at once."""
+"""Additional tables drawn for each additional proposal at once."""
 
 _MORE_FINALISTS = 4
-"""Further finalists for each of these."""
+"""Additional finalists for each additional proposal at once."""
 
 _MODEL_DB = 0.1
-"""How far the sum of losses is from the measured quality at first, dB; then the residuals tell."""
+"""Initial deviation of the measured quality from the sum of losses, dB. The residuals update it."""
 
 _MODEL_WEIGHT = 10
-"""Residuals that `_MODEL_DB` counts as."""
+"""Number of residuals that `_MODEL_DB` weighs as much as."""
 
 _RESIDUALS = 64
-"""Last candidates whose residuals tell it."""
+"""Number of last candidates whose residuals update it."""
 
 _GAINABLE = 0.05
-"""Share of the model's variance that a new candidate may turn out better by. Most of it is what no table can express, and
-chasing it scores one candidate after another that differs from the best by luck."""
+"""Share of the model's variance that counts as possible improvement. Most of that variance is luck, which no table can express;
+with all of it, one candidate after another would be scored that differs little from the best."""
 
 _DB = 10.0 / np.log(10.0)
 
 
 @dataclass(frozen=True)
 class KnownCost:
-    """A cost that is known before a candidate is scored.
-
-    Attributes:
-        table: [choices, options] what each choice adds, exactly or nearly so: proposals are found with it and judged by `charge`.
-            Infinite for options that have no such cost, because a target does not run them; those are never proposed.
-        charge: exact costs [N] of options [N, choices].
-    """
+    """A cost that is known before a candidate is scored."""
 
     table: FloatArray
+    """[choices, options] approximate cost of each option, with which proposals are found. It is infinite for an option that a
+    target does not run; such an option is never proposed."""
     charge: Callable[[OptionArray], FloatArray]
+    """Computes exact costs [N] of options [N, choices], by which proposals are judged."""
 
 
 class PosteriorEngine:
-    """The state of the search: posterior, front and what is being scored."""
+    """The state of the search: the posterior, the front, and the candidates that are being scored."""
 
     def __init__(
         self,
@@ -91,12 +88,12 @@ class PosteriorEngine:
         """Start from prior losses.
 
         Args:
-            prior: [choices, options] relative noise that each choice adds, 0 or more.
-            deviation: [choices, options] standard deviations of these, above 0.
+            prior: [choices, options] relative noise of each option, 0 or more.
+            deviation: [choices, options] standard deviations of the prior, above 0.
             valid: [choices, options] which options exist.
-            objectives: costs to be kept low beside high quality, one to three.
+            objectives: costs to minimise, one to three.
             limits: costs with their largest allowed values.
-            spread: how far off the prior may be.
+            spread: further errors of the prior.
         """
         self._posterior = LossPosterior(prior, deviation, valid, spread or PriorSpread())
         self._valid = valid
@@ -107,35 +104,35 @@ class PosteriorEngine:
         self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
         self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
         self._ranges = np.array([_range(cost.table[self._usable]) for cost in self._objectives]) * len(valid)
-        """The range of each objective over the space, roughly."""
+        """Rough range of each objective over the space."""
         self._known: set[bytes] = set()
-        """Options of every candidate, as bytes: those hash faster than tuples of hundreds of numbers."""
+        """Options of every candidate, as bytes, which hash faster than tuples of hundreds of numbers."""
         self._running: dict[Point, tuple[OptionArray, FloatArray]] = {}
-        """Options [1, choices] and costs [1, objectives] of what is being scored."""
+        """Options [1, choices] and costs [1, objectives] of the candidates that are being scored."""
         self._reference: float | None = None
         self._waiting: list[tuple[Point, float]] = []
         self._recent: list[tuple[OptionArray, float]] = []
         self._model_db = _MODEL_DB
-        """How far the sum of losses is from the quality of single candidates, dB, by the recent ones."""
+        """Deviation of measured quality from the sum of losses, dB, estimated from recent candidates."""
         self._points = np.zeros((0, len(valid)), np.int64)
         self._qualities = np.zeros(0)
         self._costs = np.zeros((0, len(self._objectives)))
 
     def refer(self, quality: float) -> None:
-        """Take the quality of full precision, dB, from which losses are counted."""
+        """Set the quality of full precision in dB, from which losses are counted."""
         self._reference = quality
         waiting, self._waiting = self._waiting, []
         for point, found in waiting:
             self._learn(point, found)
 
     def start(self, point: Point) -> None:
-        """A candidate is being scored."""
+        """Hear that a candidate is being scored."""
         self._known.add(np.array(point, np.int8).tobytes())
         options = np.array([point], np.int64)
         self._running[point] = options, self._charge(options)
 
     def finish(self, point: Point, quality: float | None) -> None:
-        """A candidate has its quality in dB; None if it has failed."""
+        """Hear the quality of a candidate in dB; None if it has failed."""
         self._known.add(np.array(point, np.int8).tobytes())
         self._running.pop(point, None)
         if quality is None:
@@ -147,20 +144,20 @@ class PosteriorEngine:
         self._keep(point, quality)
 
     def losses(self, rng: np.random.Generator | None = None) -> FloatArray:
-        """What each choice is believed to lose at each option, [choices, options], 0 or more: the mean, or a draw by `rng`."""
+        """Return the losses [choices, options] in the mean of the posterior, or drawn from it with `rng`; 0 or more."""
         return np.maximum(self._posterior.mean, 0.0) if rng is None else self._posterior.draw(rng)
 
     @property
     def running(self) -> int:
-        """How many candidates are being scored."""
+        """Number of candidates that are being scored."""
         return len(self._running)
 
     def propose(self, rng: np.random.Generator) -> Point | None:
-        """The next point to score; None if nothing new was found."""
+        """Return the next point to score; None if nothing new was found."""
         return next(iter(self.propose_several(1, rng)), None)
 
     def propose_several(self, count: int, rng: np.random.Generator) -> list[Point]:
-        """The next points to score, at most `count` different ones, the best first; none if nothing new was found."""
+        """Return the next points to score, at most `count` different ones, the best first; none if nothing new was found."""
         weights = rng.dirichlet(np.ones(len(self._objectives)))
         pool, costs = self._pool(weights, _DRAWS + int(_MORE_DRAWS * (count - 1)), rng)
         if not len(pool):
@@ -169,8 +166,8 @@ class PosteriorEngine:
         fronted, levels = self._staircase(scales)
         combined = costs @ scales
         widest = max(float(combined.max()), float(fronted.max(initial=-np.inf)))
-        ends = (float(levels.min(initial=self._quality(self._mean_loss(pool[:1]))[0])) - 1.0, widest)
-        mean = self._quality(self._mean_loss(pool))
+        ends = (float(levels.min(initial=self._quality(self._posterior.expect(pool[:1]))[0])) - 1.0, widest)
+        mean = self._quality(self._posterior.expect(pool))
         fronted, levels = _rising(fronted, levels)
         rough = expected_improvement(combined, mean, np.full(len(pool), self._model_db), (fronted, levels), ends)
         final = np.argsort(-rough, kind="stable")[: _FINALISTS + _MORE_FINALISTS * (count - 1)]
@@ -194,7 +191,7 @@ class PosteriorEngine:
         self._model_db = self._spread()
 
     def _keep(self, point: Point, quality: float) -> None:
-        """Keep a candidate if it is not dominated, and drop those it dominates."""
+        """Add a candidate to the front unless it is dominated, and remove those that it dominates."""
         options = np.array([point], np.int64)
         if any(cost.charge(options)[0] > limit for cost, limit in self._limits):
             return
@@ -207,11 +204,11 @@ class PosteriorEngine:
         self._costs = np.concatenate([self._costs[kept], costs])
 
     def _charge(self, options: OptionArray) -> FloatArray:
-        """What is to be kept low, [N, objectives], of options [N, choices]."""
+        """Return the objectives [N, objectives] of options [N, choices]."""
         return np.stack([cost.charge(options) for cost in self._objectives], axis=1)
 
     def _pool(self, weights: FloatArray, draws: int, rng: np.random.Generator) -> tuple[OptionArray, FloatArray]:
-        """New allocations within the limits, [N, choices], and their costs, [N, objectives]."""
+        """Find new allocations [N, choices] within the limits, and their costs [N, objectives]."""
         found = [self._mutants(rng).astype(np.int8)]
         for draw in range(draws + 1):
             losses = self.losses(rng if draw else None)
@@ -223,7 +220,7 @@ class PosteriorEngine:
         return near if len(near[0]) else self._new(self._anywhere(rng).astype(np.int8))
 
     def _new(self, options: npt.NDArray[np.int8]) -> tuple[OptionArray, FloatArray]:
-        """Keep the options that are new, have every cost and meet the limits, each once; give their costs too."""
+        """Select the options that are new, have every cost and meet the limits, each once; also return their costs."""
         options = np.ascontiguousarray(options)
         keys: list[bytes] = options.view(f"V{options.shape[1]}")[:, 0].tolist()
         first = dict(zip(reversed(keys), reversed(range(len(keys))), strict=True))
@@ -236,14 +233,14 @@ class PosteriorEngine:
         return pool[new], costs[new]
 
     def _anywhere(self, rng: np.random.Generator) -> OptionArray:
-        """All of a small space, or some of a large one."""
+        """Return all points of a small space, or some of a large one."""
         size = math.prod(self._counts.tolist())
         if size <= _COUNTED:
             return np.stack(np.unravel_index(np.arange(size), self._counts.tolist()), axis=1).astype(np.int64)
         return rng.integers(self._counts, size=(_MUTANTS, len(self._counts)))
 
     def _mutants(self, rng: np.random.Generator) -> OptionArray:
-        """Front members with one to a few sites one step narrower or wider."""
+        """Change front members by one to three steps, each of one site to the next narrower or wider width."""
         if not len(self._points):
             return np.zeros((0, len(self._valid)), np.int64)
         mutants = self._points[rng.integers(len(self._points), size=_MUTANTS)]
@@ -256,23 +253,20 @@ class PosteriorEngine:
         return mutants
 
     def _staircase(self, scales: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Combined costs, rising, and qualities of the front and of what is being scored."""
+        """Return combined costs, rising, and qualities of the front and of the candidates that are being scored."""
         costs, qualities = self._costs, self._qualities
         if self._running:
             running, charged = (np.concatenate(parts) for parts in zip(*self._running.values(), strict=True))
             has_cost = np.isfinite(charged).all(axis=1)
             running, charged = running[has_cost], charged[has_cost]
             costs = np.concatenate([costs, charged])
-            qualities = np.concatenate([qualities, self._quality(self._mean_loss(running))])
+            qualities = np.concatenate([qualities, self._quality(self._posterior.expect(running))])
         combined = costs @ scales
         order = np.argsort(combined, kind="stable")
         return combined[order], qualities[order]
 
-    def _mean_loss(self, options: OptionArray) -> FloatArray:
-        return self._posterior.expect(options)
-
     def _expected(self, options: OptionArray) -> tuple[FloatArray, FloatArray]:
-        """Quality in dB and its standard deviation, each [N]."""
+        """Return quality in dB and its standard deviation, each [N]."""
         loss, deviation = self._posterior.predict(options)
         in_db = _DB * deviation / (1.0 + np.maximum(loss, 0.0))
         return self._quality(loss), np.sqrt(in_db**2 + _GAINABLE * self._model_db**2)
@@ -285,14 +279,14 @@ class PosteriorEngine:
         return float(np.exp(((self._reference or 0.0) - quality) / _DB) - 1.0)
 
     def _spread(self) -> float:
-        """How far the sum of losses is from the quality of single candidates, dB."""
-        fitted = self._quality(self._mean_loss(np.stack([options for options, _ in self._recent])))
+        """Estimate the deviation of measured quality from the sum of losses, dB."""
+        fitted = self._quality(self._posterior.expect(np.stack([options for options, _ in self._recent])))
         squares = float(np.square(fitted - [quality for _, quality in self._recent]).sum())
         return float(np.sqrt((_MODEL_WEIGHT * _MODEL_DB**2 + squares) / (_MODEL_WEIGHT + len(self._recent))))
 
 
 def table_cost(table: FloatArray, constant: float) -> KnownCost:
-    """A cost that is the sum of its table [choices, options] and a constant."""
+    """Make a cost that is the sum of a table [choices, options] over the choices, and a constant."""
     first = np.arange(len(table)) * table.shape[1]
 
     def charge(options: OptionArray) -> FloatArray:
@@ -303,7 +297,7 @@ def table_cost(table: FloatArray, constant: float) -> KnownCost:
 
 
 def _some(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Which of so many corners are taken."""
+    """Choose at most `_CORNERS` of `count` corners."""
     return rng.choice(count, _CORNERS, replace=False) if count > _CORNERS else np.arange(count)
 
 
@@ -315,12 +309,12 @@ def _rising(costs: FloatArray, qualities: FloatArray) -> tuple[FloatArray, Float
 
 
 def _range(values: FloatArray) -> float:
-    """From the least to the largest; 1 where there is nothing between them."""
+    """Return the range of the values; 1 if it is zero or there are none."""
     return float(np.ptp(values)) or 1.0 if values.size else 1.0
 
 
 def _to_unit_range(table: FloatArray, usable: npt.NDArray[np.bool_]) -> FloatArray:
-    """The table with 0 at what is not usable, scaled so that the largest sum is 1 above the least."""
+    """Scale a table so that its largest sum is 1 above its least. Entries that are not usable become 0."""
     low = np.where(usable, table, np.inf).min(axis=1).sum()
     high = np.where(usable, table, -np.inf).max(axis=1).sum()
     kept = np.where(usable, table, 0.0)

@@ -1,4 +1,4 @@
-"""How much a candidate may be expected to lift the front of quality against one cost."""
+"""The expected improvement of the front of quality against one cost by a candidate."""
 
 from collections.abc import Iterator
 
@@ -9,30 +9,30 @@ from scipy.special import ndtr
 FloatArray = npt.NDArray[np.float64]
 
 _SMALLEST_DEVIATION = 1e-9
-"""Stands for certainty."""
+"""Deviation of a certain quality."""
 
 _NEGLIGIBLE = 45.0
-"""Lifts below exp(-45) = 3e-20 of a candidate's largest are left out: all of them together are less than rounding."""
+"""Lifts below exp(-45) = 3e-20 of a candidate's largest are left out: all together, they are less than rounding."""
 
 _BLOCK = 16_000
-"""Pairs of a candidate and a step of the front that are looked at together: they stay in the cache."""
+"""Number of pairs of a candidate and a step of the front that are computed together, so that they stay in the cache."""
 
 
 def expected_improvement(
     cost: FloatArray, mean: FloatArray, deviation: FloatArray, front: tuple[FloatArray, FloatArray], ends: tuple[float, float]
 ) -> FloatArray:
-    """Expected growth of the hypervolume when a candidate of known cost and uncertain quality is scored.
+    """Compute the expected growth of the hypervolume when candidates of known cost and uncertain quality are scored.
 
-    The front is a staircase: the best quality known at a cost or below. A candidate lifts it from its own cost upwards, wherever
-    its quality is above; the expectation of that lift under a normal quality has the closed form of expected improvement (Jones,
-    Schonlau and Welch 1998, equation 15), integrated over the cost.
+    The front is a staircase: the best known quality at a cost or below. A candidate lifts it from its own cost upwards, wherever
+    its quality is higher. For a normal quality, the expected lift has the closed form of expected improvement, integrated over
+    the cost (Jones, Schonlau and Welch 1998, equation 15).
 
     Args:
         cost: [N] costs of the candidates.
-        mean: [N] their expected qualities.
-        deviation: [N] standard deviations of these.
-        front: costs [F], rising, and qualities [F] of what is known; need not be non-dominated.
-        ends: the quality below which nothing counts, and the cost above which nothing does.
+        mean: [N] expected qualities.
+        deviation: [N] standard deviations of the qualities.
+        front: costs [F], rising, and qualities [F] of known candidates, which may be dominated.
+        ends: the lowest quality and the largest cost that count.
 
     Returns:
         [N], in units of quality times cost.
@@ -42,7 +42,7 @@ def expected_improvement(
     edges = np.concatenate([[-np.inf], front[0], [largest]])
     starts, stops = edges[:-1], np.minimum(edges[1:], largest)
     sigma = np.maximum(deviation, _SMALLEST_DEVIATION)
-    # Of the steps that end above a candidate's cost, it lifts the first one most: levels rise.
+    # Levels rise, so a candidate lifts the first of the steps that end above its cost most.
     first = np.minimum(np.searchsorted(stops, cost, side="right"), len(levels) - 1)
     z = np.minimum((mean - levels[first]) / sigma, 0.0)
     last = np.searchsorted(levels, mean + sigma * np.sqrt(z * z + 2.0 * _NEGLIGIBLE))
@@ -59,7 +59,7 @@ def expected_improvement(
 
 
 def _lift(above: FloatArray, sigma: FloatArray) -> FloatArray:
-    """Expected lift of levels by qualities whose means are `above` them."""
+    """Return the expected lift of levels by qualities with means `above` them."""
     z = above / sigma
     density = np.exp(-0.5 * z * z) / np.sqrt(2.0 * np.pi)
     lift: FloatArray = (z * ndtr(z) + density) * sigma
@@ -67,7 +67,7 @@ def _lift(above: FloatArray, sigma: FloatArray) -> FloatArray:
 
 
 def _blocks(counts: npt.NDArray[np.int64]) -> Iterator[slice]:
-    """Consecutive candidates with `_BLOCK` pairs at most, or one with more."""
+    """Yield consecutive candidates with at most `_BLOCK` pairs, or one candidate with more."""
     ends = np.cumsum(counts)
     start = 0
     while start < len(counts):

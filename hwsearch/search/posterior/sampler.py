@@ -1,8 +1,8 @@
 """The posterior engine as an Optuna sampler, for studies that Optuna itself drives.
 
-The driver of this package proposes through `PosteriorProposer`, which needs no study. This sampler is for users of Optuna: its
-study has one integer parameter for each choice, the index of its width, and the objectives in the order of the engine: quality in
-dB, to be maximised, then costs, to be minimised.
+The study has one integer parameter for each choice, the index of its width. Its first objective is the quality in dB, to be
+maximised; the others are the costs of the engine, to be minimised. The driver of this package uses `PosteriorProposer` instead,
+which needs no study.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.space import Point, SearchSpace, Seed
 
 STRATEGY_KEY = "hwsearch:strategy"
-"""System attribute with who proposed a trial: a seed's strategy, or `prior-corrected`."""
+"""System attribute with the origin of a trial: the strategy of a seed, or `prior-corrected`."""
 
 
 class PriorCorrectedSampler(BaseSampler):
-    """Seeds first, each once; then what the engine proposes.
+    """Proposes the seeds, each once, and then the points of the engine.
 
-    Finished trials are read from the study, whoever ran them, so that several processes can share one through a storage.
+    It learns from all finished trials of the study, so that several processes can share a study through a storage.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class PriorCorrectedSampler(BaseSampler):
 
         Args:
             space: its free choices are the parameters.
-            engine: fresh; with as many costs as the study has objectives behind quality.
-            seeds: what is scored first, such as `search_seeds`.
+            engine: a new one, with one cost for each objective of the study except quality.
+            seeds: the points to score first.
             reference_db: quality of the full-precision network, dB.
             seed: of the draws.
         """
@@ -49,18 +49,18 @@ class PriorCorrectedSampler(BaseSampler):
         self._known: set[Point] = set()
 
     def reseed_rng(self) -> None:
-        """Draw differently from now on, as Optuna asks of samplers in parallel threads."""
+        """Draw differently from now on; Optuna calls this in parallel threads."""
         self._rng = np.random.default_rng()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, always."""
+        """Return the whole space."""
         return self._space
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
-        """The next seed that is not known yet, or the engine's proposal.
+        """Return the next seed that is not known yet, or else the proposal of the engine.
 
         Raises:
-            ValueError: the study's directions are not those of the class.
+            ValueError: the study has other directions.
         """
         if study.directions[0] is not StudyDirection.MAXIMIZE or set(study.directions[1:]) != {StudyDirection.MINIMIZE}:
             raise ValueError("wanted a study that maximises quality and minimises one to three costs")
@@ -84,7 +84,7 @@ class PriorCorrectedSampler(BaseSampler):
         raise ValueError(f"parameter '{param_name}' is no choice of the space; wanted its choices only, from 0 to widths - 1")
 
     def _hear(self, study: Study) -> None:
-        """Learn from trials that have finished since the last draw."""
+        """Learn from the trials that have finished since the last draw."""
         for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED)):
             if trial.number in self._heard or trial.params.keys() != self._space.keys():
                 continue

@@ -1,6 +1,6 @@
-"""The address of a shared study, written as Optuna's own tools take it. A password in it is never shown.
+"""The address of a shared study, in the form that Optuna's own tools take. A password in it is never shown.
 
-Only the standard library is imported at the top: the command line redacts errors, and must start fast.
+Only the standard library is imported at the top, because the command line redacts errors and must start fast.
 """
 
 import os
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 STORAGE_VARIABLE = "HWSEARCH_STORAGE"
-"""Environment variable that holds the address. A password is allowed in it."""
+"""Environment variable with the address, which may hold a password."""
 
 PASSWORD_VARIABLE = "PGPASSWORD"  # noqa: S105 (its name)
 """Environment variable in which PostgreSQL's own tools look for a password."""
 
 POSTGRESQL, SQLITE, JOURNAL = "postgresql", "sqlite", "journal"
 SCHEMES = {POSTGRESQL: POSTGRESQL, "postgresql+psycopg": POSTGRESQL, SQLITE: SQLITE, JOURNAL: JOURNAL}
-"""What an address may begin with. The second is how Optuna's tools name PostgreSQL."""
+"""Kind of storage by scheme. The second scheme is that of Optuna's tools for PostgreSQL."""
 
 GIVEN_UP = frozenset({"redis", "rediss"})
 
@@ -32,40 +32,40 @@ WANTED = "postgresql://HOST:PORT/DATABASE, sqlite:///FILE or journal:///FILE"
 PASSWORD_ADVICE = f"{PASSWORD_VARIABLE}, a passfile (?passfile=FILE) or {STORAGE_VARIABLE}"
 
 _BLANK_CREDENTIALS = re.compile(r"\b((?:postgresql(?:\+psycopg)?|rediss?)://).*@", re.IGNORECASE | re.DOTALL)
-"""In an address of a server, where someone may have forgotten to encode a blank."""
+"""Credentials of a server's address. Someone may have forgotten to encode a blank in them."""
 _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)\S*@")
 _PASSWORD_OPTION = re.compile(r"(password=)[^&\s]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class StorageAddress:
-    """Where a shared study lies. Only kind, host, port and database are ever shown."""
+    """The place of a shared study. Only kind, host, port and database are ever shown."""
 
     kind: str
     url: "URL" = field(repr=False)
 
     def __str__(self) -> str:
-        """The address without user, password and options."""
+        """Write the address without user, password and options."""
         from sqlalchemy.engine import URL
 
         return URL.create(self.kind, host=self.url.host, port=self.url.port, database=self.url.database).render_as_string()
 
     @property
     def file(self) -> Path | None:
-        """The file of an SQLite database or a journal."""
+        """The file of an SQLite database or a journal; None for a server."""
         return None if self.kind == POSTGRESQL else Path(self.url.database or "").absolute()
 
     @property
     def has_password(self) -> bool:
-        """Whether a password stands in the address."""
+        """Whether the address holds a password."""
         return bool(self._secrets)
 
     def with_password(self, password: str) -> "StorageAddress":
-        """The same address with this password."""
+        """Return the same address with this password."""
         return replace(self, url=self.url.set(password=password))
 
     def redact(self, text: str) -> str:
-        """Take the password, and whatever else `redact` takes, out of a text such as a server's answer."""
+        """Hide this address's passwords, and everything that `redact` hides, in a text such as a server's answer."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return redact(text)
@@ -80,7 +80,7 @@ def parse_address(text: str) -> StorageAddress:
     """Read the address of a shared study.
 
     Raises:
-        UserError: it is no address of a storage that is supported. The text is not repeated: a password may be anywhere in it.
+        UserError: it is not the address of a supported storage. The message does not repeat the text: a password may be in it.
     """
     scheme, separator, _ = text.partition("://")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
@@ -106,15 +106,15 @@ def parse_address(text: str) -> StorageAddress:
 
 
 def redact(text: str) -> str:
-    """Take what stands before the host of any address, and passwords among its options, out of a text."""
+    """Hide everything before the host of any address in a text, and passwords among its options."""
     text = _BLANK_CREDENTIALS.sub(rf"\1{HIDDEN}@", text)
     return _PASSWORD_OPTION.sub(rf"\1{HIDDEN}", _CREDENTIALS.sub(rf"\1{HIDDEN}@", text))
 
 
 def take_password(address: StorageAddress) -> StorageAddress:
-    """Move the password that PostgreSQL's own tools would find in the environment into the address.
+    """Move the password for PostgreSQL from the environment into the address.
 
-    It is taken out of the environment: processes that are started from here, such as Ray's, need no password.
+    It is removed from the environment, because processes that are started later, such as Ray's, need no password.
     """
     if address.kind != POSTGRESQL:
         return address

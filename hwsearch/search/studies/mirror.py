@@ -1,7 +1,7 @@
-"""The mirror: every finished candidate in an Optuna journal file of the run folder, for Optuna's own tools.
+"""The mirror: an Optuna journal file in the run folder with every finished candidate, for Optuna's own tools.
 
-It holds what a shared study holds, and follows from the record alone: a driver that starts writes it anew, and to the byte what
-stood there before, so that a tool that has it open reads on.
+Its content follows from the record alone. A driver that starts writes the same bytes again before it adds to them, so that a tool
+that has the file open reads on.
 """
 
 import json
@@ -24,24 +24,22 @@ from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finis
 MIRROR_FILE = "optuna-journal.log"
 
 _OF_ONE_TRIAL = ("datetime_start", "datetime_complete", "state", "value", "values", "params", "user_attrs")
-"""What differs from trial to trial in Optuna's journal. Parameters are written as positions of their categories, as in points."""
+"""Keys of a journal entry that differ from trial to trial. Parameters are positions of their categories, as in points."""
 
 _WRITER = "hwsearch"
-"""Who wrote an entry; Optuna draws a new name in every process."""
+"""The author of the entries. Optuna itself draws a new name in every process."""
 
 
 class StudyMirror:
     """An Optuna journal file of the finished candidates, made at the start of a driver and appended to."""
 
     def __init__(self, path: Path, header: Header, finished: Iterable[Finished]) -> None:
-        """Write what is finished by now.
-
-        Another process that reads the file sees the old one or the new one, whole.
+        """Write the candidates that are finished by now, atomically.
 
         Args:
             path: of the file, in a folder that this driver has locked.
             header: of the record.
-            finished: what the record holds; taken while the file is written.
+            finished: the results of the record, read while the file is written.
         """
         self._writer = TrialWriter(header)
         self._path = path
@@ -58,11 +56,11 @@ class StudyMirror:
     def add(self, event: Scored | Failed, point: Point) -> None:
         """Add a finished candidate.
 
-        Optuna's own file backend puts every line on the disk at once and leaves a lock behind when it is killed. The mirror needs
-        neither: the record is durable, the folder is locked, and a torn mirror is written anew.
+        Optuna's own file backend flushes every line to the disk and leaves a lock behind when it is killed. The mirror needs
+        neither: the record is durable, the folder is locked, and a torn mirror is written again.
 
         Raises:
-            UserError: it cannot be written, for example because the disk is full.
+            UserError: the file cannot be written, for example because the disk is full.
         """
         try:
             with self._path.open("ab") as stream:
@@ -74,9 +72,9 @@ class StudyMirror:
             ) from None
 
     def _forms(self, header: Header) -> tuple[bytes, bytes]:
-        """What Optuna writes for the study, and for a trial without what differs between trials.
+        """Let Optuna write a study with one trial. Return the lines of the study, and the trial without `_OF_ONE_TRIAL`.
 
-        What it writes for one trial is the form of all: writing hundreds of distributions anew takes it milliseconds.
+        All trials share this form, because Optuna takes milliseconds to write hundreds of distributions.
         """
         journal = _Journal()
         storage = JournalStorage(journal)
@@ -123,7 +121,7 @@ def _json(value: object) -> bytes:
 
 
 class _Journal(BaseJournalBackend):
-    """A journal in memory, to see what Optuna writes."""
+    """A journal in memory that keeps what Optuna writes."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The study of a run folder's record on a storage, and what is missing in it."""
+"""The shared study of a run folder: finding or making it, and adding the results that it lacks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,25 +14,25 @@ from hwsearch.search.record import REFERENCE, Asked, Failed, Header, Scored, rea
 from hwsearch.search.space import Point
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import MIRROR_FILE
-from hwsearch.search.studies.storage import Key, StorageError, close_storage, held_keys, open_storage, translated
-from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, TrialWriter
+from hwsearch.search.studies.storage import StorageError, held_keys, opened_storage, translated
+from hwsearch.search.studies.trials import METRIC_NAMES, SEARCH_ATTRIBUTE, Finished, Key, TrialWriter
 
 LOCK_FILE = "publish.lock"
 
 
 class ForeignStudyError(Exception):
-    """The study of that name belongs to someone else; the message says to whom."""
+    """The study of that name belongs to another search, which the message names."""
 
 
 class PublishedStudy:
-    """A study that belongs to a record. It takes each result of the record once."""
+    """A study that holds each result of a record once."""
 
     def __init__(self, storage: BaseStorage, address: StorageAddress, header: Header) -> None:
-        """Find the study, or make it, and read which results it holds.
+        """Find the study or make it, and read which results it holds.
 
         Raises:
-            StorageError: the storage does not do it.
-            ForeignStudyError: the study belongs to someone else.
+            StorageError: the storage fails.
+            ForeignStudyError: the study belongs to another search.
         """
         self._storage = storage
         self._address = address
@@ -42,20 +42,17 @@ class PublishedStudy:
             self._held = held_keys(storage, self._study, header.identity)
 
     def add(self, event: Scored | Failed, point: Point) -> bool:
-        """Add a result, unless the study holds it.
-
-        Returns:
-            Whether it was added.
+        """Add a result, unless the study holds it. Return whether it was added.
 
         Raises:
-            StorageError: the storage did not say that the result is there. It may be: open the study anew.
+            StorageError: the storage did not confirm the result. It may hold it: open the study again.
         """
-        key = key_of(event)
+        key = Key.of(event)
         if key in self._held:
             return False
         trial = self._writer.trial(event, point)
         with translated(self._address):
-            # Not `Study.add_trial`: it keeps every trial in memory.
+            # `Study.add_trial` would keep every trial in memory.
             self._storage.create_new_trial(self._study, template_trial=trial)
         self._held.add(key)
         return True
@@ -63,12 +60,12 @@ class PublishedStudy:
 
 @contextmanager
 def open_study(address: StorageAddress, folder: Path, header: Header) -> Iterator[PublishedStudy]:
-    """Open the study of a run folder's record. One process at a time does so.
+    """Open the study of a run folder, for one process at a time.
 
     Raises:
-        UserError: the storage's driver is not installed.
-        StorageError: the storage does not do it, or another process publishes this run folder.
-        ForeignStudyError: the study belongs to someone else.
+        UserError: the driver of the storage is not installed.
+        StorageError: the storage fails, or another process publishes this run folder.
+        ForeignStudyError: the study belongs to another search.
     """
     if address.file == (folder / MIRROR_FILE).absolute():
         raise ForeignStudyError("the driver of the run folder writes this file itself; wanted another file")
@@ -76,48 +73,39 @@ def open_study(address: StorageAddress, folder: Path, header: Header) -> Iterato
         lock = Lock(folder / LOCK_FILE, "is publishing it")
     except UserError as error:
         raise StorageError(str(error)) from None
-    with lock:
-        storage = open_storage(address)
-        try:
-            yield PublishedStudy(storage, address, header)
-        finally:
-            close_storage(storage)
+    with lock, opened_storage(address) as storage:
+        yield PublishedStudy(storage, address, header)
 
 
 def check_study(address: StorageAddress, name: str, experiment: str, record: Header | None) -> int | None:
-    """Refuse, before hours go into a search, a storage that cannot be reached or a study that is someone else's.
+    """Refuse an unusable storage or a study of another search, before hours go into a search.
 
     Args:
         address: of the storage.
         name: of the study.
         experiment: hash of the search's experiment.
-        record: header of the run folder's record, where there is one.
+        record: header of the run folder's record, if there is one.
 
     Returns:
-        Trials that the study holds; None: there is no such study yet.
+        Number of trials in the study; None if there is no such study yet.
 
     Raises:
-        UserError: the driver is not installed, the storage cannot be reached or refuses, or the study belongs to another search.
+        UserError: the driver is not installed, the storage fails, or the study belongs to another search.
     """
     if address.file is not None and not address.file.exists():
         check_writable(address.file)
         return None
-    with refusals(address):
-        storage = open_storage(address)
-        try:
-            with translated(address):
-                study = _find(storage, name)
-                if study is None:
-                    return None
-                _is_owned(storage, study, name, experiment, None if record is None else record.identity)
-                return storage.get_n_trials(study)
-        finally:
-            close_storage(storage)
+    with refusals(address), opened_storage(address) as storage, translated(address):
+        study = _find(storage, name)
+        if study is None:
+            return None
+        _is_owned(storage, study, name, experiment, None if record is None else record.identity)
+        return storage.get_n_trials(study)
 
 
 @contextmanager
 def refusals(address: StorageAddress) -> Iterator[None]:
-    """Turn what a storage does not do, and a study of someone else, into a `UserError`."""
+    """Turn `StorageError` and `ForeignStudyError` into `UserError`."""
     try:
         yield
     except StorageError as error:
@@ -128,7 +116,7 @@ def refusals(address: StorageAddress) -> Iterator[None]:
 
 
 def finished_results(folder: Path) -> Iterable[Finished]:
-    """What a record holds that a study should hold: all results but that of full precision."""
+    """Read the results of a record that a study should hold: all except that of full precision."""
     points: dict[int, Point] = {}
     for event in read_record(folder)[1]:
         if isinstance(event, Asked):
@@ -138,16 +126,11 @@ def finished_results(folder: Path) -> Iterable[Finished]:
             yield event, points[event.candidate]
 
 
-def key_of(event: Scored | Failed) -> Key:
-    """What the trial of a result is known by."""
-    return Key(event.candidate, event.fidelity.value)
-
-
 def _take_study(storage: BaseStorage, header: Header, writer: TrialWriter) -> int:
-    """The number of the record's study, which is made if there is none.
+    """Return the id of the record's study, and make the study if there is none.
 
-    Who makes a study owns it, since a storage makes only one of a name. A driver that was killed as it made one leaves it empty
-    and without an owner. It is made anew, so that of two drivers that find it one owns it.
+    A storage makes only one study of a name, so the driver that makes it owns it. A driver that was killed meanwhile leaves an
+    empty study without an owner. Such a study is made again, so that only one of two drivers that find it becomes the owner.
     """
     directions = [StudyDirection[objective.direction.name] for objective in header.objectives]
     study = _find(storage, header.name)
@@ -164,7 +147,7 @@ def _take_study(storage: BaseStorage, header: Header, writer: TrialWriter) -> in
 
 
 def _find(storage: BaseStorage, name: str) -> int | None:
-    """The number of the study of a name, if there is one."""
+    """Return the id of the study of a name, if there is one."""
     try:
         return storage.get_study_id_from_name(name)
     except KeyError:
@@ -172,10 +155,10 @@ def _find(storage: BaseStorage, name: str) -> int | None:
 
 
 def _is_owned(storage: BaseStorage, study: int, name: str, experiment: str, run: str | None) -> bool:
-    """Whether a study belongs to this search. If not, it is an empty one without an owner.
+    """Whether a study belongs to this search; false for an empty study without an owner.
 
     Raises:
-        ForeignStudyError: it is someone else's.
+        ForeignStudyError: it belongs to another search.
     """
     attributes = storage.get_study_user_attrs(study)
     owner = attributes.get(SEARCH_ATTRIBUTE)

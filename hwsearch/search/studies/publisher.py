@@ -1,7 +1,7 @@
 """Publishing: every result of a record goes to a shared Optuna study, for dashboards and other people.
 
-The record is the one truth. Publishing adds what the study lacks of it, so it may be interrupted and repeated at any time. While
-a search runs, a thread does it, so that a slow or dead server does not stop the search.
+The record is the one truth. Publishing adds the results that the study lacks, so it may be interrupted and repeated at any time.
+While a search runs, a thread publishes it, so that a slow or dead server does not stop the search.
 """
 
 import logging
@@ -20,32 +20,31 @@ from hwsearch.search.studies.published_study import (
     ForeignStudyError,
     PublishedStudy,
     finished_results,
-    key_of,
     open_study,
     refusals,
 )
-from hwsearch.search.studies.storage import Key, StorageError
-from hwsearch.search.studies.trials import Finished
+from hwsearch.search.studies.storage import StorageError
+from hwsearch.search.studies.trials import Finished, Key
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
-"""Between attempts to reach a storage again; each is twice as long as the one before."""
+"""Pauses between attempts to reach a storage. Each pause is twice as long as the one before."""
 
 PATIENCE_SECONDS = 20.0
-"""How long the end of a search waits for a storage that takes nothing."""
+"""How long the end of a search waits for a storage that accepts nothing."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the study of a run folder holds."""
+    """The state of the study of a run folder."""
 
     address: StorageAddress
     folder: Path
     finished: int
-    """Results of the record: candidates, counted once at each fidelity."""
+    """Number of results in the record: candidates, counted once at each fidelity."""
     missing: int = 0
-    """How many of them are not known to be in the study."""
+    """Number of these that are not known to be in the study."""
     reason: str | None = None
     """Why they are missing."""
 
@@ -60,15 +59,15 @@ class Published:
 
 
 def publish(address: StorageAddress, folder: Path, progress: Callable[[int, int], None]) -> Published:
-    """Add to a study what it lacks of a run folder's record.
+    """Add the results of a run folder that its study lacks.
 
     Args:
         address: of the storage.
-        folder: the run folder; a driver may be searching there.
-        progress: called with the number of results that are there, and of all.
+        folder: the run folder. A driver may be searching there.
+        progress: called with the number of results in the study, and the number of all results.
 
     Raises:
-        UserError: no record, the storage does not take it, or the study belongs to another search.
+        UserError: there is no record, the storage fails, or the study belongs to another search.
     """
     header, _ = read_record(folder)
     results = list(finished_results(folder))
@@ -83,19 +82,14 @@ class Publisher:
     """The thread that publishes a search while it runs."""
 
     def __init__(self, address: StorageAddress, folder: Path) -> None:
-        """Begin to publish what the record holds. A storage that is away is waited for.
-
-        Args:
-            address: of the storage.
-            folder: the run folder.
-        """
+        """Begin to publish the record of a run folder. The thread waits for a storage that is away."""
         self._address = address
         self._folder = folder
         self._condition = threading.Condition()
         self._new: deque[Finished] = deque()
-        """What was finished since the record was read last."""
+        """Results since the record was last read."""
         self._there: set[Key] = set()
-        """What is known to be in the study."""
+        """Results that are known to be in the study."""
         self._away = False
         self._pause = FIRST_PAUSE_SECONDS
         self._reason: str | None = None
@@ -106,19 +100,19 @@ class Publisher:
         self._thread.start()
 
     def add(self, event: Scored | Failed, point: Point) -> None:
-        """Publish a result that the record holds by now. Returns at once."""
+        """Publish a result that the record already holds. This returns at once."""
         with self._condition:
             self._new.append((event, point))
             self._condition.notify_all()
 
     def close(self, finished: int) -> Published:
-        """Publish what is missing, as long as the storage takes anything, then stop.
+        """Publish the missing results as long as the storage accepts any, then stop.
 
         Args:
-            finished: results of the record.
+            finished: number of results in the record.
 
         Raises:
-            Exception: the thread ended by an error that is none of the storage's.
+            Exception: the thread ended with an error that does not come from the storage.
         """
         with self._condition:
             self._closing = True
@@ -132,7 +126,7 @@ class Publisher:
         return self.abandon(finished)
 
     def abandon(self, finished: int) -> Published:
-        """Stop now, and say what is missing of so many results."""
+        """Stop now, and report how many of the record's results are missing."""
         with self._condition:
             self._closing = self._abandoned = True
             self._condition.notify_all()
@@ -147,7 +141,7 @@ class Publisher:
         except ForeignStudyError as error:
             self._reason = str(error)
             _log.warning("shared study %s: %s; the search goes on without it", self._address, error)
-        except BaseException as fault:  # noqa: BLE001 (raised again where the search ends, in its thread)
+        except BaseException as fault:  # noqa: BLE001 (raised again at the end of the search, in its thread)
             self._fault = fault
         finally:
             with self._condition:
@@ -168,7 +162,7 @@ class Publisher:
             self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def _publish_record(self, study: PublishedStudy) -> None:
-        """Add what the study lacks: a server may also have lost what it had."""
+        """Add all results that the study lacks. A server may also have lost what it had."""
         with self._condition:
             self._there.clear()
             self._new.clear()  # the record has it
@@ -181,7 +175,7 @@ class Publisher:
             self._add(study, event, point)
 
     def _publish_new(self, study: PublishedStudy) -> None:
-        """Add what is finished, until the search ends and nothing waits."""
+        """Add new results until the search has ended and none is left."""
         while True:
             with self._condition:
                 while not self._new and not self._closing:
@@ -195,11 +189,11 @@ class Publisher:
         if study.add(event, point):
             self._pause = FIRST_PAUSE_SECONDS
         with self._condition:
-            self._there.add(key_of(event))
+            self._there.add(Key.of(event))
             self._condition.notify_all()
 
     def _rest(self, seconds: float) -> bool:
-        """Wait before the next attempt, for a moment only once the search has ended; False where there is none."""
+        """Wait before the next attempt, only briefly if the search has ended. Return whether there is a next attempt."""
         with self._condition:
             if not self._condition.wait_for(lambda: self._closing, seconds):
                 return True

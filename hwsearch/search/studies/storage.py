@@ -1,7 +1,7 @@
-"""Optuna's own storages, opened so that a result whose answer was lost is never written a second time.
+"""Optuna's own storages, opened so that no result is written twice.
 
-Optuna's relational storage repeats a transaction whose commit was not answered, although the server may have carried it out.
-Here every error of the database ends the call instead: `PublishedStudy` is opened anew, and reads what the storage holds.
+If the server does not answer a commit, Optuna's relational storage repeats the transaction, although the server may have carried
+it out. Here every error of the database ends the call instead. The study is then opened again, and reads what the storage holds.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
@@ -24,21 +24,22 @@ from sqlalchemy.orm import Session
 from hwsearch.errors import UserError
 from hwsearch.files.reading import check_regular
 from hwsearch.search.studies.address import PASSWORD_ADVICE, POSTGRESQL, SQLITE, StorageAddress
+from hwsearch.search.studies.trials import Key
 
 EXTRA = "hwsearch[storage]"
-"""What pip installs the driver of PostgreSQL with."""
+"""The extra that installs the driver of PostgreSQL."""
 
 CONNECT_SECONDS = 5
-"""How long a server may take to take a connection."""
+"""Longest time until a server accepts a connection."""
 
 SILENCE_SECONDS = 30
-"""How long a connected server may say nothing, or a transaction may wait for its client, before either counts as lost."""
+"""Time after which a silent server, or a transaction that waits for its client, counts as lost."""
 
 LOCK_SECONDS = 10
-"""How long the lock of a journal file is waited for. A process that is killed while it writes leaves its lock behind."""
+"""Time after which the lock of a journal file is broken. A process that is killed while it writes leaves its lock behind."""
 
 OPEN_TRIES = 4
-"""How often an empty database is opened. Optuna makes its tables in three steps, and in each another driver may be faster."""
+"""Attempts to open an empty database. Optuna makes its tables in three steps, and another driver may be faster in each."""
 
 POSTGRESQL_SETTINGS = {
     "application_name": "hwsearch",
@@ -47,18 +48,11 @@ POSTGRESQL_SETTINGS = {
     "tcp_user_timeout": 1000 * SILENCE_SECONDS,
     "options": f"-c idle_in_transaction_session_timeout={SILENCE_SECONDS}s -c lock_timeout={2 * SILENCE_SECONDS}s",
 }
-"""What the address does not say itself."""
+"""Defaults for options that the address does not set."""
 
 
 class StorageError(Exception):
-    """A storage did not do what it was asked, or did not say that it did. The message is one line without credentials."""
-
-
-class Key(NamedTuple):
-    """What a trial is known by in the study of a record."""
-
-    candidate: int
-    fidelity: str
+    """A storage refused a request, or did not confirm it. The message is one line without credentials."""
 
 
 def open_storage(address: StorageAddress) -> BaseStorage:
@@ -79,14 +73,19 @@ def open_storage(address: StorageAddress) -> BaseStorage:
         return _open_journal(address.file)
 
 
-def close_storage(storage: BaseStorage) -> None:
-    """Give up the connections."""
-    if isinstance(storage, RDBStorage):
-        storage.engine.dispose()
+@contextmanager
+def opened_storage(address: StorageAddress) -> Iterator[BaseStorage]:
+    """Open a storage as `open_storage` does, and close its connections afterwards."""
+    storage = open_storage(address)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.engine.dispose()
 
 
 def wants_password(address: StorageAddress) -> bool:
-    """Whether a server wants a password and none is at hand. Any other trouble with it is no matter here."""
+    """Whether a server asks for a password that is not known. All other errors are ignored here."""
     if address.kind != POSTGRESQL:
         return False
     try:
@@ -102,10 +101,10 @@ def wants_password(address: StorageAddress) -> bool:
 
 @contextmanager
 def translated(address: StorageAddress) -> Iterator[None]:
-    """Turn errors of storages, and what Optuna says of content that it does not know, into `StorageError`."""
+    """Turn errors of storages, and Optuna's errors about content that it cannot read, into `StorageError`."""
     try:
         yield
-    except KeyError:  # what Optuna says of a study or trial that someone has deleted
+    except KeyError:  # someone has deleted the study or trial
         raise StorageError("the study is not there any more") from None
     except DuplicatedStudyError:
         raise StorageError("another driver has just made the study") from None
@@ -116,7 +115,7 @@ def translated(address: StorageAddress) -> Iterator[None]:
 
 
 def explain(error: BaseException, address: StorageAddress) -> str:
-    """The innermost reason of an error in one line, without credentials."""
+    """Give the innermost cause of an error in one line, without credentials."""
     reason: BaseException = error
     while (inner := getattr(reason, "orig", None) or reason.__cause__) is not None:
         reason = inner
@@ -130,15 +129,15 @@ def explain(error: BaseException, address: StorageAddress) -> str:
 
 
 def held_keys(storage: BaseStorage, study_id: int, run: str) -> set[Key]:
-    """The trials of a run's record that a study holds.
+    """List the results of a run's record that a study holds.
 
-    A server may still be carrying out what a driver sent before it was killed, or before its connection broke. Optuna locks the
-    study's row to add a trial, so who has had that lock sees the outcome.
+    A server may still be carrying out a request of a driver that was killed, or whose connection broke. Optuna locks the study's
+    row to add a trial, so the result of that request is visible once this function has had the lock.
     """
     if not isinstance(storage, RDBStorage):
         trials = storage.get_all_trials(study_id, deepcopy=False)
         return _keys((trial.user_attrs for trial in trials), run)
-    # Optuna's tables. Its own reader of trials loads a thousand values for each of the three that are wanted.
+    # Read Optuna's tables directly: its own reader of trials loads a thousand values for each of the three that are needed.
     from optuna.storages._rdb.models import StudyModel, TrialModel
     from optuna.storages._rdb.models import TrialUserAttributeModel as Attribute
 
@@ -158,8 +157,8 @@ def _keys(trials: Iterable[Mapping[str, Any]], run: str) -> set[Key]:
 
 
 def _open_tables(address: StorageAddress, url: str, arguments: Mapping[str, Any]) -> RDBStorage:
-    """Open a database. Credentials go to the driver, so that neither Optuna nor SQLAlchemy has them to show."""
-    # It says with a traceback what is handled here.
+    """Open a database. Credentials go to the driver only, so that neither Optuna nor SQLAlchemy can show them."""
+    # The pool logs tracebacks of errors that are handled here.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     for left in reversed(range(OPEN_TRIES)):
         try:
@@ -170,7 +169,7 @@ def _open_tables(address: StorageAddress, url: str, arguments: Mapping[str, Any]
             raise UserError(
                 f"storage {address}: the package 'psycopg' does not load ({reason}); wanted pip install '{EXTRA}'"
             ) from None
-        except (IntegrityError, ProgrammingError):  # as where another driver makes the same table at that instant
+        except (IntegrityError, ProgrammingError):  # another driver makes the same table
             if not left:
                 raise
 
@@ -187,7 +186,7 @@ def _connect_arguments(address: StorageAddress) -> dict[str, Any]:
 
 
 def _open_journal(path: Path) -> JournalStorage:
-    """Open a journal file. Half a line, which a killed process or a full disk left, is cut off: none could be added behind it."""
+    """Open a journal file, and cut off half a line that a killed process or a full disk left at its end."""
     lock = JournalFileSymlinkLock(str(path), grace_period=LOCK_SECONDS)
     journal = JournalFileBackend(str(path), lock)
     lock.acquire()

@@ -1,8 +1,7 @@
-"""Finished candidates as Optuna's trials, with everything that the record says of them."""
+"""Finished candidates as trials of Optuna, with everything that the record says of them."""
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -12,19 +11,31 @@ from hwsearch.search.record import Failed, Header, Scored
 from hwsearch.search.space import Point
 
 SEARCH_ATTRIBUTE = "hwsearch"
-"""Attribute of the study that says whose it is."""
+"""Attribute of the study that names the search that it belongs to."""
 
 METRIC_NAMES = "study:metric_names"
-"""System attribute in which `Study.set_metric_names` keeps the names of the objectives. That function itself warns that it is
-experimental, and a warning cannot be held back in one thread alone.
+"""System attribute with the names of the objectives, as `Study.set_metric_names` sets it. That function warns that it is
+experimental, and a warning cannot be suppressed in one thread alone.
 """
 
 Finished = tuple[Scored | Failed, Point]
-"""What became of a candidate at a fidelity, and the point that it was asked at."""
+"""The outcome of a candidate at a fidelity, and the point of the candidate."""
+
+
+class Key(NamedTuple):
+    """Identifies a trial within the study of a record."""
+
+    candidate: int
+    fidelity: str
+
+    @classmethod
+    def of(cls, event: Scored | Failed) -> Self:
+        """Return the key of a result."""
+        return cls(event.candidate, event.fidelity.value)
 
 
 class TrialWriter:
-    """Makes trials of one search. Parameters are widths of the free choices; the study's attributes say those of other sites."""
+    """Makes the trials of one search. Parameters are the widths of the free choices; the study's attributes hold the others."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -33,11 +44,11 @@ class TrialWriter:
 
     @property
     def metric_names(self) -> list[str]:
-        """Names of the objectives, in their order."""
+        """The columns of the objectives, in their order."""
         return [objective.column for objective in self._header.objectives]
 
     def study_attributes(self) -> dict[str, Any]:
-        """What all candidates share, and which search they belong to."""
+        """Describe the search, and everything that its candidates share."""
         header = self._header
         return {
             "schema_version": header.schema_version,
@@ -53,8 +64,8 @@ class TrialWriter:
         }
 
     def trial(self, event: Scored | Failed, point: Point) -> FrozenTrial:
-        """A candidate as it ended at a fidelity."""
-        # Optuna's trials know local time, without saying so.
+        """Make the trial of a result."""
+        # Optuna takes times without a zone as local.
         start, end = (time.astimezone().replace(tzinfo=None) for time in self.times(event))
         return FrozenTrial(
             number=-1,
@@ -72,27 +83,23 @@ class TrialWriter:
         )
 
     def state(self, event: Scored | Failed) -> TrialState:
-        """Finished either way: nothing is stored that runs."""
+        """Return the state. Candidates that are being scored are not stored."""
         return TrialState.COMPLETE if isinstance(event, Scored) else TrialState.FAIL
 
     def values(self, event: Scored | Failed) -> list[float] | None:
-        """The objectives."""
+        """Return the objectives; None for a failed candidate."""
         return objective_values(self._header.objectives, event.metrics, event.costs) if isinstance(event, Scored) else None
 
     def times(self, event: Scored | Failed) -> tuple[datetime, datetime]:
-        """When it began and ended."""
+        """Return the beginning and the end."""
         end = datetime.fromisoformat(event.time)
         return end - timedelta(seconds=event.seconds), end
 
     def attributes(self, event: Scored | Failed) -> dict[str, Any]:
-        """What else the record says of it; the allocation is in the parameters."""
-        return {**self._found(event), **self._provenance(event)}
-
-    def _found(self, event: Scored | Failed) -> Mapping[str, Any]:
-        return {"reason": event.reason} if isinstance(event, Failed) else {**event.metrics, **event.costs}
-
-    def _provenance(self, event: Scored | Failed) -> Mapping[str, Any]:
+        """Return everything else that the record says; the allocation is in the parameters."""
+        found = {"reason": event.reason} if isinstance(event, Failed) else {**event.metrics, **event.costs}
         return {
+            **found,
             "run": self._header.identity,
             "candidate": event.candidate,
             "fidelity": event.fidelity.value,

@@ -24,9 +24,17 @@ def non_dominated(problem):
 @settings(deadline=None)
 @given(problem=problems())
 def test_the_front_is_that_of_all_allocations(updates, problem):
+    """And each allocation costs what the front says, with groups that agree."""
     with patch.object(front, "DENSE_UPDATES", updates):
         found = exact_front(problem, "size")
     assert list(zip(found.costs, found.losses, strict=True)) == non_dominated(problem)
+    size = problem.cost("size")
+    for i, indices in enumerate(found.indices):
+        widths = problem.allocation(indices).by_site
+        assert all(len({widths[site] for site in group}) == 1 for group in problem.groups)
+        row = [options.index(widths[site]) for site, options in problem.widths]
+        assert found.losses[i] == sum(problem.loss[site, k] for site, k in enumerate(row))
+        assert found.costs[i] == size.constants[0] + sum(size.tables[0][site, k] for site, k in enumerate(row))
 
 
 @both_ways
@@ -40,21 +48,6 @@ def test_the_front_of_costs_without_a_unit_is_that_of_all_allocations(updates, p
         assert found.losses[found.costs <= cost * (1 + 1e-12)].min() <= loss * (1 + 1e-12)
     for cost, loss in zip(found.costs, found.losses, strict=True):
         assert min(x for x, costs in every if costs["size"] <= cost * (1 + 1e-12)) >= loss * (1 - 1e-12)
-
-
-@both_ways
-@settings(deadline=None, max_examples=50)
-@given(problem=problems())
-def test_allocations_cost_what_the_front_says_and_groups_agree(updates, problem):
-    with patch.object(front, "DENSE_UPDATES", updates):
-        found = exact_front(problem, "size")
-    for i, indices in enumerate(found.indices):
-        widths = problem.allocation(indices).by_site
-        assert all(len({widths[site] for site in group}) == 1 for group in problem.groups)
-        row = [options.index(widths[site]) for site, options in problem.widths]
-        size = problem.cost("size")
-        assert found.losses[i] == sum(problem.loss[site, k] for site, k in enumerate(row))
-        assert found.costs[i] == size.constants[0] + sum(size.tables[0][site, k] for site, k in enumerate(row))
 
 
 @settings(deadline=None)

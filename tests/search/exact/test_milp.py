@@ -51,13 +51,13 @@ def check(problem, limits, *, rtol):
         kept = [(loss, costs) for loss, costs in kept if costs[name] <= limit]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(limited(any_numbers))
 def test_the_optimum_within_limits_is_that_of_all_allocations(case):
     check(*case, rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(limited(lambda limit: st.integers(0, limit).map(float)))
 def test_the_optimum_under_ties_and_zeros_is_that_of_all_allocations(case):
     check(*case, rtol=0)
@@ -110,7 +110,7 @@ def test_without_time_there_is_a_clear_error_or_a_bound():
         assert found.bound <= found.loss
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(st.floats(0.05, 0.95), st.booleans())
 def test_dynamic_and_integer_programming_agree_at_224_sites(fraction, whole):
     problem = paper_sized(whole=whole)

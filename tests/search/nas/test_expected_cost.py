@@ -98,19 +98,20 @@ def test_the_reference_cost_is_the_sum_of_square_roots():
     assert cost.constants.tolist() == [0.0]
 
 
+def cost_named(name):
+    experiment = parse_experiment(tiny_content() | {"nas": {"cost": name}}, "test")
+    return nas_cost(experiment, build_space(experiment.search, untrained_sites(experiment)).widths)
+
+
 @pytest.mark.parametrize("name", ["size_bytes", SUM_SQRT_BITS, "latency_ms[cortex-m7-cmsis-nn]", "weight_bytes[bitfusion]"])
 def test_costs_are_found_by_their_name(name):
-    experiment = parse_experiment(tiny_content() | {"nas": {"cost": name}}, "test")
-    widths = build_space(experiment.search, untrained_sites(experiment)).widths
-    cost = nas_cost(experiment, widths)
+    cost = cost_named(name)
     assert cost.name == name
     assert cost.additive
 
 
 @pytest.mark.parametrize("name", ["bytes", "latency_ms[abacus]", "latency_ms[bitfusion", "peak_activation_bytes[bitfusion]"])
 def test_an_unknown_cost_is_refused_with_those_there_are(name):
-    experiment = parse_experiment(tiny_content() | {"nas": {"cost": name}}, "test")
-    widths = build_space(experiment.search, untrained_sites(experiment)).widths
     with pytest.raises(UserError) as refused:
-        nas_cost(experiment, widths)
+        cost_named(name)
     assert str(refused.value).startswith(f"nas.cost is '{name}'; wanted one of size_bytes, sum-sqrt-bits, latency_ms[")

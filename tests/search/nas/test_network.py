@@ -40,12 +40,37 @@ def logits_of(problem, allocation):
     return logits
 
 
+def row_of(problem, site):
+    return int(problem.choice_of[problem.sites.index(site)])
+
+
+def shares_of(problem, site, of_site):
+    """The only option of every other choice, and a mixture at one site."""
+    shares = torch.from_numpy(problem.option_valid).float()
+    shares[row_of(problem, site)] = torch.tensor(of_site)
+    return shares
+
+
+def even_shares(problem):
+    return torch.from_numpy(problem.option_valid / problem.option_valid.sum(axis=1, keepdims=True)).float()
+
+
+def outputs(base, network, features, shares, allocation):
+    """Of the relaxed network, and of the scorer's network at an allocation."""
+    found = network.mask(features.transpose(0, 1), shares).detach().transpose(0, 1)
+    return found, FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(features)
+
+
+def check_same(found, wanted):
+    """Sums in another order may round a value to the next step of its grid, rarely."""
+    far = (found - wanted).abs() > 1e-4 * wanted.abs().max()
+    assert float(far.float().mean()) < 0.02
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("train_weights", [False, True])
 def test_a_cold_choice_is_the_network_of_its_allocation(kind, train_weights):
     options = OPTIONS[kind]
-    base = options.base
-    fast = FastNetwork(base.graph, base.calibration, base.quantization)
     network = RelaxedNetwork(options, train_weights=train_weights)
 
     @settings(deadline=None, max_examples=8)
@@ -53,11 +78,7 @@ def test_a_cold_choice_is_the_network_of_its_allocation(kind, train_weights):
     def check(allocation):
         shares, _ = relaxed_choice(logits_of(options.problem, allocation), 1e-3, "softmax", torch.Generator())
         assert set(shares.flatten().tolist()) == {0.0, 1.0}
-        found = network.mask(FEATURES, shares).detach().transpose(0, 1)
-        wanted = fast.mask_function(allocation)(FEATURES.transpose(0, 1))
-        # Sums in another order may round a value to the next step of its grid, rarely.
-        far = (found - wanted).abs() > 1e-4 * wanted.abs().max()
-        assert float(far.float().mean()) < 0.02
+        check_same(*outputs(options.base, network, FEATURES.transpose(0, 1), shares, allocation))
 
     check()
 
@@ -68,23 +89,17 @@ def test_a_cold_choice_on_a_graph_that_is_no_tcn_is_the_network_of_its_allocatio
     widths = dict.fromkeys(base.sites.weights, (2, 4, 32)) | dict.fromkeys(base.sites.activations, (4, 8, 32))
     problem = AllocationProblem(tuple(widths.items()), np.zeros((len(widths), 3)), ())
     network = RelaxedNetwork(make_options(base, problem))
-    fast = FastNetwork(base.graph, base.calibration, base.quantization)
     for weights, activations in (((2, 4, 32), (8, 32)), ((4, 32, 2), (32, 4, 8)), ((32, 2), (8,))):
         allocation = cycled(base, weights, activations)
         shares = (logits_of(problem, allocation) == 1.0).float()
-        found = network.mask(GRAPH_FEATURES.transpose(0, 1), shares).detach().transpose(0, 1)
-        wanted = fast.mask_function(allocation)(GRAPH_FEATURES)
-        far = (found - wanted).abs() > 1e-4 * wanted.abs().max()
-        assert float(far.float().mean()) < 0.02
+        check_same(*outputs(base, network, GRAPH_FEATURES, shares, allocation))
 
 
 def test_weights_in_a_mixture_are_the_mean_of_their_versions():
     """At half 2 and half 8 bits, against the network with the mean of the two weights."""
     site = "blocks.0.expand.weight"
     options = make_options(small_base(), problem_of([site], widths=(2, 8)))
-    row = int(options.problem.choice_of[options.problem.sites.index(site)])
-    shares = torch.from_numpy(options.problem.option_valid).float()
-    shares[row] = torch.tensor([0.5, 0.5])
+    shares = shares_of(options.problem, site, [0.5, 0.5])
     graph = options.base.graph
     weights = {f"{name}.weight": weights.mean(dim=0) for name, (weights, _) in options.layers.items()}
     mixed = replace(graph, parameters={**graph.parameters, **weights})
@@ -97,12 +112,11 @@ def test_gradients_of_weight_shares_are_those_of_finite_differences():
     sites = ["blocks.0.expand.weight", "blocks.1.depthwise.weight", "mask_head.weight"]
     options = make_options(small_base(), problem_of(sites))
     network = RelaxedNetwork(options)
-    shares = torch.from_numpy(options.problem.option_valid / options.problem.option_valid.sum(axis=1, keepdims=True)).float()
-    shares.requires_grad_()
+    shares = even_shares(options.problem).requires_grad_()
     probe = torch.randn(network.mask(FEATURES, shares).shape, generator=torch.Generator().manual_seed(5))
     (network.mask(FEATURES, shares) * probe).sum().backward()
     for site in sites:
-        row = int(options.problem.choice_of[options.problem.sites.index(site)])
+        row = row_of(options.problem, site)
         for column in range(3):
             ends = []
             for step in (-1e-2, 1e-2):
@@ -118,18 +132,13 @@ def test_activations_pass_gradients_where_nothing_is_clipped():
     site = "blocks.1.add.output"
     options = make_options(small_base(), problem_of([site], widths=(4, 8)))
     network = RelaxedNetwork(options)
-    row = int(options.problem.choice_of[options.problem.sites.index(site)])
-    shares = torch.from_numpy(options.problem.option_valid).float()
-    shares[row] = torch.tensor([0.25, 0.75])
-    shares.requires_grad_()
+    row = row_of(options.problem, site)
+    shares = shares_of(options.problem, site, [0.25, 0.75]).requires_grad_()
     features = FEATURES.clone().requires_grad_()
     total = network.mask(features, shares).sum()
     total.backward()
-    only = []
-    for share in ([1.0, 0.0], [0.0, 1.0]):
-        alone = shares.detach().clone()
-        alone[row] = torch.tensor(share)
-        only.append(float(network.mask(FEATURES, alone).sum()))
+    alone = [shares_of(options.problem, site, share) for share in ([1.0, 0.0], [0.0, 1.0])]
+    only = [float(network.mask(FEATURES, share).sum()) for share in alone]
     assert float(total.detach()) == pytest.approx(0.25 * only[0] + 0.75 * only[1], rel=1e-3, abs=1e-2)
     assert float(shares.grad[row, 0] - shares.grad[row, 1]) == pytest.approx(only[0] - only[1], rel=1e-3, abs=1e-2)
     assert float(features.grad.abs().max()) > 0
@@ -141,8 +150,7 @@ def test_trained_weights_have_the_gradient_of_the_mixture_and_the_base_stays():
     graph = options.base.graph
     before = graph.parameters[site].clone()
     network = RelaxedNetwork(options, train_weights=True)
-    shares = torch.from_numpy(options.problem.option_valid / options.problem.option_valid.sum(axis=1, keepdims=True)).float()
-    network.mask(FEATURES, shares).square().sum().backward()
+    network.mask(FEATURES, even_shares(options.problem)).square().sum().backward()
     leaves = {f"{name}.weight": weights.mean(dim=0).requires_grad_() for name, (weights, _) in options.layers.items()}
     (wanted,) = run(replace(graph, parameters={**graph.parameters, **leaves}), {"features": FEATURES.transpose(0, 1)})
     wanted.square().sum().backward()
@@ -161,12 +169,8 @@ def test_sites_of_a_group_share_their_mixture():
     options = make_options(small_base(), problem_of(group, groups=(group,)))
     problem = options.problem
     assert problem.option_valid.sum() == len(all_sites(RELU)) - 2 + 3
-    row = int(problem.choice_of[problem.sites.index(group[0])])
-    shares = torch.from_numpy(problem.option_valid).float()
-    shares[row] = torch.tensor([1.0, 0.0, 0.0])
+    shares = shares_of(problem, group[0], [1.0, 0.0, 0.0])
     allocation = problem.allocation(problem.expand(np.zeros((1, len(problem.members)), np.int8))[0])
     assert [allocation.by_site[site] for site in group] == [2, 2]
-    base = options.base
-    wanted = FastNetwork(base.graph, base.calibration, base.quantization).mask_function(allocation)(FEATURES.transpose(0, 1))
-    found = RelaxedNetwork(options).mask(FEATURES, shares).transpose(0, 1)
+    found, wanted = outputs(options.base, RelaxedNetwork(options), FEATURES.transpose(0, 1), shares, allocation)
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)

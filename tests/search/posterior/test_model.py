@@ -20,10 +20,10 @@ class Case:
     spread: PriorSpread
     updates: list[Update]
 
-    def posterior(self, order: list[int] | None = None) -> LossPosterior:
+    def posterior(self) -> LossPosterior:
         found = LossPosterior(self.prior, self.deviation, self.valid, self.spread)
-        for index in range(len(self.updates)) if order is None else order:
-            found.update(*self.updates[index])
+        for update in self.updates:
+            found.update(*update)
         return found
 
     def row(self, options: np.ndarray) -> np.ndarray:
@@ -87,16 +87,6 @@ def test_updates_are_gaussian_conditioning(case: Case) -> None:
     np.testing.assert_allclose(expected, rows @ mean, atol=1e-8, rtol=1e-8)
     np.testing.assert_allclose(deviation, np.sqrt(np.diag(rows @ covariance @ rows.T)), atol=1e-8, rtol=1e-6)
     np.testing.assert_allclose(found.expect(every), expected, atol=1e-10, rtol=1e-10)
-
-
-@settings(deadline=None, max_examples=30)
-@given(cases(), st.randoms(use_true_random=False))
-def test_the_order_of_updates_does_not_matter(case: Case, random) -> None:
-    order = list(range(len(case.updates)))
-    random.shuffle(order)
-    every = np.array(list(np.ndindex(*case.valid.sum(axis=1).tolist())))
-    for first, second in zip(case.posterior().predict(every), case.posterior(order).predict(every), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-8, rtol=1e-6)
 
 
 def test_draws_have_the_mean_and_the_covariance_of_the_posterior() -> None:

@@ -52,17 +52,6 @@ def test_seeds_come_first_each_once_and_then_what_the_engine_proposes() -> None:
     assert PROBLEM.hypervolume(np.array(points(found))) > PROBLEM.hypervolume(PROBLEM.prior_front(40))
 
 
-def test_ask_and_tell_goes_the_way_of_optimize() -> None:
-    driven, asked = study(sampler()), study(sampler())
-    driven.optimize(objective, n_trials=20, n_jobs=1)
-    space = {name: IntDistribution(0, 5) for name in NAMES}
-    for _ in range(20):
-        trial = asked.ask(space)
-        point = np.array([trial.params[name] for name in NAMES])
-        asked.tell(trial, (float(PROBLEM.quality(point)[0]), float(PROBLEM.cost(point)[0])))
-    assert points(asked) == points(driven)
-
-
 def test_several_trials_asked_for_at_once_differ() -> None:
     found = study(sampler())
     space = {name: IntDistribution(0, 5) for name in NAMES}
