@@ -17,7 +17,7 @@ from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Fidelity, Split, WorkersConfig
 from hwsearch.search.plan import trainings
 from hwsearch.search.progress import SearchProgress, SearchSummary
-from hwsearch.sensitivity import estimate, work
+from hwsearch.sensitivity import work
 from hwsearch.separator.trained import load_trained
 from hwsearch.workflow.caller import Listener, Resources
 from hwsearch.workflow.checks import check
@@ -224,8 +224,7 @@ def test_a_search_on_a_gpu_is_that_on_the_processor(runs: Path, monkeypatch: pyt
         shares.append((each.device, each.gpus))
         return LocalExecutor(factory)
 
-    for module in (executor, estimate):
-        monkeypatch.setattr(module, "RayExecutor", in_this_process)
+    monkeypatch.setattr(executor, "RayExecutor", in_this_process)
     with pretended_cuda() as operations:
         run(there, workers=2)
     assert shares == 3 * [("cuda", 0.5)]  # sensitivities, differentiable search, candidates

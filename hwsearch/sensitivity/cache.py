@@ -1,10 +1,10 @@
 """The results of estimation, kept in a folder that is bound to everything they depend on.
 
-    key.json      what the jobs depend on, part by part
-    jobs.jsonl    a sealed line (`hwsearch.files.journal`) for each job that is done; on the disk before the next one counts
-    METHOD.json   tables made of them
+    key.json      the inputs and settings of the jobs, part by part
+    jobs.jsonl    a sealed line (`hwsearch.files.journal`) for each result, written as soon as its job is done
+    METHOD.json   tables made of the results
 
-A lock lets one process at a time write.
+Only one process at a time writes, the one that holds the lock.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,14 +25,12 @@ KEY_FILE = "key.json"
 JOBS_FILE = "jobs.jsonl"
 LOCK_FILE = "lock"
 _FORMAT = 1
-
-Parts = Mapping[str, Any]
-"""What jobs depend on: the name of each part, as messages call it, and its content or a hash of it, as JSON."""
-
-
 _WHAT = "the results of sensitivities"
 _BUSY = "is estimating sensitivities here; wait for it, or end it"
 _LINE = TypeAdapter(Result)
+
+Parts = Mapping[str, Any]
+"""The inputs and settings that jobs depend on: by the name that messages give each part, its content or a hash of it."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +54,30 @@ class ResultJournal:
 def open_journal(folder: Path, parts: Parts) -> Iterator[ResultJournal]:
     """Lock a folder, bind it to `parts`, and read its results.
 
-    Parts that the folder does not know yet are added. They belong to methods that were not used before.
+    Parts that the folder lacks are added. They belong to methods that were not used before.
 
     Raises:
-        UserError: another process works here, the folder was made with other parts (names the first), or a line is broken.
+        UserError: another process works here, the folder was made with other parts, or a line is broken. The message names the
+            first part that differs.
     """
+    mend = f"delete {folder} and the sensitivities are made again"
     with Lock(folder / LOCK_FILE, _BUSY):
-        _bind(folder, parts)
-        results = _read(folder / JOBS_FILE)
+        _bind(folder, parts, mend)
+        results = _read(folder / JOBS_FILE, mend)
         with Journal(folder / JOBS_FILE, _WHAT) as journal:
             yield ResultJournal(results, journal)
 
 
-def _bind(folder: Path, parts: Parts) -> None:
+def _bind(folder: Path, parts: Parts, mend: str) -> None:
     path = folder / KEY_FILE
     known: dict[str, Any] = {}
     if path.is_file():
-        mend = f"delete {folder} and the sensitivities are made again"
         content = read_sealed_json(path, "what sensitivities were made with", mend)
         if content.get("format") != _FORMAT or not isinstance(content.get("parts"), dict):
             raise UserError(f"{path}: not a key of format {_FORMAT}; {mend}")
         known = content["parts"]
     elif (folder / JOBS_FILE).is_file():
-        raise UserError(f"{path}: missing, though {JOBS_FILE} is there; delete {folder} and the sensitivities are made again")
+        raise UserError(f"{path}: missing, though {JOBS_FILE} is there; {mend}")
     for name, content in parts.items():
         if name in known and known[name] != content:
             raise UserError(
@@ -90,16 +89,15 @@ def _bind(folder: Path, parts: Parts) -> None:
 
 
 def _difference(before: Any, here: Any) -> str:
-    """The first setting that differs, where parts are settings."""
+    """Name the first setting that differs, if a part consists of settings."""
     if not (isinstance(before, dict) and isinstance(here, dict)):
         return ""
     name = next(name for name in sorted(before.keys() | here.keys()) if before.get(name) != here.get(name))
     return f" ({name} {before.get(name)}, now {here.get(name)})"
 
 
-def _read(path: Path) -> tuple[Result, ...]:
+def _read(path: Path, mend: str) -> tuple[Result, ...]:
     if not path.exists():
         return ()
-    mend = f"delete {path.parent} and the sensitivities are made again"
-    lines = list(unseal_lines(read_lines(path, _WHAT), path, mend))
+    lines = unseal_lines(read_lines(path, _WHAT), path, mend)
     return tuple(parse_line(_LINE, line, path, number, mend) for number, line in enumerate(lines, start=1))

@@ -1,4 +1,4 @@
-"""All choices that methods try: every site alone, at each of its candidate widths."""
+"""The choices that methods try: each site alone, at each of its candidate widths."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,19 +18,19 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight
 
 Candidates = tuple[tuple[str, tuple[int, ...]], ...]
-"""Sites and the widths that each is tried at, as in `SearchSpace.free_sites`."""
+"""Sites, each with the widths that it is tried at, as in `SearchSpace.free_sites`."""
 
 
 @dataclass(frozen=True, eq=False)
 class SiteChoices:
     """The sites and widths that sensitivities are wanted for.
 
-    A bias stays in floating point: it is quantized only if a layer's weights and its input both are.
+    A bias stays in floating point, because it is quantized only if a layer's weights and its input both are.
 
     Attributes:
-        base: what is quantized.
-        candidates: sites and the widths of each, rising.
-        weights: quantized weights by weight site and width, of every width below floating point.
+        base: the base.
+        candidates: sites and widths, rising.
+        weights: quantized weights by weight site and width, for every width below floating point.
     """
 
     base: PreparedBase
@@ -39,7 +39,7 @@ class SiteChoices:
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
-        """Names, in the order of `candidates`."""
+        """Names of the sites, in the order of `candidates`."""
         return tuple(site for site, _ in self.candidates)
 
     @cached_property
@@ -52,13 +52,9 @@ class SiteChoices:
         """The network behind each site."""
         return Continuation(self.base.graph, self.base.sites)
 
-    @cached_property
-    def _by_site(self) -> dict[str, tuple[int, ...]]:
-        return dict(self.candidates)
-
     def of(self, site: str) -> tuple[int, ...]:
         """The widths that a site is tried at."""
-        return self._by_site[site]
+        return dict(self.candidates)[site]
 
     def weight(self, site: str, bits: int) -> Tensor:
         """A site's weights at a width."""
@@ -71,14 +67,10 @@ class SiteChoices:
 
 
 def check_candidates(known: Sequence[str], candidates: Candidates) -> None:
-    """Refuse sites and widths that cannot be quantized.
-
-    Args:
-        known: the network's sites.
-        candidates: the wanted sites and widths.
+    """Refuse sites and widths that cannot be quantized, given the network's sites.
 
     Raises:
-        UserError: no site, an unknown site, one named twice, one without a width, or a width that its site cannot take.
+        UserError: no site, an unknown one, one named twice, one without a width, or a width that its site cannot take.
     """
     if not candidates:
         raise UserError("sensitivity: no site is free to take another width; wanted one with at least two (search.weight_bits)")
@@ -100,7 +92,7 @@ def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
     """Quantize the weights of every site and width, once for all mixtures.
 
     Raises:
-        UserError: what `check_candidates` refuses, or weights that are not finite.
+        UserError: `check_candidates` refuses the sites or widths, or weights are not finite.
     """
     check_candidates((*base.sites.weights, *base.sites.activations), candidates)
     weights: dict[tuple[str, int], Tensor] = {}
@@ -124,17 +116,11 @@ def all_widths(candidates: Candidates) -> tuple[int, ...]:
 
 
 def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tensors: SiteTensors) -> tuple[str, Tensor]:
-    """Compute the tensors at an activation site when one site alone is quantized.
-
-    Args:
-        choices: sites and widths.
-        site: the one quantized: an activation, or a layer's weights.
-        widths: some of `choices.of(site)`.
-        tensors: full-precision tensors of a mixture.
+    """Quantize one site, an activation or a layer's weights, to some of its widths, given a mixture's full-precision tensors.
 
     Returns:
-        The activation site where the change first shows (behind the layer, for weights), and the tensors there at each width,
-        [widths, channels, frames].
+        The activation site where the change first shows, which for weights lies behind the layer, and the tensors there at each
+        width, [widths, channels, frames].
     """
     with torch.no_grad():
         if not is_weight(site):
@@ -151,7 +137,7 @@ def layer_of(site: str) -> str:
 
 
 def by_site_and_width(choices: SiteChoices, rows: Iterable[Sequence[float]]) -> NDArray[np.float64]:
-    """Rows, one per site with one number for each of its widths, as [sites, widths] with NaN at the other widths."""
+    """Arrange rows, one per site with a number for each of its widths, as [sites, widths] with NaN at the other widths."""
     found = np.full((len(choices.sites), len(choices.widths)), math.nan)
     for index, (site, row) in enumerate(zip(choices.sites, rows, strict=True)):
         found[index, [choices.widths.index(bits) for bits in choices.of(site)]] = row

@@ -1,4 +1,4 @@
-"""Sensitivity tables of an experiment. Missing entries are estimated, on workers if there are any, and kept."""
+"""Sensitivity tables of an experiment: missing entries are estimated, on workers if there are any, and kept."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.executor import Executor, LocalExecutor, RayExecutor, run_jobs
+from hwsearch.executor import Executor, open_executor, run_jobs
 from hwsearch.experiment import Experiment, Split
 from hwsearch.extensions import SENSITIVITIES
 from hwsearch.files.reading import digest
@@ -28,8 +28,9 @@ from hwsearch.sensitivity.jobs import (
     kinds_of,
     missing_jobs,
 )
-from hwsearch.sensitivity.kinds import Kind
-from hwsearch.sensitivity.recoverability import check_trainable, lost_noise_ratio
+from hwsearch.sensitivity.methods import Kind
+from hwsearch.sensitivity.recoverability import check_trainable
+from hwsearch.sensitivity.scores import noise_ratio
 from hwsearch.sensitivity.table import SensitivityTable, over_mixtures
 from hwsearch.sensitivity.work import WorkFactory
 from hwsearch.separator.prepare import PreparedBase, prepare_base
@@ -48,6 +49,7 @@ DEFAULT_METHODS = (
 """Methods that need no training, without their variants."""
 
 Progress = Callable[[int, int], None]
+"""Called with the effort of the jobs that are done, and of all."""
 
 
 def sensitivity_folder(workspace: Workspace) -> Path:
@@ -78,7 +80,7 @@ def needs_pool(methods: Sequence[str]) -> bool:
 
 
 def check_sensitivity(experiment: Experiment, methods: Sequence[str], candidates: Candidates) -> None:
-    """Refuse, before any work, an experiment that `ensure` would refuse.
+    """Refuse an experiment that `ensure` would refuse, before any work.
 
     Raises:
         UserError: a site or width cannot be quantized, there are no validation mixtures, or recoverability has nothing to train
@@ -103,62 +105,66 @@ def ensure(
 ) -> dict[str, SensitivityTable]:
     """Return the tables of an experiment by method, after estimating the missing ones.
 
-    The result of every job is kept as soon as it is done. So after Ctrl-C or a kill the same call goes on, and a method, site or
+    The result of every job is kept as soon as it is done. So the same call goes on after Ctrl-C or a kill, and a method, site or
     width that is added later costs only its own jobs. Tables depend neither on the number of workers nor on interruptions.
 
     Args:
-        workspace: of the experiment; its data are built.
-        methods: names, such as those of `search.priors`.
+        workspace: the experiment's workspace, with its data built.
+        methods: names of known methods.
         candidates: sites and widths, such as `SearchSpace.free_sites`.
         pool: training examples, for methods that train (`needs_pool`).
-        workers: Ray workers; with none, jobs run in this process without Ray.
+        workers: number of Ray workers; with 0, jobs run in this process without Ray.
         ray_address: a running cluster instead of a local one.
-        progress: called with (done, total) effort of the jobs that were missing.
+        progress: told of the jobs that were missing.
 
     Raises:
-        UserError: a method is unknown, `check_sensitivity` refuses the experiment, the base or data set is unusable, the kept
-            sensitivities depend on other inputs (names which), a loss is no number (names mixture or site), or the workers of a
-            job keep dying.
+        UserError: `check_sensitivity` refuses the experiment, the base or data set is unusable, the kept sensitivities depend on
+            other inputs, a loss is not finite, or the workers of a job keep dying. The message says which.
     """
     experiment = workspace.experiment
-    wanted = parse_methods(methods)
-    check_sensitivity(experiment, wanted, candidates)
-    if needs_pool(wanted) and pool is None:
+    check_sensitivity(experiment, methods, candidates)
+    if needs_pool(methods) and pool is None:
         raise ValueError("recoverability wants training examples")
     base = prepare_base(
         experiment, workspace.base_path, workspace.data_folder, workspace.calibration_path, experiment.search.weight_bits
     )
     validation = open_dataset(workspace.data_folder, Split.VALIDATION)[: experiment.sensitivity.mixtures]
     mixtures = [mixture.id for mixture in validation]
-    factory = WorkFactory(
-        experiment,
-        workspace.base_path.resolve(),
-        workspace.data_folder.resolve(),
-        workspace.calibration_path.resolve(),
-        None if pool is None else pool.resolve(),
-    )
-    with open_journal(sensitivity_folder(workspace), _parts(workspace, wanted, base, len(mixtures), pool)) as journal:
+    folder = sensitivity_folder(workspace)
+    with open_journal(folder, _parts(workspace, methods, base, len(mixtures), pool)) as journal:
         results = Results()
         for result in journal.results:
-            _check_samples(result, wanted, len(mixtures), sensitivity_folder(workspace))
+            _check_samples(result, methods, len(mixtures), folder)
             results.add(result)
-        jobs = missing_jobs(wanted, candidates, mixtures, results)
+        jobs = missing_jobs(methods, candidates, mixtures, results)
         if jobs:
             progress(0, sum(job.effort for job in jobs))
-            with _executor(factory, min(workers, len(jobs)), ray_address) as executor:
+            with open_executor(
+                _factory(workspace, pool),
+                min(workers, len(jobs)),
+                max_attempts=experiment.search.max_attempts,
+                ray_address=ray_address,
+                each=experiment.workers.one_core,
+            ) as executor:
                 run_and_keep(executor, jobs, journal, results, progress)
-        tables = {method: make_table(method, candidates, mixtures, results) for method in wanted}
+        tables = {method: make_table(method, candidates, mixtures, results) for method in methods}
         for method, table in tables.items():
             write_sealed_json(table_path(workspace, method), table.to_json())
     return tables
 
 
-def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder: Path) -> None:
-    """Refuse a kept result whose number of mixtures differs from the one that its method needs.
+def _factory(workspace: Workspace, pool: Path | None) -> WorkFactory:
+    return WorkFactory(
+        workspace.experiment,
+        workspace.base_path.resolve(),
+        workspace.data_folder.resolve(),
+        workspace.calibration_path.resolve(),
+        None if pool is None else pool.resolve(),
+    )
 
-    Raises:
-        UserError: the numbers differ. The message names the result.
-    """
+
+def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder: Path) -> None:
+    """Refuse a kept result that a method needs if it holds samples of another number of mixtures."""
     wanted = any(result.kind in kinds_of(method) for method in methods)
     if wanted and result.samples and len(result.samples) != mixtures:
         raise UserError(
@@ -168,14 +174,7 @@ def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder
 
 
 def make_table(method: str, candidates: Candidates, mixtures: Sequence[str], results: Results) -> SensitivityTable:
-    """Make the table of a method from the results of all its jobs.
-
-    Args:
-        method: name of the method.
-        candidates: sites and widths.
-        mixtures: ids. Traces and trainings cover all of them.
-        results: all results that the method needs.
-    """
+    """Make the table of a method from the results of all its jobs. Traces and trainings cover all mixtures."""
     sites, widths = [site for site, _ in candidates], all_widths(candidates)
 
     def of_mixtures(quantity: str) -> list[NDArray[np.float64]]:
@@ -184,15 +183,14 @@ def make_table(method: str, candidates: Candidates, mixtures: Sequence[str], res
     match method:
         case "curvature" | "average-curvature":
             errors = of_mixtures(SQUARED_ERROR if method == "curvature" else MEAN_SQUARED_ERROR)
-            traces = {site: Trace(results.traces[site]) for site in sites}
-            return curvature_table(sites, widths, traces, errors, method)
+            return curvature_table(method, sites, widths, [Trace(results.traces[site]) for site in sites], errors)
         case "recoverability":
             values = np.stack(of_mixtures("output-noise-ratio"))
             for row, (site, tried) in enumerate(candidates):
                 for bits in tried:
                     if bits < TRAINED_BELOW_BITS:
-                        full_precision, quantized = results.trained[FULL_PRECISION, None], results.trained[site, bits]
-                        values[:, row, widths.index(bits)] = lost_noise_ratio(full_precision, quantized)
+                        lost_db = results.trained[FULL_PRECISION, None] - results.trained[site, bits]
+                        values[:, row, widths.index(bits)] = noise_ratio(lost_db)
             return over_mixtures(method, sites, widths, values)
         case _:
             return over_mixtures(method, sites, widths, of_mixtures(method))
@@ -202,7 +200,7 @@ def kept_tables(workspace: Workspace, candidates: Candidates) -> list[Sensitivit
     """Return the kept tables, of any method, that have exactly these sites and widths.
 
     Raises:
-        UserError: a broken table.
+        UserError: a table is broken.
     """
     shape = tuple(site for site, _ in candidates), all_widths(candidates)
     paths = [path for path in (table_path(workspace, method) for method in SENSITIVITIES) if path.is_file()]
@@ -214,7 +212,7 @@ def read_table(path: Path) -> SensitivityTable:
     """Read a table that `ensure` wrote.
 
     Raises:
-        UserError: no such file, or a broken table.
+        UserError: there is no such file, or the table is broken.
     """
     content = read_sealed_json(path, "a sensitivity table", "delete it and it is made again")
     return SensitivityTable.from_json(content, str(path))
@@ -227,11 +225,11 @@ def run_and_keep(
     results: Results,
     progress: Progress,
 ) -> None:
-    """Run jobs, and keep the results of each as they arrive.
+    """Run jobs, and keep their results as they arrive.
 
     Raises:
-        UserError: a job failed, which is raised when all others are done; or a job raised a `UserError`, which is passed on at
-            once.
+        UserError: a job raised one, which ends the others at once; or a job failed otherwise, which is raised after all others
+            are done.
     """
     done, total = 0, sum(job.effort for job in jobs)
     failures = []
@@ -253,7 +251,7 @@ def run_and_keep(
 
 
 def _parts(workspace: Workspace, methods: Sequence[str], base: PreparedBase, mixtures: int, pool: Path | None) -> dict[str, Any]:
-    """Return what the jobs of these methods depend on, apart from the mixture, site or width itself."""
+    """Return the inputs and settings that the jobs of these methods depend on."""
     experiment, config = workspace.experiment, workspace.experiment.sensitivity
     kinds = {kind for method in methods for kind in kinds_of(method)}
     parts: dict[str, Any] = {
@@ -274,10 +272,3 @@ def _parts(workspace: Workspace, methods: Sequence[str], base: PreparedBase, mix
             **experiment.qat.model_dump(mode="json", exclude={"steps", "full_steps"}),
         }
     return parts
-
-
-def _executor(factory: WorkFactory, workers: int, ray_address: str | None) -> Executor[Job, tuple[Result, ...]]:
-    if workers == 0:
-        return LocalExecutor(factory)
-    attempts, each = factory.experiment.search.max_attempts, factory.experiment.workers.one_core
-    return RayExecutor(factory, workers, max_attempts=attempts, ray_address=ray_address, each=each)

@@ -1,7 +1,7 @@
-"""Gradients of the loss at every site from one backward pass, and the output-error score made of them.
+"""Gradients of the loss at every site from one backward pass, and the score that weights output errors by them.
 
-The score is ModelOpt's (`auto_quantize`): for every layer and candidate sum (dL/dY)^2 dY^2, where Y is what the layer puts out
-and dY how far the candidate moves it. It is the mean square of the first-order loss change if the signs of dY were independent.
+The score is ModelOpt's (`auto_quantize`): for every layer and width the sum of (dL/dY)^2 dY^2, where Y is the output of the layer
+and dY its change. If the signs of dY are independent, this is the mean square of the first-order change of the loss.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from hwsearch.separator.prepare import PreparedBase
 
 
 def mask_with_graph(base: PreparedBase, mixture: AnalysedMixture) -> tuple[Tensor, dict[str, Tensor]]:
-    """A forward pass that can be differentiated.
+    """Run a forward pass that can be differentiated.
 
     Returns:
-        The network's output [1, channels, frames], and by weight and activation site the variable that it depends on: the
-        layer's weights, or the tensor there.
+        The network's output [1, channels, frames], and for each site the variable that it depends on: the layer's weights, or
+        the activation.
     """
     weights = {site: base.graph.parameters[site].detach().requires_grad_() for site in base.sites.weights}
     graph = replace(base.graph, parameters={**base.graph.parameters, **weights})
@@ -37,20 +37,17 @@ def mask_with_graph(base: PreparedBase, mixture: AnalysedMixture) -> tuple[Tenso
 
 
 def _compute(operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
-    """`run.compute`, with a PReLU of one slope as a leaky ReLU: the same numbers, backward in a fifteenth of the time."""
+    """`run.compute`, but with a PReLU of one slope as a leaky ReLU: the same numbers, and a backward pass 15 times as fast."""
     if isinstance(operation, PReLU) and (slope := graph.parameter(operation, "slope")).numel() == 1:
         return functional.leaky_relu(inputs[0], float(slope))
     return compute(operation, graph, inputs)
 
 
 def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Tensor]:
-    """Gradient of the loss with respect to every weight and activation site: one forward and one backward pass.
-
-    Returns:
-        By site, in the shape of its weights or of its tensor; dB per unit.
+    """Gradient of the loss with respect to every weight and activation site, by site, in dB per unit.
 
     Raises:
-        UserError: the loss is no finite number.
+        UserError: the loss is not finite.
     """
     mask, variables = mask_with_graph(base, mixture)
     gradients = torch.autograd.grad(
@@ -60,16 +57,13 @@ def site_gradients(base: PreparedBase, mixture: AnalysedMixture) -> dict[str, Te
 
 
 def gradient_scores(choices: SiteChoices, mixture: AnalysedMixture) -> NDArray[np.float64]:
-    """Sum (dL/dY)^2 dY^2 of a mixture for every site and width.
+    """Sum of (dL/dY)^2 dY^2 for every site and width, [sites, widths], in dB^2.
 
-    Y is the tensor at the activation site where the change first shows: the site itself, or for weights the one behind the
-    layer, so that dY has passed the non-linearity.
-
-    Returns:
-        [sites, widths], dB^2.
+    Y is the tensor at the activation site where the change first shows. For an activation that is the site itself, for weights
+    the one behind the layer, so dY includes the non-linearity.
 
     Raises:
-        UserError: the loss is no finite number.
+        UserError: the loss is not finite.
     """
     gradients = site_gradients(choices.base, mixture)
 

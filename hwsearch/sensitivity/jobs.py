@@ -1,57 +1,43 @@
-"""The jobs behind the wanted tables: pure jobs, their results, and which of them are missing.
+"""The jobs behind the wanted tables, their results, and which of them are missing. Jobs are pure.
 
-Most methods work on one mixture at a time. Those that try each site at each width share one job, which walks over the sites
+Most kinds of jobs work on one mixture at a time. Those that try each site at each width share one job, which walks over the sites
 once. A trace is probed over all mixtures until it is known well enough, and probes serve all sites, so all traces are one job.
 Training with one site quantized is a job for each site and width. Results are kept by kind, whatever jobs they came from.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.choices import Candidates, all_widths
-from hwsearch.sensitivity.kinds import Kind
+from hwsearch.sensitivity.methods import Kind
 
 TRAINED_BELOW_BITS = 5
-"""Recoverability trains only below this width. From it on, so little is lost that training itself moves the score by more."""
+"""Recoverability trains only below this width. At wider ones so little is lost that training itself moves the score by more."""
 
 SQUARED_ERROR, MEAN_SQUARED_ERROR = "squared-error", "mean-squared-error"
-"""Quantities that are no method by themselves: a site's squared error, summed or averaged over its values."""
+"""Quantities that are not methods by themselves: a site's squared error, summed or averaged over its values."""
 
 FULL_PRECISION = ""
 """In place of a site: nothing is quantized."""
 
-
 ALL_MIXTURES = "all mixtures"
 """In place of a mixture."""
-
-
-def kinds_of(method: str) -> tuple[str, ...]:
-    """Return the kinds that are computed for a method: those that it shares with others, or one of its own, with its name."""
-    return SENSITIVITIES.load(method).kinds or (method,)
-
 
 ONE_SITE_KINDS = frozenset({Kind.MEASURED, Kind.OUTPUT_NOISE, Kind.KL, Kind.PAPER_KL})
 """Kinds that are computed from the output with one site quantized. A job of several such kinds walks over the sites once."""
 
-QUANTITIES: Mapping[str, tuple[str, ...]] = {
-    Kind.MEASURED: ("measured", "measured-noise", "measured-noise-ratio"),
-    Kind.OUTPUT_NOISE: ("output-noise-ratio",),
-    Kind.KL: ("kl",),
-    Kind.PAPER_KL: ("paper-kl",),
-    Kind.GRADIENT: ("gradient",),
-    Kind.FISHER: ("fisher", "average-fisher"),
-    Kind.ERRORS: (SQUARED_ERROR, MEAN_SQUARED_ERROR),
-}
-"""Quantities, by site and width, that a kind computes for a mixture. A method's own kind computes one quantity, with its name."""
-
 Finite = Annotated[float, Field(ge=-1e30, le=1e30)]
+
+
+def kinds_of(method: str) -> tuple[str, ...]:
+    """Return the kinds of jobs that a method needs; a method with a `compute` of its own is a kind by itself."""
+    return SENSITIVITIES.load(method).kinds or (method,)
 
 
 @dataclass(frozen=True)
@@ -60,9 +46,8 @@ class Job:
 
     Attributes:
         kinds: what is computed; several only of `ONE_SITE_KINDS`.
-        subject: id of the mixture, `ALL_MIXTURES` for traces, or for a training the name of the site, `FULL_PRECISION` where
-            nothing is quantized.
-        candidates: sites and widths to compute it for; of traces the sites alone count.
+        subject: the id of a mixture; `ALL_MIXTURES` for traces; for a training the name of the site, or `FULL_PRECISION`.
+        candidates: sites and widths. Traces use the sites alone.
     """
 
     kinds: tuple[str, ...]
@@ -71,7 +56,7 @@ class Job:
 
     @property
     def effort(self) -> int:
-        """About how long the job takes, in units of one site at one width tried out on one mixture (10 ms)."""
+        """About how long the job takes, in units of one site at one width tried on one mixture (10 ms)."""
         count = sum(len(widths) for _, widths in self.candidates)
         match self.kinds[0]:
             case Kind.GRADIENT | Kind.FISHER | Kind.ERRORS:
@@ -84,36 +69,25 @@ class Job:
                 return count
 
     def __str__(self) -> str:
-        widths = (
-            ""
-            if Kind.TRAINING not in self.kinds
-            else "".join(f" at {bits} bits" for _, found in self.candidates for bits in found)
-        )
-        return f"{', '.join(self.kinds)} of {self.subject or 'the full-precision network'}{widths}"
-
-
-def _known(kind: str) -> str:
-    if kind not in set(Kind) and kind not in SENSITIVITIES:
-        expected = ", ".join(f"'{known}'" for known in (*Kind, *SENSITIVITIES))
-        raise PydanticCustomError("enum", "Input should be {expected}", {"expected": f"one of {expected}"})
-    return kind
+        widths = [f" at {bits} bits" for _, tried in self.candidates for bits in tried if Kind.TRAINING in self.kinds]
+        return f"{', '.join(self.kinds)} of {self.subject or 'the full-precision network'}{''.join(widths)}"
 
 
 class Result(BaseModel):
-    """The result of a job for one kind and subject. It is a complete line of the journal.
+    """The result of a job for one kind and subject, and a line of the journal.
 
     Attributes:
         kind: what was computed.
-        subject: id of the mixture, or name of the site; `FULL_PRECISION` where nothing is quantized.
-        by_width: of a mixture: quantity, site, width to number.
-        samples: of a trace: probes of each mixture. Of a training: a single SI-SNR in dB of each mixture.
+        subject: the id of the mixture; for traces and trainings the name of the site, or `FULL_PRECISION`.
+        by_width: numbers by quantity, site and width, for kinds that work on one mixture.
+        samples: for a trace the probes of each mixture; for a training the SI-SNR of each mixture in dB, a single one each.
         bits: the width trained with.
-        seconds: processor time; of a job with several results, an equal share for each.
+        seconds: processor time. The results of one job share it equally.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Annotated[str, AfterValidator(_known)]
+    kind: Annotated[str, AfterValidator(lambda kind: kind if kind in set(Kind) else SENSITIVITIES.check(kind))]
     subject: str
     by_width: dict[str, dict[str, dict[int, Finite]]] = {}
     samples: tuple[Annotated[tuple[Finite, ...], Field(min_length=1)], ...] = ()
@@ -131,17 +105,19 @@ class Result(BaseModel):
 
 @dataclass
 class Results:
-    """All results of jobs so far, for look-up."""
+    """All results so far, for look-up."""
 
     numbers: dict[tuple[str, str, str, int], float] = field(default_factory=dict)
-    """The number that a job gave for each quantity, mixture, site and width."""
+    """Numbers by quantity, mixture, site and width."""
+    tried: set[tuple[str, str, str, int]] = field(default_factory=set)
+    """Kinds, mixtures, sites and widths that have numbers."""
     traces: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     """Samples [mixtures, probes] by site."""
     trained: dict[tuple[str, int | None], NDArray[np.float64]] = field(default_factory=dict)
-    """SI-SNR [mixtures] in dB by site and width; `(FULL_PRECISION, None)` of the full-precision network."""
+    """SI-SNR [mixtures] in dB by site and width; `(FULL_PRECISION, None)` for the full-precision network."""
 
     def add(self, result: Result) -> None:
-        """Add the result of a job."""
+        """Add a result."""
         match result.kind:
             case Kind.TRACE:
                 self.traces[result.subject] = np.array(result.samples)
@@ -152,11 +128,11 @@ class Results:
                     for site, by_bits in by_site.items():
                         for bits, number in by_bits.items():
                             self.numbers[quantity, result.subject, site, bits] = number
+                            self.tried.add((result.kind, result.subject, site, bits))
 
     def of_mixture(self, quantity: str, mixture: str, candidates: Candidates) -> NDArray[np.float64]:
         """A quantity of a mixture, [sites, widths]; NaN at widths that a site is not tried at."""
-        widths = all_widths(candidates)
-        missing = float("nan")
+        widths, missing = all_widths(candidates), float("nan")
         return np.array(
             [
                 [self.numbers[quantity, mixture, site, bits] if bits in tried else missing for bits in widths]
@@ -166,13 +142,13 @@ class Results:
 
 
 def missing_jobs(methods: Sequence[str], candidates: Candidates, mixtures: Sequence[str], results: Results) -> list[Job]:
-    """Return the jobs that are still to be run, the longest first.
+    """Return the jobs whose results are missing, the longest first.
 
     Args:
-        methods: tables wanted.
+        methods: names of the wanted tables.
         candidates: sites and widths.
         mixtures: ids.
-        results: of earlier jobs.
+        results: results so far.
     """
     kinds = {kind for method in methods for kind in kinds_of(method)}
     jobs = []
@@ -184,12 +160,12 @@ def missing_jobs(methods: Sequence[str], candidates: Candidates, mixtures: Seque
     if Kind.TRACE in kinds:
         unknown = tuple((site, widths) for site, widths in candidates if site not in results.traces)
         jobs += [Job((Kind.TRACE,), ALL_MIXTURES, unknown)] if unknown else []
+    of_one_mixture = [kind for kind in (*Kind, *sorted(kinds - set(Kind))) if kind in kinds - {Kind.TRACE, Kind.TRAINING}]
     for mixture in mixtures:
         walks: dict[Candidates, list[str]] = {}
         others = []
-        own = {kind: (kind,) for kind in sorted(kinds - set(Kind))}
-        for kind, (quantity, *_) in {**QUANTITIES, **own}.items():
-            if kind in kinds and (untried := _untried(quantity, mixture, candidates, results)):
+        for kind in of_one_mixture:
+            if untried := _untried(kind, mixture, candidates, results):
                 if kind in ONE_SITE_KINDS:
                     walks.setdefault(untried, []).append(kind)
                 else:
@@ -198,9 +174,8 @@ def missing_jobs(methods: Sequence[str], candidates: Candidates, mixtures: Seque
     return jobs
 
 
-def _untried(quantity: str, mixture: str, candidates: Candidates, results: Results) -> Candidates:
+def _untried(kind: str, mixture: str, candidates: Candidates, results: Results) -> Candidates:
     untried = (
-        (site, tuple(bits for bits in widths if (quantity, mixture, site, bits) not in results.numbers))
-        for site, widths in candidates
+        (site, tuple(bits for bits in widths if (kind, mixture, site, bits) not in results.tried)) for site, widths in candidates
     )
     return tuple((site, widths) for site, widths in untried if widths)

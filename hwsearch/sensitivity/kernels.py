@@ -1,8 +1,8 @@
-"""Which of the processor's kernels the passes run in.
+"""The choice of the library that computes convolutions on the processor.
 
-On one thread, PyTorch computes a convolution of one tap with MKL, like any product of matrices. MKL runs AVX-512 code on Intel
-processors only. On others, oneDNN is twice as fast, and PyTorch uses it for dilated convolutions. For a single tap, a dilation
-changes only the choice of the library. Sums are rounded in another order: 1e-6 of the output.
+On one thread, PyTorch computes a convolution of one tap with MKL, which runs AVX-512 code on Intel processors only. On others,
+oneDNN is twice as fast, and PyTorch uses it for dilated convolutions. For a single tap, a dilation changes nothing else. Sums are
+rounded in another order, which changes the output by 1e-6 of its size.
 """
 
 from dataclasses import replace
@@ -12,10 +12,7 @@ from hwsearch.network.operations import Convolution, Operation
 
 
 def through_onednn(graph: Graph) -> Graph:
-    """Return the same network in a form whose convolutions of one tap PyTorch computes with oneDNN, forward and backward.
-
-    On another device than the processor, the network stays as it is.
-    """
+    """Make PyTorch compute a network's convolutions of one tap with oneDNN. On a GPU, the network stays as it is."""
 
     def dilated(operation: Operation) -> Operation:
         if not isinstance(operation, Convolution):

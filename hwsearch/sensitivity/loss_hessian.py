@@ -1,12 +1,12 @@
-"""The second derivative of the training loss in the estimate, in closed form.
+"""The second derivative of the training loss with respect to the estimate, in closed form.
 
-With the target t and the estimate e made zero-mean, E = |t|^2 and the loss's floors A and f, the loss is
--k (ln S - ln N), k = 10 / ln 10, of the signal S = a p^2 + f, p = <e, t>, a = E / (E + A)^2, and the noise N = |P e|^2 + f.
-P = C - t t' / (E + A) takes mean and target out of a signal (C is the first), and is symmetric. So the Hessian is
+Let the target t and the estimate e be zero-mean, E = |t|^2, p = <e, t>, a = E / (E + A)^2, and A and f the floors of the loss.
+The loss is -k (ln S - ln N) with k = 10 / ln 10, the signal S = a p^2 + f, and the noise N = |P e|^2 + f. The symmetric matrix
+P = C - t t' / (E + A) takes the mean (C) and the target out of a signal. So the Hessian is
 
     H = k (2 P P / N - 4 n n' / N^2 + (4 a^2 p^2 / S^2 - 2 a / S) t t'),    n = P P e.
 
-All but a part of rank two is the square of P: it is not negative, and one factor of it is known.
+Except for a part of rank two it is a multiple of P P: not negative, and with a known factor.
 """
 
 import math
@@ -25,7 +25,7 @@ class LossHessian:
 
     Attributes:
         spread: 2 k / N.
-        directions: weights, and the directions n and t that go with them, [samples].
+        directions: pairs of a weight and a direction, for n and t, [samples].
         target: zero-mean, [samples].
     """
 
@@ -34,17 +34,12 @@ class LossHessian:
     target: Tensor
 
     def project(self, signals: Tensor) -> Tensor:
-        """P of signals [..., samples]."""
+        """P times signals [..., samples]."""
         return _project(signals, self.target)
 
 
 def loss_hessian(estimate: Tensor, target: Tensor) -> LossHessian:
-    """The Hessian of the negative SI-SNR in dB (`training.loss.si_snr`) with respect to the estimate.
-
-    Args:
-        estimate: [samples].
-        target: [samples].
-    """
+    """The Hessian of the negative SI-SNR in dB (`training.loss.si_snr`) at an estimate, both [samples]."""
     target = target - target.mean()
     energy = float(target.square().sum())
     floor = RELATIVE_FLOOR * energy + ABSOLUTE_FLOOR
@@ -53,17 +48,10 @@ def loss_hessian(estimate: Tensor, target: Tensor) -> LossHessian:
     residual = _project(estimate, target)
     signal, noise = gain * product**2 + floor, float(residual.square().sum()) + floor
     along_target = 4 * (gain * product / signal) ** 2 - 2 * gain / signal
-    return LossHessian(
-        spread=2 * _DECIBELS / noise,
-        directions=(
-            (-4 * _DECIBELS / noise**2, _project(residual, target)),
-            (_DECIBELS * along_target, target),
-        ),
-        target=target,
-    )
+    along_noise = (-4 * _DECIBELS / noise**2, _project(residual, target))
+    return LossHessian(2 * _DECIBELS / noise, (along_noise, (_DECIBELS * along_target, target)), target)
 
 
 def _project(signals: Tensor, target: Tensor) -> Tensor:
-    """P of signals, for a zero-mean target."""
     centred = signals - signals.mean(dim=-1, keepdim=True)
     return centred - (centred * target).sum(dim=-1, keepdim=True) / (target.square().sum() + ABSOLUTE_FLOOR) * target

@@ -1,10 +1,9 @@
-"""A mixture ready for computing losses: the front end and the full-precision pass have run once, and the target is at hand."""
+"""A mixture with the results of the front end and of the full-precision network, and the loss on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import overload
 
 import torch
 from torch import Tensor
@@ -18,19 +17,19 @@ from hwsearch.separator.separator import Separator
 from hwsearch.training.loss import ordered, si_snr
 
 KEPT_MIXTURES = 16
-"""Mixtures whose tensors stay in memory; 30 MB each for 6 s and 131 sites."""
+"""Number of mixtures whose tensors stay in memory. Each takes 30 MB for 6 s and 131 sites."""
 
 
 @dataclass(frozen=True, eq=False)
 class AnalysedMixture:
-    """One mixture.
+    """A mixture after one full-precision pass.
 
     Attributes:
         name: for messages, and part of random seeds.
-        analysis: what the front end makes of it, batch of one.
+        analysis: result of the front end, batch of one.
         target: [1, samples], or [1, speakers, samples] in the order of the network's outputs.
-        output: of the network in full precision, [1, channels, frames].
-        tensors: full-precision tensors at every activation site.
+        output: the network's full-precision output, [1, channels, frames].
+        tensors: the full-precision tensor at every activation site.
     """
 
     name: str
@@ -62,43 +61,27 @@ def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> Ana
     return analyse_mixture(base, mixture.id, torch.from_numpy(sound), mixture.target.doa_deg, torch.from_numpy(target))
 
 
-class MixtureReader(Sequence[AnalysedMixture]):
-    """Mixtures of a data set, each read and analysed when it is asked for; the last few stay in memory.
+class MixtureReader:
+    """Reads and analyses the mixtures of a data set on demand, and keeps the last few in memory.
 
-    Reading one again takes about as long as a forward pass.
+    Reading a mixture takes about as long as a forward pass.
     """
 
     def __init__(self, base: PreparedBase, data_folder: Path, mixtures: Sequence[Mixture]) -> None:
-        self._mixtures = mixtures
-        self._read = lru_cache(maxsize=KEPT_MIXTURES)(lambda index: read_mixture(base, data_folder, mixtures[index]))
+        by_name = {mixture.id: mixture for mixture in mixtures}
+        self._names = tuple(by_name)
+        self.named = lru_cache(maxsize=KEPT_MIXTURES)(lambda name: read_mixture(base, data_folder, by_name[name]))
+        """Returns the mixture of an id."""
 
-    @overload
-    def __getitem__(self, index: int) -> AnalysedMixture: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[AnalysedMixture]: ...
-    def __getitem__(self, index: int | slice) -> AnalysedMixture | Sequence[AnalysedMixture]:
-        if isinstance(index, slice):
-            return [self._read(at) for at in range(len(self))[index]]
-        return self._read(range(len(self))[index])
-
-    def __len__(self) -> int:
-        return len(self._mixtures)
-
-    def named(self, name: str) -> AnalysedMixture:
-        """The mixture of that id."""
-        return self[[mixture.id for mixture in self._mixtures].index(name)]
+    def __iter__(self) -> Iterator[AnalysedMixture]:
+        return map(self.named, self._names)
 
 
 def separation_loss(separator: Separator, mask: Tensor, mixture: AnalysedMixture) -> Tensor:
-    """The training loss: negative SI-SNR in dB, [].
-
-    Args:
-        separator: its synthesis is used.
-        mask: the network's output [1, channels, frames].
-        mixture: what the mask is for.
+    """The training loss, negative SI-SNR in dB, for a mixture and the network's output [1, channels, frames].
 
     Raises:
-        UserError: the loss is no finite number.
+        UserError: the loss is not finite.
     """
     estimate = separator.synthesise(mixture.analysis, mask, mixture.target.shape[-1])
     loss = -si_snr(estimate, mixture.target).mean()

@@ -1,6 +1,6 @@
-"""The separator's output with every site quantized alone, and all scores of it, in one walk over the sites.
+"""The separator's output with each site quantized alone, and any number of scores of it, in one walk over the sites.
 
-Nearly all the work of these methods is running the network behind each site at each width, so methods share these runs.
+Running the network behind each site at each width is nearly all the work, so methods share these runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +21,13 @@ from hwsearch.separator.separator import Separator
 
 @dataclass(frozen=True, eq=False)
 class OneSiteOutput:
-    """What the separator gives for a mixture with one site quantized, or with none.
+    """The output for a mixture with one site quantized, or with none.
 
     Attributes:
-        site: the site; None where nothing is quantized.
-        masks: the network's output [widths, channels, frames], at each width of the site.
-        separator: whose synthesis is used.
-        mixture: what it is given.
+        site: the quantized site; None in full precision.
+        masks: the network's output at each width of the site, [widths, channels, frames].
+        separator: its synthesis is used.
+        mixture: what the network was given.
     """
 
     site: str | None
@@ -37,7 +37,7 @@ class OneSiteOutput:
 
     @cached_property
     def estimates(self) -> Tensor:
-        """Waveforms [widths, samples]."""
+        """Waveforms, [widths, samples] or [widths, speakers, samples]."""
         with torch.no_grad():
             return self.separator.synthesise(self.mixture.analysis, self.masks, self.mixture.target.shape[-1])
 
@@ -48,7 +48,7 @@ class OneSiteOutput:
 
 
 Score = Callable[[OneSiteOutput], Sequence[float]]
-"""A number for each width of a site."""
+"""Gives a number for each width of a site."""
 
 
 def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> OneSiteOutput:
@@ -57,10 +57,10 @@ def full_precision_output(separator: Separator, mixture: AnalysedMixture) -> One
 
 
 def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence[Score]) -> list[NDArray[np.float64]]:
-    """Score a mixture with every site quantized alone.
+    """Score a mixture with each site quantized alone.
 
     Returns:
-        Of each score [sites, widths]; NaN at widths that a site is not tried at.
+        For each score [sites, widths]; NaN at widths that a site is not tried at.
     """
     rows = [
         [score(OneSiteOutput(site, masks, choices.base.separator, mixture)) for score in scores]
@@ -70,15 +70,7 @@ def score_sites(choices: SiteChoices, mixture: AnalysedMixture, scores: Sequence
 
 
 def one_site_masks(choices: SiteChoices, mixture: AnalysedMixture) -> Iterator[tuple[str, Tensor]]:
-    """The network's output with every site quantized alone.
-
-    Args:
-        choices: sites and widths.
-        mixture: what the network is given.
-
-    Yields:
-        Each of `choices.sites` in turn, and its outputs [widths, channels, frames] at `choices.of(site)`.
-    """
+    """Yield each site, and the network's outputs [widths, channels, frames] with that site alone quantized to its widths."""
     for site in choices.sites:
         checkpoint()
         widths = choices.of(site)

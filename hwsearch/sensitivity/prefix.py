@@ -1,7 +1,7 @@
-"""Prefix reuse: the network before a quantized site is the full-precision one, so it is computed once per mixture.
+"""Prefix reuse: quantizing a site changes nothing before it, so that part of the network runs once per mixture.
 
 One full-precision pass keeps the tensor of every activation site. A pass with one site changed computes only what depends on
-that site. Everything else comes from the kept tensors. A tensor that is no site is computed again from the kept ones before it.
+that site, and takes everything else from the kept tensors. A tensor that is no site is computed again from the kept ones.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,16 +20,16 @@ SiteTensors = Mapping[str, Tensor]
 
 
 def run_keeping(graph: Graph, sites: Sites, x: Tensor, how: Compute = fast_compute) -> tuple[Tensor, dict[str, Tensor]]:
-    """Run a network and keep the tensor of every activation site.
+    """Run a network on its input `x` [1, channels, frames], and keep the tensor of every activation site.
 
     Args:
-        graph: of one input and one output.
+        graph: a network of one input and one output.
         sites: its sites.
-        x: its input, [1, channels, frames].
+        x: the input.
         how: computes each operation.
 
     Returns:
-        The output, and the tensors by site. Each is a variable of its own, even where an operation hands on what it reads.
+        The output, and the tensors by site. Each is a variable of its own, even if an operation returns what it reads.
 
     Raises:
         ValueError: several inputs or outputs.
@@ -48,18 +48,14 @@ def run_keeping(graph: Graph, sites: Sites, x: Tensor, how: Compute = fast_compu
 
 
 class Continuation:
-    """The part of a network behind each site, determined when it is first needed.
-
-    Args:
-        graph: of one input and one output.
-        sites: its sites.
-        how: computes each operation.
-
-    Raises:
-        ValueError: several inputs or outputs.
-    """
+    """The part of a network behind each site, determined when it is first needed."""
 
     def __init__(self, graph: Graph, sites: Sites, how: Compute = fast_compute) -> None:
+        """Take a network of one input and one output, its sites, and what computes each operation.
+
+        Raises:
+            ValueError: several inputs or outputs.
+        """
         self._graph, self._sites, self._how = graph, sites, how
         self._site_of = {tensor: site for site, tensor in sites.tensors.items()}
         self._output = _ends(graph)[1]
@@ -67,15 +63,12 @@ class Continuation:
         self._layers: dict[str, Graph] = {}
 
     def continue_from(self, site: str, x: Tensor, tensors: SiteTensors) -> Tensor:
-        """The network's output with another tensor at an activation site.
+        """The network's output [batch, channels, frames] with another tensor at an activation site.
 
         Args:
             site: an activation site.
-            x: the tensor that replaces the full-precision one there, [batch, channels, frames].
+            x: replaces the full-precision tensor there, [batch, channels, frames].
             tensors: full-precision tensors of the same mixture, batch of one each.
-
-        Returns:
-            [batch, channels, frames].
 
         Raises:
             ValueError: no activation site of that name.
@@ -105,7 +98,7 @@ class Continuation:
         return self._site_of[tensor]
 
     def _untouched(self, tensor: str) -> set[str]:
-        """The tensors of sites that do not depend on a tensor."""
+        """The tensors of sites that do not depend on the given tensor."""
         touched = {tensor}
         for operation in self._graph.operations:
             if not touched.isdisjoint(operation.inputs):
@@ -117,7 +110,7 @@ class Continuation:
         return output
 
     def _compute(self, operation: Operation, graph: Graph, inputs: tuple[Tensor, ...]) -> Tensor:
-        """Compute an operation of a changed batch and kept tensors; all but a concatenation broadcast."""
+        """Compute an operation whose inputs differ in batch size. All operations but a concatenation broadcast."""
         if isinstance(operation, Concatenate):
             batch = max(map(len, inputs))
             inputs = tuple(x.expand(batch, *x.shape[1:]) for x in inputs)
@@ -125,11 +118,6 @@ class Continuation:
 
 
 def _ends(graph: Graph) -> tuple[str, str]:
-    """The input and the output of a network.
-
-    Raises:
-        ValueError: several of either.
-    """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
         raise ValueError(f"sensitivities of a network with {found}; wanted one of each")

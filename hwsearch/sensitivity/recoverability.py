@@ -1,17 +1,16 @@
 """The recoverability sensitivity: the loss that remains at a site after a few steps of quantization-aware training.
 
-One site alone is quantized, all others keep their floating point, and the network is trained; so is the full-precision network,
-for as many steps on the same examples in the same order. The loss is a noise ratio, 10^(lost dB / 10) - 1, on the validation
-mixtures. Training is expensive, so only widths below `jobs.TRAINED_BELOW_BITS` are trained. Wider ones take the output-noise
-ratio without training. It has the same unit, and less noise than a measured ratio if little is lost.
+The network is trained with one site quantized, and once with none, for as many steps on the same examples in the same order. The
+SI-SNR lost between the two becomes a noise ratio (`scores.noise_ratio`). Training is expensive, so only widths below
+`jobs.TRAINED_BELOW_BITS` are trained. Wider ones take the output-noise ratio without training, which has the same unit. If little
+is lost, it is also less noisy than a measured ratio.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -31,7 +30,7 @@ def check_trainable(experiment: Experiment, why: str = "recoverability trains wi
     """Refuse an experiment that has nothing to train on.
 
     Args:
-        experiment: whose rooms and speech.
+        experiment: the experiment, with its rooms and speech.
         why: what trains, for the message.
 
     Raises:
@@ -44,21 +43,21 @@ def check_trainable(experiment: Experiment, why: str = "recoverability trains wi
 
 
 def score_trained(
-    base: PreparedBase, mixtures: Sequence[AnalysedMixture], candidates: Candidates, pool: "TrainingPool", experiment: Experiment
+    base: PreparedBase, mixtures: Iterable[AnalysedMixture], candidates: Candidates, pool: "TrainingPool", experiment: Experiment
 ) -> list[float]:
-    """SI-SNR in dB of each mixture after training with the given sites quantized, `sensitivity.recoverability_steps` long.
+    """SI-SNR of each mixture in dB after training with some sites quantized.
 
     Args:
-        base: what is trained.
+        base: the network to train.
         mixtures: scored afterwards.
         candidates: quantized sites, one width each; none for the full-precision network.
         pool: training examples.
-        experiment: its settings of training and its seed.
+        experiment: settings of training (`qat`, `sensitivity.recoverability_steps`) and seed.
 
     Raises:
-        UserError: training diverges, or an estimate that is silent or not finite; names the site.
+        UserError: training diverges, or an estimate is silent or not finite. The message names the site.
     """
-    # Brevitas takes long to load; only this needs it.
+    # Brevitas takes long to load, and only this needs it.
     from hwsearch.separator.trained import trained_mask_function
     from hwsearch.training.qat import TrainingDivergedError, train_quantized
 
@@ -66,7 +65,7 @@ def score_trained(
         site: bits for site, (bits,) in candidates
     }
     steps = experiment.sensitivity.recoverability_steps
-    # The same seed for every site: all see the same examples, so that their differences are the sites'.
+    # With the same seed, every training sees the same examples, so results differ only by the site.
     seed = int(generator("recoverability", experiment.seed).integers(2**31))
     what = ", ".join(f"'{site}' at {bits} bits" for site, (bits,) in candidates) or "nothing"
     try:
@@ -87,8 +86,3 @@ def score_trained(
                 "qat.learning_rate or qat.scale_learning_rate"
             ) from None
     return scores
-
-
-def lost_noise_ratio(full_precision: NDArray[np.float64], quantized: NDArray[np.float64]) -> NDArray[np.float64]:
-    """10^(lost dB / 10) - 1 from SI-SNR in dB, both [mixtures]."""
-    return np.asarray(10 ** ((full_precision - quantized) / 10) - 1)

@@ -3,16 +3,34 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from hw_models.wording import first_mistake
 from hwsearch.errors import UserError
 from hwsearch.extensions import SENSITIVITIES
+from hwsearch.files.reading import canonical_json
 
 _FORMAT = 1
-_KEYS = frozenset({"format", "method", "unit", "mixtures", "sites", "widths", "value", "standard_error"})
+_Rows = tuple[tuple[FiniteFloat | None, ...], ...]
+
+
+class _Content(BaseModel):
+    """The fields of a table's file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal[1]
+    method: Annotated[str, SENSITIVITIES]
+    unit: str
+    mixtures: int
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+    value: _Rows
+    standard_error: _Rows
 
 
 def unit_of(method: str) -> str:
@@ -29,10 +47,10 @@ class SensitivityTable:
         method: name of the method, which also determines the unit.
         sites: names, without repeats.
         widths: candidate widths, rising.
-        value: [sites, widths], the mean over mixtures; NaN where a site cannot take a width. Negative where quantizing helped, or
+        value: the mean over mixtures, [sites, widths]; NaN where a site cannot take a width. Negative where quantizing helped, or
             the estimate is that noisy.
-        standard_error: [sites, widths], of `value`; NaN where it is not known (a single mixture).
-        mixtures: number of mixtures that the mean is taken over.
+        standard_error: standard error of `value`, [sites, widths]; NaN if it is unknown, as for a single mixture.
+        mixtures: number of mixtures.
     """
 
     method: str
@@ -43,7 +61,7 @@ class SensitivityTable:
     mixtures: int
 
     def __post_init__(self) -> None:
-        """Check the parts against each other, and close the arrays to writing.
+        """Check the parts against each other, and copy the arrays into read-only ones.
 
         Raises:
             ValueError: repeated sites, widths that do not rise, another shape, an infinity, a negative error.
@@ -68,11 +86,11 @@ class SensitivityTable:
 
     @property
     def unit(self) -> str:
-        """What a value is counted in."""
+        """The unit of the values."""
         return unit_of(self.method)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; numbers keep every bit, and NaN becomes null."""
+        """Return a JSON object. Numbers keep every bit, and NaN becomes null."""
         return {
             "format": _FORMAT,
             "method": self.method,
@@ -80,47 +98,32 @@ class SensitivityTable:
             "mixtures": self.mixtures,
             "sites": list(self.sites),
             "widths": list(self.widths),
-            "value": _rows_to_json(self.value),
-            "standard_error": _rows_to_json(self.standard_error),
+            "value": _to_rows(self.value),
+            "standard_error": _to_rows(self.standard_error),
         }
 
     @classmethod
-    def from_json(cls, value: Any, source: str) -> Self:
-        """Validate what `to_json` gave.
+    def from_json(cls, content: Any, source: str) -> Self:
+        """Read the result of `to_json`.
 
         Raises:
-            UserError: another format, an unknown method, or parts that are missing or do not fit; names `source`.
+            UserError: another format, an unknown method, or parts that are missing or do not fit. The message names `source`.
         """
-        if not isinstance(value, dict) or value.get("format") != _FORMAT or value.keys() != _KEYS:
-            raise UserError(f"{source}: not a sensitivity table of format {_FORMAT}; delete it and it is made again")
         try:
-            method = value["method"]
-            _check(isinstance(method, str) and method in SENSITIVITIES, f"{method!r} is no known method")
-            unit = unit_of(method)
-            _check(value["unit"] == unit, f"unit is {value['unit']!r}; wanted '{unit}' for method '{method}'")
-            return cls(
-                method,
-                tuple(_typed(value["sites"], str, "sites")),
-                tuple(_typed(value["widths"], int, "widths")),
-                _rows_from_json(value["value"], "value"),
-                _rows_from_json(value["standard_error"], "standard_error"),
-                _typed([value["mixtures"]], int, "mixtures")[0],
-            )
-        except ValueError as error:
-            raise UserError(f"{source}: broken sensitivity table ({error}); delete it and it is made again") from None
+            found = _Content.model_validate_json(canonical_json(content))
+            unit = unit_of(found.method)
+            _check(found.unit == unit, f"unit is {found.unit!r}; wanted '{unit}' for method '{found.method}'")
+            value, error = (np.array(rows, dtype=np.float64) for rows in (found.value, found.standard_error))
+            return cls(found.method, found.sites, found.widths, value, error, found.mixtures)
+        except ValueError as problem:
+            said = first_mistake(problem).said if isinstance(problem, ValidationError) else str(problem)
+            raise UserError(f"{source}: broken sensitivity table ({said}); delete it and it is made again") from None
 
 
 def over_mixtures(method: str, sites: Sequence[str], widths: Sequence[int], values: ArrayLike) -> SensitivityTable:
-    """Make a table from the values of each mixture.
+    """Average the values of mixtures, [mixtures, sites, widths], with NaN where a site cannot take a width.
 
-    Args:
-        method: how `values` were made.
-        sites: names.
-        widths: candidate widths.
-        values: [mixtures, sites, widths]; NaN where a site cannot take a width.
-
-    Returns:
-        The mean over mixtures; its standard error is that of a mean of independent mixtures, NaN for a single one.
+    The standard error is that of a mean of independent mixtures, NaN for a single one.
     """
     stacked = np.asarray(values, dtype=np.float64)
     count = len(stacked)
@@ -133,19 +136,5 @@ def _check(holds: bool, problem: str) -> None:  # noqa: FBT001 (reads as an asse
         raise ValueError(problem)
 
 
-def _rows_to_json(array: NDArray[np.float64]) -> list[list[float | None]]:
+def _to_rows(array: NDArray[np.float64]) -> list[list[float | None]]:
     return [[None if math.isnan(number) else number for number in row] for row in array.tolist()]
-
-
-def _rows_from_json(rows: Any, name: str) -> NDArray[np.float64]:
-    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
-        raise ValueError(f"{name} is no list of rows of one length")
-    if not all(number is None or (type(number) in (int, float) and math.isfinite(number)) for row in rows for number in row):
-        raise ValueError(f"{name} holds something that is neither a finite number nor null")
-    return np.array([[math.nan if number is None else number for number in row] for row in rows], dtype=np.float64)
-
-
-def _typed(items: Any, kind: type, name: str) -> list[Any]:
-    if not isinstance(items, list) or not all(type(item) is kind for item in items):
-        raise ValueError(f"{name} is {items!r}; wanted {kind.__name__}")
-    return items

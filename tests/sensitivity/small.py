@@ -13,7 +13,7 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.run import run
 from hwsearch.network.sites import find_sites
 from hwsearch.sensitivity.choices import Candidates, SiteChoices, make_choices
-from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture
+from hwsearch.sensitivity.mixture import AnalysedMixture, analyse_mixture, separation_loss
 from hwsearch.sensitivity.prefix import run_keeping
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.front_end import Analysis
@@ -86,6 +86,13 @@ def run_sites(graph: Graph, x: Tensor, at_site: Callable[[str, Tensor], Tensor] 
     site_of = {tensor: site for site, tensor in find_sites(graph).tensors.items()}
     (output,) = run(graph, {graph.inputs[0]: x}, lambda name, y: at_site(site_of[name], y) if name in site_of else y)
     return output
+
+
+def loss_with(base: PreparedBase, mixture: AnalysedMixture, site: str, value: Tensor) -> Tensor:
+    """The loss of a plain forward pass with other weights or another activation at a site."""
+    graph = with_parameter(base.graph, site, value) if is_weight(site) else base.graph
+    mask = run_sites(graph, mixture.analysis.normalised, lambda at, x: value if at == site else x)
+    return separation_loss(base.separator, mask, mixture)
 
 
 def only(config: SeparatorConfig, site: str, bits: int) -> BitAllocation:

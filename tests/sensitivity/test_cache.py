@@ -104,7 +104,7 @@ def test_one_at_a_time_writes(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b"{[}", "not valid JSON"),
-        (b'{"kind":"guess","subject":"features"}', "kind: found .guess., wanted one of"),
+        (b'{"kind":"guess","subject":"features"}', "kind: found .guess., wanted .curvature., "),
         (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":NaN}}}}', ""),
         (b'{"kind":"kl","subject":"m","by_width":{"kl":{"features":{"4":1e31}}}}', "by_width.kl.features.4: "),
         (b'{"kind":"trace","subject":"features","samples":[["1"]]}', "samples.0.0: "),

@@ -15,7 +15,6 @@ from hwsearch.data.dataset import open_dataset
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import QuantizationConfig, Split
-from hwsearch.extensions import SENSITIVITIES
 from hwsearch.sensitivity.cache import JOBS_FILE, open_journal
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.curvature import ProbeRule, probe_traces
@@ -32,12 +31,17 @@ from hwsearch.sensitivity.estimate import (
 from hwsearch.sensitivity.gradient import gradient_scores, site_gradients
 from hwsearch.sensitivity.jobs import Job, Kind, Result, Results
 from hwsearch.sensitivity.kernels import through_onednn
-from hwsearch.sensitivity.kl import bernoulli_kl, output_divergence, paper_kl
-from hwsearch.sensitivity.measured import OneSiteScores, measured_si_snr
-from hwsearch.sensitivity.mixture import AnalysedMixture, MixtureReader
-from hwsearch.sensitivity.one_site import Score, full_precision_output, score_sites
-from hwsearch.sensitivity.output_noise import output_noise
+from hwsearch.sensitivity.mixture import MixtureReader
+from hwsearch.sensitivity.one_site import OneSiteOutput, Score, full_precision_output, score_sites
 from hwsearch.sensitivity.recoverability import score_trained
+from hwsearch.sensitivity.scores import (
+    bernoulli_kl,
+    measured_losses,
+    measured_si_snr,
+    output_divergence,
+    output_noise,
+    paper_kl,
+)
 from hwsearch.separator import weight_scales
 from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
@@ -71,26 +75,26 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
     tables = ensure(here, methods, SITES)
     base, mixtures = prepared(here)
     choices = make_choices(base, SITES)
-    separator = base.separator
+    full = [full_precision_output(base.separator, mixture) for mixture in mixtures]
 
-    def one_by_one(score: Callable[[AnalysedMixture], Score]) -> list[np.ndarray]:
-        return [score_sites(choices, mixture, [score(mixture)])[0] for mixture in mixtures]
+    def one_by_one(score: Callable[[OneSiteOutput], Score]) -> list[np.ndarray]:
+        return [score_sites(choices, output.mixture, [score(output)])[0] for output in full]
 
-    scores = [
-        OneSiteScores(measured_si_snr(full_precision_output(separator, mixture))[0], si_snr)
-        for mixture, si_snr in zip(mixtures, one_by_one(lambda mixture: measured_si_snr), strict=True)
+    losses = [
+        measured_losses(measured_si_snr(output)[0], si_snr)
+        for output, si_snr in zip(full, one_by_one(lambda _: measured_si_snr), strict=True)
     ]
     for method, wanted in {
-        "measured": [score.lost_db for score in scores],
-        "measured-noise": [score.noise_added for score in scores],
-        "measured-noise-ratio": [score.noise_ratio for score in scores],
-        "kl": one_by_one(lambda mixture: output_divergence(mixture, bernoulli_kl)),
-        "paper-kl": one_by_one(lambda mixture: output_divergence(mixture, paper_kl)),
-        "output-noise-ratio": one_by_one(lambda mixture: output_noise(separator, mixture)),
+        **{method: [loss[method] for loss in losses] for method in ("measured", "measured-noise", "measured-noise-ratio")},
+        "kl": one_by_one(lambda output: output_divergence(output, bernoulli_kl)),
+        "paper-kl": one_by_one(lambda output: output_divergence(output, paper_kl)),
+        "output-noise-ratio": one_by_one(output_noise),
         "gradient": [gradient_scores(choices, mixture) for mixture in mixtures],
     }.items():
         np.testing.assert_allclose(tables[method].value, np.mean(wanted, axis=0), rtol=1e-12)
         assert np.isfinite(tables[method].standard_error).tolist() == np.isfinite(tables[method].value).tolist()
+    assert tables["gradient"].widths == (2, 4, 8)
+    assert np.isfinite(tables["gradient"].value).tolist() == [[True, False, True], [True, False, True], [False, True, True]]
     rule = ProbeRule(relative_error=0.1, max_probes=8, seed=here.experiment.seed)
     gradients = [site_gradients(base, mixture) for mixture in mixtures]
     for row, (site, widths) in enumerate(SITES):
@@ -128,18 +132,6 @@ def test_no_scale_of_weights_is_searched_twice(workspace: Maker, monkeypatch: py
     assert len(set(searched)) == len(searched)
 
 
-def test_a_site_has_numbers_at_its_own_widths_only(workspace: Maker) -> None:
-    table = ensure(workspace(), ["gradient"], SITES)["gradient"]
-    assert table.widths == (2, 4, 8)
-    assert np.isfinite(table.value).tolist() == [[True, False, True], [True, False, True], [False, True, True]]
-
-
-def test_a_prior_of_the_search_finds_its_table(workspace: Maker) -> None:
-    tables = ensure(workspace(), ["gradient", "fisher"], SITES)
-    assert tables["gradient"].method == "gradient"
-    assert set(workspace().experiment.search.priors) <= set(SENSITIVITIES)
-
-
 def test_workers_change_nothing(workspace: Maker) -> None:
     alone, together = workspace(name="alone"), workspace(name="together")
     ensure(alone, DEFAULT_METHODS, SITES)
@@ -147,29 +139,28 @@ def test_workers_change_nothing(workspace: Maker) -> None:
     assert written(alone) == written(together)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.31, 0.77, 0.999])
-def test_work_goes_on_where_it_was_cut_off(workspace: Maker, share: float) -> None:
-    whole, cut = workspace(name="whole"), workspace(name="cut")
-    methods = ["kl", "curvature", "gradient"]
+def test_work_goes_on_where_it_was_cut_off(workspace: Maker) -> None:
+    whole, methods = workspace(name="whole"), ["kl", "curvature", "gradient"]
     ensure(whole, methods, SITES)
-    shutil.copytree(whole.folder, cut.folder)
-    for path in sensitivity_folder(cut).glob("*.json"):
-        if path.name != "key.json":
-            path.unlink()
-    journal = sensitivity_folder(cut) / JOBS_FILE
-    content = journal.read_bytes()
-    journal.write_bytes(content[: int(share * len(content))])
-    kept = journal.read_bytes().count(b"\n")
-    seen: list[tuple[int, int]] = []
-    ensure(cut, methods, SITES, progress=lambda done, total: seen.append((done, total)))
-    assert written(cut) == written(whole)
-    assert len(lines(cut)) == len(lines(whole))
-    assert lines(cut)[:kept] == [json.loads(line) for line in content.splitlines()[:kept]]
-    # One report before the first job and one behind each that was missing; all traces are one job.
-    missing = {"traces" if line["kind"] == "trace" else (line["kind"], line["subject"]) for line in lines(whole)[kept:]}
-    assert len(seen) == 1 + len(missing)
-    assert seen == sorted(seen)
-    assert seen[-1][0] == seen[-1][1] == seen[0][1]
+    content = (sensitivity_folder(whole) / JOBS_FILE).read_bytes()
+    for share in (0.0, 0.31, 0.77, 0.999):
+        cut = workspace(name=f"cut-at-{share}")
+        shutil.copytree(whole.folder, cut.folder)
+        for method in methods:
+            table_path(cut, method).unlink()
+        left = content[: int(share * len(content))]
+        (sensitivity_folder(cut) / JOBS_FILE).write_bytes(left)
+        kept = left.count(b"\n")
+        seen: list[tuple[int, int]] = []
+        ensure(cut, methods, SITES, progress=lambda done, total, seen=seen: seen.append((done, total)))
+        assert written(cut) == written(whole)
+        assert len(lines(cut)) == len(lines(whole))
+        assert lines(cut)[:kept] == lines(whole)[:kept]
+        # One report before the first job and one behind each that was missing; all traces are one job.
+        missing = {"traces" if line["kind"] == "trace" else (line["kind"], line["subject"]) for line in lines(whole)[kept:]}
+        assert len(seen) == 1 + len(missing)
+        assert seen == sorted(seen)
+        assert seen[-1][0] == seen[-1][1] == seen[0][1]
 
 
 def test_an_interrupted_run_keeps_what_was_done(workspace: Maker) -> None:
@@ -190,7 +181,7 @@ def test_an_interrupted_run_keeps_what_was_done(workspace: Maker) -> None:
     assert lines(here)[: len(kept)] == kept
 
 
-def test_what_is_there_is_not_estimated_again(workspace: Maker) -> None:
+def test_what_is_there_is_read_and_not_estimated_again(workspace: Maker) -> None:
     here = workspace()
     first = ensure(here, ["kl", "gradient"], SITES)
     done = len(lines(here))
@@ -201,6 +192,9 @@ def test_what_is_there_is_not_estimated_again(workspace: Maker) -> None:
     again = ensure(here, ["gradient", "kl"], SITES, progress=lambda done, total: seen.append(done))
     assert (len(lines(here)), seen) == (done, [])
     assert all(np.array_equal(first[method].value, again[method].value, equal_nan=True) for method in first)
+    assert [table.to_json() for table in kept_tables(here, SITES)] == [first[method].to_json() for method in ("kl", "gradient")]
+    ensure(here, ["kl"], SITES[:1])
+    assert [table.method for table in kept_tables(here, SITES)] == ["gradient"]
 
 
 def test_a_method_a_site_or_a_width_added_later_costs_only_its_own_jobs(workspace: Maker) -> None:
@@ -224,7 +218,7 @@ def test_a_method_a_site_or_a_width_added_later_costs_only_its_own_jobs(workspac
         np.testing.assert_allclose(table.value, fresh[method].value, rtol=1e-4)
 
 
-def test_methods_of_one_walk_over_the_sites_are_one_job_and_one_added_later_is_made_alone(workspace: Maker) -> None:
+def test_methods_of_one_walk_are_one_job_and_those_that_are_missing_are_made_alone(workspace: Maker) -> None:
     methods = ["measured", "output-noise-ratio", "kl", "paper-kl"]
     together, apart = workspace(name="together"), workspace(name="apart")
     seen: list[int] = []
@@ -235,6 +229,14 @@ def test_methods_of_one_walk_over_the_sites_are_one_job_and_one_added_later_is_m
         found = ensure(apart, [method], SITES)
         assert len(lines(apart)) == 2 * done
         np.testing.assert_array_equal(found[method].value, whole[method].value)
+    kinds = [(line["kind"], line["subject"]) for line in lines(together)]
+    journal = sensitivity_folder(together) / JOBS_FILE
+    first, *_ = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(first)
+    again = ensure(together, methods, SITES)
+    assert [(line["kind"], line["subject"]) for line in lines(together)] == kinds
+    for method, table in whole.items():
+        np.testing.assert_array_equal(again[method].value, table.value)
 
 
 def test_traces_of_too_few_mixtures_are_refused(workspace: Maker) -> None:
@@ -253,37 +255,11 @@ def test_traces_of_too_few_mixtures_are_refused(workspace: Maker) -> None:
         ensure(here, ["curvature"], SITES[:1])
 
 
-def test_a_walk_that_was_kept_in_part_is_walked_for_the_rest(workspace: Maker) -> None:
-    here = workspace()
-    methods = ["measured", "kl"]
-    whole = ensure(here, methods, SITES)
-    journal = sensitivity_folder(here) / JOBS_FILE
-    first, *_ = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(first)
-    again = ensure(here, methods, SITES)
-    assert [(line["kind"], line["subject"]) for line in lines(here)] == [
-        ("measured", "validation-00000"),
-        ("kl", "validation-00000"),
-        ("measured", "validation-00001"),
-        ("kl", "validation-00001"),
-    ]
-    for method, table in whole.items():
-        np.testing.assert_array_equal(again[method].value, table.value)
-
-
 def test_more_mixtures_cost_only_the_new_ones_where_mixtures_stand_alone(workspace: Maker) -> None:
     ensure(workspace(), ["gradient"], SITES)
     more = workspace(sensitivity={"mixtures": 3})
     assert ensure(more, ["gradient"], SITES)["gradient"].mixtures == 3
     assert [line["subject"] for line in lines(more)] == [f"validation-0000{index}" for index in range(3)]
-
-
-def test_tables_on_disk_are_those_returned_and_only_of_the_same_sites(workspace: Maker) -> None:
-    here = workspace()
-    tables = ensure(here, ["kl", "gradient"], SITES)
-    assert [table.to_json() for table in kept_tables(here, SITES)] == [tables[method].to_json() for method in ("kl", "gradient")]
-    ensure(here, ["kl"], SITES[:1])
-    assert [table.method for table in kept_tables(here, SITES)] == ["gradient"]
 
 
 def test_recoverability_is_what_training_leaves_and_the_output_noise_at_wide_widths(workspace: Maker) -> None:

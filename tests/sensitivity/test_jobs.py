@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.extensions import SENSITIVITIES
-from hwsearch.sensitivity.jobs import QUANTITIES, Job, Kind, Result, Results, kinds_of, missing_jobs
+from hwsearch.sensitivity.jobs import Job, Kind, Result, Results, kinds_of, missing_jobs
 
 SITES = (("a.weight", (2, 4, 8)), ("features", (4, 8)))
 MIXTURES = ("m-0", "m-1", "m-2")
@@ -18,16 +18,8 @@ def done(job: Job, number: float = 1.0) -> list[Result]:
     if Kind.TRAINING in job.kinds:
         bits = job.candidates[0][1][0] if job.candidates else None
         return [Result(kind=Kind.TRAINING, subject=job.subject, samples=((number,),) * 3, bits=bits)]
-    return [
-        Result(
-            kind=kind,
-            subject=job.subject,
-            by_width={
-                name: {site: dict.fromkeys(widths, number) for site, widths in job.candidates} for name in QUANTITIES[kind]
-            },
-        )
-        for kind in job.kinds
-    ]
+    numbers = {site: dict.fromkeys(widths, number) for site, widths in job.candidates}
+    return [Result(kind=kind, subject=job.subject, by_width={kind: numbers}) for kind in job.kinds]
 
 
 def test_every_method_has_jobs_and_every_kind_is_used() -> None:

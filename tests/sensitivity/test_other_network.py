@@ -1,7 +1,5 @@
 """Every method on a network with strides, branches, gates and norms, against runs of the whole network by hand."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -9,19 +7,16 @@ from torch.autograd.functional import hessian, jacobian
 
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.curvature import trace_samples
-from hwsearch.sensitivity.gradient import site_gradients
 from hwsearch.sensitivity.jobs import Kind
-from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
+from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import one_site_masks
 from hwsearch.sensitivity.work import of_mixture
 from hwsearch.separator.allocation import is_weight
-from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import weight_limit
 from hwsearch.training.loss import si_snr
 from tests.sensitivity.other_network import other_base
 from tests.sensitivity.small import candidates, double_mixture, in_double, run_sites, small_mixture, with_parameter
 
-STEP = 1e-6
 BASE = other_base()
 SITES = (*BASE.sites.weights, *BASE.sites.activations)
 
@@ -73,34 +68,11 @@ def test_all_that_is_read_off_a_mixture_is_a_number_for_every_site_and_width() -
             assert all(np.isfinite(values).all() and values.any() for values in quantities.values())
 
 
-@cache
-def in_doubles() -> tuple[PreparedBase, AnalysedMixture]:
-    base = in_double(BASE)
-    return base, double_mixture(base, samples=300)
-
-
-def test_every_gradient_is_the_slope_of_the_loss() -> None:
-    base, mixture = in_doubles()
-    gradients = site_gradients(base, mixture)
-    assert tuple(gradients) == SITES
-
-    def loss(site: str, change: torch.Tensor) -> float:
-        graph = base.graph
-        if is_weight(site):
-            graph = with_parameter(graph, site, graph.parameters[site] + change)
-        mask = run_sites(graph, mixture.analysis.normalised, lambda at, x: x + change if at == site else x)
-        return float(separation_loss(base.separator, mask, mixture))
-
-    for site, gradient in gradients.items():
-        direction = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        slope = (loss(site, STEP * direction) - loss(site, -STEP * direction)) / (2 * STEP)
-        assert float((gradient * direction).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-6), site
-
-
 @pytest.mark.parametrize("site", ["left.weight", "up.weight"])
 def test_the_trace_is_that_of_the_gauss_newton_matrix(site: str) -> None:
     """Probes at every sample of the estimate in turn, against the Jacobian by autograd and the loss's Hessian."""
-    base, mixture = in_doubles()
+    base = in_double(BASE)
+    mixture = double_mixture(base, samples=300)
     samples = mixture.target.shape[-1]
 
     def estimate(weight: torch.Tensor) -> torch.Tensor:
