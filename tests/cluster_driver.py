@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from hwsearch.errors import UserError
-from hwsearch.executor import RayExecutor
+from hwsearch.executor import RayExecutor, health
 from hwsearch.search.scoring import ScoringJob
 from tests.search.synthetic import make_experiment, score, search
 
@@ -38,8 +38,9 @@ def main() -> int:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hwsearch").setLevel(logging.INFO)
     ray_address = None if address == "none" else address
+    health.PATIENCE_SECONDS = PATIENCE_SECONDS
     try:
-        with RayExecutor(make_scorer, workers=workers, ray_address=ray_address, patience_s=PATIENCE_SECONDS) as executor:
+        with RayExecutor(make_scorer, workers=workers, ray_address=ray_address) as executor:
             summary = search(folder, make_experiment(trials), executor)
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -8,8 +8,7 @@ import pytest
 
 from hwsearch.errors import UserError
 from hwsearch.executor import preflight
-from hwsearch.executor.address import host_and_port
-from hwsearch.executor.preflight import check_workers
+from hwsearch.executor.preflight import check_workers, host_and_port
 from hwsearch.experiment import WorkersConfig
 from tests.tiny import hwsearch, refusal, write_tiny
 
@@ -64,61 +63,51 @@ def test_many_more_workers_than_cores_are_warned_of(
     assert caplog.messages == warned
 
 
+def test_addresses_of_clusters() -> None:
+    assert host_and_port("head.example:6379") == ("head.example", 6379)
+    assert host_and_port("[::1]:6379") == ("::1", 6379)
+
+
+def refused(folder: Path, address: str, *options: object, command: str = "search") -> str:
+    """The line with which a command refuses an address before anything is built."""
+    file, runs = write_tiny(folder / "tiny.toml"), folder / "runs"
+    line = refusal(hwsearch(command, file, "--runs-dir", runs, "--ray-address", address, *options))
+    assert not runs.exists()
+    return line
+
+
 @pytest.mark.parametrize(
-    ("address", "found"),
+    ("command", "address"),
     [
-        ("head.example:6379", ("head.example", 6379)),
-        ("[::1]:6379", ("::1", 6379)),
+        *(("search", each) for each in ("", "auto", ":6379", "host:", "host:port", "host:0", "host:70000", "http://host:1")),
+        *((command, "nonsense") for command in ("run", "sensitivity")),
     ],
 )
-def test_addresses_of_clusters(address: str, found: tuple[str, int]) -> None:
-    assert host_and_port(address) == found
-
-
-@pytest.mark.parametrize(
-    "address", ["nonsense", "", "auto", ":6379", "host:", "host:port", "host:0", "host:70000", "http://host:1"]
-)
-@pytest.mark.parametrize("command", ["run", "search", "sensitivity"])
-def test_what_is_no_address_is_refused_before_anything_is_built(tmp_path: Path, command: str, address: str) -> None:
-    file = write_tiny(tmp_path / "tiny.toml")
-    line = refusal(hwsearch(command, file, "--runs-dir", tmp_path / "runs", "--ray-address", address))
+def test_what_is_no_address_is_refused(tmp_path: Path, command: str, address: str) -> None:
+    line = refused(tmp_path, address, command=command)
     assert line == f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379"
-    assert not (tmp_path / "runs").exists()
 
 
-def test_an_address_of_ray_client_is_refused_before_anything_is_built(tmp_path: Path) -> None:
-    file = write_tiny(tmp_path / "tiny.toml")
-    line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", "ray://127.0.0.1:10001"))
-    assert line.startswith(
-        "the address of the Ray cluster is 'ray://127.0.0.1:10001'; wanted HOST:PORT of its head, on a machine"
-    )
-    assert not (tmp_path / "runs").exists()
+def test_an_address_of_ray_client_is_refused(tmp_path: Path) -> None:
+    line = refused(tmp_path, "ray://127.0.0.1:10001")
+    wanted = "the address of the Ray cluster is 'ray://127.0.0.1:10001'; wanted HOST:PORT of its head, on a machine"
+    assert line.startswith(wanted)
 
 
-def test_an_address_where_nobody_listens_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+def test_an_address_where_nobody_listens_is_refused(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    file = write_tiny(tmp_path / "tiny.toml")
-    line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", f"127.0.0.1:{port}"))
-    assert line.startswith(f"no Ray cluster answers at '127.0.0.1:{port}' (")
-    assert not (tmp_path / "runs").exists()
+    assert refused(tmp_path, f"127.0.0.1:{port}").startswith(f"no Ray cluster answers at '127.0.0.1:{port}' (")
 
 
-def test_what_listens_and_is_no_cluster_is_refused_before_anything_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_listens_and_is_no_cluster_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "ANSWER_SECONDS", 8.0)
-    file = write_tiny(tmp_path / "tiny.toml")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        line = refusal(hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", address))
+        line = refused(tmp_path, address)
     assert line == f"what listens at '{address}' is no Ray cluster, or does not answer; wanted HOST:PORT of one"
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_cluster_for_no_workers_is_refused(tmp_path: Path) -> None:
-    file = write_tiny(tmp_path / "tiny.toml")
-    answer = hwsearch("search", file, "--runs-dir", tmp_path / "runs", "--ray-address", "127.0.0.1:1", "--workers", 0)
-    assert refusal(answer) == (
-        "--ray-address is '127.0.0.1:1' and --workers is 0, which uses no Ray; wanted workers, or no address"
-    )
+    line = refused(tmp_path, "127.0.0.1:1", "--workers", 0)
+    assert line == "--ray-address is '127.0.0.1:1' and --workers is 0, which uses no Ray; wanted workers, or no address"

@@ -64,7 +64,7 @@ def submit_any(executor: RayExecutor[ScoringJob, Mapping[str, float]]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
     """One Ray for all that leave it alive."""
-    with ray_session(2):
+    with ray_session(2, WorkersConfig()):
         yield
 
 
@@ -190,8 +190,9 @@ def test_work_that_cannot_be_built_is_one_line(how: str, message: str) -> None:
             executor.next_outcome()
 
 
-def test_workers_that_hang_as_they_start_are_given_up() -> None:
-    with RayExecutor(partial(make_nothing, "hang"), workers=2, patience_s=1.0) as executor:
+def test_workers_that_hang_as_they_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PATIENCE_SECONDS", 1.0)
+    with RayExecutor(partial(make_nothing, "hang"), workers=2) as executor:
         executor.submit(0, 1)
         with pytest.raises(
             UserError, match=r"^no worker on this machine for \d+ s: [12] start and do not get ready; run the same"

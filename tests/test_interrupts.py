@@ -14,6 +14,7 @@ import pytest
 from hwsearch.process.interrupts import AGAIN, CODES, checkpoint, interrupts_heard, interrupts_held, pause, stop_code
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import RECORD_FILE
+from tests.sockets import descendants
 from tests.tiny import HWSEARCH, Tiny, hwsearch, read_events, write_tiny
 
 PATIENCE_SECONDS = 120
@@ -68,21 +69,6 @@ with interrupts_heard():
 """
 
 
-def descendants(process: int) -> set[int]:
-    """The process's children and theirs."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        parents[int(path.parent.name)] = int(fields[1])
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found and child not in found}:
-        found |= more
-    return found - {process}
-
-
 def wait_until_gone(processes: set[int]) -> set[int]:
     """Those that are still there when patience ends; a process that has ended and waits to be reaped is gone."""
     end = time.monotonic() + PATIENCE_SECONDS
@@ -101,6 +87,18 @@ def alive(process: int) -> bool:
         return False
 
 
+def start(script: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True)
+
+
+def wait_for_candidates(driver: subprocess.Popen[str], folder: Path, count: int = 3) -> None:
+    """Until the driver has added so many events to the record."""
+    before = len(read_events(folder))
+    while len(read_events(folder)) < before + count:
+        assert driver.poll() is None, driver.stderr.read()
+        time.sleep(0.05)
+
+
 def read_until(stream: IO[str], wanted: str) -> str:
     """The lines before one."""
     lines: list[str] = []
@@ -115,13 +113,10 @@ def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bo
     """Also where all processes get it at once, as from systemd, and in a job that is deaf to Ctrl-C."""
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
     deaf = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
-    before = len(read_events(copied.folder))
     with subprocess.Popen([*deaf, *map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
-        while len(read_events(copied.folder)) < before + 3:
-            assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
-            time.sleep(0.05)
+        wait_for_candidates(driver, copied.folder)
         started = descendants(driver.pid)
-        for process in (driver.pid, *(sorted(started) if everybody else ())):
+        for process in (driver.pid, *(sorted(started - {driver.pid}) if everybody else ())):
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
         said = driver.communicate()[1].splitlines()
@@ -132,12 +127,11 @@ def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bo
     assert wait_until_gone(started) == set()
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("seconds", [1.0, 2.5])
 def test_sigterm_as_ray_starts_ends_in_good_order(copied: Tiny, seconds: float) -> None:
     """There is a moment at which Ray prints its stack first."""
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as driver:
-        assert driver.stderr is not None
         said = read_until(driver.stderr, "starting Ray\n")
         time.sleep(seconds)
         driver.send_signal(signal.SIGTERM)
@@ -146,7 +140,7 @@ def test_sigterm_as_ray_starts_ends_in_good_order(copied: Tiny, seconds: float) 
             started |= descendants(driver.pid)
             time.sleep(0.05)
         said += driver.communicate()[1]
-    assert started
+    assert len(started) > 1
     assert driver.returncode == 143, said
     assert "run the same command again to continue in" in said.splitlines()[-1]
     assert wait_until_gone(started) == set()
@@ -211,10 +205,7 @@ def test_a_signal_does_not_raise_where_it_comes(number: signal.Signals) -> None:
 @pytest.mark.parametrize("signals", [1, 2])
 def test_work_that_comes_to_no_checkpoint_is_ended(work: str, number: signal.Signals, signals: int) -> None:
     patience = "0.5" if signals == 1 else "600"
-    script = BUSY.replace("{work}", work).replace("0.5", patience)
-    with subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+    with start(BUSY.replace("{work}", work).replace("0.5", patience)) as process:
         assert process.stdout.readline() == "working\n"
         process.send_signal(number)
         read_until(process.stderr, f"stopping; {AGAIN[number]} to end at once\n")
@@ -237,10 +228,7 @@ def test_what_a_library_makes_of_signals_is_undone(handler: signal.Handlers) -> 
 
 
 def test_sigterm_ends_also_where_nobody_reads_what_is_said() -> None:
-    tidying = TIDYING.replace("{forever}", "True")
-    with subprocess.Popen([sys.executable, "-c", tidying], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
+    with start(TIDYING.replace("{forever}", "True")) as process:
         process.stderr.close()
         for line in ("working\n", "tidying\n"):
             assert process.stdout.readline() == line
@@ -250,9 +238,7 @@ def test_sigterm_ends_also_where_nobody_reads_what_is_said() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_at_once_while_the_first_is_tidied_up(number: signal.Signals) -> None:
-    tidying = TIDYING.replace("{forever}", "True")
-    with subprocess.Popen([sys.executable, "-c", tidying], stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout is not None
+    with start(TIDYING.replace("{forever}", "True")) as process:
         for line in ("working\n", "tidying\n"):
             assert process.stdout.readline() == line
             process.send_signal(number)
@@ -263,9 +249,7 @@ def test_a_second_signal_ends_at_once_while_the_first_is_tidied_up(number: signa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_behind_the_command_signals_are_as_ever(number: signal.Signals) -> None:
-    tidying = TIDYING.replace("{forever}", "False")
-    with subprocess.Popen([sys.executable, "-c", tidying], stdout=-1, stderr=-1, text=True) as process:
-        assert process.stdout is not None
+    with start(TIDYING.replace("{forever}", "False")) as process:
         assert process.stdout.readline() == "working\n"
         process.send_signal(number)
         for line in ("tidying\n", f"tidy {CODES[number]}\n", "behind\n"):
@@ -298,7 +282,6 @@ def test_sigterm_ends_what_was_forked_and_ctrl_c_does_not() -> None:
 def test_sigterm_ends_a_build_of_data_in_one_line(tmp_path: Path) -> None:
     command = [HWSEARCH, "data", "build", write_tiny(tmp_path / "tiny.toml"), "--runs-dir", tmp_path / "runs"]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True) as builder:
-        assert builder.stderr is not None
         assert builder.stderr.readline().startswith("rooms and mixtures: ")
         builder.send_signal(signal.SIGTERM)
         said = builder.communicate()[1]
@@ -311,15 +294,11 @@ def test_sigterm_ends_a_build_of_data_in_one_line(tmp_path: Path) -> None:
 def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: int) -> None:
     """A second one that comes when all is tidied up finds nothing left to do."""
     command = ["search", str(copied.file), "--runs-dir", str(copied.runs), "--trials", "5000"]
-    before = len(read_events(copied.folder))
     with subprocess.Popen([HWSEARCH, *command, "--workers", "1"], stderr=subprocess.PIPE, text=True) as driver:
-        while len(read_events(copied.folder)) < before + 3:
-            assert driver.poll() is None, driver.stderr.read() if driver.stderr else ""
-            time.sleep(0.05)
+        wait_for_candidates(driver, copied.folder)
         started = descendants(driver.pid)
-        assert started
+        assert len(started) > 1
         driver.send_signal(signal.SIGINT)
-        assert driver.stderr is not None
         said = read_until(driver.stderr, "stopping; press Ctrl-C again to end at once\n")
         if presses == 2:
             driver.send_signal(signal.SIGINT)
@@ -346,7 +325,6 @@ def test_a_job_in_the_background_stays_deaf() -> None:
 
     program = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *program]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
         assert process.stdout.readline() == "working\n"
         os.kill(process.pid, signal.SIGINT)
         assert process.communicate()[0] == "behind\n"

@@ -11,6 +11,7 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.executor import RayExecutor, ray_session, run_jobs, session
 from hwsearch.executor.session import is_up
+from hwsearch.experiment import WorkersConfig
 
 
 def where(_: int) -> int:
@@ -29,7 +30,7 @@ def make_resources() -> Callable[[str], float]:
 
 
 def test_one_session_of_ray_serves_several_executors_and_ends_with_them() -> None:
-    with ray_session(2):
+    with ray_session(2, WorkersConfig()):
         assert not is_up()  # until there is a job
         found: list[int | None] = []
         for _ in range(2):
@@ -38,7 +39,7 @@ def test_one_session_of_ray_serves_several_executors_and_ends_with_them() -> Non
             assert is_up()
         with RayExecutor(make_resources, workers=1) as executor:
             assert [outcome.result for outcome in run_jobs(executor, ["CPU"])] == [2.0]
-        with ray_session(2):  # one that is there is used, and left to its owner
+        with ray_session(2, WorkersConfig()):  # one that is there is used, and left to its owner
             pass
         assert is_up()
     assert not is_up()
@@ -77,33 +78,35 @@ def test_what_ends_the_thread_that_starts_ray_is_raised(monkeypatch: pytest.Monk
         executor.submit(0, 1)
 
 
-def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            RuntimeError("The current node timed out during startup.\nThis could happen because it is busy."),
+            "(RuntimeError: The current node timed out during startup. This could happen because it is busy.)",
+        ),
+        *(
+            (
+                OSError(errno.EROFS, "Read-only file system", name),
+                f"({name or 'its files'}: Read-only file system); wanted room and the right to write for its token",
+            )
+            for name in ("/home/me/.ray", None)
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
     import ray
 
-    def late(**_: object) -> None:
-        raise RuntimeError("The current node timed out during startup.\nThis could happen because it is busy.")
+    def fail(**_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "init", fail)
     with RayExecutor(make_where, workers=1) as executor, pytest.raises(UserError) as refused:
         executor.submit(0, 1)
-    assert str(refused.value) == (
-        "Ray cannot be started on this machine (RuntimeError: The current node timed out during startup. This could happen "
-        "because it is busy.); --workers 0 does without"
-    )
-
-
-@pytest.mark.parametrize("name", ["/home/me/.ray", None])
-def test_a_place_that_ray_cannot_write_to_is_named_with_what_moves_it(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
-    import ray
-
-    def refused(**_: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", name)
-
-    monkeypatch.setattr(ray, "init", refused)
-    with RayExecutor(make_where, workers=1) as executor, pytest.raises(UserError) as found:
-        executor.submit(0, 1)
-    assert str(found.value) == (
-        f"Ray cannot be started on this machine ({name or 'its files'}: Read-only file system); wanted room and the right to "
-        "write for its token in the home folder (HOME names another one) and for its files (RAY_TMPDIR names another folder for "
-        "them), or --workers 0"
+    said = str(refused.value)
+    assert said.startswith(f"Ray cannot be started on this machine {message}")
+    assert said.endswith(
+        "); --workers 0 does without"
+        if isinstance(error, RuntimeError)
+        else "in the home folder (HOME names another one) and for its files (RAY_TMPDIR names another folder for them), or --workers 0"
     )

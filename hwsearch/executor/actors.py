@@ -1,4 +1,4 @@
-"""Workers on Ray: warm actors. This module starts them, checks whether they live, replaces dead ones, and ends them."""
+"""Workers on Ray: warm actors, which are started, checked for life, replaced when they die, and ended."""
 
 import logging
 import math
@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.executor.health import Health
+from hwsearch.executor.health import Health, alive_nodes
 from hwsearch.executor.interface import Factory
-from hwsearch.executor.nodes import delete_files
 from hwsearch.executor.portable import Portable, PortableJob, contents
 from hwsearch.executor.reasons import CONTINUE, one_error, times
 from hwsearch.executor.remote import RemoteWorker, delete_folder
@@ -21,11 +20,13 @@ from hwsearch.executor.session import worker_environment
 from hwsearch.experiment import WorkersConfig
 
 RESTED_SECONDS = 1.0
-"""A worker that was silent for longer is asked whether it lives before it gets a job: a dead one would cost the job an attempt.
-"""
+"""A worker that was silent for longer is asked whether it lives before it gets a job, because a dead one costs an attempt."""
 
 ANSWER_SECONDS = 30.0
 """How long a worker may take to answer."""
+
+CLEANUP_SECONDS = 10.0
+"""How long nodes may take to delete the files they were sent."""
 
 WITH_ITS_NODE = "its node has died"
 """Words of Ray's error when an actor died with its node. Ray has no type for this."""
@@ -35,12 +36,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Worker:
-    """An actor that can do jobs; it prints as its host and node."""
+    """An actor that can do jobs."""
 
     actor: Any
     place: str
+    """Its host and node."""
     heard: float
-    """When the worker last answered, by `time.monotonic`."""
+    """Time of its last answer, by `time.monotonic`."""
 
     def __str__(self) -> str:
         return self.place
@@ -48,13 +50,13 @@ class Worker:
 
 @dataclass(frozen=True)
 class Start:
-    """An actor that builds its work."""
+    """An actor that is building its work."""
 
     actor: Any
     where: Any
     """Reference to its node and host, which it reports before it builds."""
     began: float
-    """When it began, by `time.monotonic`."""
+    """Its start, by `time.monotonic`."""
 
 
 class Actors:
@@ -65,13 +67,8 @@ class Actors:
     ) -> None:
         """Start without workers.
 
-        Args:
-            factory: builds the work function, once per worker.
-            count: of workers.
-            each: what each worker gets.
-            health: of the Ray that they run on.
-            local: whether Ray runs on this machine only, so that no files travel.
-            max_deaths: number of workers in a row that may die at their start.
+        If Ray is `local`, it runs on this machine only, and no files travel. At most `max_deaths` workers in a row may die at
+        their start.
         """
         self.count = count
         self._plain_factory = factory
@@ -80,7 +77,7 @@ class Actors:
         self._local = local
         self._max_deaths = max_deaths
         self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
-        """Folder of the files that were sent, below each node's folder for temporary files."""
+        """Folder of the files that are sent, below each node's folder for temporary files."""
         self._nodes: set[str] = set()
         """Nodes that may hold files."""
         self._factory: Any = None
@@ -88,11 +85,11 @@ class Actors:
         self._starting: dict[Any, Start] = {}
         self._idle: list[Worker] = []
         self._asked: dict[Any, tuple[Worker, float]] = {}
-        """Workers that were asked, by the reference to their answer, each with the time of asking by `time.monotonic`."""
+        """Workers that were asked whether they live, with the time by `time.monotonic`, by the reference to their answer."""
         self._deaths: list[str] = []
-        """Deaths in a row of starting workers. A cause that ends many at once counts once."""
+        """Deaths in a row of starting workers. If one cause ends many at once, it counts once."""
         self._death_seen = -math.inf
-        """When the last such death was noticed, by `time.monotonic`."""
+        """Time of the last such death, by `time.monotonic`."""
 
     @property
     def unused(self) -> int:
@@ -106,14 +103,14 @@ class Actors:
 
     @property
     def awaited(self) -> list[Any]:
-        """The references to wait for. Pass each one that is ready to `hear`."""
+        """The references to wait for. `hear` takes each one that is ready."""
         return [*self._starting, *self._asked]
 
     def start_missing(self, taken: int) -> None:
         """Start the missing workers, given the number of those taken.
 
         Raises:
-            UserError: Ray has no room for what workers read, or workers keep dying at their start.
+            UserError: Ray has no room for the files, or workers keep dying at their start.
         """
         if len(self._deaths) >= self._max_deaths:
             raise UserError(
@@ -125,7 +122,7 @@ class Actors:
                 return
             if self._factory is None:
                 self._factory = self._hand_over()
-            # In a list, the reference is not resolved on the way: the actor resolves it, and can report what went wrong.
+            # Ray does not resolve a reference in a list. The actor resolves it, and can report a failure.
             actor = self._actor_class.remote([self._factory], self._root)
             where = actor.where.remote()
             self._starting[actor.build.remote()] = Start(actor, where, time.monotonic())
@@ -133,7 +130,7 @@ class Actors:
     def take(self, jobs: int) -> Worker | None:
         """Take a live worker, if there is one. The caller must call `rest` or `end` afterwards.
 
-        Workers that were silent are first asked whether they live, at most as many as there are jobs to give out.
+        Silent workers are first asked whether they live, at most one for each job.
         """
         while self._idle and len(self._asked) < jobs:
             worker = self._idle.pop()
@@ -143,7 +140,7 @@ class Actors:
         return None
 
     def run(self, worker: Worker, argument: Any) -> Any:
-        """Give a job to a worker that was taken; return the reference to its outcome."""
+        """Give a job to a taken worker; return the reference to its outcome."""
         files = contents(argument.files()) if self._root is not None and isinstance(argument, PortableJob) else {}
         return worker.actor.run.remote(argument, files)
 
@@ -153,7 +150,7 @@ class Actors:
         self._idle.append(worker)
 
     def end(self, worker: Worker) -> None:
-        """End a dead or hung worker, which will be replaced. Others may have died with it, such as all workers of a node."""
+        """End a dead or hung worker, which will be replaced. Other workers of its node may have died, too."""
         import ray
 
         ray.kill(worker.actor)
@@ -167,10 +164,20 @@ class Actors:
         Raises:
             UserError: the worker cannot build the work. The message names the node.
         """
+        import ray
+        from ray.exceptions import RayError
+
         if reference in self._starting:
             self._hear_of_start(reference)
-        else:
-            self._hear_of_asked(reference)
+            return
+        worker, _ = self._asked.pop(reference)
+        try:
+            ray.get(reference)
+        except RayError as death:
+            logger.debug("a worker without a job died on node %s: %s; another one is started", worker, one_error(death))
+            self.end(worker)
+            return
+        self.rest(worker)
 
     def end_silent(self) -> None:
         """End the workers that were asked too long ago."""
@@ -181,7 +188,7 @@ class Actors:
                 self.end(worker)
 
     def end_all(self, taken: Iterable[Worker]) -> None:
-        """End every worker, including those taken, and delete the files that were sent to nodes. Ray must be running."""
+        """End every worker, including those taken, and delete the files on the nodes. Ray must be running."""
         import ray
 
         ready = [*taken, *self._idle, *(worker for worker, _ in self._asked.values())]
@@ -189,10 +196,10 @@ class Actors:
             ray.kill(actor)
         if self._root is not None:
             begun = filter(None, (_node_of(start.where) for start in self._starting.values()))
-            delete_files(self._root, self._nodes.union(node for node, _ in begun))
+            _delete_files(self._root, self._nodes.union(node for node, _ in begun))
 
     def delete_here(self) -> None:
-        """Delete the files that were sent to this machine's node; other nodes are out of reach."""
+        """Delete the files on this machine's node; other nodes are out of reach."""
         if self._root is not None:
             delete_folder(self._root)
 
@@ -217,13 +224,9 @@ class Actors:
         )
 
     def _hand_over(self) -> Any:
-        """Store the factory and its files in Ray, for as long as workers start.
+        """Store the factory and its files in Ray, but only while workers start.
 
-        If this process owns an object on a node that has died, Ray tries to record the loss. If that was this machine's node,
-        Ray ends this process.
-
-        Raises:
-            UserError: Ray has no room for them.
+        When this machine's node dies, Ray ends a process that owns an object there.
         """
         import ray
         from ray.exceptions import ObjectStoreFullError, OutOfDiskError
@@ -262,19 +265,6 @@ class Actors:
         self._deaths.clear()
         self._idle.append(Worker(start.actor, f"{host} ({node[:8]})", time.monotonic()))
 
-    def _hear_of_asked(self, reference: Any) -> None:
-        import ray
-        from ray.exceptions import RayError
-
-        worker, _ = self._asked.pop(reference)
-        try:
-            ray.get(reference)
-        except RayError as death:
-            logger.debug("a worker without a job died on node %s: %s; another one is started", worker, one_error(death))
-            self.end(worker)
-            return
-        self.rest(worker)
-
 
 def _node_of(where: Any) -> tuple[str, str] | None:
     """Return node and host of an actor, if it has reported them."""
@@ -289,6 +279,19 @@ def _node_of(where: Any) -> tuple[str, str] | None:
 
 
 def _place(where: Any) -> str:
-    """Name the node of an actor for an error."""
     found = _node_of(where)
     return "a node that is not known" if found is None else f"node {found[1]} ({found[0][:8]})"
+
+
+def _delete_files(root: Path, nodes: set[str]) -> None:
+    """Delete a folder below the folder for temporary files of each of the nodes that still live."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    delete = ray.remote(num_cpus=0, max_retries=0)(delete_folder)
+    waiting = [
+        delete.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(root)
+        for node in nodes & {node["NodeID"] for node in alive_nodes()}
+    ]
+    if waiting:
+        ray.wait(waiting, num_returns=len(waiting), timeout=CLEANUP_SECONDS)

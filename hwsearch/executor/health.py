@@ -5,12 +5,13 @@ Changes are logged. If Ray does not come back, the command gives up with one lin
 
 import logging
 import math
+import socket
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.executor.nodes import NodeWatch, alive_nodes, head_answers
+from hwsearch.executor.preflight import knock
 from hwsearch.executor.reasons import CONTINUE
 
 CHECK_SECONDS = 5.0
@@ -31,14 +32,31 @@ NODES_NAMED = 5
 logger = logging.getLogger(__name__)
 
 
+def head_answers() -> bool:
+    """Whether the head of the Ray that this process is connected to still listens."""
+    import ray
+
+    try:
+        knock(ray.get_runtime_context().gcs_address)
+    except OSError:
+        return False
+    return True
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return Ray's description of each live node. It comes from the head, which must answer."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 class Health:
     """Watches one Ray after another; call `begin` for each."""
 
-    def __init__(self, address: str | None, patience_s: float = PATIENCE_SECONDS) -> None:
+    def __init__(self, address: str | None) -> None:
         """Start with no Ray to watch. Without an address, Ray runs on this machine only."""
         self._address = address
         self._place = "this machine" if address is None else f"the Ray cluster at '{address}'"
-        self._patience_s = patience_s
         self._watch: NodeWatch | None = None
         self._told_ready: int | None = None
         """Number of ready workers in the last message about it."""
@@ -59,7 +77,7 @@ class Health:
             self._watch.close()
 
     def own_node_lives(self) -> bool:
-        """Whether this machine's node is alive. Without it, asking Ray for what it keeps here would end the process."""
+        """Whether this machine's node is alive. If it is not, asking Ray for an object here would end the process."""
         return self._watch is None or self._watch.lives()
 
     def doubt(self) -> None:
@@ -69,8 +87,8 @@ class Health:
     def is_trusted(self) -> bool:
         """Whether Ray may be given something to store: nothing has died since the last check.
 
-        A worker may have died because this machine's node is dying, and Ray reports the worker before the node has ended. If
-        anything is stored on the node then, Ray ends this process.
+        Ray reports a dead worker before it reports the node that took it along. If anything is stored on this machine's node
+        meanwhile, Ray ends this process.
         """
         return self._checked != -math.inf and self.own_node_lives()
 
@@ -82,7 +100,7 @@ class Health:
         """Check Ray; return the number of live nodes, 0 if the head is silent, or None if this machine's node has died.
 
         Raises:
-            UserError: the head is gone, or a cluster's has been silent for too long.
+            UserError: the local head is gone, or a cluster's has been silent for too long.
         """
         self._checked = time.monotonic()
         if self._address is not None and not self.own_node_lives():
@@ -117,11 +135,11 @@ class Health:
         waited = now - self._worker_seen
         why = f"{placed} start and do not get ready" if placed else f"no room on its {nodes} nodes"
         state = f"no worker on {self._place} for {waited:.0f} s: {why}"
-        if waited >= self._patience_s:
+        if waited >= PATIENCE_SECONDS:
             raise UserError(f"{state}; {CONTINUE} when there is")
         if now - self._reminded >= REMIND_SECONDS:
             self._reminded = now
-            logger.warning("%s; waiting %.0f s more", state, self._patience_s - waited)
+            logger.warning("%s; waiting %.0f s more", state, PATIENCE_SECONDS - waited)
 
     def tell_ready(self, ready: int, wanted: int) -> None:
         """Log the number of ready workers when it has changed, but not too often; at once if all are ready at the start."""
@@ -134,16 +152,46 @@ class Health:
             self._told, self._told_ready = now, ready
 
 
+class NodeWatch:
+    """Notices at once when this machine's node of Ray dies: it holds a connection to the node, which the kernel then closes.
+
+    Ray itself notices after some ten seconds. If it needs an object of that node meanwhile, it ends this process without a
+    message.
+    """
+
+    def __init__(self, node: str) -> None:
+        """Watch a node of this machine by its id. A node that has already gone counts as dead."""
+        self._socket = socket.socket(socket.AF_UNIX)
+        names = [str(each["RayletSocketName"]) for each in alive_nodes() if each["NodeID"] == node]
+        try:
+            self._socket.connect(names[0].removeprefix("unix://") if names else "")
+        except OSError:
+            self.close()
+
+    def lives(self) -> bool:
+        """Whether the node's process is alive."""
+        try:
+            return self._socket.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._socket.close()
+
+
 class NodeNews:
     """Logs the nodes of a cluster that come and go."""
 
     def __init__(self) -> None:
         """Start with the nodes that are alive now."""
-        self._known = {node["NodeID"]: _name(node) for node in alive_nodes()}
+        self._known = _names(alive_nodes())
 
     def tell(self, nodes: Iterable[Mapping[str, Any]]) -> None:
-        """Log what has changed, given the nodes that are alive."""
-        found = {node["NodeID"]: _name(node) for node in nodes}
+        """Log the changes, given the live nodes."""
+        found = _names(nodes)
         for what, some, others in (("has lost", self._known, found), ("has got", found, self._known)):
             names = sorted(name for node, name in some.items() if node not in others)
             if names:
@@ -153,6 +201,6 @@ class NodeNews:
         self._known = found
 
 
-def _name(node: Mapping[str, Any]) -> str:
-    """Name a node, given its entry in `ray.nodes`."""
-    return f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
+def _names(nodes: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Name each node by its host and the start of its id."""
+    return {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})" for node in nodes}

@@ -1,4 +1,4 @@
-"""The interface of executors: outcomes of jobs by key, as they finish."""
+"""The interface of executors, which give outcomes of jobs by key as they finish."""
 
 import os
 import socket
@@ -22,12 +22,12 @@ class Outcome(Generic[Result_co]):
     key: int
     result: Result_co | None
     error: str | None
-    """None if the job succeeded; otherwise the exception, or the reason why its workers died."""
+    """None if the job succeeded; otherwise its exception, or the reason why its workers died."""
     attempts: int
     seconds: float
-    """Time the job itself took, in its last attempt."""
+    """Time of the last attempt."""
     worker: str
-    """Host and process that ran it."""
+    """Host and process that ran the job."""
 
 
 class Executor(Protocol[Argument_contra, Result_co]):
@@ -35,7 +35,7 @@ class Executor(Protocol[Argument_contra, Result_co]):
 
     @property
     def capacity(self) -> int:
-        """Number of jobs to keep in flight: enough that no worker waits for the next one."""
+        """Number of jobs to keep in flight so that no worker waits for the next one."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Executor(Protocol[Argument_contra, Result_co]):
     def next_outcome(self) -> Outcome[Result_co]:
         """Wait for any job in flight to finish.
 
-        If a job raises, never answers within the time limit, or has workers that keep dying, its outcome holds the error. A
+        If a job raises, never answers within the time limit, or loses a worker in each attempt, its outcome holds the error. A
         `UserError`, or a failure to build the work function, concerns every job and is raised.
 
         Raises:

@@ -4,13 +4,13 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType, TracebackType
 from typing import Generic, Self
 
 from hwsearch.errors import UserError
 from hwsearch.executor.interface import Argument, Factory, Outcome, Result, this_process
-from hwsearch.executor.reasons import attempt, no_answer
+from hwsearch.executor.reasons import attempt, no_answer, times
 from hwsearch.process.interrupts import checkpoint
 
 REPEAT_SECONDS = 1.0
@@ -21,7 +21,7 @@ class LocalExecutor(Generic[Argument, Result]):
     """Runs jobs in this process, one after another, in the order they were submitted.
 
     A time limit is an alarm of the operating system. It interrupts Python code and sleep at once, and native code as soon as
-    that returns. For jobs that may never return from native code, use Ray, which runs them in processes of their own.
+    that returns. For jobs that may never return from native code, use Ray, which runs them in other processes.
     """
 
     capacity = 1
@@ -32,8 +32,8 @@ class LocalExecutor(Generic[Argument, Result]):
 
         Args:
             factory: builds the work function.
-            max_attempts: how often a job is tried that does not answer in time. A job that ends this process ends everything.
-            time_limit_s: of one attempt.
+            max_attempts: number of attempts at a job that does not answer in time. A job that ends this process ends everything.
+            time_limit_s: time limit of one attempt.
 
         Raises:
             UserError: a time limit outside the main thread, where no alarm can be set.
@@ -42,7 +42,8 @@ class LocalExecutor(Generic[Argument, Result]):
             raise UserError("a time limit without Ray works in the main thread only; wanted workers on Ray, or no time limit")
         self._factory = factory
         self._max_attempts = max_attempts
-        self._time_limit_s = time_limit_s
+        self._limit = time_limit_s or 0.0
+        """Time limit of one attempt; 0 for none."""
         self._work: Callable[[Argument], Result] | None = None
         self._queue: deque[tuple[int, Argument]] = deque()
 
@@ -58,18 +59,12 @@ class LocalExecutor(Generic[Argument, Result]):
         if self._work is None:
             self._work = self._factory()
         key, argument = self._queue.popleft()
-        if self._time_limit_s is None:
-            result, error, seconds = attempt(self._work, argument)
-            return Outcome(key, result, error, attempts=1, seconds=seconds, worker=this_process())
         for attempts in range(1, self._max_attempts + 1):
-            try:
-                with _alarm(self._time_limit_s):
-                    result, error, seconds = attempt(self._work, argument)
-            except _TimeIsUp:
-                continue
-            return Outcome(key, result, error, attempts, seconds, this_process())
-        reason = no_answer(self._time_limit_s, self._max_attempts)
-        return Outcome(key, None, reason, self._max_attempts, self._time_limit_s, this_process())
+            with suppress(_TimeIsUp), _alarm(self._limit) if self._limit else nullcontext():
+                result, error, seconds = attempt(self._work, argument)
+                return Outcome(key, result, error, attempts, seconds, this_process())
+        reason = f"{no_answer(self._limit)}, {times(self._max_attempts)}"
+        return Outcome(key, None, reason, self._max_attempts, self._limit, this_process())
 
     def __enter__(self) -> Self:
         return self
@@ -85,7 +80,7 @@ class _TimeIsUp(BaseException):
 
 @contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raise `_TimeIsUp` in the block after so many seconds."""
+    """Raise `_TimeIsUp` in the block after some seconds."""
     armed = True
 
     def ring(number: int, frame: FrameType | None) -> None:

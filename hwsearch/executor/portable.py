@@ -1,7 +1,7 @@
-"""Files that travel with the work, to machines that do not share a file system.
+"""Files that travel with the work to machines that do not share a file system.
 
-A factory or job lists the files that it names, and can make a copy of itself that finds them below another root. On the other
-machine, the path of a file is that root followed by its path here, so that folders keep their shape.
+A factory or job lists its files, and can make a copy of itself that finds them below another root. On the other machine, the path
+of a file is that root followed by its path here, so that folders keep their shape.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Portable(Protocol):
-    """A factory that names files, all by absolute paths."""
+    """A factory that reads files, given by absolute paths."""
 
     def files(self) -> Iterable[Path]:
         """Every file that the work reads."""
         ...
 
     def below(self, root: Path) -> Self:
-        """Return a copy with every path below `root`; see `moved`."""
+        """Return a copy with every path moved below `root`."""
         ...
 
 
 @runtime_checkable
 class PortableJob(Portable, Protocol):
-    """A job that names files. `files` lists those that exist."""
+    """A job that reads and writes files. Those of `files` may be absent."""
 
     def results(self) -> Iterable[Path]:
-        """Every file that the job may leave."""
+        """Every file that the job may write."""
         ...
 
 
@@ -46,8 +46,8 @@ def moved(path: Path, root: Path) -> Path:
 
 def moved_paths(value: "Named", root: Path) -> "Named":
     """Copy a dataclass with its own paths moved. Paths inside nested values stay."""
-    held = {field.name: getattr(value, field.name) for field in fields(value)}
-    return replace(value, **{name: moved(path, root) for name, path in held.items() if isinstance(path, Path)})
+    paths = {field.name: path for field in fields(value) if isinstance(path := getattr(value, field.name), Path)}
+    return replace(value, **{name: moved(path, root) for name, path in paths.items()})
 
 
 def contents(paths: Iterable[Path]) -> dict[Path, bytes]:
@@ -59,7 +59,7 @@ def unpack(files: Mapping[Path, bytes], root: Path) -> None:
     """Write files below `root`, each one whole or not at all.
 
     Raises:
-        UserError: a file cannot be written, such as on a full disk.
+        UserError: a file cannot be written.
     """
     for path, content in files.items():
         atomic_write_bytes(moved(path, root), content)

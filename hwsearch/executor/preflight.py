@@ -1,14 +1,19 @@
-"""Checks of the wanted workers that need nothing to be started."""
+"""Checks of the wanted workers, and of the address of a cluster, that start nothing."""
 
 import logging
 import os
+import re
+import socket
 import subprocess
 import sys
 
 from hwsearch.errors import UserError
-from hwsearch.executor.address import check_reachable
+from hwsearch.executor.reasons import one_line
 from hwsearch.experiment import WorkersConfig
 from hwsearch.process.cores import MOST_PROCESSES, available_cores
+
+CONNECT_SECONDS = 5.0
+"""How long a cluster may take to accept a connection."""
 
 ANSWER_SECONDS = 30.0
 """How long a cluster may take to answer and to check the token."""
@@ -17,7 +22,7 @@ TOKEN_WORDS = ("AuthenticationError", "authentication_token_loader")
 """Words in Ray's errors that mean a wrong token, or a token file that cannot be read."""
 
 CROWDED = 4
-"""If workers ask for more than this many times the machine's cores, the user gets a warning."""
+"""The user gets a warning if workers ask for more than this many times the machine's cores."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +48,15 @@ def check_workers(workers: int, address: str | None, each: WorkersConfig) -> Non
             raise UserError(f"--ray-address is '{address}' and --workers is 0, which uses no Ray; wanted workers, or no address")
         check_reachable(address)
         check_cluster(address)
-        return
-    cores = available_cores()
-    if workers and each.cpus > cores:
-        raise UserError(f"workers.cpus is {each.cpus:g}; this machine has {cores}: wanted at most that")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if workers and (each.memory_bytes or 0) > memory:
-        raise UserError(f"workers.memory_bytes is {each.memory_bytes}; this machine has {memory}: wanted at most that")
+    elif workers:
+        _check_machine(workers, each)
+
+
+def _check_machine(workers: int, each: WorkersConfig) -> None:
+    cores, memory = available_cores(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for key, wanted, there in (("cpus", each.cpus, cores), ("memory_bytes", each.memory_bytes or 0, memory)):
+        if wanted > there:
+            raise UserError(f"workers.{key} is {wanted:.16g}; this machine has {there}: wanted at most that")
     if workers > MOST_PROCESSES * cores:
         raise UserError(
             f"--workers is {workers}; this machine has {_cores(cores)}: wanted at most {MOST_PROCESSES * cores} workers "
@@ -69,12 +76,9 @@ def check_cluster(address: str) -> None:
     """Refuse an address at which no Ray cluster answers, or whose token this process does not have.
 
     A separate process asks, because in this one Ray would try for 20 s and write a line each time.
-
-    Raises:
-        UserError: the token is missing or wrong, or the cluster does not report that it is well.
     """
     try:
-        asked = subprocess.run(  # noqa: S603 - the address has been looked at
+        asked = subprocess.run(  # noqa: S603 - the address has been checked
             [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address],
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -92,6 +96,44 @@ def check_cluster(address: str) -> None:
         )
     if asked.returncode:
         raise UserError(f"what listens at '{address}' does not say that it is a Ray cluster; wanted HOST:PORT of one")
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens. Ray itself would try for minutes.
+
+    Raises:
+        UserError: the address does not have the form HOST:PORT, or no connection is made within a few seconds.
+    """
+    try:
+        knock(address)
+    except OSError as error:
+        raise UserError(f"no Ray cluster answers at '{address}' ({one_line(error)}); wanted HOST:PORT of a running one") from None
+
+
+def knock(address: str) -> None:
+    """Connect to an address, and close the connection.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    socket.create_connection(host_and_port(address), timeout=CONNECT_SECONDS).close()
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Split an address into host and port.
+
+    Raises:
+        UserError: the text is no address, or that of a Ray Client server, which is used from outside a cluster.
+    """
+    if address.startswith("ray://"):
+        raise UserError(
+            f"the address of the Ray cluster is '{address}'; wanted HOST:PORT of its head, on a machine that is one of its nodes "
+            "('ray start --address=HOST:PORT' makes it one): Ray Client is not supported"
+        )
+    found = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]+):([0-9]{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise UserError(f"the address of the Ray cluster is '{address}'; wanted HOST:PORT, such as 10.0.0.1:6379")
+    return found[1].strip("[]"), int(found[2])
 
 
 def _cores(count: float) -> str:

@@ -1,8 +1,4 @@
-"""Jobs on Ray: warm actors, one job at a time each, replaced when they die or do not answer.
-
-`Attempts` keeps the jobs, `Actors` keeps the workers, and `Health` checks whether Ray is alive. `RayExecutor` connects the
-three.
-"""
+"""Jobs on Ray. `Attempts` keeps the jobs, `Actors` the workers, `Health` checks Ray, and `RayExecutor` connects the three."""
 
 import logging
 from types import TracebackType
@@ -11,9 +7,8 @@ from typing import Any, Generic, Self
 from hwsearch.errors import UserError
 from hwsearch.executor.actors import Actors, Worker
 from hwsearch.executor.attempts import Attempts
-from hwsearch.executor.health import PATIENCE_SECONDS, Health
+from hwsearch.executor.health import Health, head_answers
 from hwsearch.executor.interface import Argument, Factory, Outcome, Result
-from hwsearch.executor.nodes import head_answers
 from hwsearch.executor.reasons import CONTINUE, one_error, times
 from hwsearch.executor.session import check_fits, connect, disconnect, is_up
 from hwsearch.experiment import WorkersConfig
@@ -27,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 
 class RayExecutor(Generic[Argument, Result]):
-    """Runs jobs on Ray: warm actors with the cores that the experiment gives each, one job at a time per actor.
+    """Runs jobs on warm actors of Ray, each with the cores that the experiment gives it, and one job at a time.
 
-    A job whose actor dies (a crash, memory, a lost node) or does not answer within the time limit is tried again on a new one,
-    `max_attempts` times in all. Without an address, a fresh Ray is started on this machine, for this process only, and restarted
-    if it dies. With an address, the jobs go to that cluster. Its nodes need no shared folder: files that a `Portable` factory or
-    job names travel through Ray's object store, once to each node, and files that a job writes come back.
+    A job whose actor dies or does not answer within the time limit is tried again on a new one. Without an address, a fresh Ray
+    is started on this machine, for this process only, and restarted if it dies. With an address, the jobs go to that cluster. Its
+    nodes need no shared folder: files that a `Portable` factory or job names travel through Ray's object store, once to each
+    node, and files that a job writes come back.
     """
 
     def __init__(
@@ -43,24 +38,22 @@ class RayExecutor(Generic[Argument, Result]):
         max_attempts: int = 3,
         ray_address: str | None = None,
         each: WorkersConfig | None = None,
-        patience_s: float = PATIENCE_SECONDS,
     ) -> None:
         """Make an executor that connects to Ray and starts its workers with the first job.
 
         Args:
             factory: builds the work function, once per worker.
             workers: number of workers.
-            max_attempts: how often a job is tried, how many workers in a row may die at their start, and how often a local Ray
-                may die between two outcomes.
+            max_attempts: most attempts at a job, most workers in a row that die at their start, and most deaths of a local Ray
+                between two outcomes.
             ray_address: a cluster to join.
-            each: what each worker gets.
-            patience_s: how long to wait if no worker is ready.
+            each: resources and time limit of each worker; absent: one core, no limit.
         """
         self._address = ray_address
         self._each = each or WorkersConfig()
         self._max_attempts = max_attempts
         self._attempts = Attempts[Argument, Result, Worker](max_attempts, self._each.time_limit_s)
-        self._health = Health(ray_address, patience_s)
+        self._health = Health(ray_address)
         self._actors = Actors(factory, workers, self._each, self._health, local=ray_address is None, max_deaths=max_attempts)
         self._restarts = 0
         """How often a local Ray was restarted since the last outcome."""
@@ -69,23 +62,23 @@ class RayExecutor(Generic[Argument, Result]):
 
     @property
     def capacity(self) -> int:
-        """One job per worker, and one waiting per eight workers to bridge the driver's time.
+        """One job per worker, and one more per eight workers, which waits while the driver is busy.
 
-        A single worker has no job waiting, so that each proposal knows every earlier result, as without Ray.
+        For a single worker no job waits, so that each proposal knows every earlier result, as without Ray.
         """
         workers = self._actors.count
         return 1 if workers == 1 else workers + (workers + 7) // 8
 
     @property
     def ready(self) -> int:
-        """Number of outcomes that have arrived and were not taken yet."""
+        """Number of outcomes that were not taken yet."""
         return len(self._attempts.outcomes)
 
     def submit(self, key: int, argument: Argument) -> None:
         """Queue a job; the first one starts Ray and the workers.
 
         Raises:
-            UserError: no cluster answers, Ray does not start here, or no node has what one worker wants.
+            UserError: no cluster answers, Ray does not start here, or a worker wants more than any node has.
         """
         if not self._has_begun:
             self._owns_ray = connect(self._actors.count, self._address, self._each)
@@ -107,7 +100,7 @@ class RayExecutor(Generic[Argument, Result]):
             raise LookupError("no job is in flight")
         while True:
             checkpoint()
-            # Even if an outcome is ready: workers should go on while the driver is busy.
+            # Do this even if an outcome is ready, so that workers go on while the driver is busy.
             self._look_after_ray()
             self._actors.start_missing(len(attempts.running))
             self._dispatch()
@@ -177,11 +170,7 @@ class RayExecutor(Generic[Argument, Result]):
                 self._actors.hear(reference)
 
     def _finish(self, reference: Any) -> None:
-        """A job is done, or its worker has died.
-
-        Raises:
-            UserError: the job raised one, which concerns every job.
-        """
+        """Take in that a job is done, or its worker has died."""
         import ray
         from ray.exceptions import RayError, RayTaskError
 
@@ -203,12 +192,7 @@ class RayExecutor(Generic[Argument, Result]):
         self._attempts.outcomes.append(Outcome(attempt.job.key, result, error, attempt.job.attempts, seconds, name))
 
     def _look_after_ray(self) -> None:
-        """Restart a local Ray whose node has died; wait, within limits, for a cluster that has lost its workers.
-
-        Raises:
-            UserError: the head or this machine's node of a cluster is gone, no worker has come for too long, or a local Ray
-                dies again and again.
-        """
+        """Restart a local Ray whose node has died; wait, within limits, for a cluster that has lost its workers."""
         if not self._health.is_due():
             return
         nodes = self._health.look()
@@ -225,11 +209,7 @@ class RayExecutor(Generic[Argument, Result]):
             raise UserError(f"this machine's node of the Ray cluster at '{self._address}' has died; start it, and {CONTINUE}")
 
     def _restart(self) -> None:
-        """Start a new local Ray with new workers. Jobs that ran on the old one count this as a death of their worker.
-
-        Raises:
-            UserError: Ray has died before, and no job was done in between.
-        """
+        """Start a new local Ray with new workers. For jobs that ran on the old one, this counts as the death of a worker."""
         self._restarts += 1
         if self._restarts > self._max_attempts:
             raise UserError(f"Ray has died on this machine {times(self._restarts)} in a row; {CONTINUE}")

@@ -7,10 +7,10 @@ from hwsearch.errors import UserError
 from hwsearch.executor.interface import Argument, Result
 
 NO_ANSWER = "no answer within"
-"""Begin of the reason if a job hung in every attempt."""
+"""Start of the reason if a job hung in every attempt."""
 
 CONTINUE = "run the same command again to continue"
-"""What the user can do once Ray works again."""
+"""Advice for a failure of Ray."""
 
 
 def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Result | None, str | None, float]:
@@ -24,9 +24,9 @@ def attempt(work: Callable[[Argument], Result], argument: Argument) -> tuple[Res
         return None, one_error(error), time.perf_counter() - start
 
 
-def no_answer(time_limit_s: float, attempts: int) -> str:
-    """Give the reason of a job that hung in every attempt."""
-    return f"{NO_ANSWER} {time_limit_s:g} s, {times(attempts)}"
+def no_answer(time_limit_s: float) -> str:
+    """Say that an attempt hung."""
+    return f"{NO_ANSWER} {time_limit_s:g} s"
 
 
 def times(count: int) -> str:
@@ -35,10 +35,10 @@ def times(count: int) -> str:
 
 
 def one_error(error: BaseException) -> str:
-    """Describe an exception in one line."""
+    """Return type and message of an exception in one line."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an exception in one line that any file can hold: file names may hold bytes that are no text."""
+    """Return the message of an exception in one line. File names in it may hold bytes that are no text."""
     return " ".join(str(error).split())[:500].encode(errors="backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Code that runs on the nodes of Ray: the actor that does the jobs, and the deletion of the files it was sent."""
+"""Code that runs on the nodes of Ray: the actor that does jobs, and the deletion of files that were sent there."""
 
 import shutil
 import socket
@@ -15,7 +15,7 @@ from hwsearch.executor.reasons import attempt, one_error
 
 
 class RemoteWorker:
-    """The actor: builds the work function once and keeps it."""
+    """The actor. It builds the work function once and keeps it."""
 
     def __init__(self, factory: list[Any], root: Path | None) -> None:
         self._factory = factory
@@ -31,7 +31,7 @@ class RemoteWorker:
         return ray.get_runtime_context().get_node_id(), socket.gethostname()
 
     def build(self) -> tuple[str, str, str | None]:
-        """Fetch the files that the work needs, and build it; return node, host, and what went wrong."""
+        """Fetch the files that the work reads, and build it; return node, host, and the reason if that failed."""
         import ray
 
         failure = None
@@ -40,7 +40,7 @@ class RemoteWorker:
             if self._root is not None:
                 self._root.mkdir(mode=0o700, exist_ok=True)
                 if isinstance(factory, Portable):
-                    # Workers of one node share the files: the first one writes them.
+                    # Workers of one node share the files, and the first one writes them.
                     for path in (path for path in files if not moved(path, self._root).is_file()):
                         unpack({path: ray.get(files[path])}, self._root)
                     factory = factory.below(self._root)
@@ -52,7 +52,7 @@ class RemoteWorker:
         return (*self.where(), failure)
 
     def run(self, argument: Any, files: Mapping[Path, bytes]) -> tuple[Any, str | None, float, str, dict[Path, bytes]]:
-        """Run a job that comes with the files it names; return its outcome, and the files that it left."""
+        """Run a job, given the content of its files; return its outcome, this process, and the files that it wrote."""
         if self._work is None:
             raise RuntimeError("a worker was given a job before it was built")
         root = self._jobs_root
@@ -68,5 +68,5 @@ class RemoteWorker:
 
 
 def delete_folder(root: Path) -> None:
-    """Delete the files that were sent to this node. `root` is relative to its folder for temporary files."""
+    """Delete the files that were sent to this node. `root` is relative to the folder for temporary files."""
     shutil.rmtree(Path(tempfile.gettempdir()) / root, ignore_errors=True)

@@ -13,15 +13,14 @@ from typing import Any
 
 import hw_models
 from hwsearch.errors import UserError
-from hwsearch.executor.address import check_reachable
-from hwsearch.executor.nodes import alive_nodes
+from hwsearch.executor.health import alive_nodes
+from hwsearch.executor.preflight import check_reachable
 from hwsearch.executor.reasons import one_error, one_line
 from hwsearch.experiment import WorkersConfig
 from hwsearch.process.interrupts import interrupts_held
 
 OBJECT_STORE_BYTES = 128 * 2**20
 """Ray's shared memory on this machine. Jobs are small; large data go through files or the factory."""
-
 
 logger = logging.getLogger(__name__)
 
@@ -33,17 +32,17 @@ _left = threading.Event()
 
 
 @contextmanager
-def ray_session(workers: int, each: WorkersConfig | None = None) -> Iterator[None]:
+def ray_session(workers: int, each: WorkersConfig) -> Iterator[None]:
     """Keep Ray running between executors, because starting it takes longer than many of their jobs.
 
     The first executor that has a job starts Ray. If none has a job, Ray is not started at all.
 
     Args:
         workers: the largest number of workers of any executor. A Ray on this machine gets cores for them.
-        each: what each worker gets; absent: one core.
+        each: resources of each worker.
     """
     there_before = bool(_sessions) or is_up()
-    _sessions.append(_cores(workers, each or WorkersConfig()))
+    _sessions.append(_cores(workers, each))
     try:
         yield
     finally:
@@ -60,14 +59,15 @@ def is_up() -> bool:
 def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
     """Connect to Ray, unless this process is connected already.
 
-    It returns whether the caller must shut Ray down. That is so if this call connected, outside any session.
-
-    A local Ray is always a new one: `local` never attaches to processes that a killed driver left. Those notice that their
-    parent is gone, and end by themselves. A local Ray has no dashboard, and is reachable from this machine only: on Linux, Ray
-    binds to the loopback address when it is told that it can form no cluster.
+    A local Ray is always a new one. It never attaches to processes that a killed driver left; those notice that their parent is
+    gone, and end by themselves. It has no dashboard, and is reachable from this machine only: on Linux, Ray binds to the loopback
+    address when it is told that it can form no cluster.
 
     A cluster gets this process's own `hwsearch` and `hw_models` through Ray's runtime environment, so that every node runs the
     same code as the driver. Packages that these two import must be installed there.
+
+    Returns:
+        Whether the caller must shut Ray down, because this call connected, outside any session.
 
     Raises:
         UserError: no cluster answers at `address`, it has another version of Python or Ray, or Ray does not start here.
@@ -122,11 +122,7 @@ def _start_here(cores: int) -> None:
 
 
 def _do_without_api_server() -> None:
-    """Keep Ray from starting its dashboard's server.
-
-    Without the dashboard, that server only reports usage. Even if that is off, it asks the network which cloud this machine is
-    in.
-    """
+    """Keep Ray from starting its dashboard's server, which asks the network which cloud this machine is in."""
     from ray._private.node import Node
 
     def start_nothing(node: Any, *, include_dashboard: bool | None, raise_on_failure: bool) -> None:
@@ -158,9 +154,8 @@ def _init(**arguments: Any) -> None:
 def _undisturbed(start: Callable[[], None]) -> None:
     """Call `start` in a thread, and hold `KeyboardInterrupt` until it is done.
 
-    A `KeyboardInterrupt` inside `ray.init` would leave a Ray that crashes the process at its end; inside an import it may be
-    lost. Outside the main thread, Ray also does not replace Python's handler of SIGTERM, though it always installs one below
-    Python's.
+    Inside `ray.init`, the exception would leave a Ray that crashes the process at its end; inside an import it may be lost.
+    Outside the main thread, Ray does not replace Python's handler of SIGTERM. It still installs one below Python's.
     """
     failures: list[BaseException] = []
     done = threading.Event()
@@ -184,7 +179,7 @@ def _undisturbed(start: Callable[[], None]) -> None:
 
 
 def check_fits(each: WorkersConfig) -> None:
-    """Refuse workers that need more than any node has: Ray would wait for such a node.
+    """Refuse workers that need more than any node has, because Ray would wait for such a node.
 
     Raises:
         UserError: no node is large enough for one worker. The message names the resource.
@@ -207,5 +202,5 @@ def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
 
 
 def _cores(workers: int, each: WorkersConfig) -> int:
-    """Return the number of cores that a local Ray claims. Sensitivities take one per worker, whatever the experiment says."""
+    """Return the number of cores that a local Ray claims. Sensitivities take one per worker, even if scorers take less."""
     return max(workers, math.ceil(workers * each.cpus))

@@ -143,12 +143,12 @@ def test_work_goes_on_where_it_was_cut_off(workspace: Maker) -> None:
     whole, methods = workspace(name="whole"), ["kl", "curvature", "gradient"]
     ensure(whole, methods, SITES)
     content = (sensitivity_folder(whole) / JOBS_FILE).read_bytes()
-    for share in (0.0, 0.31, 0.77, 0.999):
-        cut = workspace(name=f"cut-at-{share}")
+    for per_mille in (0, 310, 770, 999):
+        cut = workspace(name=f"cut-at-{per_mille}")
         shutil.copytree(whole.folder, cut.folder)
         for method in methods:
             table_path(cut, method).unlink()
-        left = content[: int(share * len(content))]
+        left = content[: per_mille * len(content) // 1000]
         (sensitivity_folder(cut) / JOBS_FILE).write_bytes(left)
         kept = left.count(b"\n")
         seen: list[tuple[int, int]] = []
