@@ -254,8 +254,8 @@ def nas_allocations(bench: Bench, seed: int) -> list[BitAllocation]:
         bench.workspace.data_folder.resolve(),
         (bench.workspace.folder / "calibration.json").resolve(),
         bench.pool_path.resolve(),
-        allocation_problem(bench.space, weights, ()),
-        nas_cost(bench.experiment, bench.space.widths),
+        problem=allocation_problem(bench.space, weights, ()),
+        cost=nas_cost(bench.experiment, bench.space.widths),
     )
     results = ensure_nas(factory, bench.folder / f"seed-{seed}-{NAS_FILE}", LocalExecutor)
     return list(dict.fromkeys(allocation for result in results for allocation in (result.allocation, result.halfway)))

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.data.dataset import dataset_files, load_mixture, open_dataset
+from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.extensions import QUALITY_METRICS
@@ -20,13 +20,12 @@ from hwsearch.metrics.evaluation import make_recogniser, of_target
 from hwsearch.metrics.quality import Heard
 from hwsearch.metrics.recognisers.recogniser import Recogniser
 from hwsearch.metrics.statistics import mean_interval
-from hwsearch.process.device import open_device
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.factory import BaseFactory
 from hwsearch.separator.fast import FastNetwork, KeptInput
-from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import PreparedBase, prepare_base, prepared_files
+from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
 from hwsearch.training.qat import train_quantized
@@ -65,17 +64,8 @@ class ScoringJob:
         return replace(moved_paths(self, root), start=start)
 
 
-@dataclass(frozen=True)
-class ScorerFactory:
-    """Builds the scoring function in the process that uses it. Its paths are absolute if it travels to other machines."""
-
-    experiment: Experiment
-    base: Path
-    data_folder: Path
-    calibration: Path
-    """The calibration's file, which must exist before the first worker starts."""
-    pool: Path | None = None
-    """Training mixtures; None if no fidelity trains."""
+class ScorerFactory(BaseFactory):
+    """Builds the scoring function in the process that uses it."""
 
     def __call__(self) -> Callable[[ScoringJob], Mapping[str, float]]:
         """Load base and mixtures once.
@@ -83,20 +73,8 @@ class ScorerFactory:
         Raises:
             UserError: an unusable base, data set or pool, or a device that this process does not see.
         """
-        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(self.experiment.workers.threads)
-        prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
-        return _Scorer(self, prepared.on(device)).score
-
-    def files(self) -> Iterable[Path]:
-        """Files that scoring reads, for workers that do not share a file system with the driver."""
-        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        code = code_files(self.experiment.separator)
-        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
-
-    def below(self, root: Path) -> Self:
-        """Return a copy of the factory that reads its files below another root."""
-        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
+        return _Scorer(self, self.prepared()).score
 
 
 def first_fidelity(experiment: Experiment) -> Fidelity:

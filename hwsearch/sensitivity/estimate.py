@@ -140,7 +140,7 @@ def ensure(
         if jobs:
             progress(0, sum(job.effort for job in jobs))
             with open_executor(
-                _factory(workspace, pool),
+                WorkFactory.of(workspace, pool),
                 min(workers, len(jobs)),
                 max_attempts=experiment.search.max_attempts,
                 ray_address=ray_address,
@@ -151,16 +151,6 @@ def ensure(
         for method, table in tables.items():
             write_sealed_json(table_path(workspace, method), table.to_json())
     return tables
-
-
-def _factory(workspace: Workspace, pool: Path | None) -> WorkFactory:
-    return WorkFactory(
-        workspace.experiment,
-        workspace.base_path.resolve(),
-        workspace.data_folder.resolve(),
-        workspace.calibration_path.resolve(),
-        None if pool is None else pool.resolve(),
-    )
 
 
 def _check_samples(result: Result, methods: Sequence[str], mixtures: int, folder: Path) -> None:

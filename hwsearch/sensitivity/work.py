@@ -1,22 +1,19 @@
 """The work of the jobs, in the process that runs them."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hwsearch.data.dataset import dataset_files, open_dataset
+from hwsearch.data.dataset import open_dataset
 from hwsearch.errors import UserError
-from hwsearch.executor.portable import moved_paths
-from hwsearch.experiment import Experiment, Split
+from hwsearch.experiment import Split
 from hwsearch.extensions import SENSITIVITIES
-from hwsearch.process.device import open_device
 from hwsearch.sensitivity.choices import SiteChoices, make_choices
 from hwsearch.sensitivity.curvature import ProbeRule, fisher_scores, probe_traces, squared_errors
 from hwsearch.sensitivity.gradient import gradient_scores
@@ -34,8 +31,7 @@ from hwsearch.sensitivity.scores import (
     output_noise,
     paper_kl,
 )
-from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import prepare_base, prepared_files
+from hwsearch.separator.factory import BaseFactory
 
 if TYPE_CHECKING:
     from hwsearch.training.pool import TrainingPool
@@ -44,32 +40,8 @@ Quantities = Mapping[str, NDArray[np.float64]]
 """Values [sites, widths] by the name of the quantity."""
 
 
-@dataclass(frozen=True)
-class WorkFactory:
-    """Builds the function that runs jobs. It is light, because it holds only paths.
-
-    Attributes:
-        base: the base file.
-        data_folder: the data set.
-        calibration: the calibration's file, which must exist before the first worker starts.
-        pool: training examples, for jobs that train.
-    """
-
-    experiment: Experiment
-    base: Path
-    data_folder: Path
-    calibration: Path
-    pool: Path | None
-
-    def files(self) -> Iterable[Path]:
-        """Files that jobs read, for workers that do not share a file system with the driver."""
-        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        code = code_files(self.experiment.separator)
-        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
-
-    def below(self, root: Path) -> Self:
-        """Return a copy of the factory that reads its files below another root."""
-        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
+class WorkFactory(BaseFactory):
+    """Builds the function that runs jobs."""
 
     def __call__(self) -> Callable[[Job], tuple[Result, ...]]:
         """Load the base once. Mixtures and quantized weights are prepared when a job needs them.
@@ -77,9 +49,8 @@ class WorkFactory:
         Raises:
             UserError: an unusable base or data set, or a device that this process does not see.
         """
-        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(1)
-        prepared = prepare_base(self.experiment, self.base, self.data_folder, self.calibration).on(device)
+        prepared = self.prepared()
         base = replace(prepared, graph=through_onednn(prepared.graph))
         base.scales.take(prepared.scales.to_json(), str(self.calibration))  # the weights are the same
         config = self.experiment.sensitivity

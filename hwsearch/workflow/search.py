@@ -137,15 +137,8 @@ def _search(
         wants_pool = bool(trainings(experiment))
         pool = build_pool(workspace, resources.processes, listener.progress(Step.POOL.value)) if wants_pool else None
         plan = _plan(workspace, space, costs, pool, resources, listener)
-        factory = ScorerFactory(
-            experiment,
-            workspace.base_path.resolve(),
-            workspace.data_folder.resolve(),
-            workspace.calibration_path.resolve(),
-            None if pool is None else pool.resolve(),
-        )
         with open_executor(
-            factory,
+            ScorerFactory.of(workspace, pool),
             resources.workers,
             max_attempts=experiment.search.max_attempts,
             ray_address=resources.ray_address,
@@ -204,8 +197,8 @@ def _nas_points(
         workspace.data_folder.resolve(),
         workspace.calibration_path.resolve(),
         pool.resolve(),
-        allocation_problem(space, zeros, ()),
-        nas_cost(experiment, space.widths),
+        problem=allocation_problem(space, zeros, ()),
+        cost=nas_cost(experiment, space.widths),
     )
 
     def make_executor(factory: Callable[[], Callable[[float], NasResult]]) -> Executor[float, NasResult]:

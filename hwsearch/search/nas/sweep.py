@@ -1,30 +1,25 @@
 """A sweep over cost weights: jobs for an executor, and a file that keeps their results."""
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 
 from hw_models.wording import first_mistake
-from hwsearch.data.dataset import dataset_files
 from hwsearch.errors import UserError
 from hwsearch.executor import Executor, Factory, run_jobs
-from hwsearch.executor.portable import moved_paths
-from hwsearch.experiment import Experiment, Split
 from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
-from hwsearch.process.device import open_device
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.options import make_options
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.base import base_digest
-from hwsearch.separator.networks import code_files, with_code_below
-from hwsearch.separator.prepare import calibration_digest, prepare_base, prepared_files
+from hwsearch.separator.factory import BaseFactory
+from hwsearch.separator.prepare import calibration_digest
 from hwsearch.training.pool import load_pool
 
 NAS_FILE = "nas.json"
@@ -41,19 +36,14 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class NasFactory:
-    """Builds the function that runs one cost weight, in the process that will use it. Large inputs are held as paths."""
+class NasFactory(BaseFactory):
+    """Builds the function that runs one cost weight, in the process that will use it."""
 
-    experiment: Experiment
-    base: Path
-    data_folder: Path
-    calibration: Path
-    """The calibration file. It must exist before the first worker starts."""
     pool: Path
     """The file of training examples."""
-    problem: AllocationProblem
+    problem: AllocationProblem = field(kw_only=True)
     """Sites, widths and groups. Its loss is not used."""
-    cost: Cost
+    cost: Cost = field(kw_only=True)
     """An additive cost for the same widths, from `nas_cost`."""
 
     def __call__(self) -> Callable[[float], NasResult]:
@@ -62,28 +52,17 @@ class NasFactory:
         Raises:
             UserError: an unusable base, data set, pool or device, or a pool of another base.
         """
-        device = open_device(self.experiment.workers.device)
         torch.set_num_threads(1)
-        base = prepare_base(self.experiment, self.base, self.data_folder, self.calibration)
+        base = self.prepared()
         pool = load_pool(self.pool)
         if pool.base_sha256 != base.base_sha256:
             raise UserError(f"{self.pool}: training mixtures of another base; delete it and it is made again")
-        options = make_options(base.on(device), self.problem)
+        options = make_options(base, self.problem)
 
         def work(cost_weight: float) -> NasResult:
             return nas_job(options, self.cost, self.experiment.nas, pool, cost_weight, self.experiment.seed)
 
         return work
-
-    def files(self) -> Iterable[Path]:
-        """List every file that the work reads, for workers on other machines."""
-        mixtures = dataset_files(self.data_folder, Split.VALIDATION)
-        prepared = prepared_files(self.base, self.calibration)
-        return (*prepared, *code_files(self.experiment.separator), *mixtures, self.pool)
-
-    def below(self, root: Path) -> Self:
-        """Return the same factory, reading copies below another root."""
-        return replace(moved_paths(self, root), experiment=with_code_below(self.experiment, root))
 
     def key(self) -> str:
         """Hash everything that a result depends on. The other cost weights are no part of it.

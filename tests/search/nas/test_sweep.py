@@ -50,7 +50,8 @@ def factory(tmp_path_factory):
     space = build_space(experiment.search, untrained_sites(experiment))
     problem = AllocationProblem(space.widths, np.zeros((len(space.widths), 2)), ())
     cost = nas_cost(experiment, space.widths)
-    return NasFactory(experiment, workspace.base_path, workspace.data_folder, calibration, pool, problem, cost)
+    paths = (workspace.base_path, workspace.data_folder, calibration, pool)
+    return NasFactory(experiment, *paths, problem=problem, cost=cost)
 
 
 class Counting:
