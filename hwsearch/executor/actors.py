@@ -74,7 +74,6 @@ class Actors:
         self._plain_factory = factory
         self._each = each
         self._health = health
-        self._local = local
         self._max_deaths = max_deaths
         self._root = None if local else Path(f"hwsearch-{uuid.uuid4().hex}")  # a name that nobody can guess
         """Folder of the files that are sent, below each node's folder for temporary files."""
@@ -220,7 +219,7 @@ class Actors:
             num_gpus=self._each.gpus,
             memory=self._each.memory_bytes,
             max_restarts=0,
-            runtime_env={"env_vars": worker_environment(self._each.threads, local=self._local)},
+            runtime_env={"env_vars": worker_environment(self._each.threads, local=self._root is None)},
         )
 
     def _hand_over(self) -> Any:
@@ -233,7 +232,7 @@ class Actors:
 
         factory, files = self._plain_factory, dict[Path, Any]()
         try:
-            if not self._local and isinstance(factory, Portable):
+            if self._root is not None and isinstance(factory, Portable):
                 files = {path: ray.put(path.read_bytes()) for path in factory.files()}
             return ray.put((factory, files))
         except (ObjectStoreFullError, OutOfDiskError) as error:
@@ -259,7 +258,7 @@ class Actors:
         if not self._starting:
             self._factory = None
         if failure is not None:
-            if self._local:
+            if self._root is None:
                 raise UserError(failure)
             raise UserError(f"node {host} of the Ray cluster: {failure}; {CONTINUE} when that is mended")
         self._deaths.clear()

@@ -87,15 +87,16 @@ def check_cluster(address: str) -> None:
             timeout=ANSWER_SECONDS,
             check=False,
         )
+        code, said = asked.returncode, asked.stderr
     except subprocess.TimeoutExpired:
-        raise UserError(f"what listens at '{address}' is no Ray cluster, or does not answer; wanted HOST:PORT of one") from None
-    if any(word in asked.stderr for word in TOKEN_WORDS):
+        code, said = None, ""
+    if any(word in said for word in TOKEN_WORDS):
         raise UserError(
             f"the Ray cluster at '{address}' wants its token, which is missing here or another one; wanted "
             "RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH or in ~/.ray/auth_token"
         )
-    if asked.returncode:
-        raise UserError(f"what listens at '{address}' does not say that it is a Ray cluster; wanted HOST:PORT of one")
+    if code != 0:
+        raise UserError(f"what listens at '{address}' is no Ray cluster, or does not answer; wanted HOST:PORT of one")
 
 
 def check_reachable(address: str) -> None:

@@ -179,17 +179,15 @@ def _undisturbed(start: Callable[[], None]) -> None:
 
 
 def check_fits(each: WorkersConfig) -> None:
-    """Refuse workers that need more than any node has, because Ray would wait for such a node.
+    """Refuse workers that need more than Ray has on this machine, because it would wait without end.
 
     Raises:
-        UserError: no node is large enough for one worker. The message names the resource.
+        UserError: one worker needs too much. The message names the resource.
     """
-    wanted = {"CPU": ("cpus", each.cpus), "GPU": ("gpus", each.gpus), "memory": ("memory_bytes", each.memory_bytes or 0)}
-    nodes = [node["Resources"] for node in alive_nodes()]
-    for resource, (key, amount) in wanted.items():
-        largest = max((node.get(resource, 0.0) for node in nodes), default=0.0)
-        if nodes and amount > largest:
-            raise UserError(f"workers.{key} is {amount:g}; the largest node of Ray has {largest:g}: wanted at most that")
+    for node in alive_nodes():  # there is only one
+        for key, resource, amount in (("gpus", "GPU", each.gpus), ("memory_bytes", "memory", each.memory_bytes or 0)):
+            if amount > (there := node["Resources"].get(resource, 0.0)):
+                raise UserError(f"workers.{key} is {amount:g}; Ray has {there:g} here: wanted at most that")
 
 
 def worker_environment(threads: int, *, local: bool) -> dict[str, str]:
