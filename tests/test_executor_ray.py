@@ -191,9 +191,11 @@ def test_work_that_cannot_be_built_is_one_line(how: str, message: str) -> None:
 
 
 def test_workers_that_hang_as_they_start_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "PATIENCE_SECONDS", 1.0)
     with RayExecutor(partial(make_nothing, "hang"), workers=2) as executor:
         executor.submit(0, 1)
+        while not executor._actors.placed:
+            time.sleep(0.1)
+        monkeypatch.setattr(health, "PATIENCE_SECONDS", 1.0)
         with pytest.raises(
             UserError, match=r"^no worker on this machine for \d+ s: [12] start and do not get ready; run the same"
         ):
