@@ -190,9 +190,9 @@ def _told(session: Session, line: _Stepped | Ended) -> Session:
         return replace(session, ended=line)
     before, step = session.step, line.step
     since = before.since if before is not None and before.step is step else line.time
-    session = replace(session, step=StepNews(step, since, line.done, line.total))
-    if session.searching is None and step not in {Step.DATA, Step.BASE}:
-        session = replace(session, searching=line.time)
-    if session.scoring is None and step is Step.CANDIDATES:
-        session = replace(session, scoring=line.time)
-    return session
+    return replace(
+        session,
+        step=StepNews(step, since, line.done, line.total),
+        searching=session.searching or (None if step in {Step.DATA, Step.BASE} else line.time),
+        scoring=session.scoring or (line.time if step is Step.CANDIDATES else None),
+    )

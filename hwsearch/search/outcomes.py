@@ -34,16 +34,8 @@ def settled(
 ) -> Scored | Failed:
     """Turn the outcome of a job into an entry of the record.
 
-    The candidate is scored if every objective is finite and no number is implausible, else it has failed. Metrics that are not
-    finite are left out.
-
-    Args:
-        flight: the candidate and its job.
-        outcome: of the job.
-        costs: of its allocation.
-        objectives: those that it must have.
-        seed: of the search.
-        versions: of the packages that candidates depend on, if they have changed since the search began.
+    The candidate is scored if all these objectives are finite and no number is implausible, else it has failed. Metrics that are
+    not finite are left out. `versions` are those of packages, if they have changed since the search began.
     """
     found = outcome.result or {}
     metrics = {name: float(value) for name, value in found.items() if math.isfinite(value)}

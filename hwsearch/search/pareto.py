@@ -67,13 +67,9 @@ def volumes_at(values: Values, directions: Sequence[Direction], counts: Sequence
 
 
 def has_stalled(values: Values, directions: Sequence[Direction], window: int, growth: float) -> bool:
-    """Whether the last rows raised the hypervolume by less than a given share of itself.
+    """Whether the last `window` rows raised the hypervolume by less than the share `growth` of itself.
 
-    Args:
-        values: [N, K], in the order of scoring.
-        directions: K directions.
-        window: number of last rows. If no row before them dominates anything, nothing has stalled.
-        growth: that share.
+    If no row before them dominates anything, nothing has stalled.
     """
     before, after = volumes_at(values, directions, (max(len(values) - window, 0), len(values)))
     return before > 0.0 and after - before < growth * before

@@ -60,7 +60,7 @@ def make_plan(
         experiment: the experiment.
         space: its space.
         costs: its costs.
-        tables: at least the sensitivities that `wanted_priors` names; not needed if no site is free.
+        tables: the sensitivities that `wanted_priors` names; not needed if no site is free.
         nas: results of the differentiable search; needed if `wants_nas`.
 
     Raises:

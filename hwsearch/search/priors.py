@@ -79,7 +79,7 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mi
         raise ValueError("wanted a table to start from")
     ratios = [table for table in tables if table.unit == NOISE_RATIO]
     taken = ratios or tables[:1]
-    shape = len(space.free), max((len(widths) for _, widths in space.free), default=0)
+    shape = len(space.free), max(space.shape, default=0)
     mean, variance, valid = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.bool_)
     losses = [separable_loss(table, space) for table in taken]
     entries = [value for loss in losses for by_width in loss.values() for value in by_width.values()]

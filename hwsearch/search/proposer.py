@@ -115,11 +115,7 @@ def new_proposal(
 ) -> Proposal | None:
     """Return the proposal of the first proposer that has one, mutated if it repeats a candidate; None if none has one.
 
-    Args:
-        proposers: in the order in which they are asked.
-        known: points of all candidates; must not be the whole space.
-        shape: number of widths of each choice.
-        rng: mutates.
+    `known` are the points of all candidates, and must not be the whole space.
     """
     for proposer in proposers:
         proposal = proposer.ask()

@@ -205,11 +205,8 @@ def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
 def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
     """Return the file name of a candidate's trained weights: a hash of everything they depend on.
 
-    Args:
-        experiment: `search_digest` of the experiment, which covers how candidates are trained.
-        allocation: of the candidate.
-        fidelity: how long it is trained.
-        start: name of the file that training starts from; None: the base.
+    `experiment` is the experiment's `search_digest`, which covers how candidates are trained. `start` is the name of the file
+    that training starts from; None: the base.
     """
     content = {"experiment": experiment, "allocation": allocation.to_json(), "fidelity": fidelity.value, "start": start}
     return f"{digest(content)[:24]}.safetensors"

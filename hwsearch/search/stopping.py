@@ -19,14 +19,7 @@ class Budgets:
     """`search.hours` and `search.stall_candidates` of one run of a search."""
 
     def __init__(self, search: SearchConfig, objectives: Sequence[Objective], seeds: int, elapsed: Callable[[], float]) -> None:
-        """Start from nothing scored.
-
-        Args:
-            search: the budgets.
-            objectives: of the search.
-            seeds: number of candidates that are scored before growth is judged.
-            elapsed: seconds since this run began.
-        """
+        """Start from nothing scored. Growth is judged after as many candidates as `seeds`; `elapsed` gives seconds."""
         self._hours = search.hours
         self._window = search.stall_candidates
         self._growth = search.stall_growth

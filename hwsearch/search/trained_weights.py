@@ -16,13 +16,9 @@ class TrainedWeights:
     """The candidates that a search has trained."""
 
     def __init__(self, folder: Path, experiment: str, allocation_of: Callable[[int], BitAllocation], *, warm_start: bool) -> None:
-        """Start from nothing trained.
+        """Start from nothing trained, in a run folder. Without warm starts, every training starts from the base.
 
-        Args:
-            folder: the run folder.
-            experiment: hash of the experiment.
-            allocation_of: returns the allocation of a candidate by number.
-            warm_start: whether a training starts from trained weights if there are any; otherwise all start from the base.
+        `experiment` is the hash of the experiment; `allocation_of` returns the allocation of a candidate by number.
         """
         self._folder = folder
         self._experiment = experiment

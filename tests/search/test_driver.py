@@ -103,13 +103,13 @@ def test_a_search_cut_at_any_byte_goes_on_as_if_undisturbed(tmp_path: Path, samp
 
 def test_a_search_with_the_gaussian_process_goes_on_as_if_undisturbed(tmp_path: Path) -> None:
     """By itself, and few trials: fitting it takes a second for each."""
-    experiment = make_experiment(14, sampler="gp")
+    experiment = make_experiment(13, sampler="gp")
     search(tmp_path / "whole", experiment)
     content = (tmp_path / "whole" / RECORD_FILE).read_bytes()
     cut_record(tmp_path / "whole", tmp_path / "cut", content.index(b'"strategy":"gp"', len(content) * 3 // 4))
     search(tmp_path / "cut", experiment)
     assert finished(tmp_path / "cut") == finished(tmp_path / "whole")
-    assert sum(event.strategy == "gp" for event in events(tmp_path / "whole") if isinstance(event, Scored)) == 3
+    assert sum(event.strategy == "gp" for event in events(tmp_path / "whole") if isinstance(event, Scored)) == 2
 
 
 def test_a_prior_that_is_off_is_corrected_by_what_is_scored(tmp_path: Path) -> None:

@@ -42,9 +42,8 @@ def test_a_driver_says_when_it_began_what_it_does_and_how_it_ended(tmp_path: Pat
     assert session.scoring is not None
     assert session.ended is not None
     assert (session.ended.how, session.ended.reason) == (How.FINISHED, "finished")
-    times = [session.began, session.searching, session.scoring, session.ended.time]
+    times = [before, session.began, session.searching, session.scoring, session.ended.time, datetime.now(UTC)]
     assert times == sorted(times)
-    assert (times[0] - before).total_seconds() < 5
     with driver_account(tmp_path):
         pass
     assert len(read_sessions(tmp_path)) == 2

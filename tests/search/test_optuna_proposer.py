@@ -86,10 +86,10 @@ def test_samplers_stay_in_the_space_and_differ_from_ask_to_ask(sampler: str) -> 
     space = make_space()
     proposer = make_proposer(space, sampler)
     plant_seeds(proposer, space)
-    points = [proposer.ask().point for _ in range(20)]
+    points = [proposer.ask().point for _ in range(8)]
     for point in points:
         space.decode(point)
-    assert len(set(points)) > 5
+    assert len(set(points)) > 2
 
 
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe", "gp"])
