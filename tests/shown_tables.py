@@ -1,4 +1,4 @@
-"""Tables read back from what the terminal shows."""
+"""Tables and lines read back from what the terminal shows."""
 
 import re
 from dataclasses import dataclass
@@ -34,6 +34,11 @@ def tables(text: str) -> list[Shown]:
             body = [[line[start:end].strip() for start, end in spans] for line in lines[place + 1 : last]]
             found.append(Shown(headings, body))
     return found
+
+
+def said(text: str, word: str) -> list[str]:
+    """What a text says behind a word at the beginning of a line, for each such line."""
+    return [line.removeprefix(f"{word}:").strip() for line in text.splitlines() if line.startswith(f"{word}:")]
 
 
 def _columns(lines: list[str]) -> list[tuple[int, int]]:

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from hw_models.calibration import target_toml
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate
 from hw_models.measurements import Measurement
 from hw_models.target import BUILT_IN, built_in_targets, load_target
-from tests.shown_tables import tables
+from tests.shown_tables import said, tables
 from tests.tiny import hwsearch, refusal
 
 PAPER = Path(__file__).parents[1] / "experiments" / "paper.toml"
@@ -33,11 +32,6 @@ def total(stdout: str) -> dict[str, str]:
     return table.records[-1]
 
 
-def said(stdout: str, word: str) -> str:
-    (line,) = [line for line in stdout.splitlines() if line.startswith(f"{word}:")]
-    return line.removeprefix(f"{word}:").strip()
-
-
 @pytest.mark.parametrize("name", built_in_targets())
 def test_every_built_in_target_charges_the_embedded_base(name: str) -> None:
     answer = hwsearch("cost", name, "--weight-bits", 2, "--activation-bits", 4)
@@ -46,7 +40,7 @@ def test_every_built_in_target_charges_the_embedded_base(name: str) -> None:
     row = total(answer.stdout)
     assert float(row["latency_ms"].replace(",", "")) > 0
     assert ("energy_uj" in row) == (load_target(name).energy is not None)
-    assert said(answer.stdout, "fits") in {"yes", "no"}
+    assert said(answer.stdout, "fits") in (["yes"], ["no"])
 
 
 def test_streaming_takes_less_time_and_says_what_it_waits_for() -> None:
@@ -54,7 +48,7 @@ def test_streaming_takes_less_time_and_says_what_it_waits_for() -> None:
     times = [float(total(stdout)["latency_ms"].replace(",", "")) for stdout in (whole, frame)]
     assert times[1] < times[0] / 50
     # Two repeats of dilations 1 to 32: 2 (1 + ... + 32) frames of 16 ms that centred kernels look ahead.
-    assert said(frame, "delay") == "126 frames, 2016 ms, that the kernels look ahead"
+    assert said(frame, "delay") == ["126 frames, 2016 ms, that the kernels look ahead"]
     assert "delay:" not in whole
 
 
@@ -87,16 +81,17 @@ def test_numbers_are_written_out_and_what_is_not_known_is_left_blank(name: str) 
     assert answer.code == 0, answer.stderr
     assert not re.search(r"\d[eE][-+]?\d|\bnan\b|\binf\b", answer.stdout)
     row = total(answer.stdout)
-    assert said(answer.stdout, "time").startswith(f"{row['latency_ms']} ms, ")
-    assert said(answer.stdout, "energy").startswith(f"{row['energy_uj']} uJ")
+    assert said(answer.stdout, "time")[0].startswith(f"{row['latency_ms']} ms, ")
+    assert said(answer.stdout, "energy")[0].startswith(f"{row['energy_uj']} uJ")
 
 
-def test_a_target_is_described_with_what_it_was_checked_on() -> None:
+def test_a_target_is_described_with_what_it_was_checked_on_and_what_the_list_leaves_out() -> None:
     answer = hwsearch("targets", "ethos-u55-128")
     chip = load_target("ethos-u55-128")
-    assert answer.code == 0
-    assert said(answer.stdout, "checked on") == chip.calibration.held_out
-    assert answer.stdout.count("memory:") == len(chip.memory)
+    assert said(answer.stdout, "checked on") == [chip.calibration.held_out]
+    assert len(said(answer.stdout, "memory")) == len(chip.memory)
+    assert said(answer.stdout, "clock") == ["500 MHz"]
+    assert said(answer.stdout, "runtime")[0].startswith("Vela ")
 
 
 def test_the_list_gives_the_validation_error_of_each_target() -> None:
@@ -155,14 +150,6 @@ def test_a_calibration_that_fails_leaves_nothing(tmp_path: Path) -> None:
         hwsearch("calibrate", "bitfusion", "--measurements", file, "--output", tmp_path / "mine.json")
     )
     assert "abacus" in refusal(hwsearch("calibrate", "abacus", "--measurements", file, "--output", output))
-
-
-@pytest.mark.parametrize("name", built_in_targets())
-def test_a_target_written_is_the_target_read(name: str, tmp_path: Path) -> None:
-    chip = load_target(name)
-    path = tmp_path / "copy.toml"
-    path.write_text(target_toml(chip))
-    assert load_target(path) == chip
 
 
 def test_a_copied_target_file_is_charged_as_the_built_in_one(tmp_path: Path) -> None:

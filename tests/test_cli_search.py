@@ -21,14 +21,10 @@ from hwsearch.search.log import LOG_FILE
 from hwsearch.search.record import FolderLock
 from hwsearch.workflow import dry_run
 from hwsearch.workflow import search as searching
+from tests.shown_tables import said
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal, snapshot, write_tiny
 
 ARGUMENTS = ("--workers", 0, "--processes", 1)
-
-
-def said(answer_stdout: str, word: str) -> list[str]:
-    """What a dry run says behind a word."""
-    return [line.removeprefix(f"{word}:").strip() for line in answer_stdout.splitlines() if line.startswith(f"{word}:")]
 
 
 def test_the_status_of_a_finished_search(tiny: Tiny) -> None:
@@ -127,11 +123,6 @@ def test_a_log_is_kept_and_standard_error_is_as_before(tiny: Tiny) -> None:
     assert f"done: {TRIALS} of {TRIALS} candidates scored" in log[-1]
     assert sum("candidate " in line and " scored in " in line for line in log) == TRIALS
     assert "scored in" not in tiny.stderr
-
-
-def test_a_folder_without_a_search_has_no_status(tiny: Tiny, tmp_path: Path) -> None:
-    assert "not a run folder" in refusal(hwsearch("status", tmp_path))
-    assert "not a run folder" in refusal(hwsearch("status", tiny.runs / "data"))
 
 
 def test_budgets_are_given_on_the_command_line_and_a_larger_one_goes_on(copied: Tiny) -> None:

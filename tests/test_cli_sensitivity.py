@@ -241,23 +241,25 @@ def test_changed_settings_under_cached_sensitivities_are_named(again: Path) -> N
     assert "another [sensitivity] (max_probes 8, now 12); delete the folder" in refusal(answer)
 
 
-def test_recoverability_without_anything_to_train_on_is_refused_before_any_work(tmp_path: Path) -> None:
-    file = write(tmp_path / "small.toml", ("count = { train = 1, validation = 1 }", "count = { validation = 1 }"))
-    answer = hwsearch("sensitivity", file, "--method", "recoverability", "--runs-dir", tmp_path / "runs", *ARGUMENTS)
-    assert refusal(answer).startswith("data.rooms.count: no 'train'; recoverability trains")
+FREE = ', "blocks.*.expand.weight" = [2, 4, 8], "mask_head.weight" = [2, 4, 8], "features" = [4, 8] }'
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "reason"),
+    [
+        (
+            ("count = { train = 1, validation = 1 }", "count = { validation = 1 }"),
+            "recoverability",
+            "data.rooms.count: no 'train'; recoverability trains",
+        ),
+        ((FREE, " }"), "kl", "sensitivity: no site is free to take another width"),
+        (('base = "small.safetensors"', 'base = "absent.safetensors"'), "kl", "absent.safetensors: no base there"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused_before_any_work(
+    tmp_path: Path, change: tuple[str, str], method: str, reason: str
+) -> None:
+    file = write(tmp_path / "small.toml", change)
+    answer = hwsearch("sensitivity", file, "--method", method, "--runs-dir", tmp_path / "runs", *ARGUMENTS)
+    assert reason in refusal(answer)
     assert not (tmp_path / "runs").exists()
-
-
-def test_a_space_without_a_free_site_is_refused_before_any_work(tmp_path: Path) -> None:
-    text = ', "blocks.*.expand.weight" = [2, 4, 8], "mask_head.weight" = [2, 4, 8], "features" = [4, 8] }'
-    file = write(tmp_path / "small.toml", (text, " }"))
-    answer = hwsearch("sensitivity", file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)
-    assert refusal(answer).startswith("sensitivity: no site is free to take another width")
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_missing_base_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path / "small.toml")
-    (tmp_path / "small.safetensors").unlink()
-    answer = hwsearch("sensitivity", file, "--runs-dir", tmp_path / "runs", *ARGUMENTS)
-    assert "no base there" in refusal(answer)

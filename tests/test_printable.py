@@ -20,7 +20,8 @@ from hwsearch.search.record import RECORD_FILE
 from hwsearch.view.status import panel
 from hwsearch.view.terminal import SafeConsole
 from hwsearch.workspace import Workspace
-from tests.results.test_status import START, asked, failed, scored, tally
+from tests.results.tables import START, asked, failed, scored
+from tests.results.test_status import tally
 from tests.sealed import edit_lines
 from tests.search.synthetic import make_experiment, search
 from tests.tiny import hwsearch, refusal, write_tiny

@@ -14,7 +14,8 @@ from hwsearch.view import status as status_display
 from hwsearch.view.status import LivePanel, live_panel, panel, sparkline
 from hwsearch.view.terminal import duration
 from hwsearch.workspace import Workspace
-from tests.results.test_status import START, asked, failed, scored, tally
+from tests.results.tables import START, asked, failed, scored
+from tests.results.test_status import tally
 from tests.search.synthetic import make_experiment, search
 
 

@@ -1,7 +1,6 @@
 """Every table of the command line fits 80 columns, and nothing in it is cut."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,11 +137,8 @@ def test_columns_of_the_layers_are_chosen_on_the_command_line() -> None:
     assert refusal(hwsearch("cost", "ethos-u55-128", "--columns", "layer,colour")).startswith("unknown column 'colour'; wanted")
 
 
-def test_the_targets_fit_and_the_description_has_what_the_list_leaves_out() -> None:
+def test_the_targets_fit() -> None:
     assert [row["target"] for row in whole(hwsearch("targets").stdout)[0].records] == list(built_in_targets())
-    said = hwsearch("targets", "ethos-u55-128").stdout
-    assert re.search(r"^clock: +500 MHz$", said, re.MULTILINE)
-    assert re.search(r"^runtime: +Vela ", said, re.MULTILINE)
 
 
 def test_a_fit_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,53 @@
 """Small tables of candidates, and records of any size, for the tests of the front."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.results.candidates import CandidateTable
-from hwsearch.search.objectives import QUALITY_AND_SIZE
-from hwsearch.search.record import Asked, Event, Failed, Header, Record, Scored
+from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE
+from hwsearch.search.record import Asked, Failed, Header, Record, Scored
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from tests.separator.small import all_sites
 
-TIME = "2030-01-01T00:00:00.000+00:00"
+START = datetime(2030, 1, 1, tzinfo=UTC)
+FIRST = Fidelity.POST_TRAINING
+
+
+def at(seconds: float) -> str:
+    return (START + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+def header(**changes: Any) -> Header:
+    fields = {"name": "test", "experiment": "a" * 64, "provenance": {}, "seed": 0, "objectives": QUALITY_AND_SIZE}
+    fields |= {"widths": {"x.weight": (2, 4)}, "fixed": (), "versions": {}, "time": at(0)}
+    return Header(**fields | changes)
+
+
+def asked(number: int, seconds: float, sites: int = 1) -> Asked:
+    return Asked(candidate=number, strategy="test", point=(0,) * sites if number else None, state={}, time=at(seconds))
+
+
+def scored(
+    number: int, seconds: float, quality: float = 5.0, size: float = 100.0, worker: str = "a:1", took: float = 2.0, **changes: Any
+) -> Scored:
+    fields = {"candidate": number, "strategy": "test", "seed": 0, "allocation": {"x.weight": 2}, "fidelity": FIRST, "attempts": 1}
+    fields |= {
+        "metrics": {QUALITY: quality},
+        "costs": {"size_bytes": size},
+        "worker": worker,
+        "seconds": took,
+        "time": at(seconds),
+    }
+    return Scored(**fields | changes)
+
+
+def failed(number: int, seconds: float, reason: str, worker: str = "a:1", took: float = 1.0) -> Failed:
+    tried = {"seconds": took, "worker": worker, "attempts": 3, "time": at(seconds)}
+    return Failed(candidate=number, strategy="test", fidelity=FIRST, reason=reason, **tried)
 
 
 def make_table(quality: list[float], size: list[float], **columns: list[float]) -> CandidateTable:
@@ -46,53 +82,10 @@ def write_record(
     fails: tuple[int, ...] = (),
 ) -> None:
     """Candidate 0 is full precision with 12 dB; candidate k scores 12 - k / 1000 dB with 1000 + k bytes."""
-    header = Header(
-        name="test",
-        experiment="a",
-        provenance={},
-        seed=0,
-        objectives=QUALITY_AND_SIZE,
-        widths={site: (2, 4, 8) if is_weight(site) else (4, 8) for site in all_sites(config)},
-        fixed=fixed,
-        versions={},
-        time=TIME,
-    )
-    events: list[Event] = []
-    with Record(folder, header) as record:
+    widths = {site: (2, 4, 8) if is_weight(site) else (4, 8) for site in all_sites(config)}
+    with Record(folder, header(widths=widths, fixed=fixed)) as record:
         for number, allocation in enumerate(allocations):
-            strategy = "full-precision" if number == 0 else "test"
-            events.append(
-                Asked(
-                    candidate=number, strategy=strategy, point=(0,) * len(header.widths) if number else None, state={}, time=TIME
-                )
-            )
-            if number in fails:
-                events.append(
-                    Failed(
-                        candidate=number,
-                        strategy=strategy,
-                        fidelity=Fidelity.POST_TRAINING,
-                        reason="boom",
-                        seconds=0,
-                        worker="",
-                        attempts=1,
-                        time=TIME,
-                    )
-                )
-                continue
-            events.append(
-                Scored(
-                    candidate=number,
-                    strategy=strategy,
-                    seed=0,
-                    allocation=allocation.to_json(),
-                    metrics={"si_snr_improvement_db": 12 - number / 1000, "utterances": 16.0},
-                    costs={"size_bytes": 1000.0 + number, "latency_ms[chip]": None if number % 2 else 3.5},
-                    fidelity=Fidelity.POST_TRAINING,
-                    seconds=1.0,
-                    worker="here:1",
-                    attempts=1,
-                    time=TIME,
-                )
-            )
-        record.extend(events)
+            metrics = {QUALITY: 12 - number / 1000, "utterances": 16.0}
+            costs = {"size_bytes": 1000.0 + number, "latency_ms[chip]": None if number % 2 else 3.5}
+            found = scored(number, 0, allocation=allocation.to_json(), metrics=metrics, costs=costs)
+            record.extend([asked(number, 0, len(widths)), failed(number, 0, "boom") if number in fails else found])

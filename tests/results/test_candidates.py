@@ -7,9 +7,9 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.results.candidates import read_candidates
-from hwsearch.search.record import RECORD_FILE, Scored
+from hwsearch.search.record import RECORD_FILE
 from hwsearch.separator.allocation import BitAllocation
-from tests.results.tables import TIME, write_record
+from tests.results.tables import scored, write_record
 from tests.sealed import edit_lines
 from tests.separator.small import all_sites, uniform
 
@@ -81,27 +81,20 @@ def test_taking_rows_takes_every_column(tmp_path: Path) -> None:
     assert table.allocation(0) == uniform(SMALL, 8, 8)
 
 
-def rung(number: int, fidelity: Fidelity, allocation: BitAllocation, quality: float) -> Scored:
-    return Scored(
-        candidate=number,
-        strategy="full-precision" if number == 0 else "test",
-        seed=0,
-        allocation=allocation.to_json(),
-        metrics={"si_snr_improvement_db": quality},
-        costs={"size_bytes": 1000.0 + number},
-        fidelity=fidelity,
-        weights=f"{number:02x}.safetensors" if fidelity.trained and number else None,
-        seconds=1.0,
-        worker="here:1",
-        attempts=1,
-        time=TIME,
-    )
-
-
 def test_scores_of_different_fidelities_are_never_mixed(tmp_path: Path) -> None:
     allocations = [uniform(SMALL, 32, 32), uniform(SMALL, 4, 8), uniform(SMALL, 2, 8), uniform(SMALL, 8, 8)]
     write_record(tmp_path, SMALL, allocations)
-    rungs = [rung(n, Fidelity.SHORT_QAT, allocations[n], quality) for n, quality in ((0, 13.0), (3, 12.5), (1, 12.0))]
+    rungs = [
+        scored(
+            number,
+            0,
+            quality,
+            allocation=allocations[number].to_json(),
+            fidelity=Fidelity.SHORT_QAT,
+            weights=f"{number:02x}.safetensors" if number else None,
+        )
+        for number, quality in ((0, 13.0), (3, 12.5), (1, 12.0))
+    ]
     edit_lines(tmp_path / RECORD_FILE, lambda lines: [*lines, *(event.model_dump_json().encode() for event in rungs)])
     low, high = read_candidates(tmp_path, Fidelity.POST_TRAINING), read_candidates(tmp_path, Fidelity.SHORT_QAT)
     assert low.candidate.tolist() == [1, 2, 3]

@@ -25,77 +25,16 @@ from hwsearch.results.status import (
     to_json,
 )
 from hwsearch.search.driver_account import Ended, Session
-from hwsearch.search.objectives import QUALITY_AND_SIZE, Direction
+from hwsearch.search.objectives import Direction
 from hwsearch.search.pareto import hypervolume
 from hwsearch.search.progress import How
-from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Asked, Event, Failed, Header, Record, Scored, lock_holder
+from hwsearch.search.record import LOCK_FILE, RECORD_FILE, Event, Record, lock_holder
 from hwsearch.workspace import Workspace
+from tests.results.tables import FIRST, START, asked, failed, header, scored
 from tests.search.synthetic import make_experiment, space_of
 from tests.tiny import snapshot
 
-START = datetime(2030, 1, 1, tzinfo=UTC)
-FIRST = Fidelity.POST_TRAINING
 ROOT = Path(__file__).parents[2]
-
-
-def at(seconds: float) -> str:
-    return (START + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-
-
-def header() -> Header:
-    return Header(
-        name="test",
-        experiment="a" * 64,
-        provenance={},
-        seed=0,
-        objectives=QUALITY_AND_SIZE,
-        widths={"x.weight": (2, 4)},
-        fixed=(),
-        versions={},
-        time=at(0),
-    )
-
-
-def asked(number: int, seconds: float) -> Asked:
-    return Asked(candidate=number, strategy="test", point=(0,) if number else None, state={}, time=at(seconds))
-
-
-def scored(
-    number: int,
-    seconds: float,
-    quality: float = 5.0,
-    size: float = 100.0,
-    worker: str = "a:1",
-    took: float = 2.0,
-    strategy: str = "test",
-    fidelity: Fidelity = FIRST,
-) -> Scored:
-    return Scored(
-        candidate=number,
-        strategy=strategy,
-        seed=0,
-        allocation={"x.weight": 2},
-        metrics={"si_snr_improvement_db": quality},
-        costs={"size_bytes": size},
-        fidelity=fidelity,
-        seconds=took,
-        worker=worker,
-        attempts=1,
-        time=at(seconds),
-    )
-
-
-def failed(number: int, seconds: float, reason: str, worker: str = "a:1", took: float = 1.0) -> Failed:
-    return Failed(
-        candidate=number,
-        strategy="test",
-        fidelity=FIRST,
-        reason=reason,
-        seconds=took,
-        worker=worker,
-        attempts=3,
-        time=at(seconds),
-    )
 
 
 def tally(experiment: Experiment, *events: Event) -> Tally:
