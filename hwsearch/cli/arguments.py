@@ -19,7 +19,6 @@ class PathArgument(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path, or an error of click's."""
         text = os.fspath(value)
         if not text:
             self.fail("it is empty; wanted a path", param, ctx)
@@ -35,12 +34,12 @@ class PathArgument(click.Path):
 
 
 class Registered(click.ParamType[str]):
-    """The name of an extension, such as a sampler; what is registered when the command runs counts."""
+    """The name of an extension, such as a sampler, that is registered when the command runs."""
 
     name = "name"
 
     def __init__(self, registry: str) -> None:
-        """Take names of one of the registries of `hwsearch.extensions`."""
+        """Take names of a registry of `hwsearch.extensions`."""
         self._registry = registry
 
     @property
@@ -50,19 +49,13 @@ class Registered(click.ParamType[str]):
         return tuple(getattr(extensions, self._registry))
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """The names, as click shows choices."""
         return f"[{'|'.join(self._names)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name, or click's error for a wrong choice."""
         return click.Choice(self._names).convert(value, param, ctx)
 
 
 def check_not_read(output: Path, *inputs: Path) -> None:
-    """Refuse an output that would replace what is read.
-
-    Raises:
-        UserError: as said.
-    """
+    """Refuse an output that would replace what is read."""
     if any(output.exists() and given.exists() and output.samefile(given) for given in inputs):
         raise UserError(f"--output is {output}, which is read; wanted another file")

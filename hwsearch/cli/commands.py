@@ -36,11 +36,7 @@ EXPERIMENT = click.argument("experiment", type=PATH)
 RUN = click.argument("run", type=PATH)
 RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder that holds all runs.")
 PROCESSES = click.option(
-    "--processes",
-    type=click.IntRange(1),
-    callback=_bounded_processes,
-    default=2,
-    help="Number of processes that make data.",
+    "--processes", type=click.IntRange(1), callback=_bounded_processes, default=2, help="Number of processes that make data."
 )
 WORKERS = click.option(
     "--workers",
@@ -48,13 +44,10 @@ WORKERS = click.option(
     default=2,
     help="Number of Ray workers. With 0 this process does their work, without Ray.",
 )
-RAY_ADDRESS = click.option(
-    "--ray-address", default=None, help="Address of a running Ray cluster. Absent: Ray starts on this machine."
-)
+RAY_ADDRESS = click.option("--ray-address", help="Address of a running Ray cluster. Absent: Ray starts on this machine.")
 STORAGE = click.option(
     "--storage",
     metavar="ADDRESS",
-    default=None,
     help="Address of a shared Optuna study: postgresql://USER@HOST:PORT/DATABASE, sqlite:///FILE or journal:///FILE. "
     "Absent: the environment variable HWSEARCH_STORAGE says it. "
     "A password comes from PGPASSWORD, a passfile, HWSEARCH_STORAGE or a prompt.",
@@ -69,27 +62,19 @@ SEARCH_OPTIONS = (
     RAY_ADDRESS,
     STORAGE,
     click.option(
-        "--strategy",
-        type=Registered("STRATEGIES"),
-        default=None,
-        help="Strategy of the search. It replaces search.strategy of the experiment.",
+        "--strategy", type=Registered("STRATEGIES"), help="Strategy of the search. It replaces search.strategy of the experiment."
     ),
     click.option(
         "--sampler",
         type=Registered("SAMPLERS"),
-        default=None,
         help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
     ),
     click.option(
-        "--trials",
-        type=click.IntRange(1),
-        default=None,
-        help="Number of candidates to score. It replaces search.trials of the experiment.",
+        "--trials", type=click.IntRange(1), help="Number of candidates to score. It replaces search.trials of the experiment."
     ),
     click.option(
         "--hours",
         type=click.FloatRange(0, min_open=True),
-        default=None,
         help="Hours after which no more candidates begin. Those in flight finish. It replaces search.hours of the experiment.",
     ),
     click.option(
@@ -108,13 +93,11 @@ SEARCH_OPTIONS = (
 COLUMNS = click.option(
     "--columns",
     metavar="A,B,...",
-    default=None,
     help="Columns of the table, or 'all'. Absent: the columns needed most, as many as fit 80 characters.",
 )
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
-    default=None,
     help="Fidelity of the scores. Absent: the highest one that the search used.",
 )
 
@@ -167,7 +150,7 @@ def searching(*, may_train: bool) -> Callable[[Callable[[Any, Any, Any], None]],
 
 
 def _example(*lines: str) -> str:
-    """The end of a command's help: command lines, which click is to leave as they are."""
+    """Write the end of a command's help. Click does not wrap what follows the backspace."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -315,13 +298,13 @@ def publish(run: Path, storage: str | None) -> None:
 @commands.command(epilog=_example("hwsearch pareto runs/quickstart --where 'size_bytes<=150000'"))
 @RUN
 @click.option("--where", multiple=True, help="Condition such as 'size_bytes<=120000' or 'strategy!=uniform'. It may be repeated.")
-@click.option("--sort", default=None, help="Column to sort by. Append ':desc' for descending order.")
+@click.option("--sort", help="Column to sort by. Append ':desc' for descending order.")
 @click.option(
     "--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the output."
 )
 @COLUMNS
 @click.option("--all", "everything", is_flag=True, help="Print all candidates, not only the front.")
-@click.option("--plot", type=PATH, default=None, help="PNG, SVG or PDF file. Draws quality against size into it.")
+@click.option("--plot", type=PATH, help="PNG, SVG or PDF file. Draws quality against size into it.")
 @FIDELITY
 def pareto(
     run: Path,
@@ -395,14 +378,11 @@ def separate(model: Path, recording: Path, doa: float | None, output: Path, thre
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))
 @click.argument("subject", type=PATH)
 @RUNS_DIR
-@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of a candidate of the run. Absent: its base.")
-@click.option("--model", type=PATH, default=None, help="Exported ONNX file to score instead of the base.")
-@click.option("--output", type=PATH, default=None, help="JSON file to write, with the figures of every utterance.")
+@click.option("--candidate", type=click.IntRange(1), help="Number of a candidate of the run. Absent: its base.")
+@click.option("--model", type=PATH, help="Exported ONNX file to score instead of the base.")
+@click.option("--output", type=PATH, help="JSON file to write, with the figures of every utterance.")
 @click.option(
-    "--against",
-    type=PATH,
-    default=None,
-    help="JSON file of another network, written by --output. Adds paired tests of the difference.",
+    "--against", type=PATH, help="JSON file of another network, written by --output. Adds paired tests of the difference."
 )
 @PROCESSES
 @FIDELITY
@@ -447,18 +427,16 @@ def evaluate(
 
 @commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
 @click.argument("target")
-@click.option("--experiment", type=PATH, default=None, help="Experiment whose network is charged.")
-@click.option("--run", type=PATH, default=None, help="Run folder whose candidate is charged.")
-@click.option("--candidate", type=click.IntRange(1), default=None, help="Number of that candidate.")
+@click.option("--experiment", type=PATH, help="Experiment whose network is charged.")
+@click.option("--run", type=PATH, help="Run folder whose candidate is charged.")
+@click.option("--candidate", type=click.IntRange(1), help="Number of that candidate.")
 @click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged.")
 @click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged.")
 @click.option(
     "--streaming", is_flag=True, help="Charge one frame at a time, with the state of the dilated convolutions in memory."
 )
 @COLUMNS
-@click.option(
-    "--plots", type=PATH, default=None, help="Folder for pictures of the layers, the roofline and the cost of one more bit."
-)
+@click.option("--plots", type=PATH, help="Folder for pictures of the layers, the roofline and the cost of one more bit.")
 def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | None, **charged: Any) -> None:
     """Show what each layer costs on a target.
 
@@ -529,7 +507,7 @@ def explain(key: str | None, output_format: str) -> None:
 
 
 def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None = None) -> Any:
-    """Read the experiment file, before the heavy imports: a typing error is answered at once.
+    """Read the experiment file before the heavy imports, so that a typing error is answered at once.
 
     `changes` replaces keys of its section `search`.
     """
@@ -549,11 +527,7 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
 
 
 def _refuse_idle(why: str, *names: str) -> None:
-    """Refuse options that stand on the command line and would change nothing.
-
-    Raises:
-        UserError: names the first of them.
-    """
+    """Refuse the first option that stands on the command line and would change nothing."""
     context = click.get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -562,10 +536,10 @@ def _refuse_idle(why: str, *names: str) -> None:
 
 
 def _storage(given: str | None) -> Any:
-    """The address of the shared study, from the option or else the environment.
+    """Read the address of the shared study from the option or the environment.
 
     Raises:
-        UserError: it is no address, or holds a password on the command line.
+        UserError: it is no address, or the option holds a password.
     """
     if given is not None and not given.strip():
         raise UserError("--storage is empty; wanted ADDRESS, or no --storage")
@@ -600,23 +574,22 @@ def _fidelity(name: str | None) -> Any:
 
 
 def main() -> None:
-    """Run the command line; a user's error is one line and exit code 2, SIGTERM is as Ctrl-C."""
+    """Run the command line. A user's error is one line and exit code 2. SIGTERM acts as Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal without the signs of curves and frames, or a path that is no text, must not end a search.
+            # A terminal that cannot show curves and frames, or a path that is no text, must not end a search.
             stream.reconfigure(errors="replace")
-    # NumPy's threads wait by spinning: between two proposals they would take the cores that scorers work on.
+    # NumPy's threads wait by spinning. Between two proposals they would take cores from the scorers.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Brevitas says so at import, of a kernel that nothing here uses.
+    # Brevitas warns at import about a kernel that nothing here uses.
     warnings.filterwarnings("ignore", message="fast_hadamard_transform package not found")
     with interrupts_heard():
         sys.exit(_run_commands())
 
 
 def _run_commands() -> int:
-    """The exit code of the command line."""
     try:
-        # Whatever the command: processes started from here, such as Ray's, do not need the address, and would show it.
+        # Processes started from here, such as Ray's, do not need the address and would show it.
         code = commands(prog_name="hwsearch", standalone_mode=False, obj=os.environ.pop(STORAGE_VARIABLE, None))
         checkpoint()
     except UserError as error:
@@ -642,6 +615,6 @@ def _what_failed(error: OSError | MemoryError) -> str:
 
 
 def _refuse(message: str) -> int:
-    """Say in one line what a user has to mend; the exit code."""
+    """Say in one line what a user has to mend, and return the exit code."""
     click.echo(f"hwsearch: error: {shortened(printable(redact(message)), MESSAGE_CHARACTERS)}", err=True)
     return 2

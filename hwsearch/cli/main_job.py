@@ -23,12 +23,12 @@ from hwsearch.workspace import Workspace
 
 
 def run_main_job(workspace: Workspace, resources: Resources, storage: StorageAddress | None = None) -> None:
-    """Search, show the front, and export the chosen candidate; end with what to try next.
+    """Search, show the front, export the chosen candidate, and name the next command.
 
-    What was found is shown before anything that failed behind the search is said.
+    What was found is shown before a later failure is reported.
 
     Raises:
-        UserError: what the search refuses or stops with; at the very end, what could not be drawn, chosen or exported.
+        UserError: the search was refused or stopped; at the end, something could not be drawn, chosen or exported.
     """
     search_shown(workspace, resources, storage, may_train=True)
     opened = read_run(workspace.folder)
@@ -45,10 +45,10 @@ def run_main_job(workspace: Workspace, resources: Resources, storage: StorageAdd
 
 
 def search_shown(workspace: Workspace, resources: Resources, storage: StorageAddress | None, *, may_train: bool) -> None:
-    """Search, and show how far it is and how it ended. An interrupted search ends the program (`stop_code`).
+    """Search, and show the progress and the end. An interrupted search ends the program (`stop_code`).
 
     Raises:
-        UserError: what the search would refuse, before anything is done; what goes wrong later.
+        UserError: the search was refused, before any work, or failed.
     """
     with progress_shown(workspace) as listener:
         summary = search(workspace, resources, listener, storage, may_train=may_train)
@@ -62,12 +62,12 @@ def search_shown(workspace: Workspace, resources: Resources, storage: StorageAdd
 
 
 def command_line(*arguments: str) -> str:
-    """A command of this program that can be pasted into a shell."""
+    """Write a command of this program so that it can be pasted into a shell."""
     return shlex.join(["hwsearch" if shutil.which("hwsearch") else sys.argv[0], *arguments])
 
 
 def _fitting(run: Run) -> list[Condition]:
-    """`search.limits` as conditions; none where no candidate meets them, so that what was found is shown all the same."""
+    """Return `search.limits` as conditions, or none if no candidate meets them, so that the front is never empty."""
     where = within_limits(run.workspace.experiment.search.limits)
     return where if len(query(run.table, where)) else []
 
@@ -78,11 +78,7 @@ def _draw_front(run: Run) -> None:
 
 
 def _export_chosen(run: Run) -> None:
-    """Choose a candidate, say why and how surely, export it, and say what to try next.
-
-    Raises:
-        UserError: there is none to choose, or it cannot be exported.
-    """
+    """Choose a candidate, say why, export it, and name the next command."""
     folder = run.workspace.folder / EXPORT_FOLDER
     choice = choose_candidate(run)
     print_choice(choice)

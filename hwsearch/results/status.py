@@ -39,7 +39,7 @@ from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import open_run
 
 RECENT_SECONDS = 300.0
-"""The last so many seconds count as recent, if enough candidates finished in them."""
+"""Seconds that count as recent, if enough candidates finished in them."""
 RECENT_LEAST = 10
 """With fewer finished candidates than this, recent times reach farther back."""
 
@@ -226,21 +226,21 @@ class Tally:
         `sessions` are the known drivers so far, in order. A running one that has made itself known is the last.
         """
         log = folder / LOG_FILE
-        current = sessions[-1] if driver is not None and sessions and _is_of(sessions[-1], driver) else None
+        running = None if driver is None else self._session_of(driver, sessions)
         last_end = _end_of(sessions[-1], self._entered) if driver is None and sessions else None
-        since = None if driver is None else self._scoring_since(driver, current)
+        since = None if running is None else running.scoring
         starts = {session.scoring for session in sessions} | {since}
         work = WorkingTime(sorted(start for start in starts if start is not None), sorted(self._entered))
         rungs = self._rungs(work)
         present = _present(rungs, self._last)
         rate = self._recent_rate(work, present.fidelity, taken, since)
-        hours_left = self._hours_left(driver, current, taken)
+        hours_left = None if running is None else self._hours_left(running, taken)
         finished = max((times[-1] for times in self._times.values()), default=None)
         return SearchStatus(
             name=self._name,
             taken=taken,
-            driver=driver if driver is None or current is None else replace(driver, since=current.began),
-            step=None if current is None else current.step,
+            driver=None if driver is None or running is None else replace(driver, since=running.began),
+            step=None if running is None else running.step,
             last_end=last_end,
             rungs=rungs,
             fidelity=self._last,
@@ -255,25 +255,22 @@ class Tally:
             log=log if log.is_file() else None,
         )
 
-    def _scoring_since(self, driver: LockHolder, current: Session | None) -> datetime | None:
-        """Return when the running driver reached the candidates; None: it has not, yet."""
-        if current is not None:
-            return current.scoring
-        return min((time for time in self._entered if time >= driver.since), default=None)
+    def _session_of(self, driver: LockHolder, sessions: Sequence[Session]) -> Session:
+        """Return the session of the running driver, or what the record tells of a driver that has not made itself known."""
+        if sessions and sessions[-1].ended is None and driver.process in {sessions[-1].process, "unknown", THIS_PROCESS}:
+            return sessions[-1]
+        scoring = min((time for time in self._entered if time >= driver.since), default=None)
+        return Session(driver.process, driver.since, driver.since, driver.since, scoring)
 
-    def _hours_left(self, driver: LockHolder | None, current: Session | None, taken: datetime) -> float | None:
+    def _hours_left(self, running: Session, taken: datetime) -> float | None:
         hours = self._experiment.search.hours
-        if driver is None or hours is None:
-            return None
-        since = driver.since if current is None else current.searching
-        used = 0.0 if since is None else (taken - since).total_seconds()
-        return max(0.0, 3600 * hours - used)
+        used = 0.0 if running.searching is None else (taken - running.searching).total_seconds()
+        return None if hours is None else max(0.0, 3600 * hours - used)
 
     def _recent_rate(self, work: WorkingTime, fidelity: Fidelity, taken: datetime, since: datetime | None) -> float | None:
-        """Compute the candidates per second of a rung at the moment `taken`.
+        """Compute the candidates per second of a rung at the moment `taken`, or of the last driver at its end.
 
-        `since` is the time when the running driver reached the candidates. If none is running, the rate is that of the last
-        driver at its end.
+        `since` is the time when the running driver reached the candidates; None if there is none.
         """
         times = self._times.get(fidelity, [])
         if not times:
@@ -407,7 +404,7 @@ def recent_rate(times: Sequence[float], now: float, since: float) -> float | Non
 def remaining_seconds(rung: RungStatus, rate: float | None, hours_left: float | None, last_end: Ended | None) -> float | None:
     """Compute the time to the end of a rung at a rate, or to the end of the running driver's hours; None if unknown.
 
-    It is 0 if the last driver ended for a reason that would end the next one at once.
+    It is 0 if the next driver would end at once, as the last one did.
     """
     if rung.left <= 0 or (last_end is not None and last_end.how in {How.STALLED, How.EXHAUSTED}):
         return 0.0
@@ -444,12 +441,7 @@ def _rate(count: int, seconds: float) -> float | None:
     return count / seconds if count and seconds > 0 else None
 
 
-def _is_of(session: Session, driver: LockHolder) -> bool:
-    """Whether the session of the last known driver belongs to the driver that holds the folder, not to one killed earlier."""
-    return session.ended is None and driver.process in {session.process, "unknown", THIS_PROCESS}
-
-
 def _end_of(session: Session, entered: Sequence[datetime]) -> Ended:
-    """Return how a driver ended that is no longer running."""
+    """Return how a driver ended that runs no more."""
     last = max([session.last_seen, *entered[-1:]])
     return session.ended or Ended(how=How.KILLED, reason="it was killed, or its machine went down", time=last)

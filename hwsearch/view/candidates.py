@@ -119,7 +119,7 @@ def front_columns(table: CandidateTable, also: Sequence[str] = (), asked: str | 
 
 
 def _column(table: CandidateTable, name: str, beside: Sequence[str]) -> Column:
-    """A column with its margin, unless that stands in a column of its own."""
+    """Make a column with its margin, unless the margin has a column of its own."""
     margin = MARGINS.get(name)
     if margin not in table.columns or margin in beside:
         return Column(name, [_cell(name, value) for (value,) in rows(table, [name])], words=name in TEXTS)

@@ -1,4 +1,4 @@
-"""What an evaluation found: a table of figures by angle bin, and a line per paired test."""
+"""The figures of an evaluation by angle bin, and a line for each paired test."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which candidate was chosen and why, where its export is, and what its verification found."""
+"""The chosen candidate, its export, and the verification."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
-    """Where an export is and what its verification found."""
+    """Print the exported file and its verification."""
     graph = next(folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file())
     say(f"model:  {graph}")
     say(

@@ -22,7 +22,7 @@ from hwsearch.separator.allocation import is_weight
 SUFFIXES = (".png", ".svg", ".pdf")
 BYTES_PER_KB = 1000.0
 TITLE_LETTERS = 100
-"""In a line of the title."""
+"""Longest line of the title."""
 
 CANDIDATE_COLOUR = "#8a939d"
 FRONT_COLOUR = "#0b5fa5"
@@ -100,7 +100,7 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
 
 
 def _limit_quality(axes: Axes, table: CandidateTable, shown: Sequence[CandidateTable]) -> float:
-    """Set the vertical limits so that these are seen, with room above for numbers; returns the lower one."""
+    """Set the vertical limits around the parts shown, with room above for numbers, and return the lower one."""
     quality = np.concatenate([part.columns[QUALITY] for part in shown])
     reference = table.reference.get(QUALITY, np.nan)
     low, high = float(np.nanmin(quality)), float(np.nanmax([*quality, reference]))
@@ -110,13 +110,13 @@ def _limit_quality(axes: Axes, table: CandidateTable, shown: Sequence[CandidateT
 
 
 def _place(table: CandidateTable) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Where candidates are drawn: sizes in kB and qualities in dB, [N] each."""
+    """Return sizes in kB and qualities in dB, [N] each."""
     return table.columns[SIZE] / BYTES_PER_KB, table.columns[QUALITY]
 
 
 def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
     size, quality = _place(front)
-    # A step: what is available at a size is the best of all that are no larger.
+    # A step: at each size, the best candidate that is no larger.
     axes.plot(
         size,
         quality,
@@ -160,7 +160,7 @@ def _draw_marks(axes: Axes, uniform: CandidateTable, chosen: CandidateTable) -> 
 
 
 def _number(figure: Figure, axes: Axes, front: CandidateTable, uniform: CandidateTable, chosen: CandidateTable) -> int:
-    """Write beside the front's candidates their numbers, and beside uniform ones their widths; returns how many lack room."""
+    """Label the front with numbers and uniform candidates with widths. Return how many labels have no room."""
     fix_layout(figure)
     drawn = [
         around(axes, *_place(part), radius)
@@ -183,7 +183,7 @@ def _labels(table: CandidateTable, names: Iterable[object], angle_deg: float, **
 
 
 def _is_step(front: CandidateTable) -> bool:
-    """Whether the front is one of quality and size alone, a line in the picture; others lie scattered over it."""
+    """Whether the objectives are quality and size alone. Other fronts lie scattered over the picture."""
     return {objective.column for objective in front.objectives} == {QUALITY, SIZE}
 
 
@@ -213,7 +213,7 @@ def _free_width(uniform: CandidateTable, *, of_weights: bool) -> list[int]:
 
 
 def _how_measured(table: CandidateTable) -> str:
-    """The number of utterances and what the bars are, for the axis."""
+    """Say on how many utterances the axis is measured, and what the bars are."""
     notes = []
     if UTTERANCES in table.columns:
         counts = np.unique(table.columns[UTTERANCES])

@@ -1,4 +1,4 @@
-"""What sensitivities were found: the sites that lose most, and where the tables and plots are."""
+"""The sites that lose most, and the files of the tables and plots."""
 
 import numpy as np
 

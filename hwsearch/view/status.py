@@ -1,4 +1,4 @@
-"""How a search's status looks: as a table, as JSON, and as a panel that lives while it runs."""
+"""The status of a search as a table, as JSON, and as a panel that is drawn anew while the search runs."""
 
 import json
 import sys
@@ -49,7 +49,7 @@ WATCH_SECONDS = 2.0
 
 LIVE_SECONDS = 0.5
 LIVE_SHARE = 0.02
-"""The panel is drawn anew this often, or more rarely where drawing would take more than this share of the time."""
+"""The panel is drawn this often, or less often if drawing would take more than this share of the time."""
 
 
 def print_status(folder: Path, output_format: str, *, watch: bool) -> None:
@@ -86,7 +86,7 @@ def _looks(folder: Path, *, watch: bool) -> Iterator[SearchStatus]:
 
 
 class LivePanel:
-    """The panel of a search that this process drives: drawn from its record once, then from what the driver says."""
+    """The panel of a search that this process drives. It reads the record once and then counts what the driver reports."""
 
     def __init__(self, workspace: Workspace, live: Live) -> None:
         self._workspace = workspace
@@ -98,7 +98,7 @@ class LivePanel:
         self._undrawn: SearchProgress | None = None
 
     def show(self, progress: SearchProgress) -> None:
-        """Take in what the driver says, and draw where it is time to."""
+        """Take in a report of the driver, and draw if it is time to."""
         if self._tally is None:
             self._tally = read_tally(self._workspace.folder, self._workspace.experiment)
             self._sessions = read_sessions(self._workspace.folder)
@@ -122,7 +122,7 @@ class LivePanel:
 
 @contextmanager
 def live_panel(workspace: Workspace) -> Iterator[LivePanel]:
-    """A panel on standard error, which is a terminal; its last state stays there, however the search ends."""
+    """Show a panel on standard error, which is a terminal. Its last state stays there, however the search ends."""
     with Live(console=console, auto_refresh=False) as live:
         shown = LivePanel(workspace, live)
         try:
@@ -146,7 +146,7 @@ def panel(status: SearchStatus, in_flight: Mapping[Fidelity, int] | None = None)
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """One block per value, from the least to the largest; of equal values the tallest."""
+    """Draw one block per value, from the least to the largest. Equal values get the tallest."""
     low, high = min(values), max(values)
     if high == low:
         return SPARKS[-1] * len(values)

@@ -1,4 +1,4 @@
-"""Tables for the terminal: as many columns as fit 80, those that are needed most; what is asked for is never cut."""
+"""Tables for the terminal. Of many columns, those needed most are shown, as far as they fit. Cells are never cut."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from rich.text import Text
 from hwsearch.view.terminal import SafeConsole, output, say
 
 WIDTH = 80
-"""Columns of a usual terminal."""
+"""Characters of a line."""
 
 NAMES = 30
-"""Columns that names may take of it."""
+"""Characters of a line that names may take."""
 
 GAP = 2
 """Spaces between two columns of a table."""
 
 EVERY = "all"
-"""What stands for every column on the command line."""
+"""The word for every column on the command line."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Name and note, broken behind `_` and `-` and before `[` where the cells are narrower."""
+        """Name and note. The name is broken after `_` and `-` and before `[` if the cells are narrower."""
         parts = [part for part in re.split(r"(?<=[_-])|(?=\[)", self.name) if part]
         width = max(map(cell_len, [*self.cells, *parts]))
         lines = [""]
@@ -49,14 +49,14 @@ class Column:
 
     @property
     def width(self) -> int:
-        """Columns of the terminal that it takes."""
+        """Characters of a line that it takes."""
         return max(map(cell_len, [*self.cells, *self.heading.splitlines()]))
 
 
 def fitting(columns: Sequence[Column], by_need: Sequence[str]) -> list[Column]:
-    """The columns that fit `WIDTH`, tried in the order of `by_need`; their own order stays.
+    """Return the columns that fit `WIDTH`, tried in the order of `by_need`. Their own order stays.
 
-    The first of `by_need` holds names. Those longer than `NAMES` make the table wider instead of pushing others out.
+    The first of `by_need` holds names. Names longer than `NAMES` make the table wider and push no column out.
     """
     by_name = {column.name: column for column in columns}
     shown = [by_name[by_need[0]]]
@@ -68,23 +68,23 @@ def fitting(columns: Sequence[Column], by_need: Sequence[str]) -> list[Column]:
 
 
 def asked_for(text: str, every: Sequence[str]) -> list[str]:
-    """The columns that a command line names, with commas between, or all of them."""
+    """Return the columns that a command line names, separated by commas, or all of them."""
     return list(every) if text == EVERY else list(dict.fromkeys(text.split(",")))
 
 
 def table_width(columns: Sequence[Column]) -> int:
-    """Columns of the terminal that a table takes."""
+    """Return the characters of a line that a table takes."""
     return sum(column.width for column in columns) + GAP * (len(columns) - 1)
 
 
 def print_table(columns: Sequence[Column], title: str) -> None:
-    """Print a title and, below it, columns side by side. A narrow terminal wraps or scrolls, a pipe gets whole lines."""
+    """Print a title and a table. A narrow terminal wraps or scrolls, a pipe gets whole lines."""
     say(title)
     SafeConsole(width=max(output.width, table_width(columns))).print(to_rich(columns))
 
 
 def to_rich(columns: Sequence[Column]) -> Table:
-    """Columns as Rich draws them; nothing in them is markup."""
+    """Make a table of Rich. Nothing in it is markup."""
     shown = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
     for column in columns:
         shown.add_column(Text(column.heading), justify="left" if column.words else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""What people see of chips: costs layer by layer, the targets there are, a fitted target."""
+"""Costs layer by layer, the list of targets, and a fitted target, for people."""
 
 import math
 from functools import partial
@@ -21,7 +21,7 @@ PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit
 DPI = 140
 TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
 FIRST_COLUMNS = ("layer", "latency_ms", "bound", "bits", "weight_bytes", "energy_uj", "runs_as", "utilisation")
-"""Columns of the layers that are needed most; on an FPGA its resources come next."""
+"""Columns of the layers that are needed most. On an FPGA its resources come next."""
 
 LAST_COLUMNS = ("kind", "macs", "cycles")
 """Columns that are needed least."""
@@ -54,7 +54,7 @@ def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -
 
 
 def print_targets() -> None:
-    """Print the built-in targets: family, and the error of their latency where it was checked."""
+    """Print the built-in targets with the error of their latency, if it was checked."""
     chips = [load_target(name) for name in built_in_targets()]
     columns = [
         Column("target", built_in_targets(), words=True),
@@ -68,7 +68,7 @@ def print_targets() -> None:
 
 
 def print_target(target: str) -> None:
-    """One target: its memories, its widths, and how far to trust it.
+    """Print the memories and widths of a target, and the measurements that it was checked on.
 
     Raises:
         UserError: an unknown target or a wrong file.
@@ -92,7 +92,7 @@ def print_target(target: str) -> None:
 
 
 def print_fit(fit: Fit, output: Path) -> None:
-    """Print how far a fitted target is to be trusted, and where it was written."""
+    """Print the errors of a fitted target, and the file that it was written to."""
     held_out = {check.name for check in fit.held_out}
     checks = (*fit.fitted, *fit.held_out)
     columns = [
@@ -122,10 +122,10 @@ def _errors(errors: Errors) -> str:
 
 
 def _print_layers(charge: Charge, asked: str | None) -> None:
-    """Rows of `cost_rows`, without the columns of which nothing is known.
+    """Print the layers, without the columns that are empty.
 
     Raises:
-        UserError: a column in `asked` that there is not.
+        UserError: an unknown column in `asked`.
     """
     workload, rows = charge.table.workload, charge.rows
     cells = {name: [_cell(row[name]) for row in rows] for name in rows[0]}
@@ -176,7 +176,7 @@ def _of(capacity: int | None) -> str:
 
 
 def _cell(value: str | float) -> str:
-    """Thousands apart, at least four digits of a fraction, and nothing for what is not known."""
+    """Write a cell: thousands apart, at least four digits of a fraction, nothing for an unknown value."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):
