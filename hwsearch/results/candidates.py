@@ -68,10 +68,8 @@ class CandidateTable:
 def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> CandidateTable:
     """Read the candidates of a run folder, also while the search runs.
 
-    Args:
-        folder: of the run.
-        fidelity: which scores to read; by default those of the highest fidelity at which the search has scored a candidate.
-            Scores of different fidelities are never mixed.
+    By default these are the scores at the highest fidelity at which the search has scored a candidate. Scores at different
+    fidelities are never mixed.
 
     Raises:
         UserError: no record there, a damaged one (names file and line), or nothing scored at the fidelity asked for.

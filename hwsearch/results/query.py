@@ -1,8 +1,4 @@
-"""Queries on a table of candidates: conditions, the front and an order, with answers as JSON or CSV.
-
-Conditions apply first: the front of an answer is the front of the candidates that meet all of them. A candidate with no value in
-a column meets no condition on it.
-"""
+"""Queries on a table of candidates: conditions, the front and an order, with answers as JSON or CSV."""
 
 import csv
 import io
@@ -149,8 +145,7 @@ def query(
 ) -> CandidateTable:
     """Select the candidates that meet every condition, keep the non-dominated ones among them, and sort.
 
-    Without an order the smallest comes first. Sorting is stable, and a candidate with no value in the column comes last. A
-    search that has scored nothing yet gives an empty table.
+    A candidate with no value in a column meets no condition on it and comes last. Sorting is stable, by default by size.
 
     Raises:
         UserError: a column that the table lacks.
@@ -173,18 +168,16 @@ def query(
 
 
 def to_json(table: CandidateTable) -> str:
-    """Write a JSON list with one object per candidate. A missing value is null; numbers are exact."""
+    """Write a JSON list with one object per candidate. A missing value is null. Numbers are exact."""
     names = column_names(table)
     return json.dumps([dict(zip(names, row, strict=True)) for row in rows(table, names)], indent=2)
 
 
 def to_csv(table: CandidateTable) -> str:
-    """Write CSV with a header. A missing value is empty; numbers are exact."""
+    """Write CSV with a header. A missing value is empty. Numbers are exact."""
     names = column_names(table)
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows(table, names))
+    csv.writer(stream, lineterminator="\n").writerows([names, *rows(table, names)])
     return stream.getvalue()
 
 
@@ -200,6 +193,7 @@ def rows(table: CandidateTable, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 
 def _plain(name: str, values: list[Any]) -> list[Any]:
-    whole = is_count(name)
     plain = [None if isinstance(value, float) and math.isnan(value) else value for value in values]
-    return [int(value) if whole and isinstance(value, float) and value.is_integer() else value for value in plain]
+    return (
+        [int(value) if isinstance(value, float) and value.is_integer() else value for value in plain] if is_count(name) else plain
+    )

@@ -389,10 +389,8 @@ def quarters(count: int) -> tuple[int, ...]:
 def recent_rate(times: Sequence[float], now: float, since: float) -> float | None:
     """Compute the candidates finished per second over the last minutes, or over the last few candidates if they took longer.
 
-    Args:
-        times: when each was finished, rising, in seconds of working time.
-        now: end of the time looked at.
-        since: when the driver or the rung began; candidates that finished earlier do not count.
+    `times` are when candidates finished, rising, in seconds of working time. Those before `since`, when the driver or the rung
+    began, do not count.
     """
     start = max(since, now - RECENT_SECONDS)
     if sum(time > start for time in times) < RECENT_LEAST:
