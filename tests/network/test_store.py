@@ -33,7 +33,17 @@ def test_a_graph_survives_the_disk(kind: type[torch.nn.Module], tmp_path: Path) 
         {"hwsearch_graph": '{"format": 2, "inputs": ["x"], "outputs": ["x"], "operations": []}'},
         {"hwsearch_graph": '{"format": 1, "inputs": ["x"], "outputs": ["y"], "operations": []}'},
         {"hwsearch_graph": '{"format": 1, "inputs": ["x"], "outputs": ["x"], "operations": [{"kind": "Path"}]}'},
-        {"hwsearch_graph": '{"format": 1, "inputs": ["x"], "outputs": ["a"], "operations": [{"kind": "Add", "name": "a"}]}'},
+        *(
+            {"hwsearch_graph": f'{{"format": 1, "inputs": ["x"], "outputs": ["a"], "operations": [{{"name": "a", {fields}}}]}}'}
+            for fields in (
+                '"kind": "Add"',
+                '"kind": "Add", "inputs": []',
+                '"kind": "Operation", "inputs": ["x"]',
+                '"kind": "Weighted", "inputs": ["x"]',
+                '"kind": "Pad", "inputs": ["x"], "padding": [-1, 0]',
+                '"kind": "Softmax", "inputs": ["x"], "axis": 0',
+            )
+        ),
     ],
 )
 def test_what_is_no_graph_is_refused(metadata: dict[str, str], tmp_path: Path) -> None:

@@ -72,12 +72,11 @@ def test_more_bits_fit_better_at_every_site():
     separator, graph, calibration = small_network()
     errors: dict[str, list[float]] = {}
 
-    site_of = {tensor: site for site, tensor in find_sites(graph).tensors.items()}
+    sites = find_sites(graph).of_tensor
 
     def measure(name: str, x: torch.Tensor) -> torch.Tensor:
-        if (site := site_of.get(name)) is None:
-            return x
-        errors[site] = [float((fake_quantize(x, calibration.grids[site][b]) - x).square().mean()) for b in GRID_WIDTHS]
+        if (site := sites.get(name)) is not None:
+            errors[site] = [float((fake_quantize(x, calibration.grids[site][b]) - x).square().mean()) for b in GRID_WIDTHS]
         return x
 
     run(graph, {"features": normalised_features(separator, 3000, 1)}, measure)
@@ -99,15 +98,9 @@ def test_a_calibration_survives_a_file_bit_by_bit():
         lambda value: value | {"format": 1},
         lambda value: value | {"grids": {}},
         lambda value: value | {"grids": value["grids"] | {"mask_head.output": {}}},
-        lambda value: (
-            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": [0.1, 256]}}}
-        ),
-        lambda value: (
-            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": [-0.1, 2]}}}
-        ),
-        lambda value: (
-            value | {"grids": value["grids"] | {"mask_head.output": value["grids"]["mask_head.output"] | {"8": ["x", 2]}}}
-        ),
+        lambda value: value["grids"]["mask_head.output"].update({"8": [0.1, 256]}) or value,
+        lambda value: value["grids"]["mask_head.output"].update({"8": [-0.1, 2]}) or value,
+        lambda value: value["grids"]["mask_head.output"].update({"8": ["x", 2]}) or value,
     ],
 )
 def test_a_damaged_calibration_is_one_clear_line(damage):
@@ -129,7 +122,7 @@ def test_what_is_not_finite_or_missing_is_refused():
     separator = small_separator()
     with pytest.raises(ValueError, match="at least one mixture"):
         calibrate(traced(separator), [])
-    broken = normalised_features(separator)
+    whole, broken = normalised_features(separator), normalised_features(separator)
     broken[0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="not finite"):
-        calibrate(traced(separator), [broken])
+        calibrate(traced(separator), [broken, whole])

@@ -11,7 +11,6 @@ from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import bias_integers, quantize_weight, weight_scale
 from tests.separator.small import (
-    CAUSAL,
     KINDS,
     PRELU,
     RELU,
@@ -60,7 +59,7 @@ def numpy_sites(graph, allocation, calibration, config, features, found):
         master, offset = graph.parameters[f"{name}.weight"], graph.parameters[f"{name}.bias"]
         bits = widths[f"{name}.weight"]
         weight, bias = master.numpy().astype(np.float64), offset.numpy().astype(np.float64)
-        if bits != 32:
+        if bits != FLOAT_BITS:
             scale = weight_scale(master, bits, config)
             limit = 2 ** (bits - 1) - 1
             weight = np.clip(np.rint(master.numpy() / scale.numpy()), -limit, limit) * scale.numpy().astype(np.float64)
@@ -91,7 +90,7 @@ def numpy_sites(graph, allocation, calibration, config, features, found):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_an_allocation_means_what_it_says(kind, data):
     config = KINDS[kind]
     separator, graph, calibration = small_network(config)
@@ -125,7 +124,7 @@ def test_float_everywhere_is_the_folded_network():
 
 
 @given(allocations(RELU))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_the_network_reports_the_grids_it_was_built_with(allocation):
     _, graph, calibration = small_network()
     network = build_quantized(graph, allocation, calibration, CONFIG)
@@ -141,19 +140,6 @@ def test_the_network_reports_the_grids_it_was_built_with(allocation):
             assert torch.equal(weight.scale, wanted.scale)
             name = site.removesuffix(".weight")
             assert torch.equal(network.layer(name).quant_weight().value, weight.value)
-
-
-def test_activations_take_no_more_values_than_their_width_has():
-    separator, graph, calibration = small_network()
-    network = build_quantized(graph, uniform(RELU, 32, 4), calibration, CONFIG)
-    seen: dict[str, int] = {}
-    for site in activation_sites(RELU):
-        network.site(site).register_forward_hook(lambda _, __, output, site=site: seen.__setitem__(site, len(output.unique())))
-    with torch.no_grad():
-        network(normalised_features(separator))
-    assert set(seen) == set(activation_sites(RELU))
-    assert min(seen.values()) >= 2
-    assert max(seen.values()) <= 16
 
 
 def test_weights_scales_biases_and_slopes_can_be_trained():
@@ -178,7 +164,7 @@ def test_training_lowers_the_error_that_quantization_made():
     network = build_quantized(graph, uniform(RELU, 3, 6), calibration, CONFIG)
     optimizer = torch.optim.Adam(network.parameters(), 5e-4)
     losses = []
-    for _ in range(100):
+    for _ in range(60):
         loss = (network(features) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -221,17 +207,6 @@ def test_biases_are_integers_of_the_product_of_scales():
     with torch.no_grad():
         value = layer.quant_bias().value
     assert torch.equal(value, bias_integers(layer.bias, step) * step)
-
-
-def test_a_causal_network_does_not_look_ahead():
-    separator, graph, calibration = small_network(CAUSAL)
-    network = build_quantized(graph, uniform(CAUSAL, 4, 8), calibration, CONFIG)
-    features = normalised_features(separator)
-    changed = features.clone()
-    changed[..., 20:] = 0.0
-    with torch.no_grad():
-        assert torch.equal(network(features)[..., :20], network(changed)[..., :20])
-        assert not torch.equal(network(features), network(changed))
 
 
 def test_the_order_of_sites_in_an_allocation_does_not_matter():
