@@ -25,8 +25,6 @@ from hwsearch.files.writing import atomic_write_json, atomic_write_text
 DATA_FORMAT = 2
 """Increased whenever the same experiment and speech give other data."""
 
-ENDED = "a process that mixes was ended from outside; the same command goes on where it stopped"
-
 
 def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> None:
     """Build the missing rooms and mixtures of an experiment.
@@ -107,7 +105,7 @@ def _write_missing(folder: Path, plans: Sequence[Plan], processes: int, progress
             # A kill may have left half a line.
             stream.write("\n")
             jobs = [(plan, folder) for plan in missing]
-            with closing(each_result(write_mixture, jobs, processes, ENDED)) as written:
+            with closing(each_result(write_mixture, jobs, processes)) as written:
                 for mixture in written:
                     stream.write(format_mixture(mixture) + "\n")
                     stream.flush()

@@ -23,9 +23,10 @@ LEAVE_SECONDS = 3.0
 """Time for running jobs to finish after the rest is cancelled."""
 
 
-def each_result(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], processes: int, ended: str) -> Generator[Result]:
-    """Do jobs as `in_processes`, but in this process if there is only one process or one job."""
+def each_result(work: Callable[..., Result], jobs: Sequence[tuple[Any, ...]], processes: int) -> Generator[Result]:
+    """Do jobs of an unfinished build as `in_processes`, but in this process if there is only one process or one job."""
     if processes > 1 and len(jobs) > 1:
+        ended = "a process that makes data was ended from outside; the same command goes on where it stopped"
         yield from in_processes(work, jobs, processes, ended)
         return
     for job in jobs:

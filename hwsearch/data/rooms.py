@@ -30,8 +30,6 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 WALL_MARGIN_M = 0.4
 """Smallest distance of sources and microphones from every wall."""
 
-ENDED = "a process that simulates rooms was ended from outside; the same command goes on where it stopped"
-
 MOST_IMAGES = 15_000_000
 """Largest number of images of all sources of a room: about 4 GB of memory, and a minute with 15 microphones."""
 
@@ -215,7 +213,7 @@ def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, p
     there = len(rooms) - len(missing)
     progress(there, len(rooms))
     jobs = [(room, data.array, data.sample_rate, folder) for room in missing]
-    with closing(each_result(_simulate_to_file, jobs, processes, ENDED)) as simulated:
+    with closing(each_result(_simulate_to_file, jobs, processes)) as simulated:
         for done, _ in enumerate(simulated, start=there + 1):
             progress(done, len(rooms))
     return RoomBank(folder, rooms)

@@ -4,6 +4,8 @@ import os
 import time
 from pathlib import Path
 
+from hwsearch.errors import UserError
+
 
 def double(number: int) -> int:
     return 2 * number
@@ -11,6 +13,10 @@ def double(number: int) -> int:
 
 def end(number: int) -> None:
     os.kill(os.getpid(), number)
+
+
+def refuse(reason: str) -> None:
+    raise UserError(reason)
 
 
 def tell_and_sleep(folder: str, seconds: float) -> None:

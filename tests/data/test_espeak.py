@@ -1,4 +1,5 @@
 import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -117,15 +118,15 @@ def test_speech_sounds_and_lasts_as_long_as_its_words_take(cache: Path) -> None:
 
 
 def test_voices_differ_more_from_each_other_than_from_themselves(cache: Path) -> None:
-    def spectrum(utterances: list) -> np.ndarray:
-        said = np.concatenate([load_speech(utterance, 8000) for utterance in utterances])
-        _, power = scipy.signal.welch(said, 8000, nperseg=64)
+    def spectrum(said: list[np.ndarray]) -> np.ndarray:
+        _, power = scipy.signal.welch(np.concatenate(said), 8000, nperseg=64)
         return 10 * np.log10(power[1:-1])
 
-    utterances = [u for group in _read(cache).values() for u in group]
-    said_by = {speaker: [u for u in utterances if u.speaker == speaker] for speaker in {u.speaker for u in utterances}}
+    said_by: dict[str, list[np.ndarray]] = defaultdict(list)
+    for utterance in (u for group in _read(cache).values() for u in group):
+        said_by[utterance.speaker].append(load_speech(utterance, 8000))
     within = [np.std(spectrum(said[::2]) - spectrum(said[1::2])) for said in said_by.values()]
-    between = [np.std(spectrum(one) - spectrum(other)) for one, other in combinations(said_by.values(), 2)]
+    between = [np.std(one - other) for one, other in combinations(map(spectrum, said_by.values()), 2)]
     assert np.median(between) > 2 * np.median(within)
 
 

@@ -6,14 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hwsearch.data.processes import deaf_to_interrupts, each_result, in_processes
 from hwsearch.errors import UserError
-from tests.data.jobs import double, end
+from tests.data.jobs import double, end, refuse
 from tests.test_interrupts import wait_until_gone
 
 ENDED = "one was ended"
@@ -36,11 +38,12 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_job_gives_its_result(processes: int) -> None:
-    assert sorted(each_result(double, [(number,) for number in range(5)], processes, ENDED)) == [0, 2, 4, 6, 8]
+    assert sorted(each_result(double, [(number,) for number in range(5)], processes)) == [0, 2, 4, 6, 8]
 
 
-def test_a_process_that_is_killed_is_told() -> None:
-    with pytest.raises(UserError, match=ENDED), closing(in_processes(end, [(signal.SIGKILL,)] * 2, 2, ENDED)) as results:
+@pytest.mark.parametrize(("work", "argument", "said"), [(end, signal.SIGKILL, ENDED), (refuse, "too quiet", "too quiet")])
+def test_a_process_that_is_killed_or_refuses_its_job_is_told(work: Callable[[Any], None], argument: object, said: str) -> None:
+    with pytest.raises(UserError, match=said), closing(in_processes(work, [(argument,)] * 2, 2, ENDED)) as results:
         list(results)
 
 

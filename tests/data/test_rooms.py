@@ -81,16 +81,6 @@ def test_t60_of_an_exponential_decay_is_exact() -> None:
     assert measure_t60(decay.astype(np.float32), 8000) == pytest.approx(0.4, rel=0.05)
 
 
-def test_bank_is_the_same_for_any_number_of_processes_and_continues(tmp_path: Path) -> None:
-    first = build_bank(DATA, "x", Split.TEST, tmp_path / "one", 1, lambda done, total: None)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
-    (tmp_path / "two").mkdir()
-    (tmp_path / "two" / "room-00001.npy").write_bytes(before["room-00001.npy"])
-    second = build_bank(DATA, "x", Split.TEST, tmp_path / "two", 2, lambda done, total: None)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == before
-    assert first.rooms == second.rooms
-
-
 def test_a_room_is_the_same_on_a_machine_with_any_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     room = draw_rooms(DATA, "x", Split.TEST)[0]
     made = []
@@ -103,6 +93,16 @@ def test_a_room_is_the_same_on_a_machine_with_any_number_of_cores(monkeypatch: p
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory: pytest.TempPathFactory) -> RoomBank:
     return build_bank(DATA, "x", Split.TEST, tmp_path_factory.mktemp("bank"), 1, lambda done, total: None)
+
+
+def test_an_interrupted_bank_continues_and_becomes_the_same(bank: RoomBank, tmp_path: Path) -> None:
+    whole = {path.name: path.read_bytes() for path in bank.folder.iterdir()}
+    (tmp_path / "room-00001.npy").write_bytes(whole["room-00001.npy"])
+    told: list[tuple[int, int]] = []
+    again = build_bank(DATA, "x", Split.TEST, tmp_path, 1, lambda *done: told.append(done))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == whole
+    assert again.rooms == bank.rooms
 
 
 def test_damaged_responses_are_named(bank: RoomBank, tmp_path: Path) -> None:
@@ -182,7 +182,8 @@ def test_microphones_keep_their_distance_from_the_walls_of_small_rooms() -> None
             assert np.all((places > 0.4 - 1e-4) & (places < np.array(room.size_m) - 0.4 + 1e-4)), name
 
 
-def test_impossible_rooms_are_refused() -> None:
+def test_impossible_rooms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsearch.data.rooms._DRAWS", 10)
     config = RoomConfig(count={}, sources_per_room=16, min_angle_deg=30.0)
     with pytest.raises(UserError, match=r"16 sources 30\.0 degrees apart"):
         draw_room(np.random.default_rng(0), 0, config, ARRAYS["linear4"])
