@@ -115,8 +115,7 @@ def of_target(estimates: Audio, target: Audio) -> Audio:
     """Estimate of the target: of [speakers, samples], the one with the highest SI-SNR."""
     if estimates.ndim == 1:
         return estimates
-    audible = [estimate for estimate in estimates if np.any(estimate)] or [estimates[0]]
-    found: Audio = max(audible, key=lambda estimate: float(si_snr(estimate, target)) if np.any(estimate) else 0.0)
+    found: Audio = max(estimates, key=lambda estimate: float(si_snr(estimate, target)) if np.any(estimate) else -math.inf)
     return found
 
 

@@ -8,7 +8,7 @@ import pystoi
 from numpy.typing import ArrayLike, NDArray
 
 from hwsearch.metrics.errors import MetricUnavailable
-from hwsearch.metrics.signals import signal_pair
+from hwsearch.metrics.si_snr import signal_pair
 
 PESQ_BANDS = {8000: "nb", 16000: "wb"}
 """Listening band by sample rate in Hz: narrow (ITU-T P.862 with the P.862.1 mapping) or wide (P.862.2)."""

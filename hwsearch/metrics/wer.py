@@ -1,7 +1,7 @@
 """Word errors by minimum edit distance, and the word error rate of a set of utterances."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -16,7 +16,7 @@ _LONE_APOSTROPHE = re.compile(r"(?<!\w)'+|'+(?!\w)")
 
 @dataclass(frozen=True)
 class WordErrors:
-    """Word errors of one utterance, or summed over many. `words` counts those of the reference."""
+    """Word errors of one utterance. `words` counts those of the reference."""
 
     substitutions: int
     deletions: int
@@ -26,14 +26,6 @@ class WordErrors:
     @property
     def errors(self) -> int:
         return self.substitutions + self.deletions + self.insertions
-
-    def __add__(self, other: "WordErrors") -> "WordErrors":
-        return WordErrors(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.words + other.words,
-        )
 
 
 def normalise(text: str) -> str:
@@ -56,13 +48,13 @@ def word_errors(reference: str, hypothesis: str) -> WordErrors:
     return WordErrors(alignment.substitutions, alignment.deletions, alignment.insertions, len(wanted.split()))
 
 
-def corpus_wer(utterances: Iterable[WordErrors]) -> float:
+def corpus_wer(utterances: Sequence[WordErrors]) -> float:
     """Summed errors over summed reference words: 0 is perfect, and insertions can lift it above 1.
 
     Raises:
         MetricUnavailable: the references hold no word.
     """
-    total = sum(utterances, start=WordErrors(0, 0, 0, 0))
-    if total.words == 0:
+    words = sum(utterance.words for utterance in utterances)
+    if words == 0:
         raise MetricUnavailable("the reference transcripts hold no words")
-    return total.errors / total.words
+    return sum(utterance.errors for utterance in utterances) / words

@@ -30,11 +30,6 @@ class TrigramModel:
     probabilities: Mapping[History, Mapping[str, float]]
     backoff: Mapping[History, float]
 
-    @property
-    def vocabulary(self) -> frozenset[str]:
-        """Every word that can follow a history, including the end of the sentence."""
-        return frozenset(self.probabilities[()])
-
     def probability(self, word: str, history: History) -> float:
         """P(word | history) for a history of up to two words; zero outside the vocabulary."""
         successors = self.probabilities.get(history, {})

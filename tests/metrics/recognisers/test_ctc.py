@@ -160,7 +160,7 @@ def unheard_voices(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.nd
 
 
 def wer_of(recogniser: CtcDigitRecogniser, examples: list[tuple[np.ndarray, str]]) -> float:
-    return corpus_wer(word_errors(transcript, recogniser.transcribe(audio)) for audio, transcript in examples)
+    return corpus_wer([word_errors(transcript, recogniser.transcribe(audio)) for audio, transcript in examples])
 
 
 def test_the_shipped_recogniser_is_small(shipped: CtcDigitRecogniser) -> None:
@@ -191,8 +191,10 @@ def test_gain_and_sample_rate_do_not_matter(shipped: CtcDigitRecogniser, unheard
         # A power of two changes no digit of a float.
         assert shipped.transcribe(audio * np.float32(2**-10)) == shipped.transcribe(audio)
     wer_at_16_khz = corpus_wer(
-        word_errors(transcript, transcribe_at(shipped, soxr.resample(audio, 8000, 16000), 16000))
-        for audio, transcript in unheard_voices
+        [
+            word_errors(transcript, transcribe_at(shipped, soxr.resample(audio, 8000, 16000), 16000))
+            for audio, transcript in unheard_voices
+        ]
     )
     assert wer_at_16_khz == pytest.approx(wer_of(shipped, unheard_voices), abs=0.03)
 

@@ -32,7 +32,7 @@ def test_it_recognises_its_sentences_in_any_order_and_suffers_from_a_second_voic
     mixed = [recogniser.transcribe(add_at(audio, audios[number - 1], 0.0)) for number, audio in enumerate(audios)]
     clean = [recogniser.transcribe(audio) for audio in audios]
     assert recogniser.transcribe(audios[0]) == clean[0]
-    mixed_wer, clean_wer = (corpus_wer(map(word_errors, transcripts, heard)) for heard in (mixed, clean))
+    mixed_wer, clean_wer = (corpus_wer(list(map(word_errors, transcripts, heard))) for heard in (mixed, clean))
     assert clean_wer < 0.45
     assert mixed_wer > clean_wer + 0.2
 

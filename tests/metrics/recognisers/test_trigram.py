@@ -41,21 +41,21 @@ def arpa_log10(table: Table, gram: tuple[str, ...]) -> float:
 @given(texts)
 def test_probabilities_sum_to_one_after_every_history(sentences: list[str]) -> None:
     model = train_trigram(sentences)
-    outer = sorted(model.vocabulary - {END})
+    outer = sorted(set(model.probabilities[()]) - {END})
     histories = [(), *((u,) for u in [*outer, START]), *((u, v) for u in [*outer, START] for v in outer)]
     for history in histories:
-        assert sum(model.probability(word, history) for word in model.vocabulary) == pytest.approx(1)
-        assert all(0 < model.probability(word, history) <= 1 for word in model.vocabulary)
+        assert sum(model.probability(word, history) for word in model.probabilities[()]) == pytest.approx(1)
+        assert all(0 < model.probability(word, history) <= 1 for word in model.probabilities[()])
 
 
 @given(texts)
 def test_the_written_model_sums_to_one_and_says_the_same(sentences: list[str]) -> None:
     model = train_trigram(sentences)
     table = read_arpa(to_arpa(model))
-    outer = sorted(model.vocabulary - {END})
+    outer = sorted(set(model.probabilities[()]) - {END})
     for history in [(), *((u,) for u in [*outer, START]), *((u, v) for u in [*outer, START] for v in outer)]:
         total = 0.0
-        for word in model.vocabulary:
+        for word in model.probabilities[()]:
             probability = 10 ** arpa_log10(table, (*history, word))
             assert probability == pytest.approx(model.probability(word, history), rel=1e-4)
             total += probability
