@@ -76,8 +76,7 @@ def voices(split: Split, count: int) -> tuple[Voice, ...]:
 
     Every variant belongs to the same split in all corpora: half of them to training, a quarter each to validation and test. A
     base or recogniser trained on one synthesised corpus therefore has heard no test voice of another. Beyond the split's share of
-    the 67 variants, variants repeat with another accent, pitch and rate; such speakers resemble each other more than two people
-    do.
+    the 67 variants, variants repeat with another accent, pitch and rate; such speakers are more alike than two people.
 
     Raises:
         UserError: the split has fewer combinations of variant and accent.

@@ -32,13 +32,7 @@ def _experiment(csv_corpus: Path, mixtures: int = MIXTURES, **mixing: object) ->
             "seed": 7,
             "data": {
                 "array": "linear4",
-                "corpora": [
-                    {
-                        "kind": "csv",
-                        "root": str(csv_corpus),
-                        "splits": {"train": 0.3, "validation": 0.3, "test": 0.4},
-                    }
-                ],
+                "corpora": [{"kind": "csv", "root": str(csv_corpus), "splits": {"train": 0.3, "validation": 0.3, "test": 0.4}}],
                 "rooms": {
                     "count": {"train": 1, "validation": 1, "test": 2},
                     "sources_per_room": 3,
@@ -83,6 +77,12 @@ def folder(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("data")
     _build(experiment, path)
     return path
+
+
+@pytest.fixture
+def copied(folder: Path, tmp_path: Path) -> Path:
+    """The built data, to be changed."""
+    return Path(shutil.copytree(folder, tmp_path / "copied"))
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +142,16 @@ def test_a_build_killed_half_way_goes_on_and_ends_the_same(experiment: Experimen
 
 
 def test_a_finished_build_is_left_alone_and_a_damaged_file_is_made_again(
-    experiment: Experiment, folder: Path, tmp_path: Path
+    experiment: Experiment, folder: Path, copied: Path
 ) -> None:
-    _build(experiment, tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
-    _build(experiment, tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")} == before
-    damaged = tmp_path / "test" / "00003-target.wav"
+    before = _times(copied, "*.wav")
+    _build(experiment, copied)
+    assert _times(copied, "*.wav") == before
+    damaged = copied / "test" / "00003-target.wav"
     damaged.write_bytes(damaged.read_bytes()[:-2])
-    (tmp_path / "test" / "00004-mixture.wav").unlink()
-    _build(experiment, tmp_path)
-    assert _content(tmp_path) == _content(folder)
+    (copied / "test" / "00004-mixture.wav").unlink()
+    _build(experiment, copied)
+    assert _content(copied) == _content(folder)
 
 
 def test_progress_rises_to_the_number_of_rooms_and_mixtures(experiment: Experiment, tmp_path: Path) -> None:
@@ -257,17 +256,17 @@ def test_the_files_are_the_dry_speech_convolved_with_the_room_plus_noise(csv_cor
         assert 10 * np.log10(clean / residual) == pytest.approx(10.0, abs=0.4)
 
 
-def test_a_changed_file_is_refused_by_name(experiment: Experiment, tmp_path: Path) -> None:
-    mixture = _build(experiment, tmp_path)[0]
-    path = tmp_path / mixture.mixture_path
+def test_a_changed_file_is_refused_by_name(copied: Path, mixtures: tuple[Mixture, ...]) -> None:
+    mixture = mixtures[0]
+    path = copied / mixture.mixture_path
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"00000-mixture\.wav: changed since"):
-        load_mixture(tmp_path, mixture)
+        load_mixture(copied, mixture)
     path.unlink()
     with pytest.raises(UserError, match=r"00000-mixture\.wav: no such file"):
-        load_mixture(tmp_path, mixture)
+        load_mixture(copied, mixture)
 
 
 BROKEN = {
@@ -328,19 +327,19 @@ def test_a_broken_manifest_is_refused_with_its_line(experiment: Experiment, fold
         open_dataset(tmp_path, Split.TEST)
 
 
-def test_pipes_and_giants_in_the_place_of_files_are_neither_waited_for_nor_read(folder: Path, tmp_path: Path) -> None:
-    mixture = open_dataset(folder, Split.TEST)[0]
-    shutil.copytree(folder, tmp_path / "data")
-    manifest, sound = tmp_path / "data" / "test" / "manifest.jsonl", tmp_path / "data" / mixture.mixture_path
+def test_pipes_and_giants_in_the_place_of_files_are_neither_waited_for_nor_read(
+    copied: Path, mixtures: tuple[Mixture, ...]
+) -> None:
+    manifest, sound = copied / "test" / "manifest.jsonl", copied / mixtures[0].mixture_path
     for put, said in ((os.mkfifo, "is a pipe"), (_terabyte, "larger than 256 MiB")):
         for path in (manifest, sound):
             path.unlink()
             put(path)
         for use in (open_dataset, manifest_hash):
             with pytest.raises(UserError, match=rf"manifest\.jsonl: {said}; wanted the test mixtures"):
-                use(tmp_path / "data", Split.TEST)
+                use(copied, Split.TEST)
         with pytest.raises(UserError, match=f"{sound.name}: {said}; wanted the sound that the manifest lists"):
-            load_mixture(tmp_path / "data", mixture)
+            load_mixture(copied, mixtures[0])
 
 
 def _terabyte(path: Path) -> None:
@@ -348,27 +347,22 @@ def _terabyte(path: Path) -> None:
     os.truncate(path, 2**40)
 
 
-def test_a_direction_changed_in_the_manifest_is_put_right(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
-    _build(experiment, tmp_path)
-    manifest = tmp_path / "test" / "manifest.jsonl"
+def test_a_direction_changed_in_the_manifest_is_put_right(experiment: Experiment, folder: Path, copied: Path) -> None:
+    manifest = copied / "test" / "manifest.jsonl"
     first, *others = manifest.read_text().splitlines()
     content = json.loads(first)
     content["target"]["doa_deg"] = 1.0
     manifest.write_text("\n".join([json.dumps(content), *others]) + "\n")
-    _build(experiment, tmp_path)
-    assert _content(tmp_path) == _content(folder)
+    _build(experiment, copied)
+    assert _content(copied) == _content(folder)
 
 
-def test_the_manifest_hash_covers_the_sound(folder: Path, experiment: Experiment, tmp_path: Path) -> None:
+def test_another_experiment_has_another_manifest_and_folder(experiment: Experiment, folder: Path, tmp_path: Path) -> None:
     other = experiment.model_copy(update={"seed": 8})
     _build(other, tmp_path)
     assert manifest_hash(tmp_path, Split.TEST) != manifest_hash(folder, Split.TEST)
-
-
-def test_a_folder_of_another_experiment_is_refused(experiment: Experiment, tmp_path: Path) -> None:
-    _build(experiment, tmp_path)
     with pytest.raises(UserError, match="holds the data of another experiment"):
-        _build(experiment.model_copy(update={"seed": 8}), tmp_path)
+        _build(other, folder)
 
 
 def _copied(csv_corpus: Path, folder: Path) -> Path:
@@ -400,28 +394,27 @@ def test_corrected_words_cost_no_sound(csv_corpus: Path, tmp_path: Path) -> None
 def test_a_corrected_path_costs_only_the_mixtures_that_may_have_it(csv_corpus: Path, tmp_path: Path) -> None:
     corpus = _copied(csv_corpus, tmp_path / "corpus")
     data = tmp_path / "data"
-    target = _build(_experiment(corpus, 40), data)[0].target.utterance
+    target = _build(_experiment(corpus, 20), data)[0].target.utterance
     name = target.removeprefix("csv:")
     rooms, before = _times(data, "*.npy"), _times(data, "*.wav")
     sf.write(corpus.parent / "better.wav", babble(0.6, 99), RATE)
     corpus.write_text(corpus.read_text().replace(f"\n{name},", "\nbetter.wav,"))
-    _build(_experiment(corpus, 40), data)
+    _build(_experiment(corpus, 20), data)
     assert _times(data, "*.npy") == rooms
     after = _times(data, "*.wav")
     kept = {path for path in before if after[path] == before[path]}
     assert "test/00000-target.wav" not in kept
     assert any(path.startswith("test/") for path in kept)
     assert {path for path in before if path.startswith("validation/")} <= kept, "no mixture of another split"
-    _build(_experiment(corpus, 40), tmp_path / "anew")
+    _build(_experiment(corpus, 20), tmp_path / "anew")
     assert _content(data) == _content(tmp_path / "anew")
 
 
-def test_the_data_of_another_version_are_refused(experiment: Experiment, tmp_path: Path) -> None:
-    _build(experiment, tmp_path)
-    path = tmp_path / "data.json"
+def test_the_data_of_another_version_are_refused(experiment: Experiment, copied: Path) -> None:
+    path = copied / "data.json"
     path.write_text(json.dumps({"data": json.loads(path.read_text())["data"], "speech": "x"}))
     with pytest.raises(UserError, match="made by another version of hwsearch, whose data differ; delete the folder"):
-        _build(experiment, tmp_path)
+        _build(experiment, copied)
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF", b"fLaC" + bytes(60), _wav_header(RATE, 1, 4000), None])
@@ -445,23 +438,22 @@ def test_checking_reads_no_recording_of_what_is_made(csv_corpus: Path, tmp_path:
     corpus = _copied(csv_corpus, tmp_path / "corpus")
     data = tmp_path / "data"
     _build(_experiment(corpus), data)
-    before = _content(tmp_path)
+    before = _content(data)
     for path in corpus.parent.glob("*.wav"):
         path.write_bytes(b"")
     check_data(_experiment(corpus), data, data / "corpora")
-    assert _content(data) == {name.removeprefix("data/"): content for name, content in before.items() if "data/" in name}
+    assert _content(data) == before
 
 
 def test_data_that_the_disk_has_no_room_for_are_refused(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _build(experiment, tmp_path / "there")
     free = shutil.disk_usage(tmp_path)._replace(free=400_000)
     monkeypatch.setattr("hwsearch.data.feasible.shutil.disk_usage", lambda _: free)
     with pytest.raises(UserError, match=r"4 rooms and 14 mixtures of up to 0\.7 s take up to 0\.0 GB; .* has 0\.0 GB free"):
         _build(experiment, tmp_path / "data" / "new")
     assert not (tmp_path / "data").exists()
-    _build(experiment, tmp_path / "there")  # what is there needs no more
+    _build(experiment, copied)  # what is there needs no more
 
 
 def test_mixtures_of_a_split_without_rooms_are_refused(experiment: Experiment, tmp_path: Path) -> None:
