@@ -25,23 +25,18 @@ class MicrophoneArray:
         name: key in `ARRAYS`.
         positions: [mics, 2] metres from the array's centre. Microphone 0 is the reference.
         pairs: pairs of microphones, counted from 0, whose phase differences are features.
-        linear: whether the microphones lie on a line.
+        max_doa_deg: largest DOA in degrees; the smallest is 0.
     """
 
     name: str
     positions: NDArray[np.float64]
     pairs: tuple[tuple[int, int], ...]
-    linear: bool
+    max_doa_deg: float
 
     @property
     def microphones(self) -> int:
         """Number of microphones."""
         return len(self.positions)
-
-    @property
-    def max_doa_deg(self) -> float:
-        """Largest DOA in degrees; the smallest is 0."""
-        return 180.0 if self.linear else 360.0
 
 
 ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]
@@ -50,7 +45,7 @@ ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]
 def _linear(name: str, spacings_cm: list[float], pairs: tuple[tuple[int, int], ...]) -> MicrophoneArray:
     x = np.concatenate([[0.0], np.cumsum(spacings_cm)]) / 100.0
     positions = np.stack([x - x.mean(), np.zeros_like(x)], axis=1)
-    return MicrophoneArray(name, positions, pairs, linear=True)
+    return MicrophoneArray(name, positions, pairs, max_doa_deg=180.0)
 
 
 def _circular(name: str, microphones: int, radius_cm: float) -> MicrophoneArray:
@@ -58,7 +53,7 @@ def _circular(name: str, microphones: int, radius_cm: float) -> MicrophoneArray:
     positions = radius_cm / 100.0 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
     neighbours = tuple((m, (m + 1) % microphones) for m in range(microphones))
     opposites = tuple((m, m + microphones // 2) for m in range(microphones // 2))
-    return MicrophoneArray(name, positions, neighbours + opposites, linear=False)
+    return MicrophoneArray(name, positions, neighbours + opposites, max_doa_deg=360.0)
 
 
 # The reference system's array: spacings from arXiv 2307.02909, pairs, counted from 1, from arXiv 2011.07755.
