@@ -123,7 +123,7 @@ class Health:
             raise UserError(f"no answer from {self._place} for {silent:.0f} s; {CONTINUE} when there is")
 
     def wait_for_workers(self, ready: int, placed: int, nodes: int) -> None:
-        """Warn if no worker is ready, and give up in the end: either no node has room, or the placed workers hang as they start.
+        """Warn if no worker is ready, because no node has room or the placed workers hang as they start; give up in the end.
 
         Raises:
             UserError: no worker has been ready for too long.

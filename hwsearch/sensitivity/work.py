@@ -136,11 +136,7 @@ def _quantities(kind: str, scores: NDArray[np.float64], full: OneSiteOutput) -> 
 
 
 def _by_width(choices: SiteChoices, mixture: str, quantity: str, values: NDArray[np.float64]) -> dict[str, dict[int, float]]:
-    """Convert values [sites, widths] to numbers by site and width.
-
-    Raises:
-        UserError: a number is not finite. The message names mixture, site and width.
-    """
+    """Convert values [sites, widths] to numbers by site and width, and refuse those that are not finite."""
     found: dict[str, dict[int, float]] = {}
     for (site, tried), row in zip(choices.candidates, values.tolist(), strict=True):
         found[site] = {bits: number for bits, number in zip(choices.widths, row, strict=True) if bits in tried}
