@@ -45,12 +45,7 @@ class Registry(Generic[T]):
             self.register(name, place, says)
 
     def register(self, name: str, place: str, says: str) -> None:
-        """Add an extension.
-
-        Args:
-            name: lower-case words joined by hyphens or underscores.
-            place: "module:object".
-            says: what it does, as a sentence without its full stop.
+        """Add an extension; `place` and `says` are those of `Extension`.
 
         Raises:
             ValueError: the name is taken, or the place is not of that form.

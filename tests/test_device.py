@@ -18,7 +18,7 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import ConvTasNetConfig, NasConfig, QatConfig, QuantizationConfig
 from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
 from hwsearch.search.nas.job import nas_job
-from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.network import make_options
 from hwsearch.sensitivity.choices import make_choices
 from hwsearch.sensitivity.curvature import ProbeRule, probe_traces
 from hwsearch.sensitivity.jobs import ONE_SITE_KINDS, Kind

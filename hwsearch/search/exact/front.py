@@ -39,8 +39,6 @@ _NO_STEPS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros
 class Front:
     """Allocations in rising order of cost."""
 
-    metric: str
-    """Name of the cost."""
     indices: IndexArray
     """[allocations, sites] positions of widths."""
     costs: FloatArray
@@ -109,7 +107,7 @@ def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) 
         found = _non_dominated(_front(problem, metric, knapsack, positions))
         best = np.searchsorted(found.costs, limits[mine], side="right") - 1
         indices[mine], costs[mine], losses[mine] = found.indices[best], found.costs[best], found.losses[best]
-    return Front(metric, indices, costs, losses)
+    return Front(indices, costs, losses)
 
 
 def exact_front(problem: AllocationProblem, metric: str) -> Front:
@@ -287,13 +285,7 @@ class _Found:
 def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope: float, bound: float, reach: float) -> _Found:
     """Enumerate the non-dominated allocations with regrets that sum to at most `bound`, at most `reach` dearer than the corner.
 
-    Args:
-        corner: [choices] positions.
-        steps: [choices, options] cost relative to the corner.
-        regrets: [choices, options].
-        slope: price of cost.
-        bound: largest sum of regrets.
-        reach: largest cost relative to the corner.
+    `steps` are costs relative to the corner, [choices, options]; `slope` is the price of cost.
     """
     allowed = regrets <= bound
     core = np.flatnonzero(allowed.sum(axis=1) > 1)
@@ -365,7 +357,7 @@ def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
 
 def _front(problem: AllocationProblem, metric: str, knapsack: _Knapsack, positions: IndexArray) -> Front:
     indices = problem.expand(_options(knapsack, positions))
-    return Front(metric, indices, problem.cost_of(metric, indices), problem.loss_of(indices))
+    return Front(indices, problem.cost_of(metric, indices), problem.loss_of(indices))
 
 
 def _options(knapsack: _Knapsack, positions: IndexArray) -> IndexArray:
@@ -377,7 +369,7 @@ def _options(knapsack: _Knapsack, positions: IndexArray) -> IndexArray:
 
 def _non_dominated(front: Front) -> Front:
     kept = _falling(front.costs, front.losses)
-    return Front(front.metric, front.indices[kept], front.costs[kept], front.losses[kept])
+    return Front(front.indices[kept], front.costs[kept], front.losses[kept])
 
 
 def _falling(costs: FloatArray, losses: FloatArray) -> npt.NDArray[np.int64]:

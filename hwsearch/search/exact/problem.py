@@ -166,12 +166,7 @@ class AllocationProblem:
 def allocation_problem(
     space: SearchSpace, sensitivity: Mapping[str, Mapping[int, float]], costs: Sequence[Cost]
 ) -> AllocationProblem:
-    """Make the problem of a search space, with sites grouped as in the space.
-
-    Args:
-        space: the search space.
-        sensitivity: loss by site and width. Sites with one width may be left out.
-        costs: made for the same space.
+    """Make the problem of a search space from losses by site and width. Sites with one width need no loss.
 
     Raises:
         UserError: a free site or one of its widths has no sensitivity, or a value is not finite or negative.
@@ -183,13 +178,7 @@ def allocation_problem(
 
 
 def additive_cost(name: str, widths: Widths, charges: Mapping[str, Mapping[int, float]], constant: float = 0.0) -> Cost:
-    """Make a cost that is one sum.
-
-    Args:
-        name: the column of the record.
-        widths: every site and the widths it may take.
-        charges: cost of a site at each width. A site that is left out costs nothing.
-        constant: the value that the sum starts from.
+    """Make a cost that is one sum, from the cost of each site at each width. A site without `charges` costs nothing.
 
     Raises:
         UserError: an unknown site, or a width of a charged site without a value.

@@ -12,8 +12,7 @@ from hwsearch.experiment import NasConfig
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.expected_cost import expected_cost
-from hwsearch.search.nas.network import RelaxedNetwork
-from hwsearch.search.nas.options import SiteOptions
+from hwsearch.search.nas.network import RelaxedNetwork, SiteOptions
 from hwsearch.search.nas.relaxation import relaxed_choice, start_logits, temperature_at
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.allocation import BitAllocation
@@ -21,8 +20,6 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.training.loss import si_snr
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches
-
-_MOMENTA = (0.9, 0.999)
 
 _WEIGHT_LEARNING_RATE = 1e-4
 """Learning rate of the shared weights: a third of the rate that quantization-aware training starts from."""
@@ -53,7 +50,7 @@ def nas_job(options: SiteOptions, cost: Cost, config: NasConfig, pool: TrainingP
     network = RelaxedNetwork(options, train_weights=config.train_weights)
     charge = expected_cost(problem, cost)
     logits = start_logits(problem).requires_grad_()
-    optimizer = torch.optim.Adam([{"params": [logits], "lr": config.learning_rate}], betas=_MOMENTA)
+    optimizer = torch.optim.Adam([{"params": [logits], "lr": config.learning_rate}])
     if config.train_weights:
         masters = [tensor for pair in network.masters.values() for tensor in pair]
         optimizer.add_param_group({"params": masters, "lr": _WEIGHT_LEARNING_RATE})

@@ -15,7 +15,7 @@ from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.search.exact.problem import AllocationProblem, Cost
 from hwsearch.search.nas.job import nas_job
-from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.network import make_options
 from hwsearch.search.nas.result import NasResult
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.factory import BaseFactory

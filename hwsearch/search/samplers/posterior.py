@@ -60,13 +60,8 @@ def posterior_engine(
 ) -> PosteriorEngine:
     """Make the engine of a search.
 
-    Args:
-        space: the search space.
-        priors: sensitivities that the posterior starts from (`priors.loss_prior`).
-        costs: the costs of the experiment.
-        objectives: columns. Metrics of quality are skipped: losses of SI-SNR stand for all of them.
-        limits: largest values by column.
-        scored_mixtures: how many mixtures a candidate is scored on. Those of the sensitivities are the first of them.
+    Objectives that are metrics of quality are skipped, because losses of SI-SNR stand for all of them. The mixtures of the
+    sensitivities `priors` are the first of the `scored_mixtures` that candidates are scored on.
 
     Raises:
         UserError: an objective or limit is no cost.

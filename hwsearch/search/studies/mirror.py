@@ -34,13 +34,7 @@ class StudyMirror:
     """An Optuna journal file of the finished candidates, made at the start of a driver and appended to."""
 
     def __init__(self, path: Path, header: Header, finished: Iterable[Finished]) -> None:
-        """Write the candidates that are finished by now, atomically.
-
-        Args:
-            path: of the file, in a folder that this driver has locked.
-            header: of the record.
-            finished: the results of the record, read while the file is written.
-        """
+        """Write the results of the record atomically, in a folder that this driver has locked."""
         self._writer = TrialWriter(header)
         self._path = path
         optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -108,11 +108,9 @@ def refusals(address: StorageAddress) -> Iterator[None]:
     """Turn `StorageError` and `ForeignStudyError` into `UserError`."""
     try:
         yield
-    except StorageError as error:
+    except (StorageError, ForeignStudyError) as error:
         wanted = "" if "wanted" in str(error) else "; wanted a storage that can be reached and lets this user in"
         raise UserError(f"storage {address}: {error}{wanted}") from None
-    except ForeignStudyError as error:
-        raise UserError(f"storage {address}: {error}") from None
 
 
 def finished_results(folder: Path) -> Iterable[Finished]:

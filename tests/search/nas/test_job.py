@@ -10,7 +10,7 @@ import torch
 from hwsearch.errors import UserError
 from hwsearch.experiment import NasConfig
 from hwsearch.search.nas.job import nas_job
-from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.network import make_options
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.training.loss import si_snr

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 
 from hwsearch.network.run import run
 from hwsearch.search.exact.problem import AllocationProblem
-from hwsearch.search.nas.network import RelaxedNetwork
-from hwsearch.search.nas.options import make_options
+from hwsearch.search.nas.network import RelaxedNetwork, make_options
 from hwsearch.search.nas.relaxation import relaxed_choice
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.separator.fast import FastNetwork
