@@ -1,5 +1,7 @@
 """One small main job, run once through the installed command, for all tests that need a run folder."""
 
+import fcntl
+import json
 import shutil
 import signal
 import subprocess
@@ -40,14 +42,21 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The main job's run folder; tests must not change it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    file = write_tiny(folder / "tiny.toml")
-    command = [HWSEARCH, "run", file, "--runs-dir", folder / "runs", "--workers", "0", "--processes", "1"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return Tiny(file, folder / "runs", ended.stdout, ended.stderr)
+def tiny(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Tiny:
+    """The main job's run folder; tests must not change it. The job runs once for all test processes, and each has a copy."""
+    base, own = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("tiny", numbered=False)
+    made = (base if worker_id == "master" else base.parent) / "made"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "said.json").is_file():
+            file = write_tiny(made / "tiny.toml")
+            command = [HWSEARCH, "run", file, "--runs-dir", made / "runs", "--workers", "0", "--processes", "1"]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert ended.returncode == 0, ended.stderr
+            (made / "said.json").write_text(json.dumps([ended.stdout, ended.stderr]))
+    shutil.copytree(made, own, dirs_exist_ok=True)
+    stdout, stderr = (said.replace(str(made), str(own)) for said in json.loads((made / "said.json").read_text()))
+    return Tiny(own / "tiny.toml", own / "runs", stdout, stderr)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import copy
 import datetime as dt
 import json
 import os
-import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ Place = tuple[str | int, ...]
 def parsed(**sections: Any) -> Experiment:
     """The tiny experiment with sections put in their place."""
     return parse_experiment({**tiny_content(), **sections}, source="here")
+
+
+@contextmanager
+def refused(line: str, source: object = "here") -> Iterator[None]:
+    """What runs inside is refused with this one line."""
+    with pytest.raises(UserError) as error:
+        yield
+    assert str(error.value) == f"{source}: {line}"
 
 
 def put(content: Any, place: Place, value: object) -> Any:
@@ -84,21 +92,13 @@ def test_every_shipped_experiment_loads_under_the_name_of_its_file(path: Path) -
     assert load_experiment(path).name == path.stem.replace("_", "-")
 
 
-def test_the_quickstart_fits_the_base_that_ships() -> None:
-    experiment, (_, description) = load_experiment(EXPERIMENTS / "quickstart.toml"), load_base(EMBEDDED_BASE)
-    assert experiment.base == "embedded"
-    assert experiment.separator == description.separator
-    assert (experiment.data.sample_rate, experiment.data.array) == (description.sample_rate, description.array)
-
-
-def test_the_recipe_of_the_base_that_ships_is_the_one_it_was_made_with() -> None:
-    recipe, (_, description) = load_experiment(EXPERIMENTS / "embedded_base.toml"), load_base(EMBEDDED_BASE)
-    assert recipe.separator == description.separator
+def test_the_base_that_ships_fits_its_recipe_the_quickstart_and_the_default() -> None:
+    _, description = load_base(EMBEDDED_BASE)
+    quickstart, recipe = (load_experiment(EXPERIMENTS / name) for name in ("quickstart.toml", "embedded_base.toml"))
+    assert quickstart.base == "embedded"
+    assert (quickstart.data.sample_rate, quickstart.data.array) == (description.sample_rate, description.array)
+    assert quickstart.separator == recipe.separator == SeparatorConfig() == description.separator
     assert description.made_by["experiment"] == recipe.name
-
-
-def test_a_network_that_is_not_described_is_that_of_the_base_that_ships() -> None:
-    assert load_base(EMBEDDED_BASE)[1].separator == SeparatorConfig()
 
 
 # Defaults
@@ -130,14 +130,12 @@ def test_an_unknown_key_is_refused_in_every_section() -> None:
     promoted = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]})
     places = list(sections(promoted))
     assert len(places) == 16
-    whole = promoted.model_dump(mode="json")
     for place in places:
-        with pytest.raises(UserError) as refused:
-            parse_experiment(put(whole, (*place, "colour"), "red"), source="here")
         key = ".".join(map(str, (*place, "colour")))
-        command = " ".join(["hwsearch explain", *filter(None, [".".join(part for part in place if isinstance(part, str))])])
-        assert str(refused.value) == f"here: unknown key '{key}'; '{command}' lists the keys"
-        section = command.removeprefix("hwsearch explain").strip()
+        section = ".".join(part for part in place if isinstance(part, str))
+        command = f"hwsearch explain {section}" if section else "hwsearch explain"
+        with refused(f"unknown key '{key}'; '{command}' lists the keys"):
+            parse_experiment(put(promoted.model_dump(mode="json"), (*place, "colour"), "red"), source="here")
         assert explain(section or None, markdown=False)
 
 
@@ -153,8 +151,7 @@ def test_an_unknown_key_is_refused_in_every_section() -> None:
 )
 def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], near: str) -> None:
     whole = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]}).model_dump(mode="json")
-    key = ".".join(map(str, place))
-    with pytest.raises(UserError, match=rf"here: unknown key '{key}', near to '{near}'; 'hwsearch explain"):
+    with pytest.raises(UserError, match=rf"unknown key '{'.'.join(map(str, place))}', near to '{near}'; 'hwsearch explain"):
         parse_experiment(put(whole, place, "red"), source="here")
 
 
@@ -170,12 +167,10 @@ def test_the_nearest_key_of_the_section_is_named(place: tuple[int | str, ...], n
     ],
 )
 def test_the_nearest_key_of_a_network_is_one_of_its_own(kind: dict[str, object], key: str, near: str | None) -> None:
-    whole = parsed().model_dump(mode="json") | {"separator": kind if "." in key else {**kind, key: 1}}
-    with pytest.raises(UserError) as refused:
-        parse_experiment(whole, source="here")
     meant = "" if near is None else f", near to '{near}'"
     section = "separator.spectral" if "." in key else "separator"
-    assert str(refused.value) == f"here: unknown key 'separator.{key}'{meant}; 'hwsearch explain {section}' lists the keys"
+    with refused(f"unknown key 'separator.{key}'{meant}; 'hwsearch explain {section}' lists the keys"):
+        parsed(separator=kind if "." in key else {**kind, key: 1})
 
 
 def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
@@ -185,10 +180,8 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
     for place, value in leaves(whole):
         if value is None:
             continue
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError, match=rf"^here: {'.'.join(map(str, place))}\b.+\Z"):
             parse_experiment(put(whole, place, {"a": [["list"]]}), source="here")
-        assert str(refused.value).startswith("here: " + ".".join(map(str, place))), place
-        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +189,9 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
     [
         (("name",), "Two words"),
         (("name",), "../up"),
-        (("name",), "x" * 65),
         (("name",), "data"),
         (("name",), "corpora"),
         (("seed",), -1),
-        (("seed",), 2**31),
         (("data", "sample_rate"), 44100),
         (("data", "array"), "cube"),
         (("data", "corpora"), []),
@@ -222,12 +213,9 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
         (("separator", "P"), 4),
         (("training", "gradient_clip"), float("inf")),
         (("training", "speeds"), []),
-        (("search", "trials"), 0),
         (("search", "weight_bits"), [8, 4]),
         (("search", "weight_bits"), [4, 4]),
-        (("search", "weight_bits"), []),
         (("search", "activation_bits"), [2]),
-        (("search", "utterance_seconds"), float("inf")),
         (("search", "sampler"), "grid"),
         (("search", "strategy"), "luck"),
         (("search", "priors"), ["kl", "kl"]),
@@ -263,11 +251,9 @@ def test_a_value_of_another_kind_is_refused_at_every_key() -> None:
     ],
 )
 def test_a_value_out_of_range_is_refused_by_its_key(place: Place, value: object) -> None:
-    with pytest.raises(UserError) as refused:
-        parse_experiment(put(parsed().model_dump(mode="json"), place, value), source="here")
     section = place if len(place) == 1 else place[:-1]
-    assert str(refused.value).startswith("here: " + ".".join(map(str, section)))
-    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=rf"^here: {'.'.join(map(str, section))}\b.+\Z"):
+        parse_experiment(put(parsed().model_dump(mode="json"), place, value), source="here")
 
 
 def test_a_key_that_is_wanted_is_named() -> None:
@@ -304,10 +290,8 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path) -> None:
         ("", "is a folder"),
         ("/dev/zero", "is a device"),
     ):
-        path = tmp_path / name
-        with pytest.raises(UserError) as refused:
-            load_experiment(path)
-        assert str(refused.value) == f"{path}: {found}; wanted an experiment file in TOML"
+        with refused(f"{found}; wanted an experiment file in TOML", source=tmp_path / name):
+            load_experiment(tmp_path / name)
 
 
 def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
@@ -354,9 +338,8 @@ def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_told_in_plain_words(place: Place, value: object, line: str) -> None:
-    with pytest.raises(UserError) as refused:
+    with refused(line):
         parse_experiment(put(tiny_content(), place, value), source="here")
-    assert str(refused.value) == f"here: {line}"
 
 
 def test_a_whole_number_stands_for_any_number() -> None:
@@ -366,9 +349,8 @@ def test_a_whole_number_stands_for_any_number() -> None:
 def test_other_mistakes_are_counted() -> None:
     """A list of one wrong entry is not too short as well."""
     content = put(put(tiny_content(), ("seed",), -1), ("data", "corpora", 0, "speakers"), 2)
-    with pytest.raises(UserError) as refused:
+    with refused("seed is -1; wanted at least 0 (2 more)"):
         parse_experiment(put(content, ("colour",), "red"), source="here")
-    assert str(refused.value) == "here: seed is -1; wanted at least 0 (2 more)"
 
 
 # Paths and identity
@@ -436,7 +418,6 @@ def test_an_experiment_is_a_value() -> None:
     assert parsed().digest() == parsed().digest()
     with pytest.raises(ValueError, match="frozen"):
         parsed().seed = 4  # type: ignore[misc]
-    assert tomllib.loads(SHIPPED[0].read_text())["name"] == load_experiment(SHIPPED[0]).name
 
 
 def test_keys_of_the_search_may_be_replaced() -> None:
@@ -454,11 +435,10 @@ def test_fidelities_rise_from_cheap_to_dear_and_the_last_two_train() -> None:
 
 
 def test_integer_kernels_are_the_processors() -> None:
-    with pytest.raises(UserError) as refused:
+    with refused(
+        "search.integer_kernels is true, and they are the processor's; workers.device is 'cuda': wanted false, or 'cpu'"
+    ):
         parsed(workers={"device": "cuda"}, search={"integer_kernels": True})
-    assert str(refused.value) == (
-        "here: search.integer_kernels is true, and they are the processor's; workers.device is 'cuda': wanted false, or 'cpu'"
-    )
     assert parsed(workers={"device": "cuda"}).workers.device == "cuda"
     assert parsed(search={"integer_kernels": True}).search.integer_kernels
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,10 +196,8 @@ def test_where_nothing_can_be_written_one_line_says_so(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     for path in (*(tmp_path / name for name in ("folder", "file/name", "loop/name")), Path("/proc/name"), Path("/dev/full/name")):
         for write in (lambda path: atomic_write_bytes(path, b""), check_writable):
-            with pytest.raises(UserError) as refused:
+            with pytest.raises(UserError, match=rf"^{path}: .+\Z"):
                 write(path)
-            assert str(refused.value).startswith(f"{path}: ")
-            assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match=r"loop: cannot be written \(Too many levels of symbolic links\)"):
         check_writable(tmp_path / "loop")
     check_writable(tmp_path / "file")
@@ -213,7 +212,7 @@ def test_a_full_disk_is_the_users_to_mend(tmp_path: Path) -> None:
         with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
             full.write(b"too much")
 
-    with pytest.raises(UserError, match=f"{tmp_path / 'name'}: cannot be written \\(No space left on device\\)"):
+    with pytest.raises(UserError, match=rf"{tmp_path / 'name'}: cannot be written \(No space left on device\)"):
         atomic_write(tmp_path / "name", write)
     assert not list(tmp_path.iterdir())
 
@@ -232,9 +231,8 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         (tmp_path, "is a folder"),
         (Path("/dev/zero"), "is a device"),
     ):
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {found}; wanted a list')}$"):
             read_json(path, "a list")
-        assert str(refused.value) == f"{path}: {found}; wanted a list"
 
 
 @given(VALUES)

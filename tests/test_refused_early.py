@@ -75,7 +75,6 @@ OWN_BASE = (
     ("{ validation = 2, test = 2 }", "{ train = 2, validation = 2, test = 2 }"),
 )
 
-
 ON_A_GPU = ("[search]", '[workers]\ndevice = "cuda"\ngpus = 0\n[search]')
 
 
@@ -189,8 +188,6 @@ def test_an_output_that_cannot_be_is_refused_without_making_folders(tmp_path: Pa
             ("calibrate", "bitfusion", "--measurements", "absent.json", "--output", output.with_suffix(".toml")),
             ("export", "runs/absent", "--candidate", 1, "--output", output),
         ):
-            if command[0] == "separate":  # which looks at its recording first
-                continue
             assert refusal(hwsearch(*command)).startswith(f"{command[-1]}: ")
     assert "a folder that is there or can be made" in refusal(hwsearch("evaluate", "x", "--output", file / "x" / "y.json"))
     assert snapshot(tmp_path) == {"file": b"mine"}
