@@ -1,13 +1,13 @@
-"""What 8-bit activations lose before any training, by the width in which the residual trunk is carried.
+"""What 8-bit activations lose before any training, by the width of the residual trunk.
 
     OMP_NUM_THREADS=2 python experiments/trunk_bits.py [--experiment FILE --runs-dir DIR --mixtures N --rounds N --output FILE]
 
-Wants the experiment's data (`hwsearch data build`). Every allocation separates the same test mixtures with nothing trained. The
-loss is the SI-SNR of full precision less that of the allocation, mean and 95% interval over mixtures. Two trunks are compared by
-a paired permutation test.
+Needs the experiment's data (`hwsearch data build`). Every allocation separates the same test mixtures, without training. The loss
+is the SI-SNR of full precision minus that of the allocation: its mean and 95% interval over the mixtures. A paired permutation
+test compares two trunks.
 
-The allocation of 8-bit weights is also exported to ONNX with a trunk of 8 and of 16 bits, and verified. ONNX Runtime runs the two
-files on one thread and one test mixture. They take turns, on the clock of the thread.
+The allocation with 8-bit weights is also exported to ONNX with a trunk of 8 and of 16 bits, and verified. ONNX Runtime runs the
+two files in turns on one thread and one test mixture. Times are those of the thread's clock.
 
 Writes experiments/results/trunk_bits.json and prints a table in Markdown.
 """
@@ -39,10 +39,9 @@ from hwsearch.export.network import INPUT
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
-from hwsearch.network.sites import Sites
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.workspace import Workspace
@@ -55,12 +54,6 @@ VERIFICATION_MIXTURES = 4
 RESULT = Path(__file__).parent / "results" / "trunk_bits.json"
 
 Scores = NDArray[np.float64]
-
-
-def allocation(sites: Sites, weights: int, activations: int, trunk: int) -> BitAllocation:
-    """One width for all weights, one for what is carried on, one for all other activations."""
-    widths = dict.fromkeys(sites.weights, weights) | dict.fromkeys(sites.activations, activations)
-    return BitAllocation.of(widths | dict.fromkeys(sites.carried, trunk))
 
 
 def scores(base: PreparedBase, examples: list[Example], bits: BitAllocation) -> Scores:
@@ -89,9 +82,9 @@ def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]
     lost: dict[int, dict[int, Scores]] = {weights: {} for weights in WEIGHTS}
     for trunk in TRUNKS:
         base = prepared(experiment, runs, trunk)
-        full = scores(base, examples, allocation(base.sites, FLOAT_BITS, FLOAT_BITS, FLOAT_BITS))
+        full = scores(base, examples, uniform(base.sites, FLOAT_BITS))
         for weights in WEIGHTS:
-            lost[weights][trunk] = full - scores(base, examples, allocation(base.sites, weights, ACTIVATIONS, trunk))
+            lost[weights][trunk] = full - scores(base, examples, uniform(base.sites, weights, ACTIVATIONS, trunk))
             print(f"weights {weights}, trunk {trunk}: {lost[weights][trunk].mean():.3f} dB", flush=True)
     return {
         "experiment": experiment.name,
@@ -115,7 +108,7 @@ def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         for trunk in EXPORTED_TRUNKS:
             base, output = prepared(experiment, runs, trunk), Path(folder) / str(trunk)
-            bits = allocation(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
+            bits = uniform(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
             export_candidate(base, bits, sounds, output, "onnx")
             verified[trunk] = read_json(output / VERIFICATION_FILE, "a verification")
             sessions[trunk] = _session(output / graph_file("onnx"))
