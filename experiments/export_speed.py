@@ -36,6 +36,7 @@ from hwsearch.experiment import QuantizationConfig, SeparatorConfig
 from hwsearch.export.description import ExportDescription, NetworkStructure
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.runtime import open_session
 from hwsearch.export.verify import VerificationError, verify_onnx
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json, atomic_write_text
@@ -148,11 +149,7 @@ def layer_subject(kind: LayerKind, inputs: int, outputs: int) -> Subject:
 
 
 def _sessions(models: Mapping[str, ModelProto]) -> dict[str, onnxruntime.InferenceSession]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    providers = ["CPUExecutionProvider"]
-    return {form: onnxruntime.InferenceSession(model.SerializeToString(), options, providers) for form, model in models.items()}
+    return {form: open_session(model.SerializeToString()) for form, model in models.items()}
 
 
 def time_all(subjects: Sequence[Subject], rounds: int) -> None:

@@ -36,6 +36,7 @@ from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, 
 from hwsearch.export.candidate import export_candidate
 from hwsearch.export.folder import VERIFICATION_FILE, graph_file
 from hwsearch.export.network import INPUT
+from hwsearch.export.runtime import open_session
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
@@ -111,7 +112,7 @@ def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str
             bits = uniform(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
             export_candidate(base, bits, sounds, output, "onnx")
             verified[trunk] = read_json(output / VERIFICATION_FILE, "a verification")
-            sessions[trunk] = _session(output / graph_file("onnx"))
+            sessions[trunk] = open_session((output / graph_file("onnx")).read_bytes())
     waveform, doa_deg = sounds[0]
     with torch.no_grad():
         features = base.separator.front_end.raw(waveform[None], torch.tensor([doa_deg])).numpy()
@@ -155,13 +156,6 @@ def time_in_turns(
 
 def _sound(data: Path, mixture: Mixture) -> tuple[torch.Tensor, float]:
     return torch.from_numpy(load_mixture(data, mixture)[0]), mixture.target.doa_deg
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 def _median(values: Scores) -> dict[str, float]:
