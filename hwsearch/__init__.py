@@ -20,7 +20,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `hwsearch.api`, loaded when they are used: it needs torch, which takes seconds."""
+    """Load `hwsearch.api` when it is used. It needs torch, which takes seconds."""
     if name in __all__:
         from hwsearch import api
 

@@ -1,6 +1,6 @@
 """The workflow for a Python program: open a run, run a search, query its front, export a candidate.
 
-Nothing is printed. A user's mistake raises `hwsearch.UserError`, whose text is the line that the command line prints.
+Nothing is printed. Mistakes raise `hwsearch.UserError` with the line that the command line would print.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def open_run(folder: str | Path, fidelity: str | None = None) -> Run:
-    """Open the run folder of a search that has begun, also while it runs.
+    """Open the run folder of a search that has begun, even while it runs.
 
     >>> run = open_run("runs/tiny")
     >>> run.workspace.experiment.name
@@ -32,11 +32,11 @@ def open_run(folder: str | Path, fidelity: str | None = None) -> Run:
     60
 
     Args:
-        folder: such as runs/quickstart.
-        fidelity: how candidates were scored, such as "post-training"; None: the highest that the search used.
+        folder: the run folder, such as runs/quickstart.
+        fidelity: the fidelity of the scores, such as "post-training"; None for the highest that the search used.
 
     Raises:
-        UserError: not a run folder, a damaged record, or nothing scored at that fidelity.
+        UserError: it is no run folder, its record is damaged, or nothing is scored at the fidelity.
     """
     return read_run(Path(folder), None if fidelity is None else Fidelity(fidelity))
 
@@ -48,7 +48,7 @@ def run_search(
     listener: Listener = SILENT,
     changes: Mapping[str, Any] | None = None,
 ) -> Run:
-    """Build the data, train the base if there is none, search, and open the run; the same call continues an interrupted search.
+    """Build the data, train a missing base, search, and open the run. The same call continues an interrupted search.
 
     >>> run = run_search("tiny.toml", resources=Resources(workers=0))
     >>> run.workspace.folder
@@ -56,13 +56,13 @@ def run_search(
 
     Args:
         experiment: the experiment file.
-        runs: folder of all runs.
-        resources: processes, and workers on Ray; `Resources(workers=0)` computes in this process.
-        listener: hears how the steps get on.
-        changes: keys of the file's section `search` to replace, such as {"trials": 200}.
+        runs: the folder of all runs.
+        resources: processes and Ray workers to use; `Resources(workers=0)` computes in this process.
+        listener: hears of the progress of the steps.
+        changes: new values for keys of the file's section `search`, such as {"trials": 200}.
 
     Raises:
-        UserError: an experiment that cannot be run, before any work; what goes wrong later.
+        UserError: the experiment cannot be run, which is found before any work, or a step fails.
     """
     workspace = Workspace(Path(runs), with_search(load_experiment(Path(experiment)), dict(changes or {})))
     search(workspace, resources, listener, may_train=True)
@@ -70,7 +70,7 @@ def run_search(
 
 
 def query_front(run: Run, *conditions: str, sort: str | None = None) -> CandidateTable:
-    """The candidates that meet every condition, of these the non-dominated ones; the smallest comes first.
+    """Return the front of the candidates that meet every condition, the smallest one first.
 
     >>> front = query_front(open_run("runs/tiny"), "size_bytes<=120000", sort="si_snr_improvement_db:desc")
     >>> bool((front.columns["size_bytes"] <= 120000).all())
@@ -81,18 +81,18 @@ def query_front(run: Run, *conditions: str, sort: str | None = None) -> Candidat
 
     Args:
         run: an open run.
-        conditions: as `hwsearch pareto --where` takes them.
-        sort: a column, with ":desc" behind it for descending.
+        conditions: conditions in the form of `hwsearch pareto --where`.
+        sort: a column, followed by ":desc" for descending order.
 
     Raises:
-        UserError: a condition that cannot be read, or an unknown column.
+        UserError: a condition cannot be read, or a column is unknown.
     """
     order = None if sort is None else parse_order(sort)
     return query(run.table, [parse_condition(text) for text in conditions], order)
 
 
 def export_candidate(run: Run, candidate: int, folder: str | Path, graph_format: str = "onnx") -> "VerificationReport":
-    """Export a candidate; the folder appears once its file was verified against the Brevitas network on test mixtures.
+    """Export a candidate. The folder appears once the file was verified on test mixtures.
 
     >>> run = open_run("runs/tiny")
     >>> smallest = int(query_front(run).candidate[0])
@@ -102,12 +102,12 @@ def export_candidate(run: Run, candidate: int, folder: str | Path, graph_format:
 
     Args:
         run: an open run.
-        candidate: its number.
-        folder: to write; an earlier export there is replaced.
+        candidate: the number of the candidate.
+        folder: the folder to write. An earlier export there is replaced.
         graph_format: "onnx" for ONNX Runtime, "qonnx" for FINN.
 
     Raises:
-        UserError: a folder that may not be written, no such candidate, a base or data other than the search's, or a file that
-            does not compute what the Brevitas network does.
+        UserError: the folder may not be written, there is no such candidate, the base or the data are not those of the search,
+            or the file computes something else than the Brevitas network.
     """
     return export(run, candidate, graph_format, Path(folder))
