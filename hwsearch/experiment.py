@@ -139,11 +139,11 @@ class MixtureConfig(Section):
     sir_mean_db: Decibels = 0.0
     """Mean level of the target above the interferer, in dB. The level is drawn from a normal distribution."""
     sir_std_db: Annotated[float, Field(ge=0.0, le=20.0)] = 2.0
-    """Standard deviation of that level, in dB."""
+    """Standard deviation of the target's level above the interferer, in dB."""
     noise_snr_db: Decibels | None = None
-    """Level of the mixture above spatially white sensor noise, in dB. Absent: no noise."""
+    """Level of the mixture above the sensor noise, which is spatially white, in dB. Absent: no noise."""
     target: Literal["reverberant", "early"] = "reverberant"
-    """What the separator is to give back, at microphone 1.
+    """What the separator is to return, as microphone 1 hears it.
 
     - `reverberant`: the target speaker with all reverberation.
     - `early`: the target speaker with the first `early_ms` of the room's response.
@@ -412,7 +412,7 @@ class QatConfig(Section):
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     """Learning rate of weights, biases and slopes. It follows half a cosine down to a twentieth."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 3e-2
-    """Learning rate of the scales, relative to the size of each scale. It follows the same curve."""
+    """Learning rate of the scales, relative to the size of each scale. It follows half a cosine down to a twentieth."""
     distillation: Fraction = 0.5
     """Share of the loss that compares with the estimate of the full-precision base. The rest compares with the target."""
     gradient_clip: Positive = 5.0
@@ -578,8 +578,8 @@ class WorkersConfig(Section):
     """
 
     device: Device = "cpu"
-    """Where the base and candidates are trained, candidates are scored, and sensitivities and the differentiable search run. The
-    command itself trains the base. Workers do the rest, so in a cluster only the nodes of workers need GPUs."""
+    """Device for training, scoring, sensitivities and the differentiable search. The command itself trains the base. Workers do
+    the rest, so in a cluster only the nodes of workers need GPUs."""
     cpus: Annotated[float, Field(gt=0.0, le=1024.0)] = 1.0
     """Cores for each scorer, or the share of one core. A scorer runs as many threads as it has whole cores, and at least one."""
     gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
