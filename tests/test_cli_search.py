@@ -119,7 +119,7 @@ def test_a_terminal_that_cannot_show_the_curve_gets_the_figures(tiny: Tiny) -> N
 
 def test_a_log_is_kept_and_standard_error_is_as_before(tiny: Tiny) -> None:
     log = (tiny.folder / LOG_FILE).read_text().splitlines()
-    assert f"{tiny.folder / LOG_FILE} of process" in log[0]
+    assert f"/runs/tiny/{LOG_FILE} of process" in log[0]
     assert f"done: {TRIALS} of {TRIALS} candidates scored" in log[-1]
     assert sum("candidate " in line and " scored in " in line for line in log) == TRIALS
     assert "scored in" not in tiny.stderr
