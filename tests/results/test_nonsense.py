@@ -80,7 +80,7 @@ def look(folder: Path) -> str:
     return ""
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_value_of_any_kind_in_any_place(whole: Path, tmp_path: Path, data: st.DataObject) -> None:
     folder = tmp_path / whole.name

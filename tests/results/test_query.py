@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -62,39 +63,33 @@ def test_conditions_are_read(text: str, condition: Condition) -> None:
     assert parse_condition(text) == condition
 
 
+MALFORMED = (
+    "",
+    "size_bytes",
+    "<=5",
+    "!=5",
+    "size_bytes!5",
+    "size_bytes==",
+    "size_bytes<=",
+    "a<=b<=c",
+    "a <= 5; b",
+    "a=<5",
+    "a!==5",
+)
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "wanted"),
     [
-        "",
-        "size_bytes",
-        "<=5",
-        "!=5",
-        "size_bytes!5",
-        "size_bytes==",
-        "size_bytes<=",
-        "a<=b<=c",
-        "size_bytes<=5 and x",
-        "a <= 5; b",
-        "a=<5",
-        "a!==5",
+        *((text, "malformed; wanted COLUMN<=NUMBER") for text in (*MALFORMED, "size_bytes<=5 and x")),
+        *((f"size_bytes{end}", "wanted a number") for end in ("<=many", "<nan", "<__import__('os')")),
+        *((f"strategy{sign}kl", "wanted strategy==NAME or strategy!=NAME") for sign in ("<=", ">=", "<", ">")),
+        ("fidelity<kl", "wanted fidelity==NAME or fidelity!=NAME"),
     ],
 )
-def test_malformed_conditions_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="malformed; wanted COLUMN<=NUMBER"):
+def test_conditions_that_say_nothing_are_refused(text: str, wanted: str) -> None:
+    with pytest.raises(UserError, match=re.escape(wanted)):
         parse_condition(text)
-
-
-@pytest.mark.parametrize("text", ["size_bytes<=many", "size_bytes<nan", "size_bytes<__import__('os')"])
-def test_a_column_is_compared_with_a_number_only(text: str) -> None:
-    with pytest.raises(UserError, match="wanted a number"):
-        parse_condition(text)
-
-
-@pytest.mark.parametrize("column", ["strategy", "fidelity"])
-@pytest.mark.parametrize("sign", ["<=", ">=", "<", ">"])
-def test_names_are_equal_or_not(column: str, sign: str) -> None:
-    with pytest.raises(UserError, match=f"wanted {column}==NAME or {column}!=NAME"):
-        parse_condition(f"{column}{sign}nsga2")
 
 
 @pytest.mark.parametrize("text", ["size_bytes<=120000", "strategy!=kl", "uniform==1", "drop_db<0.25", f"{LATENCY}>=8"])
