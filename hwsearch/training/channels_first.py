@@ -1,7 +1,7 @@
-"""The operations of a graph on tensors [channels, batch, frames], differentiable: fast on a CPU whatever the batch.
+"""Differentiable operations of a graph on tensors [channels, batch, frames], which are fast on a CPU for any batch.
 
-So laid out, a 1x1 convolution is one matrix product, and a depthwise convolution is a sum of shifted products. Other operations
-see [batch, channels, frames], as torch wants them, through transposed views.
+In this layout a 1x1 convolution is one matrix product, and a depthwise convolution is a sum of shifted products. Torch computes
+the other operations on transposed views [batch, channels, frames].
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from hwsearch.network.run import computed
 from hwsearch.separator.fast import depthwise_shifts
 
 _WITHOUT_AXIS = (Elementwise, LeakyReLU, Add, Multiply, Read)
-"""Operations that do the same whatever the axes mean: spared the views, which took about two percent of a training step."""
+"""Operations that need no views, because they ignore the meaning of axes. The views took about two percent of a training step."""
 
 Kernel = Callable[..., Tensor]
-"""Makes an operation's tensor from its inputs and then its parameters."""
+"""Computes the tensor of an operation from its inputs, followed by its parameters."""
 
 
 def channels_first(operation: Operation, graph: Graph) -> Kernel:
-    """How an operation is computed; of the graph's parameters, shapes count."""
+    """The kernel of an operation. It depends on the shapes of the graph's parameters, not on their values."""
     if isinstance(operation, Convolution):
         weight = graph.parameter(operation, "weight")
-        if is_pointwise(operation, weight):
+        if weight.shape[2] == operation.groups == operation.stride == 1 and operation.padding == (0, 0):
             return pointwise
         if (shifts := depthwise_shifts(operation, weight)) is not None:
             return lambda x, weight, bias: depthwise(x, weight, bias, shifts)
@@ -38,7 +38,7 @@ def channels_first(operation: Operation, graph: Graph) -> Kernel:
 
 
 def by_torch(operation: Operation) -> Kernel:
-    """How torch computes an operation, seen from tensors [channels, batch, frames]."""
+    """The kernel by which torch computes an operation on transposed views."""
 
     def transposed(*tensors: Tensor) -> Tensor:
         inputs, parameters = tensors[: len(operation.inputs)], tensors[len(operation.inputs) :]
@@ -47,25 +47,18 @@ def by_torch(operation: Operation) -> Kernel:
     return transposed
 
 
-def is_pointwise(operation: Convolution, weight: Tensor) -> bool:
-    """Whether a convolution is a matrix product at each frame."""
-    return weight.shape[2] == operation.groups == operation.stride == 1 and operation.padding == (0, 0)
-
-
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A 1x1 convolution: [in, batch, frames] to [out, batch, frames]."""
     return torch.addmm(bias[:, None], weight[:, :, 0], x.flatten(1)).reshape(-1, *x.shape[1:])
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """A depthwise convolution whose output frame t reads input frame t + shift, for each tap's shift."""
+    """A depthwise convolution: output frame t reads input frame t + shift for the shift of each tap."""
     y: Tensor = _Depthwise.apply(x, weight[:, 0], bias, shifts)  # type: ignore[no-untyped-call]
     return y
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of [channels, batch, frames] with taps [channels, kernel] at shifts in frames."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor, shifts: tuple[int, ...]) -> Tensor:
         ctx.save_for_backward(x, taps)
@@ -86,7 +79,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _shifted_sum(x: Tensor, taps: Tensor, shifts: tuple[int, ...]) -> Tensor:
-    """The sum over taps of gain * x[frame + shift], frames outside being zero."""
+    """The sum over taps [channels, kernel] of tap * x[..., frame + shift]; frames outside x are zero."""
     frames = x.shape[-1]
     order = sorted(range(len(shifts)), key=lambda tap: abs(shifts[tap]))
     if shifts[order[0]] != 0:
@@ -100,5 +93,5 @@ def _shifted_sum(x: Tensor, taps: Tensor, shifts: tuple[int, ...]) -> Tensor:
 
 
 def _overlap(shift: int, frames: int) -> tuple[slice, slice]:
-    """Output frames that read an input frame, and the input frames they read."""
+    """The output frames that read an existing input frame, and those input frames."""
     return slice(max(0, -shift), frames - max(0, shift)), slice(max(0, shift), frames - max(0, -shift))

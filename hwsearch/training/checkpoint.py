@@ -1,4 +1,4 @@
-"""The state of a training run on disk: enough to go on as if it had never stopped."""
+"""Checkpoints of a training run, from which it continues as if it had never stopped."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,14 +18,14 @@ _MEND = "delete it to train from the start"
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training run is.
+    """The progress of a training run.
 
     Attributes:
-        epoch: epochs finished.
-        best_epoch: the one with the best validation score (0: none yet).
-        best_score_db: its mean SI-SNR improvement.
-        history: (training loss, validation score) of every epoch, dB.
         experiment: digest of the experiment that the run belongs to.
+        epoch: number of finished epochs.
+        best_epoch: the epoch with the best validation score; 0 before the first.
+        best_score_db: mean SI-SNR improvement after that epoch.
+        history: (training loss, validation score) of each epoch, dB.
     """
 
     experiment: str
@@ -42,7 +42,7 @@ def save_checkpoint(
     optimizer: torch.optim.Adam,
     progress: TrainingProgress,
 ) -> None:
-    """Write model, best weights so far, Adam's moments and progress in one atomic step."""
+    """Write model, best weights so far, Adam's moments and progress atomically."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -53,7 +53,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Adam, experiment: str
 ) -> tuple[TrainingProgress, dict[str, Tensor]]:
-    """Put a checkpoint's state into model and optimizer; return its progress and best weights.
+    """Load a checkpoint into model and optimizer; return the progress and the best weights.
 
     Raises:
         UserError: the file is damaged, or belongs to another experiment.

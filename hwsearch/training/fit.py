@@ -1,14 +1,14 @@
 """Full-precision training of the base."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from hwsearch.data.dynamic import DynamicMixtures, Example
 from hwsearch.errors import UserError
@@ -16,34 +16,16 @@ from hwsearch.experiment import TrainingConfig
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress, load_checkpoint, save_checkpoint
-from hwsearch.training.loss import ordered, si_snr
+from hwsearch.training.loss import StepReport, half_cosine, ordered, si_snr
 
 STATISTICS_EXAMPLES = 64
-"""Mixtures from which the mean and variance of the features are taken."""
+"""Mixtures that give the mean and the scale of the features."""
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Mixtures [batch, mics, samples], directions [batch], targets [batch, samples]."""
 
-StepProgress = Callable[[int, int, float], None]
-"""Called after each step with (steps done, steps in all, loss in dB)."""
-
 EpochReport = Callable[[TrainingProgress], None]
 """Called after each epoch."""
-
-
-@dataclass(frozen=True)
-class _Epoch(Dataset[Example]):
-    """One epoch's examples as a map-style dataset, so that worker processes can make them ahead."""
-
-    mixtures: DynamicMixtures
-    epoch: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Example:
-        return self.mixtures.example(self.epoch, index)
 
 
 def fit(
@@ -53,36 +35,37 @@ def fit(
     config: TrainingConfig,
     folder: Path,
     experiment: str,
-    on_step: StepProgress,
+    on_step: StepReport,
     on_epoch: EpochReport,
 ) -> TrainingProgress:
-    """Train until the last epoch or until validation stops improving; the separator ends with the best weights.
+    """Train until the last epoch or until validation stops improving, and leave the best weights in the separator.
 
-    A checkpoint is written after each epoch and found again on the next call: training goes on exactly where the last whole
-    epoch ended, since every example is a function of its epoch and number.
+    Each epoch ends with a checkpoint. The next call continues exactly there, since every example is a function of its epoch and
+    number.
 
     Args:
-        separator: fresh, on the device that trains it; its weights should come from a seeded generator.
+        separator: untrained, on the device that trains it.
         training: the endless training set.
-        validation: fixed examples, all scored after each epoch.
+        validation: fixed examples of one length, scored after each epoch.
         config: sizes and rates.
-        folder: where the checkpoint lives.
-        experiment: digest the checkpoint is bound to.
-        on_step: told of every step.
-        on_epoch: told of every epoch.
+        folder: folder of the checkpoint.
+        experiment: digest of the experiment that the checkpoint belongs to.
+        on_step: called after each step.
+        on_epoch: called after each epoch.
 
     Raises:
-        UserError: a damaged or foreign checkpoint, or a loss that is no number.
+        UserError: a damaged checkpoint, one of another experiment, or a loss that is not finite.
     """
     torch.set_num_threads(config.threads)
     optimizer = torch.optim.Adam(separator.parameters(), lr=config.learning_rate)
-    checkpoint = folder / "checkpoint.safetensors"
+    path = folder / "checkpoint.safetensors"
     progress = TrainingProgress(experiment)
     best = {name: tensor.clone() for name, tensor in separator.state_dict().items()}
-    if checkpoint.is_file():
-        progress, best = load_checkpoint(checkpoint, separator, optimizer, experiment)
+    if path.is_file():
+        progress, best = load_checkpoint(path, separator, optimizer, experiment)
     else:
-        set_feature_statistics(separator, [training.example(-1, i) for i in range(STATISTICS_EXAMPLES)])
+        mixtures, doas, _ = collate([training.example(-1, i) for i in range(STATISTICS_EXAMPLES)])
+        separator.front_end.learn_statistics(mixtures.to(separator.device), doas.to(separator.device))
     while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.patience:
         loss = _train_epoch(separator, optimizer, training, config, progress.epoch, on_step)
         score = mean_improvement(separator, validation, config.batch_size)
@@ -90,17 +73,11 @@ def fit(
         if score > progress.best_score_db:
             progress = replace(progress, best_epoch=progress.epoch, best_score_db=score)
             best = {name: tensor.clone() for name, tensor in separator.state_dict().items()}
-        save_checkpoint(checkpoint, separator, best, optimizer, progress)
+        save_checkpoint(path, separator, best, optimizer, progress)
         on_epoch(progress)
     separator.load_state_dict(best)
     separator.eval()
     return progress
-
-
-def set_feature_statistics(separator: Separator, examples: Sequence[Example]) -> None:
-    """Let the front end take its statistics from examples."""
-    mixtures, doas, _ = collate(examples)
-    separator.front_end.learn_statistics(mixtures.to(separator.device), doas.to(separator.device))
 
 
 @torch.no_grad()
@@ -127,27 +104,22 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Half a cosine from the first rate to the last over all steps (arXiv 1608.03983, equation 5, one period)."""
-    share = step / max(1, config.epochs * config.steps_per_epoch)
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + 0.5 * span * (1 + math.cos(math.pi * min(1.0, share)))
-
-
 def _train_epoch(
     separator: Separator,
     optimizer: torch.optim.Adam,
     training: DynamicMixtures,
     config: TrainingConfig,
     epoch: int,
-    on_step: StepProgress,
+    on_step: StepReport,
 ) -> float:
+    """Train for one epoch; returns the mean loss in dB."""
     separator.train()
-    total = 0.0
+    total, steps = 0.0, config.epochs * config.steps_per_epoch
     try:
         for step, batch in enumerate(_batches(training, config, epoch)):
+            share = (epoch * config.steps_per_epoch + step) / steps
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, epoch * config.steps_per_epoch + step)
+                group["lr"] = half_cosine(share, config.learning_rate, config.final_learning_rate)
             loss = _step(separator, optimizer, batch, config)
             if not math.isfinite(loss):
                 raise UserError(
@@ -179,13 +151,12 @@ def _step(separator: Separator, optimizer: torch.optim.Adam, batch: Batch, confi
     return float(loss.detach())
 
 
-def _batches(training: DynamicMixtures, config: TrainingConfig, epoch: int) -> Iterator[Batch]:
-    dataset = _Epoch(training, epoch, config.steps_per_epoch * config.batch_size)
-    loader: DataLoader[Example] = DataLoader(
-        dataset,
+def _batches(training: DynamicMixtures, config: TrainingConfig, epoch: int) -> DataLoader[int]:
+    """The batches of an epoch. Worker processes, if any, make them ahead."""
+    return DataLoader(
+        range(config.steps_per_epoch * config.batch_size),  # type: ignore[arg-type]  # any sequence will do
         batch_size=config.batch_size,
-        collate_fn=collate,
+        collate_fn=lambda numbers: collate([training.example(epoch, number) for number in numbers]),
         num_workers=config.loaders,
         multiprocessing_context="fork" if config.loaders else None,
     )
-    return iter(loader)

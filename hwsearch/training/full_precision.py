@@ -1,7 +1,6 @@
 """From an experiment to a trained base on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,34 +23,24 @@ from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.separator.untrained import untrained_network
 from hwsearch.training.checkpoint import TrainingProgress
-from hwsearch.training.fit import EpochReport, StepProgress, fit
+from hwsearch.training.fit import EpochReport, fit
+from hwsearch.training.loss import StepReport
 from hwsearch.workspace import Workspace
 
 VALIDATION_EXAMPLES = 128
-"""Fixed mixtures of held-out speakers in held-out rooms that choose the best epoch."""
-
-
-@dataclass(frozen=True)
-class Reports:
-    """Whom training tells of its progress."""
-
-    on_rooms: Callable[[int, int], None]
-    on_step: StepProgress
-    on_epoch: EpochReport
+"""Fixed mixtures, of speakers and rooms that training does not use, whose score chooses the best epoch."""
 
 
 def check_training(workspace: Workspace) -> None:
-    """Refuse what training would, as far as it shows without any work.
+    """Refuse before any work what training would refuse.
 
     Raises:
-        UserError: a network that cannot be built or traced, weights that are not its own, no rooms to train or to validate in or
-            unusable ones, unusable corpora or recordings, or a device that this machine does not have.
+        UserError: a network that cannot be built or traced, weights of another network, missing or unusable rooms, unusable
+            corpora or recordings, or a device that this machine does not have.
     """
     experiment = workspace.experiment
     untrained_network(experiment)
-    if isinstance(experiment.separator, ModuleConfig) and experiment.separator.weights is not None:
-        front = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
-        load_weights(experiment.separator.weights, front)
+    _initial_separator(experiment)
     for split in (Split.TRAIN, Split.VALIDATION):
         if split not in experiment.data.rooms.count:
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
@@ -61,11 +50,20 @@ def check_training(workspace: Workspace) -> None:
     check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
 
 
-def train_base(workspace: Workspace, processes: int, reports: Reports) -> TrainingProgress:
-    """Train the experiment's base, or go on training it, and write it to the run folder.
+def train_base(
+    workspace: Workspace, processes: int, on_rooms: Callable[[int, int], None], on_step: StepReport, on_epoch: EpochReport
+) -> TrainingProgress:
+    """Train the base of an experiment from its last checkpoint, if there is one, and write it to the run folder.
+
+    Args:
+        workspace: workspace of the experiment.
+        processes: number of processes that build rooms.
+        on_rooms: called after each room with (done, total).
+        on_step: called after each step.
+        on_epoch: called after each epoch.
 
     Raises:
-        UserError: unusable corpora, a foreign or damaged checkpoint, a diverging loss.
+        UserError: anything that `check_training` refuses, a damaged checkpoint or one of another experiment, or a diverging loss.
     """
     experiment = workspace.experiment
     check_training(workspace)
@@ -73,14 +71,11 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
     sets = {
         split: dynamic_mixtures(
-            workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, reports.on_rooms
+            workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, on_rooms
         )
         for split in (Split.TRAIN, Split.VALIDATION)
     }
-    torch.manual_seed(experiment.seed)
-    separator = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
-    if isinstance(experiment.separator, ModuleConfig) and experiment.separator.weights is not None:
-        load_weights(experiment.separator.weights, separator)
+    separator = _initial_separator(experiment)
     progress = fit(
         separator.to(open_device(experiment.workers.device)),
         sets[Split.TRAIN],
@@ -88,69 +83,66 @@ def train_base(workspace: Workspace, processes: int, reports: Reports) -> Traini
         experiment.training,
         workspace.folder / "training",
         training_digest(experiment),
-        reports.on_step,
-        reports.on_epoch,
+        on_step,
+        on_epoch,
     )
-    save_base(trained_path(workspace), separator, describe(experiment, progress))
+    made_by = {
+        "experiment": experiment.name,
+        "training_digest": training_digest(experiment),
+        "seed": str(experiment.seed),
+        "epochs": f"{progress.epoch} (best {progress.best_epoch})",
+        "validation_si_snr_improvement_db": f"{progress.best_score_db:.2f}",
+        "hwsearch": version("hwsearch"),
+        "torch": version("torch"),
+    }
+    description = BaseDescription(
+        sample_rate=experiment.data.sample_rate,
+        array=experiment.data.array,
+        separator=experiment.separator,
+        made_by=made_by,
+    )
+    save_base(trained_path(workspace), separator, description)
     return progress
 
 
-def load_weights(path: Path, separator: Separator) -> None:
-    """Load a network's state, with which its training begins.
+def _initial_separator(experiment: Experiment) -> Separator:
+    """The separator that training starts from: seeded weights, or those of the file that `separator.weights` names.
 
     Raises:
-        UserError: no such file, no safetensors, or not the state of the network.
+        UserError: there is no such file, it is no safetensors file, or it holds another network.
     """
-    what = f"the state of {type(separator.network).__name__} in safetensors, as separator.weights names it"
-    _, state = load_tensors(path, what)
-    try:
-        separator.network.load_state_dict(state)
-    except RuntimeError as error:
-        raise refused(path, what, error) from None
+    torch.manual_seed(experiment.seed)
+    config = experiment.separator
+    separator = build_separator(config, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+    if isinstance(config, ModuleConfig) and config.weights is not None:
+        what = f"the state of {type(separator.network).__name__} in safetensors, as separator.weights names it"
+        _, state = load_tensors(config.weights, what)
+        try:
+            separator.network.load_state_dict(state)
+        except RuntimeError as error:
+            raise refused(config.weights, what, error) from None
+    return separator
 
 
 def trained_path(workspace: Workspace) -> Path:
-    """Where training puts the base, whatever base the experiment's search uses."""
+    """The file of the trained base. A search may use another base."""
     return workspace.folder / "base.safetensors"
 
 
 def training_digest(experiment: Experiment) -> str:
-    """Hash of what a trained base depends on: a search's settings may change under it, and where the work is done."""
+    """Hash of all that a trained base depends on. Settings of the search or of the machine are not among it."""
+    config, own = experiment.separator, {}
+    if isinstance(config, ModuleConfig):
+        weights = None if config.weights is None else file_digest(config.weights)
+        own = {"network": structure(untrained_network(experiment).graph), "weights": weights}
     return digest(
         {
             "seed": experiment.seed,
             "data": experiment.data_digest(),
-            **without_places({"separator": experiment.separator.model_dump(mode="json")}),
-            **_own(experiment),
+            **without_places({"separator": config.model_dump(mode="json")}),
+            **own,
             "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders"}),
         }
-    )
-
-
-def _own(experiment: Experiment) -> dict[str, object]:
-    """What a user's own network is, and what its training begins with."""
-    config = experiment.separator
-    if not isinstance(config, ModuleConfig):
-        return {}
-    weights = None if config.weights is None else file_digest(config.weights)
-    return {"network": structure(untrained_network(experiment).graph), "weights": weights}
-
-
-def describe(experiment: Experiment, progress: TrainingProgress) -> BaseDescription:
-    """What the base file says of itself."""
-    return BaseDescription(
-        sample_rate=experiment.data.sample_rate,
-        array=experiment.data.array,
-        separator=experiment.separator,
-        made_by={
-            "experiment": experiment.name,
-            "training_digest": training_digest(experiment),
-            "seed": str(experiment.seed),
-            "epochs": f"{progress.epoch} (best {progress.best_epoch})",
-            "validation_si_snr_improvement_db": f"{progress.best_score_db:.2f}",
-            "hwsearch": version("hwsearch"),
-            "torch": version("torch"),
-        },
     )
 
 
@@ -163,23 +155,23 @@ def dynamic_mixtures(
     processes: int,
     on_rooms: Callable[[int, int], None],
 ) -> DynamicMixtures:
-    """An endless set of mixtures of a split's speech in its rooms, which are built where they are missing.
+    """An endless set of mixtures of the speech of a split in its rooms. Missing rooms are built.
 
     Args:
-        workspace: of the experiment.
-        split: whose rooms and, for training, whose speeds.
-        utterances: of that split.
-        segment_seconds: length of every mixture.
-        purpose: sets for different purposes have different mixtures.
-        processes: that build rooms.
-        on_rooms: told of the rooms.
+        workspace: workspace of the experiment.
+        split: the split; `training.speeds` applies to the training split only.
+        utterances: the speech of the split.
+        segment_seconds: length of each mixture.
+        purpose: name of the set. Sets of different names hold different mixtures.
+        processes: number of processes that build rooms.
+        on_rooms: called after each room with (done, total).
 
     Raises:
         UserError: fewer than two speakers, or unreadable speech.
     """
     experiment = workspace.experiment
     data, data_digest = experiment.data, experiment.data_digest()
-    # Unusable speech is refused before rooms are simulated for it.
+    # Speech comes before rooms: unusable speech is refused sooner.
     sampled = [(utterance.speaker, load_speech(utterance, data.sample_rate)) for utterance in utterances]
     speeds = experiment.training.speeds if split is Split.TRAIN else (1.0,)
     speech = speech_by_speaker(sampled, data.sample_rate, speeds)

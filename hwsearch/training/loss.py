@@ -1,15 +1,25 @@
-"""The training loss."""
+"""What full-precision and quantization-aware training share: the loss and the learning rate."""
 
+import math
+from collections.abc import Callable
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
 RELATIVE_FLOOR = 1e-8
-"""Part of the target's energy added to both sides of the ratio: SI-SNR is bounded near 80 dB, and so is its gradient."""
+"""Share of the target's energy added to both sides of the ratio. It bounds SI-SNR near 80 dB, and with it the gradient."""
 
 ABSOLUTE_FLOOR = 1e-10
-"""Keeps the ratio and its gradient finite where the target is silent."""
+"""Energy that keeps the ratio and its gradient finite for a silent target."""
+
+StepReport = Callable[[int, int, float], None]
+"""Called after each training step with (steps done, all steps, loss in dB)."""
+
+
+def half_cosine(share: float, first: float, last: float) -> float:
+    """The learning rate after a share of all steps: half a cosine (arXiv 1608.03983, equation 5, one period)."""
+    return last + 0.5 * (first - last) * (1 + math.cos(math.pi * share))
 
 
 def si_snr(estimate: Tensor, target: Tensor) -> Tensor:
@@ -33,14 +43,11 @@ def si_snr(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def ordered(references: Tensor, estimates: Tensor) -> Tensor:
-    """The references in the order of the estimates that fit them best (permutation-invariant training, arXiv 1703.06284).
+    """Reorder the references of each example to give the highest mean SI-SNR (permutation-invariant training, arXiv 1703.06284).
 
     Args:
-        references: [batch, samples], or [batch, speakers, samples].
-        estimates: of the same shape.
-
-    Returns:
-        The references; of several speakers in the order of the highest mean SI-SNR.
+        references: [batch, samples], which stay as they are, or [batch, speakers, samples].
+        estimates: the same shape.
     """
     if references.ndim == 2:
         return references

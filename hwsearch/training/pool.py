@@ -1,9 +1,8 @@
-"""The mixtures that candidates are trained on: a fixed set, made once, with all that does not change from candidate to candidate.
+"""The training pool: a fixed set of mixtures for all candidates, with everything that no candidate changes.
 
-Beside each mixture stand its normalised features and the full-precision base's estimate, the teacher's: computing the two
-takes half as long as a training step. Sound and features are kept as 16-bit floating point: its rounding
-lies some 70 dB below the sound, and no training set's sound is that clean. The file is read by mapping it into memory,
-which all workers of a machine share.
+Each mixture comes with its normalised features and the estimate of the full-precision base, the teacher. Computing the two takes
+half as long as a training step. Sound and features are 16-bit floating point; the rounding error lies some 70 dB below the sound.
+The file is mapped into memory, which all workers of a machine share.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dynamic import Example
-from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.files.reading import digest
 from hwsearch.files.tensors import read_tensors, refused, write_tensors
@@ -40,12 +38,12 @@ _TENSORS = ("mixtures", "doa_deg", "target", "normalised", "stored", "estimate")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Examples ready for a training step, in float32.
+    """Examples for a training step, in float32.
 
     Attributes:
-        analysis: what the front end makes of them.
+        analysis: the analysis by the front end.
         target: [batch, samples], or [batch, speakers, samples] in the order of the base's outputs.
-        estimate: the full-precision base's, in the same shape.
+        estimate: the estimate of the full-precision base, the same shape.
     """
 
     analysis: Analysis
@@ -59,12 +57,12 @@ class TrainingPool:
 
     Attributes:
         mixtures: [N, mics, samples].
-        doa_deg: direction of the target [N].
+        doa_deg: directions of the targets in degrees [N].
         target: [N, samples], or [N, speakers, samples].
-        normalised: the network's input [N, channels, frames].
-        stored: what the front end keeps for its synthesis [N, ...].
-        estimate: the full-precision base's, in the shape of `target`.
-        base_sha256: the base that inputs and estimates are of.
+        normalised: inputs of the network [N, channels, frames].
+        stored: values that the front end's synthesis needs [N, ...].
+        estimate: estimates of the full-precision base, the shape of `target`.
+        base_sha256: SHA-256 of the base that made inputs and estimates.
     """
 
     mixtures: Tensor
@@ -79,7 +77,7 @@ class TrainingPool:
         return len(self.doa_deg)
 
     def batch(self, examples: Sequence[int], front_end: FrontEnd) -> Batch:
-        """Examples by number, for the front end that they were analysed with, on its device."""
+        """The examples of the given numbers, on the device of the front end that analysed them."""
         chosen, device = list(examples), front_end.device
         # Channels first in memory: what a training step works on.
         normalised = torch.stack([self.normalised[number] for number in chosen], dim=1).to(device).float().transpose(0, 1)
@@ -91,22 +89,20 @@ class TrainingPool:
 
 
 def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path:
-    """Make the experiment's pool, or find it made; its name is a hash of all it depends on.
+    """Make the pool of an experiment, or check the pool that is already there.
 
     Args:
-        workspace: of the experiment, whose base must be there.
-        processes: that build missing rooms.
-        progress: told of rooms, then of examples.
+        workspace: workspace of the experiment, with its base. `sensitivity.recoverability.check_trainable` has accepted it.
+        processes: number of processes that build missing rooms.
+        progress: called after each room, then after each example.
 
     Returns:
         The file, for `load_pool`.
 
     Raises:
-        UserError: no rooms or speech to train with, or an unusable base.
+        UserError: an unusable base, unusable speech, or a damaged pool.
     """
     experiment = workspace.experiment
-    if Split.TRAIN not in experiment.data.rooms.count:
-        raise UserError("data.rooms.count: no 'train'; quantization-aware training wants rooms to train in")
     separator = load_checked_base(experiment, workspace.base_path)
     base_sha256 = base_digest(workspace.base_path)
     count, seconds = experiment.qat.examples, experiment.qat.segment_seconds
@@ -116,10 +112,6 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
         return path
     check_writable(path)
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)[Split.TRAIN]
-    if not speech:
-        raise UserError(
-            "data.corpora: no corpus gives splits.train a share; quantization-aware training wants speech to train on"
-        )
     mixtures = dynamic_mixtures(workspace, Split.TRAIN, speech, seconds, "pool", processes, progress)
     pool = analysed_pool(separator, base_sha256, (mixtures.example(0, index) for index in range(count)), count, progress)
     content = {"format": _FORMAT, "base_sha256": base_sha256}
@@ -128,7 +120,7 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
 
 
 def pool_path(workspace: Workspace) -> Path:
-    """Where the pool of an experiment lies, whose base must be there."""
+    """The file of an experiment's pool, named by a hash of all that the pool depends on; the base must exist."""
     experiment = workspace.experiment
     key = digest(
         {
@@ -144,21 +136,18 @@ def pool_path(workspace: Workspace) -> Path:
 
 
 def load_pool(path: Path, *, check: bool = False) -> TrainingPool:
-    """Open a pool; its tensors are mapped into memory and read where they are used.
+    """Map a pool into memory.
 
     Args:
-        path: of the file.
-        check: whether it is as it was written, for which it is read whole; `build_pool` has done that.
+        path: the file.
+        check: whether to check that the file is unchanged, which reads all of it. `build_pool` has done so.
 
     Raises:
         UserError: no such file, or no pool.
     """
     content, tensors = read_tensors(path, _KEY, _WHAT, _MEND, check=check)
     try:
-        pool = TrainingPool(
-            **{name: tensors[name] for name in _TENSORS},
-            base_sha256=str(content["base_sha256"]),
-        )
+        pool = TrainingPool(**{name: tensors[name] for name in _TENSORS}, base_sha256=str(content["base_sha256"]))
     except KeyError as error:
         raise refused(path, _WHAT, f"no {error} in it", _MEND) from None
     if len({len(getattr(pool, name)) for name in _TENSORS}) != 1 or len(pool) == 0:
@@ -169,14 +158,14 @@ def load_pool(path: Path, *, check: bool = False) -> TrainingPool:
 def analysed_pool(
     separator: Separator, base_sha256: str, examples: Iterable[Example], count: int, progress: Progress | None = None
 ) -> TrainingPool:
-    """A pool in memory.
+    """Make a pool in memory.
 
     Args:
         separator: the full-precision base.
-        base_sha256: of its file.
-        examples: of one length.
-        count: how many they are, at least one.
-        progress: told of every example.
+        base_sha256: SHA-256 of the base's file.
+        examples: examples of one length.
+        count: number of examples, at least one.
+        progress: called after each example.
     """
     tensors: dict[str, Tensor] = {}
     for index, example in enumerate(examples):

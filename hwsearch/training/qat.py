@@ -1,12 +1,11 @@
 """Quantization-aware training of one candidate, with distillation from the full-precision base.
 
-Weights are rounded in the forward pass and trained as floating-point master copies through straight-through
-gradients; scales are trained beside them (learned step size quantization, arXiv 1902.08153). The loss is the
-separator's own, to the target in part and to the base's estimate in part.
+The forward pass rounds the weights. Straight-through gradients train their floating-point master copies, and the scales beside
+them (learned step size quantization, arXiv 1902.08153). The loss weighs negative SI-SNR to the target and to the base's estimate.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,19 +16,16 @@ from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, initial_state
-from hwsearch.training.loss import si_snr
+from hwsearch.training.loss import StepReport, half_cosine, si_snr
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.trainable import TrainableNetwork
 
 FINAL_RATE = 0.05
-"""Learning rate of the last step against that of the first."""
-
-StepReport = Callable[[int, int, float], None]
-"""Called after each step with (steps done, steps in all, loss in dB)."""
+"""Learning rate at the end, as a share of the first one."""
 
 
 class TrainingDivergedError(ValueError):
-    """The loss is no number any more; the message is one line."""
+    """The loss is not finite; the message is one line."""
 
 
 def train_quantized(
@@ -43,31 +39,31 @@ def train_quantized(
     start: TrainedState | None = None,
     on_step: StepReport | None = None,
 ) -> TrainedState:
-    """Train an allocation of the base, on the base's device; a pure function, on the processor bit for bit on one thread.
+    """Train an allocation of the base on the base's device. On one processor thread, equal arguments give equal bits.
 
     Args:
-        base: what is quantized, and the teacher.
-        allocation: width of every site.
-        pool: training mixtures, made for the same base.
-        config: sizes and rates; its numbers of steps are not read.
-        steps: training steps, at least 1.
-        seed: of the order of examples.
-        start: trained state of another allocation to begin from (`separator.trained.initial_state`).
-        on_step: told of every step.
+        base: the network to quantize, and the teacher.
+        allocation: bit-width of every site.
+        pool: training mixtures for this base.
+        config: sizes and rates; its numbers of steps are ignored.
+        steps: number of steps, at least 1.
+        seed: seed of the order of examples.
+        start: state of another allocation to start from (`separator.trained.initial_state`).
+        on_step: called after each step.
 
     Raises:
         TrainingDivergedError: the loss became NaN or infinite.
-        ValueError: `pool` or `start` belongs to another base, or no steps.
+        ValueError: `pool` or `start` belongs to another base, or `steps` is below 1.
     """
     if steps < 1:
         raise ValueError(f"{steps} training steps; wanted at least 1")
     if pool.base_sha256 != base.base_sha256:
         raise ValueError(f"training mixtures for base {pool.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
     state = initial_state(base, allocation, start)
-    # Each step reads these one by one, which a GPU would have to be asked for.
+    # Zero points stay on the processor: each step reads them one by one.
     fixed = {name: tensor for name, tensor in state.parameters.items() if not tensor.is_floating_point()}
     moved = {name: tensor.to(base.device, copy=True) for name, tensor in state.parameters.items() if name not in fixed}
-    # A scale is trained as its logarithm: it stays positive, and a step changes it by a share of its size.
+    # The logarithm of a scale is trained: the scale stays positive, and a step changes it by a share of its size.
     logarithms = {name: tensor.log().requires_grad_() for name, tensor in moved.items() if name.endswith(".scale")}
     others = {name: tensor.requires_grad_() for name, tensor in moved.items() if name not in logarithms}
     trained = [*others.values(), *logarithms.values()]
@@ -84,7 +80,7 @@ def train_quantized(
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(trained, config.gradient_clip)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * cosine(step / steps)
+            group["lr"] = rate * half_cosine(step / steps, 1.0, FINAL_RATE)
         optimizer.step()
         if on_step is not None:
             on_step(step + 1, steps, value)
@@ -109,15 +105,15 @@ def distilled_loss(
     examples: Sequence[int],
     distillation: float,
 ) -> Tensor:
-    """Mean loss over examples in dB, []: negative SI-SNR to the target and to the base's estimate.
+    """Mean loss over examples of the pool in dB, a scalar: negative SI-SNR to the target and to the base's estimate.
 
     Args:
-        base: for its synthesis.
-        network: the base's at an allocation.
-        parameters: as in `TrainedState`.
+        base: the teacher, whose front end synthesises the estimate.
+        network: the network of the base at an allocation.
+        parameters: parameters as in `TrainedState`.
         pool: training mixtures.
-        examples: numbers in the pool.
-        distillation: share of the loss that the base's estimate has.
+        examples: numbers of examples in the pool.
+        distillation: weight of the base's estimate, 0 to 1; the target has the rest.
     """
     batch = pool.batch(examples, base.separator.front_end)
     output = network(parameters, batch.analysis.normalised.transpose(0, 1)).transpose(0, 1)
@@ -128,7 +124,7 @@ def distilled_loss(
 
 
 def batches(examples: int, batch_size: int, seed: int) -> Iterator[tuple[int, ...]]:
-    """Endless batches of example numbers: pass after pass over all examples, each in an order of its own."""
+    """Endless batches of example numbers. Each pass visits all examples in a new order."""
     waiting: list[int] = []
     sweep = 0
     while True:
@@ -137,8 +133,3 @@ def batches(examples: int, batch_size: int, seed: int) -> Iterator[tuple[int, ..
             sweep += 1
         yield tuple(waiting[:batch_size])
         del waiting[:batch_size]
-
-
-def cosine(share: float) -> float:
-    """Factor of the learning rate: half a cosine from 1 to `FINAL_RATE` (arXiv 1608.03983, equation 5, one period)."""
-    return FINAL_RATE + 0.5 * (1 - FINAL_RATE) * (1 + math.cos(math.pi * share))

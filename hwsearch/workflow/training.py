@@ -9,7 +9,7 @@ from hwsearch.separator.base import load_base
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress
-from hwsearch.training.full_precision import Reports, train_base, trained_path, training_digest
+from hwsearch.training.full_precision import train_base, trained_path, training_digest
 from hwsearch.workflow.caller import SILENT, Listener
 from hwsearch.workspace import Workspace
 
@@ -80,6 +80,6 @@ def train(workspace: Workspace, processes: int, listener: Listener = SILENT) -> 
             f"{score:.2f} dB (best {progress.best_score_db:.2f} in epoch {progress.best_epoch})"
         )
 
-    progress = train_base(workspace, processes, Reports(listener.progress("rooms"), on_step, on_epoch))
+    progress = train_base(workspace, processes, listener.progress("rooms"), on_step, on_epoch)
     listener.said(f"base: {trained_path(workspace)}")
     return progress

@@ -10,7 +10,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import parse_experiment
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
-from hwsearch.training.pool import analysed_pool, build_pool, load_pool
+from hwsearch.training.pool import analysed_pool, build_pool, load_pool, pool_path
 from hwsearch.workspace import Workspace
 from tests.separator.small import RELU, small_network
 from tests.tiny import tiny_content
@@ -79,21 +79,13 @@ def test_a_pool_is_made_once(built, monkeypatch):
 )
 def test_a_pool_of_other_settings_is_another_file(built, tmp_path, change):
     _, path, _ = built
-    assert build_pool(workspace(tmp_path, **change), 1, lambda *_: None).name != path.name
+    assert pool_path(workspace(tmp_path, **change)).name != path.name
 
 
 def test_the_same_experiment_makes_the_same_pool(built, tmp_path):
     _, path, _ = built
     again = build_pool(workspace(tmp_path), 1, lambda *_: None)
     assert (again.name, again.read_bytes()) == (path.name, path.read_bytes())
-
-
-def test_without_rooms_or_speech_to_train_with_the_missing_key_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"^data\.rooms\.count: no 'train'"):
-        build_pool(workspace(tmp_path, data={"rooms": {"count": {"validation": 1, "test": 1}}}), 1, lambda *_: None)
-    corpus = {"kind": "espeak", "speakers": 8, "utterances_per_speaker": 3, "splits": {"validation": 0.5, "test": 0.5}}
-    with pytest.raises(UserError, match=r"^data\.corpora: "):
-        build_pool(workspace(tmp_path, data={"corpora": [corpus]}), 1, lambda *_: None)
 
 
 def test_sixteen_bits_lie_far_below_the_sound():

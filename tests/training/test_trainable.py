@@ -48,7 +48,7 @@ def brevitas_gradients(network, base, widths):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_outputs_and_gradients_are_those_of_the_brevitas_network(kind, data):
     """In double precision, where no value comes near enough to a half for the order of sums to matter.
 
