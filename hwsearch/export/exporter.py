@@ -1,4 +1,4 @@
-"""The contract of export formats, and those that ship."""
+"""The contract of export formats, and the two built-in formats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from hwsearch.export.verify import VerificationReport
 
 QONNX_FRAMES = 64
-"""Frames of a QONNX graph, whose shape is fixed and whose executor is slow; more where the network wants more."""
+"""Frames of a QONNX graph, unless the network needs more. The shape is fixed, and QONNX's executor is slow."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What came of writing a file.
+    """The result of writing a file.
 
     Attributes:
-        report: how the file compares with the network.
-        facts: what else the proof says, as JSON by name.
+        report: comparison of the file with the network.
+        facts: further entries of the proof, JSON values by name.
     """
 
     report: "VerificationReport"
@@ -31,12 +31,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Exporter:
-    """One format.
+    """An export format.
 
     Attributes:
-        file: name of its graph in an export's folder, no other format's.
-        write: writes the graph to a path and holds it to the network on batches of raw inputs [1, channels, frames]. Raises
-            `VerificationError` where the two differ.
+        file: name of the graph in an export's folder; each format has its own.
+        write: writes the graph to a path and compares it with the network on batches of raw inputs [1, channels, frames]. Raises
+            `VerificationError` if the two differ.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""What an exported file computes."""
+"""The network that an exported file computes."""
 
 from contextlib import suppress
 
@@ -11,18 +11,15 @@ from hwsearch.separator.quantized import QuantizedNetwork
 _EXAMPLE_FRAMES = (16, 64, 256, 1024, 4096)
 
 INPUT, OUTPUT = "features", "mask"
-"""An exported graph's input (a front end's raw input [1, channels, frames]) and output [1, channels, frames]."""
+"""Names of an exported graph's input and output. The input is the front end's raw input; both are [1, channels, frames]."""
 
 
 class ExportedNetwork(nn.Module):
-    """The front end's normalisation, then the quantized network.
+    """The front end's normalisation followed by the quantized network, [batch, channels, frames] to the same.
 
     Args:
         network: the quantized network.
-        front_end: of its base.
-
-    Shape:
-        the front end's raw input [batch, channels, frames] -> the network's output [batch, channels, frames]
+        front_end: the front end of its base.
     """
 
     def __init__(self, network: QuantizedNetwork, front_end: FrontEnd) -> None:
@@ -35,11 +32,11 @@ class ExportedNetwork(nn.Module):
 
     @property
     def features(self) -> int:
-        """Number of features per frame."""
+        """Number of features in a frame."""
         return len(self.mean)
 
     def example_frames(self, least: int = 0) -> int:
-        """Frames that exporters trace the network with: few, and as many as its strides and kernels want."""
+        """A number of frames to trace the network with: at least `least`, and enough for its strides and kernels."""
         graph = self.network.graph
         for frames in _EXAMPLE_FRAMES[:-1]:
             with suppress(ValueError):
@@ -48,7 +45,7 @@ class ExportedNetwork(nn.Module):
         return _EXAMPLE_FRAMES[-1]
 
     def normalise(self, features: Tensor) -> Tensor:
-        """In the operations of the front end."""
+        """The normalised features, by the operations of the front end."""
         return (features - self.mean) * self.scale
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Separate recordings of any length with an exported file."""
+"""Separation of recordings of any length with an exported file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +22,9 @@ from hwsearch.process.cores import check_threads
 from hwsearch.separator.front_end import SpectralFrontEnd
 
 CHUNK_FRAMES = 1024
-"""Frames separated at a time, which bounds the memory whatever the recording's length.
+"""Frames separated at a time, which bounds the memory for a recording of any length.
 
-A network of which every frame depends on all gets the whole recording at once.
+A network whose outputs depend on all frames gets the whole recording at once.
 """
 
 _REFUSALS = (
@@ -37,10 +37,10 @@ _REFUSALS = (
 )
 
 _SAMPLES_PER_FRAME = 128
-"""Samples of a waveform that count as a frame."""
+"""Number of samples that count as a frame of a network on waveforms."""
 
 _BLOCK_SAMPLES = 65_536
-"""Samples of an array that are taken at a time."""
+"""Length of the blocks that an array is read in."""
 
 
 class OnnxSeparator:
@@ -51,8 +51,8 @@ class OnnxSeparator:
         threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
 
     Raises:
-        UserError: no such file, no ONNX, not one of ours, or one that does not fit its own description; or more threads than this
-            machine can run.
+        UserError: there is no such file, it is no export, its graph does not fit its description, or this machine cannot run so
+            many threads.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -70,15 +70,15 @@ class OnnxSeparator:
         channels = {INPUT: self.front_end.inputs, OUTPUT: self.front_end.outputs}
         tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
         found = {tensor.name: (tensor.type, tensor.shape[:2], list(map(type, tensor.shape[2:]))) for tensor in tensors}
-        # The number of frames has a name.
+        # The number of frames is a name, not a number.
         if found != {name: ("tensor(float)", [1, count], [str]) for name, count in channels.items()}:
             raise UserError(f"{path}: its graph does not fit its description; export it again")
 
     def output(self, raw: Tensor) -> Tensor:
-        """The front end's raw input to the network's output, [1, channels, frames] both.
+        """Run the network on the front end's raw input, [1, channels, frames] to the same.
 
         Raises:
-            UserError: ONNX Runtime cannot run the graph on it.
+            UserError: ONNX Runtime cannot run the graph on this input.
         """
         try:
             outputs: list[NDArray[np.float32]] = self._session.run([OUTPUT], {INPUT: raw.numpy()})
@@ -89,18 +89,19 @@ class OnnxSeparator:
     def separate(
         self, mixture: NDArray[np.float32], doa_deg: float | None = None, chunk_frames: int = CHUNK_FRAMES
     ) -> NDArray[np.float32]:
-        """The target's waveform at microphone 0, or those of all speakers.
+        """Separate a recording in memory.
 
         Args:
             mixture: [mics, samples] at the description's sample rate.
-            doa_deg: direction of the target, where the front end looks at it.
+            doa_deg: direction of the target in degrees, if the front end looks at it.
             chunk_frames: frames separated at a time; see `separate_blocks`.
 
         Returns:
-            [samples], or [speakers, samples].
+            The waveform of the target at microphone 0, [samples], or those of all speakers, [speakers, samples].
 
         Raises:
-            UserError: another number of microphones, no samples, samples that are no sound, or a direction out of range.
+            UserError: a wrong number of microphones, no samples, samples that are not finite numbers of a plausible size, or
+                anything that `separate_blocks` refuses.
         """
         wanted = self.front_end.microphones
         if mixture.ndim != 2 or mixture.shape[0] != (wanted or max(mixture.shape[0], 1)) or mixture.shape[1] == 0:
@@ -124,37 +125,30 @@ class OnnxSeparator:
         doa_deg: float | None = None,
         chunk_frames: int = CHUNK_FRAMES,
     ) -> Iterator[NDArray[np.float32]]:
-        """The target's waveform at microphone 0, or those of all speakers, of a recording that need not be in memory as a whole.
+        """Separate a recording that need not fit into memory.
 
-        It is read twice: for its level, which is that of all of it, and to separate it. That is done in chunks, each with as many
-        frames of context as the network and the front end reach, so that the result is that of the whole recording up to
-        rounding.
+        The recording is read twice: for the level of the whole, and for its separation. Each chunk comes with the context that
+        the network and the front end reach, so the result is that of the whole recording up to rounding.
 
         Args:
-            blocks: reads the recording from its beginning, [mics, a number of samples] at a time, all of them finite and none
-                beyond `LOUDEST`.
-            samples: how many there are in all.
-            doa_deg: direction of the target, where the front end looks at it.
-            chunk_frames: frames of a spectrum separated at a time, or as much sound, where the network does not look at all
-                of it.
+            blocks: reads the recording from its beginning in blocks [mics, samples]. Samples are finite and within `LOUDEST`.
+            samples: length of the recording.
+            doa_deg: direction of the target in degrees, if the front end looks at it.
+            chunk_frames: frames separated at a time, of a spectrum or of 128 samples each.
 
         Returns:
-            [a number of samples], or [speakers, a number of samples], at a time, `samples` in all.
+            Pieces [samples] of the target's waveform at microphone 0, or [speakers, samples] of all speakers' waveforms.
 
         Raises:
-            UserError: no direction or one out of range, or the result is not finite.
+            UserError: a missing direction, one out of range, or a result that is not finite.
         """
         if chunk_frames < 1:
             raise UserError(f"chunks of {chunk_frames} frames; wanted at least 1")
         reach = context(self.description.network.graph)
-        match self.front_end:
-            case SpectralFrontEnd():
-                made = spectral_pieces(
-                    self.front_end, self.output, blocks, samples, self._direction(doa_deg), chunk_frames, reach
-                )
-            case _:
-                made = waveform_pieces(self.output, blocks, samples, chunk_frames * _SAMPLES_PER_FRAME, reach)
-        return _finite(made)
+        if isinstance(self.front_end, SpectralFrontEnd):
+            direction = self._direction(doa_deg)
+            return _finite(spectral_pieces(self.front_end, self.output, blocks, samples, direction, chunk_frames, reach))
+        return _finite(waveform_pieces(self.output, blocks, samples, chunk_frames * _SAMPLES_PER_FRAME, reach))
 
     def _direction(self, doa_deg: float | None) -> float:
         array = self.description.microphones
@@ -173,12 +167,12 @@ def _finite(pieces: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
 
 
 def open_session(content: bytes, threads: int = 1, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session of ONNX Runtime on the processor that is silent about errors, as it raises them.
+    """Open a session of ONNX Runtime on the processor. It raises errors without printing them.
 
     Args:
         content: the bytes of a model.
         threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
-        optimized: where to write the graph that the session runs.
+        optimized: where to write the optimized graph that the session runs.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

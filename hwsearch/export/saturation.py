@@ -1,7 +1,7 @@
-"""Which layers of an exported file hold unsigned weights, so that the file is exact on every processor.
+"""The layers of an exported file that hold unsigned weights, so that the file is exact on every processor.
 
-Without VNNI the x86 kernels for unsigned activations and signed weights add two neighbouring products in 16 bits, which
-saturates: 255 * 127 * 2 > 32767. Their kernels for unsigned weights add in 32 bits, as all depthwise kernels do.
+Without VNNI, the x86 kernels for unsigned activations and signed weights add two neighbouring products in 16 bits. That sum
+saturates: 255 * 127 * 2 > 32767. The kernels for unsigned weights, and all depthwise kernels, add in 32 bits.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _LARGEST_SUM = 2**15 - 1
 
 
 def could_saturate(layer: Operation, weight: Sequence[int], weight_bits: int, activation_bits: int) -> bool:
-    """Whether a layer's weights are stored as uint8 and not as int8.
+    """Whether a layer needs uint8 weights instead of int8.
 
     Args:
         layer: a layer of a graph.
         weight: shape of its weights.
-        weight_bits: their width.
-        activation_bits: width of what it reads.
+        weight_bits: bit-width of its weights.
+        activation_bits: bit-width of the tensor that it reads.
     """
     if isinstance(layer, TransposedConvolution):
         return False  # computed in floating point
@@ -31,13 +31,7 @@ def could_saturate(layer: Operation, weight: Sequence[int], weight_bits: int, ac
 
 
 def holds_unsigned_weights(groups: int, weight_bits: int, activation_bits: int) -> bool:
-    """`could_saturate`, of the groups of a depthwise convolution, or of 1 for any other layer.
-
-    Args:
-        groups: of a depthwise convolution, or 1.
-        weight_bits: width of its weights.
-        activation_bits: width of what it reads.
-    """
+    """`could_saturate` for a layer that is known by `groups`: those of a depthwise convolution, 1 for any other layer."""
     if groups > 1 or max(weight_bits, activation_bits) > 8:
         return False  # computed in 32 bits, or in floating point
     largest: int = 2 * (2**activation_bits - 1) * weight_limit(weight_bits)

@@ -1,4 +1,4 @@
-"""The shapes of an exported file's tensors, told from its nodes before a runtime loads it."""
+"""Inference of the shapes of an exported file's tensors, before a runtime loads the file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a tensor.
-
-    Attributes:
-        shape: its shape.
-        value: of a constant, or of what is computed from shapes; else none.
-    """
+    """A tensor whose shape is known, and whose value is known if it is a constant or computed from shapes."""
 
     shape: Shape
     value: NDArray[np.int64] | None = None
@@ -29,7 +24,7 @@ ELEMENTWISE = frozenset(
         *("Round", "Sigmoid", "Sub", "Tanh", "InstanceNormalization", "LayerNormalization", "LogSoftmax"),
     }
 )
-"""Operators whose result has the shape of their first input, or of all inputs broadcast."""
+"""Operators whose result has the shape of their first input, or the broadcast shape of all inputs."""
 
 _BROADCAST = {"Add", "Div", "Mul", "Sub"}
 
@@ -37,10 +32,10 @@ _ATTRIBUTES = {"allowzero", "alpha", "axes", "axis", "epsilon", "keepdims", "mod
 
 
 def attributes_of(node: NodeProto) -> dict[str, int | list[int]]:
-    """A node's attributes that are whole numbers.
+    """The attributes of a node that are integers.
 
     Raises:
-        ValueError: attributes that no exported node has.
+        ValueError: an attribute that no exported node has.
     """
     found: dict[str, int | list[int]] = {}
     for attribute in node.attribute:
@@ -53,7 +48,7 @@ def attributes_of(node: NodeProto) -> dict[str, int | list[int]]:
 
 
 def infer(node: NodeProto, read: Sequence[Known]) -> Known:
-    """What a node makes of tensors.
+    """The result of a node.
 
     Raises:
         KeyError: an operator that no export holds.
@@ -75,7 +70,7 @@ _Attributes = Mapping[str, int | list[int]]
 
 def _value(known: Known) -> NDArray[np.int64]:
     if known.value is None:
-        raise ValueError("depends on what is no shape")
+        raise ValueError("depends on a tensor that is not computed from shapes")
     return known.value
 
 

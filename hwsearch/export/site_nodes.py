@@ -1,10 +1,10 @@
-"""Which node of an exported file quantizes which site.
+"""The order in which quantizers stand in a network and in its exported file.
 
-Exporters keep neither names nor the order of nodes. Both the network's graph and the file's are walked from their output towards
-their input instead, every operation's inputs in their order, and the quantizers are met in the same order in both.
+Exporters keep neither names nor the order of nodes. A walk from the output towards the input, which follows the inputs of each
+operation in their order, meets the quantizers of both graphs in the same order.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from onnx import ModelProto, NodeProto
 
@@ -12,29 +12,11 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Slice
 
 _READ_ONCE = {"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
-"""Operators of which only the first input is data."""
-
-
-def site_nodes(
-    model: ModelProto, graph: Graph, sites: Mapping[str, str], quantizes: Callable[[NodeProto], bool]
-) -> dict[str, NodeProto] | None:
-    """The node that quantizes each site; none where a file has more or fewer such nodes than there are sites.
-
-    Args:
-        model: the file's graph.
-        graph: the network, of one output.
-        sites: for each quantized tensor of the network its site.
-        quantizes: tells the nodes.
-    """
-    wanted = [sites[tensor] for tensor in _walk_graph(graph) if tensor in sites]
-    nodes = nodes_that_quantize(model, quantizes)
-    if not len(nodes) == len(wanted) == len(sites):
-        return None
-    return dict(zip(wanted, nodes, strict=True))
+"""Operators whose first input is their only data."""
 
 
 def nodes_that_quantize(model: ModelProto, quantizes: Callable[[NodeProto], bool]) -> list[NodeProto]:
-    """The nodes that quantize something computed from the input, in the order of `_walk_graph`."""
+    """The nodes that quantize something computed from the input, in the order of the walk."""
     computed = {model.graph.input[0].name}
     for node in model.graph.node:
         if computed.intersection(node.input):
@@ -52,8 +34,8 @@ def nodes_that_quantize(model: ModelProto, quantizes: Callable[[NodeProto], bool
     return [writers[tensor] for tensor in walked if tensor in writers and quantizes(writers[tensor])]
 
 
-def _walk_graph(graph: Graph) -> list[str]:
-    """Tensors of a graph, each behind those that its operation reads, and those in the operation's order."""
+def walked_tensors(graph: Graph) -> list[str]:
+    """The tensors of a graph with one output, in the order of the walk."""
 
     def read(tensor: str) -> Sequence[str]:
         operation = graph.by_name.get(tensor)
@@ -65,7 +47,7 @@ def _walk_graph(graph: Graph) -> list[str]:
 
 
 def _post_order(output: str, read: Callable[[str], Sequence[str]]) -> list[str]:
-    """Everything that an output depends on, and the output last."""
+    """Everything that an output depends on, each after what it reads, and the output last."""
     found: dict[str, None] = {}
     left = [(output, False)]
     while left:

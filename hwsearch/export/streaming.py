@@ -1,4 +1,4 @@
-"""Recordings of any length through a network: chunks of sound with the context that each of them needs."""
+"""Separation of recordings of any length, in chunks of sound with the context that each chunk needs."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,10 +15,10 @@ from hwsearch.separator.front_end import SMALLEST_LEVEL, SpectralFrontEnd
 from hwsearch.separator.stft import istft, stft
 
 Blocks = Callable[[], Iterator[NDArray[np.float32]]]
-"""Reads a recording from its beginning, [mics, a number of samples] at a time."""
+"""Reads a recording from its beginning in blocks [mics, samples]."""
 
 Network = Callable[[Tensor], Tensor]
-"""A front end's raw input to the network's output, [1, channels, frames] both."""
+"""Maps the front end's raw input to the network's output, both [1, channels, frames]."""
 
 
 def spectral_pieces(
@@ -30,23 +30,23 @@ def spectral_pieces(
     chunk_frames: int,
     reach: Context | None,
 ) -> Iterator[Tensor]:
-    """The target's waveform, [a number of samples] at a time.
+    """The waveform of the target in pieces [samples].
 
     Args:
-        front_end: whose spectra and features the network takes.
+        front_end: the front end of the network.
         network: the exported file.
         blocks: the recording.
         samples: its length.
-        doa_deg: direction of the target.
+        doa_deg: direction of the target in degrees.
         chunk_frames: frames separated at a time.
-        reach: of the network; without it the recording is separated as a whole.
+        reach: context of the network; none to separate the recording as a whole.
     """
     config = front_end.config
     hop, margin, frames, doa = config.hop_length, _margin(config), front_end.frames(samples), torch.tensor([doa_deg])
     level = _spectral_level(Tape(block[:1] for block in blocks()), config, frames, chunk_frames)
     tape = Tape(blocks())
     for first, last in _chunks(frames, frames if reach is None else chunk_frames):
-        # Frames whose masks are wanted: those that overlap the chunk's samples.
+        # Masks of the frames that overlap the samples of the chunk.
         inner_first, inner_last = max(0, first - margin), min(frames, last + margin)
         outer_first, outer_last = _read_frames(reach, inner_first, inner_last, frames)
         spectrum = _spectrum(tape, outer_first, outer_last, config)
@@ -54,10 +54,10 @@ def spectral_pieces(
         mask = network(raw)
         wanted = slice(inner_first - outer_first, inner_last - outer_first)
         start = front_end.start(raw)
-        start = start[..., wanted] if start.ndim else start  # without a beam one zero stands for all
+        start = start[..., wanted] if start.ndim else start  # a scalar zero without a beam
         estimate = apply_mask(spectrum[:1, ..., wanted], mask[..., wanted], start)
         offset = inner_first * hop
-        # Whole hops, as the frames are made of; behind the last sample are zeros.
+        # Frames consist of whole hops; zeros follow the last sample.
         end = (frames - 1 if last == frames else last) * hop
         yield istft(estimate, config.n_fft, hop, end - offset)[0, first * hop - offset : samples - offset]
 
@@ -65,14 +65,14 @@ def spectral_pieces(
 def waveform_pieces(
     network: Network, blocks: Blocks, samples: int, chunk_samples: int, reach: Context | None
 ) -> Iterator[Tensor]:
-    """The waveforms of all speakers, [speakers, a number of samples] at a time.
+    """The waveforms of all speakers in pieces [speakers, samples].
 
     Args:
         network: the exported file.
-        blocks: the recording, of which the first channel is heard.
+        blocks: the recording; only its first channel is used.
         samples: its length.
         chunk_samples: samples separated at a time.
-        reach: of the network; without it the recording is separated as a whole.
+        reach: context of the network; none to separate the recording as a whole.
     """
     energy = sum(float(np.square(block[0], dtype=np.float64).sum()) for block in blocks())
     level = max((energy / samples) ** 0.5, SMALLEST_LEVEL)
@@ -84,7 +84,7 @@ def waveform_pieces(
 
 
 class Tape:
-    """A recording that is read in order, of which only what may still be asked for is kept."""
+    """A recording that is read in order. Samples before the last start are dropped."""
 
     def __init__(self, blocks: Iterator[NDArray[np.float32]]) -> None:
         self._blocks = blocks
@@ -92,7 +92,7 @@ class Tape:
         self._start = self._end = 0
 
     def between(self, start: int, stop: int) -> Tensor:
-        """Samples `start` to `stop`, or to the recording's end: [mics, samples]; `start` never goes back."""
+        """The samples from `start` to `stop` or to the recording's end, [mics, samples]. `start` must not decrease."""
         while self._kept and self._start + self._kept[0].shape[1] <= start:
             self._start += self._kept.pop(0).shape[1]
         while self._end < stop and (block := next(self._blocks, None)) is not None:
@@ -102,7 +102,7 @@ class Tape:
 
 
 def _read_frames(reach: Context | None, first: int, last: int, frames: int) -> tuple[int, int]:
-    """The frames that the masks of others depend on, as far as there are any."""
+    """The range of existing frames that the outputs from `first` to `last` depend on."""
     if reach is None:
         return 0, frames
     start = max(0, first - reach.before)
@@ -116,12 +116,12 @@ def _chunks(frames: int, chunk_frames: int) -> Iterator[tuple[int, int]]:
 
 
 def _margin(config: SpectralConfig) -> int:
-    """Frames on either side of one whose windows overlap its own samples."""
+    """Number of frames on each side of a frame whose windows overlap its samples."""
     return -(-config.n_fft // (2 * config.hop_length))
 
 
 def _spectral_level(tape: Tape, config: SpectralConfig, frames: int, chunk_frames: int) -> Tensor:
-    """Root mean square of the reference microphone's spectrum, as `features` takes it of a whole."""
+    """Root mean square of the whole spectrum of the reference microphone, as `features` takes it."""
     total = torch.zeros((), dtype=torch.float64)
     for first, last in _chunks(frames, chunk_frames):
         total += _spectrum(tape, first, last, config).abs().square().sum(dtype=torch.float64)
@@ -129,7 +129,7 @@ def _spectral_level(tape: Tape, config: SpectralConfig, frames: int, chunk_frame
 
 
 def _spectrum(tape: Tape, first: int, last: int, config: SpectralConfig) -> Tensor:
-    """Frames `first` to `last` of the whole recording's `stft`, from the samples they reach: [mics, bins, frames]."""
+    """The frames from `first` to `last` of the recording's `stft`, [mics, bins, frames]."""
     hop = config.hop_length
     start = max(0, first - _margin(config))
     piece = tape.between(start * hop, (last + _margin(config)) * hop)

@@ -1,7 +1,7 @@
-"""Whether a graph is one that `export_onnx` writes, told before a runtime loads it.
+"""A check that a graph is one of `export_onnx`, before a runtime loads it.
 
-Any other could want any amount of memory or time, whatever its description says. Here the shape of every tensor is told from the
-nodes, for one number of frames, and has to be one that a separator has; and the layers have to be those of the description.
+Another graph could take any amount of memory or time, whatever its description says. So the shapes of all tensors are inferred
+for one number of frames. They must be plausible for a separator, and the layers must be those of the description.
 """
 
 import math
@@ -22,51 +22,47 @@ from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS, WEIGHT, find_sites
 
 _FRAMES = 1024
-"""Frames for which shapes are told."""
+"""Number of frames for which shapes are inferred."""
 
 _MOST_VALUES = 2**16 * _FRAMES
-"""Values of the largest tensor: as many for each frame as no separator has channels."""
+"""Most values of a tensor: for each frame, more than any separator has channels."""
 
 _NODES_PER_OPERATION = 6
-"""Nodes for each operation and each weight or activation, at most; an export has half as many."""
+"""Most nodes for each operation and each site. An export has half as many."""
 
 _SHAPE_VALUES = 64
-"""Most values of a constant that may say what shape something has."""
+"""Most values of a constant that may define a shape."""
 
 _LAYER_NODES = {Convolution: "Conv", TransposedConvolution: "ConvTranspose"}
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """A layer as a description has it.
+    """A layer as its description implies it.
 
     Attributes:
-        name: of the layer.
-        operator: of its node.
-        read: shape of what it reads.
-        made: shape of what it makes.
-        weight: shape of its weights.
-        bias: shape of its bias.
-        attributes: of its node.
-        unsigned: whether integer weights have to be uint8.
+        name: name of the layer.
+        operator: operator of its node.
+        read: shapes of its input, weights and bias.
+        made: shape of its output.
+        attributes: attributes of its node.
+        unsigned: whether integer weights must be uint8.
     """
 
     name: str
     operator: str
-    read: Shape
+    read: list[Shape]
     made: Shape
-    weight: Shape
-    bias: Shape
     attributes: dict[str, int | float | list[int]]
     unsigned: bool
 
 
 class _ForeignError(Exception):
-    """What a graph holds that an export does not."""
+    """A part of a graph that no export has."""
 
 
 def check_structure(model: ModelProto, description: ExportDescription, source: str) -> None:
-    """Refuse a graph other than an export of the network that its description holds.
+    """Refuse a graph that is no export of the network in its description.
 
     Raises:
         UserError: names `source`.
@@ -120,10 +116,8 @@ def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], weight_
     return _Layer(
         operation.name,
         _LAYER_NODES.get(type(operation), "Gemm"),
-        shapes[operation.inputs[0]],
+        [shapes[operation.inputs[0]], weight, bias],
         shapes[operation.name],
-        weight,
-        bias,
         attributes,
         could_saturate(operation, weight, weight_bits, read_bits),
     )
@@ -142,7 +136,7 @@ def _check_constants(model: ModelProto, graph: Graph, features: int, parts: int)
 
 
 class _Walk:
-    """One pass over a graph in the order of execution, which tells every tensor's shape."""
+    """One pass over a graph in the order of execution, which infers the shape of each tensor."""
 
     def __init__(self, model: ModelProto, layers: Sequence[_Layer], features: int, largest: int) -> None:
         self._nodes = model.graph.node
@@ -153,11 +147,7 @@ class _Walk:
         self._largest = largest
 
     def walk(self, output: Shape) -> None:
-        """Raise `_ForeignError` at the first node that an export does not have.
-
-        Args:
-            output: shape of the network's output.
-        """
+        """Raise `_ForeignError` at the first node that no export has; `output` is the shape of the network's output."""
         left = list(reversed(self._layers))
         operators = {layer.operator for layer in self._layers}
         for node in self._nodes:
@@ -179,7 +169,7 @@ class _Walk:
     def _layer(self, node: NodeProto, read: list[Known], layer: _Layer) -> Known:
         attributes = {attribute.name: list(attribute.ints) or attribute.i or attribute.f for attribute in node.attribute}
         shapes = [each.shape for each in read]
-        if (node.op_type, attributes, shapes) != (layer.operator, layer.attributes, [layer.read, layer.weight, layer.bias]):
+        if (node.op_type, attributes, shapes) != (layer.operator, layer.attributes, layer.read):
             raise _ForeignError(f"layer '{layer.name}'")
         if self._types.get(node.input[1]) == TensorProto.INT8 and layer.unsigned:
             raise _ForeignError(f"layer '{layer.name}' is exact on some processors only")

@@ -1,13 +1,11 @@
 """Proof that an exported file computes what the Brevitas network does.
 
-Comparing outputs alone proves little: one value that lies half-way between two integers may be rounded up by
-one runtime and down by another, and the difference spreads through the layers behind it. So every quantized
-tensor inside the graph is read from the runtime, and each layer is judged by itself: from the integers that
-the runtime gave it, the layer is computed in double precision, and the integers that the runtime made of it
-must be the nearest ones, within `ROUNDING_TOLERANCE`. What remains free are the ties,
-which are counted. The Brevitas network is judged in the same way, so that both are proven to be the same
-function. How far their outputs lie apart, which with few bits a handful of ties can make visible, is measured
-beside that.
+Outputs alone prove little. One runtime may round up a value half-way between two integers, and another round it down; the
+difference then spreads through the layers behind. So verification reads every quantized tensor from the runtime and judges each
+layer by itself. It computes the layer in double precision from the integers that the runtime gave it. The integers that the
+runtime made must be the nearest ones, within `ROUNDING_TOLERANCE`. Only ties are free, and they are counted. The Brevitas network
+is judged in the same way, so both are the same function. The difference between their outputs is measured as well: with few bits,
+a handful of ties can make it visible.
 """
 
 import math
@@ -32,25 +30,26 @@ from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.onnx_export import is_wide_quantizer
 from hwsearch.export.runtime import open_session
-from hwsearch.export.site_nodes import nodes_that_quantize, site_nodes
+from hwsearch.export.site_nodes import nodes_that_quantize, walked_tensors
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, is_float, rounds_bias
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, rounds_bias
 from hwsearch.separator.weight_scales import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
-"""Steps of an 8-bit grid by which a runtime's integer may be farther than half a step from the exact value. A float32 sum of K
-products is off by at most K * 2^-24 of the sum of their magnitudes, typically by its square root: with K =
-512 and a sum of magnitudes of 1,000 steps that is 0.03 steps at worst and 0.001 typically. A wrong weight,
-scale or zero point is off by whole steps."""
+"""How much more than half a step an integer may lie from the exact value, in steps of an 8-bit grid.
+
+A float32 sum of K products is off by at most K * 2^-24 of the sum of their magnitudes, and typically by sqrt(K) * 2^-24 of that
+sum. For K = 512 and a sum of 1,000 steps, this is 0.03 steps at worst and 0.001 typically. A wrong weight, scale or zero point is
+off by whole steps.
+"""
 
 FLOAT_TOLERANCE = 1e-4
-"""Largest difference of a floating-point output against the output's peak: a thousand times float32's
-resolution."""
+"""Largest difference of a floating-point output, as a share of its peak: a thousand times the resolution of float32."""
 
 
 class VerificationError(UserError):
@@ -62,20 +61,17 @@ class VerificationReport:
     """How an exported file compares with the network it was made from.
 
     Attributes:
-        runtime: what ran the file, with its version.
-        batches: feature batches compared.
-        frames: frames in all of them.
-        quantized_values: integers inside the graph that were judged.
-        ties: how many of them differ from the exactly rounded value; each lay within the tolerance of a tie.
-        network_ties: the same of the Brevitas network's own integers.
-        worst_rounding: largest distance of an integer from the exact value, in steps; 0.5 without any float
-            error.
-        max_abs_difference: of the outputs, file against Brevitas network.
+        runtime: name and version of what ran the file.
+        batches: number of feature batches.
+        frames: number of frames in all batches.
+        quantized_values: number of integers inside the graph that were judged.
+        ties: number of them that differ from the exactly rounded value, each within the tolerance of a tie.
+        network_ties: the same number for the Brevitas network.
+        worst_rounding: largest distance of an integer from the exact value, in steps; 0.5 without any float error.
+        max_abs_difference: largest difference between the outputs of file and Brevitas network.
         differing_fraction: share of output values that are not bit-equal.
-        max_difference_steps: the largest difference in steps of the output's grid; none where masks are
-            floating point.
-        si_snr_db: of the file's output against the network's, the least over batches; none for a silent
-            output.
+        max_difference_steps: largest difference in steps of the output's grid; none for a floating-point output.
+        si_snr_db: least SI-SNR over batches of the file's output against the network's; none for a silent output.
     """
 
     runtime: str
@@ -93,25 +89,25 @@ class VerificationReport:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a runtime made of one feature batch: the mask, and per quantized site its integers."""
+    """The mask that a runtime made of one feature batch, and the integers of each quantized site."""
 
     mask: NDArray[np.float32]
     integers: Mapping[str, NDArray[np.float64]]
 
 
 def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
-    """Run an ONNX file in ONNX Runtime and hold it to the network.
+    """Run an ONNX file in ONNX Runtime and compare it with its network.
 
     Args:
-        path: made by `export_onnx`.
-        network: what it was made from.
+        path: a file of `export_onnx`.
+        network: the network of the file.
         batches: raw features, [1, features, frames] each.
 
     Raises:
         VerificationError: an integer inside is not the nearest, or the output is not the network's.
     """
     model = onnx.load(path)
-    grids = network.network.activation_grids()
+    grids = _grids(network)
     quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or is_wide_quantizer(node))
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in quantizers.items()}
     plain = open_session(model.SerializeToString())
@@ -125,8 +121,7 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
 
     def run(features: Tensor) -> _Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
-        # Reading tensors out could keep the runtime from a fusion; then something else would have been
-        # verified.
+        # Reading inner tensors could prevent a fusion. Then the graph verified would not be the one that runs.
         if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
             raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
         return _Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
@@ -136,11 +131,14 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
 
 
 def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
-    """`verify_onnx` for a QONNX file, in QONNX's executor; batches have the file's number of frames."""
+    """Run a QONNX file in QONNX's executor and compare it with its network, as `verify_onnx` does.
+
+    Batches have the file's number of frames.
+    """
     model = ModelWrapper(str(path))
     graph = model.graph
     quantizers = _quantizers(model.model, network, lambda node: node.op_type == "Quant")
-    grids = network.network.activation_grids()
+    grids = _grids(network)
 
     def run(features: Tensor) -> _Run:
         context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
@@ -151,39 +149,43 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
     return _judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
 
 
-def _integers(values: NDArray[Any], grid: ActivationGrid | None) -> NDArray[np.float64]:
-    """The integers that values on a grid stand for."""
-    if grid is None:
-        raise ValueError("values that are on no grid")
+def _grids(network: ExportedNetwork) -> dict[str, ActivationGrid]:
+    """The grids of the quantized activation sites."""
+    return {site: grid for site, grid in network.network.activation_grids().items() if grid is not None}
+
+
+def _integers(values: NDArray[Any], grid: ActivationGrid) -> NDArray[np.float64]:
+    """The integers of values on a grid."""
     return np.rint(values.astype(np.float64) / grid.scale + grid.zero_point)
 
 
 def _quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable[[NodeProto], bool]) -> dict[str, NodeProto]:
     """The node that quantizes each site, in the order of sites."""
-    widths, sites = network.network.allocation.by_site, network.network.graph_sites
-    quantized = [site for site in sites.activations if not is_float(widths[site])]
-    found = site_nodes(model, network.network.graph, {sites.tensors[site]: site for site in quantized}, quantizes)
-    if found is None:
-        count = len(nodes_that_quantize(model, quantizes))
-        raise VerificationError(f"the graph quantizes {count} activations; the allocation has {len(quantized)}")
+    tensors, quantized = network.network.graph_sites.tensors, _grids(network)
+    site_of = {tensors[site]: site for site in quantized}
+    walked = [site_of[tensor] for tensor in walked_tensors(network.network.graph) if tensor in site_of]
+    nodes = nodes_that_quantize(model, quantizes)
+    if not len(nodes) == len(walked) == len(quantized):
+        raise VerificationError(f"the graph quantizes {len(nodes)} activations; the allocation has {len(quantized)}")
+    found = dict(zip(walked, nodes, strict=True))
     return {site: found[site] for site in quantized}
 
 
 def _judge(
     path: Path, network: ExportedNetwork, batches: Sequence[Tensor], runs: Sequence[_Run], runtime: str
 ) -> VerificationReport:
-    """Judge every run, and gather what was found."""
+    """Judge every run, and make the report."""
     exact = _double_precision(network)
-    output_grid = network.network.activation_grids()[network.network.graph_sites.grids[network.network.graph.outputs[0]]]
+    output_grid = _grids(network).get(network.network.graph_sites.grids[network.network.graph.outputs[0]])
     values = ties = network_ties = differing = outputs = 0
     worst = largest = 0.0
     agreements: list[float] = []
     for features, run in zip(batches, runs, strict=True):
         checkpoint()
         steps = _judge_steps(str(path), network, exact, features, run)
-        values, ties, worst = values + steps.values, ties + steps.ties, max(worst, steps.worst_rounding)
+        values, ties, worst = values + steps[0], ties + steps[1], max(worst, steps[2])
         own = _network_run(network, features)
-        network_ties += _judge_steps("the Brevitas network", network, exact, features, own).ties
+        network_ties += _judge_steps("the Brevitas network", network, exact, features, own)[1]
         wanted = own.mask
         difference = np.abs(run.mask - wanted)
         largest = max(largest, float(difference.max()))
@@ -192,8 +194,7 @@ def _judge(
         try:
             agreements.append(float(si_snr(run.mask.ravel(), wanted.ravel())))
         except MetricUnavailable:
-            continue  # a constant mask has no SI-SNR; the steps have been judged all the same
-    agreement = min(agreements, default=None)
+            continue  # a constant mask has no SI-SNR
     return VerificationReport(
         runtime=runtime,
         batches=len(batches),
@@ -205,30 +206,26 @@ def _judge(
         max_abs_difference=largest,
         differing_fraction=differing / max(outputs, 1),
         max_difference_steps=None if output_grid is None else round(largest / output_grid.scale),
-        si_snr_db=agreement,
+        si_snr_db=min(agreements, default=None),
     )
 
 
-@dataclass(frozen=True)
-class _Steps:
-    values: int
-    ties: int
-    worst_rounding: float
+def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: _Run) -> tuple[int, int, float]:
+    """Compare each quantized tensor, and the mask, with its operation in double precision on the run's own integers.
 
-
-def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: _Run) -> _Steps:
-    """Hold every quantized tensor to its operation in double precision, and the mask to its own integers."""
-    grids, sites = network.network.activation_grids(), network.network.graph_sites
-    site_of = {tensor: site for site, tensor in sites.tensors.items()}
+    Returns:
+        The number of integers, the number of ties, and the largest distance of an integer from its exact value in steps.
+    """
+    tensors = network.network.graph_sites.tensors
+    quantized = {tensors[site]: (site, grid) for site, grid in _grids(network).items()}
     values = ties = 0
     worst = 0.0
 
     def at_tensor(tensor: str, x: Tensor) -> Tensor:
         nonlocal values, ties, worst
-        site = site_of.get(tensor)
-        grid = None if site is None else grids[site]
-        if site is None or grid is None:
+        if tensor not in quantized:
             return x
+        site, grid = quantized[tensor]
         found = torch.from_numpy(run.integers[site]) - grid.zero_point
         quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
         distance = float((found - quotient).abs().max()) if found.shape == x.shape else math.inf
@@ -244,16 +241,14 @@ def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: 
     distance = float(np.abs(mask - run.mask).max())
     if not distance <= tolerance:
         raise VerificationError(f"{source}: the mask is off by {distance:.3g}; wanted at most {tolerance:.3g}")
-    return _Steps(values, ties, worst)
+    return values, ties, worst
 
 
 def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
-    """What the Brevitas network makes of a feature batch."""
+    """A run of the Brevitas network."""
     integers: dict[str, NDArray[np.float64]] = {}
     handles: list[RemovableHandle] = []
-    for site, grid in network.network.activation_grids().items():
-        if grid is None:
-            continue
+    for site, grid in _grids(network).items():
 
         def record(_: nn.Module, __: object, output: Tensor, site: str = site, grid: ActivationGrid = grid) -> None:
             integers[site] = _integers(output.numpy(), grid)
@@ -268,23 +263,18 @@ def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
 
 
 def _double_precision(network: ExportedNetwork) -> Graph:
-    """The quantized network's weights, biases and other numbers as real numbers in double precision."""
+    """The quantized network with its real-valued parameters in double precision."""
     quantized = network.network
     master = quantized.master_copy()
-    grids = quantized.activation_grids()
+    grids = _grids(network)
     parameters = {name: tensor.double() for name, tensor in master.parameters.items()}
     for site, weight in quantized.quantized_weights().items():
         if weight is not None:
             layer = master.by_name[site.removesuffix(WEIGHT)]
-            grid = grids[quantized.graph_sites.read_by(layer)]
+            grid = grids.get(quantized.graph_sites.read_by(layer))
             parameters[site] = weight.integers.double() * weight.scale.double()
-            bias = master.parameter(layer, "bias")
-            parameters[f"{layer.name}.bias"] = _exact_bias(bias, output_scale(layer, weight.scale), grid)
+            if grid is not None and rounds_bias(grid.bits):
+                product_scale = output_scale(layer, weight.scale) * grid.scale
+                integers = bias_integers(master.parameter(layer, "bias"), product_scale)
+                parameters[f"{layer.name}.bias"] = integers.double() * product_scale.double()
     return replace(master, parameters=parameters)
-
-
-def _exact_bias(bias: Tensor, weight_scale: Tensor, grid: ActivationGrid | None) -> Tensor:
-    if grid is None or not rounds_bias(grid.bits):
-        return bias.double()
-    product_scale = weight_scale * grid.scale
-    return bias_integers(bias, product_scale).double() * product_scale.double()
