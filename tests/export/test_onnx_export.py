@@ -53,7 +53,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
     config = KINDS[kind]
 
     @given(allocations(config))
-    @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def check(allocation):
         path, network = exported(tmp_path, config, allocation)
         report = verify_onnx(path, network, [raw_features(network, frames, frames) for frames in (1, 7, 40)])

@@ -46,7 +46,7 @@ def shapes(config=RELU):
 
 
 @given(allocation=allocations(RELU), per_channel=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
     separator, graph, calibration = small_network(RELU)
     config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
@@ -78,7 +78,7 @@ def test_the_file_of_any_network_is_as_long_as_the_cost_model_says(module, bits,
 
 
 @given(allocation=allocations(PRELU))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_what_is_read_is_what_the_quantizers_gave(allocation):
     _, graph, calibration = small_network(PRELU)
     written = build_quantized(graph, allocation, calibration, CONFIG)

@@ -19,7 +19,7 @@ def test_mixed_allocations_compute_the_network(tmp_path, kind):
     config = KINDS[kind]
 
     @given(allocations(config))
-    @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     def check(allocation):
         network = exported_network(config, allocation)
         path = tmp_path / "model.qonnx.onnx"

@@ -195,38 +195,18 @@ def without_metadata(model):
     del model.metadata_props[:]
 
 
-def with_damaged_metadata(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace("linear4", "linear99")
+def described(old, new):
+    """Damage to the description."""
+
+    def damage(model):
+        model.metadata_props[0].value = model.metadata_props[0].value.replace(old, new)
+
+    return damage
 
 
-def of_an_older_format(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"format":3', '"format":2')
-
-
-def with_another_operation(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"kind":"Add"', '"kind":"Path"')
-
-
-def with_a_giant_operation(model):
-    """Wants a terabyte."""
-    longer = '"name":"input_proj","padding":[0,1000000000]'
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"name":"input_proj"', longer)
-
-
-def with_unknown_site(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace("input_proj.output", "input_proj.result")
-
-
-def with_another_front_end(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"n_fft":128', '"n_fft":256')
-
-
-def with_an_unknown_operator(model):
-    model.graph.node[0].op_type = "Frobnicate"
-
-
-def with_an_operator_of_another_domain(model):
-    model.graph.node[0].domain = "com.microsoft"
+def first_node(field, value):
+    """Damage to the first node."""
+    return lambda model: setattr(model.graph.node[0], field, value)
 
 
 def with_a_fixed_number_of_frames(model):
@@ -305,17 +285,18 @@ def with_signed_weights(model):
     ("damage", "wanted"),
     [
         (without_metadata, "without a separator's description"),
-        (with_damaged_metadata, "its description is damaged or of another version"),
-        (of_an_older_format, r"of another version \(format: found 2, wanted 3\); export it again"),
-        (with_another_operation, r"holds no network \('Path'\); export it again"),
-        (with_a_giant_operation, r"has the shape \[8, 1000001024\]"),
-        (with_unknown_site, "unknown site 'input_proj.result'"),
-        (with_another_front_end, "does not fit its description"),
+        (described("linear4", "linear99"), "its description is damaged or of another version"),
+        (described('"format":3', '"format":2'), r"of another version \(format: found 2, wanted 3\); export it again"),
+        (described('"kind":"Add"', '"kind":"Path"'), r"holds no network \('Path'\); export it again"),
+        # Wants a terabyte.
+        (described('"name":"input_proj"', '"name":"input_proj","padding":[0,1000000000]'), r"has the shape \[8, 1000001024\]"),
+        (described("input_proj.output", "input_proj.result"), "unknown site 'input_proj.result'"),
+        (described('"n_fft":128', '"n_fft":256'), "does not fit its description"),
         (with_a_fixed_number_of_frames, "does not fit its description"),
         (with_another_batch, "does not fit its description"),
         (with_numbers_of_another_rank, "does not fit its description|ONNX Runtime refuses it"),
-        (with_an_unknown_operator, r"does not fit its description \(a node 'Frobnicate'\); export it again"),
-        (with_an_operator_of_another_domain, "a node 'Sub'"),
+        (first_node("op_type", "Frobnicate"), r"does not fit its description \(a node 'Frobnicate'\); export it again"),
+        (first_node("domain", "com.microsoft"), "a node 'Sub'"),
         (with_a_giant_tensor, "a node 'Expand'"),
         (with_giant_padding, "layer 'input_proj'"),
         (with_a_giant_constant, r"a constant of shape \[8, 9, 260\]"),

@@ -32,12 +32,7 @@ count = { test = 2 }
 seconds = 0.5
 """
 
-
-LIBRI = (
-    CORPUS.replace('name = "corpus"', 'name = "libri"')
-    .replace('kind = "csv"', 'kind = "librispeech"')
-    .replace("corpus/corpus.csv", "libri")
-)
+LIBRI = CORPUS.replace("corpus/corpus.csv", "libri").replace('"corpus"', '"libri"').replace('"csv"', '"librispeech"')
 
 
 @pytest.fixture(scope="session")
