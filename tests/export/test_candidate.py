@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,15 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_an_onnx_export_holds_graph_weights_allocation_and_proof(tmp_path):
-    report = export(tmp_path / "exports" / "small")
-    folder = tmp_path / "exports" / "small"
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of an ONNX export, and the report."""
+    folder = tmp_path_factory.mktemp("export") / "exports" / "small"
+    return folder, export(folder)
+
+
+def test_an_onnx_export_holds_graph_weights_allocation_and_proof(exported):
+    folder, report = exported
     assert names(folder) == ["allocation.json", "model.onnx", "verification.json", "weights.hwq"]
     assert names(folder.parent) == ["small"]
     allocation = BitAllocation.from_json(json.loads((folder / "allocation.json").read_text()), sites_of(RELU), "file")
@@ -53,6 +60,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(tmp_path):
     assert proof["kernels"]["integer_convolutions"] == 8
     description = OnnxSeparator(folder / "model.onnx").description
     assert description.base_digest == "a" * 64
+    assert (description.fidelity, description.training_steps) == (Fidelity.POST_TRAINING, 0)
     assert description.bit_allocation("file") == ALLOCATION
 
 
@@ -62,14 +70,13 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
     assert report.frames == 2 * 25  # the shorter mixture's frames, for both
 
 
-def test_the_exported_file_sounds_like_the_quantized_network(tmp_path):
+def test_the_exported_file_sounds_like_the_quantized_network(exported):
     separator, graph, calibration = small_network(RELU)
-    export(tmp_path / "small")
     mixture, doa = MIXTURES[0]
     network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
     with torch.no_grad():
         wanted = separator.separate(mixture[None], torch.tensor([doa]), network)[0]
-    found = torch.from_numpy(OnnxSeparator(tmp_path / "small" / "model.onnx").separate(mixture.numpy(), doa))
+    found = torch.from_numpy(OnnxSeparator(exported[0] / "model.onnx").separate(mixture.numpy(), doa))
     assert float((found - wanted).square().sum()) < 1e-4 * float(wanted.square().sum())
 
 
@@ -112,14 +119,8 @@ def test_an_export_says_how_far_it_was_trained(tmp_path, graph_format):
     assert (proof["fidelity"], proof["training_steps"]) == ("short-qat", 2)
 
 
-def test_an_export_without_training_says_so(tmp_path):
-    export(tmp_path / "small")
-    description = OnnxSeparator(tmp_path / "small" / "model.onnx").description
-    assert (description.fidelity, description.training_steps) == (Fidelity.POST_TRAINING, 0)
-
-
-def test_an_earlier_export_is_replaced(tmp_path):
-    export(tmp_path / "small")
+def test_an_earlier_export_is_replaced(exported, tmp_path):
+    shutil.copytree(exported[0], tmp_path / "small")
     export(tmp_path / "small", allocation=uniform(RELU, 2, 8))
     assert names(tmp_path) == ["small"]
     assert read_weights(tmp_path / "small").allocation == uniform(RELU, 2, 8)
@@ -160,9 +161,9 @@ def test_an_output_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_a_failed_proof_leaves_nothing_behind(tmp_path, monkeypatch, before):
+def test_a_failed_proof_leaves_nothing_behind(exported, tmp_path, monkeypatch, before):
     if before:
-        export(tmp_path / "small")
+        shutil.copytree(exported[0], tmp_path / "small")
     kept = names(tmp_path)
 
     def fail(*_):

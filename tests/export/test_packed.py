@@ -1,7 +1,6 @@
 """The packed file: as long as the cost model says, and exact."""
 
 import math
-from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,37 +23,7 @@ from hwsearch.separator.quantizers import QuantizedWeight
 from hwsearch.separator.workload import build_workload
 from tests.export.unpacked import unpack, unpack_integers
 from tests.network.modules import CHANNELS, Joined, Sloped, Stack, UNet, settle
-from tests.separator.small import CAUSAL, PRELU, RELU, allocations, small_network, small_shapes, uniform
-
-CONFIG = QuantizationConfig()
-
-
-@cache
-def network(config=RELU, weight_bits=3, activation_bits=8):
-    _, graph, calibration = small_network(config)
-    return build_quantized(graph, uniform(config, weight_bits, activation_bits), calibration, CONFIG)
-
-
-def pack_network(written, config=RELU):
-    return pack(ExportedNetwork(written, small_network(config)[0].front_end))
-
-
-def shapes(config=RELU):
-    """What a reader has to know of a network."""
-    separator, graph, _ = small_network(config)
-    return graph, separator.front_end.inputs
-
-
-@given(allocation=allocations(RELU), per_channel=st.booleans())
-@settings(max_examples=12, deadline=None)
-def test_the_file_is_as_long_as_the_cost_model_says(allocation, per_channel):
-    separator, graph, calibration = small_network(RELU)
-    config = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
-    features = separator.front_end.inputs
-    workload = small_shapes(RELU, features).workload(10, 0.008, per_channel=per_channel)
-    content = pack_network(build_quantized(graph, allocation, calibration, config))
-    assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
-
+from tests.separator.small import KINDS, PRELU, allocations, small_network, small_shapes
 
 GROUPED = torch.nn.Sequential(torch.nn.ConvTranspose1d(CHANNELS, 2, 3, padding=1, groups=2))
 """As many groups as channels: one scale for all."""
@@ -77,13 +46,18 @@ def test_the_file_of_any_network_is_as_long_as_the_cost_model_says(module, bits,
     assert len(pack(ExportedNetwork(quantized, statistics))) == size
 
 
-@given(allocation=allocations(PRELU))
-@settings(max_examples=8, deadline=None)
-def test_what_is_read_is_what_the_quantizers_gave(allocation):
-    _, graph, calibration = small_network(PRELU)
-    written = build_quantized(graph, allocation, calibration, CONFIG)
-    read = unpack(pack_network(written, PRELU), *shapes(PRELU))
-    base = small_network(PRELU)[0].front_end
+@given(data=st.data())
+@settings(max_examples=12, deadline=None)
+def test_what_is_read_is_what_the_quantizers_gave(data):
+    config, per_channel = data.draw(st.sampled_from(list(KINDS.values()))), data.draw(st.booleans())
+    allocation = data.draw(allocations(config))
+    separator, graph, calibration = small_network(config)
+    quantization = QuantizationConfig(weight_scale="per_channel" if per_channel else "per_tensor")
+    written, base = build_quantized(graph, allocation, calibration, quantization), separator.front_end
+    content = pack(ExportedNetwork(written, base))
+    workload = small_shapes(config, base.inputs).workload(10, 0.008, per_channel=per_channel)
+    assert len(content) == packed_size_bytes(workload, bits_matrix(workload, [allocation.by_site]))[0]
+    read = unpack(content, graph, base.inputs)
     assert torch.equal(read.feature_mean, base.feature_mean)
     assert torch.equal(read.feature_scale, base.feature_scale)
     assert read.allocation == allocation
@@ -98,14 +72,9 @@ def test_what_is_read_is_what_the_quantizers_gave(allocation):
             assert found.bits == weight.bits
             assert torch.equal(found.integers, weight.integers)
             assert torch.equal(found.scale, weight.scale)
+    trained = pytest.approx(0.2) if config is PRELU else 0.0
     for site, slope in read.slopes.items():
-        assert slope == pytest.approx(0.2 if site.endswith((".expand.output", ".depthwise.output")) else 1.0)
-
-
-def test_relu_is_a_slope_of_zero():
-    slopes = unpack(pack_network(network()), *shapes()).slopes
-    assert slopes["blocks.0.expand.output"] == 0.0
-    assert slopes["input_proj.output"] == 1.0
+        assert slope == (trained if site.endswith((".expand.output", ".depthwise.output")) else 1.0)
 
 
 @given(st.data())
@@ -128,7 +97,3 @@ def test_eight_and_sixteen_bit_streams_are_plain_arrays():
     values = np.array([-128, 127, -1, 5], np.int32)
     assert pack_integers(values, 8) == values.astype(np.int8).tobytes()
     assert pack_integers(values * 200, 16) == (values * 200).astype("<i2").tobytes()
-
-
-def test_causal_networks_pack_like_others():
-    assert len(pack_network(network(CAUSAL))) == len(pack_network(network(RELU)))

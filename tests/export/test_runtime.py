@@ -53,7 +53,7 @@ def test_the_file_separates_as_the_separator_does(files, kind, samples):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(samples=st.integers(1, 6000), chunk=st.integers(1, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_chunks_give_the_result_of_the_whole(files, kind, samples, chunk):
     mixture = noise_mixture(samples, seed=samples).numpy()
     separator = OnnxSeparator(files[f"{kind}-float"], threads=1)
@@ -93,7 +93,7 @@ def test_files_of_other_networks_are_accepted(tmp_path, kind, channels):
 
 
 @given(samples=st.integers(1, 6000), chunk=st.integers(1, 60))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_network_with_strides_gives_in_chunks_the_result_of_the_whole(unet, samples, chunk):
     mixture = noise_mixture(samples, seed=samples).numpy()
     whole = unet.separate(mixture, 100.0, chunk_frames=10_000)

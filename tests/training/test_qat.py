@@ -127,9 +127,7 @@ def test_every_pass_visits_every_example_once():
     assert len({tuple(order) for order in passes}) > 3
     assert found == [number for batch in islice(batches(5, 3, 1), 10) for number in batch]
     assert found != [number for batch in islice(batches(5, 3, 2), 10) for number in batch]
-
-
-def test_a_batch_may_be_larger_than_the_pool():
+    # A batch may be larger than the pool.
     assert sorted(next(batches(2, 6, 0))) == [0, 0, 0, 1, 1, 1]
 
 
