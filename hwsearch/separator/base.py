@@ -78,7 +78,7 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
         config = named
     separator = build_separator(config, ARRAYS[description.array], description.sample_rate)
     if description.format == 1:
-        state = {_of_format_2(name): tensor for name, tensor in state.items()}
+        state = {name.replace("network.feature_", "front_end.feature_", 1): tensor for name, tensor in state.items()}
     check_tensors(path, state, {name: (tensor.dtype, tensor.shape) for name, tensor in separator.state_dict().items()})
     separator.load_state_dict(state)
     separator.eval()
@@ -109,8 +109,3 @@ def _is_near(found: tuple[float, ...], wanted: tuple[float, ...] | None) -> bool
 def base_digest(path: Path) -> str:
     """Compute the SHA-256 of a base file, by which results name it."""
     return file_digest(path)
-
-
-def _of_format_2(name: str) -> str:
-    """Rename the statistics of features, which belonged to the network in format 1."""
-    return name.replace("network.feature_", "front_end.feature_", 1)

@@ -116,13 +116,8 @@ def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
 def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: int) -> ActivationGrid:
     """Search the unsigned affine grid with zero on it that has the least squared error.
 
-    The two ends are searched in turn, each over a sweep of clipping factors, until neither moves.
-
-    Args:
-        histogram: counts in equal bins from `low` to `high`; None for a tensor of zeros.
-        low: lowest value, at most 0.
-        high: highest value, at least 0.
-        bits: width of the grid.
+    The two ends are searched in turn, each over a sweep of clipping factors, until neither moves. The histogram counts values in
+    equal bins from `low`, at most 0, to `high`, at least 0; a tensor of zeros has none.
     """
     if histogram is None:
         return ActivationGrid(bits, ZERO_TENSOR_SCALE, 0)

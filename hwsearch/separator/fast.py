@@ -149,14 +149,7 @@ def _without_gradients(run_kept: Callable[[KeptInput], Tensor]) -> MaskFunction:
 def with_weights(
     graph: Graph, sites: Sites, weights: Mapping[str, QuantizedWeight], grids: Mapping[str, ActivationGrid | None]
 ) -> Graph:
-    """Replace weights of a graph by quantized ones, and round their biases where the input is rounded.
-
-    Args:
-        graph: the network.
-        sites: the sites of the graph.
-        weights: of each quantized layer.
-        grids: of the activation sites; None for floating point.
-    """
+    """Replace weights of a graph by quantized ones, by layer, and round their biases where the input has a grid."""
     parameters = dict(graph.parameters)
     for name, weight in weights.items():
         layer = graph.by_name[name]
@@ -171,13 +164,9 @@ def with_weights(
 def rounded_function(
     graph: Graph, sites: Sites, grids: Mapping[str, ActivationGrid | None], widths: Mapping[str, int]
 ) -> MaskFunction:
-    """Make the function of a graph with quantized weights, with its activations rounded.
+    """Make the function of a graph with quantized weights, with its activations rounded to the grids of their sites.
 
-    Args:
-        graph: with one input and one output.
-        sites: the sites of the graph.
-        grids: of the activation sites; None for floating point.
-        widths: of all sites. Graphs that share a kept input may differ in nothing else.
+    Graphs that share a kept input may only differ in `widths`.
     """
     (network_input,) = graph.inputs
     rounded = {tensor: grid for site, tensor in sites.tensors.items() if (grid := grids[site]) is not None}

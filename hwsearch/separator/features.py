@@ -38,16 +38,9 @@ def feature_count(array: MicrophoneArray, bins: int, ipd: Ipd, *, beam: bool) ->
 
 
 def steering_phase(array: MicrophoneArray, doa_deg: Tensor, bins: int, sample_rate: int) -> Tensor:
-    """Compute the phase of plane waves at each microphone relative to the centre of the array.
+    """Compute the phase of plane waves at each microphone relative to the centre of the array, [batch, mics, bins] in radians.
 
-    Args:
-        array: the geometry.
-        doa_deg: [batch] degrees.
-        bins: number of frequency bins from 0 to half the sampling rate.
-        sample_rate: Hz.
-
-    Returns:
-        Radians, [batch, mics, bins].
+    The waves come from directions [batch] and have frequencies from 0 to half the sampling rate, in Hz.
     """
     positions = torch.as_tensor(array.positions, dtype=doa_deg.dtype, device=doa_deg.device)
     angle = torch.deg2rad(doa_deg)
@@ -108,13 +101,8 @@ def features(
 def angle_feature(steered: Tensor) -> Tensor:
     """Compute the mean over all microphone pairs of the cosine between steered phases.
 
-    The sum over pairs of cos(a_m - a_n) is (|sum of phasors|^2 - mics) / 2.
-
-    Args:
-        steered: complex unit phasors [batch, mics, bins, frames], steered to the target.
-
-    Returns:
-        [batch, bins, frames], 1 where every pair agrees with the direction of the target.
+    The sum over pairs of cos(a_m - a_n) is (|sum of phasors|^2 - mics) / 2. From unit phasors [batch, mics, bins, frames],
+    steered to the target, the result is [batch, bins, frames], and 1 where every pair agrees with the direction of the target.
     """
     microphones = steered.shape[1]
     pairs = microphones * (microphones - 1) / 2
@@ -123,15 +111,9 @@ def angle_feature(steered: Tensor) -> Tensor:
 
 
 def starting_mask(raw: Tensor, bins: int, *, beam: bool) -> Tensor:
-    """Return the mask that the network's mask is added to: the share of the beam in each bin, or zero without a beam.
+    """Return the mask that the network's mask is added to, from the result of `features`.
 
-    Args:
-        raw: the result of `features`, [batch, features, frames].
-        bins: number of frequency bins.
-        beam: whether the beam features are among them.
-
-    Returns:
-        [batch, bins, frames], or a scalar zero.
+    It is the share of the beam in each bin, [batch, bins, frames], or a scalar zero without a beam.
     """
     return raw[:, 2 * bins : 3 * bins] if beam else raw.new_zeros(())
 

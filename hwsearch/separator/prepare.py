@@ -150,7 +150,7 @@ def calibration_digest(cache: Path) -> str:
         UserError: no calibration.
     """
     content = _content(cache)
-    if content is None or not {"key", "calibration"} <= content.keys():
+    if not {"key", "calibration"} <= content.keys():
         raise UserError(f"{cache}: holds no calibration; {_MEND}")
     alone = {name: content[name] for name in ("key", "calibration")}
     return hashlib.sha256(indented_json(alone).encode()).hexdigest()
@@ -175,15 +175,14 @@ def _scales_key(base: PreparedBase) -> str:
     return digest({"base": base.base_sha256, "quantization": config})
 
 
-def _take_scales(base: PreparedBase, content: Mapping[str, Any] | None, cache: Path) -> None:
+def _take_scales(base: PreparedBase, content: Mapping[str, Any], cache: Path) -> None:
     """Add the weight scales in a cache to those of the base."""
-    weights = None if content is None else content.get("weights")
-    if (scales := _kept(weights, _scales_key(base), "scales")) is not None:
+    if (scales := _kept(content.get("weights"), _scales_key(base), "scales")) is not None:
         base.scales.take(scales, str(cache))
 
 
-def _content(cache: Path) -> Mapping[str, Any] | None:
-    return read_sealed_cache(cache, "a calibration", _MEND)
+def _content(cache: Path) -> Mapping[str, Any]:
+    return read_sealed_cache(cache, "a calibration", _MEND) or {}
 
 
 def _kept(content: Any, key: str, what: str) -> Any:

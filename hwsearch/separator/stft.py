@@ -16,13 +16,7 @@ def stft(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
     Frame t is centred on sample t * hop_length. The signal is padded to a whole number of hops: otherwise the last samples would
     only be in the fading half of one window, and `istft` would amplify them.
 
-    Args:
-        waveform: [..., samples], real.
-        n_fft: window length in samples.
-        hop_length: samples from one frame to the next.
-
-    Returns:
-        Complex [..., n_fft / 2 + 1, frame_count(samples, hop_length)].
+    From real [..., samples], the result is complex [..., n_fft / 2 + 1, frame_count(samples, hop_length)].
     """
     flat = waveform.reshape(-1, waveform.shape[-1])
     flat = functional.pad(flat, (0, -waveform.shape[-1] % hop_length))

@@ -58,11 +58,6 @@ def graph_file(folder: Path, key: str) -> Path:
 def kept_graph(separator: Separator, folder: Path, key: str) -> Graph:
     """Read the graph of a separator from a folder, or trace it, which takes seconds, and write it there.
 
-    Args:
-        separator: the separator.
-        folder: of the file.
-        key: identifies the network.
-
     Raises:
         UserError: as `traced`, or a damaged file.
     """
