@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class RoomBank:
         path = room_file(self.folder, index)
         try:
             return _unsealed(path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError, SyntaxError, TokenError):  # the last two from a header that NumPy tries to repair
             raise UserError(f"{path}: unreadable impulse responses; delete the file and build the data again") from None
 
 
