@@ -59,7 +59,7 @@ Scores = NDArray[np.float64]
 
 def scores(base: PreparedBase, examples: list[Example], bits: BitAllocation) -> Scores:
     """SI-SNR improvement of every mixture in dB."""
-    network = FastNetwork(base.graph, base.calibration, base.quantization, scales=base.scales).mask_function(bits)
+    network = FastNetwork(base.graph, base.calibration, base.quantization, weights=base.weights).mask_function(bits)
     found = []
     for example in examples:
         checkpoint()

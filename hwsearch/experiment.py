@@ -358,8 +358,29 @@ class QuantizationConfig(Section):
     - `mse`: the scale with the least squared error. It may clip large weights.
     - `max`: the scale that maps the largest weight to the largest integer.
     """
+    rounding: Literal["nearest", "second-order"] = "second-order"
+    """How weights of up to 8 bits are rounded before any training.
+
+    - `nearest`: each weight to the nearest integer.
+    - `second-order`: so that the output of the layer changes least (GPTQ). It applies to convolutions and linear layers. With
+      `mse`, the scale is chosen for the output, too.
+    """
+    bias_correction: bool = True
+    """Whether the bias of a layer makes up for the mean error of its rounded weights."""
+    equalise: bool = True
+    """Whether the channels before each depthwise layer are scaled to one range, so that one grid fits them all. The network
+    computes the same. It applies if `weight_scale` is `per_channel`."""
+    centre_trunk: bool = True
+    """Whether each channel of a residual trunk is moved to the middle of its range, so that one grid fits all channels more
+    finely. The network computes the same. It wants `bias_correction`."""
     calibration_mixtures: Annotated[int, Field(ge=1)] = 8
-    """Number of validation mixtures from which the ranges of activations are read."""
+    """Number of validation mixtures on which the activations are measured."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.centre_trunk and not self.bias_correction:
+            raise ValueError("centre_trunk is true and bias_correction is false; wanted both, or neither")
+        return self
 
 
 class Fidelity(StrEnum):

@@ -51,7 +51,7 @@ def export_candidate(
     if isinstance(candidate, TrainedState):
         network, steps = trained_network(base, candidate), candidate.steps
     else:
-        network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization), 0
+        network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization, base.weights), 0
     front_end, allocation = base.separator.front_end, network.allocation.to_json()
     exported = ExportedNetwork(network, front_end).eval()
     description = ExportDescription.model_validate(

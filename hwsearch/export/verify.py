@@ -38,7 +38,7 @@ from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, rounds_bias
-from hwsearch.separator.weight_scales import output_scale
+from hwsearch.separator.rounded_weights import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
 """How much more than half a step an integer may lie from the exact value, in steps of an 8-bit grid.

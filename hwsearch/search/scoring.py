@@ -90,10 +90,10 @@ class _Scorer:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        parts, scales = (prepared.graph, prepared.calibration, prepared.quantization), prepared.scales
-        self._network = FastNetwork(*parts, scales=scales)
+        parts, weights = (prepared.graph, prepared.calibration, prepared.quantization), prepared.weights
+        self._network = FastNetwork(*parts, weights=weights)
         in_integers = self._experiment.search.integer_kernels
-        self._rough_network = FastNetwork(*parts, scales=scales, integers=True) if in_integers else self._network
+        self._rough_network = FastNetwork(*parts, weights=weights, integers=True) if in_integers else self._network
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
         self._batches: list[list[MixtureBatch]] = []
         """The subset; then also the rest of the validation set, once a job has needed it."""

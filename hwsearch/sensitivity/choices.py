@@ -15,7 +15,8 @@ from hwsearch.network.sites import WEIGHT
 from hwsearch.sensitivity.prefix import Continuation, SiteTensors
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import fake_quantize, is_float, quantize_weight
+from hwsearch.separator.quantizers import fake_quantize, is_float
+from hwsearch.separator.rounded_weights import RoundedLayer
 
 Candidates = tuple[tuple[str, tuple[int, ...]], ...]
 """Sites, each with the widths that it is tried at, as in `SearchSpace.free_sites`."""
@@ -35,7 +36,7 @@ class SiteChoices:
 
     base: PreparedBase
     candidates: Candidates
-    weights: Mapping[tuple[str, int], Tensor]
+    weights: Mapping[tuple[str, int], RoundedLayer]
 
     @cached_property
     def sites(self) -> tuple[str, ...]:
@@ -58,7 +59,11 @@ class SiteChoices:
 
     def weight(self, site: str, bits: int) -> Tensor:
         """A site's weights at a width."""
-        return self.base.graph.parameters[site] if is_float(bits) else self.weights[site, bits]
+        return self.base.graph.parameters[site] if is_float(bits) else self.weights[site, bits].weight.value
+
+    def bias(self, site: str, bits: int) -> Tensor:
+        """The bias that belongs to a site's weights at a width."""
+        return self.base.graph.parameters[f"{layer_of(site)}.bias"] if is_float(bits) else self.weights[site, bits].bias
 
     def activation(self, site: str, bits: int, x: Tensor) -> Tensor:
         """An activation at a width; a new tensor, or `x` itself in floating point."""
@@ -95,7 +100,7 @@ def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
         UserError: `check_candidates` refuses the sites or widths, or weights are not finite.
     """
     check_candidates((*base.sites.weights, *base.sites.activations), candidates)
-    weights: dict[tuple[str, int], Tensor] = {}
+    weights: dict[tuple[str, int], RoundedLayer] = {}
     for site, widths in candidates:
         if is_weight(site):
             weight = base.graph.parameters[site]
@@ -105,8 +110,7 @@ def make_choices(base: PreparedBase, candidates: Candidates) -> SiteChoices:
                 )
             for bits in widths:
                 if not is_float(bits):
-                    scale = base.scales.scale(layer_of(site), bits)
-                    weights[site, bits] = quantize_weight(weight, scale, bits).value
+                    weights[site, bits] = base.weights.layer(layer_of(site), bits)
     return SiteChoices(base, tuple((site, tuple(sorted(set(widths)))) for site, widths in candidates), weights)
 
 
@@ -127,7 +131,7 @@ def changed_tensors(choices: SiteChoices, site: str, widths: Sequence[int], tens
             x = tensors[site]
             return site, torch.cat([choices.activation(site, bits, x) for bits in widths])
         layer, network = layer_of(site), choices.continuation
-        outputs = [network.layer_output(layer, choices.weight(site, bits), tensors) for bits in widths]
+        outputs = [network.layer_output(layer, choices.weight(site, bits), choices.bias(site, bits), tensors) for bits in widths]
         return network.site_behind(layer), torch.cat(outputs)
 
 

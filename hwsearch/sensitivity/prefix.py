@@ -81,13 +81,13 @@ class Continuation:
         output = self._run(self._behind[site], {**tensors, site: x})
         return output.expand(len(x), *output.shape[1:])
 
-    def layer_output(self, layer: str, weight: Tensor, tensors: SiteTensors) -> Tensor:
-        """The tensor at the activation site behind a layer, with other weights in place of the layer's own."""
+    def layer_output(self, layer: str, weight: Tensor, bias: Tensor, tensors: SiteTensors) -> Tensor:
+        """The tensor at the activation site behind a layer, with another weight and bias in place of the layer's own."""
         if layer not in self._layers:
             behind = self._sites.tensors[self.site_behind(layer)]
             self._layers[layer] = _part(self._graph, self._untouched(layer), behind)
         part = self._layers[layer]
-        return self._run(replace(part, parameters={**part.parameters, layer + WEIGHT: weight}), tensors)
+        return self._run(replace(part, parameters={**part.parameters, layer + WEIGHT: weight, f"{layer}.bias": bias}), tensors)
 
     def site_behind(self, layer: str) -> str:
         """The activation site where a change of a layer's weights first shows."""

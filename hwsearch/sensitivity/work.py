@@ -52,7 +52,7 @@ class WorkFactory(BaseFactory):
         torch.set_num_threads(1)
         prepared = self.prepared()
         base = replace(prepared, graph=through_onednn(prepared.graph))
-        base.scales.take(prepared.scales.to_json(), str(self.calibration))  # the weights are the same
+        base.weights.take(prepared.weights.to_tensors(), self.calibration)  # the weights are the same
         config = self.experiment.sensitivity
         mixtures = MixtureReader(base, self.data_folder, open_dataset(self.data_folder, Split.VALIDATION)[: config.mixtures])
         choices = lru_cache(maxsize=2)(partial(make_choices, base))

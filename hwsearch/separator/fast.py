@@ -23,14 +23,12 @@ from hwsearch.separator.integer_network import IntegerNetwork, fused
 from hwsearch.separator.quantizers import (
     MAX_BITS,
     ActivationGrid,
-    QuantizedWeight,
     bias_integers,
     fake_quantize,
     is_float,
-    quantize_weight,
     rounds_bias,
 )
-from hwsearch.separator.weight_scales import WeightScales, output_scale
+from hwsearch.separator.rounded_weights import RoundedLayer, RoundedWeights, output_scale
 
 Key = tuple[str, bool, int, int]
 """The name of a layer, whether it is computed in integers, and the widths of its input and weights."""
@@ -68,8 +66,8 @@ class FastNetwork:
     Args:
         graph: the network in full precision, with one input and one output.
         calibration: grids of the activations.
-        config: how weight scales are chosen.
-        scales: weight scales that are known.
+        config: how weights are rounded.
+        weights: the rounded weights. None: each weight is rounded to the nearest integer, and biases stay.
         integers: whether layers whose input and weights have at most 8 bits are computed in integers if the processor is fast at
             it. A TCN of such layers is scored three times faster. Rounding differs slightly: see `hwsearch.separator.integer`.
     """
@@ -80,17 +78,16 @@ class FastNetwork:
         calibration: Calibration,
         config: QuantizationConfig,
         *,
-        scales: WeightScales | None = None,
+        weights: RoundedWeights | None = None,
         integers: bool = False,
     ) -> None:
         self._graph = graph
         self._sites = find_sites(graph)
         self._layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._calibration = calibration
-        self._scales = WeightScales(graph, config) if scales is None else scales
+        self._rounded = RoundedWeights(graph, config) if weights is None else weights
         self._with_kernel = [layer for layer in self._layers if integers and has_kernel(graph, layer)]
         self._functions = fused(graph)
-        self._weights: dict[tuple[str, int], QuantizedWeight] = {}
         self._packed: dict[tuple[str, int, int], IntegerLayer] = {}
 
     def mask_function(self, allocation: BitAllocation) -> MaskFunction:
@@ -99,7 +96,7 @@ class FastNetwork:
         grids = {site: self._calibration.grid(site, widths[site]) for site in self._sites.activations}
         integers = self._integer_layers(widths) if integers_are_fast() else {}
         weights = {
-            layer.name: self._quantized(layer, bits)
+            layer.name: self._rounded.layer(layer.name, bits)
             for layer in self._layers
             if layer.name not in integers and not is_float(bits := widths[layer.name + WEIGHT])
         }
@@ -114,14 +111,6 @@ class FastNetwork:
 
         return _without_gradients(run_kept)
 
-    def _quantized(self, layer: Operation, bits: int) -> QuantizedWeight:
-        """Quantize the weights of a layer once per width."""
-        key = layer.name, bits
-        if key not in self._weights:
-            scale = self._scales.scale(layer.name, bits)
-            self._weights[key] = quantize_weight(self._graph.parameter(layer, "weight"), scale, bits)
-        return self._weights[key]
-
     def _integer_layers(self, widths: Mapping[str, int]) -> dict[str, IntegerLayer]:
         """Return the layers that are computed in integers, packed once per widths."""
         found = {}
@@ -130,8 +119,8 @@ class FastNetwork:
             if max(bits, widths[site]) <= MAX_BITS:
                 key = layer.name, bits, widths[site]
                 if key not in self._packed:
-                    read, bias = self._calibration.grids[site][widths[site]], self._graph.parameter(layer, "bias")
-                    self._packed[key] = integer_layer(layer, self._quantized(layer, bits), bias, read)
+                    read, rounded = self._calibration.grids[site][widths[site]], self._rounded.layer(layer.name, bits)
+                    self._packed[key] = integer_layer(layer, rounded.weight, rounded.bias, read)
                 found[layer.name] = self._packed[key]
         return found
 
@@ -147,17 +136,17 @@ def _without_gradients(run_kept: Callable[[KeptInput], Tensor]) -> MaskFunction:
 
 
 def with_weights(
-    graph: Graph, sites: Sites, weights: Mapping[str, QuantizedWeight], grids: Mapping[str, ActivationGrid | None]
+    graph: Graph, sites: Sites, weights: Mapping[str, RoundedLayer], grids: Mapping[str, ActivationGrid | None]
 ) -> Graph:
-    """Replace weights of a graph by quantized ones, by layer, and round their biases where the input has a grid."""
+    """Replace layers of a graph by quantized ones, by name, and round their biases where the input has a grid."""
     parameters = dict(graph.parameters)
-    for name, weight in weights.items():
+    for name, rounded in weights.items():
         layer = graph.by_name[name]
-        parameters[f"{name}.weight"] = weight.value
+        parameters[f"{name}.weight"], parameters[f"{name}.bias"] = rounded.weight.value, rounded.bias
         grid = grids[sites.read_by(layer)]
         if grid is not None and rounds_bias(grid.bits):
-            product_scale = output_scale(layer, weight.scale) * grid.scale
-            parameters[f"{name}.bias"] = bias_integers(parameters[f"{name}.bias"], product_scale) * product_scale
+            product_scale = output_scale(layer, rounded.weight.scale) * grid.scale
+            parameters[f"{name}.bias"] = bias_integers(rounded.bias, product_scale) * product_scale
     return replace(graph, parameters=parameters)
 
 

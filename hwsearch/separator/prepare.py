@@ -3,11 +3,11 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache as cache_result
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,17 +16,21 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, NetworkConfig, QuantizationConfig, Split
 from hwsearch.files.reading import digest, indented_json
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
+from hwsearch.files.tensors import read_tensors, write_tensors
+from hwsearch.network.conditioned import centred, channel_ranges, equalised
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites, find_sites, with_reads
 from hwsearch.network.store import structure
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
+from hwsearch.separator.rounded_weights import RoundedWeights, Statistics, one_thread
+from hwsearch.separator.second_order import input_statistics
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.traced import graph_file, kept_graph
-from hwsearch.separator.weight_scales import WeightScales
 
-_MEND = "delete it and it is made again"
+_WHAT, _MEND = "a calibration", "delete it and it is made again"
+_WEIGHTS_KEY, _GRAPH = "hwsearch_prepared", "graph/"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,8 @@ class PreparedBase:
     calibration: Calibration
     quantization: QuantizationConfig
     base_sha256: str
+    statistics: Callable[[], Statistics] | None = None
+    """Measures the inputs of the layers. None: weights are rounded to the nearest integers, and biases stay."""
 
     @cached_property
     def sites(self) -> Sites:
@@ -45,20 +51,20 @@ class PreparedBase:
         return find_sites(self.graph)
 
     @cached_property
-    def scales(self) -> WeightScales:
-        """The scales of the weights, which are searched when they are needed."""
-        return WeightScales(self.graph, self.quantization)
+    def weights(self) -> RoundedWeights:
+        """The rounded weights, which are made when they are needed."""
+        return RoundedWeights(self.graph, self.quantization, self.statistics)
 
     @property
     def device(self) -> torch.device:
         return self.separator.device
 
     def on(self, device: torch.device) -> "PreparedBase":
-        """Copy the base to a device, with the weight scales that are known."""
+        """Copy the base to a device, with the weights that are rounded."""
         if device == self.device:
             return self
         moved = replace(self, separator=copy.deepcopy(self.separator).to(device), graph=self.graph.on(device))
-        moved.scales.take(self.scales.to_json(), "a base")
+        moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
 
 
@@ -92,68 +98,80 @@ def _network_keys(found: NetworkConfig, wanted: NetworkConfig) -> Iterator[tuple
 
 
 def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: Path, widths: Iterable[int] = ()) -> PreparedBase:
-    """Load, trace and calibrate a base; keep the calibration and the weight scales in a file.
+    """Load, trace, condition and calibrate a base, and round its weights; keep all this in files.
 
-    This is done on the CPU, so that the grids are the same for every device (`PreparedBase.on`).
+    This is done on one thread of the CPU, so that the numbers are the same for every device (`PreparedBase.on`).
 
     Args:
         experiment: names the network, and says how it is quantized.
         path: the base file.
-        data_folder: the data set, whose first validation mixtures are used for the calibration.
-        cache: the file of calibration and weight scales.
-        widths: of weights whose scales are searched now and written to the file.
+        data_folder: the data set, whose first validation mixtures are measured.
+        cache: the file of the calibration; the files of the conditioned graph and of the weights lie beside it.
+        widths: of weights that are rounded now and written to the file.
 
     Raises:
         UserError: an unusable base, data set or cache.
     """
     separator = load_checked_base(experiment, path)
     base_sha256 = base_digest(path)
-    graph = kept_graph(separator, cache.parent, base_sha256)
-    graph = with_reads(graph) if experiment.search.wide_trunk else graph
+    traced = kept_graph(separator, cache.parent, base_sha256)
+    traced = with_reads(traced) if experiment.search.wide_trunk else traced
+    config = experiment.quantization
     key = digest(
         {
             "base": base_sha256,
             "data": manifest_hash(data_folder, Split.VALIDATION),
-            "mixtures": experiment.quantization.calibration_mixtures,
-            "network": structure(graph),
+            "quantization": config.model_dump(mode="json"),
+            "network": structure(traced),
         }
     )
-    content = _content(cache)
-    kept = _kept(content, key, "calibration")
-    if kept is None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # with more threads, sums have another order and the last bits of the grids differ
-        try:
-            calibration = calibrate(graph, calibration_features(separator, experiment, data_folder))
-        finally:
-            torch.set_num_threads(threads)
-    else:
-        calibration = Calibration.from_json(kept, find_sites(graph).activations, str(cache))
-    prepared = PreparedBase(separator, graph, calibration, experiment.quantization, base_sha256)
-    _take_scales(prepared, content, cache)
-    if prepared.scales.search(widths) or kept is None:
-        _take_scales(prepared, _content(cache), cache)  # another process may have searched some meanwhile
-        weights = {"key": _scales_key(prepared), "scales": prepared.scales.to_json()}
-        write_sealed_json(cache, {"key": key, "calibration": calibration.to_json(), "weights": weights})
+
+    @cache_result
+    def features() -> Sequence[torch.Tensor]:
+        return calibration_features(separator, experiment, data_folder)
+
+    @cache_result
+    def statistics() -> Statistics:
+        with one_thread():
+            return input_statistics(graph, features())
+
+    graph, rounded = _kept_weights(cache, key, traced)
+    calibration = _kept_calibration(cache, key, graph)
+    if rounded is None or calibration is None:
+        with one_thread():
+            graph = _conditioned(traced, config, features())
+            calibration = calibrate(graph, features())
+        write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
+    prepared = PreparedBase(separator, graph, calibration, config, base_sha256, statistics)
+    if rounded is not None:
+        prepared.weights.take(rounded, weights_file(cache))
+    if prepared.weights.round(widths) or rounded is None:
+        _, others = _kept_weights(cache, key, traced)  # another process may have rounded some meanwhile
+        prepared.weights.take(others or {}, weights_file(cache))
+        _keep_weights(cache, key, prepared)
     return prepared
+
+
+def weights_file(cache: Path) -> Path:
+    """Return the file of the conditioned graph's parameters and the rounded weights beside that of the calibration."""
+    return cache.with_name(f"{cache.stem}-weights.safetensors")
 
 
 def prepared_files(path: Path, cache: Path) -> tuple[Path, ...]:
     """List the files that `prepare_base` reads for a base that it has prepared before, except for the user's own code."""
-    return path, cache, graph_file(cache.parent, base_digest(path))
+    return path, cache, weights_file(cache), graph_file(cache.parent, base_digest(path))
 
 
 def calibration_digest(cache: Path) -> str:
-    """Hash the calibration in a file, without the weight scales, which may be added later.
+    """Hash a calibration and the key of all that it depends on.
 
     Raises:
         UserError: no calibration.
     """
-    content = _content(cache)
-    if not {"key", "calibration"} <= content.keys():
+    content = read_sealed_cache(cache, _WHAT, _MEND)
+    if content is None or not {"key", "calibration"} <= content.keys():
         raise UserError(f"{cache}: holds no calibration; {_MEND}")
-    alone = {name: content[name] for name in ("key", "calibration")}
-    return hashlib.sha256(indented_json(alone).encode()).hexdigest()
+    return hashlib.sha256(indented_json(content).encode()).hexdigest()
 
 
 def calibration_features(separator: Separator, experiment: Experiment, data_folder: Path) -> Sequence[torch.Tensor]:
@@ -169,22 +187,38 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
     return collected
 
 
-def _scales_key(base: PreparedBase) -> str:
-    """Hash what the weight scales depend on."""
-    config = base.quantization.model_dump(mode="json", include={"weight_scale", "weight_scale_method"})
-    return digest({"base": base.base_sha256, "quantization": config})
+def _conditioned(graph: Graph, config: QuantizationConfig, features: Sequence[torch.Tensor]) -> Graph:
+    """Rewrite a graph for finer grids, as the experiment wants it."""
+    if config.equalise and config.weight_scale == "per_channel":
+        graph = equalised(graph, channel_ranges(graph, features))
+    return centred(graph, channel_ranges(graph, features)) if config.centre_trunk else graph
 
 
-def _take_scales(base: PreparedBase, content: Mapping[str, Any], cache: Path) -> None:
-    """Add the weight scales in a cache to those of the base."""
-    if (scales := _kept(content.get("weights"), _scales_key(base), "scales")) is not None:
-        base.scales.take(scales, str(cache))
+def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None:
+    content = read_sealed_cache(cache, _WHAT, _MEND)
+    if content is None or content.get("key") != key:
+        return None
+    return Calibration.from_json(content.get("calibration"), find_sites(graph).activations, str(cache))
 
 
-def _content(cache: Path) -> Mapping[str, Any]:
-    return read_sealed_cache(cache, "a calibration", _MEND) or {}
+def _kept_weights(cache: Path, key: str, traced: Graph) -> tuple[Graph, dict[str, torch.Tensor] | None]:
+    """Read the conditioned graph and the rounded weights; the graph as it was traced and None if there are none for the key."""
+    path = weights_file(cache)
+    if not path.is_file():
+        return traced, None
+    content, mapped = read_tensors(path, _WEIGHTS_KEY, "the weights of a prepared base", _MEND)
+    if content.get("key") != key:
+        return traced, None
+    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
+    parameters: dict[str, torch.Tensor] = {}
+    for name, parameter in traced.parameters.items():
+        tensor = tensors.pop(_GRAPH + name, None)
+        if tensor is None or tensor.shape != parameter.shape:
+            raise UserError(f"{path}: '{name}' is missing or has another shape; {_MEND}")
+        parameters[name] = tensor
+    return replace(traced, parameters=parameters), tensors
 
 
-def _kept(content: Any, key: str, what: str) -> Any:
-    """Return a part of a cache that was written for this key."""
-    return content.get(what) if isinstance(content, dict) and content.get("key") == key else None
+def _keep_weights(cache: Path, key: str, base: PreparedBase) -> None:
+    tensors = {_GRAPH + name: tensor for name, tensor in base.graph.parameters.items()} | base.weights.to_tensors()
+    write_tensors(weights_file(cache), {name: tensor.clone() for name, tensor in tensors.items()}, _WEIGHTS_KEY, {"key": key})

@@ -34,7 +34,7 @@ from hwsearch.separator.quantizers import (
     rounds_bias,
     weight_limit,
 )
-from hwsearch.separator.weight_scales import WeightScales, output_scale
+from hwsearch.separator.rounded_weights import RoundedWeights, output_scale
 
 _SMALLEST_SCALE = 1e-12
 """Training cannot make a scale smaller."""
@@ -109,13 +109,14 @@ class QuantizedNetwork(nn.Module):
         trained: parameters of other operations.
     """
 
-    def __init__(self, graph: Graph, allocation: BitAllocation, calibration: Calibration, config: QuantizationConfig) -> None:
+    def __init__(self, weights: RoundedWeights, allocation: BitAllocation, calibration: Calibration) -> None:
         super().__init__()
+        graph = weights.graph_at(allocation)
         self.allocation = allocation
         self.graph_sites = find_sites(graph)
         layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._keys = _module_keys((*self.graph_sites.activations, *graph.by_name))
-        widths, scales = allocation.by_site, WeightScales(graph, config)
+        widths = allocation.by_site
         quantizers: dict[str, GridQuantizer | None] = dict.fromkeys(self.graph_sites.activations)
         for site in allocation.quantized(quantizers):
             grid = calibration.grids[site][widths[site]]
@@ -126,7 +127,7 @@ class QuantizedNetwork(nn.Module):
         self.layers = nn.ModuleDict()
         for layer in layers:
             bits = widths[layer.name + WEIGHT]
-            scale = None if is_float(bits) else scales.scale(layer.name, bits)
+            scale = None if is_float(bits) else weights.layer(layer.name, bits).weight.scale
             read = quantizers[self.graph_sites.read_by(layer)]
             self.layers[self._keys[layer.name]] = _layer(layer, graph, bits, scale, read)
         self.trained = nn.ParameterDict()
@@ -228,10 +229,22 @@ _FUNCTIONS: Mapping[ops.Function, type[nn.Module]] = {
 
 
 def build_quantized(
-    graph: Graph, allocation: BitAllocation, calibration: Calibration, config: QuantizationConfig
+    graph: Graph,
+    allocation: BitAllocation,
+    calibration: Calibration,
+    config: QuantizationConfig,
+    weights: RoundedWeights | None = None,
 ) -> QuantizedNetwork:
-    """Quantize a network with one input and one output after training; it is in eval mode."""
-    return QuantizedNetwork(graph, allocation, calibration, config).eval()
+    """Quantize a network with one input and one output after training; it is in eval mode.
+
+    Args:
+        graph: the network in full precision.
+        allocation: width of every site.
+        calibration: grids of the activations.
+        config: how weights are rounded.
+        weights: the rounded weights. None: each weight is rounded to the nearest integer, and biases stay.
+    """
+    return QuantizedNetwork(RoundedWeights(graph, config) if weights is None else weights, allocation, calibration).eval()
 
 
 def _module_keys(names: Iterable[str]) -> dict[str, str]:

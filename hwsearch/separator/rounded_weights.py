@@ -3,7 +3,8 @@
 Scales of least error and second-order rounding pass over the weights hundreds of times.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,24 +76,25 @@ class RoundedWeights:
                     self.layer(name, bits)
         return len(self._found) > before
 
+    def master(self, name: str, bits: int) -> Tensor:
+        """Return floating-point weights that the nearest rounding takes to the weights of a layer at a width."""
+        weight, rounded = self._graph.parameters[name + WEIGHT], self.layer(name, bits).weight
+        nearest = quantize_weight(weight, rounded.scale, bits).integers == rounded.integers
+        return torch.where(nearest, weight, rounded.value)
+
     def graph_at(self, allocation: BitAllocation) -> Graph:
-        """Return the graph with floating-point weights that the nearest rounding takes to the weights of an allocation, and with
-        its biases.
-        """
+        """Return the graph with the master weights and the biases of an allocation."""
         parameters = dict(self._graph.parameters)
         for name in self._layers:
             if not is_float(bits := allocation.by_site[name + WEIGHT]):
-                layer, weight = self.layer(name, bits), parameters[name + WEIGHT]
-                nearest = quantize_weight(weight, layer.weight.scale, bits).integers == layer.weight.integers
-                parameters[name + WEIGHT] = torch.where(nearest, weight, layer.weight.value)
-                parameters[f"{name}.bias"] = layer.bias
+                parameters[name + WEIGHT], parameters[f"{name}.bias"] = self.master(name, bits), self.layer(name, bits).bias
         return replace(self._graph, parameters=parameters)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return all that is rounded, by name."""
         found = {}
         for (name, bits), layer in self._found.items():
-            kind = torch.int8 if bits <= 8 else torch.int16  # noqa: PLR2004 (bits of int8)
+            kind = torch.int8 if bits <= 8 else torch.int16
             found[f"{name}@{bits}.integers"] = layer.weight.integers.to(kind)
             found[f"{name}@{bits}.scale"] = layer.weight.scale
             found[f"{name}@{bits}.bias"] = layer.bias
@@ -126,6 +128,10 @@ class RoundedWeights:
 
     def _rounded(self, operation: Operation, bits: int) -> RoundedLayer:
         weight, bias = (self._graph.parameter(operation, part).cpu() for part in ("weight", "bias"))
+        with one_thread():
+            return self._round_layer(operation, bits, weight, bias)
+
+    def _round_layer(self, operation: Operation, bits: int, weight: Tensor, bias: Tensor) -> RoundedLayer:
         scale = shaped_scale(operation, weight_scale(_by_channel(operation, weight), bits, self._config).flatten())
         statistics = None if self._statistics is None else self._statistics().get(operation.name)
         if statistics is None:
@@ -138,6 +144,17 @@ class RoundedWeights:
         else:
             rounded = quantize_weight(weight, scale, bits)
         return RoundedLayer(rounded, bias + mean_error(weight - rounded.value, statistics).float())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: with more, sums have another order, and the last bits differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _on(layer: RoundedLayer, device: torch.device) -> RoundedLayer:

@@ -144,8 +144,9 @@ def _values(operation: Convolution | Linear, weight: Tensor, x: Tensor) -> Tenso
     padded = functional.pad(x, operation.padding)
     reach = (weight.shape[2] - 1) * operation.dilation + 1
     taps = padded.unfold(2, reach, operation.stride)[..., :: operation.dilation]  # [batch, in, frames, kernel]
-    by_group = taps.unflatten(1, (operation.groups, -1))
-    return by_group.permute(1, 2, 4, 0, 3).flatten(3).flatten(1, 2)
+    batch, channels, frames, kernel = taps.shape
+    by_group = taps.reshape(batch, operation.groups, channels // operation.groups, frames, kernel).permute(1, 2, 4, 0, 3)
+    return by_group.reshape(operation.groups, channels // operation.groups * kernel, batch * frames)
 
 
 def _damped(covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.fast import rounded_function, with_weights
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, quantize_weight
+from hwsearch.separator.rounded_weights import RoundedLayer, RoundedWeights, scale_shape
 from hwsearch.separator.separator import MaskFunction
-from hwsearch.separator.weight_scales import WeightScales, scale_shape
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedNetwork
@@ -71,18 +71,18 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
     if start is not None and start.base_sha256 != base.base_sha256:
         raise ValueError(f"a warm start of base {start.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
     widths = allocation.by_site
-    graph, scales = base.graph, base.scales
+    weights = base.weights
     earlier: Mapping[str, Tensor] = {}
     kept: set[str] = set()
     if start is not None:
         graph = _master_copy(base, start)
-        scales = WeightScales(graph, base.quantization)
+        weights = RoundedWeights(graph, base.quantization)
         earlier = start.parameters
         kept = {site for site, bits in start.allocation.widths if bits == widths[site]}
-    parameters = {name: tensor.to("cpu", copy=True) for name, tensor in graph.parameters.items()}
+    parameters = {name: tensor.to("cpu", copy=True) for name, tensor in weights.graph_at(allocation).parameters.items()}
     for site in allocation.quantized(base.sites.weights):
         name = f"{site}.scale"
-        scale = earlier[name] if site in kept else scales.scale(site.removesuffix(WEIGHT), widths[site])
+        scale = earlier[name] if site in kept else weights.layer(site.removesuffix(WEIGHT), widths[site]).weight.scale
         parameters[name] = scale.to("cpu", copy=True)
     for site in allocation.quantized(base.sites.activations):
         grid = base.calibration.grids[site][widths[site]]
@@ -148,12 +148,14 @@ def trained_mask_function(base: PreparedBase, state: TrainedState) -> MaskFuncti
     """Make the function of `trained_network`, many times faster and without gradients."""
     graph, sites = _master_copy(base, state), base.sites
     grids, widths = _grids(base, state), state.allocation.by_site
-    weights = {
-        site.removesuffix(WEIGHT): quantize_weight(
-            graph.parameters[site], state.parameters[f"{site}.scale"].to(base.device), widths[site]
-        )
-        for site in state.allocation.quantized(sites.weights)
-    }
+
+    def rounded(layer: str) -> RoundedLayer:
+        site, bias = layer + WEIGHT, graph.parameters[f"{layer}.bias"]
+        scale = state.parameters[f"{site}.scale"].to(base.device)
+        return RoundedLayer(quantize_weight(graph.parameters[site], scale, widths[site]), bias)
+
+    layers = [site.removesuffix(WEIGHT) for site in state.allocation.quantized(sites.weights)]
+    weights = {layer: rounded(layer) for layer in layers}
     return rounded_function(with_weights(graph, sites, weights, grids), sites, grids, widths)
 
 

@@ -18,7 +18,7 @@ from hwsearch.network.run import run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, weight_limit
-from hwsearch.separator.weight_scales import output_scale
+from hwsearch.separator.rounded_weights import output_scale
 from hwsearch.training.channels_first import channels_first
 
 

@@ -140,7 +140,7 @@ def candidate_system(prepared: PreparedBase, allocation: BitAllocation, state: T
     """Make a system of a candidate, with its trained weights if it was trained."""
     if state is not None:
         return _system(prepared.separator, trained_mask_function(prepared, state))
-    network = FastNetwork(prepared.graph, prepared.calibration, prepared.quantization, scales=prepared.scales)
+    network = FastNetwork(prepared.graph, prepared.calibration, prepared.quantization, weights=prepared.weights)
     return _system(prepared.separator, network.mask_function(allocation))
 
 

@@ -73,7 +73,10 @@ def test_statistics_of_a_convolution(
     features = [torch.randn(1, 4, frames, generator=random) for frames in (9, 14)]
     statistics = input_statistics(graph, features)["layer"]
     outputs = torch.cat(
-        [functional.conv1d(functional.pad(x.double(), ends), weight.double(), None, stride, 0, dilation, groups) for x in features],
+        [
+            functional.conv1d(functional.pad(x.double(), ends), weight.double(), None, stride, 0, dilation, groups)
+            for x in features
+        ],
         dim=2,
     )[0]
     torch.testing.assert_close(mean_error(weight, statistics), outputs.mean(1))

@@ -19,8 +19,20 @@ from hwsearch.network.sites import LAYERS, WEIGHT
 from hwsearch.search.exact.problem import AllocationProblem
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, bias_integers, fake_quantize, is_float, quantize_weight, rounds_bias
-from hwsearch.separator.weight_scales import output_scale
+from hwsearch.separator.rounded_weights import output_scale
 from hwsearch.training.channels_first import channels_first
+
+
+@dataclass(frozen=True, eq=False)
+class WeightOption:
+    """The weights of a layer at a width."""
+
+    bits: int
+    scale: Tensor
+    weight_change: Tensor
+    """What takes the full-precision weights to those that the nearest rounding takes to the base's rounded weights."""
+    bias_change: Tensor
+    """What takes the full-precision bias to the base's bias at this width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +40,7 @@ class LayerGrids:
     """The grids of a layer's options. An option in floating point has none."""
 
     operation: Operation
-    weights: tuple[tuple[int, Tensor] | None, ...]
-    """Width and scale of each option of the weights."""
+    weights: tuple[WeightOption | None, ...]
     inputs: tuple[ActivationGrid | None, ...]
     """Grid of each option of the input."""
 
@@ -42,15 +53,14 @@ class LayerGrids:
             Weights [weight options, ...], and biases [weight options, input options, out].
         """
         weights, biases = [], []
-        for grid in self.weights:
-            if grid is None:
+        for option in self.weights:
+            if option is None:
                 weights.append(weight)
                 biases.append(bias.expand(len(self.inputs), -1))
                 continue
-            bits, scale = grid
-            weights.append(quantize_weight(weight, scale, bits).value)
-            output = output_scale(self.operation, scale)
-            biases.append(torch.stack([_quantized_bias(bias, output, before) for before in self.inputs]))
+            weights.append(quantize_weight(weight + option.weight_change, option.scale, option.bits).value)
+            output, changed = output_scale(self.operation, option.scale), bias + option.bias_change
+            biases.append(torch.stack([_quantized_bias(changed, output, before) for before in self.inputs]))
         return torch.stack(weights), torch.stack(biases)
 
 
@@ -76,13 +86,17 @@ def make_options(base: PreparedBase, problem: AllocationProblem) -> SiteOptions:
             name, read = layer.name, base.sites.read_by(layer)
             grids[name] = LayerGrids(
                 operation=layer,
-                weights=tuple(
-                    None if is_float(bits) else (bits, base.scales.scale(name, bits)) for bits in widths[name + WEIGHT]
-                ),
+                weights=tuple(None if is_float(bits) else _weight_option(base, name, bits) for bits in widths[name + WEIGHT]),
                 inputs=tuple(base.calibration.grid(read, bits) for bits in widths[read]),
             )
             layers[name] = grids[name].quantized(base.graph.parameter(layer, "weight"), base.graph.parameter(layer, "bias"))
     return SiteOptions(base, problem, grids, layers)
+
+
+def _weight_option(base: PreparedBase, layer: str, bits: int) -> WeightOption:
+    rounded, parameters = base.weights.layer(layer, bits), base.graph.parameters
+    weight_change = base.weights.master(layer, bits) - parameters[layer + WEIGHT]
+    return WeightOption(bits, rounded.weight.scale, weight_change, rounded.bias - parameters[f"{layer}.bias"])
 
 
 def _quantized_bias(bias: Tensor, scale: Tensor, grid: ActivationGrid | None) -> Tensor:
