@@ -97,7 +97,7 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses() -> None:
 @pytest.mark.parametrize("name", BASES)
 def test_a_candidate_is_scored_where_its_base_lies(name: str) -> None:
     def work(base: PreparedBase) -> list[float]:
-        network = FastNetwork(base.graph, base.calibration, base.quantization, scales=base.scales)
+        network = FastNetwork(base.graph, base.calibration, base.quantization, weights=base.weights)
         batches = mixture_batches(base.separator, mixtures())
         assert batches[0].features.normalised.device == base.device
         masks = [network.mask_function(cycled(base, *widths)) for widths in (((3, 8), (4, 8)), ((2, 32), (8, 32)))]
@@ -148,17 +148,16 @@ def test_a_base_is_trained_where_it_lies(tmp_path: Path) -> None:
         assert torch.equal(tensor, state[name]), name
 
 
-def test_grids_are_found_on_the_processor() -> None:
-    """The weights of a base on a GPU get the very scales that they get here."""
+def test_weights_are_rounded_on_the_processor() -> None:
+    """The weights of a base on a GPU are rounded as they are here."""
     base = pools.small_base()
     with pretended_cuda():
-        scales = base.on(CUDA).scales
-        scales.search((4,))
-        found = scales.to_json()
-    fresh = PreparedBase(base.separator, base.graph, base.calibration, base.quantization, base.base_sha256).scales
-    fresh.search((4,))
-    wanted = fresh.to_json()["layers"]
-    assert {layer: {"4": found["layers"][layer]["4"]} for layer in wanted} == wanted
+        there = base.on(CUDA).weights
+        there.round((4,))
+        found = {name: tensor.cpu() for name, tensor in there.to_tensors().items()}
+    fresh = PreparedBase(base.separator, base.graph, base.calibration, base.quantization, base.base_sha256).weights
+    fresh.round((4,))
+    assert all(torch.equal(found[name], tensor) for name, tensor in fresh.to_tensors().items())
 
 
 @pytest.mark.parametrize("name", BASES)

@@ -30,7 +30,7 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.separator.allocation import uniform
-from hwsearch.separator.prepare import prepare_base
+from hwsearch.separator.prepare import prepare_base, weights_file
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import load_pool, pool_path
 from hwsearch.training.qat import train_quantized
@@ -295,8 +295,9 @@ def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calibration = folder / "calibration.json"
-        if workspace.calibration_path.is_file():
-            shutil.copyfile(workspace.calibration_path, calibration)
+        for copied in (lambda path: path, weights_file):
+            if copied(workspace.calibration_path).is_file():
+                shutil.copyfile(copied(workspace.calibration_path), copied(calibration))
         start = time.perf_counter()
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]

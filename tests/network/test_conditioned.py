@@ -36,7 +36,7 @@ def test_a_network_computes_the_same(seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reads", [False, True])
-def test_the_ranges_of_a_tcn(kind: str, reads: bool) -> None:  # noqa: FBT001
+def test_the_ranges_of_a_tcn(kind: str, reads: bool) -> None:
     separator, graph, _ = small_network(KINDS[kind])
     features = [normalised_features(separator)]
     plain = with_reads(graph) if reads else graph

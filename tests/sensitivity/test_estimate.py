@@ -42,7 +42,7 @@ from hwsearch.sensitivity.scores import (
     output_noise,
     paper_kl,
 )
-from hwsearch.separator import weight_scales
+from hwsearch.separator import rounded_weights
 from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantizers import weight_scale
@@ -118,7 +118,7 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
                 assert tables[method].value[row, column] == pytest.approx(wanted, rel=1e-9), (method, site, bits)
 
 
-def test_no_scale_of_weights_is_searched_twice(workspace: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_weights_are_rounded_twice(workspace: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the search's widths are there before the first job."""
     searched: list[tuple[float, int]] = []
 
@@ -126,7 +126,7 @@ def test_no_scale_of_weights_is_searched_twice(workspace: Maker, monkeypatch: py
         searched.append((float(weight.sum()), bits))
         return weight_scale(weight, bits, config)
 
-    monkeypatch.setattr(weight_scales, "weight_scale", search)
+    monkeypatch.setattr(rounded_weights, "weight_scale", search)
     ensure(workspace(search={**SEARCH, "weight_bits": [2, 8]}), ["kl"], SITES)
     assert {bits for _, bits in searched} == {2, 8}
     assert len(set(searched)) == len(searched)

@@ -9,20 +9,35 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
 from hwsearch.files.reading import indented_json
+from hwsearch.files.tensors import read_tensors, write_tensors
+from hwsearch.network.conditioned import centred, channel_ranges, equalised
 from hwsearch.separator import prepare as prepare_module
-from hwsearch.separator import weight_scales
+from hwsearch.separator import rounded_weights
+from hwsearch.separator.allocation import uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
 from hwsearch.separator.calibration import calibrate
-from hwsearch.separator.prepare import PreparedBase, calibration_digest, calibration_features, load_checked_base, prepare_base
-from hwsearch.separator.quantizers import weight_scale
+from hwsearch.separator.prepare import (
+    PreparedBase,
+    calibration_digest,
+    calibration_features,
+    load_checked_base,
+    prepare_base,
+    weights_file,
+)
+from hwsearch.separator.quantizers import quantize_weight, weight_scale
+from hwsearch.separator.second_order import input_statistics, mean_error, second_order_integers
 from hwsearch.separator.traced import traced
 from tests.sealed import edit_json
 from tests.tiny import Tiny, tiny_content
+
+TWO = {"calibration_mixtures": 2}
+PLAIN = {"rounding": "nearest", "bias_correction": False, "equalise": False, "centre_trunk": False}
 
 
 def experiment(**sections: Any) -> Experiment:
@@ -44,7 +59,13 @@ def test_the_calibration_is_that_of_the_first_validation_mixtures(tiny: Tiny, tm
         features.append(analysis.normalised)
     found = calibration_features(separator, tiny.workspace.experiment, folder)
     assert all(torch.equal(one, other) for one, other in zip(found, features, strict=True))
-    assert prepare(tiny, tmp_path / "new").calibration == calibrate(traced(separator), features)
+    plain = prepare(tiny, tmp_path / "plain", quantization=TWO | PLAIN)
+    assert plain.calibration == calibrate(traced(separator), features)
+    base = prepare(tiny, tmp_path / "new")
+    graph = equalised(traced(separator), channel_ranges(traced(separator), features))
+    graph = centred(graph, channel_ranges(graph, features))
+    assert base.calibration == calibrate(graph, features) != plain.calibration
+    assert all(torch.equal(base.graph.parameters[name], tensor) for name, tensor in graph.parameters.items())
 
 
 def test_a_calibration_is_made_once_and_read_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
@@ -104,55 +125,65 @@ def test_a_file_that_is_no_calibration_of_ours_is_replaced(tiny: Tiny, tmp_path:
         assert "sha256" in json.loads(cache.read_text())
 
 
-@pytest.mark.parametrize("config", [{}, {"weight_scale": "per_tensor"}, {"weight_scale_method": "max"}])
-def test_scales_of_weights_are_searched_once_and_read_bit_for_bit(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, str]
+@pytest.mark.parametrize(
+    "config", [{}, {"weight_scale": "per_tensor"}, {"weight_scale_method": "max"}, {"rounding": "nearest"}, PLAIN]
+)
+def test_weights_are_rounded_once_and_read_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any]
 ) -> None:
     cache = tmp_path / "calibration.json"
-    calibration = prepare(tiny, cache, quantization=config).calibration
-    first = prepare(tiny, cache, widths=(2, 8, FLOAT_BITS), quantization=config)
-    assert first.calibration == calibration
-    wanted = {
-        (site.removesuffix(".weight"), bits): weight_scale(first.graph.parameters[site], bits, first.quantization)
-        for site in first.sites.weights
-        for bits in (2, 8)
-    }
+    first = prepare(tiny, cache, widths=(2, 8, FLOAT_BITS), quantization=TWO | config)
+    wanted = first.weights.to_tensors()
+    assert len(wanted) == 3 * 2 * len(first.sites.weights)
 
     def again(*_: object) -> None:
-        raise AssertionError("searched again")
+        raise AssertionError("rounded again")
 
-    monkeypatch.setattr(weight_scales, "weight_scale", again)
-    written = cache.stat().st_mtime_ns
-    for base in (first, prepare(tiny, cache, widths=(8, 2), quantization=config), prepare(tiny, cache, quantization=config)):
-        assert all(torch.equal(base.scales.scale(*key), scale) for key, scale in wanted.items())
-    assert cache.stat().st_mtime_ns == written
+    monkeypatch.setattr(rounded_weights, "weight_scale", again)
+    written = weights_file(cache).stat().st_mtime_ns
+    for widths in ((8, 2), ()):
+        base = prepare(tiny, cache, widths=widths, quantization=TWO | config)
+        found = base.weights.to_tensors()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+        assert all(torch.equal(base.graph.parameters[name], tensor) for name, tensor in first.graph.parameters.items())
+    assert weights_file(cache).stat().st_mtime_ns == written
 
 
-def test_scales_of_other_weights_or_of_another_kind_are_searched_again(tiny: Tiny, tmp_path: Path) -> None:
-    cache = tmp_path / "calibration.json"
-    prepare(tiny, cache, widths=(4,))
-    largest = prepare(tiny, cache, quantization={"weight_scale_method": "max"})
-    weight = largest.graph.parameters["mask_head.weight"]
+def test_rounded_weights_follow_the_configuration(tiny: Tiny, tmp_path: Path) -> None:
+    """By their definitions: the nearest integers, second-order rounding, and the mean error in the bias."""
+    cache, layer = tmp_path / "calibration.json", "mask_head"
+    plain = prepare(tiny, cache, quantization=TWO | PLAIN)
+    weight, bias = (plain.graph.parameters[f"{layer}.{part}"] for part in ("weight", "bias"))
+    scale = weight_scale(weight, 3, plain.quantization)
+    found = plain.weights.layer(layer, 3)
+    assert torch.equal(found.weight.integers, (weight / scale).round().clamp(-3, 3).int())
+    assert torch.equal(found.bias, bias)
+    base = prepare(tiny, cache, quantization=TWO)
+    weight, bias = (base.graph.parameters[f"{layer}.{part}"] for part in ("weight", "bias"))
+    features = calibration_features(base.separator, experiment(quantization=TWO), tiny.workspace.data_folder)
+    statistics = input_statistics(base.graph, features)[layer]
+    found = base.weights.layer(layer, 3)
+    wanted = second_order_integers(weight, found.weight.scale, 3, statistics)
+    assert torch.equal(found.weight.integers, wanted)
+    assert not torch.equal(wanted, (weight / found.weight.scale).round().clamp(-3, 3).int())
+    torch.testing.assert_close(found.bias, bias + mean_error(weight - wanted * found.weight.scale, statistics).float())
+    largest = prepare(tiny, cache, quantization=TWO | {"weight_scale_method": "max"})
     rows = weight.abs().amax(dim=(1, 2))
-    torch.testing.assert_close(largest.scales.scale("mask_head", 4).flatten()[rows > 0], rows[rows > 0] / 7)
-    separator, description = load_base(EMBEDDED_BASE)
-    with torch.no_grad():
-        separator.network.mask_head.weight.mul_(2)
-    save_base(tmp_path / "other.safetensors", separator, description)
-    other = prepare(tiny, cache, tmp_path / "other.safetensors")
-    assert torch.equal(other.scales.scale("mask_head", 4), weight_scale(2 * weight, 4, other.quantization))
+    torch.testing.assert_close(largest.weights.layer(layer, 4).weight.scale.flatten()[rows > 0], rows[rows > 0] / 7)
 
 
-def test_scales_stay_where_the_calibration_is_made_again(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "calibration.json"
-    first = prepare(tiny, cache, widths=(4,))
-    monkeypatch.setattr(weight_scales, "weight_scale", None)
-    for _ in range(2):
-        base = prepare(tiny, cache, widths=(4,), quantization={"calibration_mixtures": 1})
-        assert torch.equal(base.scales.scale("mask_head", 4), first.scales.scale("mask_head", 4))
+def test_master_weights_round_to_the_rounded_weights(tiny: Tiny, tmp_path: Path) -> None:
+    base = prepare(tiny, tmp_path / "calibration.json", quantization=TWO)
+    allocation = uniform(base.sites, 3, 8)
+    graph = base.weights.graph_at(allocation)
+    for site in base.sites.weights:
+        rounded = base.weights.layer(site.removesuffix(".weight"), 3)
+        assert torch.equal(quantize_weight(graph.parameters[site], rounded.weight.scale, 3).integers, rounded.weight.integers)
+        assert torch.equal(graph.parameters[site.replace(".weight", ".bias")], rounded.bias)
 
 
-def test_scales_that_others_have_searched_meanwhile_stay(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_others_have_rounded_meanwhile_stay(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "calibration.json"
     calibrate_slowly = prepare_module.calibrate
 
@@ -164,15 +195,15 @@ def test_scales_that_others_have_searched_meanwhile_stay(tiny: Tiny, tmp_path: P
 
     monkeypatch.setattr(prepare_module, "calibrate", slow)
     prepare(tiny, cache, widths=(2,))
-    assert json.loads(cache.read_text())["weights"]["scales"]["layers"]["mask_head"].keys() == {"2", "4"}
+    assert {"mask_head@2.scale", "mask_head@4.scale"} <= load_file(weights_file(cache)).keys()
 
 
-def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny: Tiny, tmp_path: Path) -> None:
+def test_the_digest_of_a_calibration_stays_when_weights_come(tiny: Tiny, tmp_path: Path) -> None:
     """Results of differential searches are kept under it."""
     cache = tmp_path / "calibration.json"
-    prepare(tiny, cache, widths=(4,))
+    prepare(tiny, cache)
     before = calibration_digest(cache)
-    edit_json(cache, lambda content: content.pop("weights"))
+    prepare(tiny, cache, widths=(4,))
     content = json.loads(cache.read_text())
     del content["sha256"]
     assert before == calibration_digest(cache) == hashlib.sha256(indented_json(content).encode()).hexdigest()
@@ -181,21 +212,25 @@ def test_the_digest_of_a_calibration_is_that_of_its_file_before_scales_came(tiny
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda layers: layers["mask_head"]["4"].pop(),
-        lambda layers: layers["mask_head"]["4"].__setitem__(0, 0.0),
-        lambda layers: layers["mask_head"]["4"].__setitem__(0, "1"),
-        lambda layers: layers["mask_head"].__setitem__("four", layers["mask_head"].pop("4")),
-        lambda layers: layers["mask_head"].__setitem__("9" * 5000, layers["mask_head"].pop("4")),
-        lambda layers: layers["mask_head"].__setitem__("9", layers["mask_head"].pop("4")),
-        lambda layers: layers.__setitem__("elsewhere", layers.pop("mask_head")),
-        lambda layers: layers.__setitem__("mask_head", []),
+        lambda tensors: tensors.pop("mask_head@4.scale"),
+        lambda tensors: tensors.pop("graph/mask_head.bias"),
+        lambda tensors: tensors.update({"mask_head@4.scale": tensors["mask_head@4.scale"][:1]}),
+        lambda tensors: tensors["mask_head@4.scale"].fill_(-1.0),
+        lambda tensors: tensors["mask_head@4.integers"].fill_(9),
+        lambda tensors: tensors.update({"mask_head@four.scale": tensors.pop("mask_head@4.scale")}),
+        lambda tensors: tensors.update({"mask_head@9.scale": tensors.pop("mask_head@4.scale")}),
+        lambda tensors: tensors.update({"elsewhere@4.scale": tensors.pop("mask_head@4.scale")}),
     ],
 )
-def test_damaged_scales_are_refused(tiny: Tiny, tmp_path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
+def test_damaged_weights_are_refused(tiny: Tiny, tmp_path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
     cache = tmp_path / "calibration.json"
     prepare(tiny, cache, widths=(4,))
-    edit_json(cache, lambda content: damage(content["weights"]["scales"]["layers"]))
-    with pytest.raises(UserError, match=f"{cache}: .* delete it and it is made again"):
+    path = weights_file(cache)
+    content, tensors = read_tensors(path, "hwsearch_prepared", "weights")
+    changed = {name: tensor.clone() for name, tensor in tensors.items()}
+    damage(changed)
+    write_tensors(path, changed, "hwsearch_prepared", content)
+    with pytest.raises(UserError, match=f"{path}: .* delete it and it is made again"):
         prepare(tiny, cache, widths=(4,))
 
 
