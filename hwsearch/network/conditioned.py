@@ -23,6 +23,10 @@ Ranges = Mapping[str, tuple[Tensor, Tensor]]
 """The lowest and the highest value of each channel of each tensor, [channels] each."""
 
 
+LARGEST_GAIN = 4.0
+"""Largest gain of a channel. Larger ones fit grids no better, and training moves all weights of a layer by like amounts."""
+
+
 def channel_ranges(graph: Graph, features: Iterable[Tensor]) -> Ranges:
     """Observe every tensor.
 
@@ -47,12 +51,14 @@ def channel_ranges(graph: Graph, features: Iterable[Tensor]) -> Ranges:
 
 
 def equalised(graph: Graph, ranges: Ranges) -> Graph:
-    """Scale the channels before each depthwise layer to the range of the widest channel; channels that are always zero stay."""
+    """Scale the channels before each depthwise layer towards the range of the widest channel; channels that are always zero
+    stay.
+    """
     parameters = dict(graph.parameters)
     for before, tensor, depthwise in _before_depthwise(graph):
         low, high = ranges[tensor]
         reach = torch.maximum(high, -low)
-        gain = torch.where(reach > 0, reach.max() / reach, 1.0)
+        gain = torch.where(reach > 0, reach.max() / reach, 1.0).clamp_max(LARGEST_GAIN)
         parameters[f"{before}.weight"] = parameters[f"{before}.weight"] * gain[:, None, None]
         parameters[f"{before}.bias"] = parameters[f"{before}.bias"] * gain
         parameters[f"{depthwise}.weight"] = parameters[f"{depthwise}.weight"] / gain[:, None, None]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hwsearch.network.conditioned import centred, channel_ranges, equalised
+from hwsearch.network.conditioned import LARGEST_GAIN, centred, channel_ranges, equalised
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Add, Convolution, Read
 from hwsearch.network.run import run
@@ -42,7 +42,7 @@ def test_the_ranges_of_a_tcn(kind: str, reads: bool) -> None:
     plain = with_reads(graph) if reads else graph
     found = both(plain, features)
     torch.testing.assert_close(output(found, features[0]), output(plain, features[0]), rtol=1e-4, atol=1e-5)
-    ranges = channel_ranges(found, features)
+    ranges, plain_ranges = channel_ranges(found, features), channel_ranges(plain, features)
     trunk = [operation.name for operation in plain.operations if isinstance(operation, Add | Read)]
     for name in ("input_proj", *trunk):
         low, high = ranges[name]
@@ -52,4 +52,6 @@ def test_the_ranges_of_a_tcn(kind: str, reads: bool) -> None:
     for operation in depthwise:
         low, high = ranges[operation.inputs[0]]
         reach = torch.maximum(high, -low)
-        assert float(reach[reach > 0].min()) > (1 - 1e-5) * float(reach.max())
+        before = torch.maximum(plain_ranges[operation.inputs[0]][1], -plain_ranges[operation.inputs[0]][0])
+        wanted = torch.minimum(LARGEST_GAIN * before, before.max())
+        torch.testing.assert_close(reach, wanted, rtol=1e-4, atol=1e-6)
