@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache as cache_result
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,8 @@ from hwsearch.separator.separator import Separator
 from hwsearch.separator.traced import graph_file, kept_graph
 
 _WHAT, _MEND = "a calibration", "delete it and it is made again"
-_WEIGHTS_KEY, _GRAPH = "hwsearch_prepared", "graph/"
+_WEIGHTS_KEY = "hwsearch_prepared"
+_GRAPH, _MEAN, _ROUNDED = "graph", "mean", "rounded"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,8 @@ class PreparedBase:
     base_sha256: str
     statistics: Callable[[], Statistics] | None = None
     """Measures the inputs of the layers. None: weights are rounded to the nearest integers, and biases stay."""
+    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Mean inputs [groups, values] by layer (`InputStatistics`), if `quantization.bias_correction` wants them."""
 
     @cached_property
     def sites(self) -> Sites:
@@ -63,7 +66,9 @@ class PreparedBase:
         """Copy the base to a device, with the weights that are rounded."""
         if device == self.device:
             return self
-        moved = replace(self, separator=copy.deepcopy(self.separator).to(device), graph=self.graph.on(device))
+        means = {name: mean.to(device) for name, mean in self.means.items()}
+        separator = copy.deepcopy(self.separator).to(device)
+        moved = replace(self, separator=separator, graph=self.graph.on(device), means=means)
         moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
 
@@ -135,20 +140,23 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         with one_thread():
             return input_statistics(graph, features())
 
-    graph, rounded = _kept_weights(cache, key, traced)
-    calibration = _kept_calibration(cache, key, graph)
-    if rounded is None or calibration is None:
+    kept = _kept_weights(cache, key, traced)
+    graph = traced if kept is None else kept.graph
+    calibration = None if kept is None else _kept_calibration(cache, key, graph)
+    if kept is None or calibration is None:
         with one_thread():
             graph = _conditioned(traced, config, features())
             calibration = calibrate(graph, features())
         write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
-    prepared = PreparedBase(separator, graph, calibration, config, base_sha256, statistics)
-    if rounded is not None:
-        prepared.weights.take(rounded, weights_file(cache))
-    if prepared.weights.round(widths) or rounded is None:
-        _, others = _kept_weights(cache, key, traced)  # another process may have rounded some meanwhile
-        prepared.weights.take(others or {}, weights_file(cache))
-        _keep_weights(cache, key, prepared)
+        wanted = statistics() if config.bias_correction else {}
+        kept = _Kept(graph, {name: found.mean.float() for name, found in wanted.items()}, {})
+        _keep_weights(cache, key, kept)
+    prepared = PreparedBase(separator, graph, calibration, config, base_sha256, statistics, kept.means)
+    prepared.weights.take(kept.rounded, weights_file(cache))
+    if prepared.weights.round(widths):
+        others = _kept_weights(cache, key, traced)  # another process may have rounded some meanwhile
+        prepared.weights.take({} if others is None else others.rounded, weights_file(cache))
+        _keep_weights(cache, key, _Kept(graph, kept.means, prepared.weights.to_tensors()))
     return prepared
 
 
@@ -201,24 +209,37 @@ def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None
     return Calibration.from_json(content.get("calibration"), find_sites(graph).activations, str(cache))
 
 
-def _kept_weights(cache: Path, key: str, traced: Graph) -> tuple[Graph, dict[str, torch.Tensor] | None]:
-    """Read the conditioned graph and the rounded weights; the graph as it was traced and None if there are none for the key."""
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What is kept of a prepared base beside its calibration: the conditioned graph, mean inputs, and rounded weights."""
+
+    graph: Graph
+    means: Mapping[str, torch.Tensor]
+    rounded: Mapping[str, torch.Tensor]
+
+
+def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
+    """Read what is kept; None if there is nothing for the key."""
     path = weights_file(cache)
     if not path.is_file():
-        return traced, None
+        return None
     content, mapped = read_tensors(path, _WEIGHTS_KEY, "the weights of a prepared base", _MEND)
     if content.get("key") != key:
-        return traced, None
-    tensors = {name: tensor.clone() for name, tensor in mapped.items()}
-    parameters: dict[str, torch.Tensor] = {}
-    for name, parameter in traced.parameters.items():
-        tensor = tensors.pop(_GRAPH + name, None)
-        if tensor is None or tensor.shape != parameter.shape:
+        return None
+    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _MEAN: {}, _ROUNDED: {}}
+    for name, tensor in mapped.items():
+        part, _, rest = name.partition("/")
+        if part not in parts:
+            raise UserError(f"{path}: holds an unknown '{name}'; {_MEND}")
+        parts[part][rest] = tensor.clone()
+    parameters = {name: parts[_GRAPH].get(name) for name in traced.parameters}
+    for name, found in parameters.items():
+        if found is None or found.shape != traced.parameters[name].shape:
             raise UserError(f"{path}: '{name}' is missing or has another shape; {_MEND}")
-        parameters[name] = tensor
-    return replace(traced, parameters=parameters), tensors
+    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_MEAN], parts[_ROUNDED])
 
 
-def _keep_weights(cache: Path, key: str, base: PreparedBase) -> None:
-    tensors = {_GRAPH + name: tensor for name, tensor in base.graph.parameters.items()} | base.weights.to_tensors()
-    write_tensors(weights_file(cache), {name: tensor.clone() for name, tensor in tensors.items()}, _WEIGHTS_KEY, {"key": key})
+def _keep_weights(cache: Path, key: str, kept: _Kept) -> None:
+    parts = {_GRAPH: kept.graph.parameters, _MEAN: kept.means, _ROUNDED: kept.rounded}
+    tensors = {f"{part}/{name}": tensor.clone() for part, named in parts.items() for name, tensor in named.items()}
+    write_tensors(weights_file(cache), tensors, _WEIGHTS_KEY, {"key": key})

@@ -29,18 +29,21 @@ class TrainableNetwork:
         graph: a graph with one input and one output; the values of its parameters are not used.
         sites: the sites of the graph.
         allocation: bit-width of every site.
+        means: mean inputs by layer (`PreparedBase.means`). In place of the bias of such a layer, its output for the mean input is
+            trained. A step that moves the weights then leaves this output as it is; otherwise inputs far from zero make training
+            unstable.
     """
 
-    def __init__(self, graph: Graph, sites: Sites, allocation: BitAllocation) -> None:
+    def __init__(self, graph: Graph, sites: Sites, allocation: BitAllocation, means: Mapping[str, Tensor] | None = None) -> None:
         (self._input,) = graph.inputs
         widths = allocation.by_site
         self._graph = graph
         self._kernels = {operation.name: channels_first(operation, graph) for operation in graph.operations}
         self._layers = {
-            operation.name: _Layer(operation, widths[operation.name + WEIGHT], read if rounds_bias(widths[read]) else None)
-            for operation in graph.operations
-            if isinstance(operation, LAYERS) and not is_float(widths[operation.name + WEIGHT])
-            for read in [sites.read_by(operation)]
+            layer.name: _Layer(layer, widths[layer.name + WEIGHT], read if rounds_bias(widths[read]) else None, mean)
+            for layer in graph.operations
+            if isinstance(layer, LAYERS)
+            for read, mean in [(sites.read_by(layer), (means or {}).get(layer.name))]
         }
         relus = {each.name for each in graph.operations if isinstance(each, Elementwise) and each.function is Function.RELU}
         self._roundings = {
@@ -53,7 +56,7 @@ class TrainableNetwork:
         """The output for `x`, both [channels, batch, frames], differentiable in all parameters but the zero points.
 
         Args:
-            parameters: parameters as in `separator.trained.TrainedState`.
+            parameters: parameters as `entered` gives them.
             x: the input.
         """
 
@@ -78,6 +81,28 @@ class TrainableNetwork:
         (output,) = run(self._graph, {self._input: x}, at_tensor, how)
         return output
 
+    def entered(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of a `separator.trained.TrainedState` as they are trained."""
+        return self._with_biases(parameters, 1.0)
+
+    def left(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return parameters that were trained as those of a `separator.trained.TrainedState`."""
+        return self._with_biases(parameters, -1.0)
+
+    def _with_biases(self, parameters: Mapping[str, Tensor], sign: float) -> dict[str, Tensor]:
+        biases = {
+            f"{name}.bias": parameters[f"{name}.bias"] + sign * mean_output(layer.rounded_weight(parameters).detach(), layer.mean)
+            for name, layer in self._layers.items()
+            if layer.mean is not None
+        }
+        return {**parameters, **biases}
+
+
+def mean_output(weight: Tensor, mean: Tensor) -> Tensor:
+    """Return what weights [out, ...] make of the mean input [groups, values], [out]."""
+    groups, values = mean.shape
+    return (weight.reshape(groups, -1, values) @ mean[:, :, None]).flatten()
+
 
 @dataclass(frozen=True)
 class _Rounding:
@@ -95,14 +120,24 @@ class _Layer:
     operation: Operation
     bits: int
     read: str | None
+    mean: Tensor | None
+
+    def rounded_weight(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The weights on their grid, if they have one."""
+        site = self.operation.name + WEIGHT
+        if is_float(self.bits):
+            return parameters[site]
+        limit = weight_limit(self.bits)
+        return _round(parameters[site], parameters[f"{site}.scale"], -limit, limit)
 
     def rounded(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Rounded weights and bias."""
-        site, limit = self.operation.name + WEIGHT, weight_limit(self.bits)
-        scale, bias = parameters[f"{site}.scale"], parameters[f"{self.operation.name}.bias"]
-        weight = _round(parameters[site], scale, -limit, limit)
-        if self.read is not None:
-            product_scale = output_scale(self.operation, scale) * parameters[f"{self.read}.scale"]
+        weight, bias = self.rounded_weight(parameters), parameters[f"{self.operation.name}.bias"]
+        if self.mean is not None:
+            bias = bias - mean_output(weight, self.mean)
+        if self.read is not None and not is_float(self.bits):
+            product_scale = output_scale(self.operation, parameters[f"{self.operation.name}{WEIGHT}.scale"])
+            product_scale = product_scale * parameters[f"{self.read}.scale"]
             bias = _round(bias, product_scale.expand(len(bias)), -BIAS_LIMIT, BIAS_LIMIT)
         return weight, bias
 

@@ -195,7 +195,7 @@ def test_weights_that_others_have_rounded_meanwhile_stay(tiny: Tiny, tmp_path: P
 
     monkeypatch.setattr(prepare_module, "calibrate", slow)
     prepare(tiny, cache, widths=(2,))
-    assert {"mask_head@2.scale", "mask_head@4.scale"} <= load_file(weights_file(cache)).keys()
+    assert {"rounded/mask_head@2.scale", "rounded/mask_head@4.scale"} <= load_file(weights_file(cache)).keys()
 
 
 def test_the_digest_of_a_calibration_stays_when_weights_come(tiny: Tiny, tmp_path: Path) -> None:
@@ -212,14 +212,14 @@ def test_the_digest_of_a_calibration_stays_when_weights_come(tiny: Tiny, tmp_pat
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda tensors: tensors.pop("mask_head@4.scale"),
+        lambda tensors: tensors.pop("rounded/mask_head@4.scale"),
         lambda tensors: tensors.pop("graph/mask_head.bias"),
-        lambda tensors: tensors.update({"mask_head@4.scale": tensors["mask_head@4.scale"][:1]}),
-        lambda tensors: tensors["mask_head@4.scale"].fill_(-1.0),
-        lambda tensors: tensors["mask_head@4.integers"].fill_(9),
-        lambda tensors: tensors.update({"mask_head@four.scale": tensors.pop("mask_head@4.scale")}),
-        lambda tensors: tensors.update({"mask_head@9.scale": tensors.pop("mask_head@4.scale")}),
-        lambda tensors: tensors.update({"elsewhere@4.scale": tensors.pop("mask_head@4.scale")}),
+        lambda tensors: tensors.update({"rounded/mask_head@4.scale": tensors["rounded/mask_head@4.scale"][:1]}),
+        lambda tensors: tensors["rounded/mask_head@4.scale"].fill_(-1.0),
+        lambda tensors: tensors["rounded/mask_head@4.integers"].fill_(9),
+        lambda tensors: tensors.update({"rounded/mask_head@four.scale": tensors.pop("rounded/mask_head@4.scale")}),
+        lambda tensors: tensors.update({"rounded/mask_head@9.scale": tensors.pop("rounded/mask_head@4.scale")}),
+        lambda tensors: tensors.update({"rounded/elsewhere@4.scale": tensors.pop("rounded/mask_head@4.scale")}),
     ],
 )
 def test_damaged_weights_are_refused(tiny: Tiny, tmp_path: Path, damage: Callable[[dict[str, Any]], object]) -> None:
