@@ -109,6 +109,11 @@ def check_tensors(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, 
             raise UserError(f"{path}: tensor '{name}' holds values out of range; wanted finite numbers")
 
 
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Hash tensors in CPU memory with their names, in hex."""
+    return _digest({name: tensor.contiguous() for name, tensor in tensors.items()}, {})
+
+
 def _digest(tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
     found = hashlib.sha256(canonical_json(description).encode())
     for name, tensor in sorted(tensors.items()):

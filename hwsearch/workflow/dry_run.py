@@ -33,7 +33,7 @@ from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import prepare_base, weights_file
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import load_pool, pool_path
-from hwsearch.training.qat import train_quantized
+from hwsearch.training.qat import TrainingOptions, train_quantized
 from hwsearch.workflow.checks import check_plan
 from hwsearch.workflow.search import check_storage
 from hwsearch.workflow.training import needs_training
@@ -330,7 +330,7 @@ def _step_seconds(workspace: Workspace, calibration: Path) -> float:
         experiment.qat,
         _TRAINED_STEPS,
         experiment.seed,
-        on_step=lambda *_: times.append(time.perf_counter()),
+        options=TrainingOptions(on_step=lambda *_: times.append(time.perf_counter())),
     )
     return (times[-1] - times[0]) / (len(times) - 1)
 

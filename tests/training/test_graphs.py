@@ -10,7 +10,7 @@ from hwsearch.network.operations import TransposedConvolution
 from hwsearch.network.run import run
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.trained import TrainedState, initial_state, load_trained, save_trained, trained_mask_function
-from hwsearch.training.qat import train_quantized
+from hwsearch.training.qat import TrainingOptions, train_quantized
 from hwsearch.training.trainable import TrainableNetwork
 from tests.training.graphs import FEATURES, Gated, Pooled, cycled, graph_base
 from tests.training.pools import small_pool
@@ -81,7 +81,8 @@ def test_outputs_and_gradients_are_those_of_plain_rounding(kind, turn):
 def test_training_lowers_the_loss_and_moves_every_parameter():
     base, allocation, losses = graph_base(), cycled(graph_base(), (4, 3), (8, 6)), []
     config = QatConfig(batch_size=6, learning_rate=1e-3, scale_learning_rate=1e-3)
-    state = train_quantized(base, allocation, small_pool(), config, 20, 0, on_step=lambda *step: losses.append(step[2]))
+    watched = TrainingOptions(on_step=lambda *step: losses.append(step[2]))
+    state = train_quantized(base, allocation, small_pool(), config, 20, 0, options=watched)
     assert losses[-1] < losses[0] - 0.02
     unmoved = {name for name, tensor in base.graph.parameters.items() if torch.equal(state.parameters[name], tensor)}
     assert not unmoved

@@ -6,11 +6,13 @@ from itertools import islice
 import pytest
 import torch
 
+from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, QatConfig
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.trained import initial_state, trained_network
+from hwsearch.training import qat
 from hwsearch.training.loss import si_snr
-from hwsearch.training.qat import TrainingDivergedError, batches, distilled_loss, train_quantized
+from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, batches, distilled_loss, rate_factors, train_quantized
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.small import CAUSAL, PRELU, RELU, uniform
 from tests.training.pools import small_base, small_pool
@@ -88,7 +90,7 @@ def test_a_warm_start_begins_where_the_other_ended():
         1,
         0,
         start=start,
-        on_step=lambda *step: losses.append(step),
+        options=TrainingOptions(on_step=lambda *step: losses.append(step)),
     )
     assert state.steps == 31
     assert losses == [(1, 1, pytest.approx(loss_of(base, initial_state(base, narrower, start), pool)))]
@@ -140,3 +142,143 @@ def test_a_batch_is_what_the_front_end_makes_of_its_mixtures():
     assert float((batch.analysis.normalised - analysis.normalised).abs().mean()) < 1e-3
     torch.testing.assert_close(batch.analysis.context[0], analysis.context[0])
     torch.testing.assert_close(batch.analysis.context[1], analysis.context[1], rtol=5e-3, atol=5e-3)
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(second[name], tensor) for name, tensor in first.items())
+
+
+class KilledError(Exception):
+    """The process dies here."""
+
+
+def killed_after(count):
+    """What hears of steps, and kills the training after one of them."""
+
+    def on_step(step, steps, loss):
+        if step == count:
+            raise KilledError
+
+    return on_step
+
+
+def last_bits(state):
+    """A score that goes up and down from state to state."""
+    return float(state.parameters["mask_head.weight"].double().sum() * 1e6 % 1.0)
+
+
+@pytest.mark.parametrize("judge", [None, last_bits])
+@pytest.mark.parametrize("stops", [(3,), (6, 17), (18, 19, 20)])
+def test_a_training_that_was_killed_goes_on_with_the_same_bits(tmp_path, monkeypatch, stops, judge):
+    monkeypatch.setattr(qat, "CHECKPOINT_STEPS", 4)
+    base, pool, allocation, path = small_base(), small_pool(), uniform(RELU, 2, 6), tmp_path / "checkpoint"
+    whole = train_quantized(base, allocation, pool, CONFIG, 20, 0, options=TrainingOptions(judge=judge))
+    for stop in stops:
+        options = TrainingOptions(killed_after(stop), path, judge)
+        with pytest.raises(KilledError):
+            train_quantized(base, allocation, pool, CONFIG, 20, 0, options=options)
+        assert path.is_file() == (stop > 4)
+    seen = []
+    options = TrainingOptions(lambda step, *_: seen.append(step), path, judge)
+    resumed = train_quantized(base, allocation, pool, CONFIG, 20, 0, options=options)
+    assert seen[0] == (stops[-1] - 1) // 4 * 4 + 1
+    assert same(resumed.parameters, whole.parameters)
+    assert resumed.steps == whole.steps == 20
+
+
+@pytest.mark.parametrize("during", ["a step", "a judgement"])
+def test_a_training_that_is_interrupted_keeps_every_step(tmp_path, monkeypatch, during):
+    base, pool, allocation, path = small_base(), small_pool(), uniform(RELU, 3, 6), tmp_path / "checkpoint"
+    whole = train_quantized(base, allocation, pool, CONFIG, 10, 0, options=TrainingOptions(judge=last_bits))
+    with monkeypatch.context() as patch:
+        looks = iter([*([None] * 9), KeyboardInterrupt()])
+
+        def look():
+            if (found := next(looks)) is not None:
+                raise found
+
+        def judge(state):
+            raise KeyboardInterrupt
+
+        patch.setattr(qat, "checkpoint", look)
+        options = TrainingOptions(None, path, last_bits if during == "a step" else judge)
+        with pytest.raises(KeyboardInterrupt):
+            train_quantized(base, allocation, pool, CONFIG, 10, 0, options=options)
+    seen = []
+    options = TrainingOptions(lambda step, *_: seen.append(step), path, last_bits)
+    resumed = train_quantized(base, allocation, pool, CONFIG, 10, 0, options=options)
+    assert seen == ([10] if during == "a step" else [9, 10])
+    assert same(resumed.parameters, whole.parameters)
+
+
+def test_the_best_state_is_returned_and_of_equal_ones_the_last():
+    base, pool, allocation = small_base(), small_pool(), uniform(RELU, 3, 6)
+    final = train_quantized(base, allocation, pool, CONFIG, 10, 0)
+    for scores, chosen in (((1.0, 3.0, 2.0), 1), ((3.0, 1.0, 3.0), 2), ((3.0, 2.0, 1.0), 0), ((float("nan"), 1.0, 0.0), 1)):
+        states, left = [], iter(scores)
+
+        def judge(state, states=states, left=left):
+            states.append(state)
+            return next(left)
+
+        found = train_quantized(base, allocation, pool, CONFIG, 10, 0, options=TrainingOptions(judge=judge))
+        assert len(states) == 3
+        assert same(found.parameters, states[chosen].parameters)
+        assert same(states[2].parameters, final.parameters)
+        assert not same(states[1].parameters, final.parameters)
+
+
+def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
+    base, pool, path = small_base(), small_pool(), tmp_path / "checkpoint"
+
+    def train(bits=3, config=CONFIG, steps=60, seed=0, start=None, stop=None):
+        options = TrainingOptions(None if stop is None else killed_after(stop), path)
+        return train_quantized(base, uniform(RELU, bits, 6), pool, config, steps, seed, start=start, options=options)
+
+    with pytest.raises(KilledError):
+        train(stop=51)
+    content = path.read_bytes()
+    start = train_quantized(base, uniform(RELU, 4, 6), pool, CONFIG, 1, 0)
+    slower = CONFIG.model_copy(update={"learning_rate": 1e-4})
+    for other in ({"bits": 4}, {"config": slower}, {"steps": 61}, {"seed": 1}, {"start": start}):
+        with pytest.raises(UserError, match=r"checkpoint: the checkpoint of another training \(.*delete it to train from"):
+            train(**other)
+    assert path.read_bytes() == content
+    for damaged in (content[:-9], b"nothing", content[:-4] + b"abcd"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"checkpoint: not a checkpoint of a quant.*; delete it to train from the start$"):
+            train()
+    path.write_bytes(content)
+    assert train().steps == 60
+
+
+def test_a_training_that_diverges_leaves_no_checkpoint(tmp_path, monkeypatch):
+    base, pool, path = small_base(), small_pool(), tmp_path / "checkpoint"
+    broken = replace(pool, target=pool.target.clone())
+    broken.target[0] = torch.nan
+    config = CONFIG.model_copy(update={"batch_size": 1})
+    order = batches(len(pool), 1, 0)
+    first = next(step for step, (number,) in enumerate(order) if number == 0)
+    assert first > 1
+    monkeypatch.setattr(qat, "CHECKPOINT_STEPS", 1)
+    there = []
+    options = TrainingOptions(lambda *_: there.append(path.is_file()), path)
+    with pytest.raises(TrainingDivergedError, match=f"at training step {first + 1} of 60"):
+        train_quantized(base, uniform(RELU, 4, 8), broken, config, 60, 0, options=options)
+    assert there[-1]
+    assert not path.exists()
+
+
+def test_narrow_weights_learn_faster():
+    allocation = BitAllocation.of({"a.weight": 2, "b.weight": 3, "c.weight": 4, "d.weight": FLOAT_BITS, "a.output": 2})
+    wanted = {"a.weight": 3.0, "a.bias": 3.0, "b.weight": 1.7, "b.bias": 1.7}
+    assert rate_factors(allocation) == wanted
+    base, pool = small_base(), small_pool()
+    moved = {}
+    for bits in (2, 3, 4):
+        widths = uniform(RELU, bits, 8)
+        before = initial_state(base, widths).parameters
+        # Adam's first step moves every parameter by the learning rate.
+        after = train_quantized(base, widths, pool, CONFIG, 1, 0).parameters
+        moved[bits] = float((after["mask_head.weight"] - before["mask_head.weight"]).abs().median()) / CONFIG.learning_rate
+    assert moved == {2: pytest.approx(3.0, rel=0.05), 3: pytest.approx(1.7, rel=0.05), 4: pytest.approx(1.0, rel=0.05)}
