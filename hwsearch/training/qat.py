@@ -118,8 +118,8 @@ class _Training:
         self._config = config
         self._steps = steps
         self._options = options
-        self._network = TrainableNetwork(base.graph, base.sites, state.allocation)
-        self._trainee = Trainee(state.parameters, base.device, rate_factors(state.allocation))
+        self._network = TrainableNetwork(base.graph, base.sites, state.allocation, base.means)
+        self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(state.allocation))
         self._first, self._best = 0, None
         self._kept: TraineeCheckpoint | None = None
         if options.checkpoint is not None:
@@ -137,7 +137,7 @@ class _Training:
             if self._options.on_step is not None:
                 self._options.on_step(step + 1, self._steps, loss)
         self._look(self._steps)
-        return self._trainee.values() if self._best is None else self._best.parameters
+        return self._network.left(self._trainee.values()) if self._best is None else self._best.parameters
 
     def _look(self, step: int) -> None:
         """End the training if a signal asks for it, else judge the state if it is time to. Both leave the parameters alone."""
@@ -152,7 +152,7 @@ class _Training:
 
     def _judge(self, judge: Callable[[TrainedState], float]) -> None:
         """Keep the present parameters if they are at least as good as the best ones."""
-        parameters = self._trainee.values()
+        parameters = self._network.left(self._trainee.values())
         score = judge(replace(self._start, parameters=parameters))
         if math.isfinite(score) and (self._best is None or score >= self._best.score):
             self._best = Best(score, parameters)

@@ -91,7 +91,8 @@ class TrainableNetwork:
 
     def _with_biases(self, parameters: Mapping[str, Tensor], sign: float) -> dict[str, Tensor]:
         biases = {
-            f"{name}.bias": parameters[f"{name}.bias"] + sign * mean_output(layer.rounded_weight(parameters).detach(), layer.mean)
+            f"{name}.bias": parameters[f"{name}.bias"]
+            + sign * mean_output(layer.rounded_weight(parameters).detach(), layer.mean.to(parameters[f"{name}.bias"].device))
             for name, layer in self._layers.items()
             if layer.mean is not None
         }
