@@ -149,8 +149,11 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             calibration = calibrate(graph, features())
         write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
         wanted = statistics() if config.bias_correction else {}
-        kept = _Kept(graph, {name: found.mean.float() for name, found in wanted.items()}, {})
-        _keep_weights(cache, key, kept)
+        made = _Kept(graph, {name: found.mean.float() for name, found in wanted.items()}, {})
+        kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile
+        if kept is None:
+            _keep_weights(cache, key, made)
+            kept = made
     prepared = PreparedBase(separator, graph, calibration, config, base_sha256, statistics, kept.means)
     prepared.weights.take(kept.rounded, weights_file(cache))
     if prepared.weights.round(widths):
