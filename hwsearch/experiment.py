@@ -394,11 +394,13 @@ class Fidelity(StrEnum):
     """After `qat.steps` steps of quantization-aware training, on the whole validation set."""
     FULL_QAT = "full-qat"
     """After `qat.full_steps` steps."""
+    FINETUNED = "finetuned"
+    """After `hwsearch finetune`, which trains chosen candidates."""
 
     @property
     def trained(self) -> bool:
         """Whether the network is trained before it is scored."""
-        return self in (Fidelity.SHORT_QAT, Fidelity.FULL_QAT)
+        return self in (Fidelity.SHORT_QAT, Fidelity.FULL_QAT, Fidelity.FINETUNED)
 
 
 class SensitivityConfig(Section):
@@ -423,6 +425,8 @@ class QatConfig(Section):
     """Training steps at the fidelity `short-qat`."""
     full_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Training steps at the fidelity `full-qat`."""
+    finetune_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 300
+    """Training steps of `hwsearch finetune`, unless its option `--steps` says another number."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
     """Mixtures per training step."""
     segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 2.0
@@ -441,6 +445,15 @@ class QatConfig(Section):
     """Largest norm of the gradient. A larger gradient is scaled down to it."""
     warm_start: bool = True
     """Whether training starts from the nearest candidate already trained. Otherwise it starts from the base."""
+
+    def steps_at(self, fidelity: Fidelity) -> int:
+        """Return the number of training steps at a fidelity; 0 if nothing is trained there."""
+        steps = {
+            Fidelity.SHORT_QAT: self.steps,
+            Fidelity.FULL_QAT: self.full_steps,
+            Fidelity.FINETUNED: self.finetune_steps,
+        }
+        return steps.get(fidelity, 0)
 
 
 class NasConfig(Section):

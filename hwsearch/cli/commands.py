@@ -97,7 +97,7 @@ COLUMNS = click.option(
 )
 FIDELITY = click.option(
     "--fidelity",
-    type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat"]),
+    type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat", "finetuned"]),
     help="Fidelity of the scores. Absent: the highest one that the search used.",
 )
 
@@ -356,6 +356,45 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
     from hwsearch.workflow.runs import read_run
 
     print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
+
+
+@commands.command(epilog=_example("hwsearch finetune runs/comparison --candidate 20 --candidate 31"))
+@RUN
+@click.option(
+    "--candidate",
+    "candidates",
+    type=click.IntRange(1),
+    multiple=True,
+    required=True,
+    help="Number of a candidate, as in 'hwsearch pareto'. It may be repeated.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1_000_000),
+    help="Number of training steps. Absent: qat.finetune_steps of the experiment.",
+)
+@PROCESSES
+@WORKERS
+@RAY_ADDRESS
+def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resources: Any) -> None:
+    """Train chosen candidates of a search further.
+
+    They start from the weights that the search has trained, if any. Their scores join the record at the fidelity
+    'finetuned'. The same command continues an interrupted training.
+    """
+    from hwsearch.cli.main_job import command_line
+    from hwsearch.view.finetune import print_finetuned
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.caller import Resources
+    from hwsearch.workflow.finetune import finetune as train_further
+    from hwsearch.workflow.runs import open_workspace
+
+    workspace = open_workspace(run)
+    with progress_shown() as listener:
+        found = train_further(workspace, candidates, steps, Resources(**resources), listener)
+    print_finetuned(found)
+    say("next:   " + command_line("pareto", str(run), "--fidelity", "finetuned"))
 
 
 @commands.command(epilog=_example("hwsearch separate model.onnx --input mix.wav --doa 60 --output target.wav"))

@@ -125,6 +125,45 @@ def run_search(
         return search.summary(interrupted=interrupted, published=published)
 
 
+def run_finetuning(
+    task: Task,
+    executor: Scorers,
+    chosen: Sequence[int],
+    steps: int,
+    progress: Callable[[SearchProgress], None] = lambda _: None,
+    *,
+    lock: FolderLock | None = None,
+) -> Mapping[int, str]:
+    """Train candidates of a finished or running search further, and score them at the fidelity `finetuned`.
+
+    Full precision is scored there first, as at every fidelity. Candidates that are scored there already are left out. A failure
+    is not recorded: another call tries the candidate again.
+
+    Args:
+        task: what was searched.
+        executor: trains and scores candidates.
+        chosen: numbers of candidates that were asked for.
+        steps: number of training steps.
+        progress: called once at the start, and after every finished candidate.
+        lock: of the folder, if the caller holds it already.
+
+    Returns:
+        Reasons of failures by the number of the candidate.
+
+    Raises:
+        UserError: the folder belongs to another search or driver, its record is damaged, or the full-precision network cannot be
+            scored.
+        KeyboardInterrupt: Ctrl-C. What is finished is in the record; another call goes on.
+    """
+    experiment = task.experiment
+    header = search_header(experiment, task.space, task.provenance)
+    budgets = Budgets(experiment.search, header.objectives, 0, _clock())
+    with Record(task.folder, header, lock) as record:
+        search = _Search(task, record, (), budgets, executor, progress)
+        search.replay()
+        return search.finetune(chosen, steps)
+
+
 class _Search:
     """A running search: its known candidates, those in flight, and the listeners that hear of each finished one."""
 
@@ -155,6 +194,8 @@ class _Search:
         here = versions_here()
         self._versions = None if here == header.versions else here
         self._stopped: tuple[How, str] | None = None
+        self._finetune_steps: int | None = None
+        self._not_finetuned: dict[int, str] = {}
         self._mirror: StudyMirror
         self._publisher: Publisher | None = None
 
@@ -189,6 +230,16 @@ class _Search:
 
             self._run_rung(rung, next_promoted, total)
             below = rung
+
+    def finetune(self, chosen: Sequence[int], steps: int) -> Mapping[int, str]:
+        """Train and score candidates at the fidelity `finetuned`; return the reasons of failures."""
+        rung = Fidelity.FINETUNED
+        self._finetune_steps = steps
+        done = self._known.finished(rung)
+        waiting = deque(number for number in dict.fromkeys((REFERENCE, *chosen)) if number not in done)
+        total = self._known.counts(rung)[0] + len({*waiting} - {REFERENCE})
+        self._run_rung(rung, lambda: waiting.popleft() if waiting else None, total)
+        return self._not_finetuned
 
     def close_published(self) -> "Published | None":
         """Bring the shared study up to date, if there is one and its storage answers; Ctrl-C leaves the study as it is."""
@@ -308,7 +359,8 @@ class _Search:
         """Return the job of a candidate, which counts as in flight from now on."""
         job, start = ScoringJob(self._known.allocation(number), rung), None
         if rung.trained and number != REFERENCE:
-            job, start = self._trained.job(number, job.allocation, rung)
+            steps = self._finetune_steps if rung is Fidelity.FINETUNED else None
+            job, start = self._trained.job(number, job.allocation, rung, steps)
         self._in_flight[number] = InFlight(self._known.candidates[number], job, start)
         return job
 
@@ -319,9 +371,13 @@ class _Search:
             UserError: the full-precision network could not be scored.
         """
         events = [self._settled(outcome, self._charge(outcome.key)) for outcome in outcomes]
-        self._record.extend(events)
+        self._record.extend([event for event in events if not _tried_again(event)])
         for event in events:
             del self._charged[event.candidate], self._in_flight[event.candidate]
+            if isinstance(event, Failed) and _tried_again(event):
+                self._not_finetuned[event.candidate] = event.reason
+                yield event
+                continue
             candidate = self._take_in(event).candidate
             if event.candidate != REFERENCE:
                 self._mirror.add(event, candidate.point)
@@ -373,6 +429,11 @@ class _Search:
         for proposer in self._proposers:
             proposer.tell(result)
         return result
+
+
+def _tried_again(event: Scored | Failed) -> bool:
+    """Whether another call may try a candidate again that has failed."""
+    return isinstance(event, Failed) and event.fidelity is Fidelity.FINETUNED
 
 
 def _clock() -> Callable[[], float]:

@@ -21,6 +21,7 @@ def search_digest(experiment: Experiment) -> str:
             "base": True,
             "data": {"corpora": {"__all__": {"root"}}},
             "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
+            "qat": {"finetune_steps"},
             "workers": True,
             "export": True,
             "evaluation": True,

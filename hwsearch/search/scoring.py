@@ -28,7 +28,7 @@ from hwsearch.separator.fast import FastNetwork, KeptInput
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
-from hwsearch.training.qat import train_quantized
+from hwsearch.training.qat import TrainingOptions, train_quantized
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,13 @@ class ScoringJob:
     """The file for its trained weights, at fidelities that train."""
     start: TrainedFile | None = None
     """The trained weights that its training starts from; None: those of the base."""
+    steps: int | None = None
+    """Number of training steps; None: as many as the experiment says for the fidelity."""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file that its training goes on from after a kill."""
+        return None if self.output is None else self.output.with_suffix(".checkpoint")
 
     def files(self) -> Iterable[Path]:
         """Files that a worker reads if they exist: the weights it starts from, and those that an earlier attempt left."""
@@ -162,21 +169,37 @@ class _Scorer:
             network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
             return network.mask_function(job.allocation), 0
         state = self._trained(job)
+        return self._trained_mask(state), state.steps
+
+    def _trained_mask(self, state: TrainedState) -> Callable[[KeptInput], Tensor]:
         mask = trained_mask_function(self._prepared, state)
-        return lambda features: mask(features.normalised), state.steps
+        return lambda features: mask(features.normalised)
 
     def _trained(self, job: ScoringJob) -> TrainedState:
-        """Train, or read the weights that an earlier attempt at the same job has left."""
-        if job.output is None:
+        """Train, or read the weights that an earlier attempt at the same job has left.
+
+        A long training goes on where an earlier attempt was killed, and takes the state that is best on the validation set.
+        """
+        if job.output is None or job.checkpoint is None:
             raise ValueError("a job that trains wants a place for its weights")
         if job.output.is_file():
-            return load_trained(job.output, self._prepared, job.allocation)
-        config = self._experiment.qat
-        start = None if job.start is None else load_trained(job.start.path, self._prepared, job.start.allocation)
-        steps = config.steps if job.fidelity is Fidelity.SHORT_QAT else config.full_steps
-        state = train_quantized(self._prepared, job.allocation, self._pool, config, steps, self._experiment.seed, start=start)
-        save_trained(job.output, state)
+            state = load_trained(job.output, self._prepared, job.allocation)
+        else:
+            start = None if job.start is None else load_trained(job.start.path, self._prepared, job.start.allocation)
+            long = job.fidelity is not Fidelity.SHORT_QAT
+            options = TrainingOptions(checkpoint=job.checkpoint, judge=self._judge if long else None)
+            config, steps = self._experiment.qat, job.steps or self._experiment.qat.steps_at(job.fidelity)
+            seed = self._experiment.seed
+            state = train_quantized(self._prepared, job.allocation, self._pool, config, steps, seed, start=start, options=options)
+            save_trained(job.output, state)
+        job.checkpoint.unlink(missing_ok=True)
         return state
+
+    def _judge(self, state: TrainedState) -> float:
+        """Compute the mean SI-SNR improvement of a state on the mixtures that the job is scored on."""
+        mask = self._trained_mask(state)
+        parts = [improvements(self._prepared.separator, mask, batches) for batches in self._batches]
+        return float(np.concatenate(parts).mean())
 
     @cached_property
     def _pool(self) -> TrainingPool:
@@ -202,11 +225,24 @@ def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
     return found
 
 
-def trained_name(experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None) -> str:
+def trained_name(
+    experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None, steps: int | None = None
+) -> str:
     """Return the file name of a candidate's trained weights: a hash of everything they depend on.
 
-    `experiment` is the experiment's `search_digest`, which covers how candidates are trained. `start` is the name of the file
-    that training starts from; None: the base.
+    Args:
+        experiment: the experiment's `search_digest`, which covers how candidates are trained.
+        allocation: width of every site.
+        fidelity: the fidelity that it is trained for.
+        start: name of the file that training starts from; None: the base.
+        steps: number of training steps, if the experiment does not say it.
     """
-    content = {"experiment": experiment, "allocation": allocation.to_json(), "fidelity": fidelity.value, "start": start}
+    content: dict[str, object] = {
+        "experiment": experiment,
+        "allocation": allocation.to_json(),
+        "fidelity": fidelity.value,
+        "start": start,
+    }
+    if steps is not None:
+        content["steps"] = steps
     return f"{digest(content)[:24]}.safetensors"

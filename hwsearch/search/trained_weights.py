@@ -31,15 +31,25 @@ class TrainedWeights:
         if event.weights is not None:
             self._files[event.fidelity, event.candidate] = event.weights
 
-    def job(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[ScoringJob, int | None]:
-        """Return the job that trains and scores a candidate, and the candidate whose weights it starts from; None: the base."""
-        start = self._nearest(number, allocation, fidelity)
+    def job(
+        self, number: int, allocation: BitAllocation, fidelity: Fidelity, steps: int | None = None
+    ) -> tuple[ScoringJob, int | None]:
+        """Return the job that trains and scores a candidate, and the candidate whose weights it starts from; None: the base.
+
+        `steps` replaces the number of training steps of the experiment.
+        """
+        start = self._own(number) if fidelity is Fidelity.FINETUNED else self._nearest(number, allocation, fidelity)
         source = None if start is None else TrainedFile(self._path(self._files[start]), self._allocation_of(start[1]))
-        name = trained_name(self._experiment, allocation, fidelity, None if source is None else source.path.name)
-        return ScoringJob(allocation, fidelity, self._path(name), source), None if start is None else start[1]
+        name = trained_name(self._experiment, allocation, fidelity, None if source is None else source.path.name, steps)
+        return ScoringJob(allocation, fidelity, self._path(name), source, steps), None if start is None else start[1]
 
     def _path(self, name: str) -> Path:
         return (self._folder / TRAINED_FOLDER / name).resolve()
+
+    def _own(self, number: int) -> tuple[Fidelity, int] | None:
+        """Find the weights of a candidate that the search has trained for longest; None: it was not trained."""
+        trained = [fidelity for fidelity in Fidelity if (fidelity, number) in self._files and fidelity is not Fidelity.FINETUNED]
+        return (trained[-1], number) if trained else None
 
     def _nearest(self, number: int, allocation: BitAllocation, fidelity: Fidelity) -> tuple[Fidelity, int] | None:
         """Find the weights that a training starts from; None: the base.
@@ -49,7 +59,8 @@ class TrainedWeights:
         """
         if not self._warm_start:
             return None
-        trained = [key for key in self._files if key[0] is not Fidelity.FULL_QAT or fidelity is Fidelity.FULL_QAT]
+        order = list(Fidelity)
+        trained = [key for key in self._files if order.index(key[0]) <= order.index(fidelity)]
         own = next((key for key in trained if key[1] == number), None)
         if own is not None or not trained:
             return own

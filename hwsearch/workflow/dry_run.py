@@ -272,7 +272,7 @@ def _rungs(
 
 def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured | None) -> float | None:
     """Seconds for a candidate at a fidelity above the first, which scores on all mixtures."""
-    steps = {Fidelity.SHORT_QAT: experiment.qat.steps, Fidelity.FULL_QAT: experiment.qat.full_steps}.get(fidelity, 0)
+    steps = experiment.qat.steps_at(fidelity)
     if measured is None or (steps and measured.step_seconds is None):
         return None
     validation = experiment.data.mixtures.count[Split.VALIDATION]

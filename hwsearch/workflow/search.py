@@ -71,14 +71,14 @@ def search(
         check_storage(workspace, storage)
     with FolderLock(workspace.folder) as lock, driver_account(workspace.folder) as account:
         account.step(Step.DATA)
-        build(workspace, resources.processes, _Recorded(listener, account))
+        build(workspace, resources.processes, Recorded(listener, account))
         if may_train and needs_training(workspace):
             account.step(Step.BASE)
-            train(workspace, resources.processes, _Recorded(listener, account))
+            train(workspace, resources.processes, Recorded(listener, account))
         account.step(Step.PREPARATION)
         start = time.monotonic()
         with search_log(workspace.folder) as log, events_logged(log, listener.said):
-            heard = _Recorded(listener, account, log, workspace.experiment.search.objectives)
+            heard = Recorded(listener, account, log, workspace.experiment.search.objectives)
             summary = _search(workspace, resources, heard, storage, lock, start)
             account.end(summary.how, summary.reason)
             log(str(summary))
@@ -87,7 +87,7 @@ def search(
     return summary
 
 
-class _Recorded(Listener):
+class Recorded(Listener):
     """Passes on what it hears, and writes it to the driver's account and the search's log."""
 
     def __init__(

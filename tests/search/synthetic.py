@@ -33,7 +33,13 @@ from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.untrained import untrained_sites
 
-RECOVERED = {Fidelity.SUBSET: 1.1, Fidelity.POST_TRAINING: 1.0, Fidelity.SHORT_QAT: 0.4, Fidelity.FULL_QAT: 0.2}
+RECOVERED = {
+    Fidelity.SUBSET: 1.1,
+    Fidelity.POST_TRAINING: 1.0,
+    Fidelity.SHORT_QAT: 0.4,
+    Fidelity.FULL_QAT: 0.2,
+    Fidelity.FINETUNED: 0.1,
+}
 """Share of the noise that a fidelity leaves."""
 
 
