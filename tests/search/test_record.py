@@ -167,7 +167,7 @@ def test_a_damaged_middle_line_is_named_by_file_and_number(tmp_path: Path, line:
 def test_a_candidate_cannot_finish_twice_at_one_fidelity(tmp_path: Path) -> None:
     once = [asked(0), *(scored(0, fidelity) for fidelity in Fidelity)]
     write(tmp_path, *once, failed(0, Fidelity.SHORT_QAT))
-    with pytest.raises(UserError, match="line 7: candidate 0 finished a second time at fidelity 'short-qat'"):
+    with pytest.raises(UserError, match=f"line {len(once) + 2}: candidate 0 finished a second time at fidelity 'short-qat'"):
         list(read_record(tmp_path)[1])
 
 
