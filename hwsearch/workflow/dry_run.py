@@ -33,7 +33,7 @@ from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import prepare_base, weights_file
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import load_pool, pool_path
-from hwsearch.training.qat import TrainingOptions, train_quantized
+from hwsearch.training.qat import JUDGED, TrainingOptions, train_quantized
 from hwsearch.workflow.checks import check_plan
 from hwsearch.workflow.search import check_storage
 from hwsearch.workflow.training import needs_training
@@ -277,7 +277,8 @@ def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured
         return None
     validation = experiment.data.mixtures.count[Split.VALIDATION]
     scoring = measured.seconds_each * validation / min(experiment.search.validation_mixtures, validation)
-    return scoring + steps * (measured.step_seconds or 0.0)
+    judged = len(JUDGED) if fidelity is Fidelity.FULL_QAT else 0
+    return (1 + judged) * scoring + steps * (measured.step_seconds or 0.0)
 
 
 def _seconds(todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int) -> float | None:

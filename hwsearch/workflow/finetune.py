@@ -134,7 +134,7 @@ def _scores(folder: Path, chosen: Sequence[int]) -> dict[int, dict[Fidelity, flo
     for number in chosen:
         if number >= asked:
             raise UserError(f"{folder}: no candidate {number}; 'hwsearch pareto {folder}' lists them")
-        if not scores[number]:
+        if scores[number].keys() <= {Fidelity.FINETUNED}:
             why = f"failed ({failures[number]})" if number in failures else "is not scored yet"
             raise UserError(f"{folder}: candidate {number} {why}; wanted one that was scored")
     return scores

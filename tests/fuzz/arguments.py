@@ -40,6 +40,8 @@ TEMPLATES: Final = (
     "evaluate PATH --candidate NUMBER --output PATH --against PATH",
     "evaluate runs/tiny --model PATH --output PATH",
     "export PATH --candidate NUMBER --output PATH",
+    "finetune PATH --candidate NUMBER --steps NUMBER --workers NUMBER",
+    "finetune runs/tiny --candidate NUMBER --candidate NUMBER --steps NUMBER --workers 0",
     "separate PATH --input PATH --doa NUMBER --output PATH.wav --threads NUMBER",
     "separate files/model.onnx --input files/recording.wav --doa NUMBER --output PATH.wav",
     "separate files/model.onnx --input PATH --doa 60 --output out/x.wav",

@@ -28,6 +28,7 @@ READ_RUN: Final = (
     "pareto runs/tiny --format json --where size_bytes<=120000 --sort size_bytes:desc",
     "pareto runs/tiny --plot out/front.png",
     "cost ethos-u55-128 --run runs/tiny --candidate 3",
+    "finetune runs/tiny --candidate 3 --workers 0",
 )
 USE_RUN: Final = (
     "evaluate runs/tiny --candidate 3",
