@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import fast_bss_eval
 import numpy as np
@@ -13,11 +14,13 @@ from safetensors.torch import load_file
 
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.experiment import Fidelity, Split
+from hwsearch.search import scoring
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile, trained_name
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import prepare_base
-from hwsearch.separator.trained import load_trained, trained_network
+from hwsearch.separator.trained import TrainedState, load_trained, trained_network
 from hwsearch.training.pool import build_pool
+from hwsearch.training.qat import TrainingOptions, train_quantized
 from hwsearch.workspace import Workspace
 from tests.sensitivity.workspaces import BASE, build, make_experiment
 from tests.separator.small import RELU, uniform
@@ -114,6 +117,27 @@ def test_fidelities_train_for_as_long_as_the_experiment_says(factory: ScorerFact
     steps = [load_trained(made.output, prepared, FOUR).steps for made in (short, full, warm)]
     assert steps == [4, 6, 10]
     assert len({made.output for made in (short, full, warm)}) == 3
+
+
+def test_a_long_training_takes_the_state_that_is_best_on_the_validation_set(
+    score: Score, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its judge gives what the scorer finds; a short training has none."""
+    seen: list[tuple[TrainingOptions, TrainedState]] = []
+
+    def watched(*arguments: Any, options: TrainingOptions, **named: Any) -> TrainedState:
+        state = train_quantized(*arguments, options=options, **named)
+        seen.append((options, state))
+        return state
+
+    monkeypatch.setattr(scoring, "train_quantized", watched)
+    for made in (job(tmp_path), job(tmp_path, fidelity=FULL)):
+        found = score(made)[QUALITY]
+        options, state = seen[-1]
+        assert options.checkpoint == made.checkpoint
+        assert (options.judge is None) == (made.fidelity is SHORT)
+        if options.judge is not None:
+            assert options.judge(state) == pytest.approx(found, abs=1e-6)
 
 
 def test_a_warm_start_may_be_of_another_allocation(score: Score, tmp_path: Path) -> None:
