@@ -18,11 +18,10 @@ from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, FolderLock, S
 from hwsearch.search.scoring import ScoringJob
 from tests.search.synthetic import cost, essence, events, make_experiment, quality, search, space_of
 
-RUNGS = [{"fidelity": "short-qat", "keep": 3}, {"fidelity": "full-qat", "keep": 1}]
 
-
-def experiment_of(trials: int = 20) -> Experiment:
-    return make_experiment(trials, validation=4, validation_mixtures=4, promotions=RUNGS)
+def experiment_of(keep: int = 3) -> Experiment:
+    rungs = [{"fidelity": "short-qat", "keep": keep}, {"fidelity": "full-qat", "keep": 1}]
+    return make_experiment(20, validation=4, validation_mixtures=4, promotions=rungs)
 
 
 class Watched(LocalExecutor):
@@ -148,7 +147,7 @@ def test_a_search_goes_on_as_if_nothing_had_been_finetuned(folder: Path, searche
     before = len(scored(folder, Fidelity.SHORT_QAT))
     found = []
     for place in (folder, tmp_path / "plain"):
-        search(place, experiment_of(45))
+        search(place, experiment_of(keep=8))
         found.append([event for event in essence(place) if event.get("fidelity") is not Fidelity.FINETUNED])
     assert found[0] == found[1]
     assert len(scored(folder, Fidelity.SHORT_QAT)) > before
