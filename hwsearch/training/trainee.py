@@ -37,7 +37,8 @@ class Trainee:
         self._fixed = {name: tensor.cpu().clone() for name, tensor in parameters.items() if not tensor.is_floating_point()}
         self._trained: dict[str, Tensor] = {}
         """Parameters by name; for a scale, its logarithm."""
-        for name, tensor in parameters.items():
+        # The norm of the gradient depends on the order in its last bits, and files have another order than graphs.
+        for name, tensor in sorted(parameters.items()):
             if name not in self._fixed:
                 value = tensor.detach().log() if _is_scale(name) else tensor.detach().clone()
                 self._trained[name] = value.to(device).contiguous().requires_grad_()
