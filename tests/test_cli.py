@@ -50,7 +50,7 @@ def brevitas_separation(tiny: Tiny, allocation: dict[str, int], sound: NDArray[n
     experiment, workspace = tiny.workspace.experiment, tiny.workspace
     prepared = prepare_base(experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json")
     bits = BitAllocation.from_json(allocation, untrained_sites(experiment), "record")
-    network = build_quantized(prepared.graph, bits, prepared.calibration, prepared.quantization)
+    network = build_quantized(prepared.graph, bits, prepared.calibration, prepared.quantization, prepared.weights)
     with torch.no_grad():
         return prepared.separator.separate(torch.from_numpy(sound)[None], torch.tensor([doa]), network)[0].numpy()
 

@@ -94,7 +94,7 @@ def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny) -> None:
         workspace.experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json"
     )
     for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
-        network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
+        network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization, prepared.weights)
         content = pack(ExportedNetwork(network, prepared.separator.front_end))
         assert charge(workspace.experiment, [allocation])[0]["size_bytes"] == len(content)
     exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size

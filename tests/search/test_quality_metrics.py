@@ -53,6 +53,10 @@ class Parrot:
     def __init__(self, *heard: str) -> None:
         self._heard = list(heard)
 
+    def can_write(self, transcript: str) -> bool:
+        del transcript
+        return True
+
     def transcribe(self, audio: object) -> str:
         del audio
         return self._heard.pop(0)

@@ -80,7 +80,7 @@ def test_an_allocation_scores_what_its_brevitas_network_does(
     tiny: Tiny, score: Score, prepared: PreparedBase, weights: int, activations: int
 ) -> None:
     allocation = uniform(CONFIG, weights, activations)
-    network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization)
+    network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization, prepared.weights)
     wanted, full = improvements(tiny, network), improvements(tiny, None)
     found = score(allocation)
     assert found["si_snr_improvement_db"] == pytest.approx(wanted.mean(), abs=0.05)

@@ -18,6 +18,7 @@ from hwsearch.sensitivity.prefix import run_keeping
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 from hwsearch.separator.front_end import Analysis
 from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.rounded_weights import RoundedLayer
 from tests.separator.small import RELU, all_sites, noise_mixture, small_network
 
 WIDTHS = (2, 4, 8, 32)
@@ -66,7 +67,11 @@ def double_mixture(base: PreparedBase, seed: int = 3, samples: int = 1000) -> An
 
 def double_choices(base: PreparedBase, sites: Sequence[str], widths: Sequence[int]) -> SiteChoices:
     choices = make_choices(base, candidates(sites, widths))
-    return replace(choices, weights={key: weight.double() for key, weight in choices.weights.items()})
+
+    def double(layer: RoundedLayer) -> RoundedLayer:
+        return RoundedLayer(replace(layer.weight, scale=layer.weight.scale.double()), layer.bias.double())
+
+    return replace(choices, weights={key: double(layer) for key, layer in choices.weights.items()})
 
 
 def broken_base() -> PreparedBase:

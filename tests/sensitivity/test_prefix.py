@@ -53,8 +53,10 @@ def test_other_weights_in_one_layer_are_the_full_run_with_that_layer(kind: str) 
     for site in sites.weights:
         layer = site.removesuffix(".weight")
         weight = graph.parameters[site] + 0.1 * noise_like(graph.parameters[site])
-        full = run_sites(with_parameter(graph, site, weight), features)
-        y = network.layer_output(layer, weight, tensors)
+        name = f"{layer}.bias"
+        bias = graph.parameters[name] + 0.1 * noise_like(graph.parameters[name])
+        full = run_sites(with_parameter(with_parameter(graph, site, weight), name, bias), features)
+        y = network.layer_output(layer, weight, bias, tensors)
         assert torch.equal(network.continue_from(network.site_behind(layer), y, tensors), full), layer
 
 
