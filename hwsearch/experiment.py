@@ -456,6 +456,25 @@ class QatConfig(Section):
         return steps.get(fidelity, 0)
 
 
+class SharedConfig(Section):
+    """The training of the shared network: one set of weights for all bit allocations of the search space. It uses the training
+    mixtures of `[qat]`, its `distillation` and its `gradient_clip`.
+    """
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 3000
+    """Training steps. Each trains one allocation: in turn the narrowest, a random one, the widest, and a random one."""
+    batch_size: Annotated[int, Field(ge=1, le=512)] = 4
+    """Mixtures per training step."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-4
+    """Learning rate of weights, biases and slopes."""
+    scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 2e-2
+    """Learning rate of the scales, relative to the size of each scale. Both rates rise over the first 5 % of the steps, and fall
+    over the last 40 %."""
+    report_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 250
+    """After so many steps the quality of the uniform allocations is measured, on `search.validation_mixtures` validation
+    mixtures."""
+
+
 class NasConfig(Section):
     """The differentiable search, in which every site is a weighted mixture of its widths. It runs once for each cost weight."""
 
@@ -686,6 +705,7 @@ class Experiment(Section):
     quantization: QuantizationConfig = QuantizationConfig()
     sensitivity: SensitivityConfig = SensitivityConfig()
     qat: QatConfig = QatConfig()
+    shared: SharedConfig = SharedConfig()
     nas: NasConfig = NasConfig()
     search: SearchConfig = SearchConfig()
     workers: WorkersConfig = WorkersConfig()

@@ -129,7 +129,7 @@ def test_every_default_is_stated_once() -> None:
 def test_an_unknown_key_is_refused_in_every_section() -> None:
     promoted = parsed(search={"promotions": [{"fidelity": "post-training", "keep": 3}]})
     places = list(sections(promoted))
-    assert len(places) == 16
+    assert len(places) == 17
     for place in places:
         key = ".".join(map(str, (*place, "colour")))
         section = ".".join(part for part in place if isinstance(part, str))
