@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -108,13 +107,13 @@ def train_shared(
 ) -> SharedState:
     """Train a shared network from its last checkpoint, if there is one, on the base's device.
 
-    On one processor thread, equal arguments give equal bits, whether or not training was interrupted.
+    On one processor thread, equal arguments give equal bits, whether or not training was interrupted or killed.
 
     Args:
         base: the network to quantize, and the teacher.
         training: the allocations, and how they are trained.
         pool: training mixtures for this base.
-        path: the checkpoint's file.
+        path: the checkpoint's file. The caller deletes it once the result is written.
         quality: measures the network before the first step, after every `report_steps` steps and at the end.
         on_step: called after each step.
         on_report: called with the number of steps and each quality.
@@ -125,54 +124,96 @@ def train_shared(
     """
     if pool.base_sha256 != base.base_sha256:
         raise ValueError(f"training mixtures for base {pool.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
-    config = training.config
-    state = initial_shared(base, training.widths)
-    trainee = Trainee(state.parameters, base.device)
-    done, reports = _resume(path, training.key, trainee)
+    begun = _Training(base, training, pool, path)
 
-    def report(step: int) -> None:
-        found = dict(quality(replace(state, parameters=trainee.values(), steps=step)))
-        reports.append({"step": step, "quality_db": {name: round(value, 4) for name, value in found.items()}})
-        on_report(step, found)
+    def look(step: int) -> None:
+        """End the training if a signal asks for it, else report if it is time to. Both leave the parameters alone."""
+        try:
+            checkpoint()
+            if (step % training.config.report_steps == 0 or step == training.config.steps) and not begun.has_reported(step):
+                on_report(step, begun.report(step, quality))
+        except KeyboardInterrupt:
+            begun.save(step)
+            raise
 
-    if done == 0:
-        report(0)
-    order = islice(batches(len(pool), config.batch_size, training.seed), done, config.steps)
-    for step, examples in enumerate(order, start=done):
-        checkpoint()
-        loss = _loss(base, training, state, trainee, pool, step, examples)
+    for step in range(begun.first, training.config.steps):
+        look(step)
+        if begun.first < step and step % CHECKPOINT_STEPS == 0:
+            begun.save(step)
+        on_step(step + 1, training.config.steps, begun.step(step))
+    look(training.config.steps)
+    return begun.result()
+
+
+class _Training:
+    """A training from its first step, or from its checkpoint, to its last."""
+
+    def __init__(self, base: PreparedBase, training: SharedTraining, pool: TrainingPool, path: Path) -> None:
+        self._base = base
+        self._training = training
+        self._pool = pool
+        self._path = path
+        self._state = initial_shared(base, training.widths)
+        self._trainee = Trainee(self._state.parameters, base.device)
+        self.first, self._reports = _resume(path, training.key, self._trainee)
+        steps = training.config.steps
+        self._examples = islice(batches(len(pool), training.config.batch_size, training.seed), self.first, steps)
+
+    def step(self, step: int) -> float:
+        """Train the allocation of a step, counted from 0; return the loss before it.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        config, qat = self._training.config, self._training.qat
+        allocation = self._training.allocation(step)
+        names = self._state.names_at(allocation)
+        found = self._trainee.parameters(names.values())
+        parameters = {name: found[shared] for name, shared in names.items()}
+        network = TrainableNetwork(self._base.graph, self._base.sites, allocation)
+        loss = distilled_loss(self._base, network, parameters, self._pool, next(self._examples), qat.distillation)
         value = float(loss.detach())
-        _check_finite(value, step + 1, config, path)
+        if not math.isfinite(value):
+            self._diverged(value, step + 1)
         share = rate_share(step, config.steps)
-        trainee.step(loss, share * config.learning_rate, share * config.scale_learning_rate, training.qat.gradient_clip)
-        on_step(step + 1, config.steps, value)
-        if (step + 1) % config.report_steps == 0 or step + 1 == config.steps:
-            report(step + 1)
-        if (step + 1) % CHECKPOINT_STEPS == 0:
-            write_tensors(path, trainee.tensors(), _KEY, {"training": training.key, "steps": step + 1, "reports": reports})
-    values = trainee.values()
-    if not all(bool(tensor.isfinite().all()) for tensor in values.values()):
-        _check_finite(math.nan, config.steps, config, path)
-    made_by = {"training": training.key, "reports": reports}
-    return replace(state, parameters=values, steps=config.steps, made_by=made_by)
+        self._trainee.step(loss, share * config.learning_rate, share * config.scale_learning_rate, qat.gradient_clip)
+        return value
 
+    def has_reported(self, step: int) -> bool:
+        """Whether the quality after a number of steps is known."""
+        return any(report["step"] == step for report in self._reports)
 
-def _loss(
-    base: PreparedBase,
-    training: SharedTraining,
-    state: SharedState,
-    trainee: Trainee,
-    pool: TrainingPool,
-    step: int,
-    examples: Sequence[int],
-) -> Tensor:
-    """Compute the loss of a step's allocation."""
-    allocation = training.allocation(step)
-    names = state.names_at(allocation)
-    found = trainee.parameters(names.values())
-    parameters = {name: found[shared] for name, shared in names.items()}
-    network = TrainableNetwork(base.graph, base.sites, allocation)
-    return distilled_loss(base, network, parameters, pool, examples, training.qat.distillation)
+    def report(self, step: int, quality: Callable[[SharedState], Quality]) -> Quality:
+        """Measure the quality after a number of steps."""
+        found = quality(replace(self._state, parameters=self._trainee.values(), steps=step))
+        self._reports.append({"step": step, "quality_db": {name: round(value, 4) for name, value in found.items()}})
+        return found
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint after a number of steps."""
+        content = {"training": self._training.key, "steps": step, "reports": self._reports}
+        write_tensors(self._path, self._trainee.tensors(), _KEY, content)
+
+    def result(self) -> SharedState:
+        """Return the network at the end.
+
+        Raises:
+            UserError: its parameters are not finite.
+        """
+        values, steps = self._trainee.values(), self._training.config.steps
+        if not all(bool(tensor.isfinite().all()) for tensor in values.values()):
+            self._diverged(math.nan, steps)
+        made_by = {"training": self._training.key, "reports": self._reports}
+        return replace(self._state, parameters=values, steps=steps, made_by=made_by)
+
+    def _diverged(self, loss: float, step: int) -> NoReturn:
+        """Refuse the training, and remove its checkpoint, from which it would diverge again."""
+        self._path.unlink(missing_ok=True)
+        config = self._training.config
+        raise UserError(
+            f"the loss became {loss} at step {step} of {config.steps} of the shared network; wanted a lower "
+            f"shared.learning_rate than {config.learning_rate} or shared.scale_learning_rate than {config.scale_learning_rate}"
+        )
 
 
 def _resume(path: Path, key: str, trainee: Trainee) -> tuple[int, list[dict[str, Any]]]:
@@ -190,23 +231,13 @@ def _resume(path: Path, key: str, trainee: Trainee) -> tuple[int, list[dict[str,
             f"with, another name, or another --runs-dir ({_MEND})"
         )
     steps, reports = content.get("steps"), content.get("reports")
-    if type(steps) is not int or steps < 1 or not isinstance(reports, list):
+    if type(steps) is not int or steps < 0 or not isinstance(reports, list):
         raise refused(path, _WHAT, f"trained for {steps!r} steps", _MEND)
     try:
         trainee.take(tensors)
     except ValueError as error:
         raise refused(path, _WHAT, error, _MEND) from None
     return steps, reports
-
-
-def _check_finite(loss: float, step: int, config: SharedConfig, path: Path) -> None:
-    """Refuse a diverging training, and remove its checkpoint, from which it would diverge again."""
-    if not math.isfinite(loss):
-        path.unlink(missing_ok=True)
-        raise UserError(
-            f"the loss became {loss} at step {step} of {config.steps} of the shared network; wanted a lower "
-            f"shared.learning_rate than {config.learning_rate} or shared.scale_learning_rate than {config.scale_learning_rate}"
-        )
 
 
 @lru_cache(maxsize=16)

@@ -83,6 +83,24 @@ def test_interrupted_training_gives_the_same_bits(whole, tmp_path, monkeypatch, 
         assert begun == [*range(1, 9), 7, 8, 9, 7, 8, 9, 10]  # each goes on from the checkpoint, also one made meanwhile
 
 
+@pytest.mark.parametrize("interrupted", [0, 4, 8, 10])
+def test_ctrl_c_loses_nothing(whole, tmp_path, interrupted):
+    """Also in the middle of a report, which is made later."""
+    path, begun = tmp_path / "checkpoint.safetensors", []
+
+    def interrupt(state):
+        if state.steps == interrupted:
+            raise KeyboardInterrupt
+        return quality(state)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_shared(trunk_base(), training(), small_pool(), path, interrupt)
+    found = train_shared(trunk_base(), training(), small_pool(), path, quality, lambda *step: begun.append(step[0]))
+    assert begun == list(range(interrupted + 1, 11))
+    assert same(whole, found)
+    assert found.made_by == whole.made_by
+
+
 def test_quality_is_reported_from_the_first_step_to_the_last(whole):
     assert [report["step"] for report in whole.made_by["reports"]] == [0, 4, 8, 10]
     assert whole.made_by["training"] == KEY
@@ -169,7 +187,7 @@ def test_a_diverging_loss_is_named_in_one_line_and_leaves_no_checkpoint(tmp_path
 def test_foreign_and_damaged_checkpoints_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shared_module, "CHECKPOINT_STEPS", 2)
     path = tmp_path / "checkpoint.safetensors"
-    config = CONFIG.model_copy(update={"steps": 2})
+    config = CONFIG.model_copy(update={"steps": 3})
 
     def train(plan):
         return train_shared(trunk_base(), plan, small_pool(), path, lambda state: {})
