@@ -47,6 +47,11 @@ class Workspace:
         return self.folder / "calibration.json"
 
     @property
+    def shared_path(self) -> Path:
+        """The shared network (`hwsearch train-shared`)."""
+        return self.folder / "shared.safetensors"
+
+    @property
     def plot_path(self) -> Path:
         """The picture of the front that the main job draws."""
         return self.folder / "front.png"

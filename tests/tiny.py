@@ -63,7 +63,7 @@ validation_mixtures = 3
 
 PROGRESS = re.compile(
     r"(rooms|rooms and mixtures|training of the base|training mixtures|training examples|sensitivities|candidates, [a-z-]+"
-    r"|test mixtures): \d+/\d+"
+    r"|shared network|test mixtures): \d+/\d+"
     r"|data: .*|starting Ray|epoch .*"
 )
 

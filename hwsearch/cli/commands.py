@@ -218,6 +218,23 @@ def train(experiment: Path, runs_dir: Path, processes: int) -> None:
         train_base(workspace, processes, listener)
 
 
+@commands.command("train-shared", epilog=_example("hwsearch train-shared experiments/comparison.toml"))
+@EXPERIMENT
+@RUNS_DIR
+@PROCESSES
+def train_shared(experiment: Path, runs_dir: Path, processes: int) -> None:
+    """Train one set of weights for all bit allocations.
+
+    The section 'shared' of the experiment says how. The same command continues an interrupted training.
+    """
+    workspace = _workspace(experiment, runs_dir)
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.workflow.shared import train_shared_network
+
+    with progress_shown() as listener:
+        train_shared_network(workspace, processes, listener)
+
+
 @commands.command(cls=Searching, epilog=_example("hwsearch search experiments/quickstart.toml --until-hypervolume-stalls 100"))
 @searching(may_train=False)
 def search(workspace: Any, resources: Any, storage: Any) -> None:

@@ -35,6 +35,7 @@ class Step(StrEnum):
     PREPARATION = "base and calibration"
     """`search.hours` count from here on."""
     POOL = "training mixtures"
+    SHARED = "shared network"
     SENSITIVITIES = "sensitivities"
     NAS = "differentiable search"
     CANDIDATES = "candidates"

@@ -162,6 +162,14 @@ def uniform_seeds(space: SearchSpace) -> list[Seed]:
     return distinct(_seed(space, UNIFORM, {name: w if is_weight(name) else a for name, _ in space.free}) for a, w in pairs)
 
 
+def uniform_weights(space: SearchSpace) -> dict[int, BitAllocation]:
+    """Return the uniform allocation of each weight width, with activations at their widest."""
+    weights, activations = _searched_widths(space)
+    widest = {name: activations[-1] for name, _ in space.free}
+    free = [name for name, _ in space.free if is_weight(name)]
+    return {w: space.decode(_seed(space, UNIFORM, widest | dict.fromkeys(free, w)).point) for w in weights}
+
+
 def ends_seeds(space: SearchSpace) -> list[Seed]:
     """Make the allocations of the hand rule 'ends at 8, rest at n', for every weight width n below 8. Activations are at their
     widest.
