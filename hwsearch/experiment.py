@@ -390,6 +390,10 @@ class Fidelity(StrEnum):
     """Quantized and not trained again, on the first `search.validation_mixtures` mixtures."""
     POST_TRAINING = "post-training"
     """The same, on the whole validation set."""
+    SHARED_SUBSET = "shared-subset"
+    """With the weights of the shared network, on the first `search.validation_mixtures` mixtures."""
+    SHARED = "shared"
+    """The same, on the whole validation set."""
     SHORT_QAT = "short-qat"
     """After `qat.steps` steps of quantization-aware training, on the whole validation set."""
     FULL_QAT = "full-qat"
@@ -401,6 +405,16 @@ class Fidelity(StrEnum):
     def trained(self) -> bool:
         """Whether the network is trained before it is scored."""
         return self in (Fidelity.SHORT_QAT, Fidelity.FULL_QAT, Fidelity.FINETUNED)
+
+    @property
+    def on_shared(self) -> bool:
+        """Whether the candidate has the weights of the shared network."""
+        return self in (Fidelity.SHARED_SUBSET, Fidelity.SHARED)
+
+    @property
+    def on_subset(self) -> bool:
+        """Whether the candidate is scored on a part of the validation set."""
+        return self in (Fidelity.SUBSET, Fidelity.SHARED_SUBSET)
 
 
 class SensitivityConfig(Section):
@@ -502,10 +516,11 @@ class Promotion(Section):
     `[[search.promotions]]`.
     """
 
-    fidelity: Literal[Fidelity.POST_TRAINING, Fidelity.SHORT_QAT, Fidelity.FULL_QAT]
+    fidelity: Literal[Fidelity.POST_TRAINING, Fidelity.SHARED, Fidelity.SHORT_QAT, Fidelity.FULL_QAT]
     """How the candidates are scored again, on the whole validation set.
 
     - `post-training`: quantized, without training.
+    - `shared`: with the weights of the shared network, if `search.fidelity` is `shared`.
     - `short-qat`: after `qat.steps` steps of quantization-aware training.
     - `full-qat`: after `qat.full_steps` steps.
     """
@@ -527,6 +542,13 @@ class SearchConfig(Section):
     `stall_growth` over them. All seeds are scored first. Absent: no such stop."""
     stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
     """Growth of the hypervolume, as a share of it, below which the search has stalled."""
+    fidelity: Literal["post-training", "shared"] = "post-training"
+    """How candidates are first scored, on `search.validation_mixtures` mixtures.
+
+    - `post-training`: quantized, without training.
+    - `shared`: with the weights of the shared network, which is trained first (section `shared`). Sensitivities are measured on
+      it, too, and the training of a candidate starts from it.
+    """
     strategy: Annotated[str, STRATEGIES] = "prior-corrected"
     """Which candidates to try. Each strategy begins with the uniform allocations and the ends-at-8 ones, whose first and last
     layer have 8 bits."""
@@ -595,6 +617,11 @@ class SearchConfig(Section):
         return None if self.trunk_bits is None or self.trunk_bits == self.activation_bits else max(self.trunk_bits)
 
     @property
+    def uses_shared(self) -> bool:
+        """Whether the search wants the shared network."""
+        return self.fidelity == "shared"
+
+    @property
     def wide_trunk(self) -> bool:
         """Whether each layer reads the trunk at a width of its own."""
         return self.trunk_bits is not None and max(self.trunk_bits) > NARROW_BITS
@@ -619,6 +646,9 @@ class SearchConfig(Section):
         order = [list(Fidelity).index(promotion.fidelity) for promotion in self.promotions]
         if order != sorted(set(order)):
             raise ValueError("promotions must rise in fidelity without repeats")
+        other = Fidelity.POST_TRAINING if self.uses_shared else Fidelity.SHARED
+        if any(promotion.fidelity is other for promotion in self.promotions):
+            raise ValueError(f"promotions to '{other.value}' do not go with fidelity '{self.fidelity}'; wanted that one")
         return self
 
 

@@ -97,7 +97,7 @@ COLUMNS = click.option(
 )
 FIDELITY = click.option(
     "--fidelity",
-    type=click.Choice(["post-training-subset", "post-training", "short-qat", "full-qat", "finetuned"]),
+    type=click.Choice(["post-training-subset", "post-training", "shared-subset", "shared", "short-qat", "full-qat", "finetuned"]),
     help="Fidelity of the scores. Absent: the highest one that the search used.",
 )
 

@@ -186,7 +186,11 @@ class _Search:
         header = record.header
         self._known = KnownCandidates(task.experiment, task.space, header.objectives)
         self._trained = TrainedWeights(
-            task.folder, header.experiment, self._known.allocation, warm_start=task.experiment.qat.warm_start
+            task.folder,
+            header.experiment,
+            self._known.allocation,
+            warm_start=task.experiment.qat.warm_start,
+            shared=task.experiment.search.uses_shared,
         )
         self._in_flight: dict[int, InFlight] = {}
         self._charged: dict[int, Charged] = {}

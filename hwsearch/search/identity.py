@@ -27,6 +27,8 @@ def search_digest(experiment: Experiment) -> str:
             "evaluation": True,
         },
     )
+    if not experiment.search.uses_shared:
+        del content["shared"]
     return digest(without_places(content))
 
 

@@ -39,7 +39,8 @@ def check_strategy(experiment: Experiment) -> None:
 
 def trainings(experiment: Experiment) -> list[str]:
     """List what needs training mixtures, in the words of messages."""
-    found = [f"fidelity '{rung.fidelity.value}' trains" for rung in experiment.search.promotions if rung.fidelity.trained]
+    found = ["the shared network trains"] if experiment.search.uses_shared else []
+    found += [f"fidelity '{rung.fidelity.value}' trains" for rung in experiment.search.promotions if rung.fidelity.trained]
     if needs_pool(wanted_priors(experiment)):
         found.append("recoverability trains with each site quantized")
     if wants_nas(experiment):

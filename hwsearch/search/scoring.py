@@ -48,7 +48,7 @@ class ScoringJob:
     output: Path | None = None
     """The file for its trained weights, at fidelities that train."""
     start: TrainedFile | None = None
-    """The trained weights that its training starts from; None: those of the base."""
+    """The trained weights that its training starts from; None: those of the shared network if there is one, or of the base."""
     steps: int | None = None
     """Number of training steps; None: as many as the experiment says for the fidelity."""
 
@@ -87,6 +87,8 @@ class ScorerFactory(BaseFactory):
 def first_fidelity(experiment: Experiment) -> Fidelity:
     """Return the fidelity at which every candidate is scored: the subset, if it leaves mixtures out."""
     whole = experiment.search.validation_mixtures >= experiment.data.mixtures.count.get(Split.VALIDATION, 0)
+    if experiment.search.uses_shared:
+        return Fidelity.SHARED if whole else Fidelity.SHARED_SUBSET
     return Fidelity.POST_TRAINING if whole else Fidelity.SUBSET
 
 
@@ -97,10 +99,10 @@ class _Scorer:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        parts, weights = (prepared.graph, prepared.calibration, prepared.quantization), prepared.weights
-        self._network = FastNetwork(*parts, weights=weights)
-        in_integers = self._experiment.search.integer_kernels
-        self._rough_network = FastNetwork(*parts, weights=weights, integers=True) if in_integers else self._network
+        self._network, self._rough_network = self._networks(prepared)
+        self._shared = factory.shared_state(prepared)
+        self._shared_inputs: dict[KeptInput, KeptInput] = {}
+        """For each kept input of the base that of the shared network, whose layers have other weights."""
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
         self._batches: list[list[MixtureBatch]] = []
         """The subset; then also the rest of the validation set, once a job has needed it."""
@@ -108,6 +110,19 @@ class _Scorer:
         self._others = [name for name in self._experiment.search.objectives if name in QUALITY_METRICS and name != QUALITY]
         self._unheard: list[list[Heard]] = []
         """Input of the metrics other than SI-SNR for each mixture, with the target in the estimate's place."""
+
+    def _networks(self, base: PreparedBase) -> tuple[FastNetwork, FastNetwork]:
+        """Make the network of a base, and the one for a subset of the mixtures."""
+        parts = base.graph, base.calibration, base.quantization
+        network = FastNetwork(*parts, weights=base.weights)
+        in_integers = self._experiment.search.integer_kernels
+        return network, FastNetwork(*parts, weights=base.weights, integers=True) if in_integers else network
+
+    @cached_property
+    def _shared_networks(self) -> tuple[FastNetwork, FastNetwork]:
+        if self._shared is None:
+            raise ValueError("a job at this fidelity wants the shared network")
+        return self._networks(self._shared.as_base(self._prepared))
 
     @cached_property
     def _recogniser(self) -> Recogniser | None:
@@ -121,7 +136,7 @@ class _Scorer:
         Raises:
             ValueError: its training diverged.
         """
-        parts = 1 if job.fidelity is Fidelity.SUBSET else 2
+        parts = 1 if job.fidelity.on_subset else 2
         while len(self._batches) < parts:
             self._load()
         mask, steps = self._mask_function(job)
@@ -165,8 +180,13 @@ class _Scorer:
 
         Full precision is never trained further: it stays a fixed reference for the candidates.
         """
-        if not job.fidelity.trained or set(job.allocation.by_site.values()) == {FLOAT_BITS}:
-            network = self._rough_network if job.fidelity is Fidelity.SUBSET else self._network
+        full_precision = set(job.allocation.by_site.values()) == {FLOAT_BITS}
+        if job.fidelity.on_shared and not full_precision:
+            own = self._shared_networks[job.fidelity.on_subset].mask_function(job.allocation)
+            steps = 0 if self._shared is None else self._shared.steps
+            return lambda kept: own(self._shared_inputs.setdefault(kept, KeptInput(kept.normalised))), steps
+        if not job.fidelity.trained or full_precision:
+            network = self._rough_network if job.fidelity.on_subset else self._network
             return network.mask_function(job.allocation), 0
         state = self._trained(job)
         return self._trained_mask(state), state.steps
@@ -185,7 +205,7 @@ class _Scorer:
         if job.output.is_file():
             state = load_trained(job.output, self._prepared, job.allocation)
         else:
-            start = None if job.start is None else load_trained(job.start.path, self._prepared, job.start.allocation)
+            start = self._start(job)
             long = job.fidelity is not Fidelity.SHORT_QAT
             options = TrainingOptions(checkpoint=job.checkpoint, judge=self._judge if long else None)
             config, steps = self._experiment.qat, job.steps or self._experiment.qat.steps_at(job.fidelity)
@@ -194,6 +214,12 @@ class _Scorer:
             save_trained(job.output, state)
         job.checkpoint.unlink(missing_ok=True)
         return state
+
+    def _start(self, job: ScoringJob) -> TrainedState | None:
+        """Return the state that a training starts from; None: the base."""
+        if job.start is not None:
+            return load_trained(job.start.path, self._prepared, job.start.allocation)
+        return None if self._shared is None else self._shared.at(job.allocation)
 
     def _judge(self, state: TrainedState) -> float:
         """Compute the mean SI-SNR improvement of a state on the mixtures that the job is scored on."""

@@ -15,15 +15,29 @@ TRAINED_FOLDER = "trained"
 class TrainedWeights:
     """The candidates that a search has trained."""
 
-    def __init__(self, folder: Path, experiment: str, allocation_of: Callable[[int], BitAllocation], *, warm_start: bool) -> None:
-        """Start from nothing trained, in a run folder. Without warm starts, every training starts from the base.
+    def __init__(
+        self,
+        folder: Path,
+        experiment: str,
+        allocation_of: Callable[[int], BitAllocation],
+        *,
+        warm_start: bool,
+        shared: bool = False,
+    ) -> None:
+        """Start from nothing trained, in a run folder.
 
-        `experiment` is the hash of the experiment; `allocation_of` returns the allocation of a candidate by number.
+        Args:
+            folder: the run folder.
+            experiment: hash of the experiment.
+            allocation_of: gives the allocation of a candidate by number.
+            warm_start: whether a training may start from a candidate. Otherwise it starts from the base.
+            shared: whether it starts from the shared network. Of candidates, it then starts from its own only.
         """
         self._folder = folder
         self._experiment = experiment
         self._allocation_of = allocation_of
         self._warm_start = warm_start
+        self._shared = shared
         self._files: dict[tuple[Fidelity, int], str] = {}
 
     def note(self, event: Scored) -> None:
@@ -62,7 +76,7 @@ class TrainedWeights:
         order = list(Fidelity)
         trained = [key for key in self._files if order.index(key[0]) <= order.index(fidelity)]
         own = next((key for key in trained if key[1] == number), None)
-        if own is not None or not trained:
+        if own is not None or not trained or self._shared:
             return own
 
         def distance(key: tuple[Fidelity, int]) -> int:

@@ -12,7 +12,7 @@ from hwsearch.errors import UserError
 from hwsearch.executor import Executor, open_executor, run_jobs
 from hwsearch.experiment import Experiment, Split
 from hwsearch.extensions import SENSITIVITIES
-from hwsearch.files.reading import digest
+from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.seals import read_sealed_json, write_sealed_json
 from hwsearch.sensitivity.cache import JOBS_FILE, ResultJournal, open_journal
 from hwsearch.sensitivity.choices import Candidates, all_widths, check_candidates
@@ -250,6 +250,8 @@ def _parts(workspace: Workspace, methods: Sequence[str], base: PreparedBase, mix
         "[quantization]": experiment.quantization.model_dump(mode="json"),
         "calibration": digest(base.calibration.to_json()),
     }
+    if experiment.search.uses_shared:
+        parts["shared network"] = file_digest(workspace.shared_path)
     if Kind.TRACE in kinds:
         settings = config.model_dump(mode="json", include={"probe", "relative_error", "max_probes"})
         parts["[sensitivity]"] = {"mixtures": mixtures, "seed": experiment.seed, **settings}

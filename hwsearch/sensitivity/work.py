@@ -51,6 +51,8 @@ class WorkFactory(BaseFactory):
         """
         torch.set_num_threads(1)
         prepared = self.prepared()
+        if (shared := self.shared_state(prepared)) is not None:
+            prepared = shared.as_base(prepared)
         base = replace(prepared, graph=through_onednn(prepared.graph))
         base.weights.take(prepared.weights.to_tensors(), self.calibration)  # the weights are the same
         config = self.experiment.sensitivity

@@ -11,6 +11,7 @@ from hwsearch.experiment import Experiment, Split
 from hwsearch.process.device import open_device
 from hwsearch.separator.networks import code_files, with_code_below
 from hwsearch.separator.prepare import PreparedBase, prepare_base, prepared_files
+from hwsearch.separator.shared import SharedState, load_shared
 
 if TYPE_CHECKING:
     from hwsearch.workspace import Workspace
@@ -26,6 +27,7 @@ class BaseFactory:
         data_folder: the data set.
         calibration: the calibration's file, which must exist before the first worker starts.
         pool: training examples; None if no job trains.
+        shared: the shared network; None if the experiment does not use it.
     """
 
     experiment: Experiment
@@ -33,12 +35,14 @@ class BaseFactory:
     data_folder: Path
     calibration: Path
     pool: Path | None = None
+    shared: Path | None = None
 
     @classmethod
     def of(cls, workspace: "Workspace", pool: Path | None) -> Self:
         """Make the factory for a workspace, with absolute paths."""
         paths = (workspace.base_path.resolve(), workspace.data_folder.resolve(), workspace.calibration_path.resolve())
-        return cls(workspace.experiment, *paths, None if pool is None else pool.resolve())
+        shared = workspace.shared_path.resolve() if workspace.experiment.search.uses_shared else None
+        return cls(workspace.experiment, *paths, None if pool is None else pool.resolve(), shared)
 
     def prepared(self) -> PreparedBase:
         """Load the base and put it on the device of the experiment's workers.
@@ -49,11 +53,20 @@ class BaseFactory:
         device = open_device(self.experiment.workers.device)
         return prepare_base(self.experiment, self.base, self.data_folder, self.calibration).on(device)
 
+    def shared_state(self, base: PreparedBase) -> SharedState | None:
+        """Load the shared network, if there is one.
+
+        Raises:
+            UserError: there is no such file, or it is that of another base.
+        """
+        return None if self.shared is None else load_shared(self.shared, base, {})
+
     def files(self) -> Iterable[Path]:
         """Files that the work reads, for workers that do not share a file system with the driver."""
         mixtures = dataset_files(self.data_folder, Split.VALIDATION)
         code = code_files(self.experiment.separator)
-        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *(() if self.pool is None else (self.pool,)))
+        others = (path for path in (self.pool, self.shared) if path is not None)
+        return (*prepared_files(self.base, self.calibration), *code, *mixtures, *others)
 
     def below(self, root: Path) -> Self:
         """Return a copy of the factory that reads its files below another root."""

@@ -9,7 +9,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split
 from hwsearch.export.folder import EXPORT_FOLDER, check_output
 from hwsearch.extensions import QUALITY_METRICS
-from hwsearch.files.reading import digest
+from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.store import structure
@@ -26,8 +26,8 @@ from hwsearch.training.full_precision import check_training
 from hwsearch.workflow.training import load_float_base, needs_training
 from hwsearch.workspace import Workspace, open_run
 
-BASE, VALIDATION = "base_sha256", "validation_sha256"
-"""Keys of the base and of the validation mixtures in a record's provenance."""
+BASE, VALIDATION, SHARED = "base_sha256", "validation_sha256", "shared_sha256"
+"""Keys of the base, of the validation mixtures and of the shared network in a record's provenance."""
 
 _CHANGED = "changed since the search in {}; wanted the one it was made with"
 
@@ -42,7 +42,12 @@ def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
     targets = {f"target[{name}]": content for name, content in target_digests(experiment).items()}
     own = isinstance(experiment.separator, ModuleConfig)  # its code may change under its weights
     network = {"network": digest(structure(untrained_network(experiment).graph))} if own else {}
-    return {BASE: base_digest(workspace.base_path), **network, **targets}
+    shared = {SHARED: file_digest(workspace.shared_path)} if _has_shared(workspace) else {}
+    return {BASE: base_digest(workspace.base_path), **network, **targets, **shared}
+
+
+def _has_shared(workspace: Workspace) -> bool:
+    return workspace.experiment.search.uses_shared and workspace.shared_path.is_file()
 
 
 def check(workspace: Workspace, *, may_train: bool) -> None:
@@ -173,3 +178,5 @@ def check_searched(workspace: Workspace) -> None:
         )
     if header.provenance.get(BASE) != base_digest(workspace.base_path):
         raise UserError(f"{workspace.base_path}: {_CHANGED.format(workspace.folder)}")
+    if _has_shared(workspace) and header.provenance.get(SHARED) != file_digest(workspace.shared_path):
+        raise UserError(f"{workspace.shared_path}: {_CHANGED.format(workspace.folder)}")

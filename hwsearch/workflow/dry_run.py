@@ -243,6 +243,8 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
         found.append(f"the base {workspace.base_path}, which the command trains")
     elif trainings(experiment) and not pool_path(workspace).is_file():
         found.append("training mixtures, which the command makes")
+    if experiment.search.uses_shared and not workspace.shared_path.is_file():
+        found.append("the shared network, which the command trains")
     if not is_there(experiment.workers.device):
         found.append("a CUDA device on this machine, which scoring is measured on")
     if not exact:
@@ -292,7 +294,8 @@ def _seconds(todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at
 def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
     """Score the full-precision network and some seeds, and train a few steps if the search trains, in a temporary folder."""
     experiment = workspace.experiment
-    fidelity = first_fidelity(experiment)
+    # The shared network, which may be missing, is as fast.
+    fidelity = Fidelity.SUBSET if first_fidelity(experiment).on_subset else Fidelity.POST_TRAINING
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calibration = folder / "calibration.json"

@@ -9,6 +9,7 @@ from hwsearch.results.candidates import CandidateTable, read_candidates
 from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.shared import load_shared
 from hwsearch.separator.trained import TrainedState, load_trained
 from hwsearch.workspace import Workspace, open_run
 
@@ -60,12 +61,16 @@ def read_run(folder: Path, fidelity: Fidelity | None = None) -> Run:
 
 
 def trained_state(run: Run, prepared: PreparedBase, candidate: int) -> TrainedState | None:
-    """Load the trained weights of a candidate at the fidelity of the run; None if it was not trained.
+    """Load the trained weights of a candidate at the fidelity of the run, its own or those of the shared network.
+
+    None if it was not trained.
 
     Raises:
         UserError: there is no such candidate, or its weights are missing or damaged.
     """
     allocation = run.allocation(candidate)
+    if run.table.fidelity.on_shared:
+        return load_shared(run.workspace.shared_path, prepared, {}).at(allocation)
     if candidate not in run.table.weights:
         return None
     return load_trained(run.workspace.folder / TRAINED_FOLDER / run.table.weights[candidate], prepared, allocation)

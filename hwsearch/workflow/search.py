@@ -27,6 +27,7 @@ from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Progress, Resources
 from hwsearch.workflow.checks import check, claim, provenance
+from hwsearch.workflow.shared import ensure_shared
 from hwsearch.workflow.training import build, needs_training, prepare, train
 from hwsearch.workspace import Workspace
 
@@ -136,6 +137,8 @@ def _search(
     with ray_session(resources.workers, experiment.workers):
         wants_pool = bool(trainings(experiment))
         pool = build_pool(workspace, resources.processes, listener.progress(Step.POOL.value)) if wants_pool else None
+        if experiment.search.uses_shared and pool is not None:
+            ensure_shared(workspace, pool, listener)
         plan = _plan(workspace, space, costs, pool, resources, listener)
         with open_executor(
             ScorerFactory.of(workspace, pool),

@@ -65,10 +65,14 @@ def estimate_sensitivities(
     check(workspace, may_train=False)
     build(workspace, resources.processes, listener)
     pool = None
-    if needs_pool(wanted):
+    if needs_pool(wanted) or experiment.search.uses_shared:
         from hwsearch.training.pool import build_pool
 
         pool = build_pool(workspace, resources.processes, listener.progress("training examples"))
+    if experiment.search.uses_shared and pool is not None:
+        from hwsearch.workflow.shared import ensure_shared
+
+        ensure_shared(workspace, pool, listener)
     tables = ensure(
         workspace,
         wanted,

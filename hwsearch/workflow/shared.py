@@ -44,16 +44,12 @@ def train_shared_network(workspace: Workspace, processes: int, listener: Listene
     Raises:
         UserError: the experiment is refused before any work, the loss diverges, or another network is in its place.
     """
-    check_trainable(workspace.experiment, WHY)
+    check_trainable(workspace.experiment, "the shared network trains")
     check(workspace, may_train=False)
     with FolderLock(workspace.folder):
         build(workspace, processes, listener)
         pool = build_pool(workspace, processes, listener.progress(Step.POOL.value))
         return ensure_shared(workspace, pool, listener)
-
-
-WHY = "the shared network trains"
-"""What trains, in messages."""
 
 
 def ensure_shared(workspace: Workspace, pool: Path, listener: Listener = SILENT) -> SharedState:
