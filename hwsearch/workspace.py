@@ -49,7 +49,7 @@ class Workspace:
     @property
     def shared_path(self) -> Path:
         """The shared network (`hwsearch train-shared`)."""
-        return self.folder / "shared.safetensors"
+        return self.folder / "shared-network.safetensors"
 
     @property
     def plot_path(self) -> Path:

@@ -431,7 +431,7 @@ def test_keys_of_the_search_may_be_replaced() -> None:
 
 
 def test_fidelities_rise_from_cheap_to_dear_and_the_last_ones_train() -> None:
-    assert [fidelity.trained for fidelity in Fidelity] == [False, False, True, True, True]
+    assert [fidelity.trained for fidelity in Fidelity] == [False, False, False, False, True, True, True]
 
 
 def test_integer_kernels_are_the_processors() -> None:

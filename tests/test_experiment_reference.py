@@ -83,7 +83,7 @@ def test_every_default_stated_is_that_of_the_model_written_in_toml() -> None:
         ("data.rooms.size_min_m", "list of 3, each number from 1 to 100; default `[4.0, 4.0, 2.5]`"),
         ("data.corpora.splits", 'table from `"train"`, `"validation"`, `"test"` to number from 0 to 1; required'),
         ("data.corpora.root", "path; optional"),
-        ("search.promotions.fidelity", 'one of `"post-training"`, `"short-qat"`, `"full-qat"`; required'),
+        ("search.promotions.fidelity", 'one of `"post-training"`, `"shared"`, `"short-qat"`, `"full-qat"`; required'),
     ],
 )
 def test_type_range_and_default_are_said_in_plain_words(key: str, takes: str) -> None:

@@ -150,7 +150,7 @@ def test_a_shared_network_that_changed_is_refused(searched: Searched) -> None:
     before = workspace.shared_path.read_bytes()
     workspace.shared_path.write_bytes(before + b"x")
     try:
-        with pytest.raises(UserError, match=r"shared.safetensors: changed since the search"):
+        with pytest.raises(UserError, match=r"shared-network.safetensors: changed since the search"):
             check_searched(workspace)
         with pytest.raises(UserError, match="its search was made with another shared_sha256"):
             check(workspace, may_train=False)

@@ -159,9 +159,11 @@ def test_a_killed_command_goes_on_with_the_same_bits(runs: Path) -> None:
 def test_the_command_says_where_the_network_is(tmp_path: Path) -> None:
     sections = "[shared]\nsteps = 2\nbatch_size = 1\nreport_steps = 9\n[qat]\nexamples = 2\nsegment_seconds = 0.5\n[search]\n"
     narrow = ("validation_mixtures = 3\n", "validation_mixtures = 1\nweight_bits = [2, 8]\n")
-    file = write_tiny(tmp_path / "tiny.toml", *TRAINABLE, ("[search]\n", sections), narrow)
+    plain = 'calibration_mixtures = 1\nrounding = "nearest"\nweight_scale_method = "max"\ncentre_trunk = false\n'
+    changes = ("[search]\n", sections), narrow, ("calibration_mixtures = 2\n", f"{plain}bias_correction = false\n")
+    file = write_tiny(tmp_path / "tiny.toml", *TRAINABLE, *changes)
     answer = hwsearch("train-shared", file, "--runs-dir", tmp_path / "runs", "--processes", 1)
     assert answer.code == 0, answer.stderr
-    path = tmp_path / "runs" / "tiny" / "shared.safetensors"
+    path = tmp_path / "runs" / "tiny" / "shared-network.safetensors"
     assert f"shared network: {path}\n" in answer.stderr
     assert path.is_file()

@@ -98,7 +98,8 @@ COLUMNS = click.option(
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "shared-subset", "shared", "short-qat", "full-qat", "finetuned"]),
-    help="Fidelity of the scores. Absent: the highest one that the search used.",
+    metavar="NAME",
+    help="Fidelity of the scores, such as 'post-training' or 'finetuned'. Absent: the highest one that the search used.",
 )
 
 

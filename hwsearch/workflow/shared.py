@@ -30,7 +30,7 @@ from hwsearch.workflow.checks import check
 from hwsearch.workflow.training import build, prepare
 from hwsearch.workspace import Workspace
 
-CHECKPOINT_FILE = "shared-checkpoint.safetensors"
+CHECKPOINT_FILE = "shared-network-checkpoint.safetensors"
 
 
 def train_shared_network(workspace: Workspace, processes: int, listener: Listener = SILENT) -> SharedState:
