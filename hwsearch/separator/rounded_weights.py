@@ -76,16 +76,6 @@ class RoundedWeights:
                     self.layer(name, bits)
         return len(self._found) > before
 
-    def nearest(self, name: str, bits: int) -> RoundedLayer:
-        """Return a layer on the grid of a width with each weight rounded to the nearest integer: where training starts."""
-        weight, bias = (self._graph.parameters[name + part].cpu() for part in (WEIGHT, ".bias"))
-        rounded = quantize_weight(weight, self.layer(name, bits).weight.scale.cpu(), bits)
-        statistics = None if self._statistics is None else self._statistics().get(name)
-        if statistics is not None:
-            with one_thread():
-                bias = bias + mean_error(weight - rounded.value, statistics).float()
-        return _on(RoundedLayer(rounded, bias), self._graph.parameters[name + WEIGHT].device)
-
     def master(self, name: str, bits: int) -> Tensor:
         """Return floating-point weights that the nearest rounding takes to the weights of a layer at a width."""
         weight, rounded = self._graph.parameters[name + WEIGHT], self.layer(name, bits).weight

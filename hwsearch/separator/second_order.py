@@ -133,8 +133,13 @@ def least_error_scale(weight: Tensor, scale: Tensor, limit: int, statistics: Inp
 
 def mean_error(error: Tensor, statistics: InputStatistics) -> Tensor:
     """Return the mean [out] of what an error of the weights [out, ...] changes in a layer's output."""
-    groups, values = statistics.mean.shape
-    return (error.double().reshape(groups, -1, values) @ statistics.mean[:, :, None]).flatten()
+    return mean_output(error.double(), statistics.mean)
+
+
+def mean_output(weight: Tensor, mean: Tensor) -> Tensor:
+    """Return what weights [out, ...] make of the mean [groups, values] of a layer's inputs: [out]."""
+    groups, values = mean.shape
+    return (weight.reshape(groups, -1, values) @ mean[:, :, None]).flatten()
 
 
 def _values(operation: Convolution | Linear, weight: Tensor, x: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.rounded_weights import scale_shape
+from hwsearch.separator.second_order import mean_output
 from hwsearch.separator.trained import TrainedState
 
 _KEY = "hwsearch_shared"
@@ -123,24 +124,60 @@ class SharedState:
 
 def initial_shared(base: PreparedBase, widths: Widths) -> SharedState:
     """Make the shared network that training starts from: the weights of the base, and grids of post-training quantization."""
-    biases = {_bias(site) for site in base.sites.weights}
-    graph = base.graph.parameters
-    parameters = {name: tensor for name, tensor in graph.items() if name not in biases}
+    outputs = mean_outputs(base)
+    parameters = {name: tensor for name, tensor in base.graph.parameters.items() if name not in outputs}
     for site in base.sites.weights:
         for bits in widths[site]:
-            bias = _at(_bias(site), bits)
-            if is_float(bits):
-                parameters[bias] = graph[bias]
-            else:
-                layer = base.weights.nearest(site.removesuffix(WEIGHT), bits)
-                parameters[_at(f"{site}.scale", bits)], parameters[bias] = layer.weight.scale, layer.bias
+            if not is_float(bits):
+                parameters[_at(f"{site}.scale", bits)] = base.weights.layer(site.removesuffix(WEIGHT), bits).weight.scale
     for site in base.sites.activations:
         for bits in widths[site]:
             if (grid := base.calibration.grid(site, bits)) is not None:
                 parameters[_at(f"{site}.scale", bits)] = torch.tensor(grid.scale)
                 parameters[_at(f"{site}.zero_point", bits)] = torch.tensor(grid.zero_point, dtype=torch.int32)
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in parameters.items()}
-    return SharedState(copies, {site: tuple(widths[site]) for site in base.sites.all}, base.base_sha256, 0)
+    whole = {site: tuple(widths[site]) for site in base.sites.all}
+    return SharedState(copies | biases(base, copies, outputs, whole), whole, base.base_sha256, 0)
+
+
+def mean_outputs(base: PreparedBase) -> dict[str, Tensor]:
+    """Return the outputs of the layers of a base for their mean inputs, on the CPU, by name `LAYER.bias`.
+
+    They are trained in place of the biases (`TrainableNetwork`). Without a mean input, it is the bias itself.
+    """
+    means, parameters = _means(base), base.graph.parameters
+    found = {}
+    for site in base.sites.weights:
+        bias, mean = parameters[_bias(site)].cpu(), means.get(site.removesuffix(WEIGHT))
+        found[_bias(site)] = bias if mean is None else bias + mean_output(parameters[site].cpu(), mean)
+    return found
+
+
+def _means(base: PreparedBase) -> dict[str, Tensor]:
+    return {name: mean.cpu() for name, mean in base.means.items()}
+
+
+def biases(
+    base: PreparedBase, parameters: Mapping[str, Tensor], outputs: Mapping[str, Tensor], widths: Widths
+) -> dict[str, Tensor]:
+    """Return the bias of each layer at each width with which it has a given output for its mean input.
+
+    Args:
+        base: the base.
+        parameters: weights and scales of a shared network, on the CPU.
+        outputs: as from `mean_outputs`.
+        widths: of every site.
+    """
+    means, found = _means(base), {}
+    for site in filter(is_weight, widths):
+        mean = means.get(site.removesuffix(WEIGHT))
+        for bits in widths[site]:
+            weight = parameters[site]
+            if not is_float(bits):
+                weight = quantize_weight(weight, parameters[_at(f"{site}.scale", bits)], bits).value
+            bias = outputs[_bias(site)]
+            found[_at(_bias(site), bits)] = bias.clone() if mean is None else bias - mean_output(weight, mean)
+    return found
 
 
 def save_shared(path: Path, base: PreparedBase, state: SharedState) -> None:

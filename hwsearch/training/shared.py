@@ -2,9 +2,14 @@
 
 The steps take turns: the narrowest allocation, a random one, the widest, a random one (the sandwich rule of arXiv 1903.05134, in
 turn). The full-precision base is the teacher of all.
+
+Trained are the weights, the scales of each width, and the output of each layer for its mean input (`TrainableNetwork`). The bias
+at a width follows. So the rounding errors of the weights, which differ from width to width, move no means, and what one width
+learns serves all others. The scales of activations with more than 8 bits stay, since they lose nothing.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -14,6 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -22,7 +28,7 @@ from hwsearch.files.tensors import read_tensors, refused, write_tensors
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.shared import SharedState, Widths, initial_shared
+from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches, distilled_loss
@@ -37,6 +43,9 @@ TURNS = 4
 
 _MEAN_BITS = 4.5
 """Widest mean of the weights of a random allocation. Above, little is lost, and the widest allocation is trained anyway."""
+
+_WIDE = re.compile(r"(?<!\.weight)\.scale@(9|\d\d+)$")
+"""Names of the scales of activations with more than 8 bits."""
 
 _KEY = "hwsearch_shared_training"
 _WHAT = "a checkpoint of the training of a shared network"
@@ -154,7 +163,15 @@ class _Training:
         self._pool = pool
         self._path = path
         self._state = initial_shared(base, training.widths)
-        self._trainee = Trainee(self._state.parameters, base.device)
+        outputs, parameters = mean_outputs(base), self._state.parameters
+        self._biases = frozenset(outputs)
+        self._still = {name: tensor.to(base.device) for name, tensor in parameters.items() if _WIDE.search(name)}
+        trained = {
+            name: tensor
+            for name, tensor in parameters.items()
+            if name not in self._still and name.partition("@")[0] not in outputs
+        }
+        self._trainee = Trainee(trained | outputs, base.device)
         self.first, self._reports = _resume(path, training.key, self._trainee)
         steps = training.config.steps
         self._examples = islice(batches(len(pool), training.config.batch_size, training.seed), self.first, steps)
@@ -168,9 +185,10 @@ class _Training:
         config, qat = self._training.config, self._training.qat
         allocation = self._training.allocation(step)
         names = self._state.names_at(allocation)
-        found = self._trainee.parameters(names.values())
+        names |= {name: name for name in self._biases}
+        found = self._still | self._trainee.parameters(set(names.values()) - self._still.keys())
         parameters = {name: found[shared] for name, shared in names.items()}
-        network = TrainableNetwork(self._base.graph, self._base.sites, allocation)
+        network = TrainableNetwork(self._base.graph, self._base.sites, allocation, self._base.means)
         loss = distilled_loss(self._base, network, parameters, self._pool, next(self._examples), qat.distillation)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -185,7 +203,7 @@ class _Training:
 
     def report(self, step: int, quality: Callable[[SharedState], Quality]) -> Quality:
         """Measure the quality after a number of steps."""
-        found = quality(replace(self._state, parameters=self._trainee.values(), steps=step))
+        found = quality(replace(self._state, parameters=self._values(), steps=step))
         self._reports.append({"step": step, "quality_db": {name: round(value, 4) for name, value in found.items()}})
         return found
 
@@ -200,11 +218,18 @@ class _Training:
         Raises:
             UserError: its parameters are not finite.
         """
-        values, steps = self._trainee.values(), self._training.config.steps
+        values, steps = self._values(), self._training.config.steps
         if not all(bool(tensor.isfinite().all()) for tensor in values.values()):
             self._diverged(math.nan, steps)
         made_by = {"training": self._training.key, "reports": self._reports}
         return replace(self._state, parameters=values, steps=steps, made_by=made_by)
+
+    def _values(self) -> dict[str, Tensor]:
+        """Return the parameters of the shared network."""
+        values, widths = self._trainee.values(), self._training.widths
+        own = {name: values.get(name, tensor) for name, tensor in self._state.parameters.items()}
+        outputs = {name: values[name] for name in self._biases}
+        return own | biases(self._base, own, outputs, widths)
 
     def _diverged(self, loss: float, step: int) -> NoReturn:
         """Refuse the training, and remove its checkpoint, from which it would diverge again."""

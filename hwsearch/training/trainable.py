@@ -19,6 +19,7 @@ from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, weight_limit
 from hwsearch.separator.rounded_weights import output_scale
+from hwsearch.separator.second_order import mean_output
 from hwsearch.training.channels_first import channels_first
 
 
@@ -97,12 +98,6 @@ class TrainableNetwork:
             if layer.mean is not None
         }
         return {**parameters, **biases}
-
-
-def mean_output(weight: Tensor, mean: Tensor) -> Tensor:
-    """Return what weights [out, ...] make of the mean input [groups, values], [out]."""
-    groups, values = mean.shape
-    return (weight.reshape(groups, -1, values) @ mean[:, :, None]).flatten()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import torch
 from hwsearch.errors import UserError
 from hwsearch.experiment import QatConfig, SharedConfig
 from hwsearch.separator.allocation import is_weight, uniform
+from hwsearch.separator.quantizers import quantize_weight
+from hwsearch.separator.second_order import input_statistics
 from hwsearch.separator.shared import initial_shared
 from hwsearch.separator.trained import TrainedState
 from hwsearch.training import shared as shared_module
@@ -17,6 +19,7 @@ from hwsearch.training.qat import distilled_loss
 from hwsearch.training.shared import SharedTraining, _spread, train_shared
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.shared import trunk_base, widths_of
+from tests.training.graphs import FEATURES, Gated, graph_base
 from tests.training.pools import small_pool
 
 CONFIG = SharedConfig(steps=10, batch_size=2, learning_rate=1e-3, report_steps=4)
@@ -107,6 +110,52 @@ def test_quality_is_reported_from_the_first_step_to_the_last(whole):
     first, *_, last = (report["quality_db"]["2 bits"] for report in whole.made_by["reports"])
     assert first == pytest.approx(quality(initial_shared(trunk_base(), widths_of(trunk_base())))["2 bits"], abs=1e-3)
     assert last == pytest.approx(quality(whole)["2 bits"], abs=1e-3)
+
+
+def test_what_is_trained_is_what_is_kept(tmp_path):
+    """The loss of the first step, on all examples, is that of the narrowest state before it."""
+    losses, pool = [], small_pool()
+    config = CONFIG.model_copy(update={"steps": 1, "batch_size": len(pool)})
+    start = initial_shared(trunk_base(), widths_of(trunk_base()))
+    train_shared(trunk_base(), training(config), pool, tmp_path / "c", quality, lambda *step: losses.append(step[2]))
+    assert losses == [pytest.approx(loss_at(start, 2, 6), abs=1e-3)]
+
+
+def test_biases_stay_centred(whole):
+    """A layer's mean output for the means of its inputs is the same at every width."""
+    base = trunk_base()
+    judged = 0
+    for layer, mean in base.means.items():
+        outputs = []
+        for bits in (2, 4, 8):
+            state = whole.at(uniform(base.sites, bits, 8)).parameters
+            rounded = quantize_weight(state[f"{layer}.weight"], state[f"{layer}.weight.scale"], bits).value
+            groups, values = mean.shape
+            outputs.append((rounded.reshape(groups, -1, values) @ mean[:, :, None]).flatten() + state[f"{layer}.bias"])
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-4, atol=1e-5)
+        judged += 1
+    assert judged == len(base.sites.weights)
+
+
+def test_a_base_without_means_trains_too(tmp_path):
+    base, config = replace(trunk_base(), means={}), CONFIG.model_copy(update={"steps": 2})
+    found = train_shared(base, training(config), small_pool(), tmp_path / "c", quality)
+    assert torch.equal(found.parameters["input_proj.bias@2"], found.parameters["input_proj.bias@8"])
+
+
+def test_another_network_trains(tmp_path):
+    """Norms, whose biases are no layers', and a transposed convolution, whose inputs are not measured."""
+    base = graph_base(Gated)
+    statistics = input_statistics(base.graph, [FEATURES])
+    base = replace(base, means={name: found.mean.float() for name, found in statistics.items()})
+    widths = widths_of(base, (2, 32), (8, 16, 32))
+    config = CONFIG.model_copy(update={"steps": 4})
+    start = initial_shared(base, widths)
+    found = train_shared(base, training(config, widths=widths), small_pool(), tmp_path / "c", lambda state: {})
+    unchanged = {name for name, tensor in found.parameters.items() if torch.equal(tensor, start.parameters[name])}
+    assert all(".zero_point@" in name or name.endswith(".scale@16") for name in unchanged)
+    assert found.at(uniform(base.sites, 32, 32)).parameters.keys() == base.graph.parameters.keys()
 
 
 def test_training_gains_at_narrow_widths_and_changes_neither_base_nor_zero_points(tmp_path):
