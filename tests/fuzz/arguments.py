@@ -40,6 +40,7 @@ TEMPLATES: Final = (
     "evaluate PATH --candidate NUMBER --output PATH --against PATH",
     "evaluate runs/tiny --model PATH --output PATH",
     "export PATH --candidate NUMBER --output PATH",
+    "train-shared PATH --processes NUMBER",
     "finetune PATH --candidate NUMBER --steps NUMBER --workers NUMBER",
     "finetune runs/tiny --candidate NUMBER --candidate NUMBER --steps NUMBER --workers 0",
     "separate PATH --input PATH --doa NUMBER --output PATH.wav --threads NUMBER",

@@ -88,6 +88,7 @@ SURFACES: Final = {
             f"search {NEW} --dry-run",
             f"search {NEW} --workers 0 --processes 1",
             f"train {NEW} --processes 1",
+            f"train-shared {NEW} --processes 1",
             f"sensitivity {NEW} --workers 0 --processes 1",
             f"evaluate {NEW} --processes 1",
             f"data build {NEW} --processes 1",
