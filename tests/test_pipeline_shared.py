@@ -10,6 +10,7 @@ import torch
 
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.errors import UserError
+from hwsearch.executor.portable import contents, moved, unpack
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.search.identity import search_digest
 from hwsearch.search.progress import SearchSummary
@@ -135,6 +136,15 @@ def test_subset_integers_and_repeated_scores_agree(searched: Searched, runs: Pat
     assert whole["utterances"] == 3.0
     integer_free = ScorerFactory.of(Workspace(runs, experiment_of(runs, validation_mixtures=2)), None)()
     assert integer_free(ScoringJob(allocation, Fidelity.SHARED_SUBSET))[QUALITY] == pytest.approx(first[QUALITY], abs=0.2)
+
+
+def test_the_network_travels_to_workers_without_the_file_system(searched: Searched, tmp_path: Path) -> None:
+    workspace, _, _ = searched
+    factory = ScorerFactory.of(workspace, None)
+    unpack(contents(factory.files()), tmp_path)
+    job = ScoringJob(uniform(prepare(workspace).sites, 2, 8), Fidelity.SHARED)
+    assert factory.below(tmp_path)()(job) == factory()(job)
+    assert factory.below(tmp_path).shared == moved(workspace.shared_path.resolve(), tmp_path)
 
 
 def test_the_same_command_again_trains_nothing(searched: Searched) -> None:
