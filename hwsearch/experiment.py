@@ -479,7 +479,7 @@ class SharedConfig(Section):
     """Training steps. Each trains one allocation: in turn the narrowest, a random one, the widest, and a random one."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
     """Mixtures per training step."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-5
     """Learning rate of weights, biases and slopes."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
     """Learning rate of the scales, relative to the size of each scale. Both rates rise over the first 5 % of the steps, and fall
