@@ -138,7 +138,7 @@ class Bench:
 
     def estimate(self) -> None:
         """Estimate what is missing of the sensitivities; one process at a time may."""
-        ensure(self.workspace, [prior.value for prior in self.priors], self.space.free_sites)
+        ensure(self.workspace, self.priors, self.space.free_sites)
 
     def bytes_of(self, allocation: BitAllocation) -> float:
         """Size of the packed file with one scale per channel."""

@@ -383,7 +383,7 @@ def overhead(problem: Problem, work: Path, options: argparse.Namespace) -> list[
                 ("record", Record, "extend"),
                 ("fsync", os, "fsync"),
                 ("mirror", StudyMirror, "add"),
-                ("cost", problem, "cost"),
+                ("cost", problem.book, "charge"),
                 ("scorer", executor, "next_outcome"),
             ]
             executor.next_outcome = next_outcome  # type: ignore[method-assign]

@@ -81,7 +81,7 @@ def estimate(workspace: Workspace) -> None:
     """Estimate what is missing of the sensitivities; one process at a time may."""
     experiment = workspace.experiment
     space = build_space(experiment.search, untrained_sites(experiment))
-    ensure(workspace, [prior.value for prior in experiment.search.priors], space.free_sites)
+    ensure(workspace, experiment.search.priors, space.free_sites)
 
 
 class Problem:
