@@ -50,7 +50,7 @@ class MicroBlockCompute(ComputeRule):
     depthwise_tile_channels: Count
     output_cycles_per_element: Positive
     wide_output_cycles_per_element: Positive
-    """With 16-bit activations."""
+    """The same cycles with 16-bit activations."""
     add_cycles_per_element: Positive
     buffer_bytes_per_cycle: Positive
     buffer_latency_cycles: NotNegative

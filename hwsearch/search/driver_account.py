@@ -88,7 +88,7 @@ class Session:
     """The life of one driver, from its start to its end."""
 
     process: str
-    """As in `LockHolder.process`."""
+    """The process and its machine (`LockHolder.process`)."""
     began: datetime
     last_seen: datetime
     """When it last wrote to this journal."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsearch.errors import UserError
-from hwsearch.executor import check_workers, open_executor, ray_session
+from hwsearch.executor import check_workers, ray_session
 from hwsearch.experiment import Fidelity
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_finetuning
@@ -13,14 +13,13 @@ from hwsearch.search.driver_account import Step, driver_account
 from hwsearch.search.log import events_logged, search_log
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import Failed, FolderLock, Scored, check_unlocked, read_record
-from hwsearch.search.scoring import ScorerFactory
 from hwsearch.search.space import build_space
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Resources
 from hwsearch.workflow.checks import check_provenance, check_searched, provenance
-from hwsearch.workflow.search import Recorded
+from hwsearch.workflow.search import Recorded, open_scorers
 from hwsearch.workflow.training import build, prepare
 from hwsearch.workspace import Workspace
 
@@ -104,13 +103,7 @@ def _train(
     prepare(workspace, experiment.search.weight_bits)
     with ray_session(resources.workers, experiment.workers):
         pool = build_pool(workspace, resources.processes, listener.progress(Step.POOL.value))
-        with open_executor(
-            ScorerFactory.of(workspace, pool),
-            resources.workers,
-            max_attempts=experiment.search.max_attempts,
-            ray_address=resources.ray_address,
-            each=experiment.workers,
-        ) as executor:
+        with open_scorers(workspace, pool, resources) as executor:
             task = Task(experiment, space, costs.charge, workspace.folder, provenance(workspace))
             wanted = steps or experiment.qat.finetune_steps
             return dict(run_finetuning(task, executor, chosen, wanted, listener.scored, lock=lock))

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hwsearch.executor import Executor, check_workers, open_executor, ray_session
@@ -19,7 +19,7 @@ from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import FolderLock, has_begun, read_record
-from hwsearch.search.scoring import ScorerFactory
+from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.search.space import Point, SearchSpace, build_space
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.sensitivity.estimate import ensure
@@ -140,13 +140,7 @@ def _search(
         if experiment.search.uses_shared and pool is not None:
             ensure_shared(workspace, pool, listener)
         plan = _plan(workspace, space, costs, pool, resources, listener)
-        with open_executor(
-            ScorerFactory.of(workspace, pool),
-            resources.workers,
-            max_attempts=experiment.search.max_attempts,
-            ray_address=resources.ray_address,
-            each=experiment.workers,
-        ) as executor:
+        with open_scorers(workspace, pool, resources) as executor:
             return run_search(
                 Task(experiment, space, costs.charge, workspace.folder, provenance(workspace)),
                 executor,
@@ -156,6 +150,18 @@ def _search(
                 storage=storage,
                 lock=lock,
             )
+
+
+def open_scorers(workspace: Workspace, pool: Path | None, resources: Resources) -> Executor[ScoringJob, Mapping[str, float]]:
+    """Make the executor that scores candidates of an experiment, and trains them if there is a pool of training mixtures."""
+    experiment = workspace.experiment
+    return open_executor(
+        ScorerFactory.of(workspace, pool),
+        resources.workers,
+        max_attempts=experiment.search.max_attempts,
+        ray_address=resources.ray_address,
+        each=experiment.workers,
+    )
 
 
 def _plan(

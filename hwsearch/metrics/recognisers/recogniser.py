@@ -14,7 +14,7 @@ class Recogniser(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """In Hz."""
+        """The sampling rate that it takes, in Hz."""
         ...
 
     def can_write(self, transcript: str) -> bool:

@@ -72,7 +72,7 @@ class SiteOptions:
     problem: AllocationProblem
     """Sites, widths and groups. Its loss is not used."""
     grids: Mapping[str, LayerGrids]
-    """By layer name."""
+    """The grids of each layer, by its name."""
     layers: Mapping[str, tuple[Tensor, Tensor]]
     """Weights and biases by layer name, from `LayerGrids.quantized`."""
 
