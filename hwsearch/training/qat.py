@@ -25,7 +25,7 @@ from hwsearch.training.loss import StepReport, si_snr
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.trainable import TrainableNetwork
 from hwsearch.training.trainee import Trainee, rate_share
-from hwsearch.training.trainee_checkpoint import Best, TraineeCheckpoint
+from hwsearch.training.trainee_checkpoint import Progress, TraineeCheckpoint
 
 RATE_FACTORS = {2: 3.0, 3: 1.7}
 """Factors of `qat.learning_rate` by weight width; 1 for wider weights. With 2 bits a rate of 3e-4 ends 0.13 dB above 1e-4, with
@@ -58,6 +58,14 @@ class TrainingOptions:
 
 
 NO_OPTIONS = TrainingOptions()
+
+
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """The best parameters so far, with their score."""
+
+    score: float
+    parameters: Mapping[str, Tensor]
 
 
 def train_quantized(
@@ -120,11 +128,15 @@ class _Training:
         self._options = options
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation, base.means)
         self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(state.allocation))
-        self._first, self._best = 0, None
+        self._first = 0
+        self._best: _Best | None = None
         self._kept: TraineeCheckpoint | None = None
         if options.checkpoint is not None:
-            self._kept = TraineeCheckpoint(options.checkpoint, _digest(state, pool, config, steps, seed))
-            self._first, self._best = self._kept.take(self._trainee)
+            self._kept = TraineeCheckpoint(options.checkpoint, _digest(state, pool, config, steps, seed), "a candidate")
+            before = self._kept.take(self._trainee)
+            self._first = before.step
+            if before.tensors:
+                self._best = _Best(before.found["score"], before.tensors)
         self._examples = islice(batches(len(pool), config.batch_size, seed), self._first, steps)
 
     def run(self) -> Mapping[str, Tensor]:
@@ -155,11 +167,14 @@ class _Training:
         parameters = self._network.left(self._trainee.values())
         score = judge(replace(self._start, parameters=parameters))
         if math.isfinite(score) and (self._best is None or score >= self._best.score):
-            self._best = Best(score, parameters)
+            self._best = _Best(score, parameters)
 
     def _save(self, step: int) -> None:
-        if self._kept is not None:
-            self._kept.save(self._trainee, step, self._best)
+        if self._kept is None:
+            return
+        best = self._best
+        progress = Progress(step) if best is None else Progress(step, {"score": best.score}, best.parameters)
+        self._kept.save(self._trainee, progress)
 
     def _step(self, step: int, examples: Sequence[int]) -> float:
         """Take a step; return the loss before it.

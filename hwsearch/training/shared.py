@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from torch import Tensor
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import QatConfig, SharedConfig
-from hwsearch.files.tensors import read_tensors, refused, write_tensors
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
@@ -34,6 +33,7 @@ from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches, distilled_loss
 from hwsearch.training.trainable import TrainableNetwork
 from hwsearch.training.trainee import Trainee, rate_share
+from hwsearch.training.trainee_checkpoint import Progress, TraineeCheckpoint
 
 CHECKPOINT_STEPS = 100
 """Steps from one checkpoint to the next."""
@@ -46,10 +46,6 @@ _MEAN_BITS = 4.5
 
 _WIDE = re.compile(r"(?<!\.weight)\.scale@(9|\d\d+)$")
 """Names of the scales of activations with more than 8 bits."""
-
-_KEY = "hwsearch_shared_training"
-_WHAT = "a checkpoint of the training of a shared network"
-_MEND = "delete it to train from the start"
 
 Quality = Mapping[str, float]
 """Validation quality in dB by allocation."""
@@ -161,7 +157,6 @@ class _Training:
         self._base = base
         self._training = training
         self._pool = pool
-        self._path = path
         self._state = initial_shared(base, training.widths)
         outputs, parameters = mean_outputs(base), self._state.parameters
         self._biases = frozenset(outputs)
@@ -172,7 +167,9 @@ class _Training:
             if name not in self._still and name.partition("@")[0] not in outputs
         }
         self._trainee = Trainee(trained | outputs, base.device)
-        self.first, self._reports = _resume(path, training.key, self._trainee)
+        self._kept = TraineeCheckpoint(path, training.key, "a shared network")
+        before = self._kept.take(self._trainee)
+        self.first, self._reports = before.step, list(before.found.get("reports", []))
         steps = training.config.steps
         self._examples = islice(batches(len(pool), training.config.batch_size, training.seed), self.first, steps)
 
@@ -209,8 +206,7 @@ class _Training:
 
     def save(self, step: int) -> None:
         """Write a checkpoint after a number of steps."""
-        content = {"training": self._training.key, "steps": step, "reports": self._reports}
-        write_tensors(self._path, self._trainee.tensors(), _KEY, content)
+        self._kept.save(self._trainee, Progress(step, {"reports": self._reports}))
 
     def result(self) -> SharedState:
         """Return the network at the end.
@@ -233,36 +229,12 @@ class _Training:
 
     def _diverged(self, loss: float, step: int) -> NoReturn:
         """Refuse the training, and remove its checkpoint, from which it would diverge again."""
-        self._path.unlink(missing_ok=True)
+        self._kept.remove()
         config = self._training.config
         raise UserError(
             f"the loss became {loss} at step {step} of {config.steps} of the shared network; wanted a lower "
             f"shared.learning_rate than {config.learning_rate} or shared.scale_learning_rate than {config.scale_learning_rate}"
         )
-
-
-def _resume(path: Path, key: str, trainee: Trainee) -> tuple[int, list[dict[str, Any]]]:
-    """Go on from a checkpoint; return the number of steps behind it, and the reports so far.
-
-    Raises:
-        UserError: the file is damaged, or belongs to another training.
-    """
-    if not path.is_file():
-        return 0, []
-    content, tensors = read_tensors(path, _KEY, _WHAT, _MEND)
-    if content.get("training") != key:
-        raise UserError(
-            f"{path}: checkpoint of another training of a shared network; wanted the experiment, base and data that it was made "
-            f"with, another name, or another --runs-dir ({_MEND})"
-        )
-    steps, reports = content.get("steps"), content.get("reports")
-    if type(steps) is not int or steps < 0 or not isinstance(reports, list):
-        raise refused(path, _WHAT, f"trained for {steps!r} steps", _MEND)
-    try:
-        trainee.take(tensors)
-    except ValueError as error:
-        raise refused(path, _WHAT, error, _MEND) from None
-    return steps, reports
 
 
 @lru_cache(maxsize=16)

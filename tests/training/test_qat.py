@@ -241,13 +241,15 @@ def test_a_checkpoint_of_another_training_or_a_damaged_one_is_refused(tmp_path):
     content = path.read_bytes()
     start = train_quantized(base, uniform(RELU, 4, 6), pool, CONFIG, 1, 0)
     slower = CONFIG.model_copy(update={"learning_rate": 1e-4})
+    refusal = r"checkpoint: a checkpoint of another training of a candidate; .*; delete it to train from the start$"
     for other in ({"bits": 4}, {"config": slower}, {"steps": 61}, {"seed": 1}, {"start": start}):
-        with pytest.raises(UserError, match=r"checkpoint: the checkpoint of another training \(.*delete it to train from"):
+        with pytest.raises(UserError, match=refusal):
             train(**other)
     assert path.read_bytes() == content
+    refusal = r"checkpoint: not a checkpoint of the training of a candidate.*; delete it to train from the start$"
     for damaged in (content[:-9], b"nothing", content[:-4] + b"abcd"):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"checkpoint: not a checkpoint of a quant.*; delete it to train from the start$"):
+        with pytest.raises(UserError, match=refusal):
             train()
     path.write_bytes(content)
     assert train().steps == 60
