@@ -416,6 +416,11 @@ class Fidelity(StrEnum):
         """Whether the candidate is scored on a part of the validation set."""
         return self in (Fidelity.SUBSET, Fidelity.SHARED_SUBSET)
 
+    @property
+    def without_training(self) -> "Fidelity":
+        """The fidelity that scores on the same mixtures, after quantization alone."""
+        return Fidelity.SUBSET if self.on_subset else Fidelity.POST_TRAINING
+
 
 class SensitivityConfig(Section):
     """How the sensitivities of sites and widths are estimated."""

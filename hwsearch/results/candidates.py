@@ -85,6 +85,21 @@ def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> Candidate
     return _table(header, [event for event in events if event.fidelity is fidelity], fidelity)
 
 
+def read_without_training(folder: Path, table: CandidateTable) -> CandidateTable:
+    """Read the scores that candidates of a run folder have without training, on the same mixtures.
+
+    Candidates without such scores are left out, and so are all if the table itself holds these scores.
+
+    Raises:
+        UserError: no record there, or a damaged one (names file and line).
+    """
+    header, events = read_record(folder)
+    fidelity = table.fidelity.without_training
+    wanted = set() if fidelity is table.fidelity else {REFERENCE, *table.candidate.tolist()}
+    found = [event for event in events if isinstance(event, Scored) and event.fidelity is fidelity and event.candidate in wanted]
+    return _table(header, found, fidelity)
+
+
 def _table(header: Header, events: Sequence[Scored | Failed], fidelity: Fidelity) -> CandidateTable:
     every = [event for event in events if isinstance(event, Scored)]
     scored = [event for event in every if event.candidate != REFERENCE]

@@ -33,7 +33,7 @@ from hwsearch.search.record import (
     lock_holder,
     read_record,
 )
-from hwsearch.search.scoring import first_fidelity
+from hwsearch.search.scoring import first_fidelity, later_rungs
 from hwsearch.search.space import ALWAYS_PROMOTED, build_space, ends_seeds, uniform_seeds
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import open_run
@@ -146,7 +146,7 @@ class SearchStatus:
     last_end: Ended | None
     """How the last driver ended; None: one is running, or the last one had a version that does not say."""
     rungs: tuple[RungStatus, ...]
-    """The rungs of the experiment in rising fidelity, and `finetuned` if any candidate is."""
+    """The rungs of the experiment in their order, and `finetuned` if any candidate is."""
     fidelity: Fidelity
     """The rung at which a candidate last finished."""
     reasons: tuple[Reason, ...]
@@ -292,23 +292,19 @@ class Tally:
 
     def _rungs(self, work: WorkingTime) -> tuple[RungStatus, ...]:
         search = self._experiment.search
-        order = [fidelity for fidelity in Fidelity if fidelity is not Fidelity.FINETUNED]
-        highest = max((order.index(fidelity) for fidelity in self._times if fidelity in order), default=0)
-        reached = order[: highest + 1]
         rungs = [self._rung(self._first, search.trials, work, final=True)]
-        for promotion in search.promotions:
-            if promotion.fidelity is self._first:
-                continue
+        later = later_rungs(self._experiment)
+        for place, rung in enumerate(later):
             below = rungs[-1]
             # Rungs follow one another, even if a budget ended one of them early.
-            final = below.left <= 0 or promotion.fidelity in reached
-            wanted = min(promotion.keep + self._always_promoted, below.wanted)
+            final = below.left <= 0 or any(follower.fidelity in self._times for follower in later[place:])
+            wanted = min(rung.keep + self._always_promoted, below.wanted)
             if final:
                 scored = self._scored.get(below.fidelity, [])
                 always = sum(event.strategy in ALWAYS_PROMOTED for event in scored)
                 contest = sum(event.strategy not in ALWAYS_PROMOTED and self._fits(event) for event in scored)
-                wanted = min(promotion.keep, contest) + always
-            rungs.append(self._rung(promotion.fidelity, wanted, work, final=final))
+                wanted = min(rung.keep, contest) + always
+            rungs.append(self._rung(rung.fidelity, wanted, work, final=final))
         if finetuned := self._scored.get(Fidelity.FINETUNED):
             rungs.append(self._rung(Fidelity.FINETUNED, len(finetuned), work, final=True))
         return tuple(rungs)

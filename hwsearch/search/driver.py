@@ -36,7 +36,7 @@ from hwsearch.search.record import (
     read_record,
     versions_here,
 )
-from hwsearch.search.scoring import ScoringJob
+from hwsearch.search.scoring import ScoringJob, later_rungs
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.search.stopping import Budgets
 from hwsearch.search.studies.address import StorageAddress
@@ -86,8 +86,9 @@ def run_search(
 
     The full-precision network is scored first, as candidate 0, which does not count. Then come the seeds, then the proposer's
     candidates, until `search.trials` distinct ones are scored, another budget is spent, or the proposer has no more. Each of
-    `search.promotions` then scores the best candidates of the rung below again, together with full precision. `search.hours`
-    ends the promotions as well.
+    `search.promotions` then scores the best candidates of the rung below again, together with full precision. If candidates have
+    the weights of the shared network, the best ones are last scored without training, for comparison. `search.hours` ends these
+    steps as well.
 
     Ctrl-C ends the search cleanly. Another call with the same folder continues it, also with an experiment that differs only in
     what `search_digest` leaves out.
@@ -218,12 +219,10 @@ class _Search:
         backlog = deque(sorted(self._known.unfinished))
         below = self._known.first
         self._run_rung(below, lambda: self._next_number(backlog), self._trials)
-        for promotion in self._task.experiment.search.promotions:
-            rung = promotion.fidelity
-            if rung is below:
-                continue
+        for later in later_rungs(self._task.experiment):
+            rung = later.fidelity
             done = self._known.finished(rung)
-            waiting = deque(number for number in self._known.promoted(below, promotion.keep) if number not in done)
+            waiting = deque(number for number in self._known.promoted(below, later.keep) if number not in done)
             if waiting and self._out_of_time():
                 return
             self._known.begin(rung)

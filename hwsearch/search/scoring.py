@@ -30,6 +30,17 @@ from hwsearch.separator.trained import TrainedState, load_trained, save_trained,
 from hwsearch.training.pool import TrainingPool, load_pool
 from hwsearch.training.qat import TrainingOptions, train_quantized
 
+COMPARED = 24
+"""Number of candidates that a search on the shared network scores without training, too, to show what the training brings."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A fidelity at which candidates are scored again, and the number of them beside those that always are."""
+
+    fidelity: Fidelity
+    keep: int
+
 
 @dataclass(frozen=True)
 class TrainedFile:
@@ -90,6 +101,16 @@ def first_fidelity(experiment: Experiment) -> Fidelity:
     if experiment.search.uses_shared:
         return Fidelity.SHARED if whole else Fidelity.SHARED_SUBSET
     return Fidelity.POST_TRAINING if whole else Fidelity.SUBSET
+
+
+def later_rungs(experiment: Experiment) -> tuple[Rung, ...]:
+    """Return the rungs after the first: `search.promotions`, and the comparison with no training if the first one is trained."""
+    first = first_fidelity(experiment)
+    found = [Rung(each.fidelity, each.keep) for each in experiment.search.promotions if each.fidelity is not first]
+    if first.on_shared:
+        last = found[-1].fidelity if found else first
+        found.append(Rung(last.without_training, COMPARED))
+    return tuple(found)
 
 
 class _Scorer:

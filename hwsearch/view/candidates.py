@@ -7,7 +7,7 @@ from typing import Any
 
 from hwsearch.errors import UserError
 from hwsearch.printable import printable
-from hwsearch.results.candidates import DROP, CandidateTable
+from hwsearch.results.candidates import DROP, CandidateTable, read_without_training
 from hwsearch.results.query import (
     AVERAGE_BITS,
     MARGINS,
@@ -55,6 +55,8 @@ def print_front(
 def plot_run(run: Run, where: Sequence[Condition], path: Path) -> None:
     """Draw the candidates that meet every condition, their front, and the candidate that is chosen for export.
 
+    If they are trained, the scores of the same candidates without training are drawn, too, as far as the run has them.
+
     Raises:
         UserError: an unknown column, nothing to draw, or no place to write.
     """
@@ -62,7 +64,7 @@ def plot_run(run: Run, where: Sequence[Condition], path: Path) -> None:
     if len(shown) == 0:
         raise UserError(f"{_none_met(run.table, where)}; wanted at least one to draw")
     title = run.workspace.experiment.name + (f", {_in_words(where)}" if where else "")
-    plot_front(shown, path, title, chosen_candidate(run))
+    plot_front(shown, path, title, chosen_candidate(run), read_without_training(run.workspace.folder, shown))
 
 
 def print_candidates(

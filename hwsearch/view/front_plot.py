@@ -27,6 +27,7 @@ TITLE_LETTERS = 100
 CANDIDATE_COLOUR = "#8a939d"
 FRONT_COLOUR = "#0b5fa5"
 UNIFORM_COLOUR = "#c2410c"
+UNTRAINED_FRONT_COLOUR, UNTRAINED_UNIFORM_COLOUR = "#7fb2dc", "#eda67e"
 REFERENCE_COLOUR = "#404040"
 CHOSEN_COLOUR = "#f0b400"
 
@@ -48,21 +49,29 @@ def check_plot(path: Path) -> None:
     check_writable(path)
 
 
-def plot_front(table: CandidateTable, path: Path, title: str, chosen: int | None) -> None:
+def plot_front(
+    table: CandidateTable, path: Path, title: str, chosen: int | None, untrained: CandidateTable | None = None
+) -> None:
     """Write `draw_front` to a file, in the format of its suffix.
 
     Raises:
         UserError: another suffix, no place to write, or no candidate to draw.
     """
     check_plot(path)
-    atomic_write(path, partial(draw_front(table, title, chosen).savefig, dpi=160))
+    atomic_write(path, partial(draw_front(table, title, chosen, untrained).savefig, dpi=160))
 
 
-def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
+def draw_front(table: CandidateTable, title: str, chosen: int | None, untrained: CandidateTable | None = None) -> Figure:
     """Draw quality (SI-SNR improvement, dB) against size (kB): every candidate, the front by number, the uniform allocations.
 
     The vertical axis covers the front, the uniform allocations, the chosen candidate and the full-precision network. The legend
-    says how many candidates lie below it. `chosen` is marked if it is one of them.
+    says how many candidates lie below it.
+
+    Args:
+        table: the candidates.
+        title: the title.
+        chosen: number of the candidate to mark, if the table holds it.
+        untrained: scores of candidates without training. Their front and uniform allocations are drawn paler.
 
     Raises:
         UserError: no candidate to draw.
@@ -75,10 +84,13 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
     front = query(table)
     uniform = table.take(table.uniform)
     marked = table.take(table.candidate == chosen)
-    bottom = _limit_quality(axes, table, [front, uniform, marked])
+    before = [] if untrained is None or len(untrained) == 0 else [query(untrained), untrained.take(untrained.uniform)]
+    bottom = _limit_quality(axes, table, [front, uniform, marked, *before])
     below = int((table.columns[QUALITY] < bottom).sum())
     name = _counted(len(table)) + (f" ({below} below the axis)" if below else "")
     axes.scatter(*_place(table), s=14, color=CANDIDATE_COLOUR, alpha=0.45, linewidths=0, zorder=2, label=name)
+    if untrained is not None and before:
+        _draw_untrained(axes, before, len(untrained))
     _draw_front_line(axes, front)
     _draw_marks(axes, uniform, marked)
     if QUALITY in table.reference:
@@ -93,7 +105,7 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None) -> Figure:
     axes.margins(x=0.06)
     axes.spines[["top", "right"]].set_visible(False)
     legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    if left_out := _number(figure, axes, front, uniform, marked):
+    if left_out := _number(figure, axes, (front, uniform, marked), before):
         (name_of_front,) = (text for text in legend.get_texts() if text.get_text() == _front_name(front))
         name_of_front.set_text(f"{_front_name(front)} ({left_out} without room for a number)")
     return figure
@@ -134,6 +146,34 @@ def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
         axes.errorbar(size, quality, yerr=bars, fmt="none", ecolor=FRONT_COLOUR, elinewidth=0.8, capsize=2, alpha=0.4, zorder=3)
 
 
+def _draw_untrained(axes: Axes, parts: Sequence[CandidateTable], compared: int) -> None:
+    """Draw the front and the uniform allocations without training, of so many candidates."""
+    front, uniform = parts
+    axes.plot(
+        *_place(front),
+        drawstyle="steps-post",
+        linestyle="-" if _is_step(front) else "none",
+        color=UNTRAINED_FRONT_COLOUR,
+        linewidth=1.4,
+        marker="o",
+        markersize=2 * FRONT_POINTS,
+        markerfacecolor="white",
+        zorder=2.5,
+        label=f"without training: front of {compared} of these",
+    )
+    if len(uniform):
+        axes.scatter(
+            *_place(uniform),
+            s=2 * UNIFORM_POINTS**2,
+            marker="D",
+            facecolors="white",
+            edgecolors=UNTRAINED_UNIFORM_COLOUR,
+            linewidths=1.0,
+            zorder=2.6,
+            label="without training: uniform",
+        )
+
+
 def _draw_marks(axes: Axes, uniform: CandidateTable, chosen: CandidateTable) -> None:
     if len(uniform):
         axes.scatter(
@@ -159,21 +199,39 @@ def _draw_marks(axes: Axes, uniform: CandidateTable, chosen: CandidateTable) -> 
         )
 
 
-def _number(figure: Figure, axes: Axes, front: CandidateTable, uniform: CandidateTable, chosen: CandidateTable) -> int:
-    """Label the front with numbers and uniform candidates with widths. Return how many labels have no room."""
+def _number(
+    figure: Figure,
+    axes: Axes,
+    named: tuple[CandidateTable, CandidateTable, CandidateTable],
+    others: Sequence[CandidateTable],
+) -> int:
+    """Label the front with numbers and uniform candidates with widths. Return how many labels have no room.
+
+    Args:
+        figure: the picture.
+        axes: its axes.
+        named: the front, the uniform candidates and the chosen one.
+        others: other candidates that are drawn.
+    """
+    front, uniform, chosen = named
     fix_layout(figure)
     drawn = [
         around(axes, *_place(part), radius)
-        for part, radius in ((front, FRONT_POINTS), (uniform, UNIFORM_POINTS), (chosen, CHOSEN_POINTS))
+        for part, radius in (
+            (front, FRONT_POINTS),
+            (uniform, UNIFORM_POINTS),
+            (chosen, CHOSEN_POINTS),
+            *((other, UNIFORM_POINTS) for other in others),
+        )
     ]
     if _is_step(front):
         size, quality = _place(front)
         drawn.append(between(axes, np.repeat(size, 2)[1:], np.repeat(quality, 2)[:-1]))
-    others = front.take(~np.isin(front.candidate, chosen.candidate))
+    rest = front.take(~np.isin(front.candidate, chosen.candidate))
     labels = [
         *_labels(chosen, chosen.candidate, ABOVE_LEFT_DEG, color=FRONT_COLOUR, fontweight="bold"),
         *_labels(uniform, _uniform_labels(uniform), BELOW_RIGHT_DEG, color=UNIFORM_COLOUR),
-        *_labels(others, others.candidate, ABOVE_LEFT_DEG, color=FRONT_COLOUR),
+        *_labels(rest, rest.candidate, ABOVE_LEFT_DEG, color=FRONT_COLOUR),
     ]
     return place_labels(axes, labels, np.vstack(drawn))
 

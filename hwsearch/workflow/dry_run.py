@@ -23,7 +23,7 @@ from hwsearch.search.outcomes import InFlight, finite, settled
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.proposer import Candidate
 from hwsearch.search.record import Asked, has_begun, lock_holder, now
-from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
+from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity, later_rungs
 from hwsearch.search.space import ALWAYS_PROMOTED, SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
 from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
@@ -264,19 +264,20 @@ def _rungs(
     always = sum(seed.strategy in ALWAYS_PROMOTED for seed in seeds)
     each = None if measured is None else measured.seconds_each
     plans = [RungPlan(first, search.trials, done.get(first, 0), each)]
-    for promotion in search.promotions:
-        fidelity = promotion.fidelity
-        if fidelity is not first:
-            most = min(promotion.keep + always, plans[-1].candidates)
-            plans.append(RungPlan(fidelity, most, done.get(fidelity, 0), _seconds_each(experiment, fidelity, measured)))
+    for rung in later_rungs(experiment):
+        most = min(rung.keep + always, plans[-1].candidates)
+        seconds = _seconds_each(experiment, rung.fidelity, measured)
+        plans.append(RungPlan(rung.fidelity, most, done.get(rung.fidelity, 0), seconds))
     return tuple(plans)
 
 
 def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured | None) -> float | None:
-    """Seconds for a candidate at a fidelity above the first, which scores on all mixtures."""
+    """Seconds for a candidate at a fidelity after the first."""
     steps = experiment.qat.steps_at(fidelity)
     if measured is None or (steps and measured.step_seconds is None):
         return None
+    if fidelity.on_subset:
+        return measured.seconds_each
     validation = experiment.data.mixtures.count[Split.VALIDATION]
     scoring = measured.seconds_each * validation / min(experiment.search.validation_mixtures, validation)
     judged = len(JUDGED) if fidelity is Fidelity.FULL_QAT else 0

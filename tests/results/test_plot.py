@@ -87,6 +87,21 @@ def test_a_chosen_candidate_that_is_not_drawn_is_not_marked(chosen: int | None) 
     assert not [name for name in legend(figure) if "chosen" in name]
 
 
+def test_scores_without_training_are_drawn_beside_those_with_it() -> None:
+    untrained = make_table([1.0, 7.5, 6.0], SIZE[:3])
+    figure = draw_front(TABLE, "run", 2, untrained)
+    (axes,) = figure.axes
+    (line,) = [line for line in axes.lines if line.get_label() == "without training: front of 3 of these"]
+    assert line.get_drawstyle() == "steps-post"
+    np.testing.assert_array_equal(line.get_xydata(), [[1.0, 1.0], [2.0, 7.5]])
+    (uniform,) = [found for found in scatters(figure) if found.get_label() == "without training: uniform"]
+    np.testing.assert_array_equal(np.asarray(uniform.get_offsets()), [[1.0, 1.0]])
+    assert {"without training: front of 3 of these", "without training: uniform"} <= set(legend(figure))
+    assert axes.get_ylim()[0] < 1.0
+    for none in (None, untrained.take(np.array([], dtype=np.intp))):
+        assert not [name for name in legend(draw_front(TABLE, "run", 2, none)) if "without training" in name]
+
+
 def test_a_front_of_other_objectives_is_no_line() -> None:
     table = replace(
         make_table(QUALITY, SIZE, latency=[4.0, 3.0, 2.0, 1.0]), objectives=objectives_of([QUALITY_COLUMN, "latency"])

@@ -127,6 +127,22 @@ def test_rungs_above_say_how_many_they_want(tmp_path: Path) -> None:
     assert after.present is after.rungs[1]
 
 
+def test_the_comparison_without_training_is_the_last_rung(tmp_path: Path) -> None:
+    experiment = make_experiment(40, validation=4, validation_mixtures=4, fidelity="shared")
+    shared = Fidelity.SHARED
+    events = [*(asked(number, 0) for number in range(41)), scored(0, 1, fidelity=shared)]
+    events += [scored(number, 2, strategy="uniform" if number < 2 else "kl", fidelity=shared) for number in range(1, 31)]
+    before = tally(experiment, *events).status(tmp_path, None, START)
+    assert [(rung.fidelity, rung.scored, rung.final) for rung in before.rungs] == [(shared, 30, True), (FIRST, 0, False)]
+    assert before.present is before.rungs[0]
+    events += [scored(number, 3, strategy="kl", fidelity=shared) for number in range(31, 41)]
+    events += [scored(0, 4), scored(1, 5), scored(2, 6)]
+    after = tally(experiment, *events).status(tmp_path, None, START)
+    assert [(rung.scored, rung.wanted, rung.final) for rung in after.rungs] == [(40, 40, True), (2, 25, True)]
+    assert after.present is after.rungs[1]
+    assert {notable.fidelity for notable in after.notable} == {shared}
+
+
 def test_the_recent_rate_is_over_minutes_or_over_the_last_few() -> None:
     fast = [float(second) for second in range(1, 1001)]
     assert recent_rate(fast, 1000, 0) == pytest.approx(1.0)

@@ -36,6 +36,8 @@ from hwsearch.separator.untrained import untrained_sites
 RECOVERED = {
     Fidelity.SUBSET: 1.1,
     Fidelity.POST_TRAINING: 1.0,
+    Fidelity.SHARED_SUBSET: 0.7,
+    Fidelity.SHARED: 0.6,
     Fidelity.SHORT_QAT: 0.4,
     Fidelity.FULL_QAT: 0.2,
     Fidelity.FINETUNED: 0.1,

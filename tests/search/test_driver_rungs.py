@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from scipy import stats
 from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity
-from hwsearch.results.candidates import read_candidates
+from hwsearch.results.candidates import read_candidates, read_without_training
 from hwsearch.results.rungs import RungCorrelation, rung_correlations
 from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
-from hwsearch.search.scoring import ScoringJob, trained_name
+from hwsearch.search.scoring import COMPARED, ScoringJob, trained_name
 from hwsearch.search.trained_weights import TRAINED_FOLDER
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from tests.search.synthetic import cut_record, essence, events, finished, make_experiment, quality, search
@@ -109,6 +110,42 @@ def test_every_rung_scores_the_best_fronts_of_the_one_below_and_the_baselines(ru
             assert len(chosen & front) == min(len(front), max(room, 0))
             room -= len(front)
         below = above
+
+
+SHARED = {"fidelity": "shared", "validation": 20, "trials": 60}
+COMPARISONS = [
+    ({"validation_mixtures": 20}, Fidelity.SHARED, Fidelity.POST_TRAINING),
+    ({"validation_mixtures": 4}, Fidelity.SHARED_SUBSET, Fidelity.SUBSET),
+    ({"validation_mixtures": 4, "promotions": [{"fidelity": "shared", "keep": 30}]}, Fidelity.SHARED, Fidelity.POST_TRAINING),
+]
+
+
+@pytest.mark.parametrize(("settings", "trained", "untrained"), COMPARISONS)
+def test_a_search_on_the_shared_network_ends_with_its_best_without_training(
+    tmp_path: Path, settings: dict[str, Any], trained: Fidelity, untrained: Fidelity
+) -> None:
+    experiment, executor = make_experiment(**SHARED, **settings), Watched()
+    summary = search(tmp_path, experiment, executor)
+    with_training, without = scored(tmp_path, trained), scored(tmp_path, untrained)
+    contest = {n: event for n, event in with_training.items() if event.strategy not in ALWAYS and n != REFERENCE}
+    always = with_training.keys() - contest.keys()
+    assert always <= without.keys() <= with_training.keys()
+    chosen = without.keys() - always
+    assert len(chosen) == COMPARED
+    assert len(chosen & fronts(contest)[0]) == min(COMPARED, len(fronts(contest)[0]))
+    assert summary.promoted[untrained] == len(without) - 1
+    assert executor.jobs[-1][1].fidelity is untrained
+    table = read_candidates(tmp_path)
+    assert table.fidelity is trained
+    found = read_without_training(tmp_path, table)
+    assert (found.fidelity, found.candidate.tolist()) == (untrained, list(without)[1:])
+    some = read_without_training(tmp_path, table.take(table.candidate <= 3))
+    assert set(some.candidate.tolist()) == {1, 2, 3} & without.keys()
+    assert some.reference == found.reference
+    assert len(read_without_training(tmp_path, found)) == 0
+    again = Watched()
+    search(tmp_path, experiment, again)
+    assert again.jobs == []
 
 
 def test_only_what_is_within_the_limits_is_promoted_beside_the_baselines(run: tuple[Path, Watched], tmp_path: Path) -> None:
