@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,12 +236,14 @@ def test_a_dry_run_says_what_the_budgets_come_to(tiny: Tiny, tmp_path: Path) -> 
 def test_hours_are_filled_rung_by_rung() -> None:
     first = dry_run.RungPlan(Fidelity.SUBSET, 100, 20, 1.0)
     whole, trained = (
-        dry_run.RungPlan(*given) for given in ((Fidelity.POST_TRAINING, 10, 0, 4.0), (Fidelity.SHORT_QAT, 5, 0, None))
+        dry_run.RungPlan(*given) for given in ((Fidelity.POST_TRAINING, 10, 0, 4.0), (Fidelity.SHORT_QAT, 5, 0, 8.0))
     )
     todo = [(80, first), (10, whole), (5, trained)]
     measured = dry_run.Measured(10.0, 1.0, None, 1.0, 1.0)
-    for seconds, scored in ((9, (20, 0, 0)), (30, (60, 0, 0)), (58, (100, 4, 0)), (70.001, (100, 10))):
+    for seconds, scored in ((9, (20, 0, 0)), (30, (60, 0, 0)), (58, (100, 4, 0)), (78.001, (100, 10, 2))):
         assert dry_run.scored_in(seconds / 3600, todo, measured, at_once=2) == scored
+        later = replace(measured, shared_seconds=7.0)
+        assert dry_run.scored_in((seconds + 7) / 3600, todo, later, at_once=2) == scored
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.shared import load_shared
 from hwsearch.separator.trained import trained_network
+from hwsearch.view.dry_run import print_plan
 from hwsearch.workflow.caller import Resources
 from hwsearch.workflow.checks import check, check_searched
 from hwsearch.workflow.dry_run import dry_run
@@ -25,6 +26,7 @@ from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workflow.runs import read_run, trained_state
 from hwsearch.workflow.search import search
 from hwsearch.workflow.training import prepare
+from hwsearch.workflow.training_time import TrainingTimes
 from hwsearch.workspace import Workspace
 from tests.sensitivity.workspaces import BASE, build, make_experiment
 from tests.test_pipeline_trained import QAT, Last, si_snr_db
@@ -172,7 +174,26 @@ def test_a_dry_run_says_that_the_network_is_missing(runs: Path) -> None:
     workspace = Workspace(runs, experiment_of(runs, "dry"))
     plan = dry_run(workspace, 0, may_train=False)
     assert "the shared network, which the command trains" in plan.missing
+    assert plan.measured is not None
+    assert plan.measured.shared_seconds > 0
     assert not workspace.folder.exists()
+    assert [(rung.fidelity, rung.candidates) for rung in plan.rungs] == [(Fidelity.SHARED, 8), (Fidelity.POST_TRAINING, 8)]
+
+
+def test_a_dry_run_estimates_the_training_of_the_network(
+    searched: Searched, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six steps, and three reports of two uniform allocations."""
+    monkeypatch.setattr("hwsearch.workflow.dry_run.time_training", lambda *_: TrainingTimes(candidate=2.0, shared=10.0))
+    plan = dry_run(Workspace(runs, experiment_of(runs, "dry")), 0, may_train=False)
+    assert plan.measured is not None
+    assert plan.measured.shared_seconds == pytest.approx(60.0 + 3 * 2 * plan.measured.seconds_each)
+    print_plan(plan)
+    assert "shared:   about 1 min" in capsys.readouterr().out
+    there = dry_run(searched[0], 0, may_train=False)
+    assert there.measured is not None
+    assert there.measured.shared_seconds == 0
+    assert there.measured.step_seconds == 2.0
 
 
 def test_the_section_shared_counts_only_for_a_search_that_uses_it(runs: Path) -> None:

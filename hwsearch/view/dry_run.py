@@ -32,10 +32,9 @@ def print_plan(plan: DryRun) -> None:
     step = "" if plan.measured.step_seconds is None else f", {plan.measured.step_seconds:.2f} s for a training step"
     each = f"then {plan.measured.seconds_each:.2f} s each{step}"
     say(f"measured: {plan.measured.start_seconds:.1f} s until a worker is warm, {each}")
-    if plan.seconds is None:
-        say("time:     unknown: a training rung is measured once training mixtures are there")
-    else:
-        say(f"time:     about {duration(plan.seconds)} of scoring{', beside what is missing' if plan.missing else ''}")
+    if plan.measured.shared_seconds:
+        say(f"shared:   about {duration(plan.measured.shared_seconds)} for the training of the shared network")
+    say(f"time:     about {duration(plan.seconds or 0.0)} of scoring{', beside what is missing' if plan.missing else ''}")
     say(f"disk:     {(plan.disk_bytes or 0.0) / 1e6:.1f} MB for record, mirror and trained weights")
     say(f"memory:   about {(plan.memory_bytes or 0.0) / 1e9:.1f} GB")
 
@@ -46,11 +45,8 @@ def _hours_line(plan: DryRun, hours: float) -> str:
     if plan.measured is None:
         return f"{said} end the search if its trials do not before; how many fit in is not estimated"
     share = "" if plan.exact else "; what sensitivities take of them is not counted"
-    pairs = list(zip(plan.scored_in_hours, plan.rungs, strict=False))
-    whole = all(scored >= rung.candidates for scored, rung in pairs)
-    if whole and len(pairs) == len(plan.rungs):
+    pairs = list(zip(plan.scored_in_hours, plan.rungs, strict=True))
+    if all(scored >= rung.candidates for scored, rung in pairs):
         return f"its trials end the search within {said}{share}"
     counts = [f"{scored} of {rung.candidates} candidates at '{rung.fidelity.value}'" for scored, rung in pairs]
-    if whole:  # and the next one could not be measured
-        counts.append(f"some at '{plan.rungs[len(pairs)].fidelity.value}', which is not measured")
     return f"{said} end the search after about {', '.join(counts)}{share}"

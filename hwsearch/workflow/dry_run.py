@@ -1,5 +1,6 @@
 """A dry run: what a search would do and cost. It writes nothing into the folders of the search."""
 
+import math
 import os
 import resource
 import shutil
@@ -15,7 +16,7 @@ from hwsearch.data.dataset import manifest_path
 from hwsearch.executor import Outcome
 from hwsearch.experiment import Experiment, Fidelity, Split
 from hwsearch.extensions import STRATEGIES
-from hwsearch.process.device import is_there, open_device
+from hwsearch.process.device import is_there
 from hwsearch.results.status import SearchStatus, read_tally
 from hwsearch.search.costs import CostBook
 from hwsearch.search.identity import search_header
@@ -24,23 +25,28 @@ from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.proposer import Candidate
 from hwsearch.search.record import Asked, has_begun, lock_holder, now
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity, later_rungs
-from hwsearch.search.space import ALWAYS_PROMOTED, SearchSpace, Seed, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import (
+    ALWAYS_PROMOTED,
+    SearchSpace,
+    Seed,
+    build_space,
+    ends_seeds,
+    uniform_seeds,
+    uniform_weights,
+)
 from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
-from hwsearch.separator.allocation import uniform
-from hwsearch.separator.prepare import prepare_base, weights_file
+from hwsearch.separator.prepare import weights_file
 from hwsearch.separator.untrained import untrained_sites
-from hwsearch.training.pool import load_pool, pool_path
-from hwsearch.training.qat import JUDGED, TrainingOptions, train_quantized
+from hwsearch.training.pool import pool_path
+from hwsearch.training.qat import JUDGED
 from hwsearch.workflow.checks import check_plan
 from hwsearch.workflow.search import check_storage
 from hwsearch.workflow.training import needs_training
+from hwsearch.workflow.training_time import time_training
 from hwsearch.workspace import Workspace
-
-_TRAINED_STEPS = 4
-"""Steps of training that are run for timing. The first one is slower and does not count."""
 
 _TIMED = 2
 """Number of candidates that are timed."""
@@ -59,7 +65,7 @@ class RungPlan:
     done: int
     """Number of them that the record holds already."""
     seconds_each: float | None
-    """Seconds for one of them on one worker; None if that could not be measured."""
+    """Seconds for one of them on one worker; None if nothing could be measured."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,13 @@ class Measured:
     seconds_each: float
     """Seconds for a later candidate at the first fidelity."""
     step_seconds: float | None
-    """Seconds for a step of training; None if there are no training mixtures or none are needed."""
+    """Seconds for a step of the training of a candidate; None if the search trains nothing."""
     record_bytes: float
     """Bytes of a candidate in the record and its mirror."""
     memory_bytes: float
     """Largest memory of a process that scores."""
+    shared_seconds: float = 0.0
+    """Seconds for the training of the shared network; 0 if it is there or not wanted."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ class DryRun:
     missing: tuple[str, ...]
     """What must be made first. The estimates do not cover it."""
     seconds: float | None
-    """Seconds from the first candidate to the last; None if a rung could not be measured."""
+    """Seconds from the first candidate to the last; None if nothing could be measured."""
     disk_bytes: float | None
     """Bytes of the record, its mirror and the trained weights."""
     memory_bytes: float | None
@@ -101,8 +109,8 @@ class DryRun:
     hours: float | None
     """`search.hours`."""
     scored_in_hours: tuple[int, ...]
-    """Number of candidates at each rung that fit into the hours, those that are done included. It ends before a rung that could
-    not be measured."""
+    """Number of candidates at each rung that fit into the hours, those that are done included; empty if there are no hours, or
+    nothing could be measured."""
     stall: str | None
     """When a stall of the hypervolume ends the search, in words; None if it never does."""
     storage: str | None
@@ -163,17 +171,12 @@ def _status(workspace: Workspace) -> SearchStatus | None:
 def scored_in(
     hours: float | None, todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int
 ) -> tuple[int, ...]:
-    """The number of candidates at each rung that fit into the hours on so many workers, those that are done included.
-
-    It ends before the first rung that the hours reach and that could not be measured.
-    """
+    """The number of candidates at each rung that fit into the hours on so many workers, those that are done included."""
     if hours is None or measured is None:
         return ()
     found: list[int] = []
-    left = max(0.0, 3600 * hours - measured.start_seconds)
+    left = max(0.0, 3600 * hours - measured.shared_seconds - measured.start_seconds)
     for count, rung in todo:
-        if count and left and rung.seconds_each is None:
-            break
         each = (rung.seconds_each or 0.0) / at_once
         room = count if left and each * count <= left else int(left / each) if each else 0
         found.append(rung.done + room)
@@ -274,7 +277,7 @@ def _rungs(
 def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured | None) -> float | None:
     """Seconds for a candidate at a fidelity after the first."""
     steps = experiment.qat.steps_at(fidelity)
-    if measured is None or (steps and measured.step_seconds is None):
+    if measured is None:
         return None
     if fidelity.on_subset:
         return measured.seconds_each
@@ -285,8 +288,8 @@ def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured
 
 
 def _seconds(todo: Sequence[tuple[int, RungPlan]], measured: Measured | None, at_once: int) -> float | None:
-    """Seconds from the first candidate to the last; None if a rung that has candidates left could not be measured."""
-    if measured is None or any(rung.seconds_each is None for count, rung in todo if count):
+    """Seconds from the first candidate to the last; None if nothing could be measured."""
+    if measured is None:
         return None
     scoring = sum(count * (rung.seconds_each or 0.0) for count, rung in todo)
     return measured.start_seconds + scoring / at_once if scoring else 0.0
@@ -315,29 +318,21 @@ def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
         start = time.perf_counter()
         metrics = [score(job) for job in jobs][-1]
         each = (time.perf_counter() - start) / len(jobs)
-        steps = _step_seconds(workspace, calibration) if trainings(experiment) and pool_path(workspace).is_file() else None
+        training = time_training(workspace, space, calibration) if trainings(experiment) else None
         size = _entry_bytes(experiment, space, jobs[-1], metrics, folder / "mirror")
     peak = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Measured(started, each, steps, size, peak)
+    if training is None:
+        return Measured(started, each, None, size, peak)
+    return Measured(started, each, training.candidate, size, peak, _shared_seconds(workspace, space, training.shared, each))
 
 
-def _step_seconds(workspace: Workspace, calibration: Path) -> float:
-    experiment = workspace.experiment
-    device = open_device(experiment.workers.device)
-    base = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration).on(device)
-    search = experiment.search
-    allocation = uniform(base.sites, max(search.weight_bits), max(search.activation_bits), search.widest_trunk)
-    times: list[float] = []
-    train_quantized(
-        base,
-        allocation,
-        load_pool(pool_path(workspace)),
-        experiment.qat,
-        _TRAINED_STEPS,
-        experiment.seed,
-        options=TrainingOptions(on_step=lambda *_: times.append(time.perf_counter())),
-    )
-    return (times[-1] - times[0]) / (len(times) - 1)
+def _shared_seconds(workspace: Workspace, space: SearchSpace, step_seconds: float, score_seconds: float) -> float:
+    """Seconds for the training of the shared network, and for its reports of the quality of uniform allocations."""
+    if not workspace.experiment.search.uses_shared or workspace.shared_path.is_file():
+        return 0.0
+    config = workspace.experiment.shared
+    reports = 1 + math.ceil(config.steps / config.report_steps)
+    return config.steps * step_seconds + reports * len(uniform_weights(space)) * score_seconds
 
 
 def _entry_bytes(
