@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import optuna
 import torch
+from before_training import NEAREST
 from matplotlib.figure import Figure
 from optuna.distributions import IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 from scipy import stats
 
-from hwsearch.experiment import Fidelity, load_experiment
+from hwsearch.experiment import Experiment, Fidelity, load_experiment, with_search
 from hwsearch.files.reading import digest, read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.search.costs import CostBook
@@ -77,6 +78,13 @@ class Job:
         return f"{self.sampler.replace(' ', '-')}-{'seeded' if self.seeded else 'unseeded'}-{self.seed}"
 
 
+def load(path: Path) -> Experiment:
+    """Load the experiment, with the trunk and the rounding of the committed curves, and with a run folder of its own."""
+    experiment = with_search(load_experiment(path), {"trunk_bits": [8]})
+    quantization = experiment.quantization.model_copy(update=NEAREST)
+    return experiment.model_copy(update={"name": f"{experiment.name}-efficiency", "quantization": quantization})
+
+
 def estimate(workspace: Workspace) -> None:
     """Estimate what is missing of the sensitivities; one process at a time may."""
     experiment = workspace.experiment
@@ -89,7 +97,7 @@ class Problem:
 
     def __init__(self, experiment_path: Path, runs: Path) -> None:
         torch.set_num_threads(1)
-        self.experiment = load_experiment(experiment_path)
+        self.experiment = load(experiment_path)
         self.workspace = Workspace(runs, self.experiment)
         self.folder = self.workspace.folder / "efficiency"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +378,7 @@ def main() -> None:
     parser.add_argument("--unseeded", choices=["yes", "no", "only"], default="yes", help="runs without seeds, too")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    workspace = Workspace(options.runs_dir, load_experiment(options.experiment))
+    workspace = Workspace(options.runs_dir, load(options.experiment))
     build(workspace, options.workers)
     estimate(workspace)
     problem = Problem(options.experiment, options.runs_dir)

@@ -27,6 +27,7 @@ import hwsearch  # before ONNX Runtime, which reports to its makers where nobody
 import numpy as np
 import onnxruntime
 import torch
+from before_training import NEAREST
 from numpy.typing import NDArray
 from scipy import stats
 from scoring_speed import processor
@@ -68,10 +69,12 @@ def scores(base: PreparedBase, examples: list[Example], bits: BitAllocation) -> 
 
 
 def prepared(experiment: Experiment, runs: Path, trunk: int) -> PreparedBase:
-    """The experiment's base, its trunk carried in so many bits."""
+    """The experiment's base, its trunk carried in so many bits, and its weights rounded to the nearest integers."""
     workspace = Workspace(runs, experiment)
     cache = runs / "trunk_bits" / f"calibration-{trunk}.json"
-    return prepare_base(with_search(experiment, {"trunk_bits": [trunk]}), workspace.base_path, workspace.data_folder, cache)
+    quantization = experiment.quantization.model_copy(update=NEAREST)
+    changed = with_search(experiment.model_copy(update={"quantization": quantization}), {"trunk_bits": [trunk]})
+    return prepare_base(changed, workspace.base_path, workspace.data_folder, cache)
 
 
 def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]:

@@ -1,0 +1,236 @@
+"""The results of what is measured so far: JSON, Markdown and a plot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from bench import Bench, Choice
+from judging import FAILED, METRICS, PESQ, SI_SNR, STOI, digits_of, figures_path, words_path
+from matplotlib.figure import Figure
+from methods import METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM, all_choices
+from numpy.typing import NDArray
+
+from hwsearch.files.reading import read_json
+from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test, wer_interval
+from hwsearch.metrics.wer import WordErrors
+
+FULL_PRECISION = "full precision"
+OURS_FROM_SHARED, UNIFORM_FROM_SHARED = "shared search, from shared", "uniform, from shared"
+TESTED = (SI_SNR, PESQ)
+"""Metrics that paired tests compare."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass
+class Cell:
+    """A method at a size: what each seed has reached."""
+
+    bytes: list[float] = field(default_factory=list)
+    mean_bits: list[float] = field(default_factory=list)
+    figures: dict[int, Mapping[str, list[float | None]]] = field(default_factory=dict)
+    words: dict[int, list[list[int]]] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def mean(self, metric: str, seeds: Sequence[int]) -> Values:
+        """Return a metric of every mixture, mean over seeds; NaN where it has no value."""
+        rows = [[np.nan if value is None else value for value in self.figures[seed][metric]] for seed in seeds]
+        mean: Values = np.mean(np.array(rows, float), axis=0)
+        return mean
+
+
+Cells = dict[tuple[str, float], Cell]
+
+
+def collect(bench: Bench, seeds: int, sizes: Sequence[float]) -> Cells:
+    """Read the figures that are there, by method and size."""
+    cells: Cells = {}
+    for seed in range(seeds):
+        for (method, bits), choice in all_choices(bench, seed, sizes).items():
+            _read(bench, cells.setdefault((method, bits), Cell()), choice, seed, bench.steps)
+    return {place: cell for place, cell in cells.items() if cell.figures or cell.failed}
+
+
+def collect_control(bench: Bench, seeds: int, control: Sequence[int]) -> dict[int, Cell]:
+    """Read the figures of full precision, trained in floating point, by the number of steps."""
+    cells = {steps: Cell() for steps in control}
+    for (steps, cell), seed in product(cells.items(), range(seeds)):
+        _read(bench, cell, Choice(bench.full_precision), seed, steps)
+    return {steps: cell for steps, cell in cells.items() if cell.figures}
+
+
+def _read(bench: Bench, cell: Cell, choice: Choice, seed: int, steps: int) -> None:
+    key = bench.key(choice, seed, steps)
+    if not figures_path(bench, key).is_file():
+        return
+    found = read_json(figures_path(bench, key), "figures")
+    if FAILED in found:
+        cell.failed[seed] = found[FAILED]
+        return
+    cell.figures[seed] = found
+    size, mean_bits = bench.charge(choice.allocation)
+    cell.bytes.append(size)
+    cell.mean_bits.append(mean_bits)
+    if bench.settings.digits and words_path(bench, key).is_file():
+        cell.words[seed] = read_json(words_path(bench, key), "word errors")["errors"]
+
+
+def summary(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """Means over seeds and mixtures, with 95 % intervals over the target utterances."""
+    seeds = sorted(cell.figures)
+    row: dict[str, Any] = {"seeds": len(seeds)}
+    if cell.failed:
+        row["failed"] = cell.failed
+    if not seeds:
+        return row
+    row |= {"bytes": float(np.mean(cell.bytes)), "mean_bits": float(np.mean(cell.mean_bits))}
+    for metric in METRICS:
+        values, groups = _finite(bench, cell.mean(metric, seeds))
+        estimate = bootstrap_mean_interval(values, 0, groups)
+        row[metric] = [estimate.value, estimate.low, estimate.high]
+    if cell.words:
+        utterances = [mixture.target.utterance for mixture in digits_of(bench.settings).mixtures]
+        said = [WordErrors(*errors) for mixtures in cell.words.values() for errors in mixtures]
+        groups = utterances * len(cell.words)
+        estimate = wer_interval(said, 0, groups)
+        row["wer_digits"] = [estimate.value, estimate.low, estimate.high]
+    return row
+
+
+def _finite(bench: Bench, *columns: Values) -> tuple[Any, ...]:
+    """Return the columns where all have a value, and the target utterances there."""
+    there: NDArray[np.bool_] = np.all(np.isfinite(np.stack(columns)), axis=0)
+    groups = [mixture.target.utterance for mixture, good in zip(bench.test, there, strict=True) if good]
+    return (*(column[there] for column in columns), groups)
+
+
+def tests(bench: Bench, cells: Cells, control: Mapping[int, Cell], sizes: Sequence[float]) -> list[dict[str, Any]]:
+    """Compare by paired tests, each with the best rival of a kind on these very mixtures, on the seeds that both have."""
+    peers = tuple(sorted({method for method, _ in cells} - set(METHODS)))
+    kinds = (
+        (OURS, "best uniform", UNIFORM),
+        (OURS, "best single method", (*TABLES, NAS)),
+        (OURS, SEARCH, (SEARCH,)),
+        (OURS, "best peer", peers),
+        (OURS, FULL_PRECISION, (FULL_PRECISION,)),
+        (OURS_FROM_SHARED, UNIFORM_FROM_SHARED, (UNIFORM_FROM_SHARED,)),
+        (OURS_FROM_SHARED, FULL_PRECISION, (FULL_PRECISION,)),
+    )
+    untrained = {} if 0 not in control else {(FULL_PRECISION, bits): control[0] for bits in sizes}
+    found = []
+    for metric, (ours, kind, group) in product(TESTED, kinds):
+        family = [
+            entry for bits in sizes if (entry := _test(bench, {**cells, **untrained}, metric, ours, group, bits)) is not None
+        ]
+        _correct(family)
+        found += [{"metric": metric, "method": ours, "against": kind} | entry for entry in family]
+    return found
+
+
+def _test(bench: Bench, cells: Cells, metric: str, ours: str, group: Sequence[str], bits: float) -> dict[str, Any] | None:
+    """Compare a method with the best of a group at a size; None if either is not measured."""
+    mine, best = cells.get((ours, bits)), None
+    if mine is None:
+        return None
+    for method in group:
+        rival = cells.get((method, bits))
+        seeds = [] if rival is None else sorted(set(mine.figures) & set(rival.figures))
+        if rival is None or not seeds:
+            continue
+        first, second, groups = _finite(bench, mine.mean(metric, seeds), rival.mean(metric, seeds))
+        if best is None or second.mean() > best[1].mean():
+            best = first, second, groups, method, seeds
+    if best is None:
+        return None
+    first, second, groups, method, seeds = best
+    test = paired_permutation_test(first, second, 0, groups)
+    entry = {"bits": bits, "rival": method, "seeds": len(seeds), "mixtures": test.n}
+    return entry | {"difference": test.difference, "p_value": test.p_value}
+
+
+def _correct(family: Sequence[dict[str, Any]]) -> None:
+    """Correct p values for testing at every size (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    largest = 0.0
+    for rank, entry in enumerate(sorted(family, key=lambda entry: entry["p_value"] or 0.0)):
+        largest = max(largest, min(1.0, (len(family) - rank) * (entry["p_value"] or 0.0)))
+        entry["p_holm"] = largest
+
+
+def plot(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any] | None) -> Figure:
+    """Draw SI-SNR improvement and PESQ against the bytes."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    methods = list(dict.fromkeys((*METHODS, *(row["method"] for row in rows))))
+    for axes, metric, label in zip(figure.subplots(1, 2), (SI_SNR, PESQ), ("SI-SNR improvement, dB", "PESQ"), strict=True):
+        for index, method in enumerate(methods):
+            drawn = sorted((row for row in rows if row["method"] == method and metric in row), key=lambda row: row["bits"])
+            sizes, values = [row["bytes"] / 1e6 for row in drawn], [row[metric][0] for row in drawn]
+            (line,) = axes.plot(sizes, values, marker="o", markersize=3, color=f"C{index % 10}", label=method)
+            ours = method in (OURS, OURS_FROM_SHARED)
+            line.set(linestyle="--" if method in UNIFORM else ":" if index >= 10 else "-", linewidth=2.2 if ours else 1)
+        if full is not None:
+            axes.axhline(full[metric][0], color="0.4", linewidth=0.8, linestyle=":")
+        axes.set_xlabel("file, MB")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=6)
+    return figure
+
+
+def markdown(content: Mapping[str, Any], sizes: Sequence[float]) -> str:
+    """Write the tables."""
+    made_by, control = content["made_by"], content["full_precision"]
+    lines = [f"After {made_by['steps']} training steps, on {made_by['test_mixtures']} test mixtures; 95 % intervals.", ""]
+    lines += ["| full precision, trained for | SI-SNR improvement, dB | PESQ | STOI | seeds |", "|---|---|---|---|---|"]
+    for steps, row in control.items():
+        cells = " | ".join(f"{row[metric][0]:.3f} [{row[metric][1]:.3f}, {row[metric][2]:.3f}]" for metric in METRICS)
+        lines.append(f"| {steps} steps | {cells} | {row['seeds']} |")
+    rising = sorted(sizes)
+    heads = " | ".join(f"{bits:g} bits" for bits in rising)
+    by_cell = {(row["method"], row["bits"]): row for row in content["rows"]}
+    methods = list(dict.fromkeys((*METHODS, *(row["method"] for row in content["rows"]))))
+    named = {SI_SNR: "SI-SNR improvement, dB (file in kB; seeds)", PESQ: "PESQ", STOI: "STOI", "wer_digits": "WER on digits, %"}
+    for metric, name in named.items():
+        if not any(metric in row for row in content["rows"]):
+            continue
+        lines += ["", f"**{name}**", "", f"| method | {heads} |", "|---" * (len(rising) + 1) + "|"]
+        lines += [f"| {one} | {' | '.join(_cell(by_cell.get((one, bits)), metric) for bits in rising)} |" for one in methods]
+    lines += ["", "**Differences in SI-SNR improvement, dB; p after Holm's correction over the sizes**", ""]
+    lines += [f"| compared | {heads} |", "|---" * (len(rising) + 1) + "|"]
+    found = {(test["method"], test["against"], test["bits"]): test for test in content["tests"] if test["metric"] == SI_SNR}
+    for method, against in dict.fromkeys((method, against) for method, against, _ in found):
+        cells = " | ".join(_verdict(found.get((method, against, bits))) for bits in rising)
+        lines.append(f"| {method}, less {against} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Mapping[str, Any] | None, metric: str) -> str:
+    if row is None or metric not in row:
+        return "diverged" if row is not None and row.get("failed") else ""
+    value, low, high = row[metric]
+    match metric:
+        case "wer_digits":
+            return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        case "stoi":
+            return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        case "pesq":
+            return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] ({row['bytes'] / 1e3:.0f}; {row['seeds']})"
+
+
+def _verdict(test: Mapping[str, Any] | None) -> str:
+    if test is None:
+        return ""
+    return f"{test['difference']:+.3f} to {test['rival']}, p = {test['p_holm']:.2g} ({test['seeds']} seeds)"
+
+
+def contents(bench: Bench, seeds: int, sizes: Sequence[float], control: Sequence[int]) -> dict[str, Any]:
+    """Summarise all that is measured."""
+    cells, controls = collect(bench, seeds, sizes), collect_control(bench, seeds, control)
+    rows = [{"method": method, "bits": bits} | summary(bench, cell) for (method, bits), cell in cells.items()]
+    return {
+        "full_precision": {str(steps): summary(bench, cell) for steps, cell in controls.items()},
+        "rows": rows,
+        "tests": tests(bench, cells, controls, sizes),
+    }
