@@ -104,7 +104,7 @@ class Bench:
         self.workspace = self.workspaces[SHARED]
         self.folder = self.workspace.folder / "methods"
         self.data_folder = self.workspace.data_folder
-        self.steps = settings.steps or loaded.qat.finetune_steps
+        self.steps = loaded.qat.finetune_steps if settings.steps is None else settings.steps
         self.sites = untrained_sites(self.experiment)
         self.space = build_space(self.experiment.search, self.sites)
         self.costs = CostBook(self.experiment, self.space)

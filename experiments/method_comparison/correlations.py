@@ -32,7 +32,7 @@ from hwsearch.training.shared import SharedTraining
 
 MEAN_BITS = (2.0, 5.0)
 SOLVED_AT = (2.5, 3.0, 4.0)
-RESAMPLES = 2000
+RESAMPLES = 1000
 BYTES = "bytes"
 """Ranks allocations by their size alone."""
 

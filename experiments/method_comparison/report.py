@@ -153,8 +153,9 @@ def _test(bench: Bench, cells: Cells, metric: str, ours: str, group: Sequence[st
 def _correct(family: Sequence[dict[str, Any]]) -> None:
     """Correct p values for testing at every size (Holm, Scandinavian Journal of Statistics 6, 1979)."""
     largest = 0.0
-    for rank, entry in enumerate(sorted(family, key=lambda entry: entry["p_value"] or 0.0)):
-        largest = max(largest, min(1.0, (len(family) - rank) * (entry["p_value"] or 0.0)))
+    tested = [entry for entry in family if entry["p_value"] is not None]
+    for rank, entry in enumerate(sorted(tested, key=lambda entry: entry["p_value"])):
+        largest = max(largest, min(1.0, (len(tested) - rank) * entry["p_value"]))
         entry["p_holm"] = largest
 
 
@@ -222,7 +223,8 @@ def _cell(row: Mapping[str, Any] | None, metric: str) -> str:
 def _verdict(test: Mapping[str, Any] | None) -> str:
     if test is None:
         return ""
-    return f"{test['difference']:+.3f} to {test['rival']}, p = {test['p_holm']:.2g} ({test['seeds']} seeds)"
+    chance = f"p = {test['p_holm']:.2g}" if "p_holm" in test else "not tested"
+    return f"{test['difference']:+.3f} to {test['rival']}, {chance} ({test['seeds']} seeds)"
 
 
 def contents(bench: Bench, seeds: int, sizes: Sequence[float], control: Sequence[int]) -> dict[str, Any]:
