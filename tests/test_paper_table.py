@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,15 @@ import torch
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, load_experiment
 from hwsearch.metrics.evaluation import UtteranceScores
 from hwsearch.metrics.wer import word_errors
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import weight_scale
+from hwsearch.training.pool import build_pool
+from hwsearch.workflow.shared import train_shared_network
+from hwsearch.workflow.training import prepare
+from hwsearch.workspace import Workspace
+from tests.sensitivity.workspaces import BASE, build, make_experiment
 from tests.separator.small import RELU as CONFIG
 from tests.separator.small import normalised_features, small_network, uniform
 
@@ -84,6 +90,59 @@ def test_a_list_of_systems_is_read_as_it_was_written(table, tmp_path):
     ]
     table.systems.write_systems(tmp_path / "systems.json", systems)
     assert table.systems.read_systems(tmp_path / "systems.json") == systems
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A small untrained base with its data and a shared network."""
+    runs = build(tmp_path_factory.mktemp("table"))
+    search = {"weight_bits": [2, 3, 8], "activation_bits": [8], "trunk_bits": [16], "targets": [], "validation_mixtures": 3}
+    sections = {
+        "quantization": {"calibration_mixtures": 2},
+        "shared": {"steps": 2, "batch_size": 2, "report_steps": 2},
+        "nas": {"steps": 2, "cost_weights": [0.5, 20.0]},
+        "search": search,
+    }
+    made = Workspace(runs, make_experiment(name="table", base=str(runs / BASE), **sections))
+    train_shared_network(made, 1)
+    return made
+
+
+def test_reference_systems_fit_their_sizes(table, workspace):
+    experiment = table.reference.reference_experiment(workspace.experiment)
+    pool = build_pool(workspace, 1, lambda _done, _total: None)
+    place = replace(workspace, experiment=experiment)
+    prepare(place)
+    systems = {system.name: system for system in table.reference.Reference(place).systems(pool)}
+    assert systems.keys() == table.reference.PUBLISHED.keys()
+    for name, system in systems.items():
+        widths = system.allocation.by_site
+        assert {bits for site, bits in widths.items() if not is_weight(site)} == {FLOAT_BITS}
+        assert widths["input_proj.weight"] == widths["mask_head.weight"] == FLOAT_BITS
+        if name.startswith("mixed"):
+            uniform_system = systems[f"uniform, {name.rpartition(', ')[2]}"]
+            assert system.file_bytes <= uniform_system.file_bytes
+            assert system.average_bits <= uniform_system.average_bits
+
+
+def test_our_systems_have_packed_files_of_their_sizes_and_train_from_the_shared_network(table, workspace, monkeypatch):
+    monkeypatch.setattr(table.ours, "RATIOS", (1.5, 2.0, 100.0))
+    assert not table.ours.our_experiment(replace(workspace, runs=workspace.runs / "none")).search.uses_shared
+    place = replace(workspace, experiment=table.ours.our_experiment(workspace))
+    assert place.experiment.search.uses_shared
+    pool = build_pool(place, 1, lambda _done, _total: None)
+    ours = table.ours.Ours(place, pool, 1)
+    base = prepare(place, place.experiment.search.weight_bits)
+    whole = sum(4 * tensor.numel() for tensor in base.graph.parameters.values())
+    systems = ours.systems()
+    assert [system.name.partition(", ")[2] for system in systems] == ["1.5 times", "2 times", "smallest file"]
+    assert all(system.file_bytes <= whole / ratio for system, ratio in zip(systems, (1.5, 2.0), strict=False))
+    assert {bits for site, bits in systems[2].allocation.widths if is_weight(site)} == {2}
+    for system in systems[1:]:
+        state = ours.trained(base, system.allocation, 0)
+        assert table.ours.packed_bytes(base, state) == system.file_bytes
+        assert state.steps == place.experiment.shared.steps + 1
+    assert ours.trained_path(systems[2].allocation, 0) != ours.trained_path(systems[2].allocation, 1)
 
 
 def scores(table, lost_db: float, missed: int = 0) -> dict[str, list[UtteranceScores]]:

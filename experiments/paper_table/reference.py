@@ -20,7 +20,7 @@ from systems import Kind, System
 from torch import Tensor
 
 from hwsearch.executor import LocalExecutor
-from hwsearch.experiment import FLOAT_BITS, Experiment, NasConfig, QuantizationConfig, SensitivityConfig, with_search
+from hwsearch.experiment import FLOAT_BITS, Experiment, QuantizationConfig, with_search
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.search.exact.front import front_at
@@ -71,8 +71,8 @@ def reference_experiment(experiment: Experiment) -> Experiment:
     changes = {
         "name": f"{experiment.name}-reference",
         "quantization": QuantizationConfig(rounding="nearest", bias_correction=False, equalise=False, centre_trunk=False),
-        "sensitivity": SensitivityConfig(mixtures=experiment.sensitivity.mixtures, probe="gaussian"),
-        "nas": NasConfig(cost=SUM_SQRT_BITS),
+        "sensitivity": experiment.sensitivity.model_copy(update={"probe": "gaussian"}),
+        "nas": experiment.nas.model_copy(update={"cost": SUM_SQRT_BITS}),
     }
     search = {
         "weight_bits": list(WIDTHS),
