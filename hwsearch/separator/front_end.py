@@ -117,14 +117,6 @@ class FrontEnd(nn.Module, ABC):
     def synthesise(self, analysis: Analysis, output: Tensor, samples: int) -> Tensor:
         """Make waveforms from the network's output: [batch, samples] for one speaker, else [batch, speakers, samples]."""
 
-    @abstractmethod
-    def stored(self, analysis: Analysis) -> Tensor:
-        """Return the part of the context that is stored with training mixtures because it takes long to compute: [batch, ...]."""
-
-    @abstractmethod
-    def restored(self, first: Tensor, normalised: Tensor, stored: Tensor) -> Analysis:
-        """Restore an analysis from microphone 0 [batch, samples], the network's input and the result of `stored`."""
-
     def learn_statistics(self, mixture: Tensor, doa_deg: Tensor) -> None:
         """Compute the statistics of features from training mixtures."""
 
@@ -169,14 +161,6 @@ class SpectralFrontEnd(FrontEnd):
         estimate = apply_mask(reference, output, start)
         return istft(estimate, self.config.n_fft, self.config.hop_length, samples)
 
-    def stored(self, analysis: Analysis) -> Tensor:
-        """Return the starting mask, [batch, bins, frames] or [batch, 1, 1]."""
-        start = analysis.context[1]
-        return start if start.ndim else start.expand(len(analysis.normalised), 1, 1)
-
-    def restored(self, first: Tensor, normalised: Tensor, stored: Tensor) -> Analysis:
-        return Analysis(normalised, (stft(first, self.config.n_fft, self.config.hop_length), stored))
-
     def learn_statistics(self, mixture: Tensor, doa_deg: Tensor) -> None:
         self.feature_mean.zero_()
         self.feature_scale.fill_(1.0)
@@ -209,10 +193,3 @@ class WaveformFrontEnd(FrontEnd):
     def synthesise(self, analysis: Analysis, output: Tensor, samples: int) -> Tensor:
         (level,) = analysis.context
         return output[..., :samples] * level
-
-    def stored(self, analysis: Analysis) -> Tensor:
-        return analysis.context[0]
-
-    def restored(self, first: Tensor, normalised: Tensor, stored: Tensor) -> Analysis:
-        del first
-        return Analysis(normalised, (stored,))

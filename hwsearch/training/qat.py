@@ -21,7 +21,8 @@ from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, initial_state
-from hwsearch.training.loss import StepReport, si_snr
+from hwsearch.training.distillation import Teacher, distilled_loss
+from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.trainable import TrainableNetwork
 from hwsearch.training.trainee import Trainee, rate_share
@@ -126,6 +127,7 @@ class _Training:
         self._config = config
         self._steps = steps
         self._options = options
+        self._teacher = Teacher(base)
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation, base.means)
         self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(state.allocation))
         self._first = 0
@@ -183,7 +185,7 @@ class _Training:
             TrainingDivergedError: the loss is not finite.
         """
         config, parameters = self._config, self._trainee.parameters()
-        loss = distilled_loss(self._base, self._network, parameters, self._pool, examples, config.distillation)
+        loss = distilled_loss(self._teacher, self._network, parameters, self._pool, examples, config)
         value = float(loss.detach())
         if not math.isfinite(value):
             if self._kept is not None:
@@ -211,7 +213,7 @@ def rate_factors(allocation: BitAllocation) -> dict[str, float]:
 def _digest(state: TrainedState, pool: TrainingPool, config: QatConfig, steps: int, seed: int) -> str:
     """Hash what a training depends on."""
     few = {"mixtures": pool.mixtures[:_MOST_DIGESTED], "estimate": pool.estimate[:_MOST_DIGESTED], "doa_deg": pool.doa_deg}
-    used = ("batch_size", "learning_rate", "scale_learning_rate", "distillation", "gradient_clip")
+    used = ("batch_size", "learning_rate", "scale_learning_rate", "distillation", "block_distillation", "gradient_clip")
     return digest(
         {
             "base": state.base_sha256,
@@ -223,32 +225,6 @@ def _digest(state: TrainedState, pool: TrainingPool, config: QatConfig, steps: i
             "seed": seed,
         }
     )
-
-
-def distilled_loss(
-    base: PreparedBase,
-    network: TrainableNetwork,
-    parameters: Mapping[str, Tensor],
-    pool: TrainingPool,
-    examples: Sequence[int],
-    distillation: float,
-) -> Tensor:
-    """Mean loss over examples of the pool in dB, a scalar: negative SI-SNR to the target and to the base's estimate.
-
-    Args:
-        base: the teacher, whose front end synthesises the estimate.
-        network: the network of the base at an allocation.
-        parameters: parameters as in `TrainedState`.
-        pool: training mixtures.
-        examples: numbers of examples in the pool.
-        distillation: weight of the base's estimate, 0 to 1; the target has the rest.
-    """
-    batch = pool.batch(examples, base.separator.front_end)
-    output = network(parameters, batch.analysis.normalised.transpose(0, 1)).transpose(0, 1)
-    estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
-    to_target = -si_snr(estimate, batch.target).mean()
-    to_base = -si_snr(estimate, batch.estimate).mean()
-    return (1 - distillation) * to_target + distillation * to_base
 
 
 def batches(examples: int, batch_size: int, seed: int) -> Iterator[tuple[int, ...]]:

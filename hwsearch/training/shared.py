@@ -28,9 +28,10 @@ from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs
+from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
-from hwsearch.training.qat import batches, distilled_loss
+from hwsearch.training.qat import batches
 from hwsearch.training.trainable import TrainableNetwork
 from hwsearch.training.trainee import Trainee, rate_share
 from hwsearch.training.trainee_checkpoint import Progress, TraineeCheckpoint
@@ -155,6 +156,7 @@ class _Training:
 
     def __init__(self, base: PreparedBase, training: SharedTraining, pool: TrainingPool, path: Path) -> None:
         self._base = base
+        self._teacher = Teacher(base)
         self._training = training
         self._pool = pool
         self._state = initial_shared(base, training.widths)
@@ -186,7 +188,7 @@ class _Training:
         found = self._still | self._trainee.parameters(set(names.values()) - self._still.keys())
         parameters = {name: found[shared] for name, shared in names.items()}
         network = TrainableNetwork(self._base.graph, self._base.sites, allocation, self._base.means)
-        loss = distilled_loss(self._base, network, parameters, self._pool, next(self._examples), qat.distillation)
+        loss = distilled_loss(self._teacher, network, parameters, self._pool, next(self._examples), qat)
         value = float(loss.detach())
         if not math.isfinite(value):
             self._diverged(value, step + 1)

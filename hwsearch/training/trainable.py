@@ -5,7 +5,7 @@ Tensors are [channels, batch, frames] (`training.channels_first`). Rounding, wit
 three backward.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,16 @@ class TrainableNetwork:
             parameters: parameters as `entered` gives them.
             x: the input.
         """
+        output, _ = self.watched(parameters, x, ())
+        return output
+
+    def watched(self, parameters: Mapping[str, Tensor], x: Tensor, names: Collection[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the output, and tensors of the graph before they are rounded, by name."""
+        found: dict[str, Tensor] = {}
 
         def at_tensor(name: str, x: Tensor) -> Tensor:
+            if name in names:
+                found[name] = x
             rounding = self._roundings.get(name)
             if rounding is None:
                 return x
@@ -80,7 +88,7 @@ class TrainableNetwork:
             return self._kernels[operation.name](*inputs, *own)
 
         (output,) = run(self._graph, {self._input: x}, at_tensor, how)
-        return output
+        return output, found
 
     def entered(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the parameters of a `separator.trained.TrainedState` as they are trained."""

@@ -15,7 +15,7 @@ from tests.separator.small import RELU, noise_mixture, small_separator
 MIXTURE, DOA = noise_mixture(3001)[None], torch.tensor([60.0])
 
 
-def test_what_is_stored_restores_the_analysis() -> None:
+def test_the_network_reads_normalised_raw_features() -> None:
     for separator in (
         small_separator(),
         small_separator(RELU.model_copy(update={"beam": False})),
@@ -23,11 +23,8 @@ def test_what_is_stored_restores_the_analysis() -> None:
     ):
         front_end = separator.front_end
         analysis = front_end.analyse(MIXTURE, DOA)
-        restored = front_end.restored(MIXTURE[:, 0], analysis.normalised, front_end.stored(analysis))
         output = torch.randn(1, front_end.outputs, analysis.normalised.shape[-1])
-        wanted, found = (front_end.synthesise(each, output, 3001) for each in (analysis, restored))
-        assert torch.equal(wanted, found)
-        assert wanted.shape[-1] == 3001
+        assert front_end.synthesise(analysis, output, 3001).shape[-1] == 3001
         assert torch.equal(front_end.normalise(front_end.raw(MIXTURE, DOA)), analysis.normalised)
         assert analysis.normalised.shape == (1, front_end.inputs, front_end.frames(3001))
 

@@ -13,7 +13,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.prepare import PreparedBase
 from tests.training.pools import BASE_SHA256, small_base, small_pool
 
-FEATURES = small_pool().normalised[:2].float()
+FEATURES = small_pool().batch((0, 1), small_base().separator).analysis.normalised
 
 
 class Gated(nn.Module):

@@ -3,16 +3,20 @@
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, QatConfig
+from hwsearch.network.operations import Add
+from hwsearch.network.run import run
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.trained import initial_state, trained_network
 from hwsearch.training import qat
+from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import si_snr
-from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, batches, distilled_loss, rate_factors, train_quantized
+from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, batches, rate_factors, train_quantized
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.small import CAUSAL, PRELU, RELU, uniform
 from tests.training.pools import small_base, small_pool
@@ -23,7 +27,8 @@ CONFIG = QatConfig(batch_size=2, learning_rate=3e-4, scale_learning_rate=1e-3)
 def loss_of(base, state, pool, distillation=0.5):
     with torch.no_grad():
         network = TrainableNetwork(base.graph, base.sites, state.allocation)
-        return float(distilled_loss(base, network, state.parameters, pool, range(len(pool)), distillation))
+        config = QatConfig(distillation=distillation)
+        return float(distilled_loss(Teacher(base), network, state.parameters, pool, range(len(pool)), config))
 
 
 @pytest.mark.parametrize(
@@ -55,8 +60,39 @@ def test_the_loss_mixes_target_and_teacher():
     assert to_teacher < to_target - 1.0
     network = TrainableNetwork(base.graph, base.sites, state.allocation)
     for share in (0.0, 0.3, 1.0):
-        found = float(distilled_loss(base, network, state.parameters, pool, (0, 1, 2), share))
+        found = float(distilled_loss(Teacher(base), network, state.parameters, pool, (0, 1, 2), QatConfig(distillation=share)))
         assert found == pytest.approx((1 - share) * to_target + share * to_teacher, abs=0.02)  # the pool keeps 16 bits
+
+
+def test_the_loss_compares_the_outputs_of_blocks():
+    """Computed from the base's graph with rounded weights. A network in full precision has no error but the floor."""
+    base, pool = small_base(), small_pool()
+    blocks = [operation.name for operation in base.graph.operations if isinstance(operation, Add)]
+    assert len(blocks) > 1
+    plain, weighed = QatConfig(), QatConfig(block_distillation=0.25)
+    batch = pool.batch((0, 1), base.separator)
+    for bits in (3, FLOAT_BITS):
+        state = initial_state(base, uniform(RELU, bits, FLOAT_BITS))
+        network = TrainableNetwork(base.graph, base.sites, state.allocation)
+        losses = [
+            float(distilled_loss(Teacher(base), network, state.parameters, pool, (0, 1), config)) for config in (plain, weighed)
+        ]
+        found: list[dict[str, torch.Tensor]] = []
+        for graph in (base.graph, base.weights.graph_at(state.allocation)):
+            parameters = dict(graph.parameters)
+            for site in state.allocation.quantized(base.sites.weights) if graph is not base.graph else ():
+                parameters[site] = base.weights.layer(site.removesuffix(".weight"), bits).weight.value
+            found.append({})
+            run(
+                replace(graph, parameters=parameters),
+                {graph.inputs[0]: batch.analysis.normalised},
+                found[-1].setdefault,
+            )
+        errors = [
+            10 * np.log10(float((b - a).square().sum() / (a - a.mean((0, 2), keepdim=True)).square().sum()) + 1e-8)
+            for a, b in ((found[0][name], found[1][name]) for name in blocks)
+        ]
+        assert losses[1] - losses[0] == pytest.approx(0.25 * np.mean(errors), abs=1e-3 if bits == 3 else 0.5)
 
 
 def test_the_same_arguments_give_the_same_state_bit_for_bit():
@@ -137,7 +173,7 @@ def test_a_batch_is_what_the_front_end_makes_of_its_mixtures():
     base, pool = small_base(), small_pool()
     with torch.no_grad():
         analysis = base.separator.analyse(pool.mixtures[:4].float(), pool.doa_deg[:4])
-    batch = pool.batch((0, 1, 2, 3), base.separator.front_end)
+    batch = pool.batch((0, 1, 2, 3), base.separator)
     # Sixteen bits show in the phases of bins that hold almost nothing.
     assert float((batch.analysis.normalised - analysis.normalised).abs().mean()) < 1e-3
     torch.testing.assert_close(batch.analysis.context[0], analysis.context[0])

@@ -15,7 +15,7 @@ from hwsearch.separator.second_order import input_statistics
 from hwsearch.separator.shared import initial_shared
 from hwsearch.separator.trained import TrainedState
 from hwsearch.training import shared as shared_module
-from hwsearch.training.qat import distilled_loss
+from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.shared import SharedTraining, _spread, train_shared
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.shared import trunk_base, widths_of
@@ -36,7 +36,7 @@ def loss_at(state, *widths):
     one: TrainedState = state.at(uniform(base.sites, *widths))
     network = TrainableNetwork(base.graph, base.sites, one.allocation)
     with torch.no_grad():
-        return float(distilled_loss(base, network, one.parameters, pool, range(len(pool)), 0.5))
+        return float(distilled_loss(Teacher(base), network, one.parameters, pool, range(len(pool)), QatConfig()))
 
 
 def quality(state):

@@ -88,7 +88,7 @@ def _negative_si_snr(
     base: PreparedBase, network: RelaxedNetwork, pool: TrainingPool, examples: Sequence[int], shares: Tensor
 ) -> Tensor:
     """Return the mean over the examples in dB, []."""
-    batch = pool.batch(examples, base.separator.front_end)
+    batch = pool.batch(examples, base.separator)
     output = network.mask(batch.analysis.normalised.transpose(0, 1), shares.to(base.device)).transpose(0, 1)
     estimate = base.separator.synthesise(batch.analysis, output, batch.target.shape[-1])
     return -si_snr(estimate, batch.target).mean().cpu()

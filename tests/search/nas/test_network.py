@@ -19,7 +19,7 @@ from tests.training.graphs import FEATURES as GRAPH_FEATURES
 from tests.training.graphs import cycled, graph_base
 from tests.training.pools import small_base
 
-FEATURES = POOL.batch((0, 1), small_base().separator.front_end).analysis.normalised.transpose(0, 1)
+FEATURES = POOL.batch((0, 1), small_base().separator).analysis.normalised.transpose(0, 1)
 
 
 def full_problem(config):
