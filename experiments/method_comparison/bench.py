@@ -190,6 +190,7 @@ class Bench:
             "base": base_digest(self.workspace.base_path),
             "quantization": self.quantization(choice.scales).model_dump(mode="json"),
             "qat": self.experiment.qat.model_dump(mode="json", exclude=used) if steps else None,
+            "pool": pool_path(self.workspace).stem if steps else None,
         }
         if choice.start == SHARED:
             content["shared"] = file_digest(self.workspace.shared_path)
