@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +23,12 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from hwsearch.errors import UserError
-from hwsearch.files.reading import digest, read_json
+from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from tool_environment import tool_python
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -45,22 +48,6 @@ def load(name: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def tool_python(name: str, requirements: Sequence[str], environments: Path) -> Path:
-    """The Python of a tool's environment, which is made where it is missing or its requirements have changed."""
-    if not requirements:
-        return Path(sys.executable)
-    folder = environments / f"{name}-{digest(list(requirements))[:8]}"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.is_file():
-        print(f"{name}: installing {', '.join(requirements)}", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        subprocess.run(  # noqa: S603 (nothing from outside)
-            [python, "-m", "pip", "install", "--quiet", *requirements], check=True
-        )
-        ready.touch()
-    return python
 
 
 def ask_tool(name: str, cases: Sequence[Mapping[str, Any]], python: Path, folder: Path) -> tuple[Rows, dict[str, str]]:
