@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import SeparatorConfig
+from hwsearch.experiment import SeparatorConfig, load_experiment
 from hwsearch.separator.untrained import untrained_sites
 from tests.sensitivity.small import small_base, small_mixture
 from tests.separator.small import CAUSAL, RELU
@@ -92,7 +92,7 @@ def test_the_committed_allocations_are_whole_and_within_their_budgets() -> None:
     methods = {allocation["method"] for allocation in found}
     assert methods == {"Sony MCT", "ModelOpt gradient", "ModelOpt KL"}
     assert len(found) == len({(each["method"], each["bits"]) for each in found}) == len(methods) * len(peers.BUDGETS)
-    experiment = peers.compared(EXPERIMENTS / "comparison.toml")
+    experiment = load_experiment(EXPERIMENTS / "comparison.toml")
     judge = peers.Judge(experiment, untrained_sites(experiment))
     assert [judge.checked(allocation, "results") for allocation in found] == found
 

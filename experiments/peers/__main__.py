@@ -1,6 +1,6 @@
 """Bit-widths of the comparison's base by other tools' searches, each tool in an environment of its own.
 
-    python experiments/peers                # all of them: half an hour of a core, and 3 GB of environments
+    python experiments/peers                # all of them: five minutes of a core, and 3 GB of environments
     python experiments/peers modelopt       # some of them; what the others found stays in the results
 
 `mct` is Sony's Model Compression Toolkit, whose metric is the SI-SNR lost. `modelopt` is NVIDIA's Model Optimizer
@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from exported_case import Exported, export
 import hwsearch
 from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, QuantizationConfig, Split, load_experiment, with_search
+from hwsearch.experiment import Experiment, Split, load_experiment
 from hwsearch.files.reading import digest, read_json
 from hwsearch.files.tensors import tensors_digest
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
@@ -51,6 +52,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 BUDGETS = (2.5, 3.0, 4.0)
 DEPTHWISE_BITS = 8
+KINDS = ("expand", "project")
+"""The layers of a block that are drawn."""
+
 SAME_LOSS_DB = 1e-3
 """By how much the loss of the exported network in a peer's environment may differ from hwsearch's."""
 
@@ -118,12 +122,6 @@ def _activation_bits(experiment: Experiment) -> tuple[int, int | None]:
     return max(experiment.search.activation_bits), max(trunk) if trunk else None
 
 
-def compared(path: Path) -> Experiment:
-    """The experiment of the comparison, in a run folder of its own."""
-    experiment = with_search(load_experiment(path), {"trunk_bits": [16]})
-    return experiment.model_copy(update={"name": "peers", "quantization": QuantizationConfig()})
-
-
 def exported(workspace: Workspace, base: PreparedBase, fixed: Mapping[str, int]) -> Exported:
     """The base with the mixtures that the experiment's sensitivities are measured on."""
     experiment, data = workspace.experiment, workspace.data_folder
@@ -133,6 +131,11 @@ def exported(workspace: Workspace, base: PreparedBase, fixed: Mapping[str, int])
 
 def ask(name: str, case: Exported, folder: Path) -> Answer:
     """What a peer answers; a kept answer to the same question if there is one.
+
+    Args:
+        name: the peer.
+        case: the question.
+        folder: where environments and answers are kept.
 
     Raises:
         UserError: the peer fails.
@@ -201,20 +204,24 @@ def markdown(allocations: Sequence[Answer]) -> str:
 
 
 def plot(allocations: Sequence[Answer], path: Path) -> None:
-    """Draw the widths of the layers, a panel for each budget."""
+    """Draw the widths of the blocks, a row for each kind of layer and a column for each budget."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3), layout="constrained")
-    for axes, budget in zip(figure.subplots(1, len(BUDGETS), sharey=True), BUDGETS, strict=True):
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels = figure.subplots(len(KINDS), len(BUDGETS), sharex=True, sharey=True)
+    for (row, kind), (column, budget) in product(enumerate(KINDS), enumerate(BUDGETS)):
+        axes = panels[row, column]
         for found in allocations:
             if found["bits"] == budget:
-                searched = [bits for site, bits in found["weights"].items() if not site.endswith("depthwise.weight")]
-                axes.step(range(len(searched)), searched, where="mid", linewidth=1, label=found["method"])
-        axes.set_title(f"mean of {budget:g} bits", fontsize=9)
-        axes.set_xlabel("layer, without depthwise ones")
+                widths = [bits for site, bits in found["weights"].items() if site.endswith(f".{kind}.weight")]
+                axes.plot(widths, marker="o", markersize=3, linewidth=1, alpha=0.7, label=found["method"])
+        axes.set_title(f"{kind}, mean of {budget:g} bits", fontsize=9)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("weight bits")
-    figure.axes[-1].legend(fontsize=7)
+    for axes in panels[-1]:
+        axes.set_xlabel("block")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("weight bits")
+    panels[0, 0].legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
 
@@ -244,7 +251,7 @@ def main() -> None:
     if unknown := [name for name in options.peers if name not in PEERS]:
         parser.error(f"no peer '{unknown[0]}'; wanted one of {', '.join(PEERS)}")
     try:
-        workspace = Workspace(options.runs_dir.resolve(), compared(options.experiment))
+        workspace = Workspace(options.runs_dir.resolve(), load_experiment(options.experiment))
         base = prepare(workspace)
         judge = Judge(workspace.experiment, base.sites)
         case = exported(workspace, base, judge.fixed)
@@ -253,7 +260,7 @@ def main() -> None:
     failed = False
     for name in options.peers or PEERS:
         try:
-            answer = ask(name, case, workspace.folder)
+            answer = ask(name, case, workspace.runs / "peers")
             same_network(case, answer, name)
             answer["allocations"] = [judge.checked(allocation, name) for allocation in answer["allocations"]]
         except (UserError, subprocess.CalledProcessError) as error:
