@@ -256,7 +256,8 @@ def main() -> None:
         judge = Judge(workspace.experiment, base.sites)
         case = exported(workspace, base, judge.fixed)
     except UserError as error:
-        sys.exit(f"peers: {error}")
+        print(f"peers: {error}", file=sys.stderr)
+        sys.exit(2)
     failed = False
     for name in options.peers or PEERS:
         try:
