@@ -453,12 +453,13 @@ class QatConfig(Section):
     """Mixtures per training step."""
     segment_seconds: Annotated[float, Field(ge=0.5, le=30.0)] = 2.0
     """Length of a training mixture in seconds."""
-    examples: Annotated[int, Field(ge=1, le=100_000)] = 256
+    examples: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Number of training mixtures. They are made once, kept in memory (1 to 2 MB each with their features), and visited in a
     new order in each pass."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 3e-5
-    """Learning rate of weights, biases and slopes: three times as high for weights of 2 bits, 1.7 times for 3 bits. It rises over
-    the first twentieth of the steps, stays, and falls to a twentieth over the last 40 %."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """Learning rate of weights, biases and slopes: four times as high for weights of 2 bits, twice for 3 bits. Where an output
+    is made of n values, weights have it times the square root of 128 / n. It rises over the first twentieth of the steps, and
+    falls over all of them to a twentieth, along half a cosine."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
     """Learning rate of the scales, relative to the size of each scale. It follows the same course."""
     distillation: Fraction = 0.5
@@ -491,10 +492,10 @@ class SharedConfig(Section):
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
     """Mixtures per training step."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-5
-    """Learning rate of weights, biases and slopes."""
+    """Learning rate of weights, biases and slopes. As in `[qat]`, it depends on the number of values that an output is made of;
+    it does not depend on the width."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
-    """Learning rate of the scales, relative to the size of each scale. Both rates rise over the first 5 % of the steps, and fall
-    over the last 40 %."""
+    """Learning rate of the scales, relative to the size of each scale. Both rates follow the course of those of `[qat]`."""
     report_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 250
     """After so many steps the quality of the uniform allocations is measured, on `search.validation_mixtures` validation
     mixtures."""

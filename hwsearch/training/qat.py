@@ -16,7 +16,6 @@ from hwsearch.data.seeding import generator
 from hwsearch.experiment import QatConfig
 from hwsearch.files.reading import digest
 from hwsearch.files.tensors import tensors_digest
-from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
@@ -24,19 +23,16 @@ from hwsearch.separator.trained import TrainedState, initial_state
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
+from hwsearch.training.rates import rate_factors, rate_share
 from hwsearch.training.trainable import TrainableNetwork
-from hwsearch.training.trainee import Trainee, rate_share
+from hwsearch.training.trainee import Trainee
 from hwsearch.training.trainee_checkpoint import Progress, TraineeCheckpoint
-
-RATE_FACTORS = {2: 3.0, 3: 1.7}
-"""Factors of `qat.learning_rate` by weight width; 1 for wider weights. With 2 bits a rate of 3e-4 ends 0.13 dB above 1e-4, with
-4 bits 0.24 dB below."""
 
 CHECKPOINT_STEPS = 50
 """Steps between two checkpoints."""
 
 JUDGED = (0.8, 0.9, 1.0)
-"""Shares of all steps after which a state is judged. The learning rate falls from 0.6 on; earlier states are no better."""
+"""Shares of all steps after which a state is judged. Earlier states, with higher learning rates, are no better."""
 
 _MOST_DIGESTED = 4
 """Number of examples whose sound is hashed. A pool may fill the memory, and the directions of all others are hashed."""
@@ -129,7 +125,7 @@ class _Training:
         self._options = options
         self._teacher = Teacher(base)
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation, base.means)
-        self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(state.allocation))
+        self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(base.graph, state.allocation))
         self._first = 0
         self._best: _Best | None = None
         self._kept: TraineeCheckpoint | None = None
@@ -197,17 +193,6 @@ class _Training:
         share = rate_share(step, self._steps)
         self._trainee.step(loss, share * config.learning_rate, share * config.scale_learning_rate, config.gradient_clip)
         return value
-
-
-def rate_factors(allocation: BitAllocation) -> dict[str, float]:
-    """Return the factors of the learning rate by parameter: narrow weights, and the biases beside them, learn faster."""
-    layers = {site.removesuffix(WEIGHT): bits for site, bits in allocation.widths if site.endswith(WEIGHT)}
-    return {
-        f"{layer}.{part}": RATE_FACTORS[bits]
-        for layer, bits in layers.items()
-        if bits in RATE_FACTORS
-        for part in ("weight", "bias")
-    }
 
 
 def _digest(state: TrainedState, pool: TrainingPool, config: QatConfig, steps: int, seed: int) -> str:

@@ -32,8 +32,9 @@ from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
 from hwsearch.training.qat import batches
+from hwsearch.training.rates import rate_factors, rate_share
 from hwsearch.training.trainable import TrainableNetwork
-from hwsearch.training.trainee import Trainee, rate_share
+from hwsearch.training.trainee import Trainee
 from hwsearch.training.trainee_checkpoint import Progress, TraineeCheckpoint
 
 CHECKPOINT_STEPS = 100
@@ -168,7 +169,7 @@ class _Training:
             for name, tensor in parameters.items()
             if name not in self._still and name.partition("@")[0] not in outputs
         }
-        self._trainee = Trainee(trained | outputs, base.device)
+        self._trainee = Trainee(trained | outputs, base.device, rate_factors(base.graph))
         self._kept = TraineeCheckpoint(path, training.key, "a shared network")
         before = self._kept.take(self._trainee)
         self.first, self._reports = before.step, list(before.found.get("reports", []))

@@ -1,18 +1,10 @@
-"""Parameters in training, with their optimizer, and the course of their learning rate."""
+"""Parameters in training, with their optimizer."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-
-from hwsearch.training.loss import half_cosine
-
-WARM_UP, DECAY = 0.05, 0.4
-"""Shares of all steps over which the learning rate rises at the beginning and falls at the end."""
-
-FINAL_RATE = 0.05
-"""Learning rate at the end, as a share of the highest one."""
 
 _SCALE = re.compile(r"\.scale(@\d+)?$")
 
@@ -116,15 +108,6 @@ class Trainee:
         if (tensor.dtype, tensor.shape) != (own.dtype, own.shape):
             raise ValueError(f"'{name}' is {tensor.dtype} {list(tensor.shape)}; wanted {own.dtype} {list(own.shape)}")
         return tensor.to(own.device, copy=True)
-
-
-def rate_share(step: int, steps: int) -> float:
-    """Return the learning rate of a step, counted from 0, as a share of the highest one.
-
-    It rises in a line, stays, and falls along half a cosine.
-    """
-    rising = min(1.0, (step + 1) / (WARM_UP * steps))
-    return rising * half_cosine(max(0.0, 1 - (1 - step / steps) / DECAY), 1.0, FINAL_RATE)
 
 
 def _is_scale(name: str) -> bool:

@@ -16,7 +16,7 @@ from hwsearch.separator.trained import initial_state, trained_network
 from hwsearch.training import qat
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import si_snr
-from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, batches, rate_factors, train_quantized
+from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, batches, train_quantized
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.small import CAUSAL, PRELU, RELU, uniform
 from tests.training.pools import small_base, small_pool
@@ -306,18 +306,3 @@ def test_a_training_that_diverges_leaves_no_checkpoint(tmp_path, monkeypatch):
         train_quantized(base, uniform(RELU, 4, 8), broken, config, 60, 0, options=options)
     assert there[-1]
     assert not path.exists()
-
-
-def test_narrow_weights_learn_faster():
-    allocation = BitAllocation.of({"a.weight": 2, "b.weight": 3, "c.weight": 4, "d.weight": FLOAT_BITS, "a.output": 2})
-    wanted = {"a.weight": 3.0, "a.bias": 3.0, "b.weight": 1.7, "b.bias": 1.7}
-    assert rate_factors(allocation) == wanted
-    base, pool = small_base(), small_pool()
-    moved = {}
-    for bits in (2, 3, 4):
-        widths = uniform(RELU, bits, 8)
-        before = initial_state(base, widths).parameters
-        # Adam's first step moves every parameter by the learning rate.
-        after = train_quantized(base, widths, pool, CONFIG, 1, 0).parameters
-        moved[bits] = float((after["mask_head.weight"] - before["mask_head.weight"]).abs().median()) / CONFIG.learning_rate
-    assert moved == {2: pytest.approx(3.0, rel=0.05), 3: pytest.approx(1.7, rel=0.05), 4: pytest.approx(1.0, rel=0.05)}

@@ -1,13 +1,12 @@
 """Parameters in training: Adam's steps, what stays, and an exact resume."""
 
 import copy
-from itertools import pairwise
 
 import pytest
 import torch
 
 from hwsearch.files.tensors import read_tensors, write_tensors
-from hwsearch.training.trainee import Trainee, rate_share
+from hwsearch.training.trainee import Trainee
 
 CPU = torch.device("cpu")
 
@@ -146,13 +145,3 @@ def test_tensors_of_other_parameters_are_refused():
         with pytest.raises(ValueError, match=reason):
             trainee.take(tensors)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainee.tensors().items())
-
-
-def test_the_rate_rises_stays_and_falls():
-    shares = [rate_share(step, 100) for step in range(100)]
-    assert shares[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert set(shares[5:61]) == {1.0}
-    assert all(later < earlier for earlier, later in pairwise(shares[60:]))
-    assert shares[80] == pytest.approx((1 + 0.05) / 2)
-    assert rate_share(100, 100) == pytest.approx(0.05)
-    assert rate_share(0, 1) == 1.0
