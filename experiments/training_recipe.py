@@ -1,6 +1,6 @@
 """What the choices of section `[qat]` win in quantization-aware training.
 
-    OMP_NUM_THREADS=1 python experiments/training_recipe.py [--experiment FILE --runs-dir DIR --steps N --output FILE]
+    OMP_NUM_THREADS=1 python experiments/training_recipe.py [--experiment FILE --runs-dir DIR --weights N ... --steps N]
 
 Wants the experiment's data (`hwsearch data build`). One width for all weights (depthwise ones 8), activations of 8 bits, a trunk
 of 16. Each variant changes one key, is trained from the rounded base, and separates the same validation mixtures:
@@ -14,7 +14,7 @@ a table in Markdown.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import paired_permutation_test
 from hwsearch.process.interrupts import interrupts_heard
 from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
+from hwsearch.separator.fast import KeptInput
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.trained import TrainedState, initial_state, trained_mask_function
 from hwsearch.training.pool import build_pool, load_pool
@@ -82,9 +83,12 @@ class Bench:
 
     def separate(self, state: TrainedState) -> tuple[Scores, list[NDArray[np.float32]]]:
         """SI-SNR improvement of every mixture, and its estimate."""
-        mask, scores, estimates = trained_mask_function(self.base, state), [], []
+        function, scores, estimates = trained_mask_function(self.base, state), [], []
+
+        def mask(kept: KeptInput) -> torch.Tensor:
+            return function(kept.normalised)
+
         for batch in self.batches:
-            batch.features.outputs.clear()  # kept for the weights of another state
             scores.append(improvements(self.base.separator, mask, [batch], lambda _, estimate: estimates.append(estimate)))
         return np.concatenate(scores), estimates
 
@@ -107,10 +111,10 @@ class Bench:
         return read_json(path, "figures of a variant")
 
 
-def measure(bench: Bench, steps: int) -> dict[str, Any]:
+def measure(bench: Bench, widths: Sequence[int], steps: int) -> dict[str, Any]:
     """The figures of all variants, and paired tests against the defaults."""
     by_width: dict[str, Any] = {}
-    for weights in WEIGHTS:
+    for weights in widths:
         found = {}
         for variant in (UNTRAINED, *VARIANTS):
             found[variant] = bench.figures(variant, weights, steps)
@@ -152,13 +156,14 @@ def main() -> None:
     parser.add_argument("--experiment", type=Path, default=Path(__file__).parent / "comparison.toml")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--weights", type=int, nargs="+", default=WEIGHTS, choices=WEIGHTS, help="widths in bits")
     parser.add_argument("--mixtures", type=int, default=96, help="validation mixtures, the last ones")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with interrupts_heard():
         bench = Bench(load_experiment(arguments.experiment), arguments.runs_dir, arguments.mixtures)
-        by_width = measure(bench, arguments.steps)
+        by_width = measure(bench, arguments.weights, arguments.steps)
     made_by = {
         "processor": processor(),
         "hwsearch": hwsearch.__version__,
