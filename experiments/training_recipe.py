@@ -83,13 +83,15 @@ class Bench:
 
     def separate(self, state: TrainedState) -> tuple[Scores, list[NDArray[np.float32]]]:
         """SI-SNR improvement of every mixture, and its estimate."""
-        function, scores, estimates = trained_mask_function(self.base, state), [], []
+        function, estimates = trained_mask_function(self.base, state), list[NDArray[np.float32]]()
 
         def mask(kept: KeptInput) -> torch.Tensor:
             return function(kept.normalised)
 
-        for batch in self.batches:
-            scores.append(improvements(self.base.separator, mask, [batch], lambda _, estimate: estimates.append(estimate)))
+        def heard(_: int, estimate: NDArray[np.float32]) -> None:
+            estimates.append(estimate)
+
+        scores = [improvements(self.base.separator, mask, [batch], heard) for batch in self.batches]
         return np.concatenate(scores), estimates
 
     def figures(self, variant: str, weights: int, steps: int) -> dict[str, Any]:
