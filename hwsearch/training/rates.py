@@ -2,7 +2,7 @@
 
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import LAYERS, WEIGHT
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.training.loss import half_cosine
 
 WARM_UP = 0.05
@@ -13,6 +13,9 @@ FINAL_RATE = 0.05
 
 WIDTH_FACTORS = {2: 4.0, 3: 2.0}
 """Factors of the learning rate of weights by their width, and of the biases beside them."""
+
+_COARSE = 8
+"""Widest activations whose scales are trained."""
 
 _INPUTS = 128
 """Number of values that an output is made of, in a layer that learns at the full rate."""
@@ -34,7 +37,8 @@ def rate_factors(graph: Graph, allocation: BitAllocation | None = None) -> dict[
 
     Args:
         graph: the network.
-        allocation: widths of the weights, if they have one each. Narrow weights and the biases beside them learn faster.
+        allocation: the widths of all sites, if they have one each. Narrow weights and the biases beside them learn faster.
+            The scales of activations with more than 8 bits stay, since they lose nothing.
     """
     layers = [operation.name for operation in graph.operations if isinstance(operation, LAYERS)]
     factors: dict[str, float] = {}
@@ -43,4 +47,5 @@ def rate_factors(graph: Graph, allocation: BitAllocation | None = None) -> dict[
         inputs = graph.parameters[weight].numel() / graph.parameters[bias].numel()
         width = 1.0 if allocation is None else WIDTH_FACTORS.get(allocation.by_site[weight], 1.0)
         factors |= {weight: width * (_INPUTS / inputs) ** 0.5, bias: width}
-    return factors
+    sites = () if allocation is None else allocation.widths
+    return factors | {f"{site}.scale": 0.0 for site, bits in sites if bits > _COARSE and not is_weight(site)}

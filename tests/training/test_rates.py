@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import torch
 
 from hwsearch.experiment import FLOAT_BITS, QatConfig
 from hwsearch.separator.allocation import uniform
@@ -52,3 +53,14 @@ def test_narrow_weights_learn_faster():
     whole = rate_factors(base.graph)["mask_head.weight"]
     wanted = {bits: WIDTH_FACTORS.get(bits, 1.0) * whole for bits in moved}
     assert moved == {bits: pytest.approx(factor, rel=0.05) for bits, factor in wanted.items()}
+
+
+def test_scales_of_wide_activations_stay():
+    base, pool = small_base(), small_pool()
+    for bits in (8, 16):
+        widths = uniform(base.sites, 4, bits)
+        before = initial_state(base, widths).parameters
+        after = train_quantized(base, widths, pool, CONFIG, 2, 0).parameters
+        scales = [f"{site}.scale" for site in base.sites.activations]
+        # The logarithm is what is trained; it gives the scale back but for its last bit.
+        assert {torch.allclose(before[name], after[name], rtol=1e-6, atol=0.0) for name in scales} == {bits == 16}
