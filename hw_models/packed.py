@@ -4,14 +4,14 @@
     per input channel      normalisation         INPUT_CHANNEL_BYTES      (mean and scale before the first quantizer)
     per weight site        record                RECORD_BYTES
                            weights               ceil(count * bits / 8)   (16: one 16-bit word, 32: float32)
-                           scales                4 * (out_channels per channel, else 1); none at 32 bits. The
+                                                 2 bits: ceil(count / 5)  (-1, 0 or 1; five of them in a byte)
+                           scales                2 * (out_channels per channel, else 1); none at 32 bits. The
                                                          groups of a transposed convolution share theirs
                            bias                  4 * out_channels where the layer has one
     per activation site    record                RECORD_BYTES             (scale, zero point and one slope inside)
     per layer              constants             4 each                   (gains and offsets of norms, slopes of channels)
 
-More bits never make the file smaller, with one exception, which no separator meets: float32 has no scales, and scales take more
-than the weights if a single weight feeds each output.
+More bits never make the file smaller.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,12 @@ from hw_models.workload import FLOAT_BITS, FloatArray, IntArray, Workload, check
 FILE_HEADER_BYTES: Final = 16
 RECORD_BYTES: Final = 12
 FLOAT_BYTES: Final = 4
+SCALE_BYTES: Final = 2
 INPUT_CHANNEL_BYTES: Final = 8
+TERNARY_BITS: Final = 2
+"""Width whose weights are -1, 0 or 1."""
+TERNARY_PER_BYTE: Final = 5
+"""Ternary weights in a byte: 3^5 = 243 of its 256 values."""
 
 
 def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
@@ -36,8 +41,10 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
     """
     check_bits(workload, bits)
     weight_bits = bits[:, : len(workload.weight_layers)]
-    scales = np.where(weight_bits == FLOAT_BITS, 0, FLOAT_BYTES * workload.scale_counts)
-    streams = ((workload.weight_counts * weight_bits + 7) >> 3) + scales
+    scales = np.where(weight_bits == FLOAT_BITS, 0, SCALE_BYTES * workload.scale_counts)
+    ternary = -(-workload.weight_counts // TERNARY_PER_BYTE)
+    weights = np.where(weight_bits == TERNARY_BITS, ternary, (workload.weight_counts * weight_bits + 7) >> 3)
+    streams = weights + scales
     normalisation = INPUT_CHANNEL_BYTES * workload.input_channels
     fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + FLOAT_BYTES * workload.constant_count + normalisation
     total: IntArray = streams.sum(axis=1) + fixed

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hwsearch.separator.allocation import is_weight
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import mse_scale, weight_limit
+from hwsearch.separator.quantizers import mse_scale, stored_scale, weight_limit
 from hwsearch.separator.trained import TrainedState
 
 _NOTHING = 1e-12
@@ -28,7 +28,7 @@ def with_one_scale(base: PreparedBase, state: TrainedState) -> TrainedState:
     unfolded = {site: state.parameters[site].double() / gain for site, gain in gains.items()}
     rows = torch.cat([weight.flatten() for weight in unfolded.values()])[None]
     scale = float(mse_scale(rows, rows.abs().amax(dim=1) / limit, limit))
-    changed = {f"{site}.scale": (scale * gain.abs()).float() for site, gain in gains.items()}
+    changed = {f"{site}.scale": stored_scale((scale * gain.abs()).float()) for site, gain in gains.items()}
     return replace(state, parameters={**state.parameters, **changed})
 
 

@@ -7,22 +7,28 @@ Little-endian throughout:
     weight records      12 bytes  u8: bits, kernel; u16: dilation, in / groups, groups, out, scales
     activation records  12 bytes  bits (u8), zero point (u24), scale (f32), slope (f32)
     normalisation                 float32 mean of every feature, then float32 scale of every feature
-    per weight site               weights as a stream of two's complement integers, lowest bit first, rounded
-                                  up to whole bytes (float32 at 32 bits); float32 scales; float32 biases
+    per weight site               weights (float32 at 32 bits); bfloat16 scales; float32 biases
     per other operation           its trained parameters, float32, without the slopes in activation records
 
 Records and payloads come in the order of execution. The file holds no names and no connections; the graph does. A slope belongs
 to the function before an activation site: 0 for a ReLU, the slope of a LeakyReLU or of a PReLU with one slope, 1 for all others.
 A layer has one scale, or one for each output channel, which the groups of a transposed convolution share.
+
+Weights of 2 bits are -1, 0 or 1. Five of them, w0 to w4, make a byte: (w0 + 1) + 3 (w1 + 1) + 9 (w2 + 1) + 27 (w3 + 1) +
+81 (w4 + 1). So a table of 243 rows decodes a byte. The last byte is filled up with zero weights. Weights of other widths are a
+stream of two's complement integers, lowest bit first, rounded up to whole bytes. A bfloat16 is the upper half of a float32 whose
+lower half is zero; weights are rounded with such scales (`separator.quantizers.stored_scale`), so nothing is lost here.
 """
 
 import struct
 import zlib
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hw_models.packed import TERNARY_BITS, TERNARY_PER_BYTE
 from hwsearch.errors import UserError
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
@@ -30,11 +36,12 @@ from hwsearch.network.operations import Convolution, Elementwise, Function, Leak
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 
 _MAGIC = b"HWQW"
-_FORMAT = 1
+_FORMAT = 2
 _HEADER = struct.Struct("<4sHHHHI")
 _WEIGHT = struct.Struct("<BBHHHHH")
 _ACTIVATION = struct.Struct("<BBHff")
 _FLOAT = np.dtype("<f4")
+_HALF = np.dtype("<u2")
 
 
 def pack(exported: ExportedNetwork) -> bytes:
@@ -59,7 +66,7 @@ def pack(exported: ExportedNetwork) -> bytes:
         if weight is None or scale is None:
             payloads.append(_floats(values))
         else:
-            payloads += [pack_integers(weight.integers.numpy().ravel(), bits), _floats(scale)]
+            payloads += [pack_integers(weight.integers.numpy().ravel(), bits), _scales(scale)]
         payloads.append(_floats(master.parameter(layer, "bias")))
     payloads += [_floats(master.parameters[name]) for name in _trained(master, sites)]
     for site, grid in network.activation_grids().items():
@@ -110,9 +117,30 @@ def _trained(graph: Graph, sites: Sites) -> list[str]:
 
 
 def pack_integers(values: NDArray[np.int32], bits: int) -> bytes:
-    """Signed integers of `bits` bits as one stream, lowest bit first, rounded up to whole bytes."""
+    """The bytes of weights of a width below 32 bits."""
+    if bits == TERNARY_BITS:
+        return _pack_ternary(values)
     shifts = np.arange(bits, dtype=np.int32)
     return np.packbits(((values[:, None] >> shifts) & 1).astype(np.uint8).ravel(), bitorder="little").tobytes()
+
+
+def _pack_ternary(values: NDArray[np.int32]) -> bytes:
+    if np.abs(values).max(initial=0) > 1:
+        raise ValueError("weights of 2 bits beyond -1, 0 and 1")
+    digits = np.pad(values + 1, (0, -len(values) % TERNARY_PER_BYTE), constant_values=1).reshape(-1, TERNARY_PER_BYTE)
+    return (digits @ 3 ** np.arange(TERNARY_PER_BYTE)).astype(np.uint8).tobytes()
+
+
+def _scales(values: Tensor) -> bytes:
+    """The bytes of scales of weights, which are bfloat16 values.
+
+    Raises:
+        ValueError: others.
+    """
+    stored = values.detach().to(torch.bfloat16)
+    if not torch.equal(stored.float(), values.detach()):
+        raise ValueError("scales of weights that are not bfloat16 values")
+    return stored.view(torch.int16).numpy().astype(_HALF).tobytes()
 
 
 def _floats(values: Tensor) -> bytes:

@@ -128,6 +128,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
             "data": manifest_hash(data_folder, Split.VALIDATION),
             "quantization": config.model_dump(mode="json"),
             "network": structure(traced),
+            "scales": "bfloat16",
         }
     )
 

@@ -1,8 +1,9 @@
 """The grids of weights, signed, and of activations, unsigned with a zero point.
 
 A weight of n bits is an integer in -(2^(n-1) - 1) .. 2^(n-1) - 1 (narrow range: ternary at 2 bits) times a scale per tensor or
-per output channel. An activation of n bits is an integer in 0 .. 2^n - 1 minus a zero point, times a scale; the 8-bit kernels of
-x86 are only fast for unsigned activations. The quotient by the scale is rounded half to even, as in ONNX's QuantizeLinear.
+per output channel. These scales are bfloat16 values. An activation of n bits is an integer in 0 .. 2^n - 1 minus a zero point,
+times a scale; the 8-bit kernels of x86 are only fast for unsigned activations. The quotient by the scale is rounded half to even,
+as in ONNX's QuantizeLinear.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ ZERO_TENSOR_SCALE = 2.0**-10
 _FINEST_SCALE = 2.0**-19
 """Lowest scale of a channel relative to the largest weight of the layer (1/4096 of the 8-bit step of that weight). With the
 scale of a channel that is almost zero, which folding may leave, the 32-bit bias would overflow."""
+
+_SMALLEST_SCALE = torch.finfo(torch.bfloat16).tiny
 
 BIAS_LIMIT = 2.0**30
 """Largest integer of a bias; the other half of a 32-bit accumulator is for the products."""
@@ -82,10 +85,16 @@ def weight_limit(bits: int) -> int:
     return int(2 ** (bits - 1) - 1)
 
 
+def stored_scale(scale: Tensor) -> Tensor:
+    """Round scales of weights [...] to the nearest bfloat16 values, as which files store them. They stay float32 tensors."""
+    return scale.clamp_min(_SMALLEST_SCALE).to(torch.bfloat16).float()
+
+
 def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tensor:
     """Choose the scale of a weight tensor.
 
-    `max` maps the largest weight to the largest integer; `mse` clips where the squared error is least.
+    `max` maps the largest weight to the largest integer; `mse` clips where the squared error is least. The scale is then rounded
+    to a bfloat16 value: upwards where nothing is to be clipped.
 
     Args:
         weight: [out, in / groups, kernel].
@@ -93,7 +102,7 @@ def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tenso
         config: per tensor or per channel, `mse` or `max`.
 
     Returns:
-        [out, 1, 1] or [1, 1, 1] float32, positive.
+        [out, 1, 1] or [1, 1, 1] float32, positive, bfloat16 values.
     """
     rows = weight.detach().double().reshape(len(weight) if config.weight_scale == "per_channel" else 1, -1)
     limit = weight_limit(bits)
@@ -101,8 +110,14 @@ def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tenso
     floor = float(rows.abs().max()) * _FINEST_SCALE or ZERO_TENSOR_SCALE
     scale = (largest / limit).clamp_min(floor)
     if config.weight_scale_method == "mse" and bits <= _MSE_MAX_BITS:
-        scale = mse_scale(rows, scale, limit).clamp_min(floor)
-    return scale.float()[:, None, None]
+        return stored_scale(mse_scale(rows, scale, limit).clamp_min(floor).float())[:, None, None]
+    return _stored_scale_above(scale.float())[:, None, None]
+
+
+def _stored_scale_above(scale: Tensor) -> Tensor:
+    """Round scales up to bfloat16 values: if the lower half of a positive float32 is not zero, the upper half gains one."""
+    whole = (scale.clamp_min(_SMALLEST_SCALE).view(torch.int32) + 0xFFFF) & ~0xFFFF
+    return whole.view(torch.float32)
 
 
 def mse_scale(rows: Tensor, largest: Tensor, limit: int) -> Tensor:

@@ -16,6 +16,7 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Linear, Operation
 from hwsearch.network.run import compute, run
 from hwsearch.process.interrupts import checkpoint
+from hwsearch.separator.quantizers import stored_scale
 
 _DAMPING = 0.01
 """Part of the mean variance that is added to every variance, as in the paper."""
@@ -115,11 +116,11 @@ def least_error_scale(weight: Tensor, scale: Tensor, limit: int, statistics: Inp
         statistics: of the layer's inputs.
 
     Returns:
-        Scales in the shape of `scale`.
+        Scales in the shape of `scale`, bfloat16 values.
     """
     groups, values = statistics.mean.shape
     rows, covariance = weight.reshape(groups, -1, values), statistics.covariance.float()
-    found = torch.stack([scale * factor for factor in _FACTORS])
+    found = stored_scale(torch.stack([scale * factor for factor in _FACTORS]))
     errors = []
     for steps in found:
         checkpoint()

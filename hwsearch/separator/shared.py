@@ -4,7 +4,7 @@ It holds these tensors in CPU memory:
 
     OPERATION.PART            the floating-point master copy of every parameter of the graph, except for the biases of layers
     LAYER.bias@BITS           the bias of a layer whose weights have BITS bits; `LAYER.bias` for weights in floating point
-    LAYER.weight.scale@BITS   the scale of weights of BITS bits, which broadcasts to them
+    LAYER.weight.scale@BITS   the scale of weights of BITS bits, which broadcasts to them; bfloat16 values
     SITE.scale@BITS           [], the scale of an activation of BITS bits
     SITE.zero_point@BITS      [] int32, its zero point; not trained
 
@@ -35,7 +35,7 @@ from hwsearch.separator.second_order import mean_output
 from hwsearch.separator.trained import TrainedState
 
 _KEY = "hwsearch_shared"
-_FORMAT = 1
+_FORMAT = 2
 _WHAT = "a shared network"
 _MEND = "delete it and train it again"
 

@@ -3,7 +3,7 @@
 A state holds these tensors in CPU memory, wherever the network was trained:
 
     OPERATION.PART       the floating-point master copy of every parameter of the graph
-    LAYER.weight.scale   of quantized weights, to which it broadcasts
+    LAYER.weight.scale   of quantized weights, to which it broadcasts; bfloat16 values
     SITE.scale           [], of quantized activations
     SITE.zero_point      [] int32, of quantized activations; not trained
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedNetwork
 
 _KEY = "hwsearch_trained"
-_FORMAT = 3
+_FORMAT = 4
 _WHAT = "a trained state of a candidate"
 _MEND = "delete it and train the candidate again"
 

@@ -27,6 +27,7 @@ from hwsearch.experiment import QatConfig, SharedConfig
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.quantizers import stored_scale
 from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
@@ -48,6 +49,9 @@ _MEAN_BITS = 4.5
 
 _WIDE = re.compile(r"(?<!\.weight)\.scale@(9|\d\d+)$")
 """Names of the scales of activations with more than 8 bits."""
+
+_WEIGHT_SCALE = re.compile(r"\.weight\.scale@\d+$")
+"""Names of the scales of weights."""
 
 Quality = Mapping[str, float]
 """Validation quality in dB by allocation."""
@@ -227,6 +231,7 @@ class _Training:
         """Return the parameters of the shared network."""
         values, widths = self._trainee.values(), self._training.widths
         own = {name: values.get(name, tensor) for name, tensor in self._state.parameters.items()}
+        own |= {name: stored_scale(tensor) for name, tensor in own.items() if _WEIGHT_SCALE.search(name)}
         outputs = {name: values[name] for name in self._biases}
         return own | biases(self._base, own, outputs, widths)
 

@@ -17,7 +17,7 @@ from hwsearch.network.operations import Elementwise, Function, Operation
 from hwsearch.network.run import run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, weight_limit
+from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, stored_scale, weight_limit
 from hwsearch.separator.rounded_weights import output_scale
 from hwsearch.separator.second_order import mean_output
 from hwsearch.training.channels_first import channels_first
@@ -95,8 +95,10 @@ class TrainableNetwork:
         return self._with_biases(parameters, 1.0)
 
     def left(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return parameters that were trained as those of a `separator.trained.TrainedState`."""
-        return self._with_biases(parameters, -1.0)
+        """Return parameters that were trained as those of a `separator.trained.TrainedState`: scales of weights are rounded."""
+        names = [f"{name}{WEIGHT}.scale" for name, layer in self._layers.items() if not is_float(layer.bits)]
+        stored = {name: stored_scale(parameters[name]) for name in names}
+        return self._with_biases({**parameters, **stored}, -1.0)
 
     def _with_biases(self, parameters: Mapping[str, Tensor], sign: float) -> dict[str, Tensor]:
         biases = {

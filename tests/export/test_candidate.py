@@ -104,6 +104,7 @@ def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_
     assert packed.grids == network.activation_grids()
     weights = network.quantized_weights()["mask_head.weight"]
     assert torch.equal(packed.weights["mask_head.weight"].integers, weights.integers)
+    assert torch.equal(packed.weights["mask_head.weight"].scale, weights.scale)
 
 
 @pytest.mark.parametrize("graph_format", ["onnx", "qonnx"])

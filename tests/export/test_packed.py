@@ -81,16 +81,37 @@ def test_what_is_read_is_what_the_quantizers_gave(data):
 @settings(max_examples=60, deadline=None)
 def test_integers_survive_the_bit_stream(data):
     bits = data.draw(st.sampled_from([2, 3, 4, 5, 6, 7, 8, 16]))
-    limit = 2 ** (bits - 1)
-    values = np.array(data.draw(st.lists(st.integers(-limit, limit - 1), min_size=1, max_size=50)), np.int32)
+    limit = 2 ** (bits - 1) - 1
+    values = np.array(data.draw(st.lists(st.integers(-limit, limit), min_size=1, max_size=50)), np.int32)
     stream = pack_integers(values, bits)
-    assert len(stream) == math.ceil(len(values) * bits / 8)
+    assert len(stream) == math.ceil(len(values) / 5 if bits == 2 else len(values) * bits / 8)
     np.testing.assert_array_equal(unpack_integers(stream, bits, len(values)), values)
 
 
 def test_the_stream_starts_with_the_lowest_bit():
     """Three-bit 1, -2, 3: 001, 110, 011 from the low end of the first byte on."""
     assert pack_integers(np.array([1, -2, 3], np.int32), 3) == bytes([0b11_110_001, 0b0])
+
+
+def test_five_two_bit_weights_share_a_byte_the_first_counts_least():
+    """-1, 0, 1, 1, -1 are the digits 0, 1, 2, 2, 0 in base 3. A byte that is not full ends with zero weights."""
+    assert pack_integers(np.array([-1, 0, 1, 1, -1, 1], np.int32), 2) == bytes([3 + 2 * 9 + 2 * 27, 2 + 3 + 9 + 27 + 81])
+
+
+@pytest.mark.parametrize("value", [-2, 2])
+def test_two_bit_weights_that_are_not_ternary_are_refused(value):
+    with pytest.raises(ValueError, match="beyond -1, 0 and 1"):
+        pack_integers(np.array([0, value], np.int32), 2)
+
+
+def test_scales_that_a_file_cannot_hold_are_refused():
+    separator, graph, calibration = small_network(PRELU)
+    allocation = allocation_of(find_sites(graph), 4, 8)
+    network = build_quantized(graph, allocation, calibration, QuantizationConfig())
+    with torch.no_grad():
+        network.layer("mask_head").weight_quant.tensor_quant.scale.mul_(1.001)
+    with pytest.raises(ValueError, match="not bfloat16 values"):
+        pack(ExportedNetwork(network, separator.front_end))
 
 
 def test_eight_and_sixteen_bit_streams_are_plain_arrays():

@@ -1,9 +1,11 @@
 """A reader of packed files that knows nothing but the documented layout and the graph, as a device would have one."""
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from hwsearch.network.operations import Operation, PReLU, TransposedConvolution
 from hwsearch.network.sites import LAYERS, find_sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import ActivationGrid, QuantizedWeight
+
+TERNARY = [digits[::-1] for digits in product((-1, 0, 1), repeat=5)]
+"""The five weights of each byte: the first of them changes from byte to byte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +53,16 @@ class Reader:
     def floats(self, *shape: int) -> Tensor:
         return torch.from_numpy(np.frombuffer(self.take(4 * int(np.prod(shape))), "<f4").copy()).reshape(shape)
 
+    def scales(self, *shape: int) -> Tensor:
+        """Upper halves of float32 values."""
+        halves = np.frombuffer(self.take(2 * int(np.prod(shape))), "<u2")
+        return torch.from_numpy((halves.astype(np.uint32) << 16).view(np.float32)).reshape(shape)
+
 
 def unpack(content: bytes, graph: Graph, features: int) -> Unpacked:
     """The network in the bytes of a packed file."""
     sites, reader = find_sites(graph), Reader(content)
-    assert reader.numbers("<4sHHHH") == (b"HWQW", 1, len(sites.weights), len(sites.activations), 0)
+    assert reader.numbers("<4sHHHH") == (b"HWQW", 2, len(sites.weights), len(sites.activations), 0)
     assert reader.numbers("<I") == (zlib.crc32(content[16:]),)
     layers = {site: reader.numbers("<BBHHHHH") for site in sites.weights}
     activations = {site: reader.numbers("<BBHff") for site in sites.activations}
@@ -88,14 +98,17 @@ def weight_of(layer: Operation, like: Tensor, record: tuple[int, ...], reader: R
     if bits == 32:
         assert scales == 0
         return reader.floats(*like.shape)
-    integers = unpack_integers(reader.take((like.numel() * bits + 7) // 8), bits, like.numel())
+    size = math.ceil(like.numel() / 5) if bits == 2 else math.ceil(like.numel() * bits / 8)
+    integers = unpack_integers(reader.take(size), bits, like.numel())
     axis = 1 if transposed else 0  # of the output channels
     shape = [scales if each == axis else 1 for each in range(like.ndim)]
-    return QuantizedWeight(bits, torch.from_numpy(integers).reshape(like.shape), reader.floats(*shape))
+    return QuantizedWeight(bits, torch.from_numpy(integers).reshape(like.shape), reader.scales(*shape))
 
 
 def unpack_integers(stream: bytes, bits: int, count: int) -> NDArray[np.int32]:
-    """Signed integers of so many bits each, lowest bit first."""
+    """Signed integers: of 2 bits, five in a byte; of other widths, so many bits each, lowest bit first."""
+    if bits == 2:
+        return np.array([weight for byte in stream for weight in TERNARY[byte]][:count], np.int32)
     whole = int.from_bytes(stream, "little")
     unsigned = [whole >> place * bits & (1 << bits) - 1 for place in range(count)]
     return np.array([value - (value >> bits - 1 << bits) for value in unsigned], np.int32)

@@ -20,11 +20,15 @@ def count_bytes(network, widths):
             continue
         bits = widths[x.weight_site]
         file += [1] * (8 * RECORD_BYTES)
-        for _ in range(x.out_channels * x.kernel_size * (x.in_channels if x.kind is LayerKind.CONV else 1)):
-            file += [1] * bits
+        count = x.out_channels * x.kernel_size * (x.in_channels if x.kind is LayerKind.CONV else 1)
+        for place in range(count):
+            if bits != 2:
+                file += [1] * bits
+            elif place % 5 == 0:  # a byte for this weight and the next four
+                file += [1] * 8
         file += [0] * (-len(file) % 8)
         if bits != 32:
-            file += [1] * (32 * (x.out_channels if network.per_channel_scales else 1))
+            file += [1] * (16 * (x.out_channels if network.per_channel_scales else 1))
         if x.bias:
             file += [1] * (32 * x.out_channels)
     file += [1] * (8 * RECORD_BYTES * len(network.activation_sites))
@@ -49,8 +53,15 @@ def test_more_bits_never_shrink_the_model(network, data):
 def test_a_layer_of_three_bit_weights_is_rounded_up_to_whole_bytes():
     network = one_layer(LayerKind.DEPTHWISE, 5, 5, kernel_size=3)
     size = packed_size_bytes(network, np.array([[3, 8, 8]]))
-    assert size.tolist() == [16 + 5 * 8 + 12 + (15 * 3 + 7) // 8 + 5 * 4 + 5 * 4 + 2 * 12]
+    assert size.tolist() == [16 + 5 * 8 + 12 + (15 * 3 + 7) // 8 + 5 * 2 + 5 * 4 + 2 * 12]
     assert size.dtype == np.int64
+
+
+@pytest.mark.parametrize(("weights", "stream"), [(1, 1), (5, 1), (6, 2), (10, 2), (11, 3)])
+def test_five_two_bit_weights_take_a_byte(weights, stream):
+    network = one_layer(LayerKind.DEPTHWISE, 1, 1, kernel_size=weights)
+    size = packed_size_bytes(network, np.array([[2, 8, 8]]))
+    assert size.tolist() == [16 + 8 + 12 + stream + 2 + 4 + 2 * 12]
 
 
 def test_activation_bits_do_not_change_the_file():

@@ -17,6 +17,7 @@ from hwsearch.separator.quantizers import (
     fake_quantize,
     mse_scale,
     quantize_weight,
+    stored_scale,
     weight_limit,
     weight_scale,
 )
@@ -73,6 +74,7 @@ def test_integers_are_in_the_narrow_range_and_scales_positive(seed, bits, config
     scale = weight_scale(weight, bits, config)
     assert scale.shape == ((6, 1, 1) if config.weight_scale == "per_channel" else (1, 1, 1))
     assert bool((scale > 0).all())
+    assert not (scale.numpy().view(np.uint32) & 0xFFFF).any(), "no bfloat16 values"
     integers = quantize_weight(weight, scale, bits).integers
     assert integers.dtype == torch.int32
     assert int(integers.abs().max()) <= 2 ** (bits - 1) - 1
@@ -104,11 +106,33 @@ def test_two_bits_are_ternary():
     assert set(quantize_weight(weight, weight_scale(weight, 2, MSE), 2).integers.unique().tolist()) == {-1, 0, 1}
 
 
-def test_the_largest_weight_keeps_its_value_under_max_scales():
-    weight = torch.tensor([[[0.3], [-1.4]], [[0.02], [0.01]]])
-    value = quantize_weight(weight, weight_scale(weight, 5, MAX), 5).value
-    assert value[0, 1, 0].item() == pytest.approx(-1.4, rel=1e-6)
-    assert value[1, 0, 0].item() == pytest.approx(0.02, rel=1e-6)
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_the_largest_weight_is_not_clipped_under_max_scales(bits):
+    """Nor is it where clipping gains nothing. The scale is the next bfloat16 value, so the step is 1/128 wider at most."""
+    weight = torch.randn(200, 30, 1, generator=torch.Generator().manual_seed(bits)) ** 3
+    limit, largest = weight_limit(bits), weight.abs().amax(dim=1, keepdim=True)
+    for config in (MAX, MSE) if bits > 8 else (MAX,):
+        scale = weight_scale(weight, bits, config)
+        assert bool((largest <= limit * scale * (1 + 1e-6)).all())
+        assert bool((limit * scale < largest * (1 + 2**-7 + 1e-6)).all())
+        error = (quantize_weight(weight, scale, bits).value - weight).abs()
+        assert bool((error <= 0.5 * scale * (1 + 2**-6)).all())
+
+
+@given(st.lists(st.floats(2.0**-100, 2.0**100, width=32), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+def test_stored_scales_are_the_nearest_float32_values_with_an_empty_lower_half(values):
+    exact = np.array(values, np.float32)
+    found = stored_scale(torch.from_numpy(exact)).numpy()
+    assert found.dtype == np.float32
+    assert not (found.view(np.uint32) & 0xFFFF).any()
+    below = (exact.view(np.uint32) & 0xFFFF0000).view(np.float32).astype(float)
+    above = ((exact.view(np.uint32) & 0xFFFF0000) + 0x10000).view(np.float32).astype(float)
+    np.testing.assert_array_equal(np.abs(found - exact.astype(float)), np.minimum(exact - below, above - exact))
+
+
+def test_a_stored_scale_is_never_zero():
+    assert bool((stored_scale(torch.tensor([0.0, 1e-45, 1e-40])) > 0).all())
 
 
 @pytest.mark.parametrize("config", [MSE, MAX, MSE_TENSOR])
@@ -117,7 +141,7 @@ def test_zero_tensors_and_zero_channels_quantize_to_zero(config):
     scale = weight_scale(zeros, 4, config)
     assert bool((scale == ZERO_TENSOR_SCALE).all())
     assert not quantize_weight(zeros, scale, 4).integers.any()
-    zeros[0] = 1.0
+    zeros[0] = 0.875  # seven times a scale that bfloat16 holds
     mixed = quantize_weight(zeros, weight_scale(zeros, 4, config), 4)
     assert not mixed.integers[1:].any()
     torch.testing.assert_close(mixed.value[0], zeros[0])

@@ -182,7 +182,7 @@ DAMAGES = {
     "nan": (lambda t, _: t["input_proj.weight"].fill_(torch.nan), "'input_proj.weight' holds values out of range"),
     "scale": (lambda t, _: t["input_proj.weight.scale@2"].neg_(), "'input_proj.weight.scale@2' holds values out of range"),
     "zero point": (lambda t, _: t["features.zero_point@6"].fill_(64), "'features.zero_point@6' holds values out of range"),
-    "format": (lambda _, c: c.update(format=0), "its format is not 1"),
+    "format": (lambda _, c: c.update(format=1), "its format is not 2"),
     "steps": (lambda _, c: c.update(steps="many"), "trained for 'many' steps"),
     "widths": (lambda _, c: c.update(widths={"features": "all"}), "does not say the widths"),
     "sites": (lambda _, c: c["widths"].update(extra=[8]), "its sites are not those"),

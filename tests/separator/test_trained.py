@@ -109,7 +109,7 @@ def damaged(change_tensors=None, change_content=None):
     def write(path):
         save_trained(path, initial_state(small_base(), ALLOCATION))
         tensors = load_file(path)
-        content = {"format": 3, "base_sha256": small_base().base_sha256, "allocation": ALLOCATION.to_json(), "steps": 0}
+        content = {"format": 4, "base_sha256": small_base().base_sha256, "allocation": ALLOCATION.to_json(), "steps": 0}
         if change_tensors is not None:
             change_tensors(tensors)
         if change_content is not None:
@@ -127,7 +127,7 @@ DAMAGES = {
     "nan": (damaged(lambda t: t["input_proj.weight"].fill_(torch.nan)), "'input_proj.weight' holds values out of range"),
     "negative scale": (damaged(lambda t: t["input_proj.weight.scale"].neg_()), "'input_proj.weight.scale' holds values out of"),
     "zero point": (damaged(lambda t: t["features.zero_point"].fill_(256)), "'features.zero_point' holds values out of range"),
-    "format": (damaged(None, lambda c: c.update(format=2)), "not a trained state of a candidate .its format is not 3"),
+    "format": (damaged(None, lambda c: c.update(format=3)), "not a trained state of a candidate .its format is not 4"),
     "base": (damaged(None, lambda c: c.update(base_sha256="b" * 64)), "trained from base bbbbbbbbbbbb; wanted base aaaa"),
     "allocation": (damaged(None, lambda c: c.update(allocation={})), "trained at another bit allocation"),
     "steps": (damaged(None, lambda c: c.update(steps="many")), "trained for 'many' steps"),

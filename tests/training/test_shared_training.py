@@ -121,6 +121,12 @@ def test_what_is_trained_is_what_is_kept(tmp_path):
     assert losses == [pytest.approx(loss_at(start, 2, 6), abs=1e-3)]
 
 
+def test_trained_scales_of_weights_are_those_that_files_store(whole):
+    scales = [tensor for name, tensor in whole.parameters.items() if ".weight.scale@" in name]
+    assert scales
+    assert all(torch.equal(scale, scale.bfloat16().float()) for scale in scales)
+
+
 def test_biases_stay_centred(whole):
     """A layer's mean output for the means of its inputs is the same at every width."""
     base = trunk_base()
@@ -150,7 +156,7 @@ def test_another_network_trains(tmp_path):
     statistics = input_statistics(base.graph, [FEATURES])
     base = replace(base, means={name: found.mean.float() for name, found in statistics.items()})
     widths = widths_of(base, (2, 32), (8, 16, 32))
-    config = CONFIG.model_copy(update={"steps": 4})
+    config = CONFIG.model_copy(update={"steps": 4, "scale_learning_rate": 0.05})
     start = initial_shared(base, widths)
     found = train_shared(base, training(config, widths=widths), small_pool(), tmp_path / "c", lambda state: {})
     unchanged = {name for name, tensor in found.parameters.items() if torch.equal(tensor, start.parameters[name])}
