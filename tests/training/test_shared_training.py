@@ -168,7 +168,7 @@ def test_training_gains_at_narrow_widths_and_changes_neither_base_nor_zero_point
     base = trunk_base()
     before = {name: tensor.clone() for name, tensor in base.graph.parameters.items()}
     start = initial_shared(base, widths_of(base))
-    config = CONFIG.model_copy(update={"steps": 60})
+    config = CONFIG.model_copy(update={"steps": 60, "scale_learning_rate": 0.01})
     found = train_shared(base, training(config), small_pool(), tmp_path / "c.safetensors", quality)
     for widths in ((2, 6), (2, 8)):
         assert loss_at(found, *widths) < loss_at(start, *widths) - 0.05, widths
