@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -145,7 +146,7 @@ def subject(kind: str, allocation: BitAllocation) -> Subject:
 def _rounded_parameters(
     graph: Graph, sites: Sites, allocation: BitAllocation, grids: dict[str, ActivationGrid]
 ) -> dict[str, Tensor]:
-    """Weights on the grid whose last integer is the largest weight of a channel, biases on that of the products."""
+    """Weights on the grid whose last integer is the largest weight of a channel, or just above; biases on that of the products."""
     parameters = dict(graph.parameters)
     for site in sites.weights:
         bits = allocation.by_site[site]
@@ -155,7 +156,7 @@ def _rounded_parameters(
         axis = 1 if isinstance(layer, TransposedConvolution) else 0  # of the output channels
         weight, bias = graph.parameter(layer, "weight"), graph.parameter(layer, "bias")
         others = [each for each in range(weight.ndim) if each != axis]
-        scale = weight.abs().amax(others, keepdim=True) / weight_limit(bits)
+        scale = next_bfloat16(weight.abs().amax(others, keepdim=True) / weight_limit(bits))
         parameters[site] = (weight / scale).round() * scale
         read = grids.get(sites.tensors[sites.read_by(layer)])
         if read is not None:
@@ -163,6 +164,12 @@ def _rounded_parameters(
             product_scale = product_scale.repeat(len(bias) // len(product_scale))
             parameters[f"{layer.name}.bias"] = (bias / product_scale).round() * product_scale
     return parameters
+
+
+def next_bfloat16(x: Tensor) -> Tensor:
+    """The smallest bfloat16 values that are not below positive values, which have eight binary digits."""
+    mantissa, exponent = np.frexp(x.double().numpy())
+    return torch.from_numpy(np.ldexp(np.ceil(mantissa * 2**8) / 2**8, exponent)).to(x.dtype)
 
 
 def rounded_run(graph: Graph, grids: dict[str, ActivationGrid], x: Tensor) -> Tensor:
