@@ -34,7 +34,7 @@ from hwsearch.sensitivity.work import WorkFactory
 from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.factory import BaseFactory
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import quantize_weight, stored_scale, weight_scale
+from hwsearch.separator.quantizers import quantize_weight, weight_scale
 from hwsearch.separator.untrained import untrained_network, untrained_sites
 from hwsearch.workspace import Workspace
 
@@ -100,8 +100,7 @@ def _rounded(base: PreparedBase) -> Iterator[tuple[str, Tensor]]:
             raise TypeError(f"layer '{layer}' has no weights")
         gain = _gain(weight.detach(), folded)
         for bits in WIDTHS:
-            scale = stored_scale(weight_scale(weight, bits, _PER_TENSOR) * gain)
-            rounded = quantize_weight(folded, scale, bits)
+            rounded = quantize_weight(folded, weight_scale(weight, bits, _PER_TENSOR) * gain, bits)
             yield f"{layer}@{bits}.integers", rounded.integers
             yield f"{layer}@{bits}.scale", rounded.scale
             yield f"{layer}@{bits}.bias", base.graph.parameters[f"{layer}.bias"]

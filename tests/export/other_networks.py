@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +22,7 @@ from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid, weight_limit
 from tests.export.small import description
 from tests.network.modules import CHANNELS, UNet, settle
+from tests.separator.bfloat16 import next_bfloat16
 
 CONFIG = QuantizationConfig(weight_scale_method="max")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 8, 16, 32)
@@ -146,7 +146,7 @@ def subject(kind: str, allocation: BitAllocation) -> Subject:
 def _rounded_parameters(
     graph: Graph, sites: Sites, allocation: BitAllocation, grids: dict[str, ActivationGrid]
 ) -> dict[str, Tensor]:
-    """Weights on the grid whose last integer is the largest weight of a channel, or just above; biases on that of the products."""
+    """Weights on the grid whose last integer is the largest weight of a channel or just above, biases on that of the products."""
     parameters = dict(graph.parameters)
     for site in sites.weights:
         bits = allocation.by_site[site]
@@ -164,12 +164,6 @@ def _rounded_parameters(
             product_scale = product_scale.repeat(len(bias) // len(product_scale))
             parameters[f"{layer.name}.bias"] = (bias / product_scale).round() * product_scale
     return parameters
-
-
-def next_bfloat16(x: Tensor) -> Tensor:
-    """The smallest bfloat16 values that are not below positive values, which have eight binary digits."""
-    mantissa, exponent = np.frexp(x.double().numpy())
-    return torch.from_numpy(np.ldexp(np.ceil(mantissa * 2**8) / 2**8, exponent)).to(x.dtype)
 
 
 def rounded_run(graph: Graph, grids: dict[str, ActivationGrid], x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from hwsearch.separator.quantizers import weight_limit
 from hwsearch.training.loss import si_snr
 from tests.sensitivity.other_network import other_base
 from tests.sensitivity.small import candidates, double_mixture, in_double, run_sites, small_mixture, with_parameter
+from tests.separator.bfloat16 import next_bfloat16
 
 BASE = other_base()
 SITES = (*BASE.sites.weights, *BASE.sites.activations)
@@ -28,7 +29,7 @@ def with_site_at(choices: SiteChoices, mixture: AnalysedMixture, site: str, bits
         return run_sites(graph, features)
     if is_weight(site):
         weight = graph.parameters[site]
-        scale = weight.abs().max() / weight_limit(bits)
+        scale = next_bfloat16(weight.abs().max() / weight_limit(bits))
         return run_sites(with_parameter(graph, site, (weight / scale).round() * scale), features)
     grid = choices.base.calibration.grids[site][bits]
 

@@ -101,12 +101,12 @@ def test_a_state_survives_the_disk_and_means_what_the_scorer_computes(tmp_path):
 def test_a_warm_start_keeps_parameters_and_makes_the_scales_of_other_widths_anew():
     base = graph_base()
     first = initial_state(base, cycled(base, (4,), (8,)))
-    tripled = {name: 3 * tensor if name.startswith("up.") else tensor for name, tensor in first.parameters.items()}
-    start = TrainedState(tripled, first.allocation, base.base_sha256, 5)
+    doubled = {name: 2 * tensor if name.startswith("up.") else tensor for name, tensor in first.parameters.items()}
+    start = TrainedState(doubled, first.allocation, base.base_sha256, 5)
     narrower = cycled(base, (3,), (8,))
     state = initial_state(base, narrower, start)
     assert all(torch.equal(state.parameters[name], start.parameters[name]) for name in base.graph.parameters)
     scale = state.parameters["up.weight.scale"]
     assert scale.shape == (1, 3, 1)  # an output channel of each of its groups
     torch.testing.assert_close(scale, start.parameters["up.weight"].abs().amax((0, 2), keepdim=True) / 3)
-    torch.testing.assert_close(3 * initial_state(base, narrower).parameters["up.weight.scale"], scale)
+    torch.testing.assert_close(2 * initial_state(base, narrower).parameters["up.weight.scale"], scale)
