@@ -86,8 +86,8 @@ def weight_limit(bits: int) -> int:
 
 
 def stored_scale(scale: Tensor) -> Tensor:
-    """Round scales of weights [...] to the nearest bfloat16 values, as which files store them. They stay float32 tensors."""
-    return scale.clamp_min(_SMALLEST_SCALE).to(torch.bfloat16).float()
+    """Round scales of weights [...] to the nearest bfloat16 values, as which files store them. The tensor keeps its type."""
+    return scale.clamp_min(_SMALLEST_SCALE).to(torch.bfloat16).to(scale.dtype)
 
 
 def weight_scale(weight: Tensor, bits: int, config: QuantizationConfig) -> Tensor:

@@ -17,6 +17,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
 from hwsearch.separator.quantizers import weight_limit
 from tests.network.modules import CHANNELS, UNet, settle
+from tests.separator.bfloat16 import next_bfloat16
 
 
 class Braid(nn.Module):
@@ -52,7 +53,7 @@ def test_every_site_is_rounded_and_nothing_else(module: type[nn.Module], integer
         layer = graph.by_name[site.removesuffix(".weight")]
         axis = 1 if isinstance(layer, TransposedConvolution) else 0  # of the output channels
         weight, bias = graph.parameter(layer, "weight"), graph.parameter(layer, "bias")
-        scale = weight.abs().amax([each for each in range(3) if each != axis], keepdim=True) / weight_limit(4)
+        scale = next_bfloat16(weight.abs().amax([each for each in range(3) if each != axis], keepdim=True) / weight_limit(4))
         product_scale = scale.flatten() * calibration.grids[sites.read_by(layer)][6].scale
         product_scale = product_scale.repeat(len(bias) // len(product_scale))
         parameters[site] = (weight / scale).round() * scale
