@@ -491,7 +491,7 @@ class SharedConfig(Section):
     """Training steps. Each trains one allocation: in turn the narrowest, a random one, the widest, and a random one."""
     batch_size: Annotated[int, Field(ge=1, le=512)] = 4
     """Mixtures per training step."""
-    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-5
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     """Learning rate of weights, biases and slopes. As in `[qat]`, it depends on the number of values that an output is made of;
     it does not depend on the width."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
