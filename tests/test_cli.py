@@ -159,9 +159,9 @@ def test_the_picture_shows_what_the_table_shows_and_marks_what_was_exported(
 ) -> None:
     drawn: list[tuple[list[int], str, int | None]] = []
 
-    def keep(table: CandidateTable, path: Path, title: str, chosen: int | None) -> None:
+    def keep(table: CandidateTable, path: Path, title: str, chosen: int | None, untrained: CandidateTable | None) -> None:
         drawn.append((table.candidate.tolist(), title, chosen))
-        plot_front(table, path, title, chosen)
+        plot_front(table, path, title, chosen, untrained)
 
     monkeypatch.setattr("hwsearch.view.candidates.plot_front", keep)
     everything = rows("json", tiny.folder, "--all")

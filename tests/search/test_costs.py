@@ -138,7 +138,7 @@ def test_a_scale_per_tensor_is_smaller_than_one_per_channel() -> None:
     modules = load_base(EMBEDDED_BASE)[0].network.modules()
     channels = sum(module.out_channels for module in modules if isinstance(module, torch.nn.Conv1d))
     layers = 2 + 3 * CONFIG.R * CONFIG.X
-    assert cost[0]["size_bytes"] - cost[1]["size_bytes"] == 4 * (channels - layers)
+    assert cost[0]["size_bytes"] - cost[1]["size_bytes"] == 2 * (channels - layers)
 
 
 def test_what_a_target_cannot_run_has_no_cost_there() -> None:
