@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -128,39 +129,24 @@ def _place(table: CandidateTable) -> tuple[npt.NDArray[np.float64], npt.NDArray[
 
 def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
     size, quality = _place(front)
-    # A step: at each size, the best candidate that is no larger.
-    axes.plot(
-        size,
-        quality,
-        drawstyle="steps-post",
-        linestyle="-" if _is_step(front) else "none",
-        color=FRONT_COLOUR,
-        linewidth=1.4,
-        marker="o",
-        markersize=2 * FRONT_POINTS,
-        zorder=4,
-        label=_front_name(front),
-    )
+    _draw_step(axes, front, color=FRONT_COLOUR, zorder=4, label=_front_name(front))
     if DROP_CI95 in front.columns:
         bars = front.columns[DROP_CI95]
         axes.errorbar(size, quality, yerr=bars, fmt="none", ecolor=FRONT_COLOUR, elinewidth=0.8, capsize=2, alpha=0.4, zorder=3)
 
 
+def _draw_step(axes: Axes, front: CandidateTable, **style: Any) -> None:
+    """Draw a front as a step: at each size, the best candidate that is no larger."""
+    line = "-" if _is_step(front) else "none"
+    size = 2 * FRONT_POINTS
+    axes.plot(*_place(front), drawstyle="steps-post", linestyle=line, linewidth=1.4, marker="o", markersize=size, **style)
+
+
 def _draw_untrained(axes: Axes, parts: Sequence[CandidateTable], compared: int) -> None:
     """Draw the front and the uniform allocations without training, of so many candidates."""
     front, uniform = parts
-    axes.plot(
-        *_place(front),
-        drawstyle="steps-post",
-        linestyle="-" if _is_step(front) else "none",
-        color=UNTRAINED_FRONT_COLOUR,
-        linewidth=1.4,
-        marker="o",
-        markersize=2 * FRONT_POINTS,
-        markerfacecolor="white",
-        zorder=2.5,
-        label=f"without training: front of {compared} of these",
-    )
+    name = f"without training: front of {compared} of these"
+    _draw_step(axes, front, color=UNTRAINED_FRONT_COLOUR, markerfacecolor="white", zorder=2.5, label=name)
     if len(uniform):
         axes.scatter(
             *_place(uniform),

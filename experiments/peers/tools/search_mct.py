@@ -19,11 +19,12 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import library
 
 try:
     import torchvision  # noqa: F401 (MCT wants it)
 except RuntimeError:  # a build for CUDA beside PyTorch for the CPU lacks its own operators, which the search never calls
-    operators = torch.library.Library("torchvision", "FRAGMENT")
+    operators = library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
