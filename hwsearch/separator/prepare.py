@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache as cache_result
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,10 @@ from hwsearch.separator.traced import graph_file, kept_graph
 
 _WHAT, _MEND = "a calibration", "delete it and it is made again"
 _WEIGHTS_KEY = "hwsearch_prepared"
-_GRAPH, _MEAN, _ROUNDED = "graph", "mean", "rounded"
+_FORMAT = 2
+_GRAPH, _ROUNDED = "graph", "rounded"
+_UNTRAINED = {"rounding": "nearest", "bias_correction": False, "centre_trunk": False}
+"""How training starts. Behind training, each of these choices made the other way is worse (`experiments/training_recipe.py`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +48,8 @@ class PreparedBase:
     base_sha256: str
     statistics: Callable[[], Statistics] | None = None
     """Measures the inputs of the layers. None: weights are rounded to the nearest integers, and biases stay."""
-    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Mean inputs [groups, values] by layer (`InputStatistics`), if `quantization.bias_correction` wants them."""
+    untrained: "PreparedBase | None" = None
+    """The base that training starts from; None: this one."""
 
     @cached_property
     def sites(self) -> Sites:
@@ -59,6 +62,11 @@ class PreparedBase:
         return RoundedWeights(self.graph, self.quantization, self.statistics)
 
     @property
+    def to_train(self) -> "PreparedBase":
+        """The base that training starts from: with plain rounding and trunks as they are."""
+        return self if self.untrained is None else self.untrained
+
+    @property
     def device(self) -> torch.device:
         return self.separator.device
 
@@ -66,9 +74,9 @@ class PreparedBase:
         """Copy the base to a device, with the weights that are rounded."""
         if device == self.device:
             return self
-        means = {name: mean.to(device) for name, mean in self.means.items()}
         separator = copy.deepcopy(self.separator).to(device)
-        moved = replace(self, separator=separator, graph=self.graph.on(device), means=means)
+        untrained = None if self.untrained is None else self.untrained.on(device)
+        moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained)
         moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
 
@@ -121,47 +129,41 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     base_sha256 = base_digest(path)
     traced = kept_graph(separator, cache.parent, base_sha256)
     traced = with_reads(traced) if experiment.search.wide_trunk else traced
-    config = experiment.quantization
-    key = digest(
-        {
-            "base": base_sha256,
-            "data": manifest_hash(data_folder, Split.VALIDATION),
-            "quantization": config.model_dump(mode="json"),
-            "network": structure(traced),
-            "scales": "bfloat16",
-        }
-    )
 
     @cache_result
     def features() -> Sequence[torch.Tensor]:
         return calibration_features(separator, experiment, data_folder)
 
-    @cache_result
-    def statistics() -> Statistics:
-        with one_thread():
-            return input_statistics(graph, features())
+    def prepared(config: QuantizationConfig, cache: Path, untrained: PreparedBase | None = None) -> PreparedBase:
+        key = digest(
+            {
+                "base": base_sha256,
+                "data": manifest_hash(data_folder, Split.VALIDATION),
+                "quantization": config.model_dump(mode="json"),
+                "network": structure(traced),
+                "format": _FORMAT,
+            }
+        )
+        graph, calibration = _conditioned(traced, config, features, key, cache)
 
-    kept = _kept_weights(cache, key, traced)
-    graph = traced if kept is None else kept.graph
-    calibration = None if kept is None else _kept_calibration(cache, key, graph)
-    if kept is None or calibration is None:
-        with one_thread():
-            graph = _conditioned(traced, config, features())
-            calibration = calibrate(graph, features())
-        write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
-        wanted = statistics() if config.bias_correction else {}
-        made = _Kept(graph, {name: found.mean.float() for name, found in wanted.items()}, {})
-        kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile
-        if kept is None:
-            _keep_weights(cache, key, made)
-            kept = made
-    prepared = PreparedBase(separator, graph, calibration, config, base_sha256, statistics, kept.means)
-    prepared.weights.take(kept.rounded, weights_file(cache))
-    if prepared.weights.round(widths):
-        others = _kept_weights(cache, key, traced)  # another process may have rounded some meanwhile
-        prepared.weights.take({} if others is None else others.rounded, weights_file(cache))
-        _keep_weights(cache, key, _Kept(graph, kept.means, prepared.weights.to_tensors()))
-    return prepared
+        @cache_result
+        def statistics() -> Statistics:
+            with one_thread():
+                return input_statistics(graph, features())
+
+        found = PreparedBase(separator, graph, calibration, config, base_sha256, statistics, untrained)
+        _round(found, widths, key, cache, traced)
+        return found
+
+    config = experiment.quantization
+    plain = config.model_copy(update=_UNTRAINED)
+    untrained = None if plain == config else prepared(plain, training_cache(cache))
+    return prepared(config, cache, untrained)
+
+
+def training_cache(cache: Path) -> Path:
+    """Return the file of the calibration of `PreparedBase.to_train`, beside that of the base."""
+    return cache.with_name(f"{cache.stem}-training.json")
 
 
 def weights_file(cache: Path) -> Path:
@@ -171,7 +173,9 @@ def weights_file(cache: Path) -> Path:
 
 def prepared_files(path: Path, cache: Path) -> tuple[Path, ...]:
     """List the files that `prepare_base` reads for a base that it has prepared before, except for the user's own code."""
-    return path, cache, weights_file(cache), graph_file(cache.parent, base_digest(path))
+    of_training = training_cache(cache)
+    caches = cache, weights_file(cache), of_training, weights_file(of_training)
+    return path, *caches, graph_file(cache.parent, base_digest(path))
 
 
 def calibration_digest(cache: Path) -> str:
@@ -199,11 +203,42 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
     return collected
 
 
-def _conditioned(graph: Graph, config: QuantizationConfig, features: Sequence[torch.Tensor]) -> Graph:
-    """Rewrite a graph for finer grids, as the experiment wants it."""
+def _conditioned(
+    traced: Graph, config: QuantizationConfig, features: Callable[[], Sequence[torch.Tensor]], key: str, cache: Path
+) -> tuple[Graph, Calibration]:
+    """Rewrite a graph for finer grids and calibrate it, or read what was made before."""
+    kept = _kept_weights(cache, key, traced)
+    if kept is not None and (calibration := _kept_calibration(cache, key, kept.graph)) is not None:
+        return kept.graph, calibration
+    with one_thread():
+        graph = _rewritten(traced, config, features())
+        calibration = calibrate(graph, features())
+    write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
+    kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile
+    if kept is None:
+        _keep_weights(cache, key, _Kept(graph, {}))
+    return graph, calibration
+
+
+def _rewritten(graph: Graph, config: QuantizationConfig, features: Sequence[torch.Tensor]) -> Graph:
+    """Rewrite a graph as the experiment wants it."""
     if config.equalise and config.weight_scale == "per_channel":
         graph = equalised(graph, channel_ranges(graph, features))
     return centred(graph, channel_ranges(graph, features)) if config.centre_trunk else graph
+
+
+def _round(base: PreparedBase, widths: Iterable[int], key: str, cache: Path, traced: Graph) -> None:
+    """Take the rounded weights that are kept, and round and keep those at some widths that are missing."""
+    path = weights_file(cache)
+
+    def take() -> None:
+        kept = _kept_weights(cache, key, traced)
+        base.weights.take({} if kept is None else kept.rounded, path)
+
+    take()
+    if base.weights.round(widths):
+        take()  # another process may have rounded some meanwhile
+        _keep_weights(cache, key, _Kept(base.graph, base.weights.to_tensors()))
 
 
 def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None:
@@ -215,10 +250,9 @@ def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What is kept of a prepared base beside its calibration: the conditioned graph, mean inputs, and rounded weights."""
+    """What is kept of a prepared base beside its calibration: the conditioned graph and rounded weights."""
 
     graph: Graph
-    means: Mapping[str, torch.Tensor]
     rounded: Mapping[str, torch.Tensor]
 
 
@@ -230,7 +264,7 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     content, mapped = read_tensors(path, _WEIGHTS_KEY, "the weights of a prepared base", _MEND)
     if content.get("key") != key:
         return None
-    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _MEAN: {}, _ROUNDED: {}}
+    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _ROUNDED: {}}
     for name, tensor in mapped.items():
         part, _, rest = name.partition("/")
         if part not in parts:
@@ -240,10 +274,10 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     for name, found in parameters.items():
         if found is None or found.shape != traced.parameters[name].shape:
             raise UserError(f"{path}: '{name}' is missing or has another shape; {_MEND}")
-    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_MEAN], parts[_ROUNDED])
+    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_ROUNDED])
 
 
 def _keep_weights(cache: Path, key: str, kept: _Kept) -> None:
-    parts = {_GRAPH: kept.graph.parameters, _MEAN: kept.means, _ROUNDED: kept.rounded}
+    parts = {_GRAPH: kept.graph.parameters, _ROUNDED: kept.rounded}
     tensors = {f"{part}/{name}": tensor.clone() for part, named in parts.items() for name, tensor in named.items()}
     write_tensors(weights_file(cache), tensors, _WEIGHTS_KEY, {"key": key})

@@ -99,8 +99,8 @@ def train_quantized(
         raise ValueError(f"{steps} training steps; wanted at least 1")
     if pool.base_sha256 != base.base_sha256:
         raise ValueError(f"training mixtures for base {pool.base_sha256[:12]}; wanted base {base.base_sha256[:12]}")
-    state = initial_state(base, allocation, start)
-    found = _Training(base, state, pool, config, steps, seed, options).run()
+    state = initial_state(base.to_train, allocation, start)
+    found = _Training(base.to_train, state, pool, config, steps, seed, options).run()
     return TrainedState(found, allocation, base.base_sha256, state.steps + steps)
 
 
@@ -124,8 +124,8 @@ class _Training:
         self._steps = steps
         self._options = options
         self._teacher = Teacher(base)
-        self._network = TrainableNetwork(base.graph, base.sites, state.allocation, base.means)
-        self._trainee = Trainee(self._network.entered(state.parameters), base.device, rate_factors(base.graph, state.allocation))
+        self._network = TrainableNetwork(base.graph, base.sites, state.allocation)
+        self._trainee = Trainee(state.parameters, base.device, rate_factors(base.graph, state.allocation))
         self._first = 0
         self._best: _Best | None = None
         self._kept: TraineeCheckpoint | None = None
@@ -147,7 +147,7 @@ class _Training:
             if self._options.on_step is not None:
                 self._options.on_step(step + 1, self._steps, loss)
         self._look(self._steps)
-        return self._network.left(self._trainee.values()) if self._best is None else self._best.parameters
+        return self._network.stored(self._trainee.values()) if self._best is None else self._best.parameters
 
     def _look(self, step: int) -> None:
         """End the training if a signal asks for it, else judge the state if it is time to. Both leave the parameters alone."""
@@ -162,7 +162,7 @@ class _Training:
 
     def _judge(self, judge: Callable[[TrainedState], float]) -> None:
         """Keep the present parameters if they are at least as good as the best ones."""
-        parameters = self._network.left(self._trainee.values())
+        parameters = self._network.stored(self._trainee.values())
         score = judge(replace(self._start, parameters=parameters))
         if math.isfinite(score) and (self._best is None or score >= self._best.score):
             self._best = _Best(score, parameters)

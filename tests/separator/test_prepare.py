@@ -134,7 +134,7 @@ def test_weights_are_rounded_once_and_read_bit_for_bit(
 ) -> None:
     cache = tmp_path / "calibration.json"
     first = prepare(tiny, cache, widths=(2, 8, FLOAT_BITS), quantization=TWO | config)
-    wanted = first.weights.to_tensors()
+    wanted, to_train = first.weights.to_tensors(), first.to_train.weights.to_tensors()
     assert len(wanted) == 3 * 2 * len(first.sites.weights)
 
     def again(*_: object) -> None:
@@ -147,6 +147,7 @@ def test_weights_are_rounded_once_and_read_bit_for_bit(
         found = base.weights.to_tensors()
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+        assert all(torch.equal(base.to_train.weights.to_tensors()[name], tensor) for name, tensor in to_train.items())
         assert all(torch.equal(base.graph.parameters[name], tensor) for name, tensor in first.graph.parameters.items())
     assert weights_file(cache).stat().st_mtime_ns == written
 
@@ -172,6 +173,28 @@ def test_rounded_weights_follow_the_configuration(tiny: Tiny, tmp_path: Path) ->
     largest = prepare(tiny, cache, quantization=TWO | {"weight_scale_method": "max"})
     rows = weight.abs().amax(dim=(1, 2))
     assert torch.equal(largest.weights.layer(layer, 4).weight.scale.flatten()[rows > 0], next_bfloat16(rows[rows > 0] / 7))
+
+
+def test_training_starts_from_plain_rounding_and_an_uncentred_trunk(tiny: Tiny, tmp_path: Path) -> None:
+    cache = tmp_path / "calibration.json"
+    base = prepare(tiny, cache, quantization=TWO)
+    features = calibration_features(base.separator, experiment(quantization=TWO), tiny.workspace.data_folder)
+    plain = traced(base.separator)
+    graph = equalised(plain, channel_ranges(plain, features))
+    start = base.to_train
+    assert start is not base
+    assert all(torch.equal(start.graph.parameters[name], tensor) for name, tensor in graph.parameters.items())
+    assert any(not torch.equal(start.graph.parameters[name], tensor) for name, tensor in base.graph.parameters.items())
+    assert start.calibration == calibrate(graph, features)
+    assert start.base_sha256 == base.base_sha256
+    weight, bias = (graph.parameters[f"mask_head.{part}"] for part in ("weight", "bias"))
+    found = start.weights.layer("mask_head", 3)
+    assert torch.equal(found.weight.integers, (weight / found.weight.scale).round().clamp(-3, 3).int())
+    assert torch.equal(found.bias, bias)
+    assert start.to_train is start
+    assert prepare(tiny, cache, quantization=TWO).to_train.calibration == start.calibration
+    alike = prepare(tiny, tmp_path / "plain.json", quantization=TWO | PLAIN)
+    assert alike.to_train is alike
 
 
 def test_master_weights_round_to_the_rounded_weights(tiny: Tiny, tmp_path: Path) -> None:

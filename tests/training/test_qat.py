@@ -95,6 +95,30 @@ def test_the_loss_compares_the_outputs_of_blocks():
         assert losses[1] - losses[0] == pytest.approx(0.25 * np.mean(errors), abs=1e-3 if bits == 3 else 0.5)
 
 
+def test_training_starts_from_the_base_to_train():
+    """The loss of the first step, on all examples, is that of this base's state; the result runs on the base that was given."""
+    other, pool, allocation = small_base(), small_pool(), uniform(RELU, 3, 8)
+    moved = {name: tensor * 1.1 if name.endswith(".weight") else tensor for name, tensor in other.graph.parameters.items()}
+    start = replace(other, graph=replace(other.graph, parameters=moved))
+    base, losses = replace(other, untrained=start), []
+    options = TrainingOptions(lambda *step: losses.append(step[2]))
+    config = CONFIG.model_copy(update={"batch_size": len(pool)})
+    state = train_quantized(base, allocation, pool, config, 1, 0, options=options)
+    found = float(
+        distilled_loss(
+            Teacher(start),
+            TrainableNetwork(start.graph, start.sites, allocation),
+            initial_state(start, allocation).parameters,
+            pool,
+            range(len(pool)),
+            config,
+        )
+    )
+    assert losses == [pytest.approx(found, abs=1e-3)]
+    assert abs(loss_of(base, initial_state(base, allocation), pool) - found) > 0.01
+    assert trained_network(base, state) is not None
+
+
 def test_the_same_arguments_give_the_same_state_bit_for_bit():
     base, pool, allocation = small_base(), small_pool(), uniform(RELU, 3, 6)
     first, second = (train_quantized(base, allocation, pool, CONFIG, 5, 3) for _ in range(2))
