@@ -1,9 +1,9 @@
-"""What the choices of section `[qat]` win in quantization-aware training.
+"""What the choices of section `[qat]` win in quantization-aware training, and where training should start.
 
     OMP_NUM_THREADS=1 python experiments/training_recipe.py [--experiment FILE --runs-dir DIR --weights N ... --steps N]
 
 Wants the experiment's data (`hwsearch data build`). One width for all weights (depthwise ones 8), activations of 8 bits, a trunk
-of 16. Each variant changes one key, is trained from the rounded base, and separates the same validation mixtures:
+of 16. Each variant changes one key, or what training starts from, and separates the same validation mixtures after training:
 
 - `lost`: SI-SNR of full precision less that of the variant in dB, mean and 95 % interval over mixtures;
 - `distance`: SI-SNR of the variant's estimates to those of full precision, in dB, the mean: less noisy than `lost`.
@@ -15,6 +15,7 @@ a table in Markdown.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -47,14 +48,21 @@ DEFAULTS = "defaults"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     DEFAULTS: {},
     "examples 256": {"examples": 256},
-    "examples 4096": {"examples": 4096},
+    "examples 1024": {"examples": 1024},
     "half the learning rate": {"learning_rate": 0.5},
     "twice the learning rate": {"learning_rate": 2.0},
+    "a tenth of the scales' rate": {"scale_learning_rate": 0.1},
+    "three times the scales' rate": {"scale_learning_rate": 3.0},
+    "start: second-order": {"start": {"rounding": "second-order", "bias_correction": True}},
+    "start: centred": {"start": {"bias_correction": True, "centre_trunk": True}},
+    "start: not equalised": {"start": {"equalise": False}},
     "target alone": {"distillation": 0.0},
     "teacher alone": {"distillation": 1.0},
     "block outputs": {"block_distillation": 1.0},
 }
-"""Changes to `[qat]`; the learning rate as a factor of the default."""
+"""Changes to `[qat]`, with rates as factors of the defaults, or (`start`) to the `[quantization]` that training starts from."""
+RATES = ("learning_rate", "scale_learning_rate")
+START = {"rounding": "nearest", "bias_correction": False, "centre_trunk": False}
 UNTRAINED = "untrained"
 WEIGHTS = (3, 4, 2)
 RESULT = Path(__file__).parent / "results" / "training_recipe.json"
@@ -71,15 +79,20 @@ class Bench:
         self.folder = runs / "training-recipe"
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.workspace.data_folder
-        self.base: PreparedBase = prepare_base(
-            experiment, self.workspace.base_path, data, self.folder / "calibration.json", WEIGHTS
-        )
+        self.base = self._prepared({})
         chosen = open_dataset(data, Split.VALIDATION)[-mixtures:]
         examples = [Example(*load_mixture(data, mixture), mixture.target.doa_deg) for mixture in chosen]
         self.batches: list[MixtureBatch] = [batch for one in examples for batch in mixture_batches(self.base.separator, [one])]
         self.mixtures = len(examples)
         full = initial_state(self.base, allocation(self.base, FLOAT_BITS, FLOAT_BITS, FLOAT_BITS))
         self.full, self.estimates = self.separate(full)
+
+    def _prepared(self, change: Mapping[str, Any]) -> PreparedBase:
+        """The base with changes to `[quantization]`."""
+        quantization = self.experiment.quantization.model_copy(update=change)
+        experiment = self.experiment.model_copy(update={"quantization": quantization})
+        cache = self.folder / f"calibration-{digest(dict(change))[:8]}.json"
+        return prepare_base(experiment, self.workspace.base_path, self.workspace.data_folder, cache, WEIGHTS)
 
     def separate(self, state: TrainedState) -> tuple[Scores, list[NDArray[np.float32]]]:
         """SI-SNR improvement of every mixture, and its estimate."""
@@ -97,8 +110,9 @@ class Bench:
     def figures(self, variant: str, weights: int, steps: int) -> dict[str, Any]:
         """What a variant loses at a width, measured once."""
         change = dict(VARIANTS.get(variant, {}))
-        rate = self.experiment.qat.learning_rate * change.pop("learning_rate", 1.0)
-        qat = self.experiment.qat.model_copy(update=change | {"learning_rate": rate})
+        start = change.pop("start", None)
+        rates = {key: getattr(self.experiment.qat, key) * change.pop(key, 1.0) for key in RATES}
+        qat = self.experiment.qat.model_copy(update=change | rates)
         name = digest({"variant": variant, "weights": weights, "steps": steps, "qat": qat.model_dump(), "n": self.mixtures})
         path = self.folder / f"{name[:16]}.json"
         if not path.is_file():
@@ -106,7 +120,9 @@ class Bench:
             if variant != UNTRAINED:
                 workspace = Workspace(self.workspace.runs, self.experiment.model_copy(update={"qat": qat}))
                 pool = load_pool(build_pool(workspace, 1, lambda _done, _total: None))
-                state = train_quantized(self.base, state.allocation, pool, qat, steps, self.experiment.seed)
+                # Without `to_train`, a base is trained as it is.
+                base = self.base if start is None else replace(self._prepared(START | start), untrained=None)
+                state = train_quantized(base, state.allocation, pool, qat, steps, self.experiment.seed)
             scores, estimates = self.separate(state)
             distance = [float(np.mean(si_snr(*pair))) for pair in zip(estimates, self.estimates, strict=True)]
             atomic_write_json(path, {"lost_db": (self.full - scores).tolist(), "distance_db": distance})
