@@ -5,9 +5,14 @@
 
 `mct` is Sony's Model Compression Toolkit, whose metric is the SI-SNR lost. `modelopt` is NVIDIA's Model Optimizer
 (`auto_quantize`), by gradients and by KL divergence. They get the comparison's base as hwsearch prepares it, the mixtures that
-hwsearch's sensitivities are measured on, and its weight widths. A budget is the mean width of all weights but the depthwise ones,
-which have 8 bits. Needs the experiment's data (`hwsearch data build`). A tool that has answered the same question is not asked
-again.
+hwsearch's sensitivities are measured on, and its weight widths. Depthwise weights have 8 bits.
+
+The budget at n bits is the bytes of the packed file with all other weights at n bits; between two widths it is interpolated.
+`experiments/method_comparison` allows the same. Both tools count the bytes that a layer takes in the packed file at each width
+(2 bits take 1.6): ModelOpt has a setting for it, and `tools/search_mct.py` replaces MCT's count of the memory of weights. An
+allocation above its budget is refused.
+
+Needs the experiment's data (`hwsearch data build`). A tool that has answered the same question is not asked again.
 
 Writes experiments/results/peers.json, .md and .png. `experiments/method_comparison` trains and judges the allocations.
 """
@@ -24,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exported_case import Exported, export
+from exported_case import Exported, WeightCosts, export
 
 import hwsearch
 from hwsearch.data.dataset import manifest_hash, open_dataset
@@ -51,7 +56,7 @@ from tool_environment import tool_python
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 BUDGETS = (2.5, 3.0, 4.0)
-DEPTHWISE_BITS = 8
+DEPTHWISE_BITS = BYTE_BITS = 8
 KINDS = ("expand", "project")
 """The layers of a block that are drawn."""
 
@@ -86,6 +91,7 @@ class Judge:
 
     def __init__(self, experiment: Experiment, sites: Sites) -> None:
         self._sites = sites
+        self._widths = experiment.search.weight_bits
         self._space = build_space(experiment.search, sites)
         self._size = CostBook(experiment, self._space).known(SIZE)
         self._rest = uniform(sites, DEPTHWISE_BITS, *_activation_bits(experiment)).by_site
@@ -96,6 +102,24 @@ class Judge:
         below, above = int(np.floor(budget)), int(np.ceil(budget))
         sizes = [self._bytes(dict.fromkeys(self._sites.weights, bits) | self.fixed, "a budget") for bits in (below, above)]
         return sizes[0] + (budget - below) * (sizes[1] - sizes[0])
+
+    def weight_costs(self, counts: Mapping[str, int]) -> WeightCosts:
+        """What the weights take of the packed file, and what they may take.
+
+        Args:
+            counts: number of weights of each weight site.
+        """
+        wide = dict.fromkeys(self._sites.weights, BYTE_BITS)
+        whole = self._bytes(wide, "8 bits")
+        costs = {
+            site: {
+                bits: counts[site] + self._bytes(wide | {site: bits}, site) - whole
+                for bits in ([self.fixed[site]] if site in self.fixed else self._widths)
+            }
+            for site in self._sites.weights
+        }
+        rest = whole - sum(counts[site] for site in self._sites.weights)
+        return WeightCosts(costs, {budget: self.allowed_bytes(budget) - rest for budget in BUDGETS})
 
     def checked(self, allocation: Answer, source: str) -> Answer:
         """Return an allocation with its bytes.
@@ -122,11 +146,12 @@ def _activation_bits(experiment: Experiment) -> tuple[int, int | None]:
     return max(experiment.search.activation_bits), max(trunk) if trunk else None
 
 
-def exported(workspace: Workspace, base: PreparedBase, fixed: Mapping[str, int]) -> Exported:
+def exported(workspace: Workspace, base: PreparedBase, judge: Judge) -> Exported:
     """The base with the mixtures that the experiment's sensitivities are measured on."""
     experiment, data = workspace.experiment, workspace.data_folder
     mixtures = open_dataset(data, Split.VALIDATION)[: experiment.sensitivity.mixtures]
-    return export(base, (read_mixture(base, data, each) for each in mixtures), experiment.search.weight_bits, BUDGETS, fixed)
+    costs = judge.weight_costs({site: base.graph.parameters[site].numel() for site in base.sites.weights})
+    return export(base, (read_mixture(base, data, each) for each in mixtures), costs)
 
 
 def ask(name: str, case: Exported, folder: Path) -> Answer:
@@ -191,7 +216,7 @@ def made_by(workspace: Workspace, base: PreparedBase, case: Exported) -> dict[st
 def markdown(allocations: Sequence[Answer]) -> str:
     """The allocations as a table."""
     lines = [
-        "| peer | mean bits allowed | bytes | of those allowed, % | first and last layer | other layers | processor s |",
+        "| peer | budget, bits | bytes | of those allowed, % | first and last layer | other layers | processor s |",
         "|---" * 7 + "|",
     ]
     for found in allocations:
@@ -215,7 +240,7 @@ def plot(allocations: Sequence[Answer], path: Path) -> None:
             if found["bits"] == budget:
                 widths = [bits for site, bits in found["weights"].items() if site.endswith(f".{kind}.weight")]
                 axes.plot(widths, marker="o", markersize=3, linewidth=1, alpha=0.7, label=found["method"])
-        axes.set_title(f"{kind}, mean of {budget:g} bits", fontsize=9)
+        axes.set_title(f"{kind}, bytes of uniform {budget:g} bits", fontsize=9)
         axes.grid(alpha=0.3)
     for axes in panels[-1]:
         axes.set_xlabel("block")
@@ -254,7 +279,7 @@ def main() -> None:
         workspace = Workspace(options.runs_dir.resolve(), load_experiment(options.experiment))
         base = prepare(workspace)
         judge = Judge(workspace.experiment, base.sites)
-        case = exported(workspace, base, judge.fixed)
+        case = exported(workspace, base, judge)
     except UserError as error:
         print(f"peers: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,7 +1,7 @@
-"""What a peer gets: the network in plain numbers, mixtures to measure sensitivities on, widths and budgets."""
+"""What a peer gets: the network in plain numbers, mixtures to measure sensitivities on, bytes of widths, and budgets."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,25 @@ from hwsearch.separator.prepare import PreparedBase
 CASE, TENSORS = "case.json", "case.safetensors"
 
 
+@dataclass(frozen=True)
+class WeightCosts:
+    """What weights take of the packed file.
+
+    Attributes:
+        sites: bytes by weight site and by each width that it may have.
+        budgets: bytes that all weights together may take, by the name of the budget.
+    """
+
+    sites: Mapping[str, Mapping[int, float]]
+    budgets: Mapping[float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Exported:
     """A case in memory.
 
     Attributes:
-        text: JSON: operations, front end, widths and budgets.
+        text: JSON: operations, front end, bytes of widths, and budgets.
         tensors: the network's parameters by name; of mixture n, `n/features`, `n/spectrum`, `n/start` and `n/target`.
         losses_db: hwsearch's loss of the network in full precision on each mixture.
     """
@@ -37,21 +50,13 @@ class Exported:
         (folder / CASE).write_text(self.text, encoding="utf-8")
 
 
-def export(
-    base: PreparedBase,
-    mixtures: Iterable[AnalysedMixture],
-    widths: Sequence[int],
-    budgets: Sequence[float],
-    fixed: Mapping[str, int],
-) -> Exported:
+def export(base: PreparedBase, mixtures: Iterable[AnalysedMixture], costs: WeightCosts) -> Exported:
     """Export a base.
 
     Args:
         base: prepared, with a spectral front end.
         mixtures: what sensitivities are measured on.
-        widths: of the weights that are searched.
-        budgets: mean widths of these.
-        fixed: widths of the weight sites that are not searched.
+        costs: the widths that weights may have, their bytes, and the budgets. A site with one width is not searched.
 
     Raises:
         UserError: another front end.
@@ -70,9 +75,8 @@ def export(
         "n_fft": spectral.n_fft,
         "hop_length": spectral.hop_length,
         "mixtures": len(losses),
-        "widths": list(widths),
-        "fixed": dict(fixed),
-        "budgets": list(budgets),
+        "bytes": {site: dict(sizes) for site, sizes in costs.sites.items()},
+        "budgets": dict(costs.budgets),
     }
     return Exported(json.dumps(content, indent=1), tensors, losses)
 

@@ -5,8 +5,9 @@
 Reads FOLDER/case.json and FOLDER/case.safetensors, and writes FOLDER/answer.json. Runs in an environment with
 model-compression-toolkit and safetensors.
 
-MCT quantizes no 1-D convolutions, so it gets the same network of 2-D ones. Its metric is the SI-SNR lost. Weights are quantized
-per channel with thresholds of least squared error; activations stay in floating point.
+MCT quantizes no 1-D convolutions, so it gets the same network of 2-D ones. Its metric is the SI-SNR lost. Its own count of memory
+is the widths of the weights; here it is their bytes in the packed file. Weights are quantized per channel with thresholds of
+least squared error; activations stay in floating point.
 """
 
 import json
@@ -32,6 +33,11 @@ except RuntimeError:  # a build for CUDA beside PyTorch for the CPU lacks its ow
 import model_compression_toolkit as mct
 from mct_quantizers import PytorchQuantizationWrapper, QuantizationMethod
 from model_compression_toolkit.core import BitWidthConfig, CoreConfig, MixedPrecisionQuantizationConfig, QuantizationConfig
+from model_compression_toolkit.core.common import BaseNode
+from model_compression_toolkit.core.common.mixed_precision.resource_utilization_tools.resource_utilization_calculator import (
+    ResourceUtilizationCalculator,
+    Utilization,
+)
 from model_compression_toolkit.core.common.network_editors import NodeNameFilter
 from model_compression_toolkit.target_platform_capabilities.constants import BIAS_ATTR, KERNEL_ATTR, WEIGHTS_N_BITS
 from model_compression_toolkit.target_platform_capabilities.schema import mct_current_schema as schema
@@ -87,6 +93,22 @@ def capabilities(widths: Sequence[int]) -> schema.TargetPlatformCapabilities:
     )
 
 
+def count_packed_bytes(case: Case) -> None:
+    """Make MCT count the bytes of the packed file as the memory of weights."""
+    counted = ResourceUtilizationCalculator.compute_node_weights_utilization
+    packed = {module: case.bytes[site] for module, site in case.sites.items()}
+
+    def count(this: ResourceUtilizationCalculator, node: BaseNode, *args: Any) -> tuple[Utilization, dict[str, Utilization]]:
+        _, plain = counted(this, node, *args)
+        found = {
+            name: Utilization(weights, packed[node.name].get(round(8 * size / weights), size))
+            for name, (weights, size) in plain.items()
+        }
+        return sum(found.values(), Utilization(0, 0)), found
+
+    ResourceUtilizationCalculator.compute_node_weights_utilization = count
+
+
 class Metric:
     """The mean SI-SNR in dB that MCT's model loses against full precision, plus `OFFSET_DB`.
 
@@ -130,22 +152,22 @@ def _mask(network: nn.Module, mixture: Mixture) -> Tensor:
 
 
 def search(case: Case, metric: Callable[[nn.Module], float], budget: float) -> dict[str, int]:
-    """The width of every weight site within a budget."""
+    """The width of every weight site within a budget in bytes."""
     modules = {site: module for module, site in case.sites.items()}
     fixed = BitWidthConfig()
-    for site, bits in case.fixed.items():
-        fixed.set_manual_weights_bit_width(NodeNameFilter(modules[site]), bits, "weight")
-    count = sum(case.tensors[site].numel() for site in modules)
+    for site, sizes in case.bytes.items():
+        if len(sizes) == 1:
+            fixed.set_manual_weights_bit_width(NodeNameFilter(modules[site]), *sizes, "weight")
     network, _ = mct.ptq.pytorch_post_training_quantization(
         Network(case, planar=True),
         lambda: ([mixture.features[:, :, None].numpy()] for mixture in case.mixtures()),
-        mct.core.ResourceUtilization(weights_memory=case.effective_bits(budget) * count / 8),
+        mct.core.ResourceUtilization(weights_memory=budget),
         CoreConfig(
             QuantizationConfig(linear_collapsing=False, residual_collapsing=False, shift_negative_activation_correction=False),
             MixedPrecisionQuantizationConfig(custom_metric_fn=metric),
             fixed,
         ),
-        capabilities(case.content["widths"]),
+        capabilities(sorted({bits for sizes in case.bytes.values() for bits in sizes})),
     )
     layers = dict(network.named_modules())
     return {site: layers[module].weights_quantizers["weight"].num_bits for site, module in modules.items()}
@@ -160,9 +182,10 @@ def main() -> None:
     full_precision = losses(case, Network(case, planar=True), mixtures)
     metric = Metric(case, mixtures, fmean(full_precision))
     allocations: list[dict[str, Any]] = []
-    for budget in case.content["budgets"]:
+    count_packed_bytes(case)
+    for budget, size in case.budgets.items():
         start, saved = seconds(), metric.saved
-        weights = search(case, metric, budget)
+        weights = search(case, metric, size)
         took = seconds() - start + metric.saved - saved
         allocations.append({"method": METHOD, "bits": budget, "weights": weights, "seconds": took})
     versions = {name: version(name) for name in ("model-compression-toolkit", "mct-quantizers", "torch", "pulp")}

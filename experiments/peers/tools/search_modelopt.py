@@ -4,9 +4,11 @@
 
 Reads FOLDER/case.json and FOLDER/case.safetensors, and writes FOLDER/answer.json. Runs in an environment with nvidia-modelopt.
 
-Weights are quantized per channel with scales of least squared error; activations stay in floating point. The gradient method
-gets hwsearch's training loss. The KL method compares softmaxes of the network's output, which suits classifiers; here the logits
-are the log powers of the separated speaker at every time and frequency, so that the softmax is where the energy lies.
+A format costs the bits per weight that it takes in the packed file (ModelOpt's `effective_bits`), and a budget is the bits per
+weight that the packed file may have. Weights are quantized per channel with scales of least squared error; activations stay in
+floating point. The gradient method gets hwsearch's training loss. The KL method compares softmaxes of the network's output, which
+suits classifiers; here the logits are the log powers of the separated speaker at every time and frequency, so that the softmax is
+where the energy lies.
 """
 
 import json
@@ -30,23 +32,27 @@ def seconds() -> float:
     return sum(os.times()[:4])
 
 
-def weights_only(bits: int) -> dict[str, Any]:
-    """ModelOpt's configuration for weights of a width, with one scale per output channel."""
+def weights_only(bits: int, cost: float) -> dict[str, Any]:
+    """ModelOpt's configuration for weights of a width, with one scale per output channel, and with a cost in bits."""
     return {
         "quant_cfg": [
             {"quantizer_name": "*", "enable": False},
             {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": bits, "axis": 0}, "enable": True},
         ],
         "algorithm": "mse",
+        "effective_bits": cost,
     }
 
 
 def search_spaces(case: Case) -> list[dict[str, Any]]:
     """The widths of every layer, none of which is in floating point."""
-    widths = {module: [case.fixed[site]] if site in case.fixed else case.content["widths"] for module, site in case.sites.items()}
+    formats = {
+        module: [weights_only(bits, case.effective_bits(size, [site])) for bits, size in case.bytes[site].items()]
+        for module, site in case.sites.items()
+    }
     return [
-        {"module_name_patterns": [module], "quantization_formats": list(map(weights_only, allowed)), "allow_no_quant": False}
-        for module, allowed in widths.items()
+        {"module_name_patterns": [module], "quantization_formats": allowed, "allow_no_quant": False}
+        for module, allowed in formats.items()
     ]
 
 
@@ -63,13 +69,14 @@ def search(case: Case, method: str) -> list[dict[str, Any]]:
         mask = network(mixture.features)
         return log_powers(case, mask, mixture) if METHODS[method] == "kl_div" else mask
 
-    budgets = case.content["budgets"]
+    budgets = {name: case.effective_bits(size, case.sites.values()) for name, size in case.budgets.items()}
+    spaces = search_spaces(case)
     start = seconds()
     _, state = mtq.auto_quantize(
         Network(case),
-        constraints={"effective_bits": case.effective_bits(max(budgets))},
-        quantization_formats=list(map(weights_only, case.content["widths"])),
-        module_search_spaces=search_spaces(case),
+        constraints={"effective_bits": max(budgets.values())},
+        quantization_formats=spaces[0]["quantization_formats"],  # for layers without a space of their own: there are none
+        module_search_spaces=spaces,
         data_loader=mixtures,
         forward_step=forward,
         loss_func=case.loss if METHODS[method] == "gradient" else None,
@@ -79,9 +86,9 @@ def search(case: Case, method: str) -> list[dict[str, Any]]:
     )
     scored = seconds() - start
     found = []
-    for budget in budgets:
+    for budget, effective_bits in budgets.items():
         start = seconds()
-        config = mtq.get_auto_quantize_config(state, {"effective_bits": case.effective_bits(budget)})
+        config = mtq.get_auto_quantize_config(state, {"effective_bits": effective_bits})
         widths = {entry["quantizer_name"].removesuffix(".weight_quantizer"): entry.get("cfg") for entry in config["quant_cfg"]}
         weights = {site: widths[module]["num_bits"] for module, site in case.sites.items()}
         found.append({"method": method, "bits": budget, "weights": weights, "seconds": scored + seconds() - start})

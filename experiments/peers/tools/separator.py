@@ -4,7 +4,7 @@ It runs in the environments of the peers, which have PyTorch and safetensors, bu
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +53,18 @@ class Case:
         return {module: f"{name}.weight" for module, name in self.layers.items()}
 
     @property
-    def fixed(self) -> dict[str, int]:
-        """Widths of the weight sites that are not searched."""
-        return dict(self.content["fixed"])
+    def bytes(self) -> dict[str, dict[int, float]]:
+        """Bytes of the packed file that a weight site takes at each width that it may have."""
+        return {site: {int(bits): size for bits, size in sizes.items()} for site, sizes in self.content["bytes"].items()}
 
-    def effective_bits(self, budget: float) -> float:
-        """Mean width of all weights if those that are searched have a mean width of `budget`."""
-        sizes = {site: self.tensors[site].numel() for site in self.sites.values()}
-        return sum(size * self.fixed.get(site, budget) for site, size in sizes.items()) / sum(sizes.values())
+    @property
+    def budgets(self) -> dict[float, float]:
+        """Bytes of the packed file that all weights may take, by the name of the budget."""
+        return {float(name): size for name, size in self.content["budgets"].items()}
+
+    def effective_bits(self, size: float, sites: Iterable[str]) -> float:
+        """Bits per weight if the weights of these sites take `size` bytes."""
+        return 8 * size / sum(self.tensors[site].numel() for site in sites)
 
     def mixtures(self) -> list[Mixture]:
         """The mixtures that sensitivities are measured on."""
