@@ -4,7 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache as cache_result
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from hwsearch.separator.traced import graph_file, kept_graph
 _WHAT, _MEND = "a calibration", "delete it and it is made again"
 _WEIGHTS_KEY = "hwsearch_prepared"
 _FORMAT = 2
-_GRAPH, _ROUNDED = "graph", "rounded"
+_GRAPH, _MEAN, _ROUNDED = "graph", "mean", "rounded"
 _UNTRAINED = {"rounding": "nearest", "bias_correction": False, "centre_trunk": False}
 """How training starts. Behind training, each of these choices made the other way is worse (`experiments/training_recipe.py`)."""
 
@@ -50,6 +50,8 @@ class PreparedBase:
     """Measures the inputs of the layers. None: weights are rounded to the nearest integers, and biases stay."""
     untrained: "PreparedBase | None" = None
     """The base that training starts from; None: this one."""
+    means: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Mean inputs [groups, values] by layer (`InputStatistics`), if training starts from this base."""
 
     @cached_property
     def sites(self) -> Sites:
@@ -76,7 +78,8 @@ class PreparedBase:
             return self
         separator = copy.deepcopy(self.separator).to(device)
         untrained = None if self.untrained is None else self.untrained.on(device)
-        moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained)
+        means = {name: mean.to(device) for name, mean in self.means.items()}
+        moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained, means=means)
         moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
 
@@ -135,6 +138,7 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
         return calibration_features(separator, experiment, data_folder)
 
     def prepared(config: QuantizationConfig, cache: Path, untrained: PreparedBase | None = None) -> PreparedBase:
+        trains = untrained is None
         key = digest(
             {
                 "base": base_sha256,
@@ -143,15 +147,16 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
                 "network": structure(traced),
                 "format": _FORMAT,
             }
+            | ({_MEAN: True} if trains else {})
         )
-        graph, calibration = _conditioned(traced, config, features, key, cache)
+        calibration, kept = _conditioned(traced, config, features, key, cache, trains=trains)
 
         @cache_result
         def statistics() -> Statistics:
             with one_thread():
-                return input_statistics(graph, features())
+                return input_statistics(kept.graph, features())
 
-        found = PreparedBase(separator, graph, calibration, config, base_sha256, statistics, untrained)
+        found = PreparedBase(separator, kept.graph, calibration, config, base_sha256, statistics, untrained, kept.means)
         _round(found, widths, key, cache, traced)
         return found
 
@@ -204,20 +209,28 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
 
 
 def _conditioned(
-    traced: Graph, config: QuantizationConfig, features: Callable[[], Sequence[torch.Tensor]], key: str, cache: Path
-) -> tuple[Graph, Calibration]:
-    """Rewrite a graph for finer grids and calibrate it, or read what was made before."""
+    traced: Graph,
+    config: QuantizationConfig,
+    features: Callable[[], Sequence[torch.Tensor]],
+    key: str,
+    cache: Path,
+    *,
+    trains: bool,
+) -> tuple[Calibration, "_Kept"]:
+    """Rewrite a graph for finer grids and calibrate it, or read what was made before; if it `trains`, with its mean inputs."""
     kept = _kept_weights(cache, key, traced)
     if kept is not None and (calibration := _kept_calibration(cache, key, kept.graph)) is not None:
-        return kept.graph, calibration
+        return calibration, kept
     with one_thread():
         graph = _rewritten(traced, config, features())
         calibration = calibrate(graph, features())
+        statistics = input_statistics(graph, features()) if trains else {}
     write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
     kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile
     if kept is None:
-        _keep_weights(cache, key, _Kept(graph, {}))
-    return graph, calibration
+        kept = _Kept(graph, {name: found.mean.float() for name, found in statistics.items()}, {})
+        _keep_weights(cache, key, kept)
+    return calibration, kept
 
 
 def _rewritten(graph: Graph, config: QuantizationConfig, features: Sequence[torch.Tensor]) -> Graph:
@@ -238,7 +251,7 @@ def _round(base: PreparedBase, widths: Iterable[int], key: str, cache: Path, tra
     take()
     if base.weights.round(widths):
         take()  # another process may have rounded some meanwhile
-        _keep_weights(cache, key, _Kept(base.graph, base.weights.to_tensors()))
+        _keep_weights(cache, key, _Kept(base.graph, base.means, base.weights.to_tensors()))
 
 
 def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None:
@@ -250,9 +263,10 @@ def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What is kept of a prepared base beside its calibration: the conditioned graph and rounded weights."""
+    """What is kept of a prepared base beside its calibration: the conditioned graph, mean inputs, and rounded weights."""
 
     graph: Graph
+    means: Mapping[str, torch.Tensor]
     rounded: Mapping[str, torch.Tensor]
 
 
@@ -264,7 +278,7 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     content, mapped = read_tensors(path, _WEIGHTS_KEY, "the weights of a prepared base", _MEND)
     if content.get("key") != key:
         return None
-    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _ROUNDED: {}}
+    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _MEAN: {}, _ROUNDED: {}}
     for name, tensor in mapped.items():
         part, _, rest = name.partition("/")
         if part not in parts:
@@ -274,10 +288,10 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     for name, found in parameters.items():
         if found is None or found.shape != traced.parameters[name].shape:
             raise UserError(f"{path}: '{name}' is missing or has another shape; {_MEND}")
-    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_ROUNDED])
+    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_MEAN], parts[_ROUNDED])
 
 
 def _keep_weights(cache: Path, key: str, kept: _Kept) -> None:
-    parts = {_GRAPH: kept.graph.parameters, _ROUNDED: kept.rounded}
+    parts = {_GRAPH: kept.graph.parameters, _MEAN: kept.means, _ROUNDED: kept.rounded}
     tensors = {f"{part}/{name}": tensor.clone() for part, named in parts.items() for name, tensor in named.items()}
     write_tensors(weights_file(cache), tensors, _WEIGHTS_KEY, {"key": key})

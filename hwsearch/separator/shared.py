@@ -2,12 +2,14 @@
 
 It holds these tensors in CPU memory:
 
-    OPERATION.PART            the floating-point master copy of every parameter of the graph
+    OPERATION.PART            the floating-point master copy of every parameter of the graph, except for the biases of layers
+    LAYER.bias@BITS           the bias of a layer whose weights have BITS bits; `LAYER.bias` for weights in floating point
     LAYER.weight.scale@BITS   the scale of weights of BITS bits, which broadcasts to them; bfloat16 values
     SITE.scale@BITS           [], the scale of an activation of BITS bits
     SITE.zero_point@BITS      [] int32, its zero point; not trained
 
-A width is there if the space has it.
+A width is there if the space has it. A layer has a bias for each width, because the bias makes up for the mean error of the
+rounded weights.
 """
 
 from collections.abc import Mapping
@@ -29,10 +31,11 @@ from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.rounded_weights import scale_shape
+from hwsearch.separator.second_order import mean_output
 from hwsearch.separator.trained import TrainedState
 
 _KEY = "hwsearch_shared"
-_FORMAT = 3
+_FORMAT = 4
 _WHAT = "a shared network"
 _MEND = "delete it and train it again"
 
@@ -68,6 +71,9 @@ class SharedState:
         for site, bits in allocation.widths:
             if bits not in self.widths.get(site, ()):
                 raise ValueError(f"the shared network does not have '{site}' at {bits} bits")
+            if is_weight(site):
+                bias = _bias(site)
+                names[bias] = _at(bias, bits)
             if not is_float(bits):
                 names |= {f"{site}.{part}": _at(f"{site}.{part}", bits) for part in _parts(site)}
         return names
@@ -84,9 +90,11 @@ class SharedState:
     def as_base(self, base: PreparedBase) -> PreparedBase:
         """Return the base with the weights and grids of the shared network in place of its own.
 
-        It computes what `at` does at every allocation that the network has.
+        It computes what `at` does at every allocation that the network has. In floating point a layer has the bias of its widest
+        weights, so that the network in floating point is close to the widest allocation.
         """
-        parameters = {name: self.parameters[name].clone() for name in base.graph.parameters}
+        widest = {_bias(site): _at(_bias(site), bits[-1]) for site, bits in self.widths.items() if is_weight(site)}
+        parameters = {name: self.parameters[widest.get(name, name)].clone() for name in base.graph.parameters}
         grids = {
             site: {bits: self._grid(site, bits) for bits in widths if not is_float(bits)}
             for site, widths in self.widths.items()
@@ -110,13 +118,14 @@ class SharedState:
                     layer, scale = site.removesuffix(WEIGHT), self.parameters[_at(f"{site}.scale", bits)]
                     found[f"{layer}@{bits}.integers"] = quantize_weight(self.parameters[site], scale, bits).integers
                     found[f"{layer}@{bits}.scale"] = scale
-                    found[f"{layer}@{bits}.bias"] = self.parameters[f"{layer}.bias"]
+                    found[f"{layer}@{bits}.bias"] = self.parameters[_at(_bias(site), bits)]
         return found
 
 
 def initial_shared(base: PreparedBase, widths: Widths) -> SharedState:
     """Make the shared network that training starts from: the weights of the base, and grids of post-training quantization."""
-    parameters = dict(base.graph.parameters)
+    outputs = mean_outputs(base)
+    parameters = {name: tensor for name, tensor in base.graph.parameters.items() if name not in outputs}
     for site in base.sites.weights:
         for bits in widths[site]:
             if not is_float(bits):
@@ -128,7 +137,47 @@ def initial_shared(base: PreparedBase, widths: Widths) -> SharedState:
                 parameters[_at(f"{site}.zero_point", bits)] = torch.tensor(grid.zero_point, dtype=torch.int32)
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in parameters.items()}
     whole = {site: tuple(widths[site]) for site in base.sites.all}
-    return SharedState(copies, whole, base.base_sha256, 0)
+    return SharedState(copies | biases(base, copies, outputs, whole), whole, base.base_sha256, 0)
+
+
+def mean_outputs(base: PreparedBase) -> dict[str, Tensor]:
+    """Return the outputs of the layers of a base for their mean inputs, on the CPU, by name `LAYER.bias`.
+
+    They are trained in place of the biases (`TrainableNetwork`). Without a mean input, it is the bias itself.
+    """
+    means, parameters = _means(base), base.graph.parameters
+    found = {}
+    for site in base.sites.weights:
+        bias, mean = parameters[_bias(site)].cpu(), means.get(site.removesuffix(WEIGHT))
+        found[_bias(site)] = bias if mean is None else bias + mean_output(parameters[site].cpu(), mean)
+    return found
+
+
+def _means(base: PreparedBase) -> dict[str, Tensor]:
+    return {name: mean.cpu() for name, mean in base.means.items()}
+
+
+def biases(
+    base: PreparedBase, parameters: Mapping[str, Tensor], outputs: Mapping[str, Tensor], widths: Widths
+) -> dict[str, Tensor]:
+    """Return the bias of each layer at each width with which it has a given output for its mean input.
+
+    Args:
+        base: the base that training starts from.
+        parameters: weights and scales of a shared network, on the CPU.
+        outputs: as from `mean_outputs`.
+        widths: of every site.
+    """
+    means, found = _means(base), {}
+    for site in filter(is_weight, widths):
+        mean = means.get(site.removesuffix(WEIGHT))
+        for bits in widths[site]:
+            weight = parameters[site]
+            if not is_float(bits):
+                weight = quantize_weight(weight, parameters[_at(f"{site}.scale", bits)], bits).value
+            bias = outputs[_bias(site)]
+            found[_at(_bias(site), bits)] = bias.clone() if mean is None else bias - mean_output(weight, mean)
+    return found
 
 
 def save_shared(path: Path, base: PreparedBase, state: SharedState) -> None:
@@ -219,10 +268,12 @@ def _check_parameters(path: Path, base: PreparedBase, widths: Widths, found: Map
 def _wanted(base: PreparedBase, widths: Widths) -> dict[str, tuple[torch.dtype, torch.Size]]:
     """Return name, type and shape of every tensor of a shared network."""
     graph = base.graph.parameters
-    wanted = {name: (torch.float32, tensor.shape) for name, tensor in graph.items()}
+    biases = {_bias(site) for site in base.sites.weights}
+    wanted = {name: (torch.float32, tensor.shape) for name, tensor in graph.items() if name not in biases}
     for site in base.sites.weights:
         layer = base.graph.by_name[site.removesuffix(WEIGHT)]
         for bits in widths[site]:
+            wanted[_at(_bias(site), bits)] = torch.float32, graph[_bias(site)].shape
             if not is_float(bits):
                 wanted[_at(f"{site}.scale", bits)] = torch.float32, scale_shape(layer, graph[site], base.quantization)
     for site in base.sites.activations:
@@ -236,6 +287,11 @@ def _wanted(base: PreparedBase, widths: Widths) -> dict[str, tuple[torch.dtype, 
 def _at(name: str, bits: int) -> str:
     """Return the name of a tensor at a width."""
     return name if is_float(bits) else f"{name}@{bits}"
+
+
+def _bias(site: str) -> str:
+    """Return the name of the bias beside a weight site."""
+    return f"{site.removesuffix(WEIGHT)}.bias"
 
 
 def _parts(site: str) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ class _Training:
             if self._options.on_step is not None:
                 self._options.on_step(step + 1, self._steps, loss)
         self._look(self._steps)
-        return self._network.stored(self._trainee.values()) if self._best is None else self._best.parameters
+        return self._network.left(self._trainee.values()) if self._best is None else self._best.parameters
 
     def _look(self, step: int) -> None:
         """End the training if a signal asks for it, else judge the state if it is time to. Both leave the parameters alone."""
@@ -162,7 +162,7 @@ class _Training:
 
     def _judge(self, judge: Callable[[TrainedState], float]) -> None:
         """Keep the present parameters if they are at least as good as the best ones."""
-        parameters = self._network.stored(self._trainee.values())
+        parameters = self._network.left(self._trainee.values())
         score = judge(replace(self._start, parameters=parameters))
         if math.isfinite(score) and (self._best is None or score >= self._best.score):
             self._best = _Best(score, parameters)

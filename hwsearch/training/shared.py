@@ -3,8 +3,9 @@
 The steps take turns: the narrowest allocation, a random one, the widest, a random one (the sandwich rule of arXiv 1903.05134, in
 turn). The full-precision base is the teacher of all.
 
-Trained are the parameters of the network and the scales of each width. The scales of activations with more than 8 bits stay,
-since they lose nothing.
+Trained are the weights, the scales of each width, and the output of each layer for its mean input (`TrainableNetwork`). The bias
+at a width follows. So the rounding errors of the weights, which differ from width to width, move no means, and what one width
+learns serves all others. The scales of activations with more than 8 bits stay, since they lose nothing.
 """
 
 import math
@@ -27,7 +28,7 @@ from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import stored_scale
-from hwsearch.separator.shared import SharedState, Widths, initial_shared
+from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
@@ -164,10 +165,15 @@ class _Training:
         self._training = training
         self._pool = pool
         self._state = initial_shared(base, training.widths)
-        parameters = self._state.parameters
+        outputs, parameters = mean_outputs(base), self._state.parameters
+        self._biases = frozenset(outputs)
         self._still = {name: tensor.to(base.device) for name, tensor in parameters.items() if _WIDE.search(name)}
-        trained = {name: tensor for name, tensor in parameters.items() if name not in self._still}
-        self._trainee = Trainee(trained, base.device, rate_factors(base.graph))
+        trained = {
+            name: tensor
+            for name, tensor in parameters.items()
+            if name not in self._still and name.partition("@")[0] not in outputs
+        }
+        self._trainee = Trainee(trained | outputs, base.device, rate_factors(base.graph))
         self._kept = TraineeCheckpoint(path, training.key, "a shared network")
         before = self._kept.take(self._trainee)
         self.first, self._reports = before.step, list(before.found.get("reports", []))
@@ -183,9 +189,10 @@ class _Training:
         config, qat = self._training.config, self._training.qat
         allocation = self._training.allocation(step)
         names = self._state.names_at(allocation)
+        names |= {name: name for name in self._biases}
         found = self._still | self._trainee.parameters(set(names.values()) - self._still.keys())
         parameters = {name: found[shared] for name, shared in names.items()}
-        network = TrainableNetwork(self._base.graph, self._base.sites, allocation)
+        network = TrainableNetwork(self._base.graph, self._base.sites, allocation, self._base.means)
         loss = distilled_loss(self._teacher, network, parameters, self._pool, next(self._examples), qat)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -222,9 +229,11 @@ class _Training:
 
     def _values(self) -> dict[str, Tensor]:
         """Return the parameters of the shared network."""
-        values = self._trainee.values()
+        values, widths = self._trainee.values(), self._training.widths
         own = {name: values.get(name, tensor) for name, tensor in self._state.parameters.items()}
-        return own | {name: stored_scale(tensor) for name, tensor in own.items() if _WEIGHT_SCALE.search(name)}
+        own |= {name: stored_scale(tensor) for name, tensor in own.items() if _WEIGHT_SCALE.search(name)}
+        outputs = {name: values[name] for name in self._biases}
+        return own | biases(self._base, own, outputs, widths)
 
     def _diverged(self, loss: float, step: int) -> NoReturn:
         """Refuse the training, and remove its checkpoint, from which it would diverge again."""

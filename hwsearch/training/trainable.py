@@ -19,6 +19,7 @@ from hwsearch.network.sites import LAYERS, WEIGHT, Sites
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, stored_scale, weight_limit
 from hwsearch.separator.rounded_weights import output_scale
+from hwsearch.separator.second_order import mean_output
 from hwsearch.training.channels_first import channels_first
 
 
@@ -29,18 +30,21 @@ class TrainableNetwork:
         graph: a graph with one input and one output; the values of its parameters are not used.
         sites: the sites of the graph.
         allocation: bit-width of every site.
+        means: mean inputs by layer (`PreparedBase.means`). In place of the bias of such a layer, its output for the mean input is
+            trained. So the rounding errors of the weights, which differ from width to width, move no means, and one such output
+            serves all widths.
     """
 
-    def __init__(self, graph: Graph, sites: Sites, allocation: BitAllocation) -> None:
+    def __init__(self, graph: Graph, sites: Sites, allocation: BitAllocation, means: Mapping[str, Tensor] | None = None) -> None:
         (self._input,) = graph.inputs
         widths = allocation.by_site
         self._graph = graph
         self._kernels = {operation.name: channels_first(operation, graph) for operation in graph.operations}
         self._layers = {
-            layer.name: _Layer(layer, widths[layer.name + WEIGHT], read if rounds_bias(widths[read]) else None)
+            layer.name: _Layer(layer, widths[layer.name + WEIGHT], read if rounds_bias(widths[read]) else None, mean)
             for layer in graph.operations
             if isinstance(layer, LAYERS)
-            for read in [sites.read_by(layer)]
+            for read, mean in [(sites.read_by(layer), (means or {}).get(layer.name))]
         }
         relus = {each.name for each in graph.operations if isinstance(each, Elementwise) and each.function is Function.RELU}
         self._roundings = {
@@ -53,7 +57,7 @@ class TrainableNetwork:
         """The output for `x`, both [channels, batch, frames], differentiable in all parameters but the zero points.
 
         Args:
-            parameters: parameters as in a `separator.trained.TrainedState`.
+            parameters: parameters as `entered` gives them.
             x: the input.
         """
         output, _ = self.watched(parameters, x, ())
@@ -86,10 +90,24 @@ class TrainableNetwork:
         (output,) = run(self._graph, {self._input: x}, at_tensor, how)
         return output, found
 
-    def stored(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return parameters that were trained as a `separator.trained.TrainedState` holds them: scales of weights are rounded."""
+    def entered(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of a `separator.trained.TrainedState` as they are trained."""
+        return self._with_biases(parameters, 1.0)
+
+    def left(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return parameters that were trained as those of a `separator.trained.TrainedState`: scales of weights are rounded."""
         names = [f"{name}{WEIGHT}.scale" for name, layer in self._layers.items() if not is_float(layer.bits)]
-        return {**parameters, **{name: stored_scale(parameters[name]) for name in names}}
+        stored = {name: stored_scale(parameters[name]) for name in names}
+        return self._with_biases({**parameters, **stored}, -1.0)
+
+    def _with_biases(self, parameters: Mapping[str, Tensor], sign: float) -> dict[str, Tensor]:
+        biases = {
+            f"{name}.bias": parameters[f"{name}.bias"]
+            + sign * mean_output(layer.rounded_weight(parameters).detach(), layer.mean.to(parameters[f"{name}.bias"].device))
+            for name, layer in self._layers.items()
+            if layer.mean is not None
+        }
+        return {**parameters, **biases}
 
 
 @dataclass(frozen=True)
@@ -108,16 +126,22 @@ class _Layer:
     operation: Operation
     bits: int
     read: str | None
+    mean: Tensor | None
+
+    def rounded_weight(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """The weights on their grid, if they have one."""
+        site = self.operation.name + WEIGHT
+        if is_float(self.bits):
+            return parameters[site]
+        limit = weight_limit(self.bits)
+        return _round(parameters[site], parameters[f"{site}.scale"], -limit, limit)
 
     def rounded(self, parameters: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Rounded weights and bias."""
-        site = self.operation.name + WEIGHT
-        weight, bias = parameters[site], parameters[f"{self.operation.name}.bias"]
-        if is_float(self.bits):
-            return weight, bias
-        limit = weight_limit(self.bits)
-        weight = _round(weight, parameters[f"{site}.scale"], -limit, limit)
-        if self.read is not None:
+        weight, bias = self.rounded_weight(parameters), parameters[f"{self.operation.name}.bias"]
+        if self.mean is not None:
+            bias = bias - mean_output(weight, self.mean)
+        if self.read is not None and not is_float(self.bits):
             product_scale = output_scale(self.operation, parameters[f"{self.operation.name}{WEIGHT}.scale"])
             product_scale = product_scale * parameters[f"{self.read}.scale"]
             bias = _round(bias, product_scale.expand(len(bias)), -BIAS_LIMIT, BIAS_LIMIT)

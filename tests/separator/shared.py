@@ -26,7 +26,8 @@ def trunk_base(weight_scale: str = "per_channel") -> PreparedBase:
     graph = centred(graph, channel_ranges(graph, features))
     config = QuantizationConfig(weight_scale=weight_scale, weight_scale_method="max")
     statistics = input_statistics(graph, features)
-    return PreparedBase(separator, graph, calibrate(graph, features), config, BASE_SHA256, lambda: statistics)
+    means = {name: found.mean.float() for name, found in statistics.items()}
+    return PreparedBase(separator, graph, calibrate(graph, features), config, BASE_SHA256, lambda: statistics, means=means)
 
 
 def widths_of(base: PreparedBase, weights: tuple[int, ...] = (2, 4, 8), activations: tuple[int, ...] = (6, 8)) -> Widths:

@@ -191,8 +191,13 @@ def test_training_starts_from_plain_rounding_and_an_uncentred_trunk(tiny: Tiny, 
     found = start.weights.layer("mask_head", 3)
     assert torch.equal(found.weight.integers, (weight / found.weight.scale).round().clamp(-3, 3).int())
     assert torch.equal(found.bias, bias)
+    wanted = input_statistics(graph, features)
+    assert all(torch.equal(start.means[layer], wanted[layer].mean.float()) for layer in wanted)
     assert start.to_train is start
-    assert prepare(tiny, cache, quantization=TWO).to_train.calibration == start.calibration
+    again = prepare(tiny, cache, quantization=TWO).to_train
+    assert again.calibration == start.calibration
+    assert again.means.keys() == start.means.keys()
+    assert all(torch.equal(again.means[layer], mean) for layer, mean in start.means.items())
     alike = prepare(tiny, tmp_path / "plain.json", quantization=TWO | PLAIN)
     assert alike.to_train is alike
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 from hwsearch.files.tensors import read_tensors, write_tensors
-from hwsearch.separator.allocation import uniform
+from hwsearch.network.run import run
+from hwsearch.separator.allocation import BitAllocation, is_weight, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import Separator, build_front_end
@@ -73,6 +74,41 @@ def test_it_starts_from_the_weights_and_grids_of_post_training_quantization():
             assert float(shared.parameters[f"{site}.scale@{bits}"]) == grid.scale
             assert int(shared.parameters[f"{site}.zero_point@{bits}"]) == grid.zero_point
     assert shared.steps == 0
+
+
+def test_biases_make_up_for_the_mean_error_of_each_width():
+    """The mean output of each pointwise layer for what it reads in full precision, with the weights alone quantized."""
+    base, widths = trunk_base(), widths_of(trunk_base())
+    shared = initial_shared(base, widths)
+    inputs, features = {}, torch.cat([normalised_features(base.separator, 3000, mixture) for mixture in (1, 2)])
+    run(base.graph, {"features": features}, inputs.setdefault)
+    judged = 0
+    for site in base.sites.weights:
+        layer = base.graph.by_name[site.removesuffix(".weight")]
+        if layer.groups != 1:
+            continue
+        state = shared.at(uniform(base.sites, 2, 8)).parameters
+        scale, mean = state[f"{site}.scale"], inputs[layer.inputs[0]].mean(dim=(0, 2))
+        rounded = (state[site] / scale).round().clamp(-1, 1) * scale
+        found = rounded[..., 0] @ mean + state[f"{layer.name}.bias"]
+        wanted = base.graph.parameters[site][..., 0] @ mean + base.graph.parameters[f"{layer.name}.bias"]
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(state[f"{layer.name}.bias"], base.graph.parameters[f"{layer.name}.bias"], atol=1e-2)
+        judged += 1
+    assert judged > 4
+
+
+def test_in_floating_point_it_has_the_biases_of_the_widest_weights():
+    base, widths = trunk_base(), widths_of(trunk_base())
+    shared = initial_shared(base, widths)
+    for name, tensor in shared.parameters.items():
+        if name.endswith(".bias@8"):
+            tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    own, features = shared.as_base(base), normalised_features(base.separator, 1500, 3)
+    network = FastNetwork(own.graph, own.calibration, own.quantization, weights=own.weights)
+    exact = network.mask_function(uniform(base.sites, FLOAT_BITS, FLOAT_BITS))(features)
+    widest = network.mask_function(BitAllocation.of({s: 8 if is_weight(s) else FLOAT_BITS for s in base.sites.all}))(features)
+    assert float((exact - widest).abs().max()) < 0.05 * float(exact.abs().max())
 
 
 def test_a_state_of_it_is_a_trained_state(tmp_path):
@@ -141,12 +177,12 @@ def test_a_file_without_a_width_of_the_space_is_refused(tmp_path):
 
 
 DAMAGES = {
-    "missing": (lambda t, _: t.pop("input_proj.weight.scale@2"), "'input_proj.weight.scale@2' is missing"),
-    "unknown": (lambda t, _: t.update({"input_proj.bias@2": torch.zeros(8)}), "'input_proj.bias@2' is unknown"),
+    "missing": (lambda t, _: t.pop("input_proj.bias@2"), "'input_proj.bias@2' is missing"),
+    "unknown": (lambda t, _: t.update({"input_proj.bias": torch.zeros(8)}), "'input_proj.bias' is unknown"),
     "nan": (lambda t, _: t["input_proj.weight"].fill_(torch.nan), "'input_proj.weight' holds values out of range"),
     "scale": (lambda t, _: t["input_proj.weight.scale@2"].neg_(), "'input_proj.weight.scale@2' holds values out of range"),
     "zero point": (lambda t, _: t["features.zero_point@6"].fill_(64), "'features.zero_point@6' holds values out of range"),
-    "format": (lambda _, c: c.update(format=1), "its format is not 3"),
+    "format": (lambda _, c: c.update(format=1), "its format is not 4"),
     "steps": (lambda _, c: c.update(steps="many"), "trained for 'many' steps"),
     "widths": (lambda _, c: c.update(widths={"features": "all"}), "does not say the widths"),
     "sites": (lambda _, c: c["widths"].update(extra=[8]), "its sites are not those"),

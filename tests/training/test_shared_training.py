@@ -10,6 +10,8 @@ import torch
 from hwsearch.errors import UserError
 from hwsearch.experiment import QatConfig, SharedConfig
 from hwsearch.separator.allocation import is_weight, uniform
+from hwsearch.separator.quantizers import quantize_weight
+from hwsearch.separator.second_order import input_statistics
 from hwsearch.separator.shared import initial_shared
 from hwsearch.separator.trained import TrainedState
 from hwsearch.training import shared as shared_module
@@ -17,7 +19,7 @@ from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.shared import SharedTraining, _spread, train_shared
 from hwsearch.training.trainable import TrainableNetwork
 from tests.separator.shared import trunk_base, widths_of
-from tests.training.graphs import Gated, graph_base
+from tests.training.graphs import FEATURES, Gated, graph_base
 from tests.training.pools import small_pool
 
 CONFIG = SharedConfig(steps=10, batch_size=2, learning_rate=1e-3, report_steps=4)
@@ -125,9 +127,34 @@ def test_trained_scales_of_weights_are_those_that_files_store(whole):
     assert all(torch.equal(scale, scale.bfloat16().float()) for scale in scales)
 
 
+def test_biases_stay_centred(whole):
+    """A layer's mean output for the means of its inputs is the same at every width."""
+    base = trunk_base()
+    judged = 0
+    for layer, mean in base.means.items():
+        outputs = []
+        for bits in (2, 4, 8):
+            state = whole.at(uniform(base.sites, bits, 8)).parameters
+            rounded = quantize_weight(state[f"{layer}.weight"], state[f"{layer}.weight.scale"], bits).value
+            groups, values = mean.shape
+            outputs.append((rounded.reshape(groups, -1, values) @ mean[:, :, None]).flatten() + state[f"{layer}.bias"])
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(outputs[0], outputs[2], rtol=1e-4, atol=1e-5)
+        judged += 1
+    assert judged == len(base.sites.weights)
+
+
+def test_a_base_without_means_trains_too(tmp_path):
+    base, config = replace(trunk_base(), means={}), CONFIG.model_copy(update={"steps": 2})
+    found = train_shared(base, training(config), small_pool(), tmp_path / "c", quality)
+    assert torch.equal(found.parameters["input_proj.bias@2"], found.parameters["input_proj.bias@8"])
+
+
 def test_another_network_trains(tmp_path):
-    """With norms and a transposed convolution."""
+    """Norms, whose biases are no layers', and a transposed convolution, whose inputs are not measured."""
     base = graph_base(Gated)
+    statistics = input_statistics(base.graph, [FEATURES])
+    base = replace(base, means={name: found.mean.float() for name, found in statistics.items()})
     widths = widths_of(base, (2, 32), (8, 16, 32))
     config = CONFIG.model_copy(update={"steps": 4, "scale_learning_rate": 0.05})
     start = initial_shared(base, widths)

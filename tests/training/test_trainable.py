@@ -10,11 +10,12 @@ from torch.nn import functional
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
 from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.second_order import input_statistics
 from hwsearch.separator.trained import TrainedState, initial_state, trained_network
 from hwsearch.training import trainable
 from hwsearch.training.channels_first import by_torch, depthwise
-from hwsearch.training.trainable import TrainableNetwork
-from tests.separator.small import KINDS, allocations, normalised_features, small_network
+from hwsearch.training.trainable import TrainableNetwork, mean_output
+from tests.separator.small import KINDS, RELU, allocations, normalised_features, small_network, uniform
 
 
 def moved(state, seed):
@@ -115,3 +116,27 @@ def test_shifted_products_are_the_librarys_depthwise_convolution(kernel, dilatio
         strict=True,
     ):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("widths", [(3, 8), (4, FLOAT_BITS), (FLOAT_BITS, 8)])
+def test_mean_outputs_in_place_of_biases_mean_the_same_network(widths):
+    """The output is the same, the parameters come back, and a step that moves weights alone keeps the mean output of a layer."""
+    separator, graph, calibration = small_network(RELU)
+    base = PreparedBase(separator, graph, calibration, QuantizationConfig(), "")
+    allocation = uniform(RELU, *widths)
+    x = normalised_features(separator, 1500).double().transpose(0, 1)
+    state = {
+        name: tensor.double() if tensor.is_floating_point() else tensor
+        for name, tensor in initial_state(base, allocation).parameters.items()
+    }
+    means = {name: found.mean for name, found in input_statistics(graph, [x.transpose(0, 1).float()]).items()}
+    plain, network = (TrainableNetwork(graph, base.sites, allocation, found) for found in (None, means))
+    entered = network.entered(state)
+    torch.testing.assert_close(network(entered, x), plain(state, x), rtol=1e-9, atol=1e-9)
+    for name, tensor in network.left(entered).items():
+        torch.testing.assert_close(tensor, state[name], rtol=1e-9, atol=1e-9)
+    moved_weights = {name: tensor * 1.3 if name.endswith(".weight") else tensor for name, tensor in entered.items()}
+    after = network.left(moved_weights)
+    rounded = TrainableNetwork(graph, base.sites, allocation)._layers["mask_head"].rounded_weight
+    at_mean = [mean_output(rounded(own), means["mask_head"]) + own["mask_head.bias"] for own in (state, after)]
+    torch.testing.assert_close(*at_mean, rtol=1e-9, atol=1e-9)
