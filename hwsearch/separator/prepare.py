@@ -178,9 +178,12 @@ def weights_file(cache: Path) -> Path:
 
 def prepared_files(path: Path, cache: Path) -> tuple[Path, ...]:
     """List the files that `prepare_base` reads for a base that it has prepared before, except for the user's own code."""
-    of_training = training_cache(cache)
-    caches = cache, weights_file(cache), of_training, weights_file(of_training)
-    return path, *caches, graph_file(cache.parent, base_digest(path))
+    return path, *cache_files(cache), graph_file(cache.parent, base_digest(path))
+
+
+def cache_files(cache: Path) -> tuple[Path, ...]:
+    """List the files that `prepare_base` keeps: calibration and weights, also those of the base that training starts from."""
+    return tuple(file for each in (cache, training_cache(cache)) for file in (each, weights_file(each)))
 
 
 def calibration_digest(cache: Path) -> str:

@@ -38,7 +38,7 @@ from hwsearch.search.stopping import first_judged, stall_said
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
-from hwsearch.separator.prepare import weights_file
+from hwsearch.separator.prepare import cache_files
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import pool_path
 from hwsearch.training.qat import JUDGED
@@ -303,9 +303,9 @@ def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         calibration = folder / "calibration.json"
-        for copied in (lambda path: path, weights_file):
-            if copied(workspace.calibration_path).is_file():
-                shutil.copyfile(copied(workspace.calibration_path), copied(calibration))
+        for kept, copy in zip(cache_files(workspace.calibration_path), cache_files(calibration), strict=True):
+            if kept.is_file():
+                shutil.copyfile(kept, copy)
         start = time.perf_counter()
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]
