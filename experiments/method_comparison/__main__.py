@@ -24,6 +24,9 @@ The methods:
 - `uniform, from shared`, `shared search, from shared`: the allocations of `uniform, small at 8` and of `shared search`, trained
   from the shared network instead.
 - The peers in `results/peers.json`, if it is there.
+
+Beside them, `uniform, small at 8` and the allocations of both searches are judged with no training of their own: with the weights
+of the rounded base, and with those of the shared network.
 """
 
 import argparse

@@ -32,6 +32,9 @@ NAS, SEARCH, OURS = "nas", "post-training search", "shared search"
 FROM_SHARED = {"uniform, from shared": SMALL_AT_8, "shared search, from shared": OURS}
 """Methods whose allocations are those of another one, and whose training starts from the shared network."""
 
+UNTRAINED = {"without training": POST_TRAINING, "on the shared network": SHARED}
+"""How allocations are also judged, with no training of their own: by the network that gives the weights."""
+
 METHODS = (*UNIFORM, *TABLES, NAS, SEARCH, OURS, *FROM_SHARED)
 PEERS = Path(__file__).resolve().parents[1] / "results" / "peers.json"
 
@@ -97,6 +100,17 @@ def all_choices(bench: Bench, seed: int, sizes: Sequence[float]) -> Choices:
     order = (OURS, SMALL_AT_8, SEARCH, "recoverability", "output noise", *FROM_SHARED, NAS, "kl", "curvature", *UNIFORM)
     rank = {name: place for place, name in enumerate(dict.fromkeys(order))}
     return dict(sorted(found.items(), key=lambda item: (sizes.index(item[0][1]), rank.get(item[0][0], len(rank)))))
+
+
+def untrained_choices(bench: Bench, choices: Choices) -> Choices:
+    """Return what is judged without training of its own: one uniform kind and the two searches, on each network."""
+    kinds = {name: kind for name, kind in UNTRAINED.items() if kind == POST_TRAINING or bench.workspace.shared_path.is_file()}
+    return {
+        (f"{method}, {name}", bits): Choice(choice.allocation, start=kind)
+        for name, kind in kinds.items()
+        for (method, bits), choice in choices.items()
+        if method in (SMALL_AT_8, SEARCH, OURS)
+    }
 
 
 def _kept(bench: Bench, kind: str, seed: int, sizes: Sequence[float]) -> Path:

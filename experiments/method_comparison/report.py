@@ -9,7 +9,7 @@ import numpy as np
 from bench import Bench, Choice
 from judging import FAILED, METRICS, PESQ, SI_SNR, STOI, digits_of, figures_path, words_path
 from matplotlib.figure import Figure
-from methods import METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM, all_choices
+from methods import METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM, all_choices, untrained_choices
 from numpy.typing import NDArray
 
 from hwsearch.files.reading import read_json
@@ -51,6 +51,15 @@ def collect(bench: Bench, seeds: int, sizes: Sequence[float]) -> Cells:
         for (method, bits), choice in all_choices(bench, seed, sizes).items():
             _read(bench, cells.setdefault((method, bits), Cell()), choice, seed, bench.steps)
     return {place: cell for place, cell in cells.items() if cell.figures or cell.failed}
+
+
+def collect_untrained(bench: Bench, seeds: int, sizes: Sequence[float]) -> Cells:
+    """Read the figures of allocations with no training of their own."""
+    cells: Cells = {}
+    for seed in range(seeds):
+        for place, choice in untrained_choices(bench, all_choices(bench, seed, sizes)).items():
+            _read(bench, cells.setdefault(place, Cell()), choice, seed, 0)
+    return {place: cell for place, cell in cells.items() if cell.figures}
 
 
 def collect_control(bench: Bench, seeds: int, control: Sequence[int]) -> dict[int, Cell]:
@@ -197,6 +206,12 @@ def markdown(content: Mapping[str, Any], sizes: Sequence[float]) -> str:
             continue
         lines += ["", f"**{name}**", "", f"| method | {heads} |", "|---" * (len(rising) + 1) + "|"]
         lines += [f"| {one} | {' | '.join(_cell(by_cell.get((one, bits)), metric) for bits in rising)} |" for one in methods]
+    untrained = {(row["method"], row["bits"]): row for row in content["untrained"]}
+    if untrained:
+        lines += ["", "**With no training of their own: SI-SNR improvement, dB (file in kB; seeds)**", ""]
+        lines += [f"| allocation, weights | {heads} |", "|---" * (len(rising) + 1) + "|"]
+        for one in dict.fromkeys(method for method, _ in untrained):
+            lines.append(f"| {one} | {' | '.join(_cell(untrained.get((one, bits)), SI_SNR) for bits in rising)} |")
     lines += ["", "**Differences in SI-SNR improvement, dB; p after Holm's correction over the sizes**", ""]
     lines += [f"| compared | {heads} |", "|---" * (len(rising) + 1) + "|"]
     found = {(test["method"], test["against"], test["bits"]): test for test in content["tests"] if test["metric"] == SI_SNR}
@@ -230,9 +245,13 @@ def _verdict(test: Mapping[str, Any] | None) -> str:
 def contents(bench: Bench, seeds: int, sizes: Sequence[float], control: Sequence[int]) -> dict[str, Any]:
     """Summarise all that is measured."""
     cells, controls = collect(bench, seeds, sizes), collect_control(bench, seeds, control)
-    rows = [{"method": method, "bits": bits} | summary(bench, cell) for (method, bits), cell in cells.items()]
+    rows, untrained = (
+        [{"method": method, "bits": bits} | summary(bench, cell) for (method, bits), cell in found.items()]
+        for found in (cells, collect_untrained(bench, seeds, sizes))
+    )
     return {
         "full_precision": {str(steps): summary(bench, cell) for steps, cell in controls.items()},
         "rows": rows,
+        "untrained": untrained,
         "tests": tests(bench, cells, controls, sizes),
     }

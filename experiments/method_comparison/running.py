@@ -6,7 +6,7 @@ from typing import Protocol
 
 from bench import POST_TRAINING, SHARED, Bench, Choice, Settings, bench_of
 from judging import digits_of, is_judged, judge
-from methods import Choices, all_choices, propose, uniform_choices
+from methods import Choices, all_choices, propose, uniform_choices, untrained_choices
 
 from hwsearch.data.processes import in_processes
 from hwsearch.training.pool import build_pool
@@ -63,7 +63,8 @@ def run(settings: Settings, seeds: int, sizes: tuple[float, ...], control: Seque
         choices = all_choices(bench, seed, sizes)
         early = {place: choice for place, choice in choices.items() if place[1] in sizes[:EARLY]}
         controls = [Judgement(Choice(bench.full_precision), seed, steps, "full precision") for steps in control]
-        found = [*judgements(bench, early, seed), *controls, *judgements(bench, choices, seed)]
+        untrained = judgements(bench, untrained_choices(bench, choices), seed, 0)
+        found = [*judgements(bench, early, seed), *controls, *untrained, *judgements(bench, choices, seed)]
         work_off(settings, missing(bench, found), workers)
 
 
@@ -76,9 +77,10 @@ def make_data(settings: Settings, workers: int) -> None:
         build(digits_of(settings).workspace, workers)
 
 
-def judgements(bench: Bench, choices: Choices, seed: int) -> list[Judgement]:
-    """List what is missing for choices, each once."""
-    found = [Judgement(choice, seed, bench.steps, f"{method}, {bits:g} bits") for (method, bits), choice in choices.items()]
+def judgements(bench: Bench, choices: Choices, seed: int, steps: int | None = None) -> list[Judgement]:
+    """List what is missing for choices, each once; by default after the training steps of all methods."""
+    steps = bench.steps if steps is None else steps
+    found = [Judgement(choice, seed, steps, f"{method}, {bits:g} bits") for (method, bits), choice in choices.items()]
     return missing(bench, found)
 
 

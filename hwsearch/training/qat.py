@@ -81,7 +81,7 @@ def train_quantized(
     The bits are the same if a call is interrupted, or its process is killed, and another call goes on from its checkpoint.
 
     Args:
-        base: the network to quantize, and the teacher.
+        base: the network to quantize, and the teacher. Training starts from its `to_train`.
         allocation: bit-width of every site.
         pool: training mixtures for this base.
         config: sizes and rates; its numbers of steps are ignored.

@@ -121,7 +121,7 @@ def train_shared(
     On one processor thread, equal arguments give equal bits, whether or not training was interrupted or killed.
 
     Args:
-        base: the network to quantize, and the teacher.
+        base: the network to quantize, and the teacher. Training starts from its `to_train`.
         training: the allocations, and how they are trained.
         pool: training mixtures for this base.
         path: the checkpoint's file. The caller deletes it once the result is written.
