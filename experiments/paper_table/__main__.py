@@ -124,7 +124,9 @@ def main() -> None:
         )
         if options.action == "run":
             run(bench, options.workers)
-        report(bench, options.results, f"python experiments/paper_table {' '.join(sys.argv[1:])}".strip())
+        chosen = {name: getattr(options, name) for name in ("mixtures", "seeds", "steps")}
+        said = [f"--{name} {value}" for name, value in chosen.items() if value != parser.get_default(name)]
+        report(bench, options.results, " ".join(["python experiments/paper_table", *said]))
     except UserError as error:
         print(f"paper_table: error: {error}", file=sys.stderr)
         sys.exit(2)
