@@ -43,7 +43,7 @@ def test_a_scorer_reads_nothing_but_what_it_names(tiny: Tiny, tmp_path: Path) ->
     factory = tiny.scorer_factory
     files = list(factory.files())
     assert isinstance(factory, Portable)
-    assert len(files) == 5 + 2 * len(tiny.mixtures(Split.VALIDATION))
+    assert len(files) == 7 + 2 * len(tiny.mixtures(Split.VALIDATION))
     unpack(contents(files), tmp_path)
     job = ScoringJob(BitAllocation.of(tiny.events()[3]["allocation"]), Fidelity.POST_TRAINING)
     assert factory.below(tmp_path)()(job) == tiny.events()[3]["metrics"]
