@@ -34,7 +34,7 @@ _WEIGHTS_KEY = "hwsearch_prepared"
 _FORMAT = 2
 _GRAPH, _MEAN, _ROUNDED = "graph", "mean", "rounded"
 _UNTRAINED = {"rounding": "nearest", "bias_correction": False, "centre_trunk": False}
-"""How training starts. Behind training, each of these choices made the other way is worse (`experiments/training_recipe.py`)."""
+"""How training starts. `experiments/training_recipe.py` compares other starts."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ from hwsearch.separator import rounded_weights
 from hwsearch.separator.base import load_base, save_base
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantizers import weight_scale
+from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool, load_pool
 from hwsearch.workspace import Workspace
 from tests.sealed import edit_lines
@@ -118,8 +120,14 @@ def test_a_table_is_the_mean_over_mixtures_of_what_its_function_gives(workspace:
                 assert tables[method].value[row, column] == pytest.approx(wanted, rel=1e-9), (method, site, bits)
 
 
-def test_no_weights_are_rounded_twice(workspace: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the search's widths are there before the first job. Here training starts from the same base."""
+@pytest.mark.parametrize(
+    ("quantization", "bases"),
+    [({}, 2), ({"rounding": "nearest", "bias_correction": False, "equalise": False, "centre_trunk": False}, 1)],
+)
+def test_weights_are_rounded_once_for_each_base(
+    workspace: Maker, monkeypatch: pytest.MonkeyPatch, quantization: dict[str, Any], bases: int
+) -> None:
+    """Those of the search's widths are there before the first job. Training may start from a base of its own."""
     searched: list[tuple[float, int]] = []
 
     def search(weight: torch.Tensor, bits: int, config: QuantizationConfig) -> torch.Tensor:
@@ -127,10 +135,10 @@ def test_no_weights_are_rounded_twice(workspace: Maker, monkeypatch: pytest.Monk
         return weight_scale(weight, bits, config)
 
     monkeypatch.setattr(rounded_weights, "weight_scale", search)
-    plain = {"rounding": "nearest", "bias_correction": False, "equalise": False, "centre_trunk": False}
-    ensure(workspace(search={**SEARCH, "weight_bits": [2, 8]}, quantization=plain), ["kl"], SITES)
+    made = workspace(search={**SEARCH, "weight_bits": [2, 8]}, quantization=quantization)
+    ensure(made, ["kl"], SITES)
     assert {bits for _, bits in searched} == {2, 8}
-    assert len(set(searched)) == len(searched)
+    assert len(searched) == bases * 2 * len(untrained_sites(made.experiment).weights)
 
 
 def test_workers_change_nothing(workspace: Maker) -> None:

@@ -116,7 +116,9 @@ def test_training_starts_from_the_base_to_train():
     )
     assert losses == [pytest.approx(found, abs=1e-3)]
     assert abs(loss_of(base, initial_state(base, allocation), pool) - found) > 0.01
-    assert trained_network(base, state) is not None
+    x = pool.batch((0, 1), base.separator).analysis.normalised
+    with torch.no_grad():
+        assert torch.equal(trained_network(base, state)(x), trained_network(start, state)(x))
 
 
 def test_the_same_arguments_give_the_same_state_bit_for_bit():
