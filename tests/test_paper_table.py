@@ -126,23 +126,23 @@ def test_reference_systems_fit_their_sizes(table, workspace):
 
 
 def test_our_systems_have_packed_files_of_their_sizes_and_train_from_the_shared_network(table, workspace, monkeypatch):
-    monkeypatch.setattr(table.ours, "RATIOS", (1.5, 2.0, 100.0))
+    monkeypatch.setattr(table.ours, "RATIOS", {1.5: 0.5, 2.0: 1.0, 100.0: 1.0})
     assert not table.ours.our_experiment(replace(workspace, runs=workspace.runs / "none")).search.uses_shared
     place = replace(workspace, experiment=table.ours.our_experiment(workspace))
     assert place.experiment.search.uses_shared
     pool = build_pool(place, 1, lambda _done, _total: None)
-    ours = table.ours.Ours(place, pool, 1)
+    ours = table.ours.Ours(place, pool, 2)
     base = prepare(place, place.experiment.search.weight_bits)
     whole = sum(4 * tensor.numel() for tensor in base.graph.parameters.values())
     systems = ours.systems()
     assert [system.name.partition(", ")[2] for system in systems] == ["1.5 times", "2 times", "smallest file"]
     assert all(system.file_bytes <= whole / ratio for system, ratio in zip(systems, (1.5, 2.0), strict=False))
     assert {bits for site, bits in systems[2].allocation.widths if is_weight(site)} == {2}
-    for system in systems[1:]:
-        state = ours.trained(base, system.allocation, 0)
+    for system, steps in zip(systems, (1, 2, 2), strict=True):
+        state = ours.trained(base, system, 0)
         assert table.ours.packed_bytes(base, state) == system.file_bytes
-        assert state.steps == place.experiment.shared.steps + 1
-    assert ours.trained_path(systems[2].allocation, 0) != ours.trained_path(systems[2].allocation, 1)
+        assert state.steps == place.experiment.shared.steps + steps
+    assert ours.trained_path(systems[2], 0) != ours.trained_path(systems[2], 1)
 
 
 def scores(table, lost_db: float, missed: int = 0) -> dict[str, list[UtteranceScores]]:
@@ -158,7 +158,7 @@ def scores(table, lost_db: float, missed: int = 0) -> dict[str, list[UtteranceSc
 
 
 def row(table, trainings, name="hwsearch, 10 times"):
-    system = table.systems.System(table.systems.Kind.OURS, name, uniform(CONFIG, 2, 8), 700, 2.0)
+    system = table.systems.System(table.systems.Kind.OURS, name, uniform(CONFIG, 2, 8), 700, 2.0, steps=300)
     return table.figures.figures(system, trainings, scores(table, 0.0), 7000, BINS)
 
 
@@ -184,7 +184,7 @@ def test_a_difference_is_marked_unless_it_is_significant(table):
     made_by = {"mixtures": 20, "steps": 300, "losses_measured_on": "the base"}
     lines = table.report.markdown([alike, worse], made_by).splitlines()
     shown = {line.split(" | ")[0].removeprefix("| "): line.split(" | ") for line in lines[6:8]}
-    assert shown["hwsearch, 10 times"][3:6] == ["10.00", "1", "0.00 [0.00, 0.00] ="]
+    assert shown["hwsearch, 10 times"][3:6] == ["10.00", "1 x 300", "0.00 [0.00, 0.00] ="]
     assert shown["worse"][5] == "0.50 [0.50, 0.50]"
     assert shown["worse"][-2] == "50.0 [50.0, 50.0]"
 

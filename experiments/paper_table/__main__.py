@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--mixtures", type=int, default=100, help="test mixtures of each set, the first ones")
     parser.add_argument("--seeds", type=int, default=2, help="trainings of each of our systems")
-    parser.add_argument("--steps", type=int, help="training steps; default: qat.finetune_steps")
+    parser.add_argument("--steps", type=int, help="most training steps of a system; default: qat.finetune_steps")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     for name in ("mixtures", "seeds", "workers", "steps"):

@@ -41,7 +41,7 @@ class Settings:
         runs: folder of all runs.
         mixtures: number of test mixtures of each set, the first ones.
         seeds: number of trainings of each of our systems.
-        steps: training steps; None for those of `[qat]`.
+        steps: most training steps of a system; None for those of `[qat]`.
     """
 
     experiment: Path
@@ -117,7 +117,7 @@ class Bench:
 
     def path(self, row: Row, data: str) -> Path:
         """Return the file of the scores of a row on a set."""
-        trained = None if row.seed is None else self.ours.trained_path(row.system.allocation, row.seed).stem
+        trained = None if row.seed is None else self.ours.trained_path(row.system, row.seed).stem
         content = {
             "system": row.system.to_json(),
             "trained": trained,
@@ -152,7 +152,7 @@ class Bench:
             case Kind.REFERENCE, _:
                 return candidate_system(self.reference_base, allocation)
             case Kind.OURS, int(seed):
-                state = self.ours.trained(self.base, allocation, seed)
+                state = self.ours.trained(self.base, row.system, seed)
                 if (found := packed_bytes(self.base, state)) != row.system.file_bytes:
                     raise UserError(f"{row}: the packed file has {found} bytes; wanted {row.system.file_bytes}")
                 return candidate_system(self.base, allocation, state)

@@ -33,8 +33,9 @@ from hwsearch.separator.trained import TrainedState, load_trained, trained_netwo
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workspace import Workspace
 
-RATIOS = (3.3, 5.25, 7.65, 10.0, 12.0, 15.0)
-"""How many times smaller than the float32 file. The first three are the reference's."""
+RATIOS = {3.3: 0.25, 5.25: 0.25, 7.65: 0.5, 10.0: 1.0, 12.0: 1.0, 15.0: 1.0}
+"""How many times smaller than the float32 file, and the share of all training steps: large files have little left to gain. The
+first three sizes are the reference's."""
 
 PRIORS = ("measured-noise-ratio", "output-noise-ratio")
 """Sensitivities that the losses of widths are fused from."""
@@ -52,7 +53,7 @@ class Ours:
     Args:
         workspace: its data and its calibration exist.
         pool: training mixtures.
-        steps: training steps of each system.
+        steps: training steps of the systems that are trained longest (`RATIOS`).
     """
 
     def __init__(self, workspace: Workspace, pool: Path, steps: int) -> None:
@@ -68,13 +69,17 @@ class Ours:
         """Return a system for each ratio. The smallest file takes the place of ratios that no file reaches."""
         whole = float_bytes(self.experiment)
         smallest = self._costs.charge([self._space.decode((0,) * len(self._space.free))])[0][SIZE]
-        wanted = {f"hwsearch, {ratio:g} times": whole / ratio for ratio in RATIOS if whole / ratio >= smallest}
+        wanted = [
+            (f"hwsearch, {ratio:g} times", whole / ratio, share) for ratio, share in RATIOS.items() if whole / ratio >= smallest
+        ]
         if len(wanted) < len(RATIOS):
-            wanted["hwsearch, smallest file"] = smallest
+            wanted.append(("hwsearch, smallest file", smallest, 1.0))
         found = []
-        for name, allocation in zip(wanted, self.allocations(list(wanted.values())), strict=True):
+        allocations = self.allocations([budget for _, budget, _ in wanted])
+        for (name, _, share), allocation in zip(wanted, allocations, strict=True):
             (costs,) = self._costs.charge([allocation])
-            found.append(System(Kind.OURS, name, allocation, int(costs[SIZE]), costs["average_bits"]))
+            steps = max(1, round(share * self._steps))
+            found.append(System(Kind.OURS, name, allocation, int(costs[SIZE]), costs["average_bits"], steps=steps))
         return found
 
     def allocations(self, budgets: list[float]) -> list[BitAllocation]:
@@ -92,19 +97,19 @@ class Ours:
         problem = allocation_problem(self._space, loss, (self._costs.exact(SIZE),))
         return [problem.allocation(indices) for indices in front_at(problem, SIZE, budgets).indices]
 
-    def trained_path(self, allocation: BitAllocation, seed: int) -> Path:
-        """Return the file of a trained allocation, whose name says all that it depends on."""
+    def trained_path(self, system: System, seed: int) -> Path:
+        """Return the file of a trained system, whose name says all that it depends on."""
         experiment = self._seeded(seed)
         start = file_digest(self._workspace.shared_path) if experiment.search.uses_shared else None
-        name = trained_name(search_digest(experiment), allocation, Fidelity.FINETUNED, start, self._steps)
+        name = trained_name(search_digest(experiment), system.allocation, Fidelity.FINETUNED, start, system.steps)
         return self._workspace.folder / "trained" / name
 
-    def trained(self, base: PreparedBase, allocation: BitAllocation, seed: int) -> TrainedState:
-        """Return an allocation after training, which starts from the shared network or the base, and goes on after a kill."""
-        path = self.trained_path(allocation, seed)
+    def trained(self, base: PreparedBase, system: System, seed: int) -> TrainedState:
+        """Return a system after training, which starts from the shared network or the base, and goes on after a kill."""
+        path = self.trained_path(system, seed)
         if not path.is_file():
-            self._scorer(seed)(ScoringJob(allocation, Fidelity.FINETUNED, path, steps=self._steps))
-        return load_trained(path, base, allocation)
+            self._scorer(seed)(ScoringJob(system.allocation, Fidelity.FINETUNED, path, steps=system.steps))
+        return load_trained(path, base, system.allocation)
 
     def _make_scorer(self, seed: int) -> Callable[[ScoringJob], Mapping[str, float]]:
         return replace(ScorerFactory.of(self._workspace, self._pool), experiment=self._seeded(seed))()

@@ -28,8 +28,8 @@ def markdown(rows: Rows, made_by: Mapping[str, Any]) -> str:
     conditions = (
         f"Test mixtures: the first {made_by['mixtures']} of each set. Brackets hold 95 % intervals by bootstrap over the target "
         "utterances. A figure with `=` is not significantly different from full precision (paired permutation test over "
-        f"utterances, p of 0.05 or more, not corrected for the number of tests). Ours: {made_by['steps']} training steps, "
-        f"means of all trainings; losses of widths measured on {made_by['losses_measured_on']}."
+        "utterances, p of 0.05 or more, not corrected for the number of tests). Ours: means of all trainings; losses of widths "
+        f"measured on {made_by['losses_measured_on']}."
     )
     accounts = (
         "The reference's systems quantize weights only, leave the first and the last layer in full precision, and count no "
@@ -45,7 +45,7 @@ def markdown(rows: Rows, made_by: Mapping[str, Any]) -> str:
 
 
 def _main_table(rows: Rows) -> list[str]:
-    headings = ["system", "mean bits", "kB", "times smaller", "trainings", "SI-SNR lost, dB", *_METRICS, "published"]
+    headings = ["system", "mean bits", "kB", "times smaller", "trainings x steps", "SI-SNR lost, dB", *_METRICS, "published"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         system, found = row["system"], row["angles"][ALL]
@@ -55,7 +55,7 @@ def _main_table(rows: Rows) -> list[str]:
             f"{system['average_bits']:.2f}",
             f"{system['file_bytes'] / 1e3:.0f}",
             f"{row['ratio']:.2f}",
-            str(row["trainings"]),
+            f"{row['trainings']} x {system['steps']}" if system["steps"] else "",
             _shown(found["si_snr_db"]["lost"], 2, 1.0) + _mark(row, found["si_snr_db"]),
             *(_cell(row, found, *shape) for shape in _METRICS.values()),
             published,

@@ -33,6 +33,7 @@ class System:
         file_bytes: size of its file.
         average_bits: mean width of the weights, over the layers that `kind` quantizes.
         published: what the reference's paper reports for it: SI-SNR lost in dB, and how many times smaller the file is.
+        steps: number of training steps of its own.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class System:
     file_bytes: int
     average_bits: float
     published: tuple[float, float] | None = None
+    steps: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Convert to a JSON object."""
@@ -51,6 +53,7 @@ class System:
             "file_bytes": self.file_bytes,
             "average_bits": self.average_bits,
             "published": self.published,
+            "steps": self.steps,
         }
 
     @classmethod
@@ -64,6 +67,7 @@ class System:
             content["file_bytes"],
             content["average_bits"],
             None if published is None else tuple(published),
+            content["steps"],
         )
 
 
