@@ -4,6 +4,8 @@
     python experiments/method_comparison correlations --workers 2  # how well cheap fidelities rank allocations
     python experiments/method_comparison report                    # what is there so far
 
+The figures of each seed are kept in a file of their own (`results/method_comparison/seed-0.json`). `run --seeds 1` adds another.
+
 Test mixtures are of speakers, sentences and rooms that neither training nor search heard. Methods choose on validation mixtures.
 The bytes at n bits are those of the packed file with all weights at n bits, one scale per channel, and depthwise weights at 8
 bits; between two widths they are interpolated. Activations have 8 bits and the trunk 16. Every choice is trained from the rounded
@@ -21,8 +23,10 @@ The methods:
 - `nas`: of the two largest candidates of the differentiable search that fit, the better one without training.
 - `post-training search`, `shared search`: prior-corrected searches on the rounded base and on the shared network. The whole
   validation set chooses among the best candidates at the size, and the optima under the losses that the search has learnt.
-- `uniform, from shared`, `shared search, from shared`: the allocations of `uniform, small at 8` and of `shared search`, trained
+- `uniform, from shared`, `output noise, from shared`, ...: the allocations of `uniform, small at 8` and of other methods, trained
   from the shared network instead.
+- `shared search, finished`: of the allocations of `shared search`, `output noise` and `recoverability`, trained from the shared
+  network, the one that is best on the whole validation set.
 - The peers in `results/peers.json`, if it is there.
 
 Beside them, `uniform, small at 8` and the allocations of both searches are judged with no training of their own: with the weights
@@ -41,6 +45,7 @@ import report
 import running
 from bench import Bench, Settings, bench_of
 from methods import SIZES
+from seeds import read_seeds, write_seed
 
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
@@ -62,7 +67,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--steps", type=int, help="training steps of each choice; default: qat.finetune_steps")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sizes", type=float, nargs="+", default=SIZES, help="mean widths, the first ones first")
     parser.add_argument("--mixtures", type=int, default=60, help="test mixtures, the first ones")
     parser.add_argument("--digits", type=int, default=0, help="mixtures of real_digits_test.toml whose word errors are counted")
@@ -76,18 +81,24 @@ def parsed() -> argparse.Namespace:
 
 
 def write_report(bench: Bench, options: argparse.Namespace) -> None:
-    """Write and print the tables of all that is there."""
-    sizes, settings = tuple(options.sizes), bench.settings
-    content = {"made_by": made_by(bench, options)} | report.contents(bench, options.seeds, sizes, options.control_steps)
-    content["correlations"] = correlations.report(
-        settings, options.allocations, options.validation_mixtures, options.reference_steps
-    )
-    options.results.mkdir(parents=True, exist_ok=True)
+    """Keep what this run folder holds of each seed, then write and print the tables of all seeds."""
+    sizes, folder = tuple(options.sizes), options.results / "method_comparison"
+    for seed in options.seeds:
+        write_seed(bench, seed, sizes, options.control_steps, made_by(bench, options), folder)
+    measured = read_seeds(folder)
+    content = {"made_by": measured.made_by} | report.contents(measured, sizes)
     atomic_write_json(options.results / "method_comparison.json", content)
-    text = report.markdown(content, sizes) + "\n" + correlations.table(content["correlations"])
-    atomic_write_bytes(options.results / "method_comparison.md", text.encode())
+    atomic_write_bytes(options.results / "method_comparison.md", report.markdown(content, sizes).encode())
     report.plot(content["rows"], content["full_precision"].get("0")).savefig(options.results / "method_comparison.png", dpi=110)
-    print(text)
+    print(report.markdown(content, sizes))
+
+
+def write_correlations(settings: Settings, options: argparse.Namespace) -> None:
+    """Write and print the rank correlations."""
+    content = correlations.report(settings, options.allocations, options.validation_mixtures, options.reference_steps)
+    atomic_write_json(options.results / "rank_correlations.json", content)
+    atomic_write_bytes(options.results / "rank_correlations.md", correlations.table(content).encode())
+    print(correlations.table(content))
 
 
 def made_by(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +108,6 @@ def made_by(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
         "command": "python experiments/method_comparison run, correlations and report",
         "experiment": experiment.name,
         "seed": experiment.seed,
-        "seeds": options.seeds,
         "steps": bench.steps,
         "test_mixtures": len(bench.test),
         "test_utterances": len({mixture.target.utterance for mixture in bench.test}),
@@ -142,6 +152,8 @@ def main() -> None:
                 case "correlations":
                     counts = options.allocations, options.validation_mixtures, options.reference_steps
                     correlations.run(settings, *counts, options.workers)
+                    write_correlations(settings, options)
+                    return
             write_report(bench_of(settings), options)
         except UserError as error:
             raise SystemExit(f"method_comparison: {error}") from None

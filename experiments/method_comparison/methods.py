@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import ONE_SCALE, PER_LAYER, POST_TRAINING, SHARED, Bench, Choice
 from exact import exact
+from judging import finished
 from searches import measured, nas_choice, scorer, search, search_choice, validation_count
 
 from hwsearch.files.reading import digest, read_json
@@ -29,13 +30,19 @@ TABLES = {
 """Methods that solve the allocation problem under a sensitivity: the network that it is measured on, and its name."""
 
 NAS, SEARCH, OURS = "nas", "post-training search", "shared search"
-FROM_SHARED = {"uniform, from shared": SMALL_AT_8, "shared search, from shared": OURS}
+FROM_SHARED = {"uniform, from shared": SMALL_AT_8} | {
+    f"{name}, from shared": name for name in ("output noise", "recoverability", OURS)
+}
 """Methods whose allocations are those of another one, and whose training starts from the shared network."""
+
+FINISHED = "shared search, finished"
+FINALISTS = tuple(name for name, allocated_by in FROM_SHARED.items() if allocated_by != SMALL_AT_8)
+"""Methods whose trained networks `FINISHED` chooses from."""
 
 UNTRAINED = {"without training": POST_TRAINING, "on the shared network": SHARED}
 """How allocations are also judged, with no training of their own: by the network that gives the weights."""
 
-METHODS = (*UNIFORM, *TABLES, NAS, SEARCH, OURS, *FROM_SHARED)
+METHODS = (*UNIFORM, *TABLES, NAS, SEARCH, OURS, *FROM_SHARED, FINISHED)
 PEERS = Path(__file__).resolve().parents[1] / "results" / "peers.json"
 
 Choices = dict[tuple[str, float], Choice]
@@ -65,7 +72,10 @@ def peer_choices(bench: Bench, sizes: Sequence[float], path: Path = PEERS) -> Ch
 
 
 def propose(bench: Bench, kind: str, seed: int, sizes: Sequence[float]) -> None:
-    """Find and keep what the methods propose that read the rounded base, or those that read the shared network."""
+    """Find and keep what the methods propose that read the rounded base, or those that read the shared network.
+
+    The search on the shared network also scores what single methods have found on the base, if that is there.
+    """
     tables = measured(bench, kind)
     path = _kept(bench, kind, seed, sizes)
     if path.is_file():
@@ -78,7 +88,9 @@ def propose(bench: Bench, kind: str, seed: int, sizes: Sequence[float]) -> None:
     if kind == POST_TRAINING:
         found |= {(NAS, bits): nas_choice(bench, seed, bits, score) for bits in sizes}
     small = [choice.allocation for (name, _), choice in uniform_choices(bench, sizes).items() if name == SMALL_AT_8]
-    folder = search(bench, kind, seed, tables, [*small, *found.values()])
+    others = _read(bench, POST_TRAINING, seed, sizes) if kind == SHARED else {}
+    others = {place: allocation for place, allocation in others.items() if place[0] != SEARCH}
+    folder = search(bench, kind, seed, tables, [*small, *found.values(), *others.values()])
     name = OURS if kind == SHARED else SEARCH
     found |= {(name, bits): search_choice(bench, folder, tables, seed, bits, score) for bits in sizes}
     rows = [{"method": method, "bits": bits, "allocation": one.to_json()} for (method, bits), one in found.items()]
@@ -89,15 +101,17 @@ def all_choices(bench: Bench, seed: int, sizes: Sequence[float]) -> Choices:
     """Return what is known of what all methods propose, those first whose rows tell most."""
     found = uniform_choices(bench, sizes)
     for kind in (POST_TRAINING, SHARED):
-        path = _kept(bench, kind, seed, sizes)
-        rows: list[Mapping[str, Any]] = read_json(path, "choices")["choices"] if path.is_file() else []
-        found |= {(row["method"], row["bits"]): Choice(BitAllocation.of(row["allocation"])) for row in rows}
+        found |= {place: Choice(allocation) for place, allocation in _read(bench, kind, seed, sizes).items()}
     if bench.workspace.shared_path.is_file():
         for (name, other), bits in product(FROM_SHARED.items(), sizes):
             if (other, bits) in found:
                 found[name, bits] = Choice(found[other, bits].allocation, start=SHARED)
+        for bits in sizes:
+            finalists = [found[name, bits] for name in FINALISTS if (name, bits) in found]
+            if len(finalists) == len(FINALISTS) and (best := finished(bench, finalists, seed)) is not None:
+                found[FINISHED, bits] = best
     found |= peer_choices(bench, sizes)
-    order = (OURS, SMALL_AT_8, SEARCH, "recoverability", "output noise", *FROM_SHARED, NAS, "kl", "curvature", *UNIFORM)
+    order = (FINISHED, OURS, SMALL_AT_8, SEARCH, "recoverability", "output noise", *FROM_SHARED, NAS, "kl", "curvature", *UNIFORM)
     rank = {name: place for place, name in enumerate(dict.fromkeys(order))}
     return dict(sorted(found.items(), key=lambda item: (sizes.index(item[0][1]), rank.get(item[0][0], len(rank)))))
 
@@ -111,6 +125,13 @@ def untrained_choices(bench: Bench, choices: Choices) -> Choices:
         for (method, bits), choice in choices.items()
         if method in (SMALL_AT_8, SEARCH, OURS)
     }
+
+
+def _read(bench: Bench, kind: str, seed: int, sizes: Sequence[float]) -> dict[tuple[str, float], BitAllocation]:
+    """Return what was proposed on a network so far."""
+    path = _kept(bench, kind, seed, sizes)
+    rows: list[Mapping[str, Any]] = read_json(path, "choices")["choices"] if path.is_file() else []
+    return {(row["method"], row["bits"]): BitAllocation.of(row["allocation"]) for row in rows}
 
 
 def _kept(bench: Bench, kind: str, seed: int, sizes: Sequence[float]) -> Path:

@@ -1,92 +1,27 @@
 """The results of what is measured so far: JSON, Markdown and a plot."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import numpy as np
-from bench import Bench, Choice
-from judging import FAILED, METRICS, PESQ, SI_SNR, STOI, digits_of, figures_path, words_path
+from judging import METRICS, PESQ, SI_SNR, STOI
 from matplotlib.figure import Figure
-from methods import METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM, all_choices, untrained_choices
+from methods import FINISHED, FROM_SHARED, METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM
 from numpy.typing import NDArray
+from seeds import Cell, Cells, Measured, Values
 
-from hwsearch.files.reading import read_json
 from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutation_test, wer_interval
 from hwsearch.metrics.wer import WordErrors
 
 FULL_PRECISION = "full precision"
-OURS_FROM_SHARED, UNIFORM_FROM_SHARED = "shared search, from shared", "uniform, from shared"
+UNIFORM_FROM_SHARED = "uniform, from shared"
+_SINGLE = {name for name, allocated_by in FROM_SHARED.items() if allocated_by in TABLES}
 TESTED = (SI_SNR, PESQ)
 """Metrics that paired tests compare."""
 
-Values = NDArray[np.float64]
 
-
-@dataclass
-class Cell:
-    """A method at a size: what each seed has reached."""
-
-    bytes: list[float] = field(default_factory=list)
-    mean_bits: list[float] = field(default_factory=list)
-    figures: dict[int, Mapping[str, list[float | None]]] = field(default_factory=dict)
-    words: dict[int, list[list[int]]] = field(default_factory=dict)
-    failed: dict[int, str] = field(default_factory=dict)
-
-    def mean(self, metric: str, seeds: Sequence[int]) -> Values:
-        """Return a metric of every mixture, mean over seeds; NaN where it has no value."""
-        rows = [[np.nan if value is None else value for value in self.figures[seed][metric]] for seed in seeds]
-        mean: Values = np.mean(np.array(rows, float), axis=0)
-        return mean
-
-
-Cells = dict[tuple[str, float], Cell]
-
-
-def collect(bench: Bench, seeds: int, sizes: Sequence[float]) -> Cells:
-    """Read the figures that are there, by method and size."""
-    cells: Cells = {}
-    for seed in range(seeds):
-        for (method, bits), choice in all_choices(bench, seed, sizes).items():
-            _read(bench, cells.setdefault((method, bits), Cell()), choice, seed, bench.steps)
-    return {place: cell for place, cell in cells.items() if cell.figures or cell.failed}
-
-
-def collect_untrained(bench: Bench, seeds: int, sizes: Sequence[float]) -> Cells:
-    """Read the figures of allocations with no training of their own."""
-    cells: Cells = {}
-    for seed in range(seeds):
-        for place, choice in untrained_choices(bench, all_choices(bench, seed, sizes)).items():
-            _read(bench, cells.setdefault(place, Cell()), choice, seed, 0)
-    return {place: cell for place, cell in cells.items() if cell.figures}
-
-
-def collect_control(bench: Bench, seeds: int, control: Sequence[int]) -> dict[int, Cell]:
-    """Read the figures of full precision, trained in floating point, by the number of steps."""
-    cells = {steps: Cell() for steps in control}
-    for (steps, cell), seed in product(cells.items(), range(seeds)):
-        _read(bench, cell, Choice(bench.full_precision), seed, steps)
-    return {steps: cell for steps, cell in cells.items() if cell.figures}
-
-
-def _read(bench: Bench, cell: Cell, choice: Choice, seed: int, steps: int) -> None:
-    key = bench.key(choice, seed, steps)
-    if not figures_path(bench, key).is_file():
-        return
-    found = read_json(figures_path(bench, key), "figures")
-    if FAILED in found:
-        cell.failed[seed] = found[FAILED]
-        return
-    cell.figures[seed] = found
-    size, mean_bits = bench.charge(choice.allocation)
-    cell.bytes.append(size)
-    cell.mean_bits.append(mean_bits)
-    if bench.settings.digits and words_path(bench, key).is_file():
-        cell.words[seed] = read_json(words_path(bench, key), "word errors")["errors"]
-
-
-def summary(bench: Bench, cell: Cell) -> dict[str, Any]:
+def summary(measured: Measured, cell: Cell) -> dict[str, Any]:
     """Means over seeds and mixtures, with 95 % intervals over the target utterances."""
     seeds = sorted(cell.figures)
     row: dict[str, Any] = {"seeds": len(seeds)}
@@ -96,49 +31,53 @@ def summary(bench: Bench, cell: Cell) -> dict[str, Any]:
         return row
     row |= {"bytes": float(np.mean(cell.bytes)), "mean_bits": float(np.mean(cell.mean_bits))}
     for metric in METRICS:
-        values, groups = _finite(bench, cell.mean(metric, seeds))
+        values, groups = _finite(measured, cell.mean(metric, seeds))
         estimate = bootstrap_mean_interval(values, 0, groups)
         row[metric] = [estimate.value, estimate.low, estimate.high]
     if cell.words:
-        utterances = [mixture.target.utterance for mixture in digits_of(bench.settings).mixtures]
         said = [WordErrors(*errors) for mixtures in cell.words.values() for errors in mixtures]
-        groups = utterances * len(cell.words)
+        groups = measured.digits * len(cell.words)
         estimate = wer_interval(said, 0, groups)
         row["wer_digits"] = [estimate.value, estimate.low, estimate.high]
     return row
 
 
-def _finite(bench: Bench, *columns: Values) -> tuple[Any, ...]:
+def _finite(measured: Measured, *columns: Values) -> tuple[Any, ...]:
     """Return the columns where all have a value, and the target utterances there."""
     there: NDArray[np.bool_] = np.all(np.isfinite(np.stack(columns)), axis=0)
-    groups = [mixture.target.utterance for mixture, good in zip(bench.test, there, strict=True) if good]
+    groups = [utterance for utterance, good in zip(measured.utterances, there, strict=True) if good]
     return (*(column[there] for column in columns), groups)
 
 
-def tests(bench: Bench, cells: Cells, control: Mapping[int, Cell], sizes: Sequence[float]) -> list[dict[str, Any]]:
+def tests(measured: Measured, sizes: Sequence[float]) -> list[dict[str, Any]]:
     """Compare by paired tests, each with the best rival of a kind on these very mixtures, on the seeds that both have."""
+    cells = measured.trained
     peers = tuple(sorted({method for method, _ in cells} - set(METHODS)))
+    single = (*TABLES, NAS)
     kinds = (
         (OURS, "best uniform", UNIFORM),
-        (OURS, "best single method", (*TABLES, NAS)),
+        (OURS, "best single method", single),
         (OURS, SEARCH, (SEARCH,)),
         (OURS, "best peer", peers),
         (OURS, FULL_PRECISION, (FULL_PRECISION,)),
-        (OURS_FROM_SHARED, UNIFORM_FROM_SHARED, (UNIFORM_FROM_SHARED,)),
-        (OURS_FROM_SHARED, FULL_PRECISION, (FULL_PRECISION,)),
+        (FINISHED, "best uniform, from shared or not", (*UNIFORM, UNIFORM_FROM_SHARED)),
+        (FINISHED, "best single method, from shared or not", (*single, *(name for name in FROM_SHARED if name in _SINGLE))),
+        (FINISHED, SEARCH, (SEARCH,)),
+        (FINISHED, "best peer", peers),
+        (FINISHED, FULL_PRECISION, (FULL_PRECISION,)),
     )
-    untrained = {} if 0 not in control else {(FULL_PRECISION, bits): control[0] for bits in sizes}
+    untrained = {(FULL_PRECISION, bits): measured.control[0] for bits in sizes if 0 in measured.control}
     found = []
     for metric, (ours, kind, group) in product(TESTED, kinds):
         family = [
-            entry for bits in sizes if (entry := _test(bench, {**cells, **untrained}, metric, ours, group, bits)) is not None
+            entry for bits in sizes if (entry := _test(measured, {**cells, **untrained}, metric, ours, group, bits)) is not None
         ]
         _correct(family)
         found += [{"metric": metric, "method": ours, "against": kind} | entry for entry in family]
     return found
 
 
-def _test(bench: Bench, cells: Cells, metric: str, ours: str, group: Sequence[str], bits: float) -> dict[str, Any] | None:
+def _test(measured: Measured, cells: Cells, metric: str, ours: str, group: Sequence[str], bits: float) -> dict[str, Any] | None:
     """Compare a method with the best of a group at a size; None if either is not measured."""
     mine, best = cells.get((ours, bits)), None
     if mine is None:
@@ -148,7 +87,7 @@ def _test(bench: Bench, cells: Cells, metric: str, ours: str, group: Sequence[st
         seeds = [] if rival is None else sorted(set(mine.figures) & set(rival.figures))
         if rival is None or not seeds:
             continue
-        first, second, groups = _finite(bench, mine.mean(metric, seeds), rival.mean(metric, seeds))
+        first, second, groups = _finite(measured, mine.mean(metric, seeds), rival.mean(metric, seeds))
         if best is None or second.mean() > best[1].mean():
             best = first, second, groups, method, seeds
     if best is None:
@@ -177,7 +116,7 @@ def plot(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any] | None) -> F
             drawn = sorted((row for row in rows if row["method"] == method and metric in row), key=lambda row: row["bits"])
             sizes, values = [row["bytes"] / 1e6 for row in drawn], [row[metric][0] for row in drawn]
             (line,) = axes.plot(sizes, values, marker="o", markersize=3, color=f"C{index % 10}", label=method)
-            ours = method in (OURS, OURS_FROM_SHARED)
+            ours = method in (OURS, FINISHED)
             line.set(linestyle="--" if method in UNIFORM else ":" if index >= 10 else "-", linewidth=2.2 if ours else 1)
         if full is not None:
             axes.axhline(full[metric][0], color="0.4", linewidth=0.8, linestyle=":")
@@ -190,7 +129,7 @@ def plot(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any] | None) -> F
 
 def markdown(content: Mapping[str, Any], sizes: Sequence[float]) -> str:
     """Write the tables."""
-    made_by, control = content["made_by"], content["full_precision"]
+    made_by, control = next(iter(content["made_by"].values())), content["full_precision"]
     lines = [f"After {made_by['steps']} training steps, on {made_by['test_mixtures']} test mixtures; 95 % intervals.", ""]
     lines += ["| full precision, trained for | SI-SNR improvement, dB | PESQ | STOI | seeds |", "|---|---|---|---|---|"]
     for steps, row in control.items():
@@ -242,16 +181,15 @@ def _verdict(test: Mapping[str, Any] | None) -> str:
     return f"{test['difference']:+.3f} to {test['rival']}, {chance} ({test['seeds']} seeds)"
 
 
-def contents(bench: Bench, seeds: int, sizes: Sequence[float], control: Sequence[int]) -> dict[str, Any]:
+def contents(measured: Measured, sizes: Sequence[float]) -> dict[str, Any]:
     """Summarise all that is measured."""
-    cells, controls = collect(bench, seeds, sizes), collect_control(bench, seeds, control)
     rows, untrained = (
-        [{"method": method, "bits": bits} | summary(bench, cell) for (method, bits), cell in found.items()]
-        for found in (cells, collect_untrained(bench, seeds, sizes))
+        [{"method": method, "bits": bits} | summary(measured, cell) for (method, bits), cell in found.items()]
+        for found in (measured.trained, measured.untrained)
     )
     return {
-        "full_precision": {str(steps): summary(bench, cell) for steps, cell in controls.items()},
+        "full_precision": {str(steps): summary(measured, cell) for steps, cell in measured.control.items()},
         "rows": rows,
         "untrained": untrained,
-        "tests": tests(bench, cells, controls, sizes),
+        "tests": tests(measured, sizes),
     }

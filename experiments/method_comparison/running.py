@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench import POST_TRAINING, SHARED, Bench, Choice, Settings, bench_of
-from judging import digits_of, is_judged, judge
-from methods import Choices, all_choices, propose, uniform_choices, untrained_choices
+from judging import digits_of, finish, is_judged, judge
+from methods import FINALISTS, Choices, all_choices, propose, uniform_choices, untrained_choices
 
 from hwsearch.data.processes import in_processes
 from hwsearch.training.pool import build_pool
@@ -35,6 +35,22 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Finishing:
+    """The training of the finalists at a size."""
+
+    finalists: tuple[Choice, ...]
+    seed: int
+    bits: float
+
+    def __str__(self) -> str:
+        return f"finalists at {self.bits:g} bits, seed {self.seed}"
+
+    def do(self, bench: Bench) -> None:
+        """Train them, and measure them on validation mixtures."""
+        finish(bench, self.finalists, self.seed)
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The training and the figures of one choice. Equal choices of several methods are one judgement."""
 
@@ -51,15 +67,18 @@ class Judgement:
         judge(bench, self.choice, self.seed, self.steps)
 
 
-def run(settings: Settings, seeds: int, sizes: tuple[float, ...], control: Sequence[int], workers: int) -> None:
+def run(settings: Settings, seeds: Sequence[int], sizes: tuple[float, ...], control: Sequence[int], workers: int) -> None:
     """Measure all that is missing, seed after seed, size after size."""
     bench = bench_of(settings)
     make_data(settings, workers)
-    for seed in range(seeds):
-        proposals = [Proposal(kind, seed, sizes) for kind in (SHARED, POST_TRAINING)]
-        # They take long, and uniform allocations need not wait for them.
+    for seed in seeds:
+        # Proposals take long, and uniform allocations need not wait for them.
         uniform = judgements(bench, uniform_choices(bench, sizes), seed)
-        work_off(settings, [*proposals, *uniform], workers)
+        work_off(settings, [Proposal(POST_TRAINING, seed, sizes), *uniform], workers)
+        work_off(settings, [Proposal(SHARED, seed, sizes)], workers)
+        choices = all_choices(bench, seed, sizes)
+        finishing = [Finishing(tuple(choices[name, bits] for name in FINALISTS), seed, bits) for bits in sizes]
+        work_off(settings, finishing, workers)
         choices = all_choices(bench, seed, sizes)
         early = {place: choice for place, choice in choices.items() if place[1] in sizes[:EARLY]}
         controls = [Judgement(Choice(bench.full_precision), seed, steps, "full precision") for steps in control]
