@@ -1,6 +1,12 @@
-"""The description that an exported file carries in its metadata."""
+"""The description that an exported file carries in its metadata.
 
+The entry `hwsearch` is JSON, compressed by zlib and written in base85. The entry `hwsearch_sha256` is the SHA-256 of the file,
+computed with zeros in place of these digits.
+"""
+
+import base64
 import hashlib
+import zlib
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -20,8 +26,11 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.separator import build_front_end
 
-_KEY = "hwsearch"
+_KEY, _DIGEST_KEY = "hwsearch", "hwsearch_sha256"
 _UNSEALED = "0" * 64
+_MOST_BYTES = 2**24
+"""Most bytes of a description."""
+
 _MOST_OPERATIONS = 4096
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -66,10 +75,9 @@ class ExportDescription(Section):
         fidelity: how far the quantized network was trained.
         training_steps: number of steps of that training.
         hwsearch_version: the version that exported the file.
-        content_digest: SHA-256 of the file with zeros in place of this digest; `seal` writes it.
     """
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     sample_rate: Literal[8000, 16000]
     array: ArrayName
     spectral: SpectralConfig | None
@@ -79,7 +87,6 @@ class ExportDescription(Section):
     fidelity: Fidelity = Fidelity.POST_TRAINING
     training_steps: Annotated[int, Field(ge=0)] = 0
     hwsearch_version: str
-    content_digest: Sha256 = _UNSEALED
 
     @property
     def microphones(self) -> MicrophoneArray:
@@ -103,12 +110,31 @@ class ExportDescription(Section):
 
 def seal(model: ModelProto, description: ExportDescription) -> bytes:
     """The bytes of the file, with the description and the digest of the whole file inside."""
-    entry = model.metadata_props.add()
-    entry.key = _KEY
-    entry.value = description.model_copy(update={"content_digest": _UNSEALED}).model_dump_json()
+    for key, value in ((_KEY, encoded(description.model_dump_json())), (_DIGEST_KEY, _UNSEALED)):
+        model.metadata_props.add(key=key, value=value)
     content: bytes = model.SerializeToString()
-    digest = hashlib.sha256(content).hexdigest()
-    return content.replace(_digest_field(_UNSEALED), _digest_field(digest))
+    return content.replace(_digest_field(_UNSEALED), _digest_field(hashlib.sha256(content).hexdigest()))
+
+
+def encoded(text: str) -> str:
+    """Compress a description (zlib), in characters that metadata may hold (base85)."""
+    return base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def decoded(value: str) -> str:
+    """Return what `encoded` was given.
+
+    Raises:
+        ValueError: no such value, or one of more than `_MOST_BYTES`.
+    """
+    unpacker = zlib.decompressobj()
+    try:
+        content = unpacker.decompress(base64.b85decode(value), _MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("not one whole description")
+    return content.decode()
 
 
 def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescription]:
@@ -119,24 +145,27 @@ def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescripti
     """
     try:
         model = ModelProto.FromString(content)
-        found = [entry.value for entry in model.metadata_props if entry.key == _KEY]
+        found, digests = ([entry.value for entry in model.metadata_props if entry.key == key] for key in (_KEY, _DIGEST_KEY))
     except (DecodeError, UnicodeDecodeError):
         raise UserError(f"{source}: not an ONNX file; wanted one made by 'hwsearch export'") from None
     if len(found) != 1:
         raise UserError(f"{source}: an ONNX file without a separator's description; wanted one made by 'hwsearch export'")
     try:
-        description = ExportDescription.model_validate_json(found[0])
+        description = ExportDescription.model_validate_json(decoded(found[0]))
     except ValidationError as error:
         raise UserError(
             f"{source}: its description is damaged or of another version ({first_mistake(error).said}); export it again"
         ) from None
+    except ValueError:
+        raise UserError(f"{source}: its description is damaged or of another version; export it again") from None
     description.bit_allocation(source)
-    unsealed = content.replace(_digest_field(description.content_digest), _digest_field(_UNSEALED))
-    if hashlib.sha256(unsealed).hexdigest() != description.content_digest:
+    (digest,) = digests if len(digests) == 1 else (_UNSEALED,)
+    unsealed = content.replace(_digest_field(digest), _digest_field(_UNSEALED))
+    if hashlib.sha256(unsealed).hexdigest() != digest:
         raise UserError(f"{source}: damaged or changed since it was exported; export it again")
     return model, description
 
 
 def _digest_field(digest: str) -> bytes:
-    """The digest as the description holds it."""
-    return f'"content_digest":"{digest}"'.encode()
+    """The digest as the metadata hold it: key, type and length of the value, and the value."""
+    return _DIGEST_KEY.encode() + b"\x12\x40" + digest.encode(errors="replace")

@@ -9,6 +9,7 @@ else:
   ONNX Runtime would quantize the weights of that layer to 8 bits.
 - A softmax becomes the exponential of a log-softmax. ONNX Runtime's softmax between integers is off by up to a quarter of a step.
 - Weights whose products could saturate in the kernels of some processors are stored as uint8 (`hwsearch.export.saturation`).
+- What a runtime can compute when it loads the file is not stored (`hwsearch.export.compact`).
 """
 
 import copy
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor
 
+from hwsearch.export.compact import shorten_constants, shorten_names
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.runtime import open_session
@@ -53,9 +55,9 @@ _INTEGER_BITS = 8
 def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescription) -> None:
     """Write the network as one self-contained ONNX file, atomically.
 
-    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are int8 or uint8, wider ones float32. Activations up to
-    8 bits are uint8, with a `Clip` below 8 bits; wider ones are rounded float32. The file gives the same integers on every
-    processor.
+    The frames axis is dynamic, the batch is 1. Weights up to 8 bits are int8 or uint8 once the file is loaded, and wider ones
+    float32. Activations up to 8 bits are uint8, with a `Clip` below 8 bits; wider ones are rounded float32. The file gives the
+    same integers on every processor.
     """
     axes = {INPUT: {2: "frames"}, OUTPUT: {2: "frames"}}
     model = brevitas_model(_Manager.export, network, network.example_frames(), dynamic_axes=axes)
@@ -68,7 +70,10 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     _store_weights(model, network.network, layers)
     _protect_float_weights(model, network.network, layers)
     _split_softmax(model)
+    widths = network.network.allocation.by_site
+    shorten_constants(model, [(node, widths[layer.name + WEIGHT]) for layer, node in layers])
     _drop_unused(model)
+    shorten_names(model, (INPUT, OUTPUT))
     onnx.checker.check_model(model, full_check=True)
     atomic_write_bytes(path, seal(model, description))
 
@@ -137,9 +142,17 @@ class _ActivationHandler(StdQCDQCastONNXActQuantProxyHandler):  # type: ignore[m
         return (x / scale).round().clamp(*self.ends) * scale, *self.parts
 
 
-def is_wide_quantizer(node: NodeProto) -> bool:
-    """Whether a node is the last of a quantizer to more than 8 bits."""
-    return node.op_type == "Mul" and "/quantizer/act_quant/" in node.name
+def wide_quantized(model: ModelProto) -> frozenset[str]:
+    """Return the tensors that quantizers to more than 8 bits make."""
+    writers = {node.output[0]: node for node in model.graph.node}
+
+    def is_made_by(tensor: str, *operators: str) -> bool:
+        node = writers.get(tensor)
+        return not operators or (
+            node is not None and node.op_type == operators[-1] and is_made_by(node.input[0], *operators[:-1])
+        )
+
+    return frozenset(tensor for tensor in writers if is_made_by(tensor, "Div", "Round", "Clip", "Mul"))
 
 
 _OWN_HANDLERS = {

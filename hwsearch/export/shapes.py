@@ -20,15 +20,28 @@ class Known:
 
 ELEMENTWISE = frozenset(
     {
-        *("Add", "Clip", "DequantizeLinear", "Div", "Exp", "Identity", "LeakyRelu", "Mul", "PRelu", "QuantizeLinear", "Relu"),
+        *(
+            "Add",
+            "Cast",
+            "Clip",
+            "DequantizeLinear",
+            "Div",
+            "Exp",
+            "Identity",
+            "LeakyRelu",
+            "Mul",
+            "PRelu",
+            "QuantizeLinear",
+            "Relu",
+        ),
         *("Round", "Sigmoid", "Sub", "Tanh", "InstanceNormalization", "LayerNormalization", "LogSoftmax"),
     }
 )
 """Operators whose result has the shape of their first input, or the broadcast shape of all inputs."""
 
-_BROADCAST = {"Add", "Div", "Mul", "Sub"}
+_BROADCAST = {"Add", "Div", "Mod", "Mul", "Sub"}
 
-_ATTRIBUTES = {"allowzero", "alpha", "axes", "axis", "epsilon", "keepdims", "mode", "perm", "stash_type"}
+_ATTRIBUTES = {"allowzero", "alpha", "axes", "axis", "epsilon", "keepdims", "mode", "perm", "stash_type", "to"}
 
 
 def attributes_of(node: NodeProto) -> dict[str, int | list[int]]:

@@ -28,7 +28,7 @@ _MOST_VALUES = 2**16 * _FRAMES
 """Most values of a tensor: for each frame, more than any separator has channels."""
 
 _NODES_PER_OPERATION = 6
-"""Most nodes for each operation and each site. An export has half as many."""
+"""Most nodes for each operation and each site. An export has about three."""
 
 _SHAPE_VALUES = 64
 """Most values of a constant that may define a shape."""
@@ -75,7 +75,7 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
         shapes = _described_shapes(graph, features)
         layers = _layers(graph, shapes, description.allocation)
         _check_constants(model, graph, features, len(description.allocation) + len(graph.operations))
-        largest = max(math.prod(shape) for shape in shapes.values())
+        largest = max(*(math.prod(shape) for shape in shapes.values()), *(2 * each.numel() for each in graph.parameters.values()))
         _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
     except _ForeignError as found:
         raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
@@ -182,8 +182,10 @@ class _Walk:
             raise _ForeignError(f"a node '{node.op_type}'") from None
         except ValueError as error:
             raise _ForeignError(f"a node '{node.op_type}' that reads '{node.input[-1]}': {error}") from None
-        if node.input[0] in self._types:  # weights, a bias or a slope
+        if node.input[0] in self._types:  # weights, a bias, a slope, or what they are computed from
             self._types[node.output[0]] = self._types[node.input[0]]
+        if node.op_type == "Cast":
+            (self._types[node.output[0]],) = (attribute.i for attribute in node.attribute)
         return made
 
 

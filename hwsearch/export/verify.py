@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
-from hwsearch.export.onnx_export import is_wide_quantizer
+from hwsearch.export.onnx_export import wide_quantized
 from hwsearch.export.runtime import open_session
 from hwsearch.export.site_nodes import nodes_that_quantize, walked_tensors
 from hwsearch.metrics.errors import MetricUnavailable
@@ -108,16 +108,17 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     """
     model = onnx.load(path)
     grids = _grids(network)
-    quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or is_wide_quantizer(node))
+    wide = wide_quantized(model)
+    quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or node.output[0] in wide)
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in quantizers.items()}
     plain = open_session(model.SerializeToString())
-    for site, tensor in tensors.items():
-        kind = TensorProto.FLOAT if is_wide_quantizer(quantizers[site]) else TensorProto.UINT8
+    for tensor in tensors.values():
+        kind = TensorProto.FLOAT if tensor in wide else TensorProto.UINT8
         model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
     tapped = open_session(model.SerializeToString())
 
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
-        return _integers(tap, grids[site]) if is_wide_quantizer(quantizers[site]) else tap.astype(np.float64)
+        return _integers(tap, grids[site]) if tensors[site] in wide else tap.astype(np.float64)
 
     def run(features: Tensor) -> _Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})

@@ -15,6 +15,7 @@ from hwsearch.experiment import SeparatorConfig
 from hwsearch.export.saturation import could_saturate
 from hwsearch.network import operations
 from tests.export.small import exported_network, onnx_file, raw_features
+from tests.export.stored import stored
 from tests.separator.small import CAUSAL, KINDS, RELU, uniform
 
 FRAMES = 40
@@ -36,7 +37,7 @@ class Convolution:
 
 def integer_convolutions(model: ModelProto) -> list[Convolution]:
     """Every convolution of a file whose input and weights are integers."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants = stored(model)
     writers = {output: node for node in model.graph.node for output in node.output}
     found = []
     for node in model.graph.node:
@@ -44,13 +45,13 @@ def integer_convolutions(model: ModelProto) -> list[Convolution]:
             continue
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         read, weight = (writers[name] for name in node.input[:2])
-        stored = constants[weight.input[0]]
+        integers = constants[weight.input[0]]
         (weight_zero,) = set(constants[weight.input[2]].ravel().tolist()) if len(weight.input) > 2 else {0}
         found.append(
             Convolution(
-                stored.astype(np.int64),
+                integers.astype(np.int64),
                 weight_zero,
-                stored.dtype == np.int8,
+                integers.dtype == np.int8,
                 int(constants[read.input[2]]),
                 attributes["group"],
                 attributes["dilations"][0],

@@ -33,8 +33,8 @@ def one_weight(value):
 
 
 def one_scale(value):
-    if value.dtype == np.float32 and value.ndim == 1 and len(value) > 1 and value.max() < 1:
-        value[0] *= 1.5
+    if value.dtype.name == "bfloat16" and value.ndim == 1 and len(value) > 1:
+        value[0] *= 2
         return True
     return False
 

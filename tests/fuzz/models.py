@@ -7,6 +7,7 @@ from typing import Any, Final
 from hypothesis import strategies as st
 from onnx import ModelProto, StringStringEntryProto, TensorProto, helper
 
+from hwsearch.export.description import decoded, encoded
 from tests.fuzz.edits import Draw
 from tests.fuzz.things import Thing
 from tests.fuzz.values import json_values
@@ -23,10 +24,10 @@ def models(content: bytes) -> st.SearchStrategy[Thing]:
 
 def sealed(content: bytes) -> bytes:
     """A changed file with the digest that an export would have written into it."""
-    content = re.sub(rb'"content_digest": "', b'"content_digest":"', content)
-    unsealed = re.sub(rb'"content_digest":"[0-9a-f]{64}"', b'"content_digest":"%s"' % (b"0" * 64), content)
+    field = re.escape(b"hwsearch_sha256\x12\x40") + rb"[0-9a-f]{64}"
+    unsealed = re.sub(field, b"hwsearch_sha256\x12\x40" + b"0" * 64, content)
     digest = hashlib.sha256(unsealed).hexdigest().encode()
-    return unsealed.replace(b'"content_digest":"%s"' % (b"0" * 64), b'"content_digest":"%s"' % digest)
+    return re.sub(field, b"hwsearch_sha256\x12\x40" + digest, unsealed)
 
 
 @st.composite
@@ -34,13 +35,14 @@ def _descriptions(draw: Draw, content: bytes) -> Thing:
     """Another description, none, or two of them."""
     model = ModelProto.FromString(content)
     entry = model.metadata_props[0]
-    kind = draw(st.sampled_from(("values", "values", "values", "key", "none", "two")))
+    kind = draw(st.sampled_from(("values", "values", "values", "characters", "key", "none", "two")))
     story: tuple[str, ...] = (kind,)
     if kind == "values":
-        edited = draw(json_values(entry.value.encode()))
-        # The digest stands in the file as an export writes it.
-        entry.value = edited.content.decode(errors="replace").replace('": ', '":') if isinstance(edited.content, bytes) else ""
+        edited = draw(json_values(decoded(entry.value).encode()))
+        entry.value = encoded(edited.content.decode(errors="replace")) if isinstance(edited.content, bytes) else ""
         story = edited.story
+    elif kind == "characters":
+        entry.value = draw(st.sampled_from(("", "?", entry.value[1:], entry.value[:-1], entry.value * 2, encoded("0" * 2**25))))
     elif kind == "key":
         entry.key = draw(st.sampled_from(NAMES))
     elif kind == "none":
