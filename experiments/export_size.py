@@ -90,7 +90,7 @@ def measured(base: Path) -> list[dict[str, Any]]:
 def markdown(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """A table of all bases."""
     lines = [
-        "| network | weights | `model.onnx`, kB | of that with 8 bits | times smaller than float32 | `weights.hwq`, kB | load, ms |",
+        "| network | weights | `model.onnx`, kB | of that with 8 bits | times smaller | `weights.hwq`, kB | load, ms |",
         "|---" * 7 + "|",
     ]
     for name, rows in found.items():

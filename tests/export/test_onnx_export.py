@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from onnx import numpy_helper
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import ConvTasNetConfig
@@ -74,6 +75,18 @@ def test_weights_in_the_file_are_the_quantizers_integers(tmp_path):
     wanted = [weight.integers.numpy() for weight in network.network.quantized_weights().values()]
     for integers in wanted:
         assert any(integers.shape == other.shape and np.array_equal(integers, other) for other in found)
+
+
+def test_the_runtime_folds_the_weights_when_it_loads_the_file(tmp_path):
+    path, network = exported(tmp_path, RELU, uniform(RELU, 3, 8))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    constants = [numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "folded.onnx").graph.initializer]
+    found = [value for value in constants if value.dtype == np.int8 and value.ndim == 3]
+    wanted = [weight.integers.numpy() for weight in network.network.quantized_weights().values()]
+    assert sorted(value.tolist() for value in found) == sorted(value.tolist() for value in wanted)
 
 
 def test_the_file_is_self_contained_and_says_what_it_is(tmp_path):
