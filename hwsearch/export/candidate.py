@@ -74,10 +74,11 @@ def export_candidate(
 
     def write(folder: Path) -> None:
         written = exporter.write(folder / exporter.file, exported, description, batches)
-        made_by = {"fidelity": fidelity.value, "training_steps": steps}
         atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
         atomic_write_json(folder / ALLOCATION_FILE, allocation)
-        atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **made_by, **written.facts})
+        sizes = {name: (folder / name).stat().st_size for name in (exporter.file, WEIGHTS_FILE)}
+        facts = {"fidelity": fidelity.value, "training_steps": steps, "bytes": sizes, **written.facts}
+        atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **facts})
         reports.append(written.report)
 
     try:

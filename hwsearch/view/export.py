@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsearch.export.folder import graph_file
+from hwsearch.export.folder import WEIGHTS_FILE, graph_file
 from hwsearch.extensions import EXPORTERS
 from hwsearch.view.terminal import say
 from hwsearch.workflow.choose import Choice
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def print_export(report: "VerificationReport", folder: Path) -> None:
     """Print the exported file and its verification."""
     graph = next(folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file())
+    sizes = [f"{(folder / name).stat().st_size / 1e3:.0f} kB" for name in (graph.name, WEIGHTS_FILE)]
     say(f"model:  {graph}")
+    say(f"        {sizes[0]}; the weights alone, in {WEIGHTS_FILE}, {sizes[1]}")
     say(
         f"        verified in {report.runtime}: {report.quantized_values} integers judged, {report.ties} ties; "
         f"output within {report.max_abs_difference:.2g} of the Brevitas network"
