@@ -24,7 +24,7 @@ import torch
 from scoring_speed import processor
 
 from hwsearch.experiment import QuantizationConfig
-from hwsearch.export.description import ExportDescription, NetworkStructure
+from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.packed import pack
@@ -55,15 +55,7 @@ def measured(base: Path) -> list[dict[str, Any]]:
         allocation = uniform(find_sites(graph), bits, 8)
         quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
         network = ExportedNetwork(quantized, front_end).eval()
-        description = ExportDescription(
-            sample_rate=front_end.sample_rate,
-            array=front_end.array.name,
-            spectral=front_end.spectral,
-            network=NetworkStructure.of(quantized.graph),
-            allocation=allocation.to_json(),
-            base_digest="0" * 64,
-            hwsearch_version=hwsearch.__version__,
-        )
+        description = ExportDescription.of(quantized, front_end, "0" * 64)
         with tempfile.TemporaryDirectory() as folder:
             export_onnx(network, Path(folder) / "model.onnx", description)
             files[bits] = (Path(folder) / "model.onnx").read_bytes()

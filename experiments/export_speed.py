@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import hwsearch  # before ONNX Runtime, which reports to its makers where nobody has switched that off
-
 # isort: split
 import numpy as np
 import onnx
@@ -33,7 +31,7 @@ from scoring_speed import processor
 from hw_models.workload import FLOAT_BITS, Layer, LayerKind, Workload
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import QuantizationConfig, SeparatorConfig
-from hwsearch.export.description import ExportDescription, NetworkStructure
+from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import open_session
@@ -104,15 +102,7 @@ def network_subject(name: str, separator: Separator) -> Subject:
             allocation = uniform(find_sites(graph), bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
             quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
             network = ExportedNetwork(quantized, front_end).eval()
-            description = ExportDescription(
-                sample_rate=front_end.sample_rate,
-                array=front_end.array.name,
-                spectral=front_end.spectral,
-                network=NetworkStructure.of(quantized.graph),
-                allocation=allocation.to_json(),
-                base_digest="0" * 64,
-                hwsearch_version=hwsearch.__version__,
-            )
+            description = ExportDescription.of(quantized, front_end, "0" * 64)
             export_onnx(network, path, description)
             models[form] = onnx.load(path)
             if form == UNSIGNED:

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hwsearch.experiment import Fidelity
-from hwsearch.export.description import ExportDescription, NetworkStructure
+from hwsearch.export.description import ExportDescription
 from hwsearch.export.folder import ALLOCATION_FILE, VERIFICATION_FILE, WEIGHTS_FILE, check_output
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import pack
@@ -52,21 +51,9 @@ def export_candidate(
         network, steps = trained_network(base, candidate), candidate.steps
     else:
         network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization, base.weights), 0
-    front_end, allocation = base.separator.front_end, network.allocation.to_json()
+    front_end = base.separator.front_end
     exported = ExportedNetwork(network, front_end).eval()
-    description = ExportDescription.model_validate(
-        {
-            "sample_rate": front_end.sample_rate,
-            "array": front_end.array.name,
-            "spectral": front_end.spectral,
-            "network": NetworkStructure.of(network.graph),
-            "allocation": allocation,
-            "base_digest": base.base_sha256,
-            "fidelity": fidelity,
-            "training_steps": steps,
-            "hwsearch_version": version("hwsearch"),
-        }
-    )
+    description = ExportDescription.of(network, front_end, base.base_sha256, fidelity, steps)
     with torch.no_grad():
         batches = [front_end.raw(sound[None].float(), torch.tensor([doa_deg])) for sound, doa_deg in mixtures]
     exporter = EXPORTERS.load(graph_format)
@@ -75,7 +62,7 @@ def export_candidate(
     def write(folder: Path) -> None:
         written = exporter.write(folder / exporter.file, exported, description, batches)
         atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
-        atomic_write_json(folder / ALLOCATION_FILE, allocation)
+        atomic_write_json(folder / ALLOCATION_FILE, network.allocation.to_json())
         sizes = {name: (folder / name).stat().st_size for name in (exporter.file, WEIGHTS_FILE)}
         facts = {"fidelity": fidelity.value, "training_steps": steps, "bytes": sizes, **written.facts}
         atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **facts})

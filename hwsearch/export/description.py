@@ -8,7 +8,8 @@ import base64
 import hashlib
 import zlib
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -25,6 +26,9 @@ from hwsearch.network.store import STRUCTURE_ERRORS, from_structure, structure
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.separator import build_front_end
+
+if TYPE_CHECKING:
+    from hwsearch.separator.quantized import QuantizedNetwork
 
 _KEY, _DIGEST_KEY = "hwsearch", "hwsearch_sha256"
 _UNSEALED = "0" * 64
@@ -87,6 +91,30 @@ class ExportDescription(Section):
     fidelity: Fidelity = Fidelity.POST_TRAINING
     training_steps: Annotated[int, Field(ge=0)] = 0
     hwsearch_version: str
+
+    @classmethod
+    def of(
+        cls,
+        network: "QuantizedNetwork",
+        front_end: FrontEnd,
+        base_digest: str,
+        fidelity: Fidelity = Fidelity.POST_TRAINING,
+        training_steps: int = 0,
+    ) -> Self:
+        """Describe a network behind a front end."""
+        return cls.model_validate(
+            {
+                "sample_rate": front_end.sample_rate,
+                "array": front_end.array.name,
+                "spectral": front_end.spectral,
+                "network": NetworkStructure.of(network.graph),
+                "allocation": network.allocation.to_json(),
+                "base_digest": base_digest,
+                "fidelity": fidelity,
+                "training_steps": training_steps,
+                "hwsearch_version": version("hwsearch"),
+            }
+        )
 
     @property
     def microphones(self) -> MicrophoneArray:
