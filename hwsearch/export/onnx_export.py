@@ -12,12 +12,9 @@ else:
 - What a runtime can compute when it loads the file is not stored (`hwsearch.export.compact`).
 """
 
-import copy
 import tempfile
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -33,20 +30,26 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 from torch import Tensor
 
+from hwsearch.export.brevitas_graph import (
+    LayerNodes,
+    brevitas_model,
+    constants_of,
+    drop_unused,
+    fold_pads,
+    layer_nodes,
+    rename_input,
+)
 from hwsearch.export.compact import shorten_constants, shorten_names
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.runtime import open_session
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.files.writing import atomic_write_bytes
-from hwsearch.network.operations import Convolution, Operation, Pad
+from hwsearch.network.operations import Pad
 from hwsearch.network.shapes import tensor_shapes
-from hwsearch.network.sites import LAYERS, WEIGHT
+from hwsearch.network.sites import WEIGHT
 from hwsearch.separator.quantized import QuantizedNetwork
 from hwsearch.separator.quantizers import bias_integers
-
-LAYER_NODES = ("Conv", "ConvTranspose", "Gemm")
-"""Operators that layers are written as."""
 
 _INTEGER_BITS = 8
 """Widest integers of a file but for biases."""
@@ -62,9 +65,9 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     axes = {INPUT: {2: "frames"}, OUTPUT: {2: "frames"}}
     model = brevitas_model(_Manager.export, network, network.example_frames(), dynamic_axes=axes)
     _declare_output(model, network)
-    layers = _layer_nodes(model, network.network)
+    layers = layer_nodes(model, network.network)
     _drop_weight_clips(model)
-    _fold_pads(model, layers)
+    fold_pads(model, layers)
     _write_pads(model, network.network)
     _unfold_wide_weights(model, layers)
     _store_weights(model, network.network, layers)
@@ -72,7 +75,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     _split_softmax(model)
     widths = network.network.allocation.by_site
     shorten_constants(model, [(node, widths[layer.name + WEIGHT]) for layer, node in layers])
-    _drop_unused(model)
+    drop_unused(model)
     shorten_names(model, (INPUT, OUTPUT))
     onnx.checker.check_model(model, full_check=True)
     atomic_write_bytes(path, seal(model, description))
@@ -166,32 +169,6 @@ class _Manager(StdQCDQONNXManager):  # type: ignore[misc]  # Brevitas is untyped
     handlers: ClassVar = [_OWN_HANDLERS.get(handler, handler) for handler in StdQCDQONNXManager.handlers]
 
 
-def brevitas_model(export: Callable[..., object], network: ExportedNetwork, frames: int, **options: Any) -> ModelProto:
-    """The graph that an exporter of Brevitas writes for a network.
-
-    Args:
-        export: the exporter.
-        network: the network. A copy is exported, since Brevitas leaves its handlers in the modules.
-        frames: number of frames to trace the network with.
-        options: further arguments of the exporter.
-    """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates the exporter that Brevitas uses
-        target = Path(folder) / "model.onnx"
-        export(
-            copy.deepcopy(network).eval(),
-            args=torch.zeros(1, network.features, frames),
-            export_path=str(target),
-            opset_version=17,
-            dynamo=False,
-            keep_initializers_as_inputs=False,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            **options,
-        )
-        return onnx.load(target)
-
-
 def _declare_output(model: ModelProto, network: ExportedNetwork) -> None:
     """Declare the batch and the channels of the output, which the exporter leaves open behind slices."""
     graph = network.network.graph
@@ -200,43 +177,18 @@ def _declare_output(model: ModelProto, network: ExportedNetwork) -> None:
     batch.dim_value, channels.dim_value = 1, shapes[graph.outputs[0]][0]
 
 
-def _initializers(model: ModelProto) -> dict[str, NDArray[Any]]:
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def _rename_input(model: ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
-
-
 def _drop_weight_clips(model: ModelProto) -> None:
-    constants = _initializers(model)
+    constants = constants_of(model)
     for node in [node for node in model.graph.node if node.op_type == "Clip" and node.input[0] in constants]:
         weights, low, high = (constants[name] for name in node.input)
         if weights.min() < low or weights.max() > high:
             raise ValueError(f"{node.name}: weights outside {low} to {high}")
-        _rename_input(model, node.output[0], node.input[0])
+        rename_input(model, node.output[0], node.input[0])
 
 
-_Layers = list[tuple[Operation, NodeProto]]
-"""Layers of a graph with their nodes."""
-
-
-def _layer_nodes(model: ModelProto, network: QuantizedNetwork) -> _Layers:
-    """The node of each layer. Brevitas writes them in the order of execution."""
-    layers = [operation for operation in network.graph.operations if isinstance(operation, LAYERS)]
-    nodes = [node for node in model.graph.node if node.op_type in LAYER_NODES]
-    for layer, node in zip(layers, nodes, strict=True):
-        if not node.name.startswith(f"/network/{network.key(layer.name)}/"):
-            raise ValueError(f"the node '{node.name}' is not of layer '{layer.name}'")
-    return list(zip(layers, nodes, strict=True))
-
-
-def _unfold_wide_weights(model: ModelProto, layers: _Layers) -> None:
+def _unfold_wide_weights(model: ModelProto, layers: LayerNodes) -> None:
     """Write the values of 16-bit weights as float32. ONNX Runtime would fuse the integers into invalid nodes."""
-    constants = _initializers(model)
+    constants = constants_of(model)
     weights = {node.input[1] for _, node in layers}
     for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear"]:
         integers = constants.get(node.input[0])
@@ -245,17 +197,7 @@ def _unfold_wide_weights(model: ModelProto, layers: _Layers) -> None:
             shape = [-1 if place == axis else 1 for place in range(integers.ndim)]
             value = integers.astype(np.float32) * constants[node.input[1]].reshape(shape)
             model.graph.initializer.append(numpy_helper.from_array(value, f"{node.output[0]}.float"))
-            _rename_input(model, node.output[0], f"{node.output[0]}.float")
-
-
-def _fold_pads(model: ModelProto, layers: _Layers) -> None:
-    """Move unequal padding, which Brevitas writes as a node of its own, into its convolution."""
-    writers = {node.output[0]: node for node in model.graph.node}
-    for layer, node in layers:
-        if isinstance(layer, Convolution) and layer.padding[0] != layer.padding[1]:
-            attribute = next(attribute for attribute in node.attribute if attribute.name == "pads")
-            attribute.ints[:] = layer.padding
-            node.input[0] = writers[node.input[0]].input[0]
+            rename_input(model, node.output[0], f"{node.output[0]}.float")
 
 
 def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
@@ -271,13 +213,13 @@ def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
         model.graph.initializer.append(numpy_helper.from_array(amounts, node.input[1]))
 
 
-def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
+def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes) -> None:
     """Store weights as uint8 where int8 could saturate.
 
     Each layer of uint8 gets a zero point of its own, and int8 none. Brevitas lets layers share one, on which a session fails that
     itself makes weights unsigned.
     """
-    constants = _initializers(model)
+    constants = constants_of(model)
     writers = {node.output[0]: node for node in model.graph.node}
     widths = network.allocation.by_site
     for layer, node in layers:
@@ -299,8 +241,8 @@ def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers
         model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
 
 
-def _protect_float_weights(model: ModelProto, network: QuantizedNetwork, layers: _Layers) -> None:
-    constants = _initializers(model)
+def _protect_float_weights(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes) -> None:
+    constants = constants_of(model)
     widths = network.allocation.by_site
     for layer, node in reversed(layers):
         plain = {node.input[1], node.input[2]} <= constants.keys()
@@ -334,18 +276,3 @@ def _split_softmax(model: ModelProto) -> None:
             (made,) = node.output
             node.output[0] = f"{made}.logarithm"
             model.graph.node.insert(place + 1, helper.make_node("Exp", [node.output[0]], [made], name=f"{node.name}.exponential"))
-
-
-def _drop_unused(model: ModelProto) -> None:
-    """Drop nodes and constants that no output depends on."""
-    used = {output.name for output in model.graph.output}
-    kept: list[NodeProto] = []
-    for node in reversed(model.graph.node):
-        if used.intersection(node.output):
-            used.update(node.input)
-            kept.append(node)
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.node[:]
-    model.graph.node.extend(reversed(kept))
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(constants)

@@ -8,11 +8,29 @@ from collections.abc import Callable, Sequence
 
 from onnx import ModelProto, NodeProto
 
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Slice
 
 _READ_ONCE = {"Expand", "Pad", "ReduceMean", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 """Operators whose first input is their only data."""
+
+
+def quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable[[NodeProto], bool]) -> dict[str, NodeProto]:
+    """The node that quantizes each site, in the order of sites.
+
+    Raises:
+        ValueError: the graph has another number of quantizers.
+    """
+    tensors = network.network.graph_sites.tensors
+    quantized = [site for site, grid in network.network.activation_grids().items() if grid is not None]
+    site_of = {tensors[site]: site for site in quantized}
+    walked = [site_of[tensor] for tensor in walked_tensors(network.network.graph) if tensor in site_of]
+    nodes = nodes_that_quantize(model, quantizes)
+    if not len(nodes) == len(walked) == len(quantized):
+        raise ValueError(f"the graph quantizes {len(nodes)} activations; the allocation has {len(quantized)}")
+    found = dict(zip(walked, nodes, strict=True))
+    return {site: found[site] for site in quantized}
 
 
 def nodes_that_quantize(model: ModelProto, quantizes: Callable[[NodeProto], bool]) -> list[NodeProto]:

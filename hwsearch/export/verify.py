@@ -30,7 +30,7 @@ from hwsearch.errors import UserError
 from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
 from hwsearch.export.onnx_export import wide_quantized
 from hwsearch.export.runtime import open_session
-from hwsearch.export.site_nodes import nodes_that_quantize, walked_tensors
+from hwsearch.export.site_nodes import quantizers
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.network.graph import Graph
@@ -109,8 +109,8 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     model = onnx.load(path)
     grids = _grids(network)
     wide = wide_quantized(model)
-    quantizers = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or node.output[0] in wide)
-    tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in quantizers.items()}
+    nodes = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or node.output[0] in wide)
+    tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in nodes.items()}
     plain = open_session(model.SerializeToString())
     for tensor in tensors.values():
         kind = TensorProto.FLOAT if tensor in wide else TensorProto.UINT8
@@ -138,12 +138,15 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
     """
     model = ModelWrapper(str(path))
     graph = model.graph
-    quantizers = _quantizers(model.model, network, lambda node: node.op_type == "Quant")
-    grids = _grids(network)
+    nodes = _quantizers(model.model, network, lambda node: node.op_type == "Quant")
+    # The file's grids may begin at zero, where those of the network have a zero point.
+    grids = {
+        site: replace(grid, zero_point=int(model.get_initializer(nodes[site].input[2]))) for site, grid in _grids(network).items()
+    }
 
     def run(features: Tensor) -> _Run:
         context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
-        integers = {site: _integers(context[node.output[0]], grids[site]) for site, node in quantizers.items()}
+        integers = {site: _integers(context[node.output[0]], grids[site]) for site, node in nodes.items()}
         return _Run(context[graph.output[0].name].astype(np.float32), integers)
 
     runs = [run(features) for features in batches]
@@ -162,14 +165,10 @@ def _integers(values: NDArray[Any], grid: ActivationGrid) -> NDArray[np.float64]
 
 def _quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable[[NodeProto], bool]) -> dict[str, NodeProto]:
     """The node that quantizes each site, in the order of sites."""
-    tensors, quantized = network.network.graph_sites.tensors, _grids(network)
-    site_of = {tensors[site]: site for site in quantized}
-    walked = [site_of[tensor] for tensor in walked_tensors(network.network.graph) if tensor in site_of]
-    nodes = nodes_that_quantize(model, quantizes)
-    if not len(nodes) == len(walked) == len(quantized):
-        raise VerificationError(f"the graph quantizes {len(nodes)} activations; the allocation has {len(quantized)}")
-    found = dict(zip(walked, nodes, strict=True))
-    return {site: found[site] for site in quantized}
+    try:
+        return quantizers(model, network, quantizes)
+    except ValueError as error:
+        raise VerificationError(str(error)) from None
 
 
 def _judge(

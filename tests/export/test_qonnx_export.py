@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.util.inference_cost import inference_cost
 
+from hw_models.bops import bit_operations
+from hw_models.packed import average_weight_bits
+from hw_models.workload import bits_matrix
 from hwsearch.export.description import read_model
 from hwsearch.export.qonnx_export import export_qonnx
 from hwsearch.export.verify import VerificationError, verify_qonnx
 from tests.export.small import description, exported_network, raw_features
-from tests.separator.small import KINDS, RELU, activation_sites, allocations, uniform, weight_sites
+from tests.separator.small import CAUSAL, KINDS, PRELU, RELU, activation_sites, allocations, small_shapes, uniform, weight_sites
 
 FRAMES = 12
 
@@ -49,6 +53,44 @@ def test_every_site_is_one_quant_node_of_its_width(exported):
     assert sorted(widths) == [3] * weights + [5] * activations + [32] * weights  # 32: the biases
     assert model.get_tensor_shape(model.graph.input[0].name) == [1, network.features, FRAMES]
     assert read_model(path.read_bytes(), "file")[1].bit_allocation("file") == allocation
+
+
+def test_tensors_have_the_names_of_their_sites(exported):
+    path, _, _ = exported
+    made = {node.output[0] for node in ModelWrapper(str(path)).get_nodes_by_op_type("Quant")}
+    assert made >= {*weight_sites(RELU), *activation_sites(RELU)}
+
+
+@pytest.mark.parametrize("config", [RELU, CAUSAL])
+@pytest.mark.parametrize("widths", [(3, 5), (4, 8), (8, 4), (8, 16)])
+def test_qonnx_counts_what_the_cost_model_counts(tmp_path, config, widths):
+    """The file's own count: multiplications, their bit operations, and the bits of the weights."""
+    allocation = uniform(config, *widths)
+    network, path = exported_network(config, allocation), tmp_path / "model.qonnx.onnx"
+    export_qonnx(network, path, description(network.network.graph, allocation), FRAMES)
+    model = ModelWrapper(str(path))
+    assert not model.get_nodes_by_op_type("Pad")
+    found = inference_cost(model, discount_sparsity=False)["total_cost"]
+    workload = small_shapes(config, network.features).workload(FRAMES, 0.008, per_channel=True)
+    bits = bits_matrix(workload, [allocation.by_site])
+    weights = sum(layer.weight_count for layer in workload.weight_layers)
+    assert found["total_macs"] == workload.macs
+    assert found["total_bops"] == bit_operations(workload, bits)[0]
+    assert found["total_mem_w_bits"] == round(average_weight_bits(workload, bits)[0] * weights)
+
+
+def test_large_zero_points_stay_where_padding_reads_them(tmp_path):
+    """With PReLU, the zeros around a depthwise convolution's input are not its lowest value."""
+    allocation = uniform(PRELU, 4, 8)
+    network, path = exported_network(PRELU, allocation), tmp_path / "model.qonnx.onnx"
+    export_qonnx(network, path, description(network.network.graph, allocation), FRAMES)
+    model = ModelWrapper(str(path))
+    kept = {
+        node.output[0]
+        for node in model.get_nodes_by_op_type("Quant")
+        if model.get_initializer(node.input[2]).any() and model.get_initializer(node.input[0]) is None
+    }
+    assert kept == {f"blocks.{block}.expand.output" for block in range(2)}
 
 
 def test_a_wrong_weight_fails_verification(exported, tmp_path):
