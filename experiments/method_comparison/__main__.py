@@ -25,8 +25,6 @@ The methods:
   validation set chooses among the best candidates at the size, and the optima under the losses that the search has learnt.
 - `uniform, from shared`, `output noise, from shared`, ...: the allocations of `uniform, small at 8` and of other methods, trained
   from the shared network instead.
-- `shared search, finished`: of the allocations of `shared search`, `output noise` and `recoverability`, trained from the shared
-  network, the one that is best on the whole validation set.
 - The peers in `results/peers.json`, if it is there.
 
 Beside them, `uniform, small at 8` and the allocations of both searches are judged with no training of their own: with the weights

@@ -1,6 +1,6 @@
 """The judge: every choice is trained for the same number of steps and separates the same test mixtures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from bench import ONE_SCALE, POST_TRAINING, Bench, Choice, Settings
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.experiment import Split, load_experiment
-from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.evaluation import System, make_recogniser
@@ -20,10 +18,8 @@ from hwsearch.metrics.perceptual import pesq_score, stoi_score
 from hwsearch.metrics.recognisers.recogniser import Recogniser, heard_errors
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.search.mixture_batches import SILENT_DB, MixtureBatch, improvements
-from hwsearch.separator.fast import KeptInput
-from hwsearch.separator.separator import MaskFunction
-from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
+from hwsearch.search.mixture_batches import SILENT_DB
+from hwsearch.separator.trained import TrainedState, load_trained, save_trained
 from hwsearch.training.qat import TrainingDivergedError, TrainingOptions, train_quantized
 from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workspace import Workspace
@@ -83,39 +79,6 @@ def trained(bench: Bench, choice: Choice, seed: int, steps: int) -> TrainedState
     save_trained(path, state)
     path.with_suffix(".checkpoint").unlink(missing_ok=True)
     return state
-
-
-def finish(bench: Bench, choices: Sequence[Choice], seed: int) -> None:
-    """Train choices, and keep the quality of each on all validation mixtures. What is there already is kept."""
-    for choice in choices:
-        path = _validated_path(bench, choice, seed)
-        if path.is_file():
-            continue
-        mask = trained_mask_function(bench.base(choice.scales), trained(bench, choice, seed, bench.steps))
-
-        def network(kept: KeptInput, mask: MaskFunction = mask) -> Tensor:
-            return mask(kept.normalised)
-
-        found = improvements(bench.base().separator, network, _validation(bench))
-        atomic_write_json(path, {SI_SNR: found.tolist()})
-
-
-def finished(bench: Bench, choices: Sequence[Choice], seed: int) -> Choice | None:
-    """Return the choice that is best on validation mixtures after training; None if `finish` has not seen all."""
-    paths = {choice: _validated_path(bench, choice, seed) for choice in choices}
-    if not all(path.is_file() for path in paths.values()):
-        return None
-    return max(paths, key=lambda choice: float(np.mean(read_json(paths[choice], "validation")[SI_SNR])))
-
-
-def _validated_path(bench: Bench, choice: Choice, seed: int) -> Path:
-    return bench.folder / "validated" / f"{bench.key(choice, seed, bench.steps)}.json"
-
-
-@lru_cache(maxsize=1)
-def _validation(bench: Bench) -> list[MixtureBatch]:
-    """Analyse the validation mixtures once in each process."""
-    return bench.validation(bench.experiment.data.mixtures.count[Split.VALIDATION])
 
 
 def figures(system: System, folder: Path, mixtures: list[Mixture]) -> dict[str, list[float | None]]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from bench import ONE_SCALE, PER_LAYER, POST_TRAINING, SHARED, Bench, Choice
 from exact import exact
-from judging import finished
 from searches import measured, nas_choice, scorer, search, search_choice, validation_count
 
 from hwsearch.files.reading import digest, read_json
@@ -35,14 +34,10 @@ FROM_SHARED = {"uniform, from shared": SMALL_AT_8} | {
 }
 """Methods whose allocations are those of another one, and whose training starts from the shared network."""
 
-FINISHED = "shared search, finished"
-FINALISTS = tuple(name for name, allocated_by in FROM_SHARED.items() if allocated_by != SMALL_AT_8)
-"""Methods whose trained networks `FINISHED` chooses from."""
-
 UNTRAINED = {"without training": POST_TRAINING, "on the shared network": SHARED}
 """How allocations are also judged, with no training of their own: by the network that gives the weights."""
 
-METHODS = (*UNIFORM, *TABLES, NAS, SEARCH, OURS, *FROM_SHARED, FINISHED)
+METHODS = (*UNIFORM, *TABLES, NAS, SEARCH, OURS, *FROM_SHARED)
 PEERS = Path(__file__).resolve().parents[1] / "results" / "peers.json"
 
 Choices = dict[tuple[str, float], Choice]
@@ -106,12 +101,8 @@ def all_choices(bench: Bench, seed: int, sizes: Sequence[float]) -> Choices:
         for (name, other), bits in product(FROM_SHARED.items(), sizes):
             if (other, bits) in found:
                 found[name, bits] = Choice(found[other, bits].allocation, start=SHARED)
-        for bits in sizes:
-            finalists = [found[name, bits] for name in FINALISTS if (name, bits) in found]
-            if len(finalists) == len(FINALISTS) and (best := finished(bench, finalists, seed)) is not None:
-                found[FINISHED, bits] = best
     found |= peer_choices(bench, sizes)
-    order = (FINISHED, OURS, SMALL_AT_8, SEARCH, "recoverability", "output noise", *FROM_SHARED, NAS, "kl", "curvature", *UNIFORM)
+    order = (OURS, SMALL_AT_8, SEARCH, "recoverability", "output noise", *FROM_SHARED, NAS, "kl", "curvature", *UNIFORM)
     rank = {name: place for place, name in enumerate(dict.fromkeys(order))}
     return dict(sorted(found.items(), key=lambda item: (sizes.index(item[0][1]), rank.get(item[0][0], len(rank)))))
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from judging import METRICS, PESQ, SI_SNR, STOI
 from matplotlib.figure import Figure
-from methods import FINISHED, FROM_SHARED, METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM
+from methods import FROM_SHARED, METHODS, NAS, OURS, SEARCH, TABLES, UNIFORM
 from numpy.typing import NDArray
 from seeds import Cell, Cells, Measured, Values
 
@@ -15,7 +15,7 @@ from hwsearch.metrics.statistics import bootstrap_mean_interval, paired_permutat
 from hwsearch.metrics.wer import WordErrors
 
 FULL_PRECISION = "full precision"
-UNIFORM_FROM_SHARED = "uniform, from shared"
+OURS_FROM_SHARED, UNIFORM_FROM_SHARED = "shared search, from shared", "uniform, from shared"
 _SINGLE = {name for name, allocated_by in FROM_SHARED.items() if allocated_by in TABLES}
 TESTED = (SI_SNR, PESQ)
 """Metrics that paired tests compare."""
@@ -60,11 +60,15 @@ def tests(measured: Measured, sizes: Sequence[float]) -> list[dict[str, Any]]:
         (OURS, SEARCH, (SEARCH,)),
         (OURS, "best peer", peers),
         (OURS, FULL_PRECISION, (FULL_PRECISION,)),
-        (FINISHED, "best uniform, from shared or not", (*UNIFORM, UNIFORM_FROM_SHARED)),
-        (FINISHED, "best single method, from shared or not", (*single, *(name for name in FROM_SHARED if name in _SINGLE))),
-        (FINISHED, SEARCH, (SEARCH,)),
-        (FINISHED, "best peer", peers),
-        (FINISHED, FULL_PRECISION, (FULL_PRECISION,)),
+        (OURS_FROM_SHARED, "best uniform, from shared or not", (*UNIFORM, UNIFORM_FROM_SHARED)),
+        (
+            OURS_FROM_SHARED,
+            "best single method, from shared or not",
+            (*single, *(name for name in FROM_SHARED if name in _SINGLE)),
+        ),
+        (OURS_FROM_SHARED, SEARCH, (SEARCH,)),
+        (OURS_FROM_SHARED, "best peer", peers),
+        (OURS_FROM_SHARED, FULL_PRECISION, (FULL_PRECISION,)),
     )
     untrained = {(FULL_PRECISION, bits): measured.control[0] for bits in sizes if 0 in measured.control}
     found = []
@@ -116,7 +120,7 @@ def plot(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any] | None) -> F
             drawn = sorted((row for row in rows if row["method"] == method and metric in row), key=lambda row: row["bits"])
             sizes, values = [row["bytes"] / 1e6 for row in drawn], [row[metric][0] for row in drawn]
             (line,) = axes.plot(sizes, values, marker="o", markersize=3, color=f"C{index % 10}", label=method)
-            ours = method in (OURS, FINISHED)
+            ours = method in (OURS, OURS_FROM_SHARED)
             line.set(linestyle="--" if method in UNIFORM else ":" if index >= 10 else "-", linewidth=2.2 if ours else 1)
         if full is not None:
             axes.axhline(full[metric][0], color="0.4", linewidth=0.8, linestyle=":")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bench import POST_TRAINING, SHARED, Bench, Choice, Settings, bench_of
-from judging import digits_of, finish, is_judged, judge
-from methods import FINALISTS, Choices, all_choices, propose, uniform_choices, untrained_choices
+from judging import digits_of, is_judged, judge
+from methods import Choices, all_choices, propose, uniform_choices, untrained_choices
 
 from hwsearch.data.processes import in_processes
 from hwsearch.training.pool import build_pool
@@ -35,22 +35,6 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Finishing:
-    """The training of the finalists at a size."""
-
-    finalists: tuple[Choice, ...]
-    seed: int
-    bits: float
-
-    def __str__(self) -> str:
-        return f"finalists at {self.bits:g} bits, seed {self.seed}"
-
-    def do(self, bench: Bench) -> None:
-        """Train them, and measure them on validation mixtures."""
-        finish(bench, self.finalists, self.seed)
-
-
-@dataclass(frozen=True)
 class Judgement:
     """The training and the figures of one choice. Equal choices of several methods are one judgement."""
 
@@ -76,9 +60,6 @@ def run(settings: Settings, seeds: Sequence[int], sizes: tuple[float, ...], cont
         uniform = judgements(bench, uniform_choices(bench, sizes), seed)
         work_off(settings, [Proposal(POST_TRAINING, seed, sizes), *uniform], workers)
         work_off(settings, [Proposal(SHARED, seed, sizes)], workers)
-        choices = all_choices(bench, seed, sizes)
-        finishing = [Finishing(tuple(choices[name, bits] for name in FINALISTS), seed, bits) for bits in sizes]
-        work_off(settings, finishing, workers)
         choices = all_choices(bench, seed, sizes)
         early = {place: choice for place, choice in choices.items() if place[1] in sizes[:EARLY]}
         controls = [Judgement(Choice(bench.full_precision), seed, steps, "full precision") for steps in control]
