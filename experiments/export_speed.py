@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from hardware_validation.onnxruntime_measured import graph, kernels_saturate
+from hardware_validation.onnxruntime_measured import graph
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from scoring_speed import processor
@@ -35,6 +35,7 @@ from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import open_session
+from hwsearch.export.saturation import kernels_saturate
 from hwsearch.export.verify import VerificationError, verify_onnx
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json, atomic_write_text

@@ -43,7 +43,7 @@ from hw_models.rules.rates import RateCompute
 from hw_models.target import Target, load_target
 from hw_models.workload import FLOAT_BITS, LayerKind, Workload
 from hwsearch.experiment import SeparatorConfig
-from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights
+from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weights, kernels_saturate
 from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
@@ -183,25 +183,6 @@ def measurements(*, lengths_held_out: bool = False) -> Measurements:
 def target_name() -> str:
     """The target of the kernels that ONNX Runtime takes on this machine."""
     return AVX2_TARGET if kernels_saturate() else VNNI_TARGET
-
-
-def kernels_saturate() -> bool:
-    """Whether products of unsigned and signed bytes are added in 16 bits here, which is so without VNNI."""
-    values = {
-        "scale": np.float32(1.0),
-        "zero": np.uint8(0),
-        "weights": np.full((16, 16, 1), 127, np.int8),
-        "weight_zero": np.int8(0),
-        "step": np.float32(16 * 127),
-    }
-    node = helper.make_node("QLinearConv", ["x", "scale", "zero", "weights", "scale", "weight_zero", "step", "zero"], ["y"])
-    tensors = [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 16, 1]) for name in ("x", "y")]
-    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
-    graph = helper.make_graph([node], "saturates", tensors[:1], tensors[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.full((1, 16, 1), 255, np.uint8)})
-    return bool((found != 255).any())
 
 
 def unfitted() -> Target:

@@ -360,12 +360,21 @@ def pareto(
 @click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
 @click.option("--format", "graph_format", type=Registered("EXPORTERS"), default="onnx", help="Format of the graph.")
 @click.option("--output", type=PATH, required=True, help="Folder to write. An earlier export there is replaced.")
+@click.option(
+    "--for",
+    "processors",
+    type=click.Choice(["any", "vnni"]),
+    default="any",
+    help="Processors that an ONNX file is for. With 8-bit weights, a file for VNNI is faster, and runs on no others.",
+)
 @FIDELITY
-def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity: str | None) -> None:
+def export(run: Path, candidate: int, graph_format: Any, output: Path, processors: Any, fidelity: str | None) -> None:
     """Export a candidate and verify the exported file.
 
     The folder gets the model, the bit allocation, the packed weights and a verification report.
     """
+    if graph_format != "onnx":
+        _refuse_idle(f"with --format {graph_format}; wanted it with --format onnx", "processors")
     from hwsearch.export.folder import check_output
 
     check_output(output)
@@ -373,7 +382,7 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, fidelity:
     from hwsearch.workflow.export import export as export_verified
     from hwsearch.workflow.runs import read_run
 
-    print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output), output)
+    print_export(export_verified(read_run(run, _fidelity(fidelity)), candidate, graph_format, output, processors), output)
 
 
 @commands.command(epilog=_example("hwsearch finetune runs/comparison --candidate 20 --candidate 31"))

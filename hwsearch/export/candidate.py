@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
-from hwsearch.export.description import ExportDescription
+from hwsearch.export.description import ExportDescription, Processors
 from hwsearch.export.folder import ALLOCATION_FILE, VERIFICATION_FILE, WEIGHTS_FILE, check_output
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import pack
+from hwsearch.export.saturation import kernels_saturate
 from hwsearch.export.verify import VerificationError, VerificationReport
 from hwsearch.extensions import EXPORTERS
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_folder, atomic_write_json
@@ -31,6 +33,7 @@ def export_candidate(
     output: Path,
     graph_format: str,
     fidelity: Fidelity = Fidelity.POST_TRAINING,
+    processors: Processors = "any",
 ) -> VerificationReport:
     """Export a candidate to a folder. The folder appears after verification, and replaces an earlier export.
 
@@ -41,19 +44,22 @@ def export_candidate(
         output: the folder to write.
         graph_format: name of an exporter, such as `onnx`.
         fidelity: how far the candidate was trained; the graph's description and the proof say so.
+        processors: what an ONNX file stores its weights for.
 
     Raises:
-        UserError: something that is no export is at `output`.
+        UserError: something that is no export is at `output`, or this processor cannot verify a file for `processors`.
         VerificationError: the file does not compute what the network does; nothing is left behind.
     """
     check_output(output)
+    if processors == "vnni" and kernels_saturate():
+        raise UserError("--for vnni wants a processor with VNNI to verify the file on, and this one has none; wanted --for any")
     if isinstance(candidate, TrainedState):
         network, steps = trained_network(base, candidate), candidate.steps
     else:
         network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization, base.weights), 0
     front_end = base.separator.front_end
     exported = ExportedNetwork(network, front_end).eval()
-    description = ExportDescription.of(network, front_end, base.base_sha256, fidelity, steps)
+    description = ExportDescription.of(network, front_end, base.base_sha256, fidelity, steps, processors)
     with torch.no_grad():
         batches = [front_end.raw(sound[None].float(), torch.tensor([doa_deg])) for sound, doa_deg in mixtures]
     exporter = EXPORTERS.load(graph_format)

@@ -37,6 +37,9 @@ _MOST_BYTES = 2**24
 
 _MOST_OPERATIONS = 4096
 
+Processors = Literal["any", "vnni"]
+"""Processors on which a file gives the integers of its network: all, or those with VNNI instructions."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -78,6 +81,7 @@ class ExportDescription(Section):
         base_digest: SHA-256 of the file of the full-precision base.
         fidelity: how far the quantized network was trained.
         training_steps: number of steps of that training.
+        processors: what the weights are stored for.
         hwsearch_version: the version that exported the file.
     """
 
@@ -90,6 +94,7 @@ class ExportDescription(Section):
     base_digest: Sha256
     fidelity: Fidelity = Fidelity.POST_TRAINING
     training_steps: Annotated[int, Field(ge=0)] = 0
+    processors: Processors = "any"
     hwsearch_version: str
 
     @classmethod
@@ -100,6 +105,7 @@ class ExportDescription(Section):
         base_digest: str,
         fidelity: Fidelity = Fidelity.POST_TRAINING,
         training_steps: int = 0,
+        processors: Processors = "any",
     ) -> Self:
         """Describe a network behind a front end."""
         return cls.model_validate(
@@ -112,6 +118,7 @@ class ExportDescription(Section):
                 "base_digest": base_digest,
                 "fidelity": fidelity,
                 "training_steps": training_steps,
+                "processors": processors,
                 "hwsearch_version": version("hwsearch"),
             }
         )

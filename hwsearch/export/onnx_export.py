@@ -60,7 +60,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
 
     The frames axis is dynamic, the batch is 1. Weights up to 8 bits are int8 or uint8 once the file is loaded, and wider ones
     float32. Activations up to 8 bits are uint8, with a `Clip` below 8 bits; wider ones are rounded float32. The file gives the
-    same integers on every processor.
+    same integers on all of `description.processors`.
     """
     axes = {INPUT: {2: "frames"}, OUTPUT: {2: "frames"}}
     model = brevitas_model(_Manager.export, network, network.example_frames(), dynamic_axes=axes)
@@ -70,7 +70,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     fold_pads(model, layers)
     _write_pads(model, network.network)
     _unfold_wide_weights(model, layers)
-    _store_weights(model, network.network, layers)
+    _store_weights(model, network.network, layers, signed=description.processors == "vnni")
     _protect_float_weights(model, network.network, layers)
     _split_softmax(model)
     widths = network.network.allocation.by_site
@@ -213,8 +213,8 @@ def _write_pads(model: ModelProto, network: QuantizedNetwork) -> None:
         model.graph.initializer.append(numpy_helper.from_array(amounts, node.input[1]))
 
 
-def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes) -> None:
-    """Store weights as uint8 where int8 could saturate.
+def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes, *, signed: bool) -> None:
+    """Store weights as uint8 where int8 could saturate, unless all are to be `signed`.
 
     Each layer of uint8 gets a zero point of its own, and int8 none. Brevitas lets layers share one, on which a session fails that
     itself makes weights unsigned.
@@ -229,7 +229,7 @@ def _store_weights(model: ModelProto, network: QuantizedNetwork, layers: LayerNo
         integers = constants[weight.input[0]].astype(np.int16)
         zero_point = weight.input.pop()
         read = widths[network.graph_sites.read_by(layer)]
-        if not could_saturate(layer, integers.shape, widths[layer.name + WEIGHT], read):
+        if signed or not could_saturate(layer, integers.shape, widths[layer.name + WEIGHT], read):
             continue
         zeros = np.full(constants[zero_point].shape, UNSIGNED_ZERO_POINT, np.uint8)
         values = {

@@ -14,6 +14,7 @@ from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
 from hwsearch.export.description import read_model
 from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.export.saturation import kernels_saturate
 from hwsearch.export.streaming import spectral_pieces, waveform_pieces
 from hwsearch.export.structure import check_structure
 from hwsearch.files.reading import MODEL_BYTES, read_content
@@ -52,7 +53,7 @@ class OnnxSeparator:
 
     Raises:
         UserError: there is no such file, it is no export, its graph does not fit its description, or this machine cannot run so
-            many threads.
+            many threads, or has no VNNI although the file was exported for processors that have.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
@@ -61,6 +62,8 @@ class OnnxSeparator:
         content = read_content(path, "an exported separator", MODEL_BYTES)
         model, self.description = read_model(content, str(path))
         check_structure(model, self.description, str(path))
+        if self.description.processors == "vnni" and kernels_saturate():
+            raise UserError(f"{path}: exported for processors with VNNI, and this one has none; export it with --for any")
         try:
             # From bytes: a graph that refers to files outside itself is refused.
             self._session = open_session(content, threads)

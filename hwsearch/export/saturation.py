@@ -5,6 +5,11 @@ saturates: 255 * 127 * 2 > 32767. The kernels for unsigned weights, and all dept
 """
 
 from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
 
 from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
 from hwsearch.separator.quantizers import weight_limit
@@ -36,3 +41,23 @@ def holds_unsigned_weights(groups: int, weight_bits: int, activation_bits: int) 
         return False  # computed in 32 bits, or in floating point
     largest: int = 2 * (2**activation_bits - 1) * weight_limit(weight_bits)
     return largest > _LARGEST_SUM
+
+
+@cache
+def kernels_saturate() -> bool:
+    """Whether the kernels that ONNX Runtime takes on this processor add products of unsigned and signed bytes in 16 bits."""
+    values = {
+        "scale": np.float32(1.0),
+        "zero": np.uint8(0),
+        "weights": np.full((16, 16, 1), 127, np.int8),
+        "weight_zero": np.int8(0),
+        "step": np.float32(16 * 127),
+    }
+    node = helper.make_node("QLinearConv", ["x", "scale", "zero", "weights", "scale", "weight_zero", "step", "zero"], ["y"])
+    tensors = [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 16, 1]) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph([node], "saturates", tensors[:1], tensors[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.full((1, 16, 1), 255, np.uint8)})
+    return bool((found != 255).any())

@@ -73,7 +73,7 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
     try:
         graph = description.network.graph
         shapes = _described_shapes(graph, features)
-        layers = _layers(graph, shapes, description.allocation)
+        layers = _layers(graph, shapes, description)
         _check_constants(model, graph, features, len(description.allocation) + len(graph.operations))
         largest = max(*(math.prod(shape) for shape in shapes.values()), *(2 * each.numel() for each in graph.parameters.values()))
         _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
@@ -93,14 +93,19 @@ def _described_shapes(graph: Graph, features: int) -> dict[str, Shape]:
     return {name: (1, *shape) for name, shape in found.items()}
 
 
-def _layers(graph: Graph, shapes: dict[str, Shape], widths: dict[str, int]) -> list[_Layer]:
+def _layers(graph: Graph, shapes: dict[str, Shape], description: ExportDescription) -> list[_Layer]:
     """The layers in the order of execution."""
-    sites = find_sites(graph)
-    layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
-    return [_layer(layer, graph, shapes, widths[layer.name + WEIGHT], widths[sites.read_by(layer)]) for layer in layers]
+    sites, widths = find_sites(graph), description.allocation
+    found = []
+    for layer in graph.operations:
+        if isinstance(layer, LAYERS):
+            bits, shape = widths[layer.name + WEIGHT], graph.parameter(layer, "weight").shape
+            unsigned = description.processors == "any" and could_saturate(layer, shape, bits, widths[sites.read_by(layer)])
+            found.append(_layer(layer, graph, shapes, unsigned=unsigned))
+    return found
 
 
-def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], weight_bits: int, read_bits: int) -> _Layer:
+def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], *, unsigned: bool) -> _Layer:
     weight, bias = (tuple(graph.parameter(operation, part).shape) for part in ("weight", "bias"))
     attributes: dict[str, int | float | list[int]] = {"alpha": 1.0, "beta": 1.0, "transB": 1}
     if isinstance(operation, Convolution | TransposedConvolution):
@@ -119,7 +124,7 @@ def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], weight_
         [shapes[operation.inputs[0]], weight, bias],
         shapes[operation.name],
         attributes,
-        could_saturate(operation, weight, weight_bits, read_bits),
+        unsigned,
     )
 
 

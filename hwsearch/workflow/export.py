@@ -15,14 +15,17 @@ from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
 if TYPE_CHECKING:
+    from hwsearch.export.description import Processors
     from hwsearch.export.verify import VerificationReport
 
 VERIFICATION_MIXTURES = 4
 """Test mixtures on which an exported file is compared with the Brevitas network."""
 
 
-def export(run: Run, candidate: int, graph_format: str, output: Path) -> "VerificationReport":
+def export(run: Run, candidate: int, graph_format: str, output: Path, processors: "Processors" = "any") -> "VerificationReport":
     """Export a candidate. The folder appears once the file was verified on test mixtures.
+
+    An ONNX file stores its weights for `processors`.
 
     Raises:
         UserError: the output may not be written, there is no such candidate, the base or the data are not those of the search,
@@ -43,8 +46,8 @@ def export(run: Run, candidate: int, graph_format: str, output: Path) -> "Verifi
     ]
     state = trained_state(run, prepared, candidate)
     if state is None:
-        return export_candidate(prepared, allocation, mixtures, output, graph_format)
-    return export_candidate(prepared, state, mixtures, output, graph_format, run.table.fidelity)
+        return export_candidate(prepared, allocation, mixtures, output, graph_format, processors=processors)
+    return export_candidate(prepared, state, mixtures, output, graph_format, run.table.fidelity, processors)
 
 
 def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:

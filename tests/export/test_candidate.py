@@ -6,20 +6,28 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, QatConfig, QuantizationConfig
+from hwsearch.export import candidate, runtime
 from hwsearch.export.candidate import export_candidate
 from hwsearch.export.description import read_model
 from hwsearch.export.folder import graph_file
+from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.runtime import OnnxSeparator
+from hwsearch.export.saturation import kernels_saturate
 from hwsearch.export.verify import VerificationError
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
+from tests.export.small import description
+from tests.export.small import exported as exported_file
 from tests.export.unpacked import unpack
 from tests.separator.small import RELU, noise_mixture, sites_of, small_network, uniform
 from tests.training.pools import small_base, small_pool
@@ -177,3 +185,28 @@ def test_a_failed_proof_leaves_nothing_behind(exported, tmp_path, monkeypatch, b
     assert names(tmp_path) == kept
     if before:
         assert read_weights(tmp_path / "small").allocation == ALLOCATION
+
+
+@pytest.mark.skipif(kernels_saturate(), reason="this processor has no VNNI")
+def test_a_file_for_vnni_holds_signed_weights_and_separates_alike(tmp_path):
+    estimates = []
+    for processors, unsigned in (("any", 6), ("vnni", 0)):
+        folder = tmp_path / processors
+        export_candidate(small_base(), uniform(RELU, 8, 8), MIXTURES, folder, "onnx", processors=processors)
+        weights = [tensor for tensor in onnx.load(folder / "model.onnx").graph.initializer if len(tensor.dims) == 3]
+        assert sum(tensor.data_type == TensorProto.UINT8 for tensor in weights) == unsigned
+        estimates.append(OnnxSeparator(folder / "model.onnx").separate(MIXTURES[0][0].numpy(), 30.0))
+    np.testing.assert_array_equal(*estimates)
+
+
+def test_without_vnni_a_file_for_it_is_neither_made_nor_run(tmp_path, monkeypatch):
+    for module in (candidate, runtime):
+        monkeypatch.setattr(module, "kernels_saturate", lambda: True)
+    with pytest.raises(UserError, match=r"--for vnni wants a processor with VNNI .*; wanted --for any"):
+        export_candidate(small_base(), ALLOCATION, MIXTURES, tmp_path / "small", "onnx", processors="vnni")
+    assert not (tmp_path / "small").exists()
+    path, network = exported_file(tmp_path, RELU, uniform(RELU, 8, 8))
+    about = description(network.network.graph, uniform(RELU, 8, 8)).model_copy(update={"processors": "vnni"})
+    export_onnx(network, path, about)
+    with pytest.raises(UserError, match="for processors with VNNI, and this one has none; export it with --for any"):
+        OnnxSeparator(path)
