@@ -103,7 +103,7 @@ def made_by(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     experiment = bench.experiment
     return {
-        "command": "python experiments/method_comparison run, correlations and report",
+        "command": "python experiments/method_comparison run",
         "experiment": experiment.name,
         "seed": experiment.seed,
         "steps": bench.steps,

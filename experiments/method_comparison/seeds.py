@@ -3,6 +3,7 @@
 So seeds may be measured on different machines, and all differences can be tested again from the files.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from hwsearch.errors import UserError
 from hwsearch.files.reading import read_json
-from hwsearch.files.writing import atomic_write_json
+from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.workflow.checks import SHARED
 
 TRAINED, UNTRAINED, CONTROL = "trained", "untrained", "full precision"
@@ -98,10 +99,11 @@ def write_seed(
         "made_by": made_by,
         "utterances": [mixture.target.utterance for mixture in bench.test],
         "digits": [mixture.target.utterance for mixture in digits],
+        "weights": [site for site, _ in bench.space.free_sites],
         "rows": rows,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_json(path, content)
+    atomic_write_bytes(path, (json.dumps(content, separators=(",", ":")) + "\n").encode())
 
 
 def read_seeds(folder: Path) -> Measured:
@@ -157,7 +159,8 @@ def _row(bench: Bench, choice: Choice, seed: int, steps: int, names: Mapping[str
     if not figures_path(bench, key).is_file():
         return
     size, mean_bits = bench.charge(choice.allocation)
-    row = {**names, "allocation": choice.allocation.to_json(), "bytes": size, "mean_bits": mean_bits}
+    widths = choice.allocation.by_site
+    row = {**names, "widths": [widths[site] for site, _ in bench.space.free_sites], "bytes": size, "mean_bits": mean_bits}
     found = read_json(figures_path(bench, key), "figures")
     row |= {name: value if name == FAILED else _rounded(value) for name, value in found.items()}
     if FAILED not in found and bench.settings.digits and words_path(bench, key).is_file():
