@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import hwsearch  # noqa: F401 - before ONNX Runtime, which reports to its makers where nobody has switched that off
+
 # isort: split
 import numpy as np
 import onnx

@@ -83,7 +83,7 @@ class _Shift:
             plain: NDArray[np.float32] = (self._constants[node.input[2]] - self._zero_point * sums * scale).astype(np.float32)
             return plain
         bias, scale = (self._constants[name] for name in writer.input[:2])
-        integers = bias_integers(torch.from_numpy(bias), torch.from_numpy(scale)).double().numpy() - self._zero_point * sums
+        integers = bias_integers(torch.tensor(bias), torch.tensor(scale)).double().numpy() - self._zero_point * sums
         shifted: NDArray[np.float32] = (integers * scale.astype(np.float64)).astype(np.float32)
         return shifted if np.array_equal(np.rint(shifted / scale), integers) else None
 
