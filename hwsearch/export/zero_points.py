@@ -53,7 +53,7 @@ class _Shift:
         self._scale = self._constants[quantizer.input[1]]
 
     def apply(self, readers: LayerNodes) -> None:
-        """Shift the grid before the quantizer, and back in the biases of layers, or in a node for all others that read it."""
+        """Shift the grid before the quantizer. Layers shift it back in their biases, and all others read a node that does."""
         quantizer, made = self._quantizer, self._quantizer.output[0]
         steps = self._constant("steps", np.float32(self._zero_point) * self._scale)
         place = next(place for place, node in enumerate(self._graph.node) if node is quantizer or node.name == quantizer.name)
@@ -88,7 +88,7 @@ class _Shift:
         return shifted if np.array_equal(np.rint(shifted / scale), integers) else None
 
     def _replace_bias(self, node: NodeProto, bias: NDArray[np.float32]) -> None:
-        name = self._constant(f"{len(self._graph.initializer)}.bias", bias)
+        name = self._constant(f"bias.{node.name}", bias)
         writer = self._writers.get(node.input[2])
         (node.input if writer is None else writer.input)[2 if writer is None else 0] = name
 
