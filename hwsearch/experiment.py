@@ -141,7 +141,7 @@ class MixtureConfig(Section):
     sir_std_db: Annotated[float, Field(ge=0.0, le=20.0)] = 2.0
     """Standard deviation of the target's level above the interferer, in dB."""
     noise_snr_db: Decibels | None = None
-    """Level of the mixture above the sensor noise, which is spatially white, in dB. Absent: no noise."""
+    """Level of the mixture above the sensor noise, which is spatially white, in dB. Default: no noise."""
     target: Literal["reverberant", "early"] = "reverberant"
     """What the separator is to return, as microphone 1 hears it.
 
@@ -277,9 +277,9 @@ class ModuleConfig(Section):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the function: numbers, text, true or false, and lists of these."""
     weights: Path | None = None
-    """A safetensors file with the module's state, from which training starts. Absent: fresh weights."""
+    """A safetensors file with the module's state, from which training starts. Default: fresh weights."""
     spectral: SpectralConfig | None = None
-    """Absent: the network takes the waveform of microphone 1 and gives a waveform for each speaker."""
+    """Default: the network takes the waveform of microphone 1 and gives a waveform for each speaker."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -548,10 +548,10 @@ class SearchConfig(Section):
     """Number of candidates to score. They always include the uniform and ends-at-8 allocations. If there are more seeds than
     this, those of the last prior are left out first."""
     hours: Annotated[float, Field(gt=0.0, le=100_000.0)] | None = None
-    """After this many hours a run of the search begins no more candidates. Those in flight finish. Absent: no limit."""
+    """After this many hours a run of the search begins no more candidates. Those in flight finish. Default: no limit."""
     stall_candidates: Annotated[int, Field(ge=2, le=1_000_000)] | None = None
     """Number of candidates over which growth is measured. The search stops once the hypervolume has grown by less than
-    `stall_growth` over them. All seeds are scored first. Absent: no such stop."""
+    `stall_growth` over them. All seeds are scored first. Default: no such stop."""
     stall_growth: Annotated[float, Field(gt=0.0, le=1.0)] = 0.001
     """Growth of the hypervolume, as a share of it, below which the search has stalled."""
     fidelity: Literal["post-training", "shared"] = "post-training"
@@ -596,7 +596,7 @@ class SearchConfig(Section):
     layer and by a sum, product or concatenation, and sums that go into the next sum. If the trunk has more than 8 bits, it is
     rounded to one of `activation_bits` for each layer that reads it.
 
-    Absent: 16 if every target supports it, else `activation_bits`.
+    Default: 16 if every target supports it, else `activation_bits`.
     """
     allowed: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Bit-widths that the sites of a name pattern may take instead. Patterns use shell wildcards. If several match, the last
@@ -681,9 +681,9 @@ class WorkersConfig(Section):
     gpus: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
     """GPUs for each worker, or the share of one GPU. Ray hides the GPUs from workers with 0."""
     memory_bytes: Annotated[int, Field(ge=1, le=2**50)] | None = None
-    """Bytes of memory for each scorer. Absent: Ray places scorers without regard to memory."""
+    """Bytes of memory for each scorer. Default: Ray places scorers without regard to memory."""
     time_limit_s: Positive | None = None
-    """Longest try at a candidate in seconds, training included. Absent: no limit."""
+    """Longest try at a candidate in seconds, training included. Default: no limit."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -740,7 +740,7 @@ class Experiment(Section):
     """Seed of everything that is drawn. The same seed gives the same result."""
     base: str | None = None
     """The full-precision base to quantize: `embedded` for the one that ships with the package, or the path of a base file.
-    Absent: the base that `hwsearch train` makes."""
+    Default: the base that `hwsearch train` makes."""
     data: DataConfig
     separator: NetworkConfig = SeparatorConfig()
     training: TrainingConfig = TrainingConfig()

@@ -80,7 +80,7 @@ def test_every_default_stated_is_that_of_the_model_written_in_toml() -> None:
         ("seed", "whole number at least 0 and below 2147483648; default `0`"),
         ("qat.learning_rate", "number above 0 and at most 1; default `0.0001`"),
         ("separator.L", "whole number from 4 to 256 in steps of 2; default `16`"),
-        ("data.rooms.size_min_m", "list of 3, each number from 1 to 100; default `[4.0, 4.0, 2.5]`"),
+        ("data.rooms.size_min_m", "list of 3 values, each: number from 1 to 100; default `[4.0, 4.0, 2.5]`"),
         ("data.corpora.splits", 'table from `"train"`, `"validation"`, `"test"` to number from 0 to 1; required'),
         ("data.corpora.root", "path; optional"),
         ("search.promotions.fidelity", 'one of `"post-training"`, `"shared"`, `"short-qat"`, `"full-qat"`; required'),

@@ -44,12 +44,12 @@ WORKERS = click.option(
     default=2,
     help="Number of Ray workers. With 0 this process does their work, without Ray.",
 )
-RAY_ADDRESS = click.option("--ray-address", help="Address of a running Ray cluster. Absent: Ray starts on this machine.")
+RAY_ADDRESS = click.option("--ray-address", help="Address of a running Ray cluster. Default: Ray starts on this machine.")
 STORAGE = click.option(
     "--storage",
     metavar="ADDRESS",
     help="Address of a shared Optuna study: postgresql://USER@HOST:PORT/DATABASE, sqlite:///FILE or journal:///FILE. "
-    "Absent: the environment variable HWSEARCH_STORAGE says it. "
+    "Default: the address in the environment variable HWSEARCH_STORAGE. "
     "A password comes from PGPASSWORD, a passfile, HWSEARCH_STORAGE or a prompt.",
 )
 STALLS_OPTION = "--until-hypervolume-stalls"
@@ -62,20 +62,21 @@ SEARCH_OPTIONS = (
     RAY_ADDRESS,
     STORAGE,
     click.option(
-        "--strategy", type=Registered("STRATEGIES"), help="Strategy of the search. It replaces search.strategy of the experiment."
+        "--strategy", type=Registered("STRATEGIES"), help="Strategy of the search, instead of search.strategy of the experiment."
     ),
     click.option(
         "--sampler",
         type=Registered("SAMPLERS"),
-        help="Sampler of the strategy 'prior-corrected'. It replaces search.sampler of the experiment.",
+        help="Sampler of the strategy 'prior-corrected', instead of search.sampler of the experiment.",
     ),
     click.option(
-        "--trials", type=click.IntRange(1), help="Number of candidates to score. It replaces search.trials of the experiment."
+        "--trials", type=click.IntRange(1), help="Number of candidates to score, instead of search.trials of the experiment."
     ),
     click.option(
         "--hours",
         type=click.FloatRange(0, min_open=True),
-        help="Hours after which no more candidates begin. Those in flight finish. It replaces search.hours of the experiment.",
+        help="Start no candidate after this many hours, instead of search.hours of the experiment. "
+        "Candidates that have begun will finish.",
     ),
     click.option(
         STALLS_OPTION,
@@ -85,21 +86,22 @@ SEARCH_OPTIONS = (
         is_flag=False,
         flag_value=STALL_CANDIDATES,
         default=None,
-        help="Stop once the last N candidates have raised the hypervolume by less than search.stall_growth. "
-        f"Without N it is {STALL_CANDIDATES}. It replaces search.stall_candidates of the experiment.",
+        help="Stop once the last N candidates have raised the hypervolume, which measures the front, by less than "
+        f"search.stall_growth. N is {STALL_CANDIDATES} if left out. This option replaces search.stall_candidates.",
     ),
-    click.option("--dry-run", is_flag=True, help="Print what would run and what it would cost. Nothing is written."),
+    click.option("--dry-run", is_flag=True, help="Print what would run, with its time, disk and memory. Nothing is written."),
 )
 COLUMNS = click.option(
     "--columns",
     metavar="A,B,...",
-    help="Columns of the table, or 'all'. Absent: the columns needed most, as many as fit 80 characters.",
+    help="Columns of the table, or 'all'. Default: the most important columns that fit into 80 characters.",
 )
 FIDELITY = click.option(
     "--fidelity",
     type=click.Choice(["post-training-subset", "post-training", "shared-subset", "shared", "short-qat", "full-qat", "finetuned"]),
     metavar="NAME",
-    help="Fidelity of the scores, such as 'post-training' or 'finetuned'. Absent: the highest one that the search used.",
+    help="How far the candidates are trained: 'post-training' (quantized, not trained again), 'finetuned' or another "
+    "fidelity. Default: the highest one of the search.",
 )
 
 
@@ -172,8 +174,9 @@ def commands() -> None:
 def run(workspace: Any, resources: Any, storage: Any) -> None:
     """Do the whole job, from speech to a verified model.
 
-    It makes the data and the base, estimates the sensitivities, searches, prints the front, and exports the chosen
-    candidate. The same command continues an interrupted run.
+    The command makes the data and the base, and the shared network if the experiment uses it. It then estimates
+    sensitivities, searches, prints the best candidates (the front) and exports one of them. The same command continues
+    an interrupted run.
     """
     from hwsearch.cli.main_job import run_main_job
 
@@ -192,7 +195,7 @@ def data() -> None:
 def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
     """Build the rooms and mixtures of an experiment.
 
-    What is there already is kept. The same command continues an interrupted build.
+    Existing rooms and mixtures are kept. The same command continues an interrupted build.
     """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.view.progress import progress_shown
@@ -207,7 +210,7 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
 @RUNS_DIR
 @PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
-    """Train the full-precision base of an experiment.
+    """Train the full-precision network (the base) of an experiment.
 
     The same command continues an interrupted training.
     """
@@ -241,7 +244,7 @@ def train_shared(experiment: Path, runs_dir: Path, processes: int) -> None:
 def search(workspace: Any, resources: Any, storage: Any) -> None:
     """Search for the best bit allocations.
 
-    The same command continues an interrupted search. A larger budget extends a finished one.
+    The same command continues an interrupted search. A finished search continues if --trials or --hours is raised.
     """
     from hwsearch.cli.main_job import search_shown
 
@@ -254,16 +257,17 @@ def search(workspace: Any, resources: Any, storage: Any) -> None:
     "--method",
     "methods",
     multiple=True,
-    help="Method such as 'kl'. It may be repeated. Absent: all methods that need no training.",
+    help="Method such as 'kl'. You can repeat this option. Default: all methods that need no training.",
 )
 @RUNS_DIR
 @PROCESSES
 @WORKERS
 @RAY_ADDRESS
 def sensitivity(experiment: Path, methods: tuple[str, ...], runs_dir: Path, **resources: Any) -> None:
-    """Estimate what each site loses at each bit-width.
+    """Estimate the quality lost at each site and bit-width.
 
-    The same command continues where it stopped. Another --method adds its table.
+    A site is a tensor whose bit-width is chosen. Each method writes a table of its own. The same command continues where
+    it stopped.
     """
     workspace = _workspace(experiment, runs_dir)
     from hwsearch.cli.main_job import command_line
@@ -284,9 +288,9 @@ def sensitivity(experiment: Path, methods: tuple[str, ...], runs_dir: Path, **re
 @click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Form of the output.")
 @click.option("--watch", is_flag=True, help="Print again and again until the search has ended.")
 def status(run: Path, output_format: str, *, watch: bool) -> None:
-    """Show how far a search is, even while it runs.
+    """Show how far a search has got, also while it runs.
 
-    It shows candidates, rates, hypervolume, failures, workers and the time left.
+    The command shows candidates, rates, hypervolume, failures, workers and the time left.
     """
     from hwsearch.view.status import print_status
 
@@ -299,7 +303,7 @@ def status(run: Path, output_format: str, *, watch: bool) -> None:
 def publish(run: Path, storage: str | None) -> None:
     """Add the results of a search to a shared Optuna study.
 
-    Results that are there already are left as they are. A search with --storage does this while it runs.
+    Results that the study already holds do not change. A search with --storage publishes while it runs.
     """
     address = _storage(storage)
     if address is None:
@@ -315,14 +319,14 @@ def publish(run: Path, storage: str | None) -> None:
 
 @commands.command(epilog=_example("hwsearch pareto runs/quickstart --where 'size_bytes<=150000'"))
 @RUN
-@click.option("--where", multiple=True, help="Condition such as 'size_bytes<=120000' or 'strategy!=uniform'. It may be repeated.")
+@click.option("--where", multiple=True, help="Condition such as 'size_bytes<=120000'. You can repeat this option.")
 @click.option("--sort", help="Column to sort by. Append ':desc' for descending order.")
 @click.option(
     "--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", help="Form of the output."
 )
 @COLUMNS
 @click.option("--all", "everything", is_flag=True, help="Print all candidates, not only the front.")
-@click.option("--plot", type=PATH, help="PNG, SVG or PDF file. Draws quality against size into it.")
+@click.option("--plot", type=PATH, help="PNG, SVG or PDF file to write: quality against size.")
 @FIDELITY
 def pareto(
     run: Path,
@@ -335,9 +339,10 @@ def pareto(
     plot: Path | None,
     fidelity: str | None,
 ) -> None:
-    """Print the front of a search.
+    """Print the best candidates of a search: its front.
 
-    The conditions of --where apply first. The front is that of the remaining candidates.
+    The front holds the candidates that no other candidate beats. Candidates that miss a condition of --where do not
+    count.
     """
     from hwsearch.results.query import parse_condition, parse_order
     from hwsearch.view.front_plot import check_plot
@@ -365,13 +370,13 @@ def pareto(
     "processors",
     type=click.Choice(["any", "vnni"]),
     default="any",
-    help="Processors that an ONNX file is for. With 8-bit weights, a file for VNNI is faster, and runs on no others.",
+    help="Processors on which an ONNX file is exact: any, or only those with VNNI, where 8-bit weights are then faster.",
 )
 @FIDELITY
 def export(run: Path, candidate: int, graph_format: Any, output: Path, processors: Any, fidelity: str | None) -> None:
     """Export a candidate and verify the exported file.
 
-    The folder gets the model, the bit allocation, the packed weights and a verification report.
+    The command writes the model, the bit allocation, the packed weights and a verification report.
     """
     if graph_format != "onnx":
         _refuse_idle(f"with --format {graph_format}; wanted it with --format onnx", "processors")
@@ -393,12 +398,12 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, processor
     type=click.IntRange(1),
     multiple=True,
     required=True,
-    help="Number of a candidate, as in 'hwsearch pareto'. It may be repeated.",
+    help="Number of a candidate, as in 'hwsearch pareto'. You can repeat this option.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(1, 1_000_000),
-    help="Number of training steps. Absent: qat.finetune_steps of the experiment.",
+    help="Number of training steps. Default: qat.finetune_steps of the experiment.",
 )
 @PROCESSES
 @WORKERS
@@ -406,8 +411,8 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, processor
 def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resources: Any) -> None:
     """Train chosen candidates of a search further.
 
-    They start from the weights that the search has trained, if any. Their scores join the record at the fidelity
-    'finetuned'. The same command continues an interrupted training.
+    A candidate starts from the weights that the search trained for it, else from the shared network, else from the
+    base. Its scores are stored at the fidelity 'finetuned'. The same command continues an interrupted training.
     """
     from hwsearch.cli.main_job import command_line
     from hwsearch.view.finetune import print_finetuned
@@ -427,7 +432,7 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
 @commands.command(epilog=_example("hwsearch separate model.onnx --input mix.wav --doa 60 --output target.wav"))
 @click.argument("model", type=PATH)
 @click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC file with a channel for each microphone.")
-@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Only models that look at it take it.")
+@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Some models take none.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads of ONNX Runtime.")
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int) -> None:
@@ -444,11 +449,11 @@ def separate(model: Path, recording: Path, doa: float | None, output: Path, thre
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))
 @click.argument("subject", type=PATH)
 @RUNS_DIR
-@click.option("--candidate", type=click.IntRange(1), help="Number of a candidate of the run. Absent: its base.")
+@click.option("--candidate", type=click.IntRange(1), help="Number of a candidate of the run. Default: the base.")
 @click.option("--model", type=PATH, help="Exported ONNX file to score instead of the base.")
 @click.option("--output", type=PATH, help="JSON file to write, with the figures of every utterance.")
 @click.option(
-    "--against", type=PATH, help="JSON file of another network, written by --output. Adds paired tests of the difference."
+    "--against", type=PATH, help="JSON file that --output wrote for another network. Paired tests then compare the two."
 )
 @PROCESSES
 @FIDELITY
@@ -464,7 +469,7 @@ def evaluate(
 ) -> None:
     """Score a network on the test mixtures.
 
-    SUBJECT is a run folder or an experiment file. The network is its base, one of its candidates or an exported file.
+    SUBJECT is a run folder or an experiment file. The network is the base, unless --candidate or --model chooses another.
     """
     if candidate is None:
         _refuse_idle("without --candidate, whose scores it chooses; wanted both or neither", "fidelity")
@@ -493,21 +498,21 @@ def evaluate(
 
 @commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
 @click.argument("target")
-@click.option("--experiment", type=PATH, help="Experiment whose network is charged.")
-@click.option("--run", type=PATH, help="Run folder whose candidate is charged.")
+@click.option("--experiment", type=PATH, help="Experiment whose network is costed.")
+@click.option("--run", type=PATH, help="Run folder of the candidate to cost.")
 @click.option("--candidate", type=click.IntRange(1), help="Number of that candidate.")
-@click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights, unless a candidate is charged.")
-@click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations, unless a candidate is charged.")
+@click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights. Not with --candidate.")
+@click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations. Not with --candidate.")
 @click.option(
-    "--streaming", is_flag=True, help="Charge one frame at a time, with the state of the dilated convolutions in memory."
+    "--streaming", is_flag=True, help="Show the costs of live use, one frame at a time, with past frames kept in memory."
 )
 @COLUMNS
 @click.option("--plots", type=PATH, help="Folder for pictures of the layers, the roofline and the cost of one more bit.")
 def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | None, **charged: Any) -> None:
     """Show what each layer costs on a target.
 
-    TARGET is a built-in name or a target file; 'hwsearch targets' lists the names. Without options, the base that ships
-    with the package is charged.
+    TARGET is the name of a built-in chip model, as 'hwsearch targets' lists them, or a file that describes a chip.
+    Without options, the network is the base that ships with the package.
     """
     if charged["run"] is not None or charged["candidate"] is not None:
         why = "with --run and --candidate, which has widths of its own; wanted one of them"
@@ -527,9 +532,10 @@ def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | Non
 @commands.command(epilog=_example("hwsearch targets ethos-u55-128"))
 @click.argument("target", required=False)
 def targets(target: str | None) -> None:
-    """List the built-in targets, or describe one of them.
+    """List the built-in targets (modelled chips), or describe one.
 
-    TARGET is a built-in name or a target file. The list says how far the modelled latency of each target is off.
+    TARGET is the name of a built-in chip model, or a file that describes a chip. The list shows the error of each
+    modelled latency.
     """
     from hwsearch.view import targets as view
 
@@ -544,9 +550,10 @@ def targets(target: str | None) -> None:
 @click.option("--measurements", type=PATH, required=True, help="JSON file of measured networks or layers.")
 @click.option("--output", type=PATH, required=True, help="Target file to write.")
 def calibrate(target: str, measurements: Path, output: Path) -> None:
-    """Fit a target to your own measurements.
+    """Fit a target (a modelled chip) to your measurements.
 
-    TARGET is a built-in name or a target file. The fit is checked on measurements that it has not seen.
+    TARGET is the name of a built-in chip model, or a file that describes a chip. The fit is checked on measurements that
+    it has not seen.
     """
     if output.suffix.lower() != ".toml":
         raise UserError(f"--output is {output}; wanted a .toml file")

@@ -1,4 +1,4 @@
-"""Export of one candidate: a folder with the graph, the packed weights, the allocation and the proof."""
+"""Export of one candidate: a folder with the graph, the packed weights, the allocation and the verification report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import TrainedState, trained_network
 
 Mixture = tuple[Tensor, float]
-"""Waveforms [mics, samples] and the target's direction in degrees."""
+"""Waveforms [mics, samples] and the direction of the wanted speaker in degrees."""
 
 
 def export_candidate(
@@ -35,7 +35,7 @@ def export_candidate(
     fidelity: Fidelity = Fidelity.POST_TRAINING,
     processors: Processors = "any",
 ) -> VerificationReport:
-    """Export a candidate to a folder. The folder appears after verification, and replaces an earlier export.
+    """Export a candidate to a folder, which is written only if verification passes. It then replaces an earlier export.
 
     Args:
         base: the base of the candidate.
@@ -43,16 +43,16 @@ def export_candidate(
         mixtures: at least one mixture to verify the file on.
         output: the folder to write.
         graph_format: name of an exporter, such as `onnx`.
-        fidelity: how far the candidate was trained; the graph's description and the proof say so.
-        processors: what an ONNX file stores its weights for.
+        fidelity: how far the candidate was trained. The graph's description and the verification report repeat it.
+        processors: the processors on which an ONNX file must be exact.
 
     Raises:
-        UserError: something that is no export is at `output`, or this processor cannot verify a file for `processors`.
-        VerificationError: the file does not compute what the network does; nothing is left behind.
+        UserError: `output` exists and is not an export, or this processor cannot verify a file for `processors`.
+        VerificationError: the file does not compute what the network does. `output` stays as it was.
     """
     check_output(output)
     if processors == "vnni" and kernels_saturate():
-        raise UserError("--for vnni wants a processor with VNNI to verify the file on, and this one has none; wanted --for any")
+        raise UserError("--for vnni: this processor has no VNNI, so it cannot verify the file; wanted --for any")
     if isinstance(candidate, TrainedState):
         network, steps = trained_network(base, candidate), candidate.steps
     else:
@@ -77,5 +77,5 @@ def export_candidate(
     try:
         atomic_write_folder(output, write)
     except VerificationError as error:
-        raise VerificationError(f"{output}: was not written: {error}") from None
+        raise VerificationError(f"{output} was not written: {error}") from None
     return reports[0]

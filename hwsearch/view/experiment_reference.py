@@ -46,12 +46,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the experiment file. The path of the file itself is empty."""
+    """One section of the experiment file. The whole file counts as a section, with an empty path."""
 
     path: str
     title: str
     variant: str
-    """The key that tells it from other sections of the same path. Empty: there are none."""
+    """The key that tells this section from others with the same path; empty if no other has that path."""
     meaning: str
     keys: tuple[Key, ...]
 
@@ -72,7 +72,7 @@ def sections() -> tuple[Section, ...]:
 
 
 def _docstrings() -> dict[str, dict[str, str]]:
-    """The docstring of each key, by model. Pydantic could read them, too, but would do so whenever the models are imported."""
+    """The docstring of each key, by model. Pydantic could read them, too, but that would slow down every import."""
     found: dict[str, dict[str, str]] = {}
     for model in ast.parse(inspect.getsource(experiment)).body:
         if isinstance(model, ast.ClassDef):
@@ -97,15 +97,15 @@ def _inlined(schema: Any, definitions: Schema) -> Any:
 
 
 def explain(key: str | None, *, markdown: bool) -> str:
-    """What the reference says of a key or a section; of neither, the whole page or, as text, an overview.
+    """Return the entry of a key or a section. Without a key, return the whole page in Markdown, or an overview as text.
 
     Raises:
-        UserError: no such key; names the nearest one.
+        UserError: there is no such key; the message names the nearest one.
     """
     everything = sections()
     if key is None:
         return "\n".join([_PAGE, *map(_markdown, everything)]) if markdown else _overview(everything)
-    # Messages about an entry of a list have its number in the path.
+    # Error messages name an entry of a list by its number, as in `data.corpora.0.kind`.
     path = ".".join(part for part in key.split(".") if not part.isdigit())
     found = [section for section in everything if section.path == path]
     for section in everything:
@@ -136,7 +136,7 @@ def _sections(model: Schema, head: Section) -> Iterator[Section]:
 
 
 def _meaning(field: Schema) -> str:
-    """What a key stands for, and what each of its choices does where they are registered extensions."""
+    """What a key stands for. If its choices are registered extensions, also what each choice does."""
     meanings = field.get("meanings") or field.get("items", {}).get("meanings", {})
     choices = "\n".join(f"- `{name}`: {says}." for name, says in meanings.items())
     return "\n\n".join(part for part in (field.get("description", ""), choices) if part)
@@ -152,7 +152,7 @@ def _models(field: Schema) -> Iterator[Schema]:
 
 
 def _variant(model: Schema) -> str:
-    """What a section of several kinds has that the other kinds have not."""
+    """The key that only this variant of a section has."""
     for name, field in model["properties"].items():
         if "const" in field:
             return f"`{name} = {json.dumps(field['const'])}`"
@@ -181,7 +181,8 @@ def _takes_list(field: Schema) -> str:
     count = f" of at least {least}" if least else ""
     if most is not None:
         count = f" of {least}" if least == most else f" of {least} to {most}"
-    return f"list{count}, each {_takes(items)}"
+    values = "value" if count and (most or least) == 1 else "values"
+    return f"list{count or ' of'} {values}, each: {_takes(items)}"
 
 
 def _range(field: Schema) -> Iterator[str]:
@@ -191,10 +192,10 @@ def _range(field: Schema) -> Iterator[str]:
         yield " and ".join(bounds)
     if "multipleOf" in field:
         yield f"in steps of {field['multipleOf']}"
-    if "pattern" in field:
-        yield f"that matches `{field['pattern']}`"
     if "maxLength" in field:
         yield f"of at most {field['maxLength']} characters"
+    if "pattern" in field:
+        yield f"that matches `{field['pattern']}`"
 
 
 def _nearest(key: str, everything: tuple[Section, ...]) -> str:
@@ -221,7 +222,7 @@ def _text(section: Section) -> str:
 
 
 def _overview(everything: tuple[Section, ...]) -> str:
-    """The keys above all sections, and the first sentence of each section."""
+    """The keys outside every section, and the first sentence of each section."""
     top, *others = everything
     firsts = [re.split(r"(?<=[.])\s", section.meaning)[0] for section in others]
     listed = [f"{section.heading}\n{_wrapped(first, '  ')}" for section, first in zip(others, firsts, strict=True)]

@@ -1,4 +1,4 @@
-"""How long training steps take on this machine. Training mixtures need not be there: validation mixtures take their place."""
+"""How long a training step takes on this machine. Validation mixtures stand in for training mixtures, which may not exist yet."""
 
 import time
 from collections.abc import Callable
@@ -26,25 +26,25 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class TrainingTimes:
-    """Seconds for a step of training, by what is trained."""
+    """Seconds for a training step of a candidate, and of the shared network."""
 
     candidate: float
     shared: float
 
 
 def time_training(workspace: Workspace, space: SearchSpace, calibration: Path) -> TrainingTimes:
-    """Run a few steps of the training of a candidate, and of that of the shared network.
+    """Measure a training step of a candidate and one of the shared network, by running a few steps of each.
 
     Args:
-        workspace: the experiment and its folders, in which nothing changes.
+        workspace: the experiment and its folders. Nothing in them changes.
         space: the experiment's search space.
-        calibration: the calibration's file, which is made if it is missing. Other files may be written beside it.
+        calibration: path of the calibration, outside the workspace. A missing file is made. Others may be written beside it.
     """
     experiment = workspace.experiment
     search = experiment.search
     prepared = prepare_base(experiment, workspace.base_path, workspace.data_folder, calibration)
     pool = _stand_in(workspace, prepared)
-    # The way in which weights are rounded before training changes no step's time.
+    # How weights are rounded before training does not affect the time of a step.
     base = replace(prepared, statistics=None).on(open_device(experiment.workers.device))
     allocation = uniform(base.sites, max(search.weight_bits), max(search.activation_bits), search.widest_trunk)
     shared = SharedTraining(
@@ -74,7 +74,7 @@ def _step_seconds(train: Callable[[Callable[[], None]], None]) -> float:
 
 
 def _stand_in(workspace: Workspace, base: PreparedBase) -> TrainingPool:
-    """Make a batch of examples of the length of training mixtures from validation mixtures, which are repeated or cut."""
+    """Make training examples from validation mixtures, cut or repeated to the length of a training segment."""
     experiment, folder = workspace.experiment, workspace.data_folder
     samples = round(experiment.qat.segment_seconds * experiment.data.sample_rate)
     count = max(experiment.qat.batch_size, experiment.shared.batch_size)
