@@ -202,7 +202,7 @@ def test_a_file_for_vnni_holds_signed_weights_and_separates_alike(tmp_path):
 def test_without_vnni_a_file_for_it_is_neither_made_nor_run(tmp_path, monkeypatch):
     for module in (candidate, runtime):
         monkeypatch.setattr(module, "kernels_saturate", lambda: True)
-    with pytest.raises(UserError, match=r"--for vnni: this processor has no VNNI, so it cannot verify the file; wanted --for any"):
+    with pytest.raises(UserError, match=r"--for vnni: this processor has no VNNI, so .*; wanted --for any"):
         export_candidate(small_base(), ALLOCATION, MIXTURES, tmp_path / "small", "onnx", processors="vnni")
     assert not (tmp_path / "small").exists()
     path, network = exported_file(tmp_path, RELU, uniform(RELU, 8, 8))
