@@ -55,7 +55,7 @@ def measured(base: Path) -> list[dict[str, Any]]:
         allocation = uniform(find_sites(graph), bits, 8)
         quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
         network = ExportedNetwork(quantized, front_end).eval()
-        description = ExportDescription.of(quantized, front_end, "0" * 64)
+        description = ExportDescription.of(quantized.graph, quantized.allocation, front_end, "0" * 64)
         with tempfile.TemporaryDirectory() as folder:
             export_onnx(network, Path(folder) / "model.onnx", description)
             files[bits] = (Path(folder) / "model.onnx").read_bytes()

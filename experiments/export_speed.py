@@ -105,7 +105,7 @@ def network_subject(name: str, separator: Separator) -> Subject:
             allocation = uniform(find_sites(graph), bits, FLOAT_BITS if bits == FLOAT_BITS else 8)
             quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
             network = ExportedNetwork(quantized, front_end).eval()
-            description = ExportDescription.of(quantized, front_end, "0" * 64)
+            description = ExportDescription.of(quantized.graph, quantized.allocation, front_end, "0" * 64)
             export_onnx(network, path, description)
             models[form] = onnx.load(path)
             if form == UNSIGNED:

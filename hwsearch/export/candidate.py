@@ -59,7 +59,9 @@ def export_candidate(
         network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization, base.weights), 0
     front_end = base.separator.front_end
     exported = ExportedNetwork(network, front_end).eval()
-    description = ExportDescription.of(network, front_end, base.base_sha256, fidelity, steps, processors)
+    description = ExportDescription.of(
+        network.graph, network.allocation, front_end, base.base_sha256, fidelity, steps, processors
+    )
     with torch.no_grad():
         batches = [front_end.raw(sound[None].float(), torch.tensor([doa_deg])) for sound, doa_deg in mixtures]
     exporter = EXPORTERS.load(graph_format)

@@ -1,15 +1,18 @@
 """The description that an exported file carries in its metadata.
 
-The entry `hwsearch` is JSON, compressed by zlib and written in base85. The entry `hwsearch_sha256` is the SHA-256 of the file,
-computed with zeros in place of these digits.
+The entry `hwsearch` is JSON, compressed by zlib and written in base85: what all candidates of a base have in common. The entry
+`hwsearch_candidate` is plain JSON: the bit-widths of the sites in their order, and where the candidate came from. Spaces fill it
+up to a length that depends on the number of sites alone, or further, up to the promised size of the file. The entry
+`hwsearch_sha256` is the SHA-256 of the file, computed with zeros in place of these digits.
 """
 
 import base64
 import hashlib
+import json
 import zlib
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -21,16 +24,19 @@ from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Section, SpectralConfig
 from hwsearch.network.graph import Graph
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import Sites, find_sites
 from hwsearch.network.store import STRUCTURE_ERRORS, from_structure, structure
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.separator import build_front_end
 
-if TYPE_CHECKING:
-    from hwsearch.separator.quantized import QuantizedNetwork
+_KEY, _CANDIDATE_KEY, _DIGEST_KEY = "hwsearch", "hwsearch_candidate", "hwsearch_sha256"
+_OF_CANDIDATE = ("base_digest", "fidelity", "training_steps", "processors", "hwsearch_version")
+"""Fields of the description that the entry of the candidate holds, beside the widths."""
 
-_KEY, _DIGEST_KEY = "hwsearch", "hwsearch_sha256"
+_CANDIDATE_CHARACTERS, _SITE_CHARACTERS = 320, 3
+"""Length of the entry of the candidate, and what each site adds to it."""
+
 _UNSEALED = "0" * 64
 _MOST_BYTES = 2**24
 """Most bytes of a description."""
@@ -85,7 +91,7 @@ class ExportDescription(Section):
         hwsearch_version: the version that exported the file.
     """
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     sample_rate: Literal[8000, 16000]
     array: ArrayName
     spectral: SpectralConfig | None
@@ -100,7 +106,8 @@ class ExportDescription(Section):
     @classmethod
     def of(
         cls,
-        network: "QuantizedNetwork",
+        graph: Graph,
+        allocation: BitAllocation,
         front_end: FrontEnd,
         base_digest: str,
         fidelity: Fidelity = Fidelity.POST_TRAINING,
@@ -113,8 +120,8 @@ class ExportDescription(Section):
                 "sample_rate": front_end.sample_rate,
                 "array": front_end.array.name,
                 "spectral": front_end.spectral,
-                "network": NetworkStructure.of(network.graph),
-                "allocation": network.allocation.to_json(),
+                "network": NetworkStructure.of(graph),
+                "allocation": allocation.to_json(),
                 "base_digest": base_digest,
                 "fidelity": fidelity,
                 "training_steps": training_steps,
@@ -122,6 +129,11 @@ class ExportDescription(Section):
                 "hwsearch_version": version("hwsearch"),
             }
         )
+
+    @property
+    def widths(self) -> list[int]:
+        """The bit-widths of the sites, in their order."""
+        return [self.allocation[site] for site in find_sites(self.network.graph).all]
 
     @property
     def microphones(self) -> MicrophoneArray:
@@ -133,22 +145,62 @@ class ExportDescription(Section):
         """The front end, without the feature statistics: the graph holds those."""
         return build_front_end(self.spectral, self.microphones, self.sample_rate)
 
-    def bit_allocation(self, source: str) -> BitAllocation:
-        """The allocation, validated against the network's sites; `source` names the file in errors."""
+    def sites(self, source: str) -> Sites:
+        """Return the sites of the network; `source` names the file in errors."""
         try:
-            sites = find_sites(self.network.graph)
+            return find_sites(self.network.graph)
         except STRUCTURE_ERRORS as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{source}: its description holds no network ({reason}); export it again") from None
-        return BitAllocation.from_json(self.allocation, sites, source)
+
+    def bit_allocation(self, source: str) -> BitAllocation:
+        """Return the allocation, validated against the network's sites; `source` names the file in errors."""
+        return BitAllocation.from_json(self.allocation, self.sites(source), source)
 
 
-def seal(model: ModelProto, description: ExportDescription) -> bytes:
-    """The bytes of the file, with the description and the digest of the whole file inside."""
-    for key, value in ((_KEY, encoded(description.model_dump_json())), (_DIGEST_KEY, _UNSEALED)):
-        model.metadata_props.add(key=key, value=value)
+def seal(model: ModelProto, description: ExportDescription, size: int | None = None) -> bytes:
+    """Return the bytes of the file, with the description and the digest of the whole file inside.
+
+    Args:
+        model: the graph; the description is added to it.
+        description: of the graph.
+        size: number of bytes to fill the file up to.
+
+    Raises:
+        ValueError: the file is larger than `size`.
+    """
+    describe(model, description)
+    if size is not None:
+        _fill(model, size)
     content: bytes = model.SerializeToString()
     return content.replace(_digest_field(_UNSEALED), _digest_field(hashlib.sha256(content).hexdigest()))
+
+
+def describe(model: ModelProto, description: ExportDescription) -> None:
+    """Add a description to a graph, with zeros for the digest."""
+    own = {"widths": description.widths, **description.model_dump(mode="json", include=set(_OF_CANDIDATE))}
+    length = _CANDIDATE_CHARACTERS + _SITE_CHARACTERS * len(description.allocation)
+    common = description.model_dump_json(exclude={*_OF_CANDIDATE, "allocation"})
+    candidate = json.dumps(own, separators=(",", ":")).ljust(length)
+    for key, value in ((_KEY, encoded(common)), (_CANDIDATE_KEY, candidate), (_DIGEST_KEY, _UNSEALED)):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _fill(model: ModelProto, size: int) -> None:
+    """Fill a described model up with spaces.
+
+    From some lengths on, the length of a string takes one byte more. A space in another place makes up for it.
+    """
+    (entry,) = (entry for entry in model.metadata_props if entry.key == _CANDIDATE_KEY)
+    candidate = entry.value
+    for model.doc_string in ("", " "):
+        missing = size - model.ByteSize()
+        for spaces in range(missing, max(missing - 8, -1), -1):
+            entry.value = candidate + " " * spaces
+            if model.ByteSize() == size:
+                return
+        entry.value = candidate
+    raise ValueError(f"a file of {model.ByteSize()} bytes; wanted {size}")
 
 
 def encoded(text: str) -> str:
@@ -180,13 +232,14 @@ def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescripti
     """
     try:
         model = ModelProto.FromString(content)
-        found, digests = ([entry.value for entry in model.metadata_props if entry.key == key] for key in (_KEY, _DIGEST_KEY))
+        keys = (_KEY, _CANDIDATE_KEY, _DIGEST_KEY)
+        found, own, digests = ([entry.value for entry in model.metadata_props if entry.key == key] for key in keys)
     except (DecodeError, UnicodeDecodeError):
         raise UserError(f"{source}: not an ONNX file; wanted one made by 'hwsearch export'") from None
-    if len(found) != 1:
+    if len(found) != 1 or len(own) > 1:
         raise UserError(f"{source}: an ONNX file without a separator's description; wanted one made by 'hwsearch export'")
     try:
-        description = ExportDescription.model_validate_json(decoded(found[0]))
+        description = _description(decoded(found[0]), own[0] if own else "{}", source)
     except ValidationError as error:
         raise UserError(
             f"{source}: its description is damaged or of another version ({first_mistake(error).said}); export it again"
@@ -199,6 +252,26 @@ def read_model(content: bytes, source: str) -> tuple[ModelProto, ExportDescripti
     if hashlib.sha256(unsealed).hexdigest() != digest:
         raise UserError(f"{source}: damaged or changed since it was exported; export it again")
     return model, description
+
+
+def _description(common: str, own: str, source: str) -> ExportDescription:
+    """Read both entries of a description.
+
+    Raises:
+        UserError: they describe no network, or have widths for other sites; names `source`.
+        ValueError: they are no description.
+    """
+    fields, candidate = json.loads(common), json.loads(own)
+    if not isinstance(fields, dict) or not isinstance(candidate, dict):
+        raise ValueError("no description")  # noqa: TRY004 (what a file holds, not what a caller gives)
+    widths = candidate.pop("widths", None)
+    # Validated before the sites are looked for: what another file says about its structure may be anything.
+    described = ExportDescription.model_validate_json(json.dumps({**fields, **candidate, "allocation": {}}))
+    sites = described.sites(source).all
+    if not isinstance(widths, list) or len(widths) != len(sites):
+        raise UserError(f"{source}: its description has no width for each of its {len(sites)} sites; export it again")
+    allocation = dict(zip(sites, widths, strict=True))
+    return ExportDescription.model_validate_json(json.dumps({**fields, **candidate, "allocation": allocation}))
 
 
 def _digest_field(digest: str) -> bytes:

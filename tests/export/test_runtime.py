@@ -173,7 +173,7 @@ def test_other_numbers_are_taken_as_they_are(files, dtype):
 
 def test_the_runtime_writes_nothing_of_what_it_refuses(files, tmp_path, capfd):
     model = onnx.load(files["relu"])
-    scales = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1)
+    scales = next(tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.BFLOAT16)
     scales.raw_data = scales.raw_data[:-1]
     (tmp_path / "bad.onnx").write_bytes(sealed(model.SerializeToString()))
     with pytest.raises(UserError, match="ONNX Runtime refuses it"):
@@ -202,6 +202,17 @@ def described(old, new):
     def damage(model):
         entry = model.metadata_props[0]
         entry.value = encoded(decoded(entry.value).replace(old, new))
+
+    return damage
+
+
+def of_candidate(old, new):
+    """Damage to what the description says about the candidate."""
+
+    def damage(model):
+        entry = model.metadata_props[1]
+        assert old in entry.value
+        entry.value = entry.value.replace(old, new)
 
     return damage
 
@@ -292,11 +303,13 @@ def with_signed_weights(model):
     [
         (without_metadata, "without a separator's description"),
         (described("linear4", "linear99"), "its description is damaged or of another version"),
-        (described('"format":4', '"format":3'), r"of another version \(format: found 3, wanted 4\); export it again"),
+        (described('"format":5', '"format":4'), r"of another version \(format: found 4, wanted 5\); export it again"),
         (described('"kind":"Add"', '"kind":"Path"'), r"holds no network \('Path'\); export it again"),
         # Wants a terabyte.
         (described('"name":"input_proj"', '"name":"input_proj","padding":[0,1000000000]'), r"has the shape \[8, 1000001024\]"),
-        (described("input_proj.output", "input_proj.result"), "unknown site 'input_proj.result'"),
+        (of_candidate('"widths":[', '"widths":[8,'), "no width for each of its 19 sites; export it again"),
+        (of_candidate('"widths":[8', '"widths":[1'), "input_proj.weight"),
+        (of_candidate('"fidelity"', '"faith"'), "its description is damaged or of another version"),
         (described('"n_fft":128', '"n_fft":256'), "does not fit its description"),
         (with_a_fixed_number_of_frames, "does not fit its description"),
         (with_another_batch, "does not fit its description"),

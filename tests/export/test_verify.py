@@ -40,7 +40,7 @@ def one_scale(value):
 
 
 def one_zero_point(value):
-    if value.dtype == np.uint8 and value.ndim == 0 and value > 0:
+    if value.dtype == np.uint8 and value.ndim == 0 and value > 127:  # no bound of a narrower grid
         value += 1
         return True
     return False

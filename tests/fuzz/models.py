@@ -34,12 +34,15 @@ def sealed(content: bytes) -> bytes:
 def _descriptions(draw: Draw, content: bytes) -> Thing:
     """Another description, none, or two of them."""
     model = ModelProto.FromString(content)
-    entry = model.metadata_props[0]
+    common, own, _ = model.metadata_props
+    entry = draw(st.sampled_from((common, own)))
+    packed = entry is common
     kind = draw(st.sampled_from(("values", "values", "values", "characters", "key", "none", "two")))
     story: tuple[str, ...] = (kind,)
     if kind == "values":
-        edited = draw(json_values(decoded(entry.value).encode()))
-        entry.value = encoded(edited.content.decode(errors="replace")) if isinstance(edited.content, bytes) else ""
+        edited = draw(json_values((decoded(entry.value) if packed else entry.value).encode()))
+        text = edited.content.decode(errors="replace") if isinstance(edited.content, bytes) else ""
+        entry.value = encoded(text) if packed else text
         story = edited.story
     elif kind == "characters":
         entry.value = draw(st.sampled_from(("", "?", entry.value[1:], entry.value[:-1], entry.value * 2, encoded("0" * 2**25))))

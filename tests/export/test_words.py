@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hwsearch.export.compact import is_packed, to_words, weights_per_word
+from hwsearch.export.words import is_packed, to_words, weights_per_word
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 
