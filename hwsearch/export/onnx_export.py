@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.onnx_graph import Read, write_graph, write_parameters
+from hwsearch.export.onnx_graph import Read, most_names, write_graph, write_parameters
 from hwsearch.export.onnx_parts import Shared, write_quantizer
 from hwsearch.export.onnx_size import OnnxSize
 from hwsearch.export.onnx_writer import OnnxWriter
@@ -44,7 +44,7 @@ def _model(network: ExportedNetwork, *, signed: bool) -> ModelProto:
     quantized = network.network
     graph, sites, widths = quantized.master_copy(), quantized.graph_sites, quantized.allocation.by_site
     weights, grids = quantized.quantized_weights(), quantized.activation_grids()
-    writer = OnnxWriter()
+    writer = OnnxWriter(most_names(graph, sites))
     shared = Shared.of(writer)
     read: dict[str, Read] = {}
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.onnx_parts import Shared, write_bias, write_float_bias, write_layer, write_operation, write_weights
 from hwsearch.export.onnx_writer import OnnxWriter
+from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Operation, TransposedConvolution
-from hwsearch.network.sites import LAYERS
+from hwsearch.network.sites import LAYERS, Sites
 from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, QuantizedWeight, bias_integers, rounds_bias
 from hwsearch.separator.rounded_weights import output_scale
 
@@ -26,6 +27,18 @@ ParametersOf = Callable[[Operation], tuple[str, str]]
 
 Read = tuple[ActivationGrid, str]
 """The grid of the tensor that a layer reads, and the name of its scale."""
+
+
+_NAMES = {"layer": 20, "operation": 12, "quantizer": 6, "graph": 48}
+"""Most names that each of them takes."""
+
+
+def most_names(graph: Graph, sites: Sites) -> int:
+    """Bound the number of names in the file of a network."""
+    layers = len(sites.weights)
+    others = len(graph.operations) - layers
+    counts = {"layer": layers, "operation": others, "quantizer": len(sites.activations), "graph": 1}
+    return sum(_NAMES[part] * number for part, number in counts.items())
 
 
 def write_graph(
@@ -97,7 +110,10 @@ def write_parameters(
         scales = as_array(weight.scale.flatten() if weight.scale.numel() > 1 else weight.scale.reshape(()))
         axis = 1 if isinstance(layer, TransposedConvolution) else 0
         integers = weight.integers.numpy()
-        name, scale = write_weights(writer, shared, integers, weight.bits, scales, axis, unsigned=unsigned)
+        # Layers whose weights may have to be unsigned always have a zero point, so that its bytes do not depend on the input.
+        zero_point = UNSIGNED_ZERO_POINT if unsigned else 0
+        own = zero_point if could_saturate(layer, weight.integers.shape, weight.bits, MAX_BITS) else None
+        name, scale = write_weights(writer, shared, integers, weight.bits, scales, axis, zero_point=own)
     if read is None or not rounds_bias(read[0].bits):
         return name, writer.constant(as_array(bias))
     if isinstance(weight, Tensor):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from hwsearch.export.onnx_writer import OnnxWriter
-from hwsearch.export.saturation import UNSIGNED_ZERO_POINT
 from hwsearch.export.words import base, is_packed, powers, to_words, weights_per_word
 from hwsearch.network import operations as ops
 from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, weight_limit
@@ -31,6 +30,7 @@ class Shared:
     """Names of the constants that many parts read. Every graph holds all of them, so that the size of a part is its own."""
 
     whole: str
+    origin: str
     zero: str
     digits: Mapping[int, tuple[str, str, str]]
     """By width: values of the digits, their base, the integer of weight zero."""
@@ -42,6 +42,7 @@ class Shared:
         narrow = range(2, MAX_BITS)
         return cls(
             whole=writer.constant(np.array([-1])),
+            origin=writer.constant(np.array([0])),
             zero=writer.constant(np.array(0, np.uint8)),
             digits={
                 bits: (
@@ -84,9 +85,9 @@ def write_quantizer(writer: OnnxWriter, shared: Shared, x: str, grid: Activation
 
 
 def write_weights(
-    writer: OnnxWriter, shared: Shared, integers: Integers, bits: int, scale: Floats, axis: int, *, unsigned: bool
+    writer: OnnxWriter, shared: Shared, integers: Integers, bits: int, scale: Floats, axis: int, *, zero_point: int | None
 ) -> tuple[str, str]:
-    """Write weights of at most 8 bits as int8, or as uint8 if they are to be `unsigned`; return their names and their scales'.
+    """Write weights of at most 8 bits; return the names of weights and scales, both in floating point.
 
     Args:
         writer: the graph.
@@ -95,17 +96,17 @@ def write_weights(
         bits: their width.
         scale: [channels] or [], bfloat16 values.
         axis: the axis of the channels.
-        unsigned: whether the integers of 8 bits are stored as uint8.
+        zero_point: the integer of zero that weights of 8 bits are stored with: as uint8 if it is positive, else as int8.
+            None: as int8 without one.
     """
     along = {"axis": axis} if scale.ndim else {}
     widened = writer.node("Cast", [writer.bfloat16(scale)], to=TensorProto.FLOAT)
-    if bits < MAX_BITS:
-        packed = is_packed(integers.size, bits)
+    if bits < MAX_BITS or zero_point is None:
+        packed = bits < MAX_BITS and is_packed(integers.size, bits)
         values = _unpacked(writer, shared, integers, bits) if packed else writer.constant(integers.astype(np.int8))
         return writer.node("DequantizeLinear", [values, widened], **along), widened
     # A zero point of its own for each layer: a session that makes weights unsigned by itself fails on a shared one.
-    zero_point = UNSIGNED_ZERO_POINT if unsigned else 0
-    kind = np.uint8 if unsigned else np.int8
+    kind = np.uint8 if zero_point else np.int8
     values = writer.constant((integers + zero_point).astype(kind))
     zeros = writer.constant(np.full(scale.shape, zero_point, kind))
     return writer.node("DequantizeLinear", [values, widened, zeros], **along), widened
@@ -119,8 +120,7 @@ def _unpacked(writer: OnnxWriter, shared: Shared, integers: Integers, bits: int)
     found = writer.node("Cast", [values], to=TensorProto.INT8)
     if integers.size % weights_per_word(bits):
         found = writer.node("Reshape", [found, shared.whole])
-        start, axis = (writer.constant(np.array([0])) for _ in range(2))
-        found = writer.node("Slice", [found, start, writer.constant(np.array([integers.size])), axis])
+        found = writer.node("Slice", [found, shared.origin, writer.constant(np.array([integers.size])), shared.origin])
     return writer.node("Reshape", [found, writer.constant(np.array(integers.shape))])
 
 

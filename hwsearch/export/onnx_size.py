@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from hwsearch.export.description import ExportDescription, describe
-from hwsearch.export.onnx_graph import write_graph, write_parameters
+from hwsearch.export.onnx_graph import most_names, write_graph, write_parameters
 from hwsearch.export.onnx_parts import Shared, write_quantizer
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.network.graph import Graph
@@ -21,9 +21,6 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, QuantizedWeight, is_float
 from hwsearch.separator.rounded_weights import scaled_channels, shaped_scale
-
-_NAME = "000"
-"""A name like those of a writer."""
 
 _LENGTH_BYTES = 3
 """Most bytes that the length of the graph takes beyond those of a graph without parameters."""
@@ -50,6 +47,7 @@ class OnnxSize:
         """
         self._graph = graph
         self._sites = find_sites(graph)
+        self._most_names = most_names(graph, self._sites)
         self._per_channel = per_channel
         self._known: dict[tuple[object, ...], int] = {}
         self.constant = self._measured_constant(features, description) + _LENGTH_BYTES
@@ -58,7 +56,7 @@ class OnnxSize:
         """Return what a site adds at a width: the weights of a layer with its bias, or a quantizer."""
         if site not in self._sites.tensors:
             return self._of_layer(self._graph.by_name[site.removesuffix(WEIGHT)], bits)
-        return 0 if is_float(bits) else self._measured(("quantizer", bits), lambda: _quantizer_bytes(bits))
+        return 0 if is_float(bits) else self._measured(("quantizer", bits), lambda: self._of_quantizer(bits))
 
     def of(self, widths: Mapping[str, int]) -> int:
         """Return the bytes of the file of an allocation, given the width of every site."""
@@ -72,12 +70,21 @@ class OnnxSize:
         def measure() -> int:
             zeros = torch.zeros(weight.shape, dtype=torch.int32)
             numbers = torch.zeros(weight.shape) if is_float(bits) else QuantizedWeight(bits, zeros, scale)
-            writer, shared = OnnxWriter(), Shared.of(OnnxWriter())
-            read = ActivationGrid(MAX_BITS, 1.0, 0), _NAME
+            writer, shared = self._writer()
+            read = ActivationGrid(MAX_BITS, 1.0, 0), writer.name()
             write_parameters(writer, shared, layer, numbers, torch.zeros(bias.shape), read, unsigned=True)
             return writer.bytes
 
         return self._measured(key, measure)
+
+    def _of_quantizer(self, bits: int) -> int:
+        writer, shared = self._writer()
+        write_quantizer(writer, shared, writer.name(), ActivationGrid(bits, 1.0, 0))
+        return writer.bytes
+
+    def _writer(self) -> tuple[OnnxWriter, Shared]:
+        """Return an empty graph, and shared constants that are in another one."""
+        return OnnxWriter(self._most_names), Shared.of(OnnxWriter(self._most_names))
 
     def _measured(self, key: tuple[object, ...], measure: Callable[[], int]) -> int:
         if key not in self._known:
@@ -85,11 +92,12 @@ class OnnxSize:
         return self._known[key]
 
     def _measured_constant(self, features: int, description: ExportDescription) -> int:
-        graph, writer = self._graph, OnnxWriter()
+        graph, writer = self._graph, OnnxWriter(self._most_names)
         Shared.of(writer)
         channels, *_ = tensor_shapes(graph, {graph.inputs[0]: (features, _EXAMPLE_FRAMES)})[graph.outputs[0]]
         zeros = torch.zeros(features, 1)
-        model = write_graph(writer, graph, (zeros, zeros), channels, lambda _, name: name, lambda _: (_NAME, _NAME))
+        some = writer.name()
+        model = write_graph(writer, graph, (zeros, zeros), channels, lambda _, name: name, lambda _: (some, some))
         describe(model, description)
         size: int = model.ByteSize()
         return size
@@ -101,9 +109,3 @@ def onnx_size(graph: Graph, front_end: FrontEnd, *, per_channel: bool) -> OnnxSi
         graph, BitAllocation.of(dict.fromkeys(find_sites(graph).all, MAX_BITS)), front_end, "0" * 64
     )
     return OnnxSize(graph, front_end.inputs, description, per_channel=per_channel)
-
-
-def _quantizer_bytes(bits: int) -> int:
-    writer, shared = OnnxWriter(), Shared.of(OnnxWriter())
-    write_quantizer(writer, shared, _NAME, ActivationGrid(bits, 1.0, 0))
-    return writer.bytes

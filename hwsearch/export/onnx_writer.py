@@ -10,24 +10,29 @@ from onnx import GraphProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
-_NAME_LENGTH = 3
-"""Length of every name, so that the size of a part does not depend on the others. 238,328 names are more than any graph has."""
-
 
 class OnnxWriter:
     """A graph in the making. Each method adds one part and returns the name of the tensor that it makes.
 
-    Names are of equal length. So a part takes the same bytes in every graph.
+    Names are of equal length. So a part takes the same bytes, whatever else a graph holds.
+
+    Args:
+        most: an upper bound of the number of names.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self._graph = GraphProto()
-        self._names = (_name(number) for number in count())
+        length = next(length for length in count(1) if len(_DIGITS) ** length >= most)
+        self._names = (_name(number, length) for number in range(most))
 
     @property
     def bytes(self) -> int:
         """The bytes of all nodes and constants so far."""
         return sum(_entry_bytes(part) for part in (*self._graph.node, *self._graph.initializer))
+
+    def name(self) -> str:
+        """Return a new name."""
+        return next(self._names)
 
     def constant(self, values: NDArray[np.generic]) -> str:
         """Store a tensor."""
@@ -40,7 +45,7 @@ class OnnxWriter:
 
     def node(self, operator: str, read: Sequence[str], **attributes: object) -> str:
         """Add a node with one output."""
-        made = next(self._names)
+        made = self.name()
         self._graph.node.append(helper.make_node(operator, read, [made], **attributes))
         return made
 
@@ -62,19 +67,17 @@ class OnnxWriter:
         return graph
 
     def _stored(self, tensor: TensorProto) -> str:
-        tensor.name = next(self._names)
+        tensor.name = self.name()
         self._graph.initializer.append(tensor)
         name: str = tensor.name
         return name
 
 
-def _name(number: int) -> str:
+def _name(number: int, length: int) -> str:
     name = ""
-    for _ in range(_NAME_LENGTH):
+    for _ in range(length):
         number, digit = divmod(number, len(_DIGITS))
         name = _DIGITS[digit] + name
-    if number:
-        raise ValueError("a graph of too many parts")
     return name
 
 
