@@ -37,7 +37,7 @@ from hwsearch.experiment import Experiment, Fidelity, load_experiment, with_sear
 from hwsearch.files.reading import digest, read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.search.costs import CostBook
-from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE, SIZE
+from hwsearch.search.objectives import PACKED_SIZE, QUALITY, QUALITY_AND_SIZE
 from hwsearch.search.pareto import hypervolume
 from hwsearch.search.plan import make_plan
 from hwsearch.search.posterior.sampler import PriorCorrectedSampler
@@ -103,7 +103,7 @@ class Problem:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.space = build_space(self.experiment.search, untrained_sites(self.experiment))
         self.costs = CostBook(self.experiment, self.space)
-        self.size = self.costs.known(SIZE)
+        self.size = self.costs.known(PACKED_SIZE)
         prepare(self.workspace)
         paths = {prior: table_path(self.workspace, prior) for prior in self.experiment.search.priors}
         self.tables = {prior: read_table(path) for prior, path in paths.items()}

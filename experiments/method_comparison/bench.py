@@ -15,7 +15,7 @@ from hwsearch.files.reading import digest, file_digest
 from hwsearch.network.sites import WEIGHT
 from hwsearch.search.costs import CostBook
 from hwsearch.search.mixture_batches import Example, MixtureBatch, mixture_batches
-from hwsearch.search.objectives import SIZE
+from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.space import build_space, uniform_weights
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.base import base_digest
@@ -161,7 +161,7 @@ class Bench:
     def charge(self, allocation: BitAllocation) -> tuple[float, float]:
         """Return the bytes of the packed file, with one scale for each channel, and the mean width of the weights."""
         (costs,) = self.costs.charge([allocation])
-        return costs[SIZE], costs["average_bits"]
+        return costs[PACKED_SIZE], costs["average_bits"]
 
     def bytes_of(self, allocation: BitAllocation) -> float:
         """Return the bytes of the packed file, with one scale for each channel."""

@@ -14,7 +14,7 @@ from hwsearch.search.driver import Task, run_search
 from hwsearch.search.exact.problem import allocation_problem
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.nas.sweep import NAS_FILE, NasFactory, ensure_nas
-from hwsearch.search.objectives import QUALITY, SIZE
+from hwsearch.search.objectives import PACKED_SIZE, QUALITY
 from hwsearch.search.plan import make_plan
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.proposer import Plan
@@ -123,8 +123,8 @@ def search_choice(
     _, events = read_record(folder)
     scored = [event for event in events if isinstance(event, Scored)]
     budget = bench.budget(bits)
-    fits = [event for event in scored if event.candidate != REFERENCE and float(event.costs[SIZE] or 0.0) <= budget]
-    near = [event for event in fits if float(event.costs[SIZE] or 0.0) >= NEAR * budget] or fits
+    fits = [event for event in scored if event.candidate != REFERENCE and float(event.costs[PACKED_SIZE] or 0.0) <= budget]
+    near = [event for event in fits if float(event.costs[PACKED_SIZE] or 0.0) >= NEAR * budget] or fits
     best = sorted(near, key=lambda event: -event.metrics[QUALITY])[:FINALISTS]
     engine = _engine(bench, {prior: tables[prior] for prior in bench.experiment.search.priors})
     for event in scored:

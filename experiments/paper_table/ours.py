@@ -22,7 +22,7 @@ from hwsearch.search.costs import CostBook
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import allocation_problem
 from hwsearch.search.identity import search_digest
-from hwsearch.search.objectives import SIZE
+from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.priors import loss_prior
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, trained_name
 from hwsearch.search.space import build_space
@@ -68,7 +68,7 @@ class Ours:
     def systems(self) -> list[System]:
         """Return a system for each ratio. The smallest file takes the place of ratios that no file reaches."""
         whole = float_bytes(self.experiment)
-        smallest = self._costs.charge([self._space.decode((0,) * len(self._space.free))])[0][SIZE]
+        smallest = self._costs.charge([self._space.decode((0,) * len(self._space.free))])[0][PACKED_SIZE]
         wanted = [
             (f"hwsearch, {ratio:g} times", whole / ratio, share) for ratio, share in RATIOS.items() if whole / ratio >= smallest
         ]
@@ -79,7 +79,7 @@ class Ours:
         for (name, _, share), allocation in zip(wanted, allocations, strict=True):
             (costs,) = self._costs.charge([allocation])
             steps = max(1, round(share * self._steps))
-            found.append(System(Kind.OURS, name, allocation, int(costs[SIZE]), costs["average_bits"], steps=steps))
+            found.append(System(Kind.OURS, name, allocation, int(costs[PACKED_SIZE]), costs["average_bits"], steps=steps))
         return found
 
     def allocations(self, budgets: list[float]) -> list[BitAllocation]:
@@ -94,8 +94,8 @@ class Ours:
             name: dict(zip(widths, row.tolist(), strict=False))
             for (name, widths), row in zip(self._space.free, prior.mean, strict=True)
         }
-        problem = allocation_problem(self._space, loss, (self._costs.exact(SIZE),))
-        return [problem.allocation(indices) for indices in front_at(problem, SIZE, budgets).indices]
+        problem = allocation_problem(self._space, loss, (self._costs.exact(PACKED_SIZE),))
+        return [problem.allocation(indices) for indices in front_at(problem, PACKED_SIZE, budgets).indices]
 
     def trained_path(self, system: System, seed: int) -> Path:
         """Return the file of a trained system, whose name says all that it depends on."""

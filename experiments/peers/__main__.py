@@ -40,7 +40,7 @@ from hwsearch.files.tensors import tensors_digest
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.network.sites import Sites
 from hwsearch.search.costs import CostBook
-from hwsearch.search.objectives import SIZE
+from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.space import build_space
 from hwsearch.sensitivity.mixture import read_mixture
 from hwsearch.separator.allocation import BitAllocation, uniform
@@ -93,7 +93,7 @@ class Judge:
         self._sites = sites
         self._widths = experiment.search.weight_bits
         self._space = build_space(experiment.search, sites)
-        self._size = CostBook(experiment, self._space).known(SIZE)
+        self._size = CostBook(experiment, self._space).known(PACKED_SIZE)
         self._rest = uniform(sites, DEPTHWISE_BITS, *_activation_bits(experiment)).by_site
         self.fixed = {site: DEPTHWISE_BITS for site in sites.weights if site.endswith("depthwise.weight")}
 

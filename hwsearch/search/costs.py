@@ -11,19 +11,21 @@ from hw_models.cost import evaluate_runnable
 from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import Target, load_target
-from hw_models.workload import Workload, bits_matrix
+from hw_models.workload import WIDTHS, Workload, bits_matrix
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
+from hwsearch.export.onnx_size import onnx_size
 from hwsearch.files.reading import digest
 from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
 from hwsearch.search.exact.milp import optimum
-from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray
-from hwsearch.search.objectives import SIZE
+from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray, Widths
+from hwsearch.search.objectives import PACKED_SIZE, SIZE
 from hwsearch.search.posterior.engine import KnownCost, table_cost
 from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
+from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.separator import build_front_end
 from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
 
@@ -40,8 +42,8 @@ Charge = Callable[[IntArray], FloatArray]
 class CostBook:
     """Every cost that an experiment's candidates have, by column name.
 
-    These are `size_bytes`, `average_bits`, `tcn_average_bits` and, for each target, `latency_ms[target]` and the other
-    `CostTable.metrics`.
+    These are `size_bytes`, `packed_bytes`, `average_bits`, `tcn_average_bits` and, for each target, `latency_ms[target]` and the
+    other `CostTable.metrics`.
     """
 
     def __init__(self, experiment: Experiment, space: SearchSpace) -> None:
@@ -55,7 +57,8 @@ class CostBook:
         self._targets = compile_targets(experiment, workload)
         inner = inner_weight_sites(workload)
         self._own: dict[str, Charge] = {
-            SIZE: lambda bits: packed_size_bytes(workload, bits).astype(np.float64),
+            SIZE: file_size(experiment, workload),
+            PACKED_SIZE: lambda bits: packed_size_bytes(workload, bits).astype(np.float64),
             "average_bits": lambda bits: average_weight_bits(workload, bits),
             "tcn_average_bits": lambda bits: average_weight_bits(workload, bits, inner),
         }
@@ -107,7 +110,7 @@ class CostBook:
         table = np.zeros((len(self._space.free), max(self._space.shape, default=0)))
         for index, (choice, widths) in enumerate(self._space.free):
             table[index, : len(widths)] = sum(by_site[row[site], : len(widths)] for site in self._space.members[choice])
-        if name == SIZE:  # a sum of whole bytes: its changes add up to the last bit
+        if name in (SIZE, PACKED_SIZE):  # a sum of whole bytes: its changes add up to the last bit
             return table_cost(table, least)
         return KnownCost(table, lambda options: charge(self._bits(options)))
 
@@ -175,10 +178,32 @@ class CostBook:
         raise UserError(f"search.objectives, search.limits: no cost '{name}'; wanted {wanted}")
 
 
+def size_cost(experiment: Experiment, widths: Widths) -> Cost:
+    """Return the cost `size_bytes` as a sum over sites with these widths."""
+    workload = experiment_workload(experiment)
+    return separable_cost(SIZE, file_size(experiment, workload), workload, widths)
+
+
+def file_size(experiment: Experiment, workload: Workload) -> Charge:
+    """Return the function that computes the bytes of exported ONNX files."""
+    per_channel = experiment.quantization.weight_scale == "per_channel"
+    size = onnx_size(untrained_network(experiment).graph, _front_end(experiment), per_channel=per_channel)
+    table = np.full((len(workload.sites), max(WIDTHS) + 1), math.nan)
+    for site in workload.sites:
+        widths = WEIGHT_WIDTHS if is_weight(site) else ACTIVATION_WIDTHS
+        table[workload.column[site], list(widths)] = [size.of_site(site, bits) for bits in widths]
+    sites = np.arange(len(table))
+    return lambda bits: size.constant + table[sites, bits].sum(axis=1)
+
+
+def _front_end(experiment: Experiment) -> FrontEnd:
+    return build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+
+
 def experiment_workload(experiment: Experiment) -> Workload:
     """Return the layer shapes of one inference: over `search.utterance_seconds`, or over one frame with `search.streaming`."""
     rate = experiment.data.sample_rate
-    front_end = build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], rate)
+    front_end = _front_end(experiment)
     frames = front_end.frames(round(experiment.search.utterance_seconds * rate))
     per_channel = experiment.quantization.weight_scale == "per_channel"
     workload = _workload(untrained_network(experiment), frames, front_end.frame_samples / rate, per_channel=per_channel)

@@ -7,8 +7,7 @@ import numpy as np
 
 from hwsearch.executor import check_workers
 from hwsearch.experiment import Experiment
-from hwsearch.search.costs import experiment_workload
-from hwsearch.search.exact.costs import size_cost
+from hwsearch.search.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import allocation_problem
 from hwsearch.search.objectives import SIZE
@@ -88,7 +87,7 @@ def estimate_sensitivities(
 
 
 def _exact_allocations(table: SensitivityTable, space: SearchSpace, experiment: Experiment) -> dict[str, BitAllocation]:
-    cost = size_cost(experiment_workload(experiment), space.widths)
+    cost = size_cost(experiment, space.widths)
     problem = allocation_problem(space, separable_loss(table, space), [cost])
     narrowest = np.zeros((1, len(space.widths)), np.int8)
     widest = np.array([[len(widths) - 1 for _, widths in space.widths]], np.int8)

@@ -16,7 +16,9 @@ from hw_models.target import BUILT_IN, built_in_targets, load_target
 from hw_models.workload import Workload, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
+from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
+from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.packed import pack
 from hwsearch.search.costs import CostBook, experiment_workload, inner_weight_sites, target_digests
 from hwsearch.search.exact.costs import NotSeparableError
@@ -88,17 +90,22 @@ def test_one_allocation_costs_what_it_costs_among_others() -> None:
     assert book.charge([]) == []
 
 
-def test_the_size_is_the_length_of_the_file_that_ships(tiny: Tiny) -> None:
+def test_the_sizes_are_those_of_the_files_that_ship(tiny: Tiny, tmp_path: Path) -> None:
     workspace = tiny.workspace
     prepared = prepare_base(
         workspace.experiment, workspace.base_path, workspace.data_folder, workspace.folder / "calibration.json"
     )
     for allocation in (*ALLOCATIONS, uniform(CONFIG, 16, 8), uniform(CONFIG, 32, 32), uniform(CONFIG, 5, 32)):
         network = build_quantized(prepared.graph, allocation, prepared.calibration, prepared.quantization, prepared.weights)
-        content = pack(ExportedNetwork(network, prepared.separator.front_end))
-        assert charge(workspace.experiment, [allocation])[0]["size_bytes"] == len(content)
-    exported = next(tiny.folder.glob("export/weights.hwq")).stat().st_size
-    assert exported in {event["costs"]["size_bytes"] for event in tiny.events()}
+        front_end, path = prepared.separator.front_end, tmp_path / "model.onnx"
+        exported = ExportedNetwork(network, front_end).eval()
+        export_onnx(exported, path, ExportDescription.of(network.graph, allocation, front_end, prepared.base_sha256))
+        (costs,) = charge(workspace.experiment, [allocation])
+        assert costs["size_bytes"] == path.stat().st_size
+        assert costs["packed_bytes"] == len(pack(exported))
+    for name, column in (("model.onnx", "size_bytes"), ("weights.hwq", "packed_bytes")):
+        shipped = next(tiny.folder.glob(f"export/{name}")).stat().st_size
+        assert shipped in {event["costs"][column] for event in tiny.events()}
 
 
 def test_average_bits_are_weighted_by_the_networks_own_weights() -> None:
@@ -138,7 +145,8 @@ def test_a_scale_per_tensor_is_smaller_than_one_per_channel() -> None:
     modules = load_base(EMBEDDED_BASE)[0].network.modules()
     channels = sum(module.out_channels for module in modules if isinstance(module, torch.nn.Conv1d))
     layers = 2 + 3 * CONFIG.R * CONFIG.X
-    assert cost[0]["size_bytes"] - cost[1]["size_bytes"] == 2 * (channels - layers)
+    assert cost[0]["packed_bytes"] - cost[1]["packed_bytes"] == 2 * (channels - layers)
+    assert cost[0]["size_bytes"] - cost[1]["size_bytes"] >= 2 * (channels - layers)
 
 
 def test_what_a_target_cannot_run_has_no_cost_there() -> None:
@@ -188,7 +196,13 @@ def test_an_unknown_or_wrong_target_is_refused(tmp_path: Path) -> None:
 
 TARGETS = ("bitfusion", "cortex-m7-cmsis-nn", "ethos-u55-128", "x86-onnxruntime")
 METRICS = ("latency_ms", "weight_bytes", "peak_activation_bytes")
-COLUMNS = ("size_bytes", "average_bits", "tcn_average_bits", *(f"{metric}[{target}]" for metric in METRICS for target in TARGETS))
+COLUMNS = (
+    "size_bytes",
+    "packed_bytes",
+    "average_bits",
+    "tcn_average_bits",
+    *(f"{metric}[{target}]" for metric in METRICS for target in TARGETS),
+)
 GROUPS = [["blocks.0.*.weight"], ["*.add.output", "input_proj.output"]]
 
 
@@ -251,7 +265,8 @@ def test_an_unknown_cost_is_refused_with_those_there_are() -> None:
         with pytest.raises(UserError) as refusal:
             refused("latency_ms[abacus]")
         assert str(refusal.value).endswith(
-            "no cost 'latency_ms[abacus]'; wanted size_bytes, average_bits, tcn_average_bits, or latency_ms[T], weight_bytes[T], "
+            "no cost 'latency_ms[abacus]'; wanted size_bytes, packed_bytes, average_bits, "
+            "tcn_average_bits, or latency_ms[T], weight_bytes[T], "
             "peak_activation_bytes[T] with T one of ethos-u55-128"
         )
 

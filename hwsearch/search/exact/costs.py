@@ -1,6 +1,6 @@
 """Costs of the simulator as sums over the sites.
 
-The size of the packed file is such a sum. The time of a layer depends on the widths of its weights and activations jointly, so
+The size of a file is such a sum. The time of a layer depends on the widths of its weights and activations jointly, so
 latency is a sum only if activations are fixed. A cost that is no sum is refused. Peak memory is the largest of several sums, one
 for each set of tensors that are alive at once.
 """
@@ -14,11 +14,9 @@ import numpy.typing as npt
 from hw_models.compile import WIDTH_INDEX, CostTable
 from hw_models.cost import evaluate
 from hw_models.errors import TargetError
-from hw_models.packed import packed_size_bytes
 from hw_models.workload import Workload
 from hwsearch.errors import UserError
 from hwsearch.search.exact.problem import Cost, FloatArray, IntArray, Widths
-from hwsearch.search.objectives import SIZE
 
 _CHECKS = 256
 """Random allocations on which a sum is compared with the simulator."""
@@ -28,11 +26,6 @@ _TOLERANCE = 1e-9
 
 _GRID_BITS = 40
 """Costs are rounded to so many leading bits of the largest one, so that sums are exact in any order and equal costs are equal."""
-
-
-def size_cost(workload: Workload, widths: Widths) -> Cost:
-    """Make the cost `size_bytes`: the bytes of the packed file."""
-    return separable_cost(SIZE, lambda bits: packed_size_bytes(workload, bits).astype(np.float64), workload, widths)
 
 
 def target_cost(metric: str, table: CostTable, widths: Widths) -> Cost:

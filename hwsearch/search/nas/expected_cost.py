@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
-from hwsearch.search.costs import compile_targets, experiment_workload
-from hwsearch.search.exact.costs import size_cost, target_cost
+from hwsearch.search.costs import compile_targets, experiment_workload, size_cost
+from hwsearch.search.exact.costs import target_cost
 from hwsearch.search.exact.problem import AllocationProblem, Cost, Widths, additive_cost
 from hwsearch.search.objectives import SIZE
 
@@ -54,7 +54,10 @@ def nas_cost(experiment: Experiment, widths: Widths) -> Cost:
         UserError: there is no such cost or target, or the cost is no sum over the sites.
     """
     workload = experiment_workload(experiment)
-    made = {SIZE: partial(size_cost, workload, widths), SUM_SQRT_BITS: partial(sum_sqrt_bits, widths)}
+    made = {
+        SIZE: partial(size_cost, experiment, widths),
+        SUM_SQRT_BITS: partial(sum_sqrt_bits, widths),
+    }
     for target, table in compile_targets(experiment, workload).items():
         for metric in table.metrics:
             if metric != "peak_activation_bytes":

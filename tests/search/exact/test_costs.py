@@ -10,7 +10,6 @@ from hwsearch.search.exact.costs import (
     peak_activation_cost,
     separable_cost,
     site_changes,
-    size_cost,
     target_cost,
 )
 from hwsearch.search.exact.problem import AllocationProblem
@@ -38,10 +37,15 @@ def charged(cost, widths, indices):
     return problem.cost_of(cost.name, indices)
 
 
-def test_the_size_is_that_of_the_packed_file():
+def packed(bits):
+    return packed_size_bytes(NETWORK, bits).astype(np.float64)
+
+
+def test_the_size_of_the_packed_file_is_a_sum():
     widths = space((2, 3, 4, 8, 16), (4, 8, 32))
     indices, bits = random_allocations(widths)
-    np.testing.assert_array_equal(charged(size_cost(NETWORK, widths), widths, indices), packed_size_bytes(NETWORK, bits))
+    cost = separable_cost("packed_bytes", packed, NETWORK, widths)
+    np.testing.assert_array_equal(charged(cost, widths, indices), packed_size_bytes(NETWORK, bits))
 
 
 @INTEGER_TARGETS
@@ -81,7 +85,7 @@ def test_widths_that_a_target_refuses_are_named():
 
 def test_sites_of_another_network_are_refused():
     with pytest.raises(ValueError, match="not those of workload"):
-        size_cost(NETWORK, (("a.weight", (2, 4)),))
+        separable_cost("packed_bytes", packed, NETWORK, (("a.weight", (2, 4)),))
 
 
 def test_changes_are_counted_from_the_narrowest_allocation():
