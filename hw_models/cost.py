@@ -25,7 +25,7 @@ class Costs:
     """Costs of allocations, each `[allocations]`.
 
     Attributes:
-        size_bytes: the packed weight file (`packed.packed_size_bytes`), the same on every target.
+        packed_bytes: the packed weight file (`packed.packed_size_bytes`), the same on every target.
         weight_bytes: weights, biases and constants as the target stores them.
         peak_activation_bytes: largest size of the tensors alive at once in one inference, at the width in which the target holds
             them, with the state of a streaming inference.
@@ -40,7 +40,7 @@ class Costs:
         resources: on an FPGA, `lut`, `bram18`, `uram` and `dsp`.
     """
 
-    size_bytes: IntArray
+    packed_bytes: IntArray
     weight_bytes: IntArray
     peak_activation_bytes: IntArray
     macs: IntArray
@@ -106,7 +106,7 @@ def _costs(table: CostTable, bits: IntArray, sums: "_Sums") -> Costs:
         waiting_ms = np.maximum(1e3 * table.workload.seconds - interval * milliseconds, 0.0)
         energy_pj = energy_pj + 1e6 * table.target.energy.idle_mw * waiting_ms
     return Costs(
-        size_bytes=packed_size_bytes(table.workload, bits),
+        packed_bytes=packed_size_bytes(table.workload, bits),
         weight_bytes=sums.weight_bytes,
         peak_activation_bytes=peak,
         macs=np.full(len(bits), table.workload.macs, np.int64),

@@ -65,7 +65,7 @@ def test_more_bits_never_shrink_weights_or_activations(name, network, data):
     fewer = [data.draw(st.sampled_from(choices)) for _ in network.sites]
     more = [data.draw(st.sampled_from([w for w in choices if w >= bits])) for bits in fewer]
     costs = evaluate(compile_target(TARGETS[name], network), np.array([fewer, more]))
-    for values in (costs.size_bytes, costs.weight_bytes, costs.peak_activation_bytes):
+    for values in (costs.packed_bytes, costs.weight_bytes, costs.peak_activation_bytes):
         assert values[0] <= values[1]
 
 
@@ -99,9 +99,9 @@ def test_a_batch_costs_what_its_allocations_cost_one_by_one(name):
     batch = evaluate(table, bits)
     for i in (0, 1, 8191, 8192, 8999):
         single = evaluate(table, bits[i : i + 1])
-        for metric in ("size_bytes", "macs", "bit_operations", "real_time_factor", "fits", *table.metrics):
+        for metric in ("packed_bytes", "macs", "bit_operations", "real_time_factor", "fits", *table.metrics):
             assert batch.column(metric)[i] == single.column(metric)[0]
-    assert batch.size_bytes.tolist() == packed_size_bytes(network, bits).tolist()
+    assert batch.packed_bytes.tolist() == packed_size_bytes(network, bits).tolist()
 
 
 @every_target
