@@ -28,7 +28,7 @@ from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
 from hwsearch.version import VERSION
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 RECORD_FILE = "record.jsonl"
 LOCK_FILE = "search.lock"
 

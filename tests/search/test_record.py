@@ -224,7 +224,7 @@ def test_a_schema_that_is_not_known_is_refused(tmp_path: Path, version: int) -> 
     path.write_text(path.read_text().replace(f'"schema_version":{SCHEMA_VERSION}', f'"schema_version":{version}'))
     before = path.read_bytes()
     message = re.escape(
-        f"{path}: schema version {version}, which another version of hwsearch writes; wanted 6: search under another name"
+        f"{path}: schema version {version}, which another version of hwsearch writes; wanted 7: search under another name"
     )
     with pytest.raises(UserError, match=message):
         read_record(tmp_path)
