@@ -1,9 +1,10 @@
-"""Sizes of exported files by the width of the weights, and what loading them takes.
+"""Sizes of exported files by the width of the weights, what loading them takes, and whether they keep what was foreseen.
 
     python experiments/export_size.py
 
 All weights have one width, activations have 8 bits. Sizes follow from the network and the widths, so no data are needed: grids
-come from noise. Loading is timed on one thread, the median of 20 sessions, files taking turns. Writes
+come from noise. Loading is timed on one thread, the median of 20 sessions, files taking turns. Then files of 30 random allocations of
+weights and activations are compared with the size known before, and every integer inside with its exact value. Writes
 experiments/results/export_size.json and prints a table in Markdown.
 """
 
@@ -12,9 +13,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, Self
 
 import hwsearch  # before ONNX Runtime, which reports to its makers where nobody has switched that off
 
@@ -22,19 +25,24 @@ import hwsearch  # before ONNX Runtime, which reports to its makers where nobody
 import onnxruntime
 import torch
 from scoring_speed import processor
+from torch import Tensor
 
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.onnx_size import onnx_size
 from hwsearch.export.packed import pack
 from hwsearch.export.runtime import open_session
+from hwsearch.export.verify import verify_onnx
 from hwsearch.files.writing import atomic_write_json
-from hwsearch.network.sites import find_sites
-from hwsearch.separator.allocation import uniform
+from hwsearch.network.graph import Graph
+from hwsearch.network.sites import find_sites, with_reads
+from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
-from hwsearch.separator.calibration import calibrate
+from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.separator import Separator
 from hwsearch.separator.traced import traced
 
 HERE = Path(__file__).parent
@@ -43,23 +51,65 @@ WIDTHS = (8, 7, 6, 5, 4, 3, 2)
 FRAMES, SESSIONS = 100, 20
 
 
-def measured(base: Path) -> list[dict[str, Any]]:
+WEIGHT_BITS, ACTIVATION_BITS, ALLOCATIONS = (2, 3, 4, 5, 6, 7, 8, 16, 32), (4, 5, 6, 7, 8, 8, 8, 8, 16, 32), 30
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A base, and grids for its activations."""
+
+    separator: Separator
+    graph: Graph
+    calibration: Calibration
+    features: Tensor
+    """Noise, [1, features, frames]."""
+
+    @classmethod
+    def of(cls, base: Path) -> Self:
+        separator, _ = load_base(base)
+        graph = with_reads(traced(separator))
+        features = torch.randn(1, separator.front_end.inputs, FRAMES, generator=torch.Generator().manual_seed(0))
+        return cls(separator, graph, calibrate(graph, [features]), features)
+
+    def exported(self, allocation: BitAllocation, path: Path) -> ExportedNetwork:
+        """Write the file of an allocation."""
+        front_end = self.separator.front_end
+        quantized = build_quantized(self.graph, allocation, self.calibration, QuantizationConfig())
+        network = ExportedNetwork(quantized, front_end).eval()
+        export_onnx(network, path, ExportDescription.of(self.graph, allocation, front_end, "0" * 64))
+        return network
+
+
+def random_allocations(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Export random allocations, and compare the files with what was foreseen."""
+    random, sites = Random(0), find_sites(subject.graph)  # noqa: S311
+    size = onnx_size(subject.graph, subject.separator.front_end, per_channel=True)
+    reports, sizes = [], 0
+    for _ in range(ALLOCATIONS):
+        widths = {site: random.choice(WEIGHT_BITS) for site in sites.weights}
+        allocation = BitAllocation.of(widths | {site: random.choice(ACTIVATION_BITS) for site in sites.activations})
+        path = folder / "random.onnx"
+        network = subject.exported(allocation, path)
+        sizes += path.stat().st_size == size.of(allocation.by_site)
+        reports.append(verify_onnx(path, network, [subject.features]))
+    return {
+        "allocations": ALLOCATIONS,
+        "sizes_as_foreseen": sizes,
+        "integers": sum(report.quantized_values for report in reports),
+        "ties": sum(report.ties for report in reports),
+        "worst_rounding_steps": max(report.worst_rounding for report in reports),
+    }
+
+
+def measured(subject: Subject, folder: Path) -> list[dict[str, Any]]:
     """The files of a base at each width."""
-    separator, _ = load_base(base)
-    graph, front_end = traced(separator), separator.front_end
-    features = torch.randn(1, front_end.inputs, FRAMES, generator=torch.Generator().manual_seed(0))
-    calibration = calibrate(graph, [features])
+    graph = subject.graph
     files: dict[int, bytes] = {}
     packed: dict[int, int] = {}
     for bits in WIDTHS:
-        allocation = uniform(find_sites(graph), bits, 8)
-        quantized = build_quantized(graph, allocation, calibration, QuantizationConfig())
-        network = ExportedNetwork(quantized, front_end).eval()
-        description = ExportDescription.of(quantized.graph, quantized.allocation, front_end, "0" * 64)
-        with tempfile.TemporaryDirectory() as folder:
-            export_onnx(network, Path(folder) / "model.onnx", description)
-            files[bits] = (Path(folder) / "model.onnx").read_bytes()
-        packed[bits] = len(pack(network))
+        path = folder / "model.onnx"
+        packed[bits] = len(pack(subject.exported(uniform(find_sites(graph), bits, 8), path)))
+        files[bits] = path.read_bytes()
     seconds: dict[int, list[float]] = {bits: [] for bits in WIDTHS}
     for bits in WIDTHS * SESSIONS:
         start = time.perf_counter()
@@ -98,15 +148,22 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "export_size.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: measured(path) for name, path in BASES.items()}
+    found, checked = {}, {}
+    for name, base in BASES.items():
+        subject = Subject.of(base)
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = measured(subject, Path(folder))
+            checked[name] = random_allocations(subject, Path(folder))
     made_by = {
         "processor": processor(),
         "onnxruntime": onnxruntime.__version__,
         "hwsearch": hwsearch.__version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
-    atomic_write_json(arguments.output, {"bases": found, "made_by": made_by})
+    atomic_write_json(arguments.output, {"bases": found, "random_allocations": checked, "made_by": made_by})
     print(markdown(found))
+    for name, facts in checked.items():
+        print(f"{name}: {facts}")
 
 
 if __name__ == "__main__":
