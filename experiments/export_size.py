@@ -3,9 +3,9 @@
     python experiments/export_size.py
 
 All weights have one width, activations have 8 bits. Sizes follow from the network and the widths, so no data are needed: grids
-come from noise. Loading is timed on one thread, the median of 20 sessions, files taking turns. Then files of 30 random allocations of
-weights and activations are compared with the size known before, and every integer inside with its exact value. Writes
-experiments/results/export_size.json and prints a table in Markdown.
+come from noise. Loading is timed on one thread, the median of 20 sessions, files taking turns. Then files of 30 random
+allocations of weights and activations are compared with the size known before, and every integer inside with its exact value.
+Writes experiments/results/export_size.json and prints a table in Markdown.
 """
 
 import argparse

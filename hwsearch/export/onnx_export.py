@@ -12,14 +12,14 @@ from onnx import ModelProto
 
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.onnx_graph import Read, most_names, write_graph, write_parameters
-from hwsearch.export.onnx_parts import Shared, write_quantizer
+from hwsearch.export.onnx_graph import ReadGrid, most_names, write_graph, write_parameters
+from hwsearch.export.onnx_parts import Shared, write_float_read, write_quantizer
 from hwsearch.export.onnx_size import OnnxSize
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.export.runtime import open_session
 from hwsearch.export.saturation import could_saturate
 from hwsearch.files.writing import atomic_write_bytes
-from hwsearch.network.operations import Operation
+from hwsearch.network.operations import Operation, Read
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import WEIGHT
 
@@ -46,13 +46,13 @@ def _model(network: ExportedNetwork, *, signed: bool) -> ModelProto:
     weights, grids = quantized.quantized_weights(), quantized.activation_grids()
     writer = OnnxWriter(most_names(graph, sites))
     shared = Shared.of(writer)
-    read: dict[str, Read] = {}
+    read: dict[str, ReadGrid] = {}
 
     def at_tensor(tensor: str, name: str) -> str:
         site = sites.of_tensor.get(tensor)
         grid = None if site is None else grids[site]
         if site is None or grid is None:
-            return name
+            return write_float_read(writer, shared, name) if isinstance(graph.by_name.get(tensor), Read) else name
         found = write_quantizer(writer, shared, name, grid)
         read[site] = grid, found.scale
         return found.name

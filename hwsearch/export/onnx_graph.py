@@ -25,7 +25,7 @@ AtTensor = Callable[[str, str], str]
 ParametersOf = Callable[[Operation], tuple[str, str]]
 """Called with a layer; returns the names of its weights and its bias."""
 
-Read = tuple[ActivationGrid, str]
+ReadGrid = tuple[ActivationGrid, str]
 """The grid of the tensor that a layer reads, and the name of its scale."""
 
 
@@ -87,7 +87,7 @@ def write_parameters(
     layer: Operation,
     weight: QuantizedWeight | Tensor,
     bias: Tensor,
-    read: Read | None,
+    read: ReadGrid | None,
     *,
     unsigned: bool,
 ) -> tuple[str, str]:

@@ -18,6 +18,8 @@ from hwsearch.export.words import base, is_packed, powers, to_words, weights_per
 from hwsearch.network import operations as ops
 from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, weight_limit
 
+_LARGEST = np.finfo(np.float32).max
+
 _EVERYTHING = np.iinfo(np.int64).max
 """The end of a slice that has no end."""
 
@@ -35,6 +37,8 @@ class Shared:
     digits: Mapping[int, tuple[str, str, str]]
     """By width: values of the digits, their base, the integer of weight zero."""
     levels: Mapping[int, str]
+    ends: tuple[str, str]
+    """The least and the largest float32."""
 
     @classmethod
     def of(cls, writer: OnnxWriter) -> "Shared":
@@ -53,6 +57,7 @@ class Shared:
                 for bits in narrow
             },
             levels={bits: writer.constant(np.array(2**bits - 1, np.uint8)) for bits in narrow},
+            ends=(writer.constant(np.array(-_LARGEST, np.float32)), writer.constant(np.array(_LARGEST, np.float32))),
         )
 
 
@@ -82,6 +87,14 @@ def write_quantizer(writer: OnnxWriter, shared: Shared, x: str, grid: Activation
     if grid.bits < MAX_BITS:
         integers = writer.node("Clip", [integers, shared.zero, shared.levels[grid.bits]])
     return WrittenGrid(writer.node("DequantizeLinear", [integers, scale, zero_point]), scale)
+
+
+def write_float_read(writer: OnnxWriter, shared: Shared, x: str) -> str:
+    """Write a tensor that a layer reads in floating point, although it may be quantized itself.
+
+    The clipping changes no value. Without it, ONNX Runtime would quantize the bias of the layer, and its weights to 8 bits.
+    """
+    return writer.node("Clip", [x, *shared.ends])
 
 
 def write_weights(

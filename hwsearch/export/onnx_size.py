@@ -11,10 +11,10 @@ import torch
 
 from hwsearch.export.description import ExportDescription, describe
 from hwsearch.export.onnx_graph import most_names, write_graph, write_parameters
-from hwsearch.export.onnx_parts import Shared, write_quantizer
+from hwsearch.export.onnx_parts import Shared, write_float_read, write_quantizer
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.network.graph import Graph
-from hwsearch.network.operations import Operation
+from hwsearch.network.operations import Operation, Read
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import WEIGHT, find_sites
 from hwsearch.separator.allocation import BitAllocation
@@ -56,7 +56,8 @@ class OnnxSize:
         """Return what a site adds at a width: the weights of a layer with its bias, or a quantizer."""
         if site not in self._sites.tensors:
             return self._of_layer(self._graph.by_name[site.removesuffix(WEIGHT)], bits)
-        return 0 if is_float(bits) else self._measured(("quantizer", bits), lambda: self._of_quantizer(bits))
+        reads = isinstance(self._graph.by_name.get(self._sites.tensors[site]), Read)
+        return self._measured(("quantizer", bits, reads), lambda: self._of_quantizer(bits, reads=reads))
 
     def of(self, widths: Mapping[str, int]) -> int:
         """Return the bytes of the file of an allocation, given the width of every site."""
@@ -77,9 +78,12 @@ class OnnxSize:
 
         return self._measured(key, measure)
 
-    def _of_quantizer(self, bits: int) -> int:
+    def _of_quantizer(self, bits: int, *, reads: bool) -> int:
         writer, shared = self._writer()
-        write_quantizer(writer, shared, writer.name(), ActivationGrid(bits, 1.0, 0))
+        if not is_float(bits):
+            write_quantizer(writer, shared, writer.name(), ActivationGrid(bits, 1.0, 0))
+        elif reads:
+            write_float_read(writer, shared, writer.name())
         return writer.bytes
 
     def _writer(self) -> tuple[OnnxWriter, Shared]:

@@ -6,13 +6,18 @@ from random import Random
 import pytest
 
 from hwsearch.experiment import SeparatorConfig
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
 from hwsearch.export.onnx_size import OnnxSize, onnx_size
-from hwsearch.network.sites import Sites, find_sites
+from hwsearch.export.verify import verify_onnx
+from hwsearch.network.operations import Read
+from hwsearch.network.sites import Sites, find_sites, with_reads
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.calibration import calibrate
+from hwsearch.separator.quantized import build_quantized
 from tests.export.other_networks import MODULES, mixed, subject, traced
-from tests.export.small import onnx_file
-from tests.separator.small import KINDS, small_network
+from tests.export.small import QUANTIZATION, description, onnx_file, raw_features
+from tests.separator.small import KINDS, RELU, normalised_features, small_network
 
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 ACTIVATION_BITS = (4, 6, 7, 8, 8, 16, 32)
@@ -39,6 +44,25 @@ def test_the_size_on_disk_is_the_size_foreseen(kind):
     for seed in range(13):
         allocation = drawn(sites, seed)
         assert len(onnx_file(config, allocation)) == size.of(allocation.by_site), allocation
+
+
+@pytest.mark.parametrize("read_bits", [8, 16, 32])
+def test_a_trunk_with_reads_has_the_size_foreseen_and_is_exact(tmp_path, read_bits):
+    """Also where a layer reads a quantized trunk in floating point, whose bias and weights the runtime must leave alone."""
+    separator, graph, _ = small_network(RELU)
+    graph = with_reads(graph)
+    sites, path = find_sites(graph), tmp_path / "model.onnx"
+    calibration = calibrate(graph, [normalised_features(separator, 3000, 1)])
+    size = onnx_size(graph, separator.front_end, per_channel=True)
+    for trunk_bits, weight_bits in ((8, 3), (8, 8), (8, 16), (8, 32), (16, 8), (32, 4)):
+        widths = dict.fromkeys(sites.weights, weight_bits) | dict.fromkeys(sites.activations, 8)
+        widths |= dict.fromkeys(sites.carried, trunk_bits)
+        widths |= {site: read_bits for site in sites.activations if isinstance(graph.by_name.get(sites.tensors[site]), Read)}
+        allocation = BitAllocation.of(widths)
+        network = ExportedNetwork(build_quantized(graph, allocation, calibration, QUANTIZATION), separator.front_end).eval()
+        export_onnx(network, path, description(graph, allocation))
+        assert path.stat().st_size == size.of(widths)
+        assert verify_onnx(path, network, [raw_features(network, 60)]).worst_rounding < 0.51
 
 
 @pytest.mark.parametrize("kind", MODULES)
