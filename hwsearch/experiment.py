@@ -455,7 +455,8 @@ class QatConfig(Section):
     """Length of a training mixture in seconds."""
     examples: Annotated[int, Field(ge=1, le=100_000)] = 1024
     """Number of training mixtures. They are made once, kept in memory (two seconds from six microphones take 0.26 MB),
-    and visited in a new order in each pass."""
+    and visited in a new order in each pass. A long training overfits few mixtures: take about as many as it visits, which is its
+    steps times `batch_size`."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
     """Learning rate of weights, biases and slopes: four times as high for weights of 2 bits, twice for 3 bits. Where an output
     is made of n values, weights have it times the square root of 128 / n. It rises over the first twentieth of the steps, and

@@ -199,7 +199,8 @@ def test_an_exported_candidate_has_its_own_allocation_and_the_size_it_was_charge
     assert answer.code == 0, answer.stderr
     assert answer.stdout.startswith(f"model:  {tmp_path / 'out' / 'model.onnx'}\n")
     assert json.loads((tmp_path / "out" / "allocation.json").read_text()) == event["allocation"]
-    assert (tmp_path / "out" / "weights.hwq").stat().st_size == event["costs"]["size_bytes"]
+    assert (tmp_path / "out" / "model.onnx").stat().st_size == event["costs"]["size_bytes"]
+    assert (tmp_path / "out" / "weights.hwq").stat().st_size == event["costs"]["packed_bytes"]
 
 
 def test_base_candidate_and_exported_model_are_judged_alike(tiny: Tiny, tmp_path: Path) -> None:
