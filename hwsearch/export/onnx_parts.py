@@ -29,16 +29,24 @@ Integers = NDArray[np.integer[Any]]
 
 @dataclass(frozen=True)
 class Shared:
-    """Names of the constants that many parts read. Every graph holds all of them, so that the size of a part is its own."""
+    """Names of the constants that many parts read. Every graph holds all of them, so that the size of a part is its own.
+
+    Attributes:
+        whole: the shape [-1] of a flat tensor.
+        origin: the index [0].
+        zero: the uint8 0.
+        digits: how to take words of weights apart, by the width of the weights. The three constants are the powers of the base,
+            the base (the number of values that a weight can take), and the digit that stands for a weight of zero.
+        levels: the largest integer of an activation below 8 bits, by its width.
+        ends: the least and the largest float32.
+    """
 
     whole: str
     origin: str
     zero: str
     digits: Mapping[int, tuple[str, str, str]]
-    """By width: values of the digits, their base, the integer of weight zero."""
     levels: Mapping[int, str]
     ends: tuple[str, str]
-    """The least and the largest float32."""
 
     @classmethod
     def of(cls, writer: OnnxWriter) -> "Shared":
