@@ -1,4 +1,4 @@
-"""The graph that Brevitas writes, and what several formats change in it."""
+"""The graph that Brevitas writes for QONNX, and what is changed in it."""
 
 import copy
 import tempfile
@@ -62,13 +62,6 @@ def layer_nodes(model: ModelProto, network: QuantizedNetwork) -> LayerNodes:
 
 def constants_of(model: ModelProto) -> dict[str, NDArray[Any]]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-
-
-def rename_input(model: ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
 
 
 def fold_pads(model: ModelProto, layers: LayerNodes) -> None:

@@ -29,7 +29,7 @@ ReadGrid = tuple[ActivationGrid, str]
 """The grid of the tensor that a layer reads, and the name of its scale."""
 
 
-_NAMES = {"layer": 20, "operation": 12, "quantizer": 6, "graph": 48}
+_NAMES = {"layer": 20, "operation": 12, "quantizer": 7, "graph": 48}
 """Most names that each of them takes."""
 
 

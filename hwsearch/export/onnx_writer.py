@@ -50,15 +50,14 @@ class OnnxWriter:
         return made
 
     def finished(self, inputs: ValueInfoProto, output: ValueInfoProto, made: str) -> GraphProto:
-        """Return the graph.
+        """Complete and return the graph.
 
         Args:
             inputs: the declared input, whose name parts have read.
             output: the declared output.
             made: the tensor that becomes the output; it gets the declared name.
         """
-        graph = GraphProto(name="separator")
-        graph.CopyFrom(self._graph)
+        graph = self._graph
         graph.name = "separator"
         # A node of its own, since the tensor may be the input, or be read inside the graph.
         graph.node.append(helper.make_node("Identity", [made], [output.name]))

@@ -103,10 +103,6 @@ def _gather(attributes: _Attributes, read: Sequence[Known]) -> Known:
     return _of_value(np.asarray(np.take(_value(read[0]), _value(read[1]), axis=_axis(attributes))))
 
 
-def _unsqueeze(_: _Attributes, read: Sequence[Known]) -> Known:
-    return _of_value(np.expand_dims(_value(read[0]), tuple(_value(read[1]).tolist())))
-
-
 def _concat(attributes: _Attributes, read: Sequence[Known]) -> Known:
     axis = _axis(attributes)
     if all(each.value is not None for each in read):
@@ -171,5 +167,4 @@ _INFERRED: Mapping[str, Callable[[_Attributes, Sequence[Known]], Known]] = {
     "Shape": _shape,
     "Slice": _slice,
     "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
 }

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from random import Random
 
+import onnx
 import pytest
 
 from hwsearch.experiment import SeparatorConfig
@@ -17,7 +18,7 @@ from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from tests.export.other_networks import MODULES, mixed, subject, traced
 from tests.export.small import QUANTIZATION, description, onnx_file, raw_features
-from tests.separator.small import KINDS, RELU, normalised_features, small_network
+from tests.separator.small import KINDS, RELU, normalised_features, small_network, uniform
 
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 ACTIVATION_BITS = (4, 6, 7, 8, 8, 16, 32)
@@ -44,6 +45,19 @@ def test_the_size_on_disk_is_the_size_foreseen(kind):
     for seed in range(13):
         allocation = drawn(sites, seed)
         assert len(onnx_file(config, allocation)) == size.of(allocation.by_site), allocation
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_wide_activations_leave_room_in_a_file(kind):
+    """The exporter fills files up to their size, so an overestimate would show here alone."""
+    config = KINDS[kind]
+    sites = find_sites(small_network(config)[1])
+    for weight_bits in WEIGHT_BITS:
+        for activation_bits in (4, 8):
+            model = onnx.ModelProto.FromString(onnx_file(config, uniform(config, weight_bits, activation_bits)))
+            (candidate,) = (entry.value for entry in model.metadata_props if entry.key == "hwsearch_candidate")
+            assert 0 <= len(candidate) - (320 + 3 * len(sites.all)) <= 3
+            assert model.doc_string == ""
 
 
 @pytest.mark.parametrize("read_bits", [8, 16, 32])
