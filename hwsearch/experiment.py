@@ -182,6 +182,9 @@ class SpectralConfig(Section):
     """
     beam: bool = True
     """Whether to add the features of a superdirective beam towards the target."""
+    level_seconds: Annotated[float, Field(ge=0.1, le=60)] | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
+    """Time constant in seconds of the level that the power spectrum is relative to: each frame has that of the sound until then.
+    A causal network with it can run while a recording goes on. Default: the level of the whole recording."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -210,7 +213,7 @@ class SeparatorConfig(SpectralConfig):
     activation: Literal["prelu", "relu"] = "relu"
     """Non-linearity of the blocks. FPGA tools take only `relu`."""
     causal: bool = False
-    """Whether the network sees no future frames. The level of a recording is still measured over its whole length."""
+    """Whether the network sees no future frames. To run it while a recording goes on, set `level_seconds`, too."""
 
     @property
     def spectral(self) -> SpectralConfig:

@@ -16,19 +16,23 @@ class OnnxWriter:
 
     Names are of equal length. So a part takes the same bytes, whatever else a graph holds.
 
+    Attributes:
+        graph: the graph.
+
     Args:
         most: an upper bound of the number of names.
+        prefix: what all names begin with.
     """
 
-    def __init__(self, most: int) -> None:
-        self._graph = GraphProto()
+    def __init__(self, most: int, prefix: str = "") -> None:
+        self.graph = GraphProto(name="separator")
         length = next(length for length in count(1) if len(_DIGITS) ** length >= most)
-        self._names = (_name(number, length) for number in range(most))
+        self._names = (prefix + _name(number, length) for number in range(most))
 
     @property
     def bytes(self) -> int:
         """The bytes of all nodes and constants so far."""
-        return sum(_entry_bytes(part) for part in (*self._graph.node, *self._graph.initializer))
+        return sum(_entry_bytes(part) for part in (*self.graph.node, *self.graph.initializer))
 
     def name(self) -> str:
         """Return a new name."""
@@ -46,8 +50,13 @@ class OnnxWriter:
     def node(self, operator: str, read: Sequence[str], **attributes: object) -> str:
         """Add a node with one output."""
         made = self.name()
-        self._graph.node.append(helper.make_node(operator, read, [made], **attributes))
+        self.graph.node.append(helper.make_node(operator, read, [made], **attributes))
         return made
+
+    def named(self, made: str, name: str) -> None:
+        """Give a tensor a further name."""
+        # A node of its own, since the tensor may be an input, or be read inside the graph.
+        self.graph.node.append(helper.make_node("Identity", [made], [name]))
 
     def finished(self, inputs: ValueInfoProto, output: ValueInfoProto, made: str) -> GraphProto:
         """Complete and return the graph.
@@ -57,17 +66,15 @@ class OnnxWriter:
             output: the declared output.
             made: the tensor that becomes the output; it gets the declared name.
         """
-        graph = self._graph
-        graph.name = "separator"
-        # A node of its own, since the tensor may be the input, or be read inside the graph.
-        graph.node.append(helper.make_node("Identity", [made], [output.name]))
+        graph = self.graph
+        self.named(made, output.name)
         graph.input.append(inputs)
         graph.output.append(output)
         return graph
 
     def _stored(self, tensor: TensorProto) -> str:
         tensor.name = self.name()
-        self._graph.initializer.append(tensor)
+        self.graph.initializer.append(tensor)
         name: str = tensor.name
         return name
 

@@ -1,24 +1,24 @@
 """Separation of recordings of any length with an exported file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
+from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
-from torch import Tensor
 
 from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
-from hwsearch.export.description import read_model
-from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.export.chunks import Blocks, Floats, spectral_pieces, waveform_pieces
+from hwsearch.export.description import ExportDescription, read_model
+from hwsearch.export.end_to_end import MIXTURE, State, end_to_end, network_inside
 from hwsearch.export.saturation import kernels_saturate
-from hwsearch.export.streaming import spectral_pieces, waveform_pieces
+from hwsearch.export.stream import Numbers, Stream
 from hwsearch.export.structure import check_structure
 from hwsearch.files.reading import MODEL_BYTES, read_content
-from hwsearch.network.context import context
+from hwsearch.network.context import Context, context
 from hwsearch.process.cores import check_threads
 from hwsearch.separator.front_end import SpectralFrontEnd
 
@@ -45,7 +45,14 @@ _BLOCK_SAMPLES = 65_536
 
 
 class OnnxSeparator:
-    """A separator read from a file of `export_onnx`.
+    """A separator read from a file of `hwsearch export --format onnx`: that of the network alone, or that from sound to sound.
+
+    Sound goes through numpy and ONNX Runtime alone.
+
+    Attributes:
+        description: what the file says about itself.
+        front_end: of the network, without its statistics.
+        streams: whether it can separate a recording while it goes on.
 
     Args:
         path: the file.
@@ -61,33 +68,16 @@ class OnnxSeparator:
             check_threads(threads)
         content = read_content(path, "an exported separator", MODEL_BYTES)
         model, self.description = read_model(content, str(path))
-        check_structure(model, self.description, str(path))
+        whole, self._states = _checked(model, self.description, str(path))
         if self.description.processors == "vnni" and kernels_saturate():
             raise UserError(f"{path}: exported for processors with VNNI, and this one has none; export it with --for any")
         try:
             # From bytes: a graph that refers to files outside itself is refused.
-            self._session = open_session(content, threads)
+            self._session = open_session(whole.SerializeToString(), threads)
         except _REFUSALS as error:
             raise UserError(f"{path}: ONNX Runtime refuses it ({_reason(error)}); export it again") from None
         self.front_end = self.description.front_end
-        channels = {INPUT: self.front_end.inputs, OUTPUT: self.front_end.outputs}
-        tensors = [*self._session.get_inputs(), *self._session.get_outputs()]
-        found = {tensor.name: (tensor.type, tensor.shape[:2], list(map(type, tensor.shape[2:]))) for tensor in tensors}
-        # The number of frames is a name, not a number.
-        if found != {name: ("tensor(float)", [1, count], [str]) for name, count in channels.items()}:
-            raise UserError(f"{path}: its graph does not fit its description; export it again")
-
-    def output(self, raw: Tensor) -> Tensor:
-        """Run the network on the front end's raw input, [1, channels, frames] to the same.
-
-        Raises:
-            UserError: ONNX Runtime cannot run the graph on this input.
-        """
-        try:
-            outputs: list[NDArray[np.float32]] = self._session.run([OUTPUT], {INPUT: raw.numpy()})
-        except _REFUSALS as error:
-            raise UserError(f"the model cannot be run ({_reason(error)}); export it again") from None
-        return torch.from_numpy(outputs[0])
+        self.streams = bool(self._states)
 
     def separate(
         self, mixture: NDArray[np.float32], doa_deg: float | None = None, chunk_frames: int = CHUNK_FRAMES
@@ -123,7 +113,7 @@ class OnnxSeparator:
 
     def separate_blocks(
         self,
-        blocks: Callable[[], Iterator[NDArray[np.float32]]],
+        blocks: Blocks,
         samples: int,
         doa_deg: float | None = None,
         chunk_frames: int = CHUNK_FRAMES,
@@ -147,11 +137,45 @@ class OnnxSeparator:
         """
         if chunk_frames < 1:
             raise UserError(f"chunks of {chunk_frames} frames; wanted at least 1")
-        reach = context(self.description.network.graph)
+        reach, direction = context(self.description.network.graph), None
         if isinstance(self.front_end, SpectralFrontEnd):
             direction = self._direction(doa_deg)
-            return _finite(spectral_pieces(self.front_end, self.output, blocks, samples, direction, chunk_frames, reach))
-        return _finite(waveform_pieces(self.output, blocks, samples, chunk_frames * _SAMPLES_PER_FRAME, reach))
+        return _finite(self._pieces(blocks, samples, direction, chunk_frames, reach))
+
+    def stream(self, doa_deg: float | None = None) -> Stream:
+        """Begin a recording that is separated while it goes on.
+
+        Raises:
+            UserError: a missing direction, one out of range, or a network that looks ahead.
+        """
+        if not self.streams or not isinstance(self.front_end, SpectralFrontEnd):
+            raise UserError("this model cannot stream; wanted one with causal = true and level_seconds in [separator]")
+        return Stream(self._call, self._states, self.front_end, self._direction(doa_deg))
+
+    def _pieces(
+        self, blocks: Blocks, samples: int, direction: float | None, chunk_frames: int, reach: Context | None
+    ) -> Iterator[Floats]:
+        if self.streams:
+            stream = self.stream(direction)
+            for block in blocks():
+                yield from stream.push(block)
+            yield from stream.finish()
+        elif isinstance(self.front_end, SpectralFrontEnd) and direction is not None:
+            yield from spectral_pieces(self.front_end, self._run, blocks, samples, direction, chunk_frames, reach)
+        else:
+            yield from waveform_pieces(self._run, blocks, samples, chunk_frames * _SAMPLES_PER_FRAME, reach)
+
+    def _run(self, inputs: Mapping[str, Floats]) -> Floats:
+        target, _ = self._call(inputs)
+        return target
+
+    def _call(self, inputs: Mapping[str, Numbers]) -> tuple[Floats, list[Numbers]]:
+        """Run the graph; return the target and the next states."""
+        try:
+            target, *states = self._session.run(None, inputs)
+        except _REFUSALS as error:
+            raise UserError(f"the model cannot be run ({_reason(error)}); export it again") from None
+        return target, states
 
     def _direction(self, doa_deg: float | None) -> float:
         array = self.description.microphones
@@ -162,11 +186,28 @@ class OnnxSeparator:
         return doa_deg
 
 
-def _finite(pieces: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
+def _finite(pieces: Iterator[Floats]) -> Iterator[Floats]:
     for piece in pieces:
-        if not piece.isfinite().all():
+        if not np.isfinite(piece).all():
             raise UserError("the separated sound is not finite: the model does not fit this recording")
-        yield piece.numpy()
+        yield piece
+
+
+def _checked(model: ModelProto, description: ExportDescription, source: str) -> tuple[ModelProto, Sequence[State]]:
+    """Return the graph from sound to sound of a file that holds it or the network alone, made anew, and its states.
+
+    Raises:
+        UserError: another graph; names `source`.
+    """
+    from_sound = any(tensor.name == MIXTURE for tensor in model.graph.input)
+    inside = network_inside(model, description) if from_sound else model
+    check_structure(inside, description, source)
+    whole, states = end_to_end(inside, description)
+    if from_sound:
+        whole.metadata_props.extend(model.metadata_props)
+        if whole.SerializeToString(deterministic=True) != model.SerializeToString(deterministic=True):
+            raise UserError(f"{source}: its graph does not fit its description (its front end); export it again")
+    return whole, states
 
 
 def open_session(content: bytes, threads: int = 1, optimized: Path | None = None) -> onnxruntime.InferenceSession:

@@ -8,6 +8,7 @@ The beam features say how much of the reference microphone a superdirective beam
 most of the energy of speech is, it distinguishes directions that phase differences over a small array hardly distinguish.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -22,6 +23,9 @@ LPS_FLOOR = 1e-3
 
 LEVEL_FLOOR = 1e-8
 """Least level of a recording: digital silence is not divided by zero."""
+
+_LEVEL_FRAMES = 512
+"""Frames whose running level is computed at a time."""
 
 DIAGONAL_LOADING = 1e-2
 """White noise relative to diffuse noise in the design of the beam. It limits the gain for sensor noise and for mismatch of the
@@ -69,7 +73,8 @@ def features(
         sample_rate: Hz.
         ipd: form of the phase differences.
         beam: whether to add the two beam features.
-        level: root mean square of the spectrum of microphone 0 over the whole recording [batch, 1, 1], if `spectrum` is a part.
+        level: root mean square of the spectrum of microphone 0, [batch, 1, 1] or of each frame, [batch, 1, frames]. None: over
+            all frames.
 
     Returns:
         [batch, features, frames]: LPS, AF, beam features, cosines of the phase differences of all pairs, then their sines.
@@ -96,6 +101,39 @@ def features(
     else:
         parts += [difference.real.flatten(1, 2), difference.imag.flatten(1, 2)]
     return torch.cat(parts, dim=1)
+
+
+def running_level(spectrum: Tensor, decay: float) -> Tensor:
+    """Compute the level that `features` takes from the frames until each frame.
+
+    It is the root of the mean power, weighted by decay^k for the k-th frame before:
+    L_t^2 = sum_k decay^k P_(t-k) / sum_k decay^k, with k from 0 to t.
+
+    Args:
+        spectrum: complex spectrum of microphone 0, [batch, bins, frames].
+        decay: 0 to 1, both excluded.
+
+    Returns:
+        [batch, 1, frames].
+    """
+    power = _power(spectrum).mean(dim=1).double()
+    total = power.new_zeros(len(power), 1)
+    weight = power.new_zeros(1)
+    levels = []
+    for part in torch.split(power, _LEVEL_FRAMES, dim=1):
+        ages = torch.arange(part.shape[1] + 1, dtype=torch.float64, device=part.device)
+        past = decay ** ages[1:]
+        recent = torch.tril(decay ** (ages[:-1, None] - ages[:-1]).clamp_min(0.0))
+        totals = part @ recent.T + total * past
+        weights = recent.sum(dim=1) + weight * past
+        total, weight = totals[:, -1:], weights[-1:]
+        levels.append((totals / weights).sqrt())
+    return torch.cat(levels, dim=1)[:, None].float()
+
+
+def level_decay(seconds: float, hop_length: int, sample_rate: int) -> float:
+    """Return the decay from frame to frame of a level with a time constant in seconds."""
+    return math.exp(-hop_length / (sample_rate * seconds))
 
 
 def angle_feature(steered: Tensor) -> Tensor:
@@ -144,17 +182,22 @@ def superdirective_weights(array: MicrophoneArray, phase: Tensor, sample_rate: i
     Returns:
         Complex weights [batch, bins, mics]; the beam is the sum over microphones of conj(w) * spectrum.
     """
-    bins = phase.shape[-1]
-    positions = torch.as_tensor(array.positions, dtype=torch.float64, device=phase.device)
-    frequency = torch.linspace(0.0, sample_rate / 2, bins, dtype=torch.float64, device=phase.device)
-    distance = torch.cdist(positions, positions)
-    coherence = torch.sinc(2 * frequency[:, None, None] * distance / SPEED_OF_SOUND)
-    loading = DIAGONAL_LOADING * torch.eye(array.microphones, dtype=torch.float64, device=phase.device)
-    inverse = torch.linalg.inv((coherence + loading) / (1 + DIAGONAL_LOADING)).to(torch.complex128)
+    inverse = inverse_coherence(array, phase.shape[-1], sample_rate).to(phase.device, torch.complex128)
     steering = _phasor(phase.double()).transpose(1, 2)
     filtered = torch.einsum("fmn,bfn->bfm", inverse, steering)
     gain = torch.einsum("bfm,bfm->bf", steering.conj(), filtered)
     return (filtered / gain[..., None]).to(torch.complex64)
+
+
+def inverse_coherence(array: MicrophoneArray, bins: int, sample_rate: int) -> Tensor:
+    """Compute G^-1 of `superdirective_weights`, [bins, mics, mics] in float64."""
+    positions = torch.as_tensor(array.positions, dtype=torch.float64)
+    frequency = torch.linspace(0.0, sample_rate / 2, bins, dtype=torch.float64)
+    distance = torch.cdist(positions, positions)
+    coherence = torch.sinc(2 * frequency[:, None, None] * distance / SPEED_OF_SOUND)
+    loading = DIAGONAL_LOADING * torch.eye(array.microphones, dtype=torch.float64)
+    inverse: Tensor = torch.linalg.inv((coherence + loading) / (1 + DIAGONAL_LOADING))
+    return inverse
 
 
 def beam_features(spectrum: Tensor, weights: Tensor, phase: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hwsearch.data.arrays import MicrophoneArray
 from hwsearch.experiment import SpectralConfig
-from hwsearch.separator.features import apply_mask, feature_count, features, starting_mask
+from hwsearch.separator.features import apply_mask, feature_count, features, level_decay, running_level, starting_mask
 from hwsearch.separator.stft import frame_count, istft, stft
 
 SPEAKERS = 2
@@ -150,6 +150,8 @@ class SpectralFrontEnd(FrontEnd):
     def features(self, spectrum: Tensor, doa_deg: Tensor, level: Tensor | None = None) -> Tensor:
         """Compute features [batch, features, frames] from spectra [batch, mics, bins, frames]; see `features.features`."""
         config = self.config
+        if level is None and config.level_seconds is not None:
+            level = running_level(spectrum[:, 0], level_decay(config.level_seconds, config.hop_length, self.sample_rate))
         return features(spectrum, doa_deg, self.array, self.sample_rate, config.ipd, beam=config.beam, level=level)
 
     def start(self, raw: Tensor) -> Tensor:

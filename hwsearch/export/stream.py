@@ -1,0 +1,84 @@
+"""Separation of a recording while it goes on."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsearch.export.end_to_end import DIRECTION, MIXTURE, STATE, State
+from hwsearch.process.interrupts import checkpoint
+from hwsearch.separator.front_end import SpectralFrontEnd
+
+_MOST_FRAMES = 256
+"""Most frames of a call."""
+
+Numbers = NDArray[Any]
+"""float32, or uint8."""
+
+Call = Callable[[Mapping[str, Numbers]], tuple[NDArray[np.float32], list[Numbers]]]
+"""Runs a graph of `end_to_end` that streams; returns the target and the next states."""
+
+
+class Stream:
+    """One recording that is separated while it goes on.
+
+    The result is that of the whole recording. A sample comes out once `latency` further samples are in.
+
+    Attributes:
+        latency: in samples.
+    """
+
+    def __init__(self, call: Call, states: Sequence[State], front_end: SpectralFrontEnd, doa_deg: float) -> None:
+        config = front_end.config
+        self._call = call
+        self._front_end = front_end
+        self._direction = np.array([doa_deg], np.float32)
+        self._states: list[Numbers] = [np.full(state.shape, state.first) for state in states]
+        self._hop, self._half = config.hop_length, config.n_fft // 2
+        # The first frame is centred on the first sample.
+        self._waiting = np.zeros((front_end.array.microphones, self._half), np.float32)
+        self._started = False
+        self._taken = self._made = 0
+        self.latency = config.n_fft
+
+    def push(self, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Take further samples [mics, samples]; give those of the target that are ready, in pieces [samples]."""
+        self._taken += block.shape[1]
+        self._waiting = np.concatenate([self._waiting, block], axis=1)
+        yield from self._separated()
+
+    def finish(self) -> Iterator[NDArray[np.float32]]:
+        """Give the samples of the target that are left, in pieces [samples]. The recording is over."""
+        if not self._taken:
+            return
+        frames = self._front_end.frames(self._taken)
+        end = (frames - 1) * self._hop + 2 * self._half
+        missing = end - (self._half + self._taken)
+        self._waiting = np.pad(self._waiting, ((0, 0), (0, missing)))
+        yield from self._separated()
+        # What is left lacks no frame.
+        *_, sound, windows = self._states
+        yield from self._cut((sound / windows).ravel().astype(np.float32))
+
+    def _separated(self) -> Iterator[NDArray[np.float32]]:
+        """Separate the whole hops that wait."""
+        if not self._started:
+            length = 2 * self._half - self._hop
+            if self._waiting.shape[1] < length:
+                return
+            self._states[0], self._waiting = self._waiting[:, :length], self._waiting[:, length:]
+            self._started = True
+        while count := min(self._waiting.shape[1] // self._hop, _MOST_FRAMES) * self._hop:
+            checkpoint()
+            block, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
+            states = {f"{STATE}{number}": state for number, state in enumerate(self._states)}
+            target, self._states = self._call({MIXTURE: block, DIRECTION: self._direction, **states})
+            yield from self._cut(target[0])
+
+    def _cut(self, target: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Cut off what lies before and behind the recording."""
+        first, last = max(self._made, self._half), min(self._made + len(target), self._half + self._taken)
+        if first < last:
+            yield target[first - self._made : last - self._made]
+        self._made += len(target)
