@@ -25,12 +25,13 @@ from scoring_speed import processor
 
 import hwsearch
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, with_search
 from hwsearch.files.reading import digest
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
+from hwsearch.search.mixture_batches import MixtureBatch, improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, prepare_base

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from hwsearch.data.arrays import MicrophoneArray
-from hwsearch.search.mixture_batches import Example
+from hwsearch.data.example import Example
 from hwsearch.separator.features import steering_phase
 
 SYLLABLES_HZ = 4.0

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import QuantizationConfig, Split, load_experiment
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.network.sites import Sites
-from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
+from hwsearch.search.mixture_batches import MixtureBatch, improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, base_digest, load_base
 from hwsearch.separator.calibration import calibrate

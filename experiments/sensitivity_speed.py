@@ -32,13 +32,13 @@ from torch import nn
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.dataset import Mixture, Talker, format_mixture, manifest_path
+from hwsearch.data.example import Example
 from hwsearch.experiment import Experiment, Split, load_experiment
 from hwsearch.files.reading import file_digest
 from hwsearch.files.writing import atomic_write_json, atomic_write_text
 from hwsearch.search.costs import experiment_workload
 from hwsearch.search.exact.front import exact_front, front_at, supported_front
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost
-from hwsearch.search.mixture_batches import Example
 from hwsearch.sensitivity.cache import JOBS_FILE
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS, ensure, parse_methods, sensitivity_folder
 from hwsearch.sensitivity.table import SensitivityTable

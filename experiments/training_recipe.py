@@ -29,13 +29,14 @@ from scoring_speed import processor
 
 import hwsearch
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment
 from hwsearch.files.reading import digest, read_json
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import paired_permutation_test
 from hwsearch.process.interrupts import interrupts_heard
-from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
+from hwsearch.search.mixture_batches import MixtureBatch, improvements, mixture_batches
 from hwsearch.separator.fast import KeptInput
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.trained import TrainedState, initial_state, trained_mask_function

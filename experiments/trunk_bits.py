@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from scoring_speed import processor
 
-from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
+from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, with_search
 from hwsearch.export.candidate import export_candidate
 from hwsearch.export.folder import VERIFICATION_FILE, graph_file
@@ -42,7 +43,7 @@ from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json
 from hwsearch.metrics.statistics import mean_interval, paired_permutation_test
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
+from hwsearch.search.mixture_batches import improvements, mixture_batches
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.fast import FastNetwork
 from hwsearch.separator.prepare import PreparedBase, prepare_base
@@ -107,18 +108,21 @@ def measure(experiment: Experiment, runs: Path, mixtures: int) -> dict[str, Any]
 def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str, Any]:
     """Verification and milliseconds of one inference of the exported files, by trunk."""
     data = Workspace(runs, experiment).data_folder
-    sounds = [_sound(data, mixture) for mixture in open_dataset(data, Split.TEST)[:VERIFICATION_MIXTURES]]
+    examples = [
+        Example(*load_mixture(data, mixture), mixture.target.doa_deg)
+        for mixture in open_dataset(data, Split.TEST)[:VERIFICATION_MIXTURES]
+    ]
     verified, sessions = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for trunk in EXPORTED_TRUNKS:
             base, output = prepared(experiment, runs, trunk), Path(folder) / str(trunk)
             bits = uniform(base.sites, EXPORTED_WEIGHTS, ACTIVATIONS, trunk)
-            export_candidate(base, bits, sounds, output, "onnx")
+            export_candidate(base, bits, examples, output, "onnx")
             verified[trunk] = read_json(output / VERIFICATION_FILE, "a verification")
             sessions[trunk] = open_session((output / graph_file("onnx")).read_bytes())
-    waveform, doa_deg = sounds[0]
+    first = examples[0]
     with torch.no_grad():
-        features = base.separator.front_end.raw(waveform[None], torch.tensor([doa_deg])).numpy()
+        features = base.separator.front_end.raw(torch.from_numpy(first.mixture)[None], torch.tensor([first.doa_deg])).numpy()
     load = os.getloadavg()[0]
     milliseconds = time_in_turns(sessions, features, rounds)
     return {
@@ -155,10 +159,6 @@ def time_in_turns(
             if number >= 0:
                 taken[name].append(1e3 * (time.thread_time() - start))
     return {name: np.array(values) for name, values in taken.items()}
-
-
-def _sound(data: Path, mixture: Mixture) -> tuple[torch.Tensor, float]:
-    return torch.from_numpy(load_mixture(data, mixture)[0]), mixture.target.doa_deg
 
 
 def _median(values: Scores) -> dict[str, float]:

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.example import Example
 from hwsearch.experiment import ConvTasNetConfig, NasConfig, QatConfig, QuantizationConfig
-from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
+from hwsearch.search.mixture_batches import improvements, mixture_batches
 from hwsearch.search.nas.job import nas_job
 from hwsearch.search.nas.network import make_options
 from hwsearch.sensitivity.choices import make_choices

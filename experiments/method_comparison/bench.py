@@ -10,11 +10,12 @@ import torch
 from one_scale import with_one_scale
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, Split, load_experiment, with_search
 from hwsearch.files.reading import digest, file_digest
 from hwsearch.network.sites import WEIGHT
 from hwsearch.search.costs import CostBook
-from hwsearch.search.mixture_batches import Example, MixtureBatch, mixture_batches
+from hwsearch.search.mixture_batches import MixtureBatch, mixture_batches
 from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.space import build_space, uniform_weights
 from hwsearch.separator.allocation import BitAllocation, uniform

@@ -7,20 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import soxr
 
+from hwsearch.data.example import Example
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
 from hwsearch.data.rooms import RoomBank
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import MixtureConfig
-
-
-@dataclass(frozen=True)
-class Example:
-    """One mixture [mics, samples], the direction of its target in degrees, and the target [samples]."""
-
-    mixture: Audio
-    doa_deg: float
-    target: Audio
 
 
 @dataclass(frozen=True)
@@ -60,7 +52,7 @@ class DynamicMixtures:
         voices = Voice(target, responses[source]), Voice(interferer, responses[other])
         mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
         length = self.segment_samples
-        return Example(_to_length(mixture, length), room.doa_deg[source], _to_length(wanted, length))
+        return Example(_to_length(mixture, length), _to_length(wanted, length), room.doa_deg[source])
 
 
 def speech_by_speaker(

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.export.description import ExportDescription, Processors
@@ -22,14 +20,11 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import TrainedState, trained_network
 
-Mixture = tuple[Tensor, float]
-"""Waveforms [mics, samples] and the direction of the wanted speaker in degrees."""
-
 
 def export_candidate(
     base: PreparedBase,
     candidate: BitAllocation | TrainedState,
-    mixtures: Sequence[Mixture],
+    examples: Sequence[Example],
     output: Path,
     graph_format: str,
     fidelity: Fidelity = Fidelity.POST_TRAINING,
@@ -40,7 +35,7 @@ def export_candidate(
     Args:
         base: the base of the candidate.
         candidate: an allocation to apply without training, or the state after training.
-        mixtures: at least one mixture to verify the file on.
+        examples: at least one mixture to verify the file on.
         output: the folder to write.
         graph_format: name of an exporter, such as `onnx`.
         fidelity: how far the candidate was trained. The graph's description and the verification report repeat it.
@@ -62,16 +57,15 @@ def export_candidate(
     description = ExportDescription.of(
         network.graph, network.allocation, front_end, base.base_sha256, fidelity, steps, processors
     )
-    with torch.no_grad():
-        batches = [front_end.raw(sound[None].float(), torch.tensor([doa_deg])) for sound, doa_deg in mixtures]
     exporter = EXPORTERS.load(graph_format)
     reports: list[VerificationReport] = []
 
     def write(folder: Path) -> None:
-        written = exporter.write(folder / exporter.file, exported, description, batches)
+        written = exporter.write(folder / exporter.file, exported, description, examples)
         atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
         atomic_write_json(folder / ALLOCATION_FILE, network.allocation.to_json())
-        sizes = {name: (folder / name).stat().st_size for name in (exporter.file, WEIGHTS_FILE)}
+        names = exporter.file, *exporter.others, WEIGHTS_FILE
+        sizes = {name: (folder / name).stat().st_size for name in names}
         facts = {"fidelity": fidelity.value, "training_steps": steps, "bytes": sizes, **written.facts}
         atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **facts})
         reports.append(written.report)

@@ -127,9 +127,10 @@ def _levels(blocks: Blocks, config: SpectralConfig, sample_rate: int, frames: in
         cut = np.lib.stride_tricks.sliding_window_view(sound, config.n_fft)[:: config.hop_length]
         powers.append(np.square(np.abs(np.fft.rfft(cut * window))).mean(axis=1))
     power = np.concatenate(powers)
-    if config.level_seconds is None:
-        return np.sqrt(power.mean(keepdims=True)).astype(np.float32)
-    decay = level_decay(config.level_seconds, config.hop_length, sample_rate)
-    total, weight = (lfilter([1.0], [1.0, -decay], each) for each in (power, np.ones(frames)))
-    followed: Floats = np.sqrt(total / weight).astype(np.float32)
-    return followed
+    squared = power.mean(keepdims=True)
+    if config.level_seconds is not None:
+        decay = level_decay(config.level_seconds, config.hop_length, sample_rate)
+        total, weight = (lfilter([1.0], [1.0, -decay], each) for each in (power, np.ones(frames)))
+        squared = total / weight
+    levels: Floats = np.sqrt(squared).astype(np.float32)
+    return levels

@@ -28,7 +28,9 @@ def check_output(output: Path) -> None:
     Raises:
         UserError: something that is no export is there, it is the current folder, or the folder around it cannot be written to.
     """
-    known = {*map(graph_file, EXPORTERS), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
+    exporters = [EXPORTERS.load(graph_format) for graph_format in EXPORTERS]
+    graphs = {name for exporter in exporters for name in (exporter.file, *exporter.others)}
+    known = {*graphs, WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
     try:
         if output.samefile(os.curdir):
             raise UserError(f"{output}: is the current folder; wanted another one to write")

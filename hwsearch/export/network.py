@@ -1,12 +1,17 @@
 """The network that an exported file computes."""
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.quantized import QuantizedNetwork
+
+if TYPE_CHECKING:
+    from hwsearch.data.example import Example
 
 _EXAMPLE_FRAMES = (16, 64, 256, 1024, 4096)
 
@@ -25,6 +30,7 @@ class ExportedNetwork(nn.Module):
     def __init__(self, network: QuantizedNetwork, front_end: FrontEnd) -> None:
         super().__init__()
         self.network = network
+        self.front_end = front_end
         self.mean: Tensor
         self.scale: Tensor
         self.register_buffer("mean", front_end.feature_mean.detach().clone()[:, None])
@@ -43,6 +49,11 @@ class ExportedNetwork(nn.Module):
                 if frames >= least and tensor_shapes(graph, {graph.inputs[0]: (self.features, frames)}):
                     return frames
         return _EXAMPLE_FRAMES[-1]
+
+    def raw(self, example: "Example") -> Tensor:
+        """Return the input of an exported file for an example, [1, channels, frames]."""
+        with torch.no_grad():
+            return self.front_end.raw(torch.from_numpy(example.mixture)[None], torch.tensor([example.doa_deg]))
 
     def normalise(self, features: Tensor) -> Tensor:
         """The normalised features, by the operations of the front end."""

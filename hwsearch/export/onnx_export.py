@@ -4,13 +4,15 @@ The file is written from the graph of the network, part by part (`hwsearch.expor
 saturate in the kernels of some processors are stored as uint8 (`hwsearch.export.saturation`).
 """
 
+import json
 import tempfile
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto
 
-from hwsearch.export.description import ExportDescription, seal
+from hwsearch.export.description import ExportDescription, read_model, seal
+from hwsearch.export.end_to_end import STATE, end_to_end
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_graph import ReadGrid, most_names, write_graph, write_parameters
 from hwsearch.export.onnx_parts import Shared, write_float_read, write_quantizer
@@ -22,6 +24,9 @@ from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.network.operations import Operation, Read
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import WEIGHT
+
+FIRST_KEY = "hwsearch_first"
+"""Metadata of a file that streams: a JSON object with the first value of every state that does not begin with zeros."""
 
 
 def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescription) -> None:
@@ -37,6 +42,17 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     per_channel = any(scale.numel() > 1 for scale in scales)
     size = OnnxSize(network.network.graph, network.features, description, per_channel=per_channel)
     atomic_write_bytes(path, seal(model, description, size.of(description.allocation)))
+
+
+def export_sound(path: Path, output: Path) -> None:
+    """Write the file from sound to sound around the network of a file of `export_onnx`, atomically."""
+    model, description = read_model(path.read_bytes(), str(path))
+    whole, states = end_to_end(model, description)
+    firsts = {f"{STATE}{number}": int(state.first) for number, state in enumerate(states) if state.first}
+    if firsts:
+        whole.metadata_props.add(key=FIRST_KEY, value=json.dumps(firsts))
+    onnx.checker.check_model(whole, full_check=True)
+    atomic_write_bytes(output, seal(whole, description))
 
 
 def _model(network: ExportedNetwork, *, signed: bool) -> ModelProto:

@@ -5,11 +5,11 @@ for one number of frames. They must be plausible for a separator, and the layers
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription
@@ -69,8 +69,10 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
     """
     if any("qonnx" in opset.domain for opset in model.opset_import):
         raise UserError(f"{source}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'")
-    features = description.front_end.inputs
+    front_end = description.front_end
+    features = front_end.inputs
     try:
+        _check_ends(model, {INPUT: features, OUTPUT: front_end.outputs})
         graph = description.network.graph
         shapes = _described_shapes(graph, features)
         layers = _layers(graph, shapes, description)
@@ -79,6 +81,14 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
         _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
     except _ForeignError as found:
         raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
+
+
+def _check_ends(model: ModelProto, channels: Mapping[str, int]) -> None:
+    """Refuse another input or output than those of a file of `export_onnx`, whose number of frames is a name."""
+    found = [*model.graph.input, *model.graph.output]
+    wanted = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, count, "frames"]) for name, count in channels.items()]
+    if found != wanted:
+        raise _ForeignError("its inputs and outputs")
 
 
 def _described_shapes(graph: Graph, features: int) -> dict[str, Shape]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsearch.data.example import Example
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.fast import KeptInput
@@ -20,21 +21,6 @@ BATCH = 8
 
 SILENT_DB = -30.0
 """SI-SNR of an estimate that is silent: finite, and worse than any mixture's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Example:
-    """One mixture.
-
-    Attributes:
-        mixture: [mics, samples].
-        target: [samples].
-        doa_deg: direction of the target.
-    """
-
-    mixture: NDArray[np.float32]
-    target: NDArray[np.float32]
-    doa_deg: float
 
 
 @dataclass(frozen=True, eq=False)

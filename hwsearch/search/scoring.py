@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.executor.portable import moved_paths
 from hwsearch.experiment import FLOAT_BITS, Experiment, Fidelity, Split
 from hwsearch.extensions import QUALITY_METRICS
@@ -20,7 +21,7 @@ from hwsearch.metrics.evaluation import make_recogniser, of_target
 from hwsearch.metrics.quality import Heard
 from hwsearch.metrics.recognisers.recogniser import Recogniser
 from hwsearch.metrics.statistics import mean_interval
-from hwsearch.search.mixture_batches import Example, MixtureBatch, improvements, mixture_batches
+from hwsearch.search.mixture_batches import MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.factory import BaseFactory

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hwsearch.data.dynamic import DynamicMixtures, Example
+from hwsearch.data.dynamic import DynamicMixtures
+from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import TrainingConfig
 from hwsearch.process.interrupts import checkpoint

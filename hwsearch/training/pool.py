@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.data.corpus import load_corpora
-from hwsearch.data.dynamic import Example
+from hwsearch.data.example import Example
 from hwsearch.experiment import Split
 from hwsearch.files.reading import digest
 from hwsearch.files.tensors import read_tensors, refused, write_tensors

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.experiment import Split
 from hwsearch.export.folder import check_output
 from hwsearch.workflow.checks import check_provenance
@@ -39,15 +38,14 @@ def export(run: Run, candidate: int, graph_format: str, output: Path, processors
     allocation = run.allocation(candidate)
     check_provenance(workspace)
     prepared = prepare(workspace)
-    mixtures = [
-        (torch.from_numpy(sound), mixture.target.doa_deg)
+    examples = [
+        Example(*load_mixture(workspace.data_folder, mixture), mixture.target.doa_deg)
         for mixture in _evaluation_mixtures(workspace)[:VERIFICATION_MIXTURES]
-        for sound, _ in [load_mixture(workspace.data_folder, mixture)]
     ]
     state = trained_state(run, prepared, candidate)
     if state is None:
-        return export_candidate(prepared, allocation, mixtures, output, graph_format, processors=processors)
-    return export_candidate(prepared, state, mixtures, output, graph_format, run.table.fidelity, processors)
+        return export_candidate(prepared, allocation, examples, output, graph_format, processors=processors)
+    return export_candidate(prepared, state, examples, output, graph_format, run.table.fidelity, processors)
 
 
 def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from hwsearch.data.dataset import load_mixture, open_dataset
+from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, Split
 from hwsearch.files.reading import digest
 from hwsearch.files.writing import check_writable
 from hwsearch.process.device import open_device
 from hwsearch.search.driver_account import Step
-from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
+from hwsearch.search.mixture_batches import improvements, mixture_batches
 from hwsearch.search.record import FolderLock
 from hwsearch.search.space import SearchSpace, build_space, uniform_weights
 from hwsearch.sensitivity.recoverability import check_trainable

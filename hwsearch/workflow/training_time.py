@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hwsearch.data.dataset import load_mixture, open_dataset
-from hwsearch.data.dynamic import Example
+from hwsearch.data.example import Example
 from hwsearch.experiment import Split
 from hwsearch.process.device import open_device
 from hwsearch.search.space import SearchSpace
@@ -82,5 +82,5 @@ def _stand_in(workspace: Workspace, base: PreparedBase) -> TrainingPool:
     for mixture in islice(cycle(open_dataset(folder, Split.VALIDATION)), count):
         sound, target = load_mixture(folder, mixture)
         place = np.arange(samples) % sound.shape[-1]
-        examples.append(Example(sound[:, place], mixture.target.doa_deg, target[..., place]))
+        examples.append(Example(sound[:, place], target[..., place], mixture.target.doa_deg))
     return analysed_pool(base.separator, base.base_sha256, examples, count)

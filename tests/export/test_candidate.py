@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, QatConfig, QuantizationConfig
 from hwsearch.export import candidate, runtime
@@ -33,12 +34,15 @@ from tests.separator.small import RELU, noise_mixture, sites_of, small_network, 
 from tests.training.pools import small_base, small_pool
 
 CONFIG = QuantizationConfig()
-MIXTURES = [(noise_mixture(2000, 1), 30.0), (noise_mixture(1500, 2), 120.0)]
+EXAMPLES = [
+    Example(sound.numpy(), 0.5 * sound[0].numpy(), doa_deg)
+    for sound, doa_deg in ((noise_mixture(2000, 1), 30.0), (noise_mixture(1500, 2), 120.0))
+]
 ALLOCATION = uniform(RELU, 4, 8)
 
 
 def export(output, graph_format="onnx", allocation=ALLOCATION):
-    return export_candidate(small_base(), allocation, MIXTURES, output, graph_format)
+    return export_candidate(small_base(), allocation, EXAMPLES, output, graph_format)
 
 
 def read_weights(folder):
@@ -59,13 +63,13 @@ def exported(tmp_path_factory):
 
 def test_an_onnx_export_holds_graph_weights_allocation_and_proof(exported):
     folder, report = exported
-    assert names(folder) == ["allocation.json", "model.onnx", "verification.json", "weights.hwq"]
+    assert names(folder) == ["allocation.json", "model.onnx", "separator.onnx", "verification.json", "weights.hwq"]
     assert names(folder.parent) == ["small"]
     allocation = BitAllocation.from_json(json.loads((folder / "allocation.json").read_text()), sites_of(RELU), "file")
     assert allocation == ALLOCATION == read_weights(folder).allocation
     proof = json.loads((folder / "verification.json").read_text())
     assert proof["quantized_values"] == report.quantized_values > 0
-    assert proof["bytes"] == {name: (folder / name).stat().st_size for name in ("model.onnx", "weights.hwq")}
+    assert proof["bytes"] == {name: (folder / name).stat().st_size for name in ("model.onnx", "separator.onnx", "weights.hwq")}
     assert proof["kernels"]["integer_convolutions"] == 8
     description = OnnxSeparator(folder / "model.onnx").description
     assert description.base_digest == "a" * 64
@@ -81,7 +85,7 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
 
 def test_the_exported_file_sounds_like_the_quantized_network(exported):
     separator, graph, calibration = small_network(RELU)
-    mixture, doa = MIXTURES[0]
+    mixture, doa = torch.from_numpy(EXAMPLES[0].mixture), EXAMPLES[0].doa_deg
     network = build_quantized(graph, ALLOCATION, calibration, CONFIG)
     with torch.no_grad():
         wanted = separator.separate(mixture[None], torch.tensor([doa]), network)[0]
@@ -94,9 +98,9 @@ def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_
     """That the file computes what the network does is proven by the export itself; here, that the network is the trained one."""
     base = small_base()
     state = train_quantized(base, allocation, small_pool(), QatConfig(batch_size=2), 4, 0)
-    report = export_candidate(base, state, MIXTURES, tmp_path / "small", "onnx", Fidelity.SHORT_QAT)
+    report = export_candidate(base, state, EXAMPLES, tmp_path / "small", "onnx", Fidelity.SHORT_QAT)
     assert report.frames > 0
-    mixture, doa = MIXTURES[0]
+    mixture, doa = torch.from_numpy(EXAMPLES[0].mixture), EXAMPLES[0].doa_deg
     network = trained_network(base, state)
     with torch.no_grad():
         wanted = base.separator.separate(mixture[None], torch.tensor([doa]), network)[0]
@@ -120,7 +124,7 @@ def test_the_file_of_a_trained_candidate_is_the_brevitas_network_in_its_trained_
 def test_an_export_says_how_far_it_was_trained(tmp_path, graph_format):
     base = small_base()
     state = train_quantized(base, ALLOCATION, small_pool(), QatConfig(batch_size=2), 2, 0)
-    export_candidate(base, state, MIXTURES, tmp_path / "small", graph_format, Fidelity.SHORT_QAT)
+    export_candidate(base, state, EXAMPLES, tmp_path / "small", graph_format, Fidelity.SHORT_QAT)
     graph = (tmp_path / "small" / graph_file(graph_format)).read_bytes()
     description = read_model(graph, "file")[1]
     assert (description.fidelity, description.training_steps) == (Fidelity.SHORT_QAT, 2)
@@ -192,10 +196,10 @@ def test_a_file_for_vnni_holds_signed_weights_and_separates_alike(tmp_path):
     estimates = []
     for processors, unsigned in (("any", 6), ("vnni", 0)):
         folder = tmp_path / processors
-        export_candidate(small_base(), uniform(RELU, 8, 8), MIXTURES, folder, "onnx", processors=processors)
+        export_candidate(small_base(), uniform(RELU, 8, 8), EXAMPLES, folder, "onnx", processors=processors)
         weights = [tensor for tensor in onnx.load(folder / "model.onnx").graph.initializer if len(tensor.dims) == 3]
         assert sum(tensor.data_type == TensorProto.UINT8 for tensor in weights) == unsigned
-        estimates.append(OnnxSeparator(folder / "model.onnx").separate(MIXTURES[0][0].numpy(), 30.0))
+        estimates.append(OnnxSeparator(folder / "model.onnx").separate(EXAMPLES[0].mixture, 30.0))
     np.testing.assert_array_equal(*estimates)
 
 
@@ -203,7 +207,7 @@ def test_without_vnni_a_file_for_it_is_neither_made_nor_run(tmp_path, monkeypatc
     for module in (candidate, runtime):
         monkeypatch.setattr(module, "kernels_saturate", lambda: True)
     with pytest.raises(UserError, match=r"--for vnni: this processor has no VNNI, so .*; wanted --for any"):
-        export_candidate(small_base(), ALLOCATION, MIXTURES, tmp_path / "small", "onnx", processors="vnni")
+        export_candidate(small_base(), ALLOCATION, EXAMPLES, tmp_path / "small", "onnx", processors="vnni")
     assert not (tmp_path / "small").exists()
     path, network = exported_file(tmp_path, RELU, uniform(RELU, 8, 8))
     about = description(network.network.graph, uniform(RELU, 8, 8)).model_copy(update={"processors": "vnni"})

@@ -181,9 +181,10 @@ def test_the_runtime_writes_nothing_of_what_it_refuses(files, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_what_the_runtime_refuses_to_run_is_one_clear_line(files):
+def test_what_the_runtime_refuses_to_run_is_one_clear_line(files, monkeypatch):
+    monkeypatch.setattr("hwsearch.export.chunks.LEVEL", "loudness")
     with pytest.raises(UserError, match="the model cannot be run"):
-        OnnxSeparator(files["relu"]).output(torch.zeros(1, 3, 4))
+        OnnxSeparator(files["relu"]).separate(np.ones((4, 100), np.float32), 0.0)
 
 
 @pytest.mark.parametrize("chunk", [0, -1])

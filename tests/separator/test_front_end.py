@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.example import Example
 from hwsearch.experiment import ConvTasNetConfig
 from hwsearch.metrics.si_snr import si_snr
-from hwsearch.search.mixture_batches import Example, improvements, mixture_batches
+from hwsearch.search.mixture_batches import improvements, mixture_batches
 from hwsearch.separator.front_end import WaveformFrontEnd
 from hwsearch.separator.separator import Separator, build_separator
 from tests.separator.small import RELU, noise_mixture, small_separator

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from hwsearch.data.dynamic import Example
+from hwsearch.data.example import Example
 from hwsearch.experiment import QuantizationConfig, SeparatorConfig
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.training.pool import TrainingPool, analysed_pool
