@@ -435,15 +435,23 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
 @click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Some models take none.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads of ONNX Runtime.")
-def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int) -> None:
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Separate while the recording goes on. --input - then reads WAV data from a pipe, and --output - writes them to one.",
+)
+def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int, *, stream: bool) -> None:
     """Separate a recording with an exported ONNX file."""
     check_not_read(output, model)
     from hwsearch.view.progress import progress_shown
-    from hwsearch.workflow.separate import separate_file
+    from hwsearch.workflow.separate import PIPE, separate_file, separate_stream
 
+    if PIPE in (recording, output) and not stream:
+        raise UserError("'-' stands for a pipe only with --stream; wanted a file")
     with progress_shown() as listener:
-        separate_file(model, recording, doa, output, threads, listener)
-    click.echo(f"target: {printable(str(output))}", err=True)
+        (separate_stream if stream else separate_file)(model, recording, doa, output, threads, listener)
+    if output != PIPE:
+        click.echo(f"target: {printable(str(output))}", err=True)
 
 
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))

@@ -33,6 +33,9 @@ _UNKNOWN = 2**62
 _BLOCK_VALUES = 2**20
 """Number of samples, over all channels, that are read at a time."""
 
+_NO_LENGTH = 2**32 - 1
+"""Length in the header of a WAV stream, as other programs write it."""
+
 _LARGEST_WAV = 2**32 - 64
 """Largest size of the samples in a WAV file, in bytes: the header counts them in 32 bits."""
 
@@ -56,6 +59,11 @@ class Recording:
     identity: tuple[int, ...]
 
     @property
+    def source(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
     def seconds(self) -> float:
         """Duration."""
         return self.samples / self.sample_rate
@@ -72,7 +80,7 @@ class Recording:
                 raise UserError(f"{self.path}: has changed since it was opened; wanted a finished recording")
             done = 0
             while len(block := _read(stream, self.path, max(1, _BLOCK_VALUES // self.channels))):
-                _refuse_no_sound(block, self.path, done)
+                check_samples(block, str(self.path), done)
                 done += len(block)
                 yield np.ascontiguousarray(block.T)
         if done == 0:
@@ -123,7 +131,9 @@ def write_audio(path: Path, audio: NDArray[np.float32], sample_rate: int) -> Non
     write_blocks(path, [audio], sample_rate, channels, audio.shape[-1])
 
 
-def write_blocks(path: Path, blocks: Iterable[NDArray[np.float32]], sample_rate: int, channels: int, samples: int) -> None:
+def write_blocks(
+    path: Path, blocks: Iterable[NDArray[np.float32]], sample_rate: int, channels: int, samples: int | None = None
+) -> None:
     """Write a 32-bit float WAV file block by block, atomically.
 
     Float samples never clip. Equal samples give equal files; with libsndfile the header would contain a time stamp.
@@ -133,29 +143,40 @@ def write_blocks(path: Path, blocks: Iterable[NDArray[np.float32]], sample_rate:
         blocks: consecutive parts of the audio, [samples] or [channels, samples].
         sample_rate: in Hz.
         channels: number of channels.
-        samples: total number of samples in each channel.
+        samples: total number of samples in each channel, if it is known.
 
     Raises:
         UserError: the file cannot be written, or would be too large for a WAV file.
     """
-    size = 4 * channels * samples
-    if size > _LARGEST_WAV:
-        raise UserError(f"{path}: {samples} samples are more than a WAV file can hold; wanted a shorter recording")
+    frame = 4 * channels
+
+    def check(samples: int) -> None:
+        if frame * samples > _LARGEST_WAV:
+            raise UserError(f"{path}: {samples} samples are more than a WAV file can hold; wanted a shorter recording")
 
     def write(temporary: Path) -> None:
+        done = 0
         with temporary.open("wb") as stream:
-            stream.write(_wav_header(sample_rate, channels, samples))
+            stream.write(wav_header(sample_rate, channels, 0))
             for block in blocks:
+                done += block.shape[-1]
+                check(done)
                 stream.write(np.ascontiguousarray(block.T, dtype="<f4").data)
+            stream.seek(0)
+            stream.write(wav_header(sample_rate, channels, frame * done))
+
+    check(samples or 0)
 
     atomic_write(path, write)
 
 
-def _wav_header(sample_rate: int, channels: int, samples: int) -> bytes:
-    size = 4 * channels * samples
+def wav_header(sample_rate: int, channels: int, size: int | None) -> bytes:
+    """Return the header of a float32 WAV file with so many bytes of samples; None if nobody knows how many."""
+    samples = 0 if size is None else size // (4 * channels)
     kind = struct.pack("<HHIIHHH", 3, channels, sample_rate, 4 * channels * sample_rate, 4 * channels, 32, 0)
-    chunks = struct.pack("<4sI", b"fmt ", len(kind)) + kind + struct.pack("<4sII4sI", b"fact", 4, samples, b"data", size)
-    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks) + size, b"WAVE") + chunks
+    stated = _NO_LENGTH if size is None else size
+    chunks = struct.pack("<4sI", b"fmt ", len(kind)) + kind + struct.pack("<4sII4sI", b"fact", 4, samples, b"data", stated)
+    return struct.pack("<4sI4s", b"RIFF", min(4 + len(chunks) + stated, _NO_LENGTH), b"WAVE") + chunks
 
 
 @contextmanager
@@ -201,12 +222,12 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: not readable as audio ({reason}); wanted WAV or FLAC")
 
 
-def _refuse_no_sound(block: NDArray[np.float32], path: Path, before: int) -> None:
+def check_samples(block: NDArray[np.float32], source: str, before: int) -> None:
     """Raise `UserError` if samples are not finite or too large.
 
     Args:
         block: [samples, channels].
-        path: the file that they come from.
+        source: what they come from.
         before: number of samples before the block.
     """
     wrong = ~(np.abs(block) <= LOUDEST)
@@ -215,5 +236,5 @@ def _refuse_no_sound(block: NDArray[np.float32], path: Path, before: int) -> Non
         where = f"sample {before + sample + 1} of channel {channel + 1}"
         value = float(block[sample, channel])
         if np.isfinite(value):
-            raise UserError(f"{path}: {where} is {value:g}; wanted at most {LOUDEST:g} (full scale is 1)")
-        raise UserError(f"{path}: holds NaN or infinite samples: {where} is {value:g}")
+            raise UserError(f"{source}: {where} is {value:g}; wanted at most {LOUDEST:g} (full scale is 1)")
+        raise UserError(f"{source}: holds NaN or infinite samples: {where} is {value:g}")

@@ -1,12 +1,37 @@
 """Checks of a recording's channels before it is separated."""
 
 from itertools import combinations
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.audio import SILENCE_PEAK, Recording, refuse_silent
 from hwsearch.errors import UserError
+
+
+class Form(Protocol):
+    """Sound whose form is known, wherever it comes from."""
+
+    @property
+    def source(self) -> str:
+        """What it comes from."""
+
+    @property
+    def sample_rate(self) -> int:
+        """In Hz."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+
+
+def check_form(sound: Form, sample_rate: int, microphones: int | None) -> None:
+    """Raise `UserError` if sound has another sample rate or number of channels; None accepts any number."""
+    if sound.sample_rate != sample_rate:
+        raise UserError(f"{sound.source}: sample rate is {sound.sample_rate} Hz; wanted {sample_rate} Hz")
+    if microphones is not None and sound.channels != microphones:
+        raise UserError(f"{sound.source}: {sound.channels} channel{'s' * (sound.channels != 1)}; wanted {microphones}")
 
 
 def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> list[str]:
@@ -23,10 +48,7 @@ def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> 
             from which the target is taken, is silent.
     """
     path = recording.path
-    if recording.sample_rate != sample_rate:
-        raise UserError(f"{path}: sample rate is {recording.sample_rate} Hz; wanted {sample_rate} Hz")
-    if microphones is not None and recording.channels != microphones:
-        raise UserError(f"{path}: {recording.channels} channel{'s' * (recording.channels != 1)}; wanted {microphones}")
+    check_form(recording, sample_rate, microphones)
     microphones = microphones or 1
     lowest, highest = np.full(microphones, np.inf, np.float32), np.full(microphones, -np.inf, np.float32)
     alike = set(combinations(range(microphones), 2))

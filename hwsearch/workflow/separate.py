@@ -1,18 +1,28 @@
 """The separation of a recording by an exported file."""
 
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.data.audio import open_recording, write_blocks
-from hwsearch.data.channels import inspect
+from hwsearch.data.audio import open_recording, wav_header, write_blocks
+from hwsearch.data.channels import check_form, inspect
+from hwsearch.data.wav_stream import WavStream
 from hwsearch.errors import UserError
 from hwsearch.files.writing import check_writable
 from hwsearch.process.cores import check_threads
 from hwsearch.workflow.caller import SILENT, Listener, Progress
+
+if TYPE_CHECKING:
+    from hwsearch.export.runtime import OnnxSeparator
+
+PIPE = Path("-")
+"""Stands for the standard input or output."""
 
 LONG_SECONDS = 60
 """Progress is shown for recordings longer than this."""
@@ -36,20 +46,10 @@ def separate_file(
     Raises:
         UserError: a file, the direction or the number of threads cannot be used.
     """
-    check_threads(threads)
-    if doa_deg is not None and not 0 <= doa_deg <= 360:
-        raise UserError(f"direction {doa_deg} degrees; wanted 0 to 360")
-    if output.suffix.lower() != ".wav" or os.path.realpath(output) == os.path.realpath(path):
-        raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
+    _check(path, doa_deg, output, threads)
     recording = open_recording(path)
-    check_writable(output)
-    # Loading ONNX Runtime takes seconds. Mistakes are refused before.
-    from hwsearch.export.runtime import OnnxSeparator
-
-    separator = OnnxSeparator(model, threads)
+    separator = _opened(model, doa_deg, threads)
     rate, front_end = separator.description.sample_rate, separator.front_end
-    if doa_deg is not None and not front_end.directed:
-        raise UserError(f"direction {doa_deg} degrees; '{model}' separates all speakers, whatever their direction: wanted none")
     for warning in inspect(recording, rate, front_end.microphones):
         listener.said(f"warning: {warning}")
     samples = recording.samples
@@ -57,6 +57,79 @@ def separate_file(
     progress = (listener if long else SILENT).progress("seconds separated")
     blocks = _counted(separator.separate_blocks(recording.blocks, samples, doa_deg), samples, rate, progress)
     write_blocks(output, blocks, rate, channels=front_end.speakers, samples=samples)
+
+
+def separate_stream(
+    model: Path, path: Path, doa_deg: float | None, output: Path, threads: int = 1, listener: Listener = SILENT
+) -> None:
+    """Separate sound while it comes, and write the target's sound as soon as it is known.
+
+    Args:
+        model: an exported ONNX file whose network can stream.
+        path: the recording; `PIPE` for WAV data from the standard input.
+        doa_deg: the direction of the wanted speaker.
+        output: the WAV file to write; `PIPE` for WAV data to the standard output.
+        threads: number of threads of ONNX Runtime.
+        listener: hears how fast it was.
+
+    Raises:
+        UserError: a file, the direction or the number of threads cannot be used, or the model cannot stream.
+    """
+    _check(path, doa_deg, output, threads)
+    recording = None if path == PIPE else open_recording(path)
+    separator = _opened(model, doa_deg, threads)
+    stream, rate = separator.stream(doa_deg), separator.description.sample_rate
+    source = recording or WavStream.open(sys.stdin.buffer, "the standard input")
+    check_form(source, rate, separator.front_end.microphones)
+    blocks = source.blocks(separator.front_end.frame_samples) if isinstance(source, WavStream) else source.blocks()
+    taken, busy = 0, 0.0
+
+    def pieces() -> Iterator[NDArray[np.float32]]:
+        nonlocal taken, busy
+        for block in blocks:
+            begun = time.perf_counter()
+            made = list(stream.push(block))
+            taken, busy = taken + block.shape[1], busy + time.perf_counter() - begun
+            yield from made
+        yield from stream.finish()
+
+    if output == PIPE:
+        _write_pipe(pieces(), rate)
+    else:
+        write_blocks(output, pieces(), rate, channels=1)
+    late = 1000 * stream.latency / rate
+    listener.said(f"separated {taken / rate:.1f} s of sound in {busy:.1f} s, {late:.0f} ms behind the input")
+
+
+def _write_pipe(pieces: Iterator[NDArray[np.float32]], rate: int) -> None:
+    """Write pieces [samples] to the standard output as WAV data of unknown length, each at once."""
+    output = sys.stdout.buffer
+    output.write(wav_header(rate, 1, None))
+    for piece in pieces:
+        output.write(piece.astype("<f4").tobytes())
+        output.flush()
+
+
+def _check(path: Path, doa_deg: float | None, output: Path, threads: int) -> None:
+    """Refuse what needs no model to be refused."""
+    check_threads(threads)
+    if doa_deg is not None and not 0 <= doa_deg <= 360:
+        raise UserError(f"direction {doa_deg} degrees; wanted 0 to 360")
+    if output != PIPE:
+        if output.suffix.lower() != ".wav" or os.path.realpath(output) == os.path.realpath(path):
+            raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
+        check_writable(output)
+
+
+def _opened(model: Path, doa_deg: float | None, threads: int) -> "OnnxSeparator":
+    """Open a model that takes a direction if one was given."""
+    # Loading ONNX Runtime takes seconds. Mistakes are refused before.
+    from hwsearch.export.runtime import OnnxSeparator
+
+    separator = OnnxSeparator(model, threads)
+    if doa_deg is not None and not separator.front_end.directed:
+        raise UserError(f"direction {doa_deg} degrees; '{model}' separates all speakers, whatever their direction: wanted none")
+    return separator
 
 
 def _counted(blocks: Iterable[NDArray[np.float32]], samples: int, rate: int, progress: Progress) -> Iterator[NDArray[np.float32]]:

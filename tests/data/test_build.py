@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from hwsearch.data.audio import _wav_header
+from hwsearch.data.audio import wav_header
 from hwsearch.data.build import build_data, check_data
 from hwsearch.data.corpus import load_corpora
 from hwsearch.data.dataset import Mixture, load_mixture, manifest_hash, open_dataset
@@ -417,7 +417,7 @@ def test_the_data_of_another_version_are_refused(experiment: Experiment, copied:
         _build(experiment, copied)
 
 
-@pytest.mark.parametrize("content", [b"", b"RIFF", b"fLaC" + bytes(60), _wav_header(RATE, 1, 4000), None])
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"fLaC" + bytes(60), wav_header(RATE, 1, 16000), None])
 def test_a_recording_that_cannot_be_used_is_refused_before_rooms_are_simulated(
     content: bytes | None, csv_corpus: Path, tmp_path: Path
 ) -> None:

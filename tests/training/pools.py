@@ -24,7 +24,7 @@ def example(seed: int, samples: int = 1500) -> Example:
     """Noise, with a target that the reference microphone holds in part."""
     mixture = noise_mixture(samples, seed).numpy()
     rest = 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed + 1000)).numpy()
-    return Example(mixture, float(np.float32(20.0 * (seed % 7) + 10.0)), mixture[0] + rest)
+    return Example(mixture, mixture[0] + rest, float(np.float32(20.0 * (seed % 7) + 10.0)))
 
 
 @cache
