@@ -1,22 +1,29 @@
 """`hwsearch separate`: in memory that does not grow with the recording, and never with a result that is none."""
 
+import io
 import os
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile as sf
 from numpy.typing import NDArray
 
+from hwsearch.data.audio import wav_header
+from hwsearch.data.wav_stream import WavStream
 from hwsearch.errors import UserError
+from hwsearch.export.description import ExportDescription
+from hwsearch.export.onnx_export import export_onnx, export_sound
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.process.cores import MOST_THREADS
-from tests.export.small import exported
-from tests.separator.small import RELU, noise_mixture, uniform
+from tests.export.small import exported, exported_network
+from tests.separator.small import CAUSAL, RELU, noise_mixture, small_separator, uniform
 from tests.tiny import Answer, hwsearch, refusal
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +180,95 @@ def test_a_separation_that_is_not_finite_is_never_written(model: Path, tmp_path:
     monkeypatch.setattr(OnnxSeparator, "_run", target)
     assert "not finite" in refusal(separate(model, tmp_path / "x.wav", tmp_path / "target.wav"))
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a network that can stream."""
+    folder = tmp_path_factory.mktemp("live")
+    config = CAUSAL.model_copy(update={"level_seconds": 2.0})
+    network = exported_network(config, uniform(config, 8, 8))
+    front_end = small_separator(config).front_end
+    about = ExportDescription.of(network.network.graph, network.network.allocation, front_end, "0" * 64)
+    export_onnx(network, folder / "model.onnx", about)
+    export_sound(folder / "model.onnx", folder / "separator.onnx")
+    return folder / "separator.onnx"
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """Let the standard input give some bytes."""
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+def test_pipes_and_files_give_the_same_stream(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(tmp_path / "x.wav", 20_001)
+    assert separate(live, tmp_path / "x.wav", tmp_path / "whole.wav").code == 0
+    wanted, _ = sf.read(tmp_path / "whole.wav", dtype="float32")
+    for source in (tmp_path / "x.wav", "-"):
+        pipe(monkeypatch, (tmp_path / "x.wav").read_bytes())
+        answer = separate(live, source, tmp_path / "target.wav", "--stream")
+        assert (answer.code, answer.stdout) == (0, "")
+        assert "separated 2.5 s of sound in" in answer.stderr
+        assert "16 ms behind the input" in answer.stderr
+        np.testing.assert_allclose(sf.read(tmp_path / "target.wav", dtype="float32")[0], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_sound_comes_out_while_the_recording_goes_on(live: Path) -> None:
+    program = "from hwsearch.cli import main; main()"
+    command = [sys.executable, "-c", program, "separate", str(live), "--input", "-", "--doa", "60", "--output", "-", "--stream"]
+    sound = np.ascontiguousarray(noise_mixture(4000).numpy().T, "<f4")
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(wav_header(8000, 4, None) + sound.tobytes())
+        process.stdin.flush()
+        # The pipe stays open. All but the network's latency is there.
+        soon = len(wav_header(8000, 1, None)) + 4 * (4000 - 128 - 64)
+        made = process.stdout.read(soon)
+        assert len(made) == soon
+        process.stdin.close()
+        made += process.stdout.read()
+    assert process.returncode == 0
+    (target,) = WavStream.open(io.BytesIO(made), "the pipe").blocks(10_000)
+    wanted = OnnxSeparator(live, 1).separate(sound.T, 60.0)
+    np.testing.assert_allclose(target[0], wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("stdin", "wanted"),
+    [
+        (b"nothing", "the standard input: no WAV data"),
+        (wav_header(16000, 4, None), "the standard input: sample rate is 16000 Hz; wanted 8000 Hz"),
+        (wav_header(8000, 6, None), "the standard input: 6 channels; wanted 4"),
+    ],
+)
+def test_a_pipe_of_something_else_is_one_line(
+    live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stdin: bytes, wanted: str
+) -> None:
+    pipe(monkeypatch, stdin)
+    assert wanted in refusal(separate(live, "-", tmp_path / "target.wav", "--stream"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_that_looks_ahead_is_refused_and_so_are_pipes_without_a_stream(model: Path, live: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav")
+    assert "cannot stream" in refusal(separate(model, tmp_path / "x.wav", tmp_path / "t.wav", "--stream"))
+    assert "only with --stream" in refusal(separate(live, "-", tmp_path / "t.wav"))
+    assert "only with --stream" in refusal(separate(live, tmp_path / "x.wav", "-"))
+
+
+def test_a_killed_separation_leaves_no_file(live: Path, tmp_path: Path) -> None:
+    program = "from hwsearch.cli import main; main()"
+    command = [sys.executable, "-c", program, "separate", str(live), "--input", "-", "--doa", "60", "--stream"]
+    output = tmp_path / "target.wav"
+    with subprocess.Popen(
+        [*command, "--output", str(output)], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(wav_header(8000, 4, None) + bytes(16 * 4000))
+        process.stdin.flush()
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.05)
+        process.kill()
+        process.stdin.close()
+    assert not output.exists()
