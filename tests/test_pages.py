@@ -153,7 +153,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
 @every_page
 def test_keys_that_a_page_names_are_in_the_experiment_file(page: Path) -> None:
     heads = "|".join({section.path.partition(".")[0] for section in sections()} - {""})
-    for key in re.findall(rf"`((?:{heads})\.(?!log|py|json)\w+)(?: = [^`]*)?`", prose(page)):
+    for key in re.findall(rf"`((?:{heads})\.(?!log|py|json|onnx)\w+)(?: = [^`]*)?`", prose(page)):
         assert explain(key, markdown=False)
 
 
