@@ -10,7 +10,6 @@ experiments/results/runtime_speed.json and .md, and a run replaces those of its 
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -33,8 +32,8 @@ from scoring_speed import processor
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, SeparatorConfig
-from hwsearch.export.description import ExportDescription
-from hwsearch.export.network import INPUT, ExportedNetwork
+from hwsearch.export.description import INPUT, ExportDescription
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx, export_sound
 from hwsearch.export.runtime import OnnxSeparator, open_session
 from hwsearch.export.saturation import kernels_saturate
@@ -56,6 +55,17 @@ MIXED = (2, 3, 4, 5, 6)
 
 PYTORCH, FLOAT, UNIFORM, CHOSEN = "float32 PyTorch", "float32 ONNX", "8 bits ONNX", "mixed ONNX"
 NETWORK, WHOLE = "features to mask", "sound to sound"
+PROGRAM = """
+from pathlib import Path
+from hwsearch.cli import main
+try:
+    main()
+finally:
+    status = Path("/proc/self/status").read_text().split()
+    print(status[status.index("VmHWM:") + 1])
+"""
+"""The command line, which prints the largest memory of its process in kB at the end."""
+
 PAPER = SeparatorConfig(n_fft=512, hop_length=256, ipd="angle", beam=False, B=256, H=512, X=8, R=4)
 
 
@@ -82,7 +92,10 @@ class Subject:
 
 
 def exported(separator: Separator, widths: Sequence[int], folder: Path, trunk_bits: int = 16) -> Path:
-    """Export a separator whose weights take turns in the widths, with activations of 8 bits; return the file from sound to sound."""
+    """Export a separator, and return the file from sound to sound.
+
+    Weights take turns in the widths. Activations have 8 bits, the trunk has others.
+    """
     plain = traced(separator)
     floating = widths == (FLOAT_BITS,)
     graph = plain if floating else with_reads(plain)
@@ -162,13 +175,9 @@ def peak_megabytes(model: Path, minutes: int) -> float:
             for minute in range(minutes):
                 stream.write(0.1 * np.random.default_rng(minute).standard_normal((60 * 8000, 6)).astype(np.float32))
         arguments = ["separate", model, "--input", path, "--doa", "60", "--output", Path(folder) / "target.wav"]
-        program = "from hwsearch.cli import main; main()"
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        subprocess.run([sys.executable, "-c", program, *map(str, arguments)], check=True, capture_output=True)
-        found = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    if found == before:
-        raise RuntimeError("another process took more memory; nothing is known")
-    return found / 1024
+        command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return float(ended.stdout) / 1024
 
 
 def rows(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
@@ -230,7 +239,8 @@ def main() -> None:
     torch.manual_seed(0)
     embedded, _ = load_base(EMBEDDED_BASE)
     live = {"causal": True, "level_seconds": 4.0}
-    small = SeparatorConfig(**embedded.front_end.spectral.model_dump(), B=64, H=128, X=6, R=2, **live)
+    spectral = embedded.front_end.spectral
+    small = SeparatorConfig.model_validate({**(spectral.model_dump() if spectral else {}), "X": 6, "R": 2, **live})
     array = ARRAYS["linear15"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -36,8 +36,8 @@ from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.data.example import Example
 from hwsearch.experiment import FLOAT_BITS, Experiment, Split, load_experiment, with_search
 from hwsearch.export.candidate import export_candidate
+from hwsearch.export.description import INPUT
 from hwsearch.export.folder import VERIFICATION_FILE, graph_file
-from hwsearch.export.network import INPUT
 from hwsearch.export.runtime import open_session
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_json

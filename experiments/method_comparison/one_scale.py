@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hwsearch.separator.allocation import is_weight
+from hwsearch.separator.allocation import is_weight, weight_limit
 from hwsearch.separator.prepare import PreparedBase
-from hwsearch.separator.quantizers import mse_scale, stored_scale, weight_limit
+from hwsearch.separator.quantizers import mse_scale, stored_scale
 from hwsearch.separator.trained import TrainedState
 
 _NOTHING = 1e-12

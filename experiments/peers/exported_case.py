@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from hwsearch.errors import UserError
-from hwsearch.network.store import structure
+from hwsearch.network.structure import structure
 from hwsearch.sensitivity.mixture import AnalysedMixture, separation_loss
 from hwsearch.separator.prepare import PreparedBase
 

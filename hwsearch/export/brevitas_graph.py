@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.description import INPUT, OUTPUT
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.operations import Convolution, Operation
 from hwsearch.network.sites import LAYERS
 from hwsearch.separator.quantized import QuantizedNetwork

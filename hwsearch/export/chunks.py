@@ -10,8 +10,7 @@ from hwsearch.experiment import SpectralConfig
 from hwsearch.export.end_to_end import DIRECTION, LEVEL, MIXTURE
 from hwsearch.network.context import Context
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.features import level_decay
-from hwsearch.separator.front_end import SMALLEST_LEVEL, SpectralFrontEnd
+from hwsearch.separator.form import SMALLEST_LEVEL, SpectralForm
 
 Floats = NDArray[np.float32]
 
@@ -23,7 +22,7 @@ Run = Callable[[Mapping[str, Floats]], Floats]
 
 
 def spectral_pieces(
-    front_end: SpectralFrontEnd,
+    form: SpectralForm,
     run: Run,
     blocks: Blocks,
     samples: int,
@@ -34,7 +33,7 @@ def spectral_pieces(
     """Give the waveform of the target in pieces [samples].
 
     Args:
-        front_end: the front end of the network.
+        form: of the network's front end.
         run: the graph.
         blocks: the recording.
         samples: its length.
@@ -42,9 +41,9 @@ def spectral_pieces(
         chunk_frames: frames separated at a time.
         reach: context of the network; none to separate the recording as a whole.
     """
-    config = front_end.config
-    hop, margin, frames = config.hop_length, config.n_fft // (2 * config.hop_length), front_end.frames(samples)
-    levels = _levels(blocks, config, front_end.sample_rate, frames, chunk_frames)
+    config = form.config
+    hop, margin, frames = config.hop_length, config.n_fft // (2 * config.hop_length), form.frames(samples)
+    levels = _levels(blocks, form, frames, chunk_frames)
     tape, direction = Tape(blocks()), np.array([doa_deg], np.float32)
     for first, last in _chunks(frames, frames if reach is None else chunk_frames):
         # The frames that overlap the samples of the chunk need their context.
@@ -117,9 +116,9 @@ def _samples_of(config: SpectralConfig, first: int, last: int) -> tuple[int, int
     return first * config.hop_length - half, (last - 1) * config.hop_length + half
 
 
-def _levels(blocks: Blocks, config: SpectralConfig, sample_rate: int, frames: int, chunk_frames: int) -> Floats:
+def _levels(blocks: Blocks, form: SpectralForm, frames: int, chunk_frames: int) -> Floats:
     """Return the level of microphone 0 that `hwsearch.separator.features` takes: [1], or [frames] if it is followed."""
-    tape = Tape(block[:1] for block in blocks())
+    tape, config, decay = Tape(block[:1] for block in blocks()), form.config, form.level_decay
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
     powers = []
     for first, last in _chunks(frames, chunk_frames):
@@ -128,8 +127,7 @@ def _levels(blocks: Blocks, config: SpectralConfig, sample_rate: int, frames: in
         powers.append(np.square(np.abs(np.fft.rfft(cut * window))).mean(axis=1))
     power = np.concatenate(powers)
     squared = power.mean(keepdims=True)
-    if config.level_seconds is not None:
-        decay = level_decay(config.level_seconds, config.hop_length, sample_rate)
+    if decay is not None:
         total, weight = (lfilter([1.0], [1.0, -decay], each) for each in (power, np.ones(frames)))
         squared = total / weight
     levels: Floats = np.sqrt(squared).astype(np.float32)

@@ -10,11 +10,12 @@ import base64
 import hashlib
 import json
 import zlib
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.metadata import version
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-import torch
+import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 from pydantic import Field, ValidationError
@@ -25,10 +26,17 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, Section, SpectralConfig
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites, find_sites
-from hwsearch.network.store import STRUCTURE_ERRORS, from_structure, structure
+from hwsearch.network.structure import STRUCTURE_ERRORS, from_structure, structure
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.front_end import FrontEnd
-from hwsearch.separator.separator import build_front_end
+from hwsearch.separator.form import Form, make_form
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hwsearch.separator.front_end import FrontEnd
+
+INPUT, OUTPUT = "features", "mask"
+"""Names of an exported graph's input and output. The input is the front end's raw input; both are [1, channels, frames]."""
 
 _KEY, _CANDIDATE_KEY, _DIGEST_KEY = "hwsearch", "hwsearch_candidate", "hwsearch_sha256"
 _OF_CANDIDATE = ("base_digest", "fidelity", "training_steps", "processors", "hwsearch_version")
@@ -50,7 +58,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class NetworkStructure(Section):
-    """A graph as `network.store.structure` writes it, with the shapes of its parameters by name."""
+    """A graph as `network.structure` writes it, with the shapes of its parameters by name."""
 
     inputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
     outputs: Annotated[tuple[str, ...], Field(min_length=1, max_length=1)]
@@ -65,12 +73,14 @@ class NetworkStructure(Section):
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph, its parameters on the `meta` device.
+        """The graph, with numpy's zeros for its parameters, which take no memory.
 
         Raises:
             Exception: one of `STRUCTURE_ERRORS`: it is no graph.
         """
-        parameters = {name: torch.empty(shape, device="meta") for name, shape in self.shapes.items()}
+        zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in self.shapes.items()}
+        # Whoever reads a structure reads the shapes, and numpy is there without torch.
+        parameters = cast("Mapping[str, Tensor]", zeros)
         content = {"inputs": self.inputs, "outputs": self.outputs, "operations": self.operations}
         return from_structure(content, parameters)
 
@@ -108,7 +118,7 @@ class ExportDescription(Section):
         cls,
         graph: Graph,
         allocation: BitAllocation,
-        front_end: FrontEnd,
+        front_end: "FrontEnd",
         base_digest: str,
         fidelity: Fidelity = Fidelity.POST_TRAINING,
         training_steps: int = 0,
@@ -141,9 +151,9 @@ class ExportDescription(Section):
         return ARRAYS[self.array]
 
     @property
-    def front_end(self) -> FrontEnd:
-        """The front end, without the feature statistics: the graph holds those."""
-        return build_front_end(self.spectral, self.microphones, self.sample_rate)
+    def form(self) -> Form:
+        """The form of the front end."""
+        return make_form(self.spectral, self.microphones, self.sample_rate)
 
     def sites(self, source: str) -> Sites:
         """Return the sites of the network; `source` names the file in errors."""

@@ -18,15 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from hwsearch.export.description import ExportDescription
+from hwsearch.export.description import INPUT, OUTPUT, ExportDescription
 from hwsearch.export.front_end_nodes import EVERYTHING, FrontEndNodes
-from hwsearch.export.network import INPUT, OUTPUT
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.network.context import context
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Pad, Slice, TransposedConvolution
-from hwsearch.separator.features import level_decay
-from hwsearch.separator.front_end import SpectralFrontEnd
+from hwsearch.separator.form import SpectralForm
 
 MIXTURE, DIRECTION, LEVEL, TARGET = "mixture", "direction", "level", "target"
 """Names of inputs and output."""
@@ -78,14 +76,14 @@ def end_to_end(model: ModelProto, description: ExportDescription) -> tuple[Model
         The graph from sound to sound, without metadata, and the states that it begins with if it streams.
     """
     around = _Around(model, description)
-    front_end = description.front_end
-    if not isinstance(front_end, SpectralFrontEnd):
+    form = description.form
+    if not isinstance(form, SpectralForm):
         around.waveform()
     elif streams(description):
-        around.streaming(front_end)
+        around.streaming(form)
     else:
-        around.spectral(front_end)
-    return around.finished(front_end.microphones or 1, front_end.speakers), around.states
+        around.spectral(form)
+    return around.finished(form.microphones or 1, form.speakers), around.states
 
 
 def network_inside(model: ModelProto, description: ExportDescription) -> ModelProto:
@@ -102,9 +100,9 @@ def network_inside(model: ModelProto, description: ExportDescription) -> ModelPr
             _, _, read = node.input[0].rpartition("/")
             _replace(inside.graph.node[-1], read, convolution.padding)
     inside.graph.initializer.extend(each for each in model.graph.initializer if not each.name.startswith(_OURS))
-    front_end = description.front_end
-    inside.graph.input.append(_tensor(INPUT, [1, front_end.inputs, "frames"]))
-    inside.graph.output.append(_tensor(OUTPUT, [1, front_end.outputs, "frames"]))
+    form = description.form
+    inside.graph.input.append(_tensor(INPUT, [1, form.inputs, "frames"]))
+    inside.graph.output.append(_tensor(OUTPUT, [1, form.outputs, "frames"]))
     return inside
 
 
@@ -126,24 +124,23 @@ class _Around:
         self._network(features)
         self._writer.named(write("Mul", [write("Squeeze", [OUTPUT, axis]), LEVEL]), TARGET)
 
-    def spectral(self, front_end: SpectralFrontEnd) -> None:
+    def spectral(self, form: SpectralForm) -> None:
         """Write the nodes around a network that makes masks."""
-        nodes = FrontEndNodes(self._writer, front_end)
+        nodes = FrontEndNodes(self._writer, form)
         self._inputs += [_tensor(DIRECTION, [1]), _tensor(LEVEL, ["levels"])]
         analysed = nodes.analyse(nodes.spectra(MIXTURE), DIRECTION, LEVEL)
         self._network(analysed.features)
         self._target(nodes, *nodes.synthesise(analysed, OUTPUT))
 
-    def streaming(self, front_end: SpectralFrontEnd) -> None:
+    def streaming(self, form: SpectralForm) -> None:
         """Write the nodes around a network that makes masks, and the states."""
-        nodes, config = FrontEndNodes(self._writer, front_end), front_end.config
+        nodes, config = FrontEndNodes(self._writer, form), form.config
         self._inputs.append(_tensor(DIRECTION, [1]))
         history = config.n_fft - config.hop_length
-        sound = self._joined((front_end.array.microphones, history), np.float32(0), MIXTURE, axis=1)
+        sound = self._joined((form.array.microphones, history), np.float32(0), MIXTURE, axis=1)
         spectra = nodes.spectra(sound)
-        decay = level_decay(config.level_seconds or 0.0, config.hop_length, front_end.sample_rate)
         sums = self._state((1, 2), np.float32(0))
-        levels, behind = nodes.running_level(nodes.power(spectra), sums, decay)
+        levels, behind = nodes.running_level(nodes.power(spectra), sums, form.level_decay or 0.0)
         self._next(sums, behind)
         analysed = nodes.analyse(spectra, DIRECTION, levels)
         self._network(analysed.features, self._with_state)

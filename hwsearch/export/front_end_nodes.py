@@ -14,8 +14,7 @@ from onnx import TensorProto
 
 from hwsearch.data.arrays import SPEED_OF_SOUND
 from hwsearch.export.onnx_writer import OnnxWriter
-from hwsearch.separator.features import LEVEL_FLOOR, LPS_FLOOR, WIENER_RANGE, inverse_coherence
-from hwsearch.separator.front_end import SpectralFrontEnd
+from hwsearch.separator.form import LPS_FLOOR, SMALLEST_LEVEL, WIENER_RANGE, SpectralForm, inverse_coherence
 
 _SMALLEST_MAGNITUDE, _SMALLEST_POWER = 1e-12, 1e-20
 
@@ -49,19 +48,19 @@ class FrontEndNodes:
         hops: hops in a frame.
     """
 
-    def __init__(self, writer: OnnxWriter, front_end: SpectralFrontEnd) -> None:
+    def __init__(self, writer: OnnxWriter, form: SpectralForm) -> None:
         self._write = writer.node
         self._store = writer.constant
-        self._front_end = front_end
-        self._length = front_end.config.n_fft
-        self._bins = self._length // 2 + 1
-        self.hop = front_end.config.hop_length
+        self._form = form
+        self._length = form.config.n_fft
+        self._bins = form.bins
+        self.hop = form.config.hop_length
         self.hops = self._length // self.hop
         self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self._length) / self._length)
 
     def spectra(self, mixture: str) -> Complex:
         """Transform sound [mics, (frames + hops - 1) * hop] into spectra [mics, frames, bins]."""
-        blocks = self._write("Reshape", [mixture, self.integers(self._front_end.array.microphones, -1, self.hop)])
+        blocks = self._write("Reshape", [mixture, self.integers(self._form.array.microphones, -1, self.hop)])
         # The r-th hop of every frame, for each r.
         ends = [*range(1 - self.hops, 0), EVERYTHING]
         frames = self._write("Concat", [self.part(blocks, r, end, axis=1) for r, end in enumerate(ends)], axis=2)
@@ -81,8 +80,8 @@ class FrontEndNodes:
             direction: of the target in degrees, [1].
             level: of microphone 0, [1] for all frames or [frames].
         """
-        config = self._front_end.config
-        levels = self._write("Max", [self._write("Reshape", [level, self.integers(1, -1, 1)]), self.floats(LEVEL_FLOOR)])
+        config = self._form.config
+        levels = self._write("Max", [self._write("Reshape", [level, self.integers(1, -1, 1)]), self.floats(SMALLEST_LEVEL)])
         magnitude = self._write("Sqrt", [self._squared(spectra)])
         relative = self._write("Div", [self.part(magnitude, 0, 1, axis=0), levels])
         phase = self._steering_phase(direction)
@@ -98,7 +97,7 @@ class FrontEndNodes:
         if config.ipd != "none":
             planes += self._differences(steered if config.ipd == "steered" else phasor)
         turned = self._write("Transpose", [self._write("Concat", planes, axis=0)], perm=[0, 2, 1])
-        features = self._write("Reshape", [turned, self.integers(1, self._front_end.inputs, -1)])
+        features = self._write("Reshape", [turned, self.integers(1, self._form.inputs, -1)])
         return Analysed(features, self._first(spectra), start)
 
     def synthesise(self, analysed: Analysed, mask: str) -> tuple[str, str]:
@@ -179,24 +178,24 @@ class FrontEndNodes:
         """The phase of a plane wave from a direction at each microphone, [mics, 1, bins]; see `features.steering_phase`."""
         angle = self._write("Mul", [direction, self.floats(np.pi / 180)])
         unit = self._write("Concat", [self._write("Cos", [angle]), self._write("Sin", [angle])], axis=0)
-        advance = self._write("MatMul", [self.floats(self._front_end.array.positions / SPEED_OF_SOUND), unit])
+        advance = self._write("MatMul", [self.floats(self._form.array.positions / SPEED_OF_SOUND), unit])
         advance = self._write("Reshape", [advance, self.integers(-1, 1, 1)])
-        frequency = np.linspace(0, self._front_end.sample_rate / 2, self._bins)
+        frequency = np.linspace(0, self._form.sample_rate / 2, self._bins)
         return self._write("Mul", [advance, self.floats(2 * np.pi * frequency)])
 
     def _angle_feature(self, steered: Complex) -> str:
         """See `features.angle_feature`."""
-        microphones = self._front_end.array.microphones
+        microphones = self._form.array.microphones
         total = _both(steered, self._sum)
         numerator = self._write("Sub", [self._squared(total), self.floats(microphones)])
         return self._write("Div", [numerator, self.floats(microphones * (microphones - 1))])
 
     def _beam_features(self, spectra: Complex, wave: Complex) -> tuple[str, str]:
         """See `features.beam_features`; `wave` is the steering wave [mics, 1, bins]."""
-        inverse = inverse_coherence(self._front_end.array, self._bins, self._front_end.sample_rate)
+        inverse = inverse_coherence(self._form.array, self._bins, self._form.sample_rate)
         # [bins, mics, 2], real and imaginary parts along the last axis.
         steering = self._write("Transpose", [self._write("Concat", list(wave), axis=1)], perm=[2, 0, 1])
-        filtered = self._write("MatMul", [self.floats(inverse.numpy()), steering])
+        filtered = self._write("MatMul", [self.floats(inverse), steering])
         gain = self._sum(self._write("Mul", [steering, filtered]), 1, 2)
         weights = self._write("Transpose", [self._write("Div", [filtered, gain])], perm=[1, 2, 0])
         weight = self.part(weights, 0, 1, axis=1), self.part(weights, 1, 2, axis=1)
@@ -214,10 +213,10 @@ class FrontEndNodes:
 
     def _differences(self, phasor: Complex) -> list[str]:
         """The phase differences of all pairs: their cosines and sines, or the angles."""
-        firsts, seconds = (self.integers(*ends) for ends in zip(*self._front_end.array.pairs, strict=True))
+        firsts, seconds = (self.integers(*ends) for ends in zip(*self._form.array.pairs, strict=True))
         first, second = (self._gathered(phasor, microphones) for microphones in (firsts, seconds))
         cosine, sine = self._times_conjugate(first, second)
-        return [self._angle(cosine, sine)] if self._front_end.config.ipd == "angle" else [cosine, sine]
+        return [self._angle(cosine, sine)] if self._form.config.ipd == "angle" else [cosine, sine]
 
     def _gathered(self, parts: Complex, microphones: str) -> Complex:
         return _both(parts, lambda part: self._write("Gather", [part, microphones], axis=0))

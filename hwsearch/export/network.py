@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 _EXAMPLE_FRAMES = (16, 64, 256, 1024, 4096)
 
-INPUT, OUTPUT = "features", "mask"
-"""Names of an exported graph's input and output. The input is the front end's raw input; both are [1, channels, frames]."""
-
 
 class ExportedNetwork(nn.Module):
     """The front end's normalisation followed by the quantized network, [batch, channels, frames] to the same.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
-from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.export.description import INPUT, OUTPUT
 from hwsearch.export.onnx_parts import Shared, write_bias, write_float_bias, write_layer, write_operation, write_weights
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, could_saturate

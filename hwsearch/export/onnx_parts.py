@@ -16,7 +16,8 @@ from onnx import TensorProto
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.export.words import base, is_packed, powers, to_words, weights_per_word
 from hwsearch.network import operations as ops
-from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, weight_limit
+from hwsearch.separator.allocation import weight_limit
+from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid
 
 _LARGEST = np.finfo(np.float32).max
 

@@ -20,7 +20,7 @@ from hwsearch.export.structure import check_structure
 from hwsearch.files.reading import MODEL_BYTES, read_content
 from hwsearch.network.context import Context, context
 from hwsearch.process.cores import check_threads
-from hwsearch.separator.front_end import SpectralFrontEnd
+from hwsearch.separator.form import SpectralForm
 
 CHUNK_FRAMES = 1024
 """Frames separated at a time, which bounds the memory for a recording of any length.
@@ -51,7 +51,7 @@ class OnnxSeparator:
 
     Attributes:
         description: what the file says about itself.
-        front_end: of the network, without its statistics.
+        form: of the network's front end.
         streams: whether it can separate a recording while it goes on.
 
     Args:
@@ -76,7 +76,7 @@ class OnnxSeparator:
             self._session = open_session(whole.SerializeToString(), threads)
         except _REFUSALS as error:
             raise UserError(f"{path}: ONNX Runtime refuses it ({_reason(error)}); export it again") from None
-        self.front_end = self.description.front_end
+        self.form = self.description.form
         self.streams = bool(self._states)
 
     def separate(
@@ -96,7 +96,7 @@ class OnnxSeparator:
             UserError: a wrong number of microphones, no samples, samples that are not finite numbers of a plausible size, or
                 anything that `separate_blocks` refuses.
         """
-        wanted = self.front_end.microphones
+        wanted = self.form.microphones
         if mixture.ndim != 2 or mixture.shape[0] != (wanted or max(mixture.shape[0], 1)) or mixture.shape[1] == 0:
             array = self.description.microphones
             raise UserError(f"a recording of shape {mixture.shape}; wanted [{wanted or 1}, samples] for the array '{array.name}'")
@@ -138,7 +138,7 @@ class OnnxSeparator:
         if chunk_frames < 1:
             raise UserError(f"chunks of {chunk_frames} frames; wanted at least 1")
         reach, direction = context(self.description.network.graph), None
-        if isinstance(self.front_end, SpectralFrontEnd):
+        if isinstance(self.form, SpectralForm):
             direction = self._direction(doa_deg)
         return _finite(self._pieces(blocks, samples, direction, chunk_frames, reach))
 
@@ -148,9 +148,9 @@ class OnnxSeparator:
         Raises:
             UserError: a missing direction, one out of range, or a network that looks ahead.
         """
-        if not self.streams or not isinstance(self.front_end, SpectralFrontEnd):
+        if not self.streams or not isinstance(self.form, SpectralForm):
             raise UserError("this model cannot stream; wanted one with causal = true and level_seconds in [separator]")
-        return Stream(self._call, self._states, self.front_end, self._direction(doa_deg))
+        return Stream(self._call, self._states, self.form, self._direction(doa_deg))
 
     def _pieces(
         self, blocks: Blocks, samples: int, direction: float | None, chunk_frames: int, reach: Context | None
@@ -160,8 +160,8 @@ class OnnxSeparator:
             for block in blocks():
                 yield from stream.push(block)
             yield from stream.finish()
-        elif isinstance(self.front_end, SpectralFrontEnd) and direction is not None:
-            yield from spectral_pieces(self.front_end, self._run, blocks, samples, direction, chunk_frames, reach)
+        elif isinstance(self.form, SpectralForm) and direction is not None:
+            yield from spectral_pieces(self.form, self._run, blocks, samples, direction, chunk_frames, reach)
         else:
             yield from waveform_pieces(self._run, blocks, samples, chunk_frames * _SAMPLES_PER_FRAME, reach)
 

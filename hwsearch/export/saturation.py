@@ -12,7 +12,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
-from hwsearch.separator.quantizers import weight_limit
+from hwsearch.separator.allocation import weight_limit
 
 UNSIGNED_ZERO_POINT = 128
 """The integer that stands for zero in unsigned weights."""

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hwsearch.export.end_to_end import DIRECTION, MIXTURE, STATE, State
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.front_end import SpectralFrontEnd
+from hwsearch.separator.form import SpectralForm
 
 _MOST_FRAMES = 256
 """Most frames of a call."""
@@ -29,15 +29,15 @@ class Stream:
         latency: in samples.
     """
 
-    def __init__(self, call: Call, states: Sequence[State], front_end: SpectralFrontEnd, doa_deg: float) -> None:
-        config = front_end.config
+    def __init__(self, call: Call, states: Sequence[State], form: SpectralForm, doa_deg: float) -> None:
+        config = form.config
         self._call = call
-        self._front_end = front_end
+        self._form = form
         self._direction = np.array([doa_deg], np.float32)
         self._states: list[Numbers] = [np.full(state.shape, state.first) for state in states]
         self._hop, self._half = config.hop_length, config.n_fft // 2
         # The first frame is centred on the first sample.
-        self._waiting = np.zeros((front_end.array.microphones, self._half), np.float32)
+        self._waiting = np.zeros((form.array.microphones, self._half), np.float32)
         self._started = False
         self._taken = self._made = 0
         self.latency = config.n_fft
@@ -52,7 +52,7 @@ class Stream:
         """Give the samples of the target that are left, in pieces [samples]. The recording is over."""
         if not self._taken:
             return
-        frames = self._front_end.frames(self._taken)
+        frames = self._form.frames(self._taken)
         end = (frames - 1) * self._hop + 2 * self._half
         missing = end - (self._half + self._taken)
         self._waiting = np.pad(self._waiting, ((0, 0), (0, missing)))

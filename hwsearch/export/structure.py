@@ -12,8 +12,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from hwsearch.errors import UserError
-from hwsearch.export.description import ExportDescription
-from hwsearch.export.network import INPUT, OUTPUT
+from hwsearch.export.description import INPUT, OUTPUT, ExportDescription
 from hwsearch.export.saturation import could_saturate
 from hwsearch.export.shapes import Known, Shape, infer
 from hwsearch.network.graph import Graph
@@ -69,15 +68,17 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
     """
     if any("qonnx" in opset.domain for opset in model.opset_import):
         raise UserError(f"{source}: a QONNX file, for FPGA tools; wanted one of 'hwsearch export --format onnx'")
-    front_end = description.front_end
-    features = front_end.inputs
+    form = description.form
+    features = form.inputs
     try:
-        _check_ends(model, {INPUT: features, OUTPUT: front_end.outputs})
+        _check_ends(model, {INPUT: features, OUTPUT: form.outputs})
         graph = description.network.graph
         shapes = _described_shapes(graph, features)
         layers = _layers(graph, shapes, description)
         _check_constants(model, graph, features, len(description.allocation) + len(graph.operations))
-        largest = max(*(math.prod(shape) for shape in shapes.values()), *(2 * each.numel() for each in graph.parameters.values()))
+        largest = max(
+            *(math.prod(shape) for shape in shapes.values()), *(2 * math.prod(each.shape) for each in graph.parameters.values())
+        )
         _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
     except _ForeignError as found:
         raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
@@ -144,7 +145,7 @@ def _check_constants(model: ModelProto, graph: Graph, features: int, parts: int)
         raise _ForeignError(f"{len(nodes.node)} nodes; wanted at most {_NODES_PER_OPERATION * parts}")
     if model.functions or nodes.sparse_initializer:
         raise _ForeignError("functions or sparse constants")
-    largest = max([features, *(tensor.numel() for tensor in graph.parameters.values())])
+    largest = max([features, *(math.prod(tensor.shape) for tensor in graph.parameters.values())])
     for tensor in nodes.initializer:
         if math.prod(tensor.dims) > largest:
             raise _ForeignError(f"a constant of shape {list(tensor.dims)}")

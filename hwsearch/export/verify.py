@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hwsearch.errors import UserError
-from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.description import INPUT, OUTPUT
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import wide_quantized
 from hwsearch.export.runtime import open_session
 from hwsearch.export.site_nodes import quantizers

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper
 from torch import Tensor
 
 from hwsearch.data.example import Example
-from hwsearch.export.network import INPUT, OUTPUT, ExportedNetwork
+from hwsearch.export.description import INPUT, OUTPUT
+from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.runtime import OnnxSeparator, open_session
 from hwsearch.export.stream import Numbers
 from hwsearch.export.verify import FLOAT_TOLERANCE, VerificationError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.separator.quantizers import weight_limit
+from hwsearch.separator.allocation import weight_limit
 
 _WORDS = 2**63
 """Number of values of a word. ONNX's integers are signed, and negative ones are not used."""

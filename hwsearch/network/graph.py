@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hwsearch.network.operations import Operation
+
+if TYPE_CHECKING:  # torch is slow to load, and what only reads the structure does not need it
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Graph:
     inputs: tuple[str, ...]
     operations: tuple[Operation, ...]
     outputs: tuple[str, ...]
-    parameters: Mapping[str, Tensor]
+    parameters: "Mapping[str, Tensor]"
 
     def __post_init__(self) -> None:
         known = set(self.inputs)
@@ -53,7 +55,7 @@ class Graph:
         names = (f"{operation.name}.{part}" for operation in self.operations for part in operation.parameters)
         return replace(self, parameters={name: self.parameters[name] for name in names})
 
-    def on(self, device: torch.device) -> "Graph":
+    def on(self, device: "torch.device") -> "Graph":
         """Move the parameters to a device; those that are there already are shared."""
         return replace(self, parameters={name: tensor.to(device) for name, tensor in self.parameters.items()})
 
@@ -78,6 +80,6 @@ class Graph:
                 found[reader].append(tensor)
         return {name: tuple(tensors) for name, tensors in found.items()}
 
-    def parameter(self, operation: Operation, part: str) -> Tensor:
+    def parameter(self, operation: Operation, part: str) -> "Tensor":
         """Return a trained tensor of an operation."""
         return self.parameters[f"{operation.name}.{part}"]

@@ -15,6 +15,11 @@ WEIGHT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16, FLOAT_BITS)
 ACTIVATION_WIDTHS = (4, 5, 6, 7, 8, 16, FLOAT_BITS)
 
 
+def weight_limit(bits: int) -> int:
+    """Return the largest integer of a weight."""
+    return int(2 ** (bits - 1) - 1)
+
+
 @dataclass(frozen=True)
 class BitAllocation:
     """The bit-width of every site: a hashable value."""

@@ -8,37 +8,14 @@ The beam features say how much of the reference microphone a superdirective beam
 most of the energy of speech is, it distinguishes directions that phase differences over a small array hardly distinguish.
 """
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from hwsearch.data.arrays import SPEED_OF_SOUND, MicrophoneArray
-
-Ipd = Literal["none", "angle", "cos_sin", "steered"]
-
-LPS_FLOOR = 1e-3
-"""Added to magnitudes before the logarithm: 60 dB below the level of the recording."""
-
-LEVEL_FLOOR = 1e-8
-"""Least level of a recording: digital silence is not divided by zero."""
+from hwsearch.separator.form import LPS_FLOOR, SMALLEST_LEVEL, WIENER_RANGE, Ipd, inverse_coherence
 
 _LEVEL_FRAMES = 512
 """Frames whose running level is computed at a time."""
-
-DIAGONAL_LOADING = 1e-2
-"""White noise relative to diffuse noise in the design of the beam. It limits the gain for sensor noise and for mismatch of the
-microphones."""
-
-WIENER_RANGE = (-1.0, 2.0)
-"""Limits of the gain of the beam at the reference microphone, which is unbounded where microphones cancel."""
-
-
-def feature_count(array: MicrophoneArray, bins: int, ipd: Ipd, *, beam: bool) -> int:
-    """Count the features per frame."""
-    per_pair = {"none": 0, "angle": 1, "cos_sin": 2, "steered": 2}[ipd]
-    return bins * (2 + (2 if beam else 0) + len(array.pairs) * per_pair)
 
 
 def steering_phase(array: MicrophoneArray, doa_deg: Tensor, bins: int, sample_rate: int) -> Tensor:
@@ -83,7 +60,7 @@ def features(
     magnitude = spectrum[:, 0].abs()
     if level is None:
         level = magnitude.square().mean(dim=(-2, -1), keepdim=True).sqrt()
-    lps = torch.log(magnitude / level.clamp_min(LEVEL_FLOOR) + LPS_FLOOR)
+    lps = torch.log(magnitude / level.clamp_min(SMALLEST_LEVEL) + LPS_FLOOR)
     # Unit phasors, steered so that the target's plane wave has the same phase everywhere.
     phasor = spectrum / (spectrum.abs() + 1e-12)
     phase = steering_phase(array, doa_deg, bins, sample_rate)
@@ -129,11 +106,6 @@ def running_level(spectrum: Tensor, decay: float) -> Tensor:
         total, weight = totals[:, -1:], weights[-1:]
         levels.append((totals / weights).sqrt())
     return torch.cat(levels, dim=1)[:, None].float()
-
-
-def level_decay(seconds: float, hop_length: int, sample_rate: int) -> float:
-    """Return the decay from frame to frame of a level with a time constant in seconds."""
-    return math.exp(-hop_length / (sample_rate * seconds))
 
 
 def angle_feature(steered: Tensor) -> Tensor:
@@ -182,22 +154,11 @@ def superdirective_weights(array: MicrophoneArray, phase: Tensor, sample_rate: i
     Returns:
         Complex weights [batch, bins, mics]; the beam is the sum over microphones of conj(w) * spectrum.
     """
-    inverse = inverse_coherence(array, phase.shape[-1], sample_rate).to(phase.device, torch.complex128)
+    inverse = torch.from_numpy(inverse_coherence(array, phase.shape[-1], sample_rate)).to(phase.device, torch.complex128)
     steering = _phasor(phase.double()).transpose(1, 2)
     filtered = torch.einsum("fmn,bfn->bfm", inverse, steering)
     gain = torch.einsum("bfm,bfm->bf", steering.conj(), filtered)
     return (filtered / gain[..., None]).to(torch.complex64)
-
-
-def inverse_coherence(array: MicrophoneArray, bins: int, sample_rate: int) -> Tensor:
-    """Compute G^-1 of `superdirective_weights`, [bins, mics, mics] in float64."""
-    positions = torch.as_tensor(array.positions, dtype=torch.float64)
-    frequency = torch.linspace(0.0, sample_rate / 2, bins, dtype=torch.float64)
-    distance = torch.cdist(positions, positions)
-    coherence = torch.sinc(2 * frequency[:, None, None] * distance / SPEED_OF_SOUND)
-    loading = DIAGONAL_LOADING * torch.eye(array.microphones, dtype=torch.float64)
-    inverse: Tensor = torch.linalg.inv((coherence + loading) / (1 + DIAGONAL_LOADING))
-    return inverse
 
 
 def beam_features(spectrum: Tensor, weights: Tensor, phase: Tensor) -> list[Tensor]:

@@ -16,14 +16,9 @@ from torch import Tensor, nn
 
 from hwsearch.data.arrays import MicrophoneArray
 from hwsearch.experiment import SpectralConfig
-from hwsearch.separator.features import apply_mask, feature_count, features, level_decay, running_level, starting_mask
-from hwsearch.separator.stft import frame_count, istft, stft
-
-SPEAKERS = 2
-"""Number of speakers in a mixture."""
-
-SMALLEST_LEVEL = 1e-8
-"""Least level of a recording: digital silence is not divided by zero."""
+from hwsearch.separator.features import apply_mask, features, running_level, starting_mask
+from hwsearch.separator.form import SMALLEST_LEVEL, Form, SpectralForm, WaveformForm
+from hwsearch.separator.stft import istft, stft
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class FrontEnd(nn.Module, ABC):
     """The front end of a network.
 
     Attributes:
+        form: what it takes and gives.
         array: the microphones of the recordings.
         sample_rate: of the recordings, Hz.
         inputs: channels of the network's input.
@@ -52,21 +48,18 @@ class FrontEnd(nn.Module, ABC):
         feature_mean, feature_scale: the network's input is (raw input - mean) * scale, [channels] each.
     """
 
-    inputs: int
-    outputs: int
-    speakers: int
-    frame_samples: int
     feature_mean: Tensor
     feature_scale: Tensor
 
-    def __init__(self, inputs: int, array: MicrophoneArray, sample_rate: int) -> None:
+    def __init__(self, form: Form) -> None:
         super().__init__()
-        self.inputs = inputs
-        self.array = array
-        self.sample_rate = sample_rate
+        self.form = form
+        self.array, self.sample_rate = form.array, form.sample_rate
+        self.inputs, self.outputs, self.speakers = form.inputs, form.outputs, form.speakers
+        self.frame_samples = form.frame_samples
         # All features share the first quantizer of the network, so they are brought to one scale before it.
-        self.register_buffer("feature_mean", torch.zeros(inputs))
-        self.register_buffer("feature_scale", torch.ones(inputs))
+        self.register_buffer("feature_mean", torch.zeros(form.inputs))
+        self.register_buffer("feature_scale", torch.ones(form.inputs))
 
     def normalise(self, raw: Tensor) -> Tensor:
         """Normalise [batch, channels, frames] with the mean and variance of each channel in the training data."""
@@ -98,16 +91,16 @@ class FrontEnd(nn.Module, ABC):
     @property
     def microphones(self) -> int | None:
         """The number of channels that a recording must have; None for any number."""
-        return self.array.microphones if self.directed else None
+        return self.form.microphones
 
     @property
     def directed(self) -> bool:
         """Whether the result depends on the direction of the target."""
-        return self.speakers == 1
+        return self.form.directed
 
-    @abstractmethod
     def frames(self, samples: int) -> int:
         """Count the frames of the network's input for a number of samples."""
+        return self.form.frames(samples)
 
     @abstractmethod
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:
@@ -125,19 +118,14 @@ class SpectralFrontEnd(FrontEnd):
     """The front end of networks that compute a complex mask from features of a microphone array."""
 
     def __init__(self, config: SpectralConfig, array: MicrophoneArray, sample_rate: int) -> None:
-        bins = config.n_fft // 2 + 1
-        super().__init__(feature_count(array, bins, config.ipd, beam=config.beam), array, sample_rate)
+        form = SpectralForm(config, array, sample_rate)
+        super().__init__(form)
         self.config = config
-        self.outputs = 2 * bins
-        self.speakers = 1
-        self.frame_samples = config.hop_length
+        self._level_decay = form.level_decay
 
     @property
     def spectral(self) -> SpectralConfig:
         return self.config
-
-    def frames(self, samples: int) -> int:
-        return frame_count(samples, self.config.hop_length)
 
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:
         spectrum = stft(mixture, self.config.n_fft, self.config.hop_length)
@@ -150,8 +138,8 @@ class SpectralFrontEnd(FrontEnd):
     def features(self, spectrum: Tensor, doa_deg: Tensor, level: Tensor | None = None) -> Tensor:
         """Compute features [batch, features, frames] from spectra [batch, mics, bins, frames]; see `features.features`."""
         config = self.config
-        if level is None and config.level_seconds is not None:
-            level = running_level(spectrum[:, 0], level_decay(config.level_seconds, config.hop_length, self.sample_rate))
+        if level is None and self._level_decay is not None:
+            level = running_level(spectrum[:, 0], self._level_decay)
         return features(spectrum, doa_deg, self.array, self.sample_rate, config.ipd, beam=config.beam, level=level)
 
     def start(self, raw: Tensor) -> Tensor:
@@ -176,12 +164,7 @@ class WaveformFrontEnd(FrontEnd):
     """The front end of networks that separate the speakers in microphone 0, whatever the direction."""
 
     def __init__(self, array: MicrophoneArray, sample_rate: int) -> None:
-        super().__init__(1, array, sample_rate)
-        self.outputs = self.speakers = SPEAKERS
-        self.frame_samples = 1
-
-    def frames(self, samples: int) -> int:
-        return samples
+        super().__init__(WaveformForm(array, sample_rate))
 
     def analyse(self, mixture: Tensor, doa_deg: Tensor) -> Analysis:
         del doa_deg

@@ -20,7 +20,7 @@ from hwsearch.files.tensors import read_tensors, write_tensors
 from hwsearch.network.conditioned import centred, channel_ranges, equalised
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites, find_sites, with_reads
-from hwsearch.network.store import structure
+from hwsearch.network.structure import structure
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate

@@ -23,7 +23,7 @@ from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import compute, run
 from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, find_sites
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, weight_limit
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.quantizers import (
     BIAS_LIMIT,
@@ -32,7 +32,6 @@ from hwsearch.separator.quantizers import (
     is_float,
     quantize_weight,
     rounds_bias,
-    weight_limit,
 )
 from hwsearch.separator.rounded_weights import RoundedWeights, output_scale
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig
+from hwsearch.separator.allocation import weight_limit
 
 ZERO_TENSOR_SCALE = 2.0**-10
 """Scale of a tensor of zeros, small enough for a fine bias."""
@@ -78,11 +79,6 @@ class QuantizedWeight:
     def value(self) -> Tensor:
         """The real weights."""
         return self.integers * self.scale
-
-
-def weight_limit(bits: int) -> int:
-    """Return the largest integer of a weight."""
-    return int(2 ** (bits - 1) - 1)
 
 
 def stored_scale(scale: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from hwsearch.experiment import QuantizationConfig
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Linear, Operation, TransposedConvolution
 from hwsearch.network.sites import LAYERS, WEIGHT
-from hwsearch.separator.allocation import WEIGHT_WIDTHS, BitAllocation
-from hwsearch.separator.quantizers import QuantizedWeight, is_float, quantize_weight, weight_limit, weight_scale
+from hwsearch.separator.allocation import WEIGHT_WIDTHS, BitAllocation, weight_limit
+from hwsearch.separator.quantizers import QuantizedWeight, is_float, quantize_weight, weight_scale
 from hwsearch.separator.second_order import InputStatistics, least_error_scale, mean_error, second_order_integers
 
 _SECOND_ORDER_BITS = 8

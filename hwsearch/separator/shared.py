@@ -24,7 +24,7 @@ from hwsearch.errors import UserError
 from hwsearch.files.reading import digest
 from hwsearch.files.tensors import check_tensors, read_tensors, refused, write_tensors
 from hwsearch.network.sites import WEIGHT
-from hwsearch.network.store import structure
+from hwsearch.network.structure import structure
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.front_end import FrontEnd

@@ -5,11 +5,6 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def frame_count(samples: int, hop_length: int) -> int:
-    """Count the frames of `stft`: one at each multiple of the hop, up to the first that is not before the last sample."""
-    return -(-samples // hop_length) + 1
-
-
 def stft(waveform: Tensor, n_fft: int, hop_length: int) -> Tensor:
     """Compute the short-time spectrum.
 

@@ -17,7 +17,7 @@ from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
 from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.tensors import load_tensors, refused
 from hwsearch.files.writing import check_writable
-from hwsearch.network.store import structure
+from hwsearch.network.structure import structure
 from hwsearch.process.device import check_device, open_device
 from hwsearch.separator.base import BaseDescription, save_base
 from hwsearch.separator.separator import Separator, build_separator

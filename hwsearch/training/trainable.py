@@ -16,8 +16,8 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Elementwise, Function, Operation
 from hwsearch.network.run import run
 from hwsearch.network.sites import LAYERS, WEIGHT, Sites
-from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, stored_scale, weight_limit
+from hwsearch.separator.allocation import BitAllocation, weight_limit
+from hwsearch.separator.quantizers import BIAS_LIMIT, is_float, rounds_bias, stored_scale
 from hwsearch.separator.rounded_weights import output_scale
 from hwsearch.separator.second_order import mean_output
 from hwsearch.training.channels_first import channels_first

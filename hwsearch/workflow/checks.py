@@ -12,7 +12,7 @@ from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files.reading import digest, file_digest
 from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
-from hwsearch.network.store import structure
+from hwsearch.network.structure import structure
 from hwsearch.search.costs import CostBook, target_digests
 from hwsearch.search.identity import search_digest
 from hwsearch.search.nas.expected_cost import nas_cost

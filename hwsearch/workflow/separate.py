@@ -49,14 +49,14 @@ def separate_file(
     _check(path, doa_deg, output, threads)
     recording = open_recording(path)
     separator = _opened(model, doa_deg, threads)
-    rate, front_end = separator.description.sample_rate, separator.front_end
-    for warning in inspect(recording, rate, front_end.microphones):
+    rate, form = separator.description.sample_rate, separator.form
+    for warning in inspect(recording, rate, form.microphones):
         listener.said(f"warning: {warning}")
     samples = recording.samples
     long = samples > LONG_SECONDS * rate
     progress = (listener if long else SILENT).progress("seconds separated")
     blocks = _counted(separator.separate_blocks(recording.blocks, samples, doa_deg), samples, rate, progress)
-    write_blocks(output, blocks, rate, channels=front_end.speakers, samples=samples)
+    write_blocks(output, blocks, rate, channels=form.speakers, samples=samples)
 
 
 def separate_stream(
@@ -80,8 +80,8 @@ def separate_stream(
     separator = _opened(model, doa_deg, threads)
     stream, rate = separator.stream(doa_deg), separator.description.sample_rate
     source = recording or WavStream.open(sys.stdin.buffer, "the standard input")
-    check_form(source, rate, separator.front_end.microphones)
-    blocks = source.blocks(separator.front_end.frame_samples) if isinstance(source, WavStream) else source.blocks()
+    check_form(source, rate, separator.form.microphones)
+    blocks = source.blocks(separator.form.frame_samples) if isinstance(source, WavStream) else source.blocks()
     taken, busy = 0, 0.0
 
     def pieces() -> Iterator[NDArray[np.float32]]:
@@ -127,7 +127,7 @@ def _opened(model: Path, doa_deg: float | None, threads: int) -> "OnnxSeparator"
     from hwsearch.export.runtime import OnnxSeparator
 
     separator = OnnxSeparator(model, threads)
-    if doa_deg is not None and not separator.front_end.directed:
+    if doa_deg is not None and not separator.form.directed:
         raise UserError(f"direction {doa_deg} degrees; '{model}' separates all speakers, whatever their direction: wanted none")
     return separator
 

@@ -16,10 +16,10 @@ from hwsearch.network.operations import TransposedConvolution
 from hwsearch.network.run import run
 from hwsearch.network.sites import Sites, find_sites
 from hwsearch.network.trace import trace
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, weight_limit
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.quantized import build_quantized
-from hwsearch.separator.quantizers import ActivationGrid, weight_limit
+from hwsearch.separator.quantizers import ActivationGrid
 from tests.export.small import description
 from tests.network.modules import CHANNELS, UNet, settle
 from tests.separator.bfloat16 import next_bfloat16

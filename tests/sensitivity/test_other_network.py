@@ -11,8 +11,7 @@ from hwsearch.sensitivity.jobs import Kind
 from hwsearch.sensitivity.mixture import AnalysedMixture
 from hwsearch.sensitivity.one_site import one_site_masks
 from hwsearch.sensitivity.work import of_mixture
-from hwsearch.separator.allocation import is_weight
-from hwsearch.separator.quantizers import weight_limit
+from hwsearch.separator.allocation import is_weight, weight_limit
 from hwsearch.training.loss import si_snr
 from tests.sensitivity.other_network import other_base
 from tests.sensitivity.small import candidates, double_mixture, in_double, run_sites, small_mixture, with_parameter

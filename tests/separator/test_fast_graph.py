@@ -12,10 +12,9 @@ from hwsearch.network.operations import TransposedConvolution
 from hwsearch.network.run import run
 from hwsearch.network.sites import find_sites
 from hwsearch.network.trace import trace
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.allocation import BitAllocation, weight_limit
 from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.fast import FastNetwork, KeptInput
-from hwsearch.separator.quantizers import weight_limit
 from tests.network.modules import CHANNELS, UNet, settle
 from tests.separator.bfloat16 import next_bfloat16
 
