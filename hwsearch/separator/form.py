@@ -24,7 +24,7 @@ LPS_FLOOR = 1e-3
 WIENER_RANGE = (-1.0, 2.0)
 """Limits of the gain of the beam at the reference microphone, which is unbounded where microphones cancel."""
 
-_DIAGONAL_LOADING = 1e-2
+DIAGONAL_LOADING = 1e-2
 """White noise relative to diffuse noise in the design of the beam. It limits the gain for sensor noise and for mismatch of the
 microphones."""
 
@@ -128,6 +128,6 @@ def inverse_coherence(array: MicrophoneArray, bins: int, sample_rate: int) -> ND
     frequency = np.linspace(0.0, sample_rate / 2, bins)
     distance = np.linalg.norm(array.positions[:, None] - array.positions, axis=-1)
     coherence = np.sinc(2 * frequency[:, None, None] * distance / SPEED_OF_SOUND)
-    loading = _DIAGONAL_LOADING * np.eye(array.microphones)
-    inverse: NDArray[np.float64] = np.linalg.inv((coherence + loading) / (1 + _DIAGONAL_LOADING))
+    loading = DIAGONAL_LOADING * np.eye(array.microphones)
+    inverse: NDArray[np.float64] = np.linalg.inv((coherence + loading) / (1 + DIAGONAL_LOADING))
     return inverse

@@ -181,10 +181,10 @@ def test_the_runtime_writes_nothing_of_what_it_refuses(files, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_what_the_runtime_refuses_to_run_is_one_clear_line(files, monkeypatch):
-    monkeypatch.setattr("hwsearch.export.chunks.LEVEL", "loudness")
+def test_what_the_runtime_refuses_to_run_is_one_clear_line(files):
+    three = np.ones((3, 128), np.float32)
     with pytest.raises(UserError, match="the model cannot be run"):
-        OnnxSeparator(files["relu"]).separate(np.ones((4, 100), np.float32), 0.0)
+        list(OnnxSeparator(files["relu"]).separate_blocks(lambda: iter([three]), 128, 0.0))
 
 
 @pytest.mark.parametrize("chunk", [0, -1])

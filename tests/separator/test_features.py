@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 
 from hwsearch.data.arrays import ARRAYS, MicrophoneArray
 from hwsearch.separator.features import (
-    DIAGONAL_LOADING,
     angle_feature,
     apply_mask,
     beam_features,
-    feature_count,
     features,
     starting_mask,
     steering_phase,
     superdirective_weights,
 )
+from hwsearch.separator.form import DIAGONAL_LOADING, feature_count
 from hwsearch.separator.stft import stft
 
 RATE = 8000

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsearch.separator.stft import frame_count, istft, stft
+from hwsearch.separator.form import frame_count
+from hwsearch.separator.stft import istft, stft
 
 
 @settings(max_examples=30, deadline=None)
