@@ -179,5 +179,9 @@ EXPORTERS: "Registry[Exporter]" = Registry(
     {
         "onnx": ("hwsearch.export.exporter:ONNX", "runs on ONNX Runtime in integers"),
         "qonnx": ("hwsearch.export.exporter:QONNX", "is what FINN and other FPGA tools take"),
+        "tflite": (
+            "hwsearch.export.exporter:TFLITE",
+            "runs on Ethos-U, on Cortex-M and on Android, once `hwsearch[tflite]` is installed",
+        ),
     },
 )

@@ -1,9 +1,12 @@
-"""The contract of export formats, and the two built-in formats."""
+"""The contract of export formats, and the built-in formats."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hwsearch.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,8 +15,8 @@ if TYPE_CHECKING:
     from hwsearch.export.network import ExportedNetwork
     from hwsearch.export.verify import VerificationReport
 
-QONNX_FRAMES = 64
-"""Frames of a QONNX graph, unless the network needs more. The shape is fixed, and QONNX's executor is slow."""
+FIXED_FRAMES = 64
+"""Frames of a graph whose shape is fixed, unless the network needs more; QONNX's executor is slow."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,34 @@ def _write_qonnx(
     from hwsearch.export.qonnx_export import export_qonnx
     from hwsearch.export.verify import verify_qonnx
 
-    frames = min(network.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
+    frames = _fixed_frames(network, batches)
     export_qonnx(network, path, description, frames)
     return Written(verify_qonnx(path, network, [batch[..., :frames] for batch in batches]), {})
 
 
+def _write_tflite(
+    path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]"
+) -> Written:
+    if find_spec("ai_edge_litert") is None:
+        raise UserError("--format tflite: the package ai-edge-litert is not installed; wanted: pip install 'hwsearch[tflite]'")
+    import torch
+
+    from hwsearch.export.tflite_export import export_tflite
+    from hwsearch.export.tflite_verify import verify_tflite
+
+    joined = torch.cat(tuple(batches), dim=-1)
+    frames = _fixed_frames(network, [joined])
+    graph = export_tflite(network, path, description, frames)
+    windows = [joined[..., first : first + frames] for first in range(0, joined.shape[-1] - frames + 1, frames)]
+    plain, fast = verify_tflite(path, graph, network, windows)
+    return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast)})
+
+
+def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
+    """Return the number of frames of a graph whose shape is fixed; every batch has as many."""
+    return min(network.example_frames(FIXED_FRAMES), *(batch.shape[-1] for batch in batches))
+
+
 ONNX = Exporter("model.onnx", _write_onnx)
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
+TFLITE = Exporter("model.tflite", _write_tflite)
