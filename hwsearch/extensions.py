@@ -179,9 +179,14 @@ EXPORTERS: "Registry[Exporter]" = Registry(
     {
         "onnx": ("hwsearch.export.exporter:ONNX", "runs on ONNX Runtime in integers"),
         "qonnx": ("hwsearch.export.exporter:QONNX", "is what FINN and other FPGA tools take"),
+        "qnn": ("hwsearch.export.exporter:QNN", "is the QNN profile of ONNX, with plain INT4 and INT8 weights, for Snapdragon"),
         "tflite": (
             "hwsearch.export.exporter:TFLITE",
-            "runs on Ethos-U, on Cortex-M and on Android, once `hwsearch[tflite]` is installed",
+            "runs on Cortex-M and Android; wants `pip install 'hwsearch[tflite]'`",
+        ),
+        "ethos-u": (
+            "hwsearch.export.exporter:ETHOS_U",
+            "is `tflite` with all weights in int8, as Ethos-U's compiler wants them",
         ),
     },
 )

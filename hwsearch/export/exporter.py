@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,21 +67,35 @@ def _write_qonnx(
 
 
 def _write_tflite(
-    path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]"
+    path: Path,
+    network: "ExportedNetwork",
+    description: "ExportDescription",
+    batches: "Sequence[Tensor]",
+    *,
+    int4: bool = True,
 ) -> Written:
     if find_spec("ai_edge_litert") is None:
-        raise UserError("--format tflite: the package ai-edge-litert is not installed; wanted: pip install 'hwsearch[tflite]'")
-    import torch
-
+        raise UserError(
+            "the package ai-edge-litert, which TensorFlow Lite needs, is missing; wanted: pip install 'hwsearch[tflite]'"
+        )
     from hwsearch.export.tflite_export import export_tflite
     from hwsearch.export.tflite_verify import verify_tflite
 
-    joined = torch.cat(tuple(batches), dim=-1)
-    frames = _fixed_frames(network, [joined])
-    graph = export_tflite(network, path, description, frames)
-    windows = [joined[..., first : first + frames] for first in range(0, joined.shape[-1] - frames + 1, frames)]
+    windows = _windows(network, batches)
+    frames = windows[0].shape[-1]
+    graph = export_tflite(network, path, description, frames, int4=int4)
     plain, fast = verify_tflite(path, graph, network, windows)
     return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast)})
+
+
+def _write_qnn(path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]") -> Written:
+    from hwsearch.export.qnn_export import export_qnn
+    from hwsearch.export.verify import verify_onnx
+
+    windows = _windows(network, batches)
+    frames = windows[0].shape[-1]
+    export_qnn(network, path, description, frames)
+    return Written(verify_onnx(path, network, windows, fused=False), {"graph_frames": frames})
 
 
 def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
@@ -88,6 +103,17 @@ def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> in
     return min(network.example_frames(FIXED_FRAMES), *(batch.shape[-1] for batch in batches))
 
 
+def _windows(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> "list[Tensor]":
+    """Cut batches, joined at their ends, into windows of `FIXED_FRAMES` frames, or as many as the network needs."""
+    import torch
+
+    joined = torch.cat(tuple(batches), dim=-1)
+    frames = _fixed_frames(network, [joined])
+    return [joined[..., first : first + frames] for first in range(0, joined.shape[-1] - frames + 1, frames)]
+
+
 ONNX = Exporter("model.onnx", _write_onnx)
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
 TFLITE = Exporter("model.tflite", _write_tflite)
+QNN = Exporter("model.qnn.onnx", _write_qnn)
+ETHOS_U = Exporter("model.ethos-u.tflite", partial(_write_tflite, int4=False))

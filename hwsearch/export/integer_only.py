@@ -1,9 +1,16 @@
-"""The allocations that formats without floating point hold."""
+"""What formats without floating point have in common: the allocations that they take, and how they store biases."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.network.sites import WEIGHT
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.quantizers import MAX_BITS, is_float
+from hwsearch.separator.quantizers import MAX_BITS, bias_integers, is_float, rounds_bias
+
+NIBBLE_BITS = 4
+"""Widest weights that INT4 holds."""
 
 
 def check_integer_only(allocation: BitAllocation, graph_format: str) -> None:
@@ -19,3 +26,16 @@ def check_integer_only(allocation: BitAllocation, graph_format: str) -> None:
             raise UserError(f"'{site}' {said}; --format {graph_format} wants {wanted}")
         if not site.endswith(WEIGHT) and is_float(bits):
             raise UserError(f"'{site}' {said}; --format {graph_format} wants quantized activations (search.activation_bits)")
+
+
+def integer_bias(bias: Tensor, product: Tensor, bits: int) -> NDArray[np.int64]:
+    """Return the integers of a bias, as the network rounds it, or to nothing that matters where the network does not round it.
+
+    Args:
+        bias: [out].
+        product: scale of the products that it is added to, [out] or [1].
+        bits: width of the activation that the layer reads.
+    """
+    rounded = bias_integers(bias, product) if rounds_bias(bits) else (bias.double() / product.double()).round()
+    integers: NDArray[np.int64] = rounded.numpy().astype(np.int64)
+    return integers

@@ -32,14 +32,23 @@ _SEAL = b"sha256:"
 _UNSEALED = _SEAL + b"0" * 64
 
 
-def export_tflite(network: ExportedNetwork, path: Path, description: ExportDescription, frames: int) -> TfliteGraph:
+def export_tflite(
+    network: ExportedNetwork, path: Path, description: ExportDescription, frames: int, *, int4: bool
+) -> TfliteGraph:
     """Write the network as one file for quantized features [1, 1, frames, features], atomically.
+
+    Args:
+        network: the network.
+        path: where to write.
+        description: of the network.
+        frames: number of frames.
+        int4: whether dense layers of one tap have their weights of at most 4 bits in int4; else all weights are int8.
 
     Raises:
         UserError: the format does not take a width or an operation of the network.
     """
-    check_integer_only(network.network.allocation, "tflite")
-    graph = write_graph(network, frames)
+    check_integer_only(network.network.allocation, "tflite" if int4 else "ethos-u")
+    graph = write_graph(network, frames, int4=int4)
     features = np.stack([network.mean[:, 0].numpy(), network.scale[:, 0].numpy()]).astype("<f4")
     content = graph.content(
         {

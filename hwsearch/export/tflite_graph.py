@@ -63,13 +63,18 @@ class TfliteGraph:
         return stored
 
 
-def write_graph(network: ExportedNetwork, frames: int) -> TfliteGraph:
+def write_graph(network: ExportedNetwork, frames: int, *, int4: bool) -> TfliteGraph:
     """Write a network for features [1, 1, frames, features], which are normalised and quantized already.
+
+    Args:
+        network: the network.
+        frames: number of frames.
+        int4: whether weights may be int4.
 
     Raises:
         UserError: an operation that the format does not take.
     """
-    writing = _Writing(network, frames)
+    writing = _Writing(network, frames, int4=int4)
     graph = network.network.graph
     for operation in graph.operations:
         writing.write(operation)
@@ -86,8 +91,9 @@ class _Writing:
         tensors: the tensors of the network in the file.
     """
 
-    def __init__(self, network: ExportedNetwork, frames: int) -> None:
+    def __init__(self, network: ExportedNetwork, frames: int, *, int4: bool) -> None:
         quantized = network.network
+        self._int4 = int4
         self._graph = quantized.master_copy()
         self._sites = quantized.graph_sites
         self._weights = {site: weight for site, weight in quantized.quantized_weights().items() if weight is not None}
@@ -137,8 +143,8 @@ class _Writing:
         made = self._place(operation.name, grid)
         match operation:
             case ops.Convolution(groups=groups) if groups in (1, read[0].shape[1]):
-                weight, bias = self._weights[operation.name + WEIGHT], self._graph.parameter(operation, "bias")
-                write_convolution(self.writer, operation, weight, bias, read[0], made, relu=relu)
+                parameters = self._weights[operation.name + WEIGHT], self._graph.parameter(operation, "bias")
+                write_convolution(self.writer, operation, parameters, read[0], made, relu=relu, int4=self._int4)
             case ops.Add() if read[0].shape == read[1].shape:
                 write_sum(self.writer, read, made, relu=relu)
             case ops.Elementwise(function=ops.Function.RELU):

@@ -13,14 +13,12 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwsearch.export.integer_only import NIBBLE_BITS, integer_bias
 from hwsearch.export.tflite_grids import StoredGrid
 from hwsearch.export.tflite_writer import Quantization, TfliteWriter
 from hwsearch.network.operations import Convolution
-from hwsearch.separator.quantizers import BIAS_LIMIT, MAX_BITS, QuantizedWeight, bias_integers, rounds_bias
+from hwsearch.separator.quantizers import BIAS_LIMIT, MAX_BITS, QuantizedWeight
 from hwsearch.separator.rounded_weights import output_scale
-
-_NIBBLE_BITS = 4
-"""Widest weights that are stored as int4."""
 
 _Code, _Activation = schema.BuiltinOperator, schema.ActivationFunctionType
 
@@ -46,34 +44,39 @@ def place(writer: TfliteWriter, name: str, grid: StoredGrid, shape: tuple[int, i
 
 
 def write_convolution(
-    writer: TfliteWriter, layer: Convolution, weight: QuantizedWeight, bias: Tensor, read: Placed, made: Placed, *, relu: bool
+    writer: TfliteWriter,
+    layer: Convolution,
+    parameters: tuple[QuantizedWeight, Tensor],
+    read: Placed,
+    made: Placed,
+    *,
+    relu: bool,
+    int4: bool,
 ) -> None:
     """Write a convolution, which is dense or depthwise.
 
     Args:
         writer: the file.
         layer: the convolution.
-        weight: its weights.
-        bias: its bias, in floating point.
+        parameters: its weights, and its bias in floating point.
         read: what it reads.
         made: what it makes; both are int8, or both int16.
         relu: whether a ReLU follows it.
+        int4: whether weights may be int4: those of at most 4 bits in a dense layer of one tap between int8 tensors.
     """
-    channels, per_group, kernel = weight.integers.shape
+    weight, bias = parameters
+    channels, _, kernel = weight.integers.shape
     depthwise = layer.groups > 1
-    axis = 3 if depthwise else 0
-    kind = "int4" if weight.bits <= _NIBBLE_BITS and kernel == 1 and not depthwise and not read.grid.is_wide else "int8"
+    narrow = int4 and weight.bits <= NIBBLE_BITS and kernel == 1 and not depthwise and not read.grid.is_wide
+    kind = "int4" if narrow else "int8"
     scale = output_scale(layer, weight.scale)
-    biases = _bias(bias, scale, read.grid)
+    biases = integer_bias(bias, scale * read.grid.grid.scale, read.grid.grid.bits)
     finer = _finer(weight.bits, kind, biases)
-    scale, biases, integers = scale / finer, biases * finer, weight.integers.numpy() * finer
-    integers = (integers.transpose(1, 2, 0) if depthwise else integers.transpose(0, 2, 1))[:, None].reshape(
-        (1, 1, kernel, channels) if depthwise else (channels, 1, kernel, per_group)
-    )
-    weights = writer.constant(f"{layer.name}.weight", integers, kind, Quantization(scale.tolist(), axis=axis))
-    product = (scale * read.grid.grid.scale).tolist()
-    bias_kind = "int64" if read.grid.is_wide else "int32"
-    bias_number = writer.constant(f"{layer.name}.bias", biases, bias_kind, Quantization(product))
+    scale, integers = scale / finer, weight.integers.numpy() * finer
+    integers = integers.transpose(1, 2, 0)[None] if depthwise else integers.transpose(0, 2, 1)[:, None]
+    weights = writer.constant(f"{layer.name}.weight", integers, kind, Quantization(scale.tolist(), axis=3 if depthwise else 0))
+    product = Quantization((scale * read.grid.grid.scale).tolist())
+    added = writer.constant(f"{layer.name}.bias", biases * finer, "int64" if read.grid.is_wide else "int32", product)
     padded, same = _padded(writer, layer, kernel, read)
     options: dict[str, Any] = {
         "padding": schema.Padding.SAME if same else schema.Padding.VALID,
@@ -82,7 +85,7 @@ def write_convolution(
         "dilationWFactor": layer.dilation,
         "fusedActivationFunction": _Activation.RELU if relu else _Activation.NONE,
     }
-    inputs = [padded.number, weights, bias_number]
+    inputs = [padded.number, weights, added]
     if depthwise:
         depth = schema.DepthwiseConv2DOptionsT(depthMultiplier=channels // layer.groups, **options)
         writer.operator(_Code.DEPTHWISE_CONV_2D, 5 if read.grid.is_wide else 3, inputs, made.number, depth)
@@ -97,19 +100,12 @@ def _finer(bits: int, kind: str, biases: NDArray[Any]) -> int:
     Kernels round sums twice, and the finer the sums, the less the first rounding does. Weights of more than 4 bits are left as
     they are: compilers compress the narrow ones.
     """
-    if bits > _NIBBLE_BITS:
+    if bits > NIBBLE_BITS:
         return 1
-    room = 2 ** (_NIBBLE_BITS - bits if kind == "int4" else MAX_BITS - bits)
+    room = 2 ** (NIBBLE_BITS - bits if kind == "int4" else MAX_BITS - bits)
     while room * float(np.abs(biases).max()) > BIAS_LIMIT:
         room //= 2
     return int(max(room, 1))
-
-
-def _bias(bias: Tensor, scale: Tensor, read: StoredGrid) -> NDArray[Any]:
-    """The integers of a bias on the grid of the products."""
-    if rounds_bias(read.grid.bits):
-        return bias_integers(bias, scale * read.grid.scale).numpy()
-    return np.broadcast_to(np.rint(bias.double().numpy() / (scale.double().numpy() * read.grid.scale)), bias.shape)
 
 
 def _padded(writer: TfliteWriter, layer: Convolution, kernel: int, read: Placed) -> tuple[Placed, bool]:

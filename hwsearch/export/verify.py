@@ -37,7 +37,7 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, rounds_bias
+from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, bias_integers, rounds_bias
 from hwsearch.separator.rounded_weights import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
@@ -95,13 +95,14 @@ class Run:
     integers: Mapping[str, NDArray[np.float64]]
 
 
-def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
+def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor], *, fused: bool = True) -> VerificationReport:
     """Run an ONNX file in ONNX Runtime and compare it with its network.
 
     Args:
-        path: a file of `export_onnx`.
+        path: a file of `export_onnx` or `export_qnn`.
         network: the network of the file.
         batches: raw features, [1, features, frames] each.
+        fused: whether to run layers on integer kernels; else every node as it is written.
 
     Raises:
         VerificationError: an integer inside is not the nearest, or the output is not the network's.
@@ -111,11 +112,12 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     wide = wide_quantized(model)
     nodes = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or node.output[0] in wide)
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in nodes.items()}
-    plain = open_session(model.SerializeToString())
-    for tensor in tensors.values():
-        kind = TensorProto.FLOAT if tensor in wide else TensorProto.UINT8
+    plain = open_session(model.SerializeToString(), fused=fused)
+    for site, tensor in tensors.items():
+        narrow = TensorProto.UINT8 if grids[site].bits <= MAX_BITS else TensorProto.UINT16
+        kind = TensorProto.FLOAT if tensor in wide else narrow
         model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
-    tapped = open_session(model.SerializeToString())
+    tapped = open_session(model.SerializeToString(), fused=fused)
 
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
         return _integers(tap, grids[site]) if tensors[site] in wide else tap.astype(np.float64)
