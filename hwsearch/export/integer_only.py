@@ -29,7 +29,7 @@ def check_integer_only(allocation: BitAllocation, graph_format: str) -> None:
 
 
 def integer_bias(bias: Tensor, product: Tensor, bits: int) -> NDArray[np.int64]:
-    """Return the integers of a bias, as the network rounds it, or to nothing that matters where the network does not round it.
+    """Round a bias as the network does; where the network does not, steps are so fine that it does not matter.
 
     Args:
         bias: [out].

@@ -108,6 +108,8 @@ class _Writing:
     def write(self, operation: ops.Operation) -> None:
         """Write an operation, or let it wait for its function."""
         name = operation.name
+        if name in self._sites.grids and name not in self._sites.of_tensor:
+            raise _refused(operation)  # a part of another tensor
         if name not in self._sites.of_tensor:
             self._waiting[name] = operation
             return
@@ -136,6 +138,8 @@ class _Writing:
 
     def _computed(self, operation: ops.Operation, grid: StoredGrid, *, relu: bool = False) -> Placed:
         """Write an operation into a tensor of a grid, or into int16 that covers it if the operation reads int16."""
+        if not all(name in self.tensors for name in operation.inputs):
+            raise _refused(operation)  # it is no function that a kernel does along with what is before it
         read = [self.tensors[name] for name in operation.inputs]
         if grid.is_wide or any(each.grid.is_wide for each in read):
             read = [widened(self.writer, each) for each in read]
