@@ -182,11 +182,11 @@ EXPORTERS: "Registry[Exporter]" = Registry(
         "qnn": ("hwsearch.export.exporter:QNN", "is the QNN profile of ONNX, with plain INT4 and INT8 weights, for Snapdragon"),
         "tflite": (
             "hwsearch.export.exporter:TFLITE",
-            "runs on Cortex-M and Android; wants `pip install 'hwsearch[tflite]'`",
+            "runs on Ethos-U, Cortex-M and Android; wants `pip install 'hwsearch[tflite]'`",
         ),
-        "ethos-u": (
-            "hwsearch.export.exporter:ETHOS_U",
-            "is `tflite` with all weights in int8, as Ethos-U's compiler wants them",
+        "tflite-int4": (
+            "hwsearch.export.exporter:TFLITE_INT4",
+            "is `tflite` with weights of 4 bits and fewer in int4: smaller, slower, and not for Ethos-U",
         ),
     },
 )

@@ -72,7 +72,7 @@ def _write_tflite(
     description: "ExportDescription",
     batches: "Sequence[Tensor]",
     *,
-    int4: bool = True,
+    int4: bool,
 ) -> Written:
     if find_spec("ai_edge_litert") is None:
         raise UserError(
@@ -114,6 +114,6 @@ def _windows(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> "list[T
 
 ONNX = Exporter("model.onnx", _write_onnx)
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
-TFLITE = Exporter("model.tflite", _write_tflite)
+TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False))
+TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True))
 QNN = Exporter("model.qnn.onnx", _write_qnn)
-ETHOS_U = Exporter("model.ethos-u.tflite", partial(_write_tflite, int4=False))

@@ -47,7 +47,7 @@ def export_tflite(
     Raises:
         UserError: the format does not take a width or an operation of the network.
     """
-    check_integer_only(network.network.allocation, "tflite" if int4 else "ethos-u")
+    check_integer_only(network.network.allocation, "tflite-int4" if int4 else "tflite")
     graph = write_graph(network, frames, int4=int4)
     features = np.stack([network.mean[:, 0].numpy(), network.scale[:, 0].numpy()]).astype("<f4")
     content = graph.content(

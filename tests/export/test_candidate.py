@@ -86,7 +86,7 @@ def test_a_qnn_export_holds_a_qnn_graph(tmp_path):
     assert report.differing_fraction < 0.01
 
 
-@pytest.mark.parametrize("graph_format", ["tflite", "ethos-u"])
+@pytest.mark.parametrize("graph_format", ["tflite", "tflite-int4"])
 def test_tensorflow_lite_wants_a_package_that_is_no_requirement(tmp_path, monkeypatch, graph_format):
     monkeypatch.setattr(exporter, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"wanted: pip install 'hwsearch\[tflite\]'$"):
@@ -94,7 +94,7 @@ def test_tensorflow_lite_wants_a_package_that_is_no_requirement(tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("graph_format", ["tflite", "ethos-u"])
+@pytest.mark.parametrize("graph_format", ["tflite", "tflite-int4"])
 def test_a_tensorflow_lite_export_is_verified_on_two_kinds_of_kernels(tmp_path, graph_format):
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
     report = export(tmp_path / "small", graph_format)

@@ -47,7 +47,7 @@ def heard(network, frames=FRAMES):
     return [raw[..., first : first + frames] for first in range(0, raw.shape[-1] - frames + 1, frames)]
 
 
-def export(folder, network, *, int4=True):
+def export(folder, network, *, int4=False):
     about = description(network.network.graph, network.network.allocation)
     path = folder / "model.tflite"
     return path, export_tflite(network, path, about, FRAMES, int4=int4)
@@ -74,11 +74,13 @@ def in_reference(content, stored):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (2, 5), (6, 16)])
-def test_every_layer_gives_the_nearest_integers_up_to_the_second_rounding(tmp_path, kind, weight_bits, activation_bits):
+@pytest.mark.parametrize(
+    ("weight_bits", "activation_bits", "int4"), [(8, 8, False), (4, 8, True), (2, 5, False), (2, 5, True), (6, 16, False)]
+)
+def test_every_layer_gives_the_nearest_integers_up_to_the_second_rounding(tmp_path, kind, weight_bits, activation_bits, int4):
     config = KINDS[kind]
     network = exported_network(config, uniform(config, weight_bits, activation_bits))
-    path, graph = export(tmp_path, network)
+    path, graph = export(tmp_path, network, int4=int4)
     plain, fast = verify_tflite(path, graph, network, heard(network))
     assert plain.quantized_values == fast.quantized_values > 0
     assert plain.worst_rounding <= (0.77 if activation_bits <= 8 else 4.5)  # 16-bit steps are fine
@@ -103,7 +105,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
     def check(allocation):
         widths = {site: min(bits, 8) if site.endswith(".weight") else min(bits, 16) for site, bits in allocation.widths}
         network = exported_network(config, BitAllocation.of(widths))
-        path, graph = export(tmp_path, network)
+        path, graph = export(tmp_path, network, int4=True)
         verify_tflite(path, graph, network, heard(network))
         found, _ = read_tflite(path.read_bytes(), "file")
         assert found.allocation == widths
@@ -174,7 +176,7 @@ def test_tensorflow_lite_micro_gives_the_same_integers(tmp_path, kind, weight_bi
     runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite-micro is not installed")
     config = KINDS[kind]
     network = exported_network(config, uniform(config, weight_bits, activation_bits))
-    path, graph = export(tmp_path, network)
+    path, graph = export(tmp_path, network, int4=weight_bits < 8)
     micro = runtime.Interpreter.from_bytes(path.read_bytes())
     for features in heard(network):
         stored = graph.stored_input(network.normalise(features))
@@ -236,7 +238,11 @@ def test_one_wrong_number_in_the_file_fails_verification(tmp_path, part):
     ("weight_bits", "activation_bits", "said"),
     [
         (16, 8, "'input_proj.weight' has 16 bits; --format tflite wants weights of at most 8 bits (search.weight_bits)"),
-        (32, 8, "'input_proj.weight' is in floating point; --format tflite wants weights of at most 8 bits (search.weight_bits)"),
+        (
+            32,
+            8,
+            "'input_proj.weight' is in floating point; --format tflite wants weights of at most 8 bits (search.weight_bits)",
+        ),
         (8, 32, "'features' is in floating point; --format tflite wants quantized activations (search.activation_bits)"),
     ],
 )
