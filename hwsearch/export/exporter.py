@@ -88,13 +88,20 @@ def _write_tflite(
     return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast)})
 
 
-def _write_qnn(path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]") -> Written:
+def _write_qnn(
+    path: Path,
+    network: "ExportedNetwork",
+    description: "ExportDescription",
+    batches: "Sequence[Tensor]",
+    *,
+    int4: bool,
+) -> Written:
     from hwsearch.export.qnn_export import export_qnn
     from hwsearch.export.verify import verify_onnx
 
     windows = _windows(network, batches)
     frames = windows[0].shape[-1]
-    export_qnn(network, path, description, frames)
+    export_qnn(network, path, description, frames, int4=int4)
     return Written(verify_onnx(path, network, windows, fused=False), {"graph_frames": frames})
 
 
@@ -116,4 +123,5 @@ ONNX = Exporter("model.onnx", _write_onnx)
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
 TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False))
 TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True))
-QNN = Exporter("model.qnn.onnx", _write_qnn)
+QNN = Exporter("model.qnn.onnx", partial(_write_qnn, int4=False))
+QNN_INT4 = Exporter("model.qnn-int4.onnx", partial(_write_qnn, int4=True))

@@ -1,11 +1,12 @@
 """Export for Qualcomm's QNN: the QNN profile of ONNX, of standard nodes that stand for integers of fixed widths.
 
-Every weight is an INT4 or INT8 constant behind a `DequantizeLinear`, every bias an INT32 one, and every activation goes through a
-`QuantizeLinear` and a `DequantizeLinear` of UINT8 or UINT16. That needs opset 21. The number of frames is fixed, because QNN
-takes no dynamic shapes.
+Every weight is an INT8 constant, or on request INT4, behind a `DequantizeLinear`, and every bias an INT32 one. Every activation
+goes through a `QuantizeLinear` and a `DequantizeLinear` of UINT8 or UINT16. That needs opset 21. The number of frames is fixed,
+because QNN takes no dynamic shapes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -30,14 +31,21 @@ from hwsearch.separator.rounded_weights import output_scale
 _OPSET, _IR_VERSION = 21, 10
 
 
-def export_qnn(network: ExportedNetwork, path: Path, description: ExportDescription, frames: int) -> None:
+def export_qnn(network: ExportedNetwork, path: Path, description: ExportDescription, frames: int, *, int4: bool) -> None:
     """Write the network as one ONNX file for features [1, features, frames], atomically.
+
+    Args:
+        network: the network.
+        path: where to write.
+        description: of the network.
+        frames: number of frames.
+        int4: whether weights of at most 4 bits are INT4; else all weights are INT8.
 
     Raises:
         UserError: the format does not take a width or an operation of the network.
     """
     quantized = network.network
-    check_integer_only(quantized.allocation, "qnn")
+    check_integer_only(quantized.allocation, "qnn-int4" if int4 else "qnn")
     graph, sites = quantized.master_copy(), quantized.graph_sites
     if means := [operation.name for operation in graph.operations if isinstance(operation, Mean)]:
         raise UserError(f"'{means[0]}' is a mean over frames, which --format qnn does not take; wanted --format onnx")
@@ -51,7 +59,9 @@ def export_qnn(network: ExportedNetwork, path: Path, description: ExportDescript
 
     def parameters_of(layer: Operation) -> tuple[str, str]:
         bias, read = graph.parameter(layer, "bias"), grids[sites.read_by(layer)]
-        return _write_parameters(writer, layer, weights[layer.name + WEIGHT], bias, read)
+        weight = weights[layer.name + WEIGHT]
+        kind = np.dtype(ml_dtypes.int4 if int4 and weight.bits <= NIBBLE_BITS else np.int8)
+        return _write_parameters(writer, layer, weight, kind, bias, read)
 
     channels, _ = tensor_shapes(graph, {graph.inputs[0]: (network.features, frames)})[graph.outputs[0]]
     model = write_graph(writer, graph, (network.mean, network.scale), channels, at_tensor, parameters_of)
@@ -70,10 +80,10 @@ def _write_quantizer(writer: OnnxWriter, x: str, grid: ActivationGrid) -> str:
 
 
 def _write_parameters(
-    writer: OnnxWriter, layer: Operation, weight: QuantizedWeight, bias: Tensor, read: ActivationGrid
+    writer: OnnxWriter, layer: Operation, weight: QuantizedWeight, kind: np.dtype[Any], bias: Tensor, read: ActivationGrid
 ) -> tuple[str, str]:
-    """Write weights and bias of a layer; return the names of what they stand for."""
-    integers = weight.integers.numpy().astype(ml_dtypes.int4 if weight.bits <= NIBBLE_BITS else np.int8)
+    """Write the weights of a layer, in a type, and its bias; return the names of what they stand for."""
+    integers = weight.integers.numpy().astype(kind)
     axis = 1 if isinstance(layer, TransposedConvolution) else 0
     product = output_scale(layer, weight.scale) * read.scale
     biases = integer_bias(bias, product, read.bits).astype(np.int32)

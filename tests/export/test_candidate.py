@@ -79,9 +79,10 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
     assert report.frames == 2 * 25  # the shorter mixture's frames, for both
 
 
-def test_a_qnn_export_holds_a_qnn_graph(tmp_path):
-    report = export(tmp_path / "small", "qnn")
-    assert names(tmp_path / "small") == ["allocation.json", "model.qnn.onnx", "verification.json", "weights.hwq"]
+@pytest.mark.parametrize("graph_format", ["qnn", "qnn-int4"])
+def test_a_qnn_export_holds_a_qnn_graph(tmp_path, graph_format):
+    report = export(tmp_path / "small", graph_format)
+    assert names(tmp_path / "small") == ["allocation.json", f"model.{graph_format}.onnx", "verification.json", "weights.hwq"]
     assert report.frames == 33 + 25  # both mixtures', joined: fewer than 64
     assert report.differing_fraction < 0.01
 

@@ -19,10 +19,10 @@ from tests.separator.small import KINDS, RELU, allocations, uniform
 FRAMES = 24
 
 
-def export(folder, network):
+def export(folder, network, *, int4=True):
     about = description(network.network.graph, network.network.allocation)
     path = folder / "model.qnn.onnx"
-    export_qnn(network, path, about, FRAMES)
+    export_qnn(network, path, about, FRAMES, int4=int4)
     return path
 
 
@@ -51,7 +51,7 @@ def test_mixed_allocations_are_verified_integer_by_integer(tmp_path, kind):
 def test_other_networks_are_computed_as_plainly_rounded_ones(tmp_path, kind):
     found = subject(kind, integer_only(mixed(kind, 1).widths))
     path = tmp_path / "model.qnn.onnx"
-    export_qnn(found.exported, path, found.description, FRAMES)
+    export_qnn(found.exported, path, found.description, FRAMES, int4=True)
     features = frames(FRAMES, seed=3)
     verify_onnx(path, found.exported, [features], fused=False)
     session = open_session(path.read_bytes(), fused=False)
@@ -60,10 +60,13 @@ def test_other_networks_are_computed_as_plainly_rounded_ones(tmp_path, kind):
     assert float(((mask - wanted) ** 2).sum()) < 1e-2 * float((wanted**2).sum())
 
 
-@pytest.mark.parametrize(("weight_bits", "kind"), [(2, "INT4"), (4, "INT4"), (5, "INT8"), (8, "INT8")])
-def test_layers_read_plain_integers_and_activations_of_fixed_widths(tmp_path, weight_bits, kind):
+@pytest.mark.parametrize(
+    ("weight_bits", "int4", "kind"),
+    [(2, True, "INT4"), (4, True, "INT4"), (4, False, "INT8"), (5, True, "INT8"), (8, False, "INT8")],
+)
+def test_layers_read_plain_integers_and_activations_of_fixed_widths(tmp_path, weight_bits, int4, kind):
     widths = uniform(RELU, weight_bits, 8).by_site | {"blocks.0.add.output": 16, "blocks.1.add.output": 6}
-    model = onnx.load(export(tmp_path, exported_network(RELU, BitAllocation.of(widths))))
+    model = onnx.load(export(tmp_path, exported_network(RELU, BitAllocation.of(widths)), int4=int4))
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     writers = {node.output[0]: node for node in model.graph.node}
     layers = [node for node in model.graph.node if node.op_type == "Conv"]
@@ -90,11 +93,11 @@ def test_one_wrong_number_in_the_file_fails_verification(tmp_path):
 
 
 def test_what_qnn_does_not_take_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"^'input_proj.weight' has 16 bits; --format qnn wants weights of at most 8 bits"):
+    with pytest.raises(UserError, match=r"^'input_proj.weight' has 16 bits; --format qnn-int4 wants weights of at most 8 bits"):
         export(tmp_path, exported_network(RELU, uniform(RELU, 16, 8)))
-    with pytest.raises(UserError, match=r"^'features' is in floating point; --format qnn wants quantized activations \(search"):
+    with pytest.raises(UserError, match=r"^'features' is in floating point; --format qnn-int4 wants quantized activations"):
         export(tmp_path, exported_network(RELU, uniform(RELU, 8, 32)))
     excited = subject("excited", integer_only(mixed("excited", 0).widths))
     with pytest.raises(UserError, match=r"^'.*' is a mean over frames, which --format qnn does not take"):
-        export_qnn(excited.exported, tmp_path / "model.onnx", excited.description, FRAMES)
+        export_qnn(excited.exported, tmp_path / "model.onnx", excited.description, FRAMES, int4=True)
     assert list(tmp_path.iterdir()) == []
