@@ -72,7 +72,8 @@ def export_candidate(
         atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
         atomic_write_json(folder / ALLOCATION_FILE, network.allocation.to_json())
         sizes = {name: (folder / name).stat().st_size for name in (exporter.file, WEIGHTS_FILE)}
-        facts = {"fidelity": fidelity.value, "training_steps": steps, "bytes": sizes, **written.facts}
+        made = {"fidelity": fidelity.value, "training_steps": steps, "mixtures": len(mixtures), "bytes": sizes}
+        facts = {**made, **written.facts}
         atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **facts})
         reports.append(written.report)
 

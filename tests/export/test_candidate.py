@@ -66,6 +66,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(exported):
     proof = json.loads((folder / "verification.json").read_text())
     assert proof["quantized_values"] == report.quantized_values > 0
     assert proof["bytes"] == {name: (folder / name).stat().st_size for name in ("model.onnx", "weights.hwq")}
+    assert proof["mixtures"] == len(MIXTURES)
     assert proof["kernels"]["integer_convolutions"] == 8
     description = OnnxSeparator(folder / "model.onnx").description
     assert description.base_digest == "a" * 64
