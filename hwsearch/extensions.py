@@ -179,5 +179,15 @@ EXPORTERS: "Registry[Exporter]" = Registry(
     {
         "onnx": ("hwsearch.export.exporter:ONNX", "runs on ONNX Runtime in integers"),
         "qonnx": ("hwsearch.export.exporter:QONNX", "is what FINN and other FPGA tools take"),
+        "qnn": ("hwsearch.export.exporter:QNN", "is the QNN profile of ONNX, for Snapdragon"),
+        "qnn-int4": ("hwsearch.export.exporter:QNN_INT4", "is `qnn` with plain INT4 weights where they have at most 4 bits"),
+        "tflite": (
+            "hwsearch.export.exporter:TFLITE",
+            "runs on Ethos-U, Cortex-M and Android; wants `pip install 'hwsearch[tflite]'`",
+        ),
+        "tflite-int4": (
+            "hwsearch.export.exporter:TFLITE_INT4",
+            "is `tflite` with weights of 4 bits and fewer in int4: smaller, slower, and not for Ethos-U",
+        ),
     },
 )

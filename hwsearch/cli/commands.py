@@ -363,7 +363,14 @@ def pareto(
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
 @RUN
 @click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
-@click.option("--format", "graph_format", type=Registered("EXPORTERS"), default="onnx", help="Format of the graph.")
+@click.option(
+    "--format",
+    "graph_format",
+    type=Registered("EXPORTERS"),
+    default="onnx",
+    help="Format of the graph. Among them: onnx for ONNX Runtime, qonnx for FPGA tools, tflite for Ethos-U, Cortex-M and "
+    "Android, and qnn, the QNN profile, for Snapdragon.",
+)
 @click.option("--output", type=PATH, required=True, help="Folder to write. An earlier export there is replaced.")
 @click.option(
     "--for",

@@ -66,7 +66,8 @@ def export_candidate(
         atomic_write_json(folder / ALLOCATION_FILE, network.allocation.to_json())
         names = exporter.file, *exporter.others, WEIGHTS_FILE
         sizes = {name: (folder / name).stat().st_size for name in names}
-        facts = {"fidelity": fidelity.value, "training_steps": steps, "bytes": sizes, **written.facts}
+        made = {"fidelity": fidelity.value, "training_steps": steps, "mixtures": len(examples), "bytes": sizes}
+        facts = {**made, **written.facts}
         atomic_write_json(folder / VERIFICATION_FILE, {**asdict(written.report), **facts})
         reports.append(written.report)
 

@@ -1,11 +1,17 @@
-"""The contract of export formats, and the two built-in formats."""
+"""The contract of export formats, and the built-in formats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hwsearch.errors import UserError
+
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hwsearch.data.example import Example
     from hwsearch.export.description import ExportDescription
     from hwsearch.export.network import ExportedNetwork
@@ -14,8 +20,8 @@ if TYPE_CHECKING:
 SOUND_FILE = "separator.onnx"
 """The file from sound to sound beside an ONNX graph."""
 
-QONNX_FRAMES = 64
-"""Frames of a QONNX graph, unless the network needs more. The shape is fixed, and QONNX's executor is slow."""
+FIXED_FRAMES = 64
+"""Frames of a graph whose shape is fixed, unless the network needs more; QONNX's executor is slow."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,67 @@ def _write_qonnx(
     from hwsearch.export.verify import verify_qonnx
 
     batches = [network.raw(example) for example in examples]
-    frames = min(network.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
+    frames = _fixed_frames(network, batches)
     export_qonnx(network, path, description, frames)
     return Written(verify_qonnx(path, network, [batch[..., :frames] for batch in batches]), {})
 
 
+def _write_tflite(
+    path: Path,
+    network: "ExportedNetwork",
+    description: "ExportDescription",
+    examples: "Sequence[Example]",
+    *,
+    int4: bool,
+) -> Written:
+    if find_spec("ai_edge_litert") is None:
+        raise UserError(
+            "the package ai-edge-litert, which TensorFlow Lite needs, is missing; wanted: pip install 'hwsearch[tflite]'"
+        )
+    from hwsearch.export.tflite_export import export_tflite
+    from hwsearch.export.tflite_verify import verify_tflite
+
+    windows = _windows(network, [network.raw(example) for example in examples])
+    frames = windows[0].shape[-1]
+    graph = export_tflite(network, path, description, frames, int4=int4)
+    plain, fast = verify_tflite(path, graph, network, windows)
+    return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast)})
+
+
+def _write_qnn(
+    path: Path,
+    network: "ExportedNetwork",
+    description: "ExportDescription",
+    examples: "Sequence[Example]",
+    *,
+    int4: bool,
+) -> Written:
+    from hwsearch.export.qnn_export import export_qnn
+    from hwsearch.export.verify import verify_onnx
+
+    windows = _windows(network, [network.raw(example) for example in examples])
+    frames = windows[0].shape[-1]
+    export_qnn(network, path, description, frames, int4=int4)
+    return Written(verify_onnx(path, network, windows, fused=False), {"graph_frames": frames})
+
+
+def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
+    """Return the number of frames of a graph whose shape is fixed; every batch has as many."""
+    return min(network.example_frames(FIXED_FRAMES), *(batch.shape[-1] for batch in batches))
+
+
+def _windows(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> "list[Tensor]":
+    """Cut batches, joined at their ends, into windows of `FIXED_FRAMES` frames, or as many as the network needs."""
+    import torch
+
+    joined = torch.cat(tuple(batches), dim=-1)
+    frames = _fixed_frames(network, [joined])
+    return [joined[..., first : first + frames] for first in range(0, joined.shape[-1] - frames + 1, frames)]
+
+
 ONNX = Exporter("model.onnx", _write_onnx, (SOUND_FILE,))
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
+TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False))
+TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True))
+QNN = Exporter("model.qnn.onnx", partial(_write_qnn, int4=False))
+QNN_INT4 = Exporter("model.qnn-int4.onnx", partial(_write_qnn, int4=True))

@@ -210,17 +210,22 @@ def _checked(model: ModelProto, description: ExportDescription, source: str) -> 
     return whole, states
 
 
-def open_session(content: bytes, threads: int = 1, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    content: bytes, threads: int = 1, optimized: Path | None = None, *, fused: bool = True
+) -> onnxruntime.InferenceSession:
     """Open a session of ONNX Runtime on the processor. It raises errors without printing them.
 
     Args:
         content: the bytes of a model.
         threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
         optimized: where to write the optimized graph that the session runs.
+        fused: whether layers between quantizers become integer kernels.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    if not fused:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

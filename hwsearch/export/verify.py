@@ -38,7 +38,7 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.quantizers import ActivationGrid, bias_integers, rounds_bias
+from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, bias_integers, rounds_bias
 from hwsearch.separator.rounded_weights import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
@@ -66,7 +66,7 @@ class VerificationReport:
         batches: number of feature batches.
         frames: number of frames in all batches.
         quantized_values: number of integers inside the graph that were judged.
-        ties: number of them that differ from the exactly rounded value, each within the tolerance of a tie.
+        ties: number of them that differ from the exactly rounded value, each within the tolerance of the runtime.
         network_ties: the same number for the Brevitas network.
         worst_rounding: largest distance of an integer from the exact value, in steps; 0.5 without any float error.
         max_abs_difference: largest difference between the outputs of file and Brevitas network.
@@ -89,20 +89,21 @@ class VerificationReport:
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Run:
     """The mask that a runtime made of one feature batch, and the integers of each quantized site."""
 
     mask: NDArray[np.float32]
     integers: Mapping[str, NDArray[np.float64]]
 
 
-def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
+def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor], *, fused: bool = True) -> VerificationReport:
     """Run an ONNX file in ONNX Runtime and compare it with its network.
 
     Args:
-        path: a file of `export_onnx`.
+        path: a file of `export_onnx` or `export_qnn`.
         network: the network of the file.
         batches: raw features, [1, features, frames] each.
+        fused: whether to run layers on integer kernels; else every node as it is written.
 
     Raises:
         VerificationError: an integer inside is not the nearest, or the output is not the network's.
@@ -112,24 +113,25 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     wide = wide_quantized(model)
     nodes = _quantizers(model, network, lambda node: node.op_type == "DequantizeLinear" or node.output[0] in wide)
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in nodes.items()}
-    plain = open_session(model.SerializeToString())
-    for tensor in tensors.values():
-        kind = TensorProto.FLOAT if tensor in wide else TensorProto.UINT8
+    plain = open_session(model.SerializeToString(), fused=fused)
+    for site, tensor in tensors.items():
+        narrow = TensorProto.UINT8 if grids[site].bits <= MAX_BITS else TensorProto.UINT16
+        kind = TensorProto.FLOAT if tensor in wide else narrow
         model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
-    tapped = open_session(model.SerializeToString())
+    tapped = open_session(model.SerializeToString(), fused=fused)
 
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
         return _integers(tap, grids[site]) if tensors[site] in wide else tap.astype(np.float64)
 
-    def run(features: Tensor) -> _Run:
+    def run(features: Tensor) -> Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
         # Reading inner tensors could prevent a fusion. Then the graph verified would not be the one that runs.
         if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
             raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
-        return _Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
+        return Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
 
     runs = [run(features) for features in batches]
-    return _judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
+    return judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
 
 
 def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
@@ -140,18 +142,17 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
     model = ModelWrapper(str(path))
     graph = model.graph
     nodes = _quantizers(model.model, network, lambda node: node.op_type == "Quant")
+    grids = _grids(network)
     # The file's grids may begin at zero, where those of the network have a zero point.
-    grids = {
-        site: replace(grid, zero_point=int(model.get_initializer(nodes[site].input[2]))) for site, grid in _grids(network).items()
-    }
+    stored = {site: replace(grid, zero_point=int(model.get_initializer(nodes[site].input[2]))) for site, grid in grids.items()}
 
-    def run(features: Tensor) -> _Run:
+    def run(features: Tensor) -> Run:
         context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
-        integers = {site: _integers(context[node.output[0]], grids[site]) for site, node in nodes.items()}
-        return _Run(context[graph.output[0].name].astype(np.float32), integers)
+        integers = {site: _integers(context[node.output[0]], stored[site]) for site, node in nodes.items()}
+        return Run(context[graph.output[0].name].astype(np.float32), integers)
 
     runs = [run(features) for features in batches]
-    return _judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
+    return judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
 
 
 def _grids(network: ExportedNetwork) -> dict[str, ActivationGrid]:
@@ -172,21 +173,41 @@ def _quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable
         raise VerificationError(str(error)) from None
 
 
-def _judge(
-    path: Path, network: ExportedNetwork, batches: Sequence[Tensor], runs: Sequence[_Run], runtime: str
+def judge(
+    path: Path,
+    network: ExportedNetwork,
+    batches: Sequence[Tensor],
+    runs: Sequence[Run],
+    runtime: str,
+    stored: Mapping[str, ActivationGrid] | None = None,
+    further: float = 0.0,
 ) -> VerificationReport:
-    """Judge every run, and make the report."""
-    exact = _double_precision(network)
-    output_grid = _grids(network).get(network.network.graph_sites.grids[network.network.graph.outputs[0]])
+    """Judge a run of each batch, and make the report.
+
+    Args:
+        path: the file.
+        network: the network of the file.
+        batches: raw features, [1, features, frames] each.
+        runs: what the runtime made of them.
+        runtime: name and version of what ran the file.
+        stored: the grids of the quantized activation sites in the file; None: those of the network.
+        further: how much more than `ROUNDING_TOLERANCE` an integer may be off, in steps.
+
+    Raises:
+        VerificationError: an integer inside is not the nearest, or the output is not the network's.
+    """
+    exact, own_grids = _double_precision(network), _grids(network)
+    grids = own_grids if stored is None else stored
+    output_grid = grids.get(network.network.graph_sites.grids[network.network.graph.outputs[0]])
     values = ties = network_ties = differing = outputs = 0
     worst = largest = 0.0
     agreements: list[float] = []
     for features, run in zip(batches, runs, strict=True):
         checkpoint()
-        steps = _judge_steps(str(path), network, exact, features, run)
+        steps = _judge_steps(str(path), network, exact, features, run, grids, further)
         values, ties, worst = values + steps[0], ties + steps[1], max(worst, steps[2])
         own = _network_run(network, features)
-        network_ties += _judge_steps("the Brevitas network", network, exact, features, own)[1]
+        network_ties += _judge_steps("the Brevitas network", network, exact, features, own, own_grids)[1]
         wanted = own.mask
         difference = np.abs(run.mask - wanted)
         largest = max(largest, float(difference.max()))
@@ -211,14 +232,22 @@ def _judge(
     )
 
 
-def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: _Run) -> tuple[int, int, float]:
+def _judge_steps(
+    source: str,
+    network: ExportedNetwork,
+    exact: Graph,
+    features: Tensor,
+    run: Run,
+    grids: Mapping[str, ActivationGrid],
+    further: float = 0.0,
+) -> tuple[int, int, float]:
     """Compare each quantized tensor, and the mask, with its operation in double precision on the run's own integers.
 
     Returns:
         The number of integers, the number of ties, and the largest distance of an integer from its exact value in steps.
     """
     tensors = network.network.graph_sites.tensors
-    quantized = {tensors[site]: (site, grid) for site, grid in _grids(network).items()}
+    quantized = {tensors[site]: (site, grid) for site, grid in grids.items()}
     values = ties = 0
     worst = 0.0
 
@@ -230,7 +259,7 @@ def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: 
         found = torch.from_numpy(run.integers[site]) - grid.zero_point
         quotient = (x / grid.scale).clamp(-grid.zero_point, grid.levels - grid.zero_point)
         distance = float((found - quotient).abs().max()) if found.shape == x.shape else math.inf
-        if not distance <= 0.5 + ROUNDING_TOLERANCE * 2 ** max(grid.bits - 8, 0):
+        if not distance <= 0.5 + further + ROUNDING_TOLERANCE * 2 ** max(grid.bits - 8, 0):
             raise VerificationError(f"{source}: at '{site}' an integer is {distance:.3f} steps from the exact value")
         values, worst = values + found.numel(), max(worst, distance)
         ties += int((found != quotient.round()).sum())
@@ -245,7 +274,7 @@ def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: 
     return values, ties, worst
 
 
-def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
+def _network_run(network: ExportedNetwork, features: Tensor) -> Run:
     """A run of the Brevitas network."""
     integers: dict[str, NDArray[np.float64]] = {}
     handles: list[RemovableHandle] = []
@@ -257,7 +286,7 @@ def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
         handles.append(network.network.site(site).register_forward_hook(record))
     try:
         with torch.no_grad():
-            return _Run(network(features).numpy(), integers)
+            return Run(network(features).numpy(), integers)
     finally:
         for handle in handles:
             handle.remove()

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, QatConfig, QuantizationConfig
-from hwsearch.export import candidate, runtime
+from hwsearch.export import candidate, exporter, runtime
 from hwsearch.export.candidate import export_candidate
 from hwsearch.export.description import read_model
 from hwsearch.export.folder import graph_file
@@ -70,6 +70,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(exported):
     proof = json.loads((folder / "verification.json").read_text())
     assert proof["quantized_values"] == report.quantized_values > 0
     assert proof["bytes"] == {name: (folder / name).stat().st_size for name in ("model.onnx", "separator.onnx", "weights.hwq")}
+    assert proof["mixtures"] == len(EXAMPLES)
     assert proof["kernels"]["integer_convolutions"] == 8
     description = OnnxSeparator(folder / "model.onnx").description
     assert description.base_digest == "a" * 64
@@ -81,6 +82,34 @@ def test_a_qonnx_export_holds_a_qonnx_graph(tmp_path):
     report = export(tmp_path / "small", "qonnx")
     assert names(tmp_path / "small") == ["allocation.json", "model.qonnx.onnx", "verification.json", "weights.hwq"]
     assert report.frames == 2 * 25  # the shorter mixture's frames, for both
+
+
+@pytest.mark.parametrize("graph_format", ["qnn", "qnn-int4"])
+def test_a_qnn_export_holds_a_qnn_graph(tmp_path, graph_format):
+    report = export(tmp_path / "small", graph_format)
+    assert names(tmp_path / "small") == ["allocation.json", f"model.{graph_format}.onnx", "verification.json", "weights.hwq"]
+    assert report.frames == 33 + 25  # both mixtures', joined: fewer than 64
+    assert report.differing_fraction < 0.01
+
+
+@pytest.mark.parametrize("graph_format", ["tflite", "tflite-int4"])
+def test_tensorflow_lite_wants_a_package_that_is_no_requirement(tmp_path, monkeypatch, graph_format):
+    monkeypatch.setattr(exporter, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"wanted: pip install 'hwsearch\[tflite\]'$"):
+        export(tmp_path / "small", graph_format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("graph_format", ["tflite", "tflite-int4"])
+def test_a_tensorflow_lite_export_is_verified_on_two_kinds_of_kernels(tmp_path, graph_format):
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    report = export(tmp_path / "small", graph_format)
+    graph = graph_file(graph_format)
+    assert names(tmp_path / "small") == sorted(["allocation.json", graph, "verification.json", "weights.hwq"])
+    proof = json.loads((tmp_path / "small" / "verification.json").read_text())
+    assert proof["runtime"].endswith("plain kernels")
+    assert proof["xnnpack"]["quantized_values"] == report.quantized_values > 0
+    assert proof["bytes"][graph] == (tmp_path / "small" / graph).stat().st_size
 
 
 def test_the_exported_file_sounds_like_the_quantized_network(exported):

@@ -29,19 +29,27 @@ Row = dict[str, str]
 
 
 def compile_network(case: dict[str, Any], optimise: str) -> tuple[str, list[Row]]:
-    """Vela's printed summary, and one row of its performance tables for each operation that it schedules."""
-    accelerator, system, memory_mode = SYSTEMS[case["target"]]
+    """What `compile_file` says of the network of a case."""
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "network.tflite"
         write_tflite(case["network"], case["weight_bits"], case["activation_bits"], model)
+        return compile_file(case["name"], model.read_bytes(), case["target"], optimise)
+
+
+def compile_file(name: str, content: bytes, target: str, optimise: str) -> tuple[str, list[Row]]:
+    """Vela's printed summary, and one row of its performance tables for each operation that it schedules."""
+    accelerator, system, memory_mode = SYSTEMS[target]
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "network.tflite"
+        model.write_bytes(content)
         command = [sys.executable, "-m", "ethosu.vela", str(model), "--output-dir", folder, "--optimise", optimise]
         command += ["--accelerator-config", accelerator, "--config", "Arm/vela.ini"]
         command += ["--system-config", system, "--memory-mode", memory_mode, "--verbose-performance", "--enable-debug-db"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise RuntimeError(f"{case['name']}: vela failed: {done.stdout[-500:]}{done.stderr[-500:]}")
+            raise RuntimeError(f"{name}: vela failed: {done.stdout[-500:]}{done.stderr[-500:]}")
         if "CPU operators = 0" not in done.stdout:
-            raise RuntimeError(f"{case['name']}: vela leaves operations to the CPU")
+            raise RuntimeError(f"{name}: vela leaves operations to the CPU")
         tables = _tables((Path(folder) / "network_debug.xml").read_text("utf-8"))
     details = {name: {row["id"]: row for row in tables[name]} for name in ("perf_debug", "perf_debug_main")}
     # A fused ReLU has a row of its own in `perf`, without cycles, and none in `perf_debug_main`.
