@@ -4,6 +4,7 @@ The three parts are judged one by one, each on what the file itself made before:
 mask against that of the verified file of the network, and the sound against that which the front end makes of the same mask.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class SoundReport:
         si_snr_db: least SI-SNR over examples of the file's sound against that of the Brevitas network; none for a silent one.
         target_si_snr_db: mean SI-SNR of the file's sound against the target; none if the network gives several speakers.
         network_si_snr_db: mean SI-SNR of the Brevitas network's sound against the target.
+        real_time_factor: seconds that the file took for a second of sound, on one thread of this machine.
         streams: whether the file can separate a recording while it goes on.
     """
 
@@ -52,6 +54,7 @@ class SoundReport:
     si_snr_db: float | None
     target_si_snr_db: float | None
     network_si_snr_db: float | None
+    real_time_factor: float
     streams: bool
 
 
@@ -96,11 +99,15 @@ def verify_sound(path: Path, network_path: Path, network: ExportedNetwork, examp
     features_db, masks, sounds = [], [], []
     agreements: list[float] = []
     quality: list[tuple[float, float]] = []
+    taken = given = 0.0
     for example in examples:
         checkpoint()
         mixture = torch.from_numpy(example.mixture)[None]
         features, mask, sound = tapped.separated(example)
-        if not np.array_equal(sound, plain.separate(example.mixture, example.doa_deg, _WHOLE)):
+        begun = time.perf_counter()
+        again = plain.separate(example.mixture, example.doa_deg, _WHOLE)
+        taken, given = taken + time.perf_counter() - begun, given + mixture.shape[-1] / front_end.sample_rate
+        if not np.array_equal(sound, again):
             raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
         features_db.append(_ratio_db(features, network.raw(example)))
         masks.append(_difference(mask, torch.from_numpy(session.run([OUTPUT], {INPUT: features.numpy()})[0])))
@@ -117,7 +124,8 @@ def verify_sound(path: Path, network_path: Path, network: ExportedNetwork, examp
             continue  # a silent sound has no SI-SNR
     means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [None, None]
     least = min(agreements, default=None)
-    report = SoundReport(min(features_db), max(masks), max(sounds), least, means[0], means[1], tapped.streams)
+    figures = (min(features_db), max(masks), max(sounds), least, *means)
+    report = SoundReport(*figures, taken / given, tapped.streams)
     _check(path, report)
     return report
 
