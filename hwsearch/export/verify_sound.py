@@ -124,8 +124,8 @@ def verify_sound(path: Path, network_path: Path, network: ExportedNetwork, examp
             continue  # a silent sound has no SI-SNR
     means = [float(mean) for mean in np.mean(quality, axis=0)] if quality else [None, None]
     least = min(agreements, default=None)
-    figures = (min(features_db), max(masks), max(sounds), least, *means)
-    report = SoundReport(*figures, taken / given, tapped.streams)
+    differences = min(features_db), max(masks), max(sounds)
+    report = SoundReport(*differences, least, means[0], means[1], taken / given, tapped.streams)
     _check(path, report)
     return report
 
