@@ -178,6 +178,7 @@ EXPORTERS: "Registry[Exporter]" = Registry(
     "format",
     {
         "onnx": ("hwsearch.export.exporter:ONNX", "runs on ONNX Runtime in integers"),
-        "qonnx": ("hwsearch.export.exporter:QONNX", "is what FINN and other FPGA tools take"),
+        "qonnx": ("hwsearch.export.exporter:QONNX", "is what FPGA tools take"),
+        "finn": ("hwsearch.export.exporter:FINN", "is the integer graph that FINN builds FPGA designs from"),
     },
 )

@@ -1,4 +1,4 @@
-"""The contract of export formats, and the two built-in formats."""
+"""The contract of export formats, and the three built-in formats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hwsearch.export.verify import VerificationReport
 
 QONNX_FRAMES = 64
-"""Frames of a QONNX graph, unless the network needs more. The shape is fixed, and QONNX's executor is slow."""
+"""Frames of a QONNX or FINN graph, unless the network needs more. The shape is fixed, and QONNX's executor is slow."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,12 @@ class Exporter:
         file: name of the graph in an export's folder; each format has its own.
         write: writes the graph to a path and compares it with the network on batches of raw inputs [1, channels, frames]. Raises
             `VerificationError` if the two differ.
+        further: names of the files that it writes beside the graph.
     """
 
     file: str
     write: "Callable[[Path, ExportedNetwork, ExportDescription, Sequence[Tensor]], Written]"
+    further: tuple[str, ...] = ()
 
 
 def _write_onnx(path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]") -> Written:
@@ -57,10 +59,28 @@ def _write_qonnx(
     from hwsearch.export.qonnx_export import export_qonnx
     from hwsearch.export.verify import verify_qonnx
 
-    frames = min(network.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
+    frames = _fixed_frames(network, batches)
     export_qonnx(network, path, description, frames)
     return Written(verify_qonnx(path, network, [batch[..., :frames] for batch in batches]), {})
 
 
+def _write_finn(path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]") -> Written:
+    from hwsearch.export.finn_export import export_finn
+    from hwsearch.export.finn_verify import verify_finn
+
+    frames = _fixed_frames(network, batches)
+    host = export_finn(network, path, description, frames)
+    report = verify_finn(path, host, network, [batch[..., :frames] for batch in batches])
+    return Written(report, {"differing_integers": 0, "graph_frames": frames})
+
+
+def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
+    """Return the number of frames of a graph whose shape is fixed; every batch has as many."""
+    return min(network.example_frames(QONNX_FRAMES), *(batch.shape[-1] for batch in batches))
+
+
 ONNX = Exporter("model.onnx", _write_onnx)
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
+FINN = Exporter(
+    "model.finn.onnx", _write_finn, ("host.npz", "host.py", "build.py", "folding-finn-pynq-z2.json", "folding-finn-zcu104.json")
+)

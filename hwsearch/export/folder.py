@@ -28,7 +28,9 @@ def check_output(output: Path) -> None:
     Raises:
         UserError: something that is no export is there, it is the current folder, or the folder around it cannot be written to.
     """
-    known = {*map(graph_file, EXPORTERS), WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
+    known = {WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
+    for exporter in map(EXPORTERS.load, EXPORTERS):
+        known |= {exporter.file, *exporter.further}
     try:
         if output.samefile(os.curdir):
             raise UserError(f"{output}: is the current folder; wanted another one to write")

@@ -88,7 +88,7 @@ class VerificationReport:
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class Run:
     """The mask that a runtime made of one feature batch, and the integers of each quantized site."""
 
     mask: NDArray[np.float32]
@@ -120,15 +120,15 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor])
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
         return _integers(tap, grids[site]) if tensors[site] in wide else tap.astype(np.float64)
 
-    def run(features: Tensor) -> _Run:
+    def run(features: Tensor) -> Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
         # Reading inner tensors could prevent a fusion. Then the graph verified would not be the one that runs.
         if not np.array_equal(mask, plain.run([OUTPUT], {INPUT: features.numpy()})[0]):
             raise VerificationError(f"{path}: its output changes when inner tensors are read; it cannot be verified")
-        return _Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
+        return Run(mask, {site: integers(site, tap) for site, tap in zip(tensors, taps, strict=True)})
 
     runs = [run(features) for features in batches]
-    return _judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
+    return judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
 
 
 def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:
@@ -144,13 +144,13 @@ def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]
         site: replace(grid, zero_point=int(model.get_initializer(nodes[site].input[2]))) for site, grid in _grids(network).items()
     }
 
-    def run(features: Tensor) -> _Run:
+    def run(features: Tensor) -> Run:
         context = execute_onnx(model, {graph.input[0].name: features.numpy()}, return_full_exec_context=True)
         integers = {site: _integers(context[node.output[0]], grids[site]) for site, node in nodes.items()}
-        return _Run(context[graph.output[0].name].astype(np.float32), integers)
+        return Run(context[graph.output[0].name].astype(np.float32), integers)
 
     runs = [run(features) for features in batches]
-    return _judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
+    return judge(path, network, batches, runs, f"qonnx {version('qonnx')}")
 
 
 def _grids(network: ExportedNetwork) -> dict[str, ActivationGrid]:
@@ -171,8 +171,8 @@ def _quantizers(model: ModelProto, network: ExportedNetwork, quantizes: Callable
         raise VerificationError(str(error)) from None
 
 
-def _judge(
-    path: Path, network: ExportedNetwork, batches: Sequence[Tensor], runs: Sequence[_Run], runtime: str
+def judge(
+    path: Path, network: ExportedNetwork, batches: Sequence[Tensor], runs: Sequence[Run], runtime: str
 ) -> VerificationReport:
     """Judge every run, and make the report."""
     exact = _double_precision(network)
@@ -210,7 +210,7 @@ def _judge(
     )
 
 
-def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: _Run) -> tuple[int, int, float]:
+def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: Tensor, run: Run) -> tuple[int, int, float]:
     """Compare each quantized tensor, and the mask, with its operation in double precision on the run's own integers.
 
     Returns:
@@ -244,7 +244,7 @@ def _judge_steps(source: str, network: ExportedNetwork, exact: Graph, features: 
     return values, ties, worst
 
 
-def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
+def _network_run(network: ExportedNetwork, features: Tensor) -> Run:
     """A run of the Brevitas network."""
     integers: dict[str, NDArray[np.float64]] = {}
     handles: list[RemovableHandle] = []
@@ -256,7 +256,7 @@ def _network_run(network: ExportedNetwork, features: Tensor) -> _Run:
         handles.append(network.network.site(site).register_forward_hook(record))
     try:
         with torch.no_grad():
-            return _Run(network(features).numpy(), integers)
+            return Run(network(features).numpy(), integers)
     finally:
         for handle in handles:
             handle.remove()
