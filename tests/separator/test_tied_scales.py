@@ -7,11 +7,9 @@ import torch
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QatConfig, SearchConfig, SharedConfig
-from hwsearch.files.tensors import write_tensors
-from hwsearch.network.sites import Sites, Tie, find_sites, tied
+from hwsearch.network.sites import Tie, find_sites
 from hwsearch.search.space import build_space, uniform_seeds
-from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.calibration import GRID_WIDTHS, Calibration
+from hwsearch.separator.calibration import GRID_WIDTHS
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.shared import initial_shared, load_shared, save_shared, tied_names
@@ -106,7 +104,7 @@ def test_training_keeps_tied_scales_equal(trunk: int, tmp_path) -> None:
     names = follower_names(base.sites.ties, allocation.by_site)
     assert names
     config = QatConfig(batch_size=2, learning_rate=1e-3, scale_learning_rate=1e-2)
-    state = train_quantized(base, allocation, pools.pool(base), config, 3, 0)
+    state = train_quantized(base, allocation, pools.small_pool(), config, 3, 0)
     before = initial_state(base, allocation)
     for name, holder in names.items():
         assert torch.equal(state.parameters[name], state.parameters[holder])
@@ -125,8 +123,33 @@ def test_a_state_whose_tied_scales_differ_is_refused(tmp_path) -> None:
     name, holder = next(iter(follower_names(base.sites.ties, allocation.by_site).items()))
     path = tmp_path / "state.safetensors"
     save_trained(path, replace(state, parameters={**state.parameters, name: state.parameters[name] * 1.5}))
-    with pytest.raises(UserError, match=rf"^{path}: '{name}' is not '{holder}', to which quantization\.tied_adds ties it; delete"):
+    with pytest.raises(
+        UserError, match=rf"^{path}: '{name}' is not '{holder}', to which quantization\.tied_adds ties it; delete"
+    ):
         load_trained(path, base, allocation)
+
+
+@pytest.mark.parametrize("trunk", [8, 16])
+def test_the_shared_network_trains_one_scale_for_a_tie(trunk: int, tmp_path) -> None:
+    base = base_of(trunk)
+    search = SearchConfig(weight_bits=(4, 8), activation_bits=(6, 8), trunk_bits=(16,) if trunk == 16 else None)
+    space = build_space(search, base.sites)
+    widths = dict(space.widths)
+    config = SharedConfig(steps=4, batch_size=2, learning_rate=1e-3, scale_learning_rate=1e-2, report_steps=4)
+    training = SharedTraining(widths, space.groups, config, QatConfig(), 0, "key")
+    state = train_shared(base, training, pools.small_pool(), tmp_path / "checkpoint", lambda state: {})
+    names, before = tied_names(base, widths), initial_shared(base, widths)
+    assert names
+    for name, holder in names.items():
+        assert torch.equal(state.parameters[name], state.parameters[holder])
+    assert any(not torch.equal(state.parameters[name], before.parameters[name]) for name in names)
+    path = tmp_path / "shared.safetensors"
+    save_shared(path, base, state)
+    load_shared(path, base, widths)
+    name, holder = next(iter(names.items()))
+    save_shared(path, base, replace(state, parameters={**state.parameters, name: state.parameters[name] * 1.5}))
+    with pytest.raises(UserError, match=rf"^{path}: '{name}' is not '{holder}'"):
+        load_shared(path, base, widths)
 
 
 def test_a_search_gives_tied_sites_one_width() -> None:
@@ -156,7 +179,10 @@ def test_a_search_with_a_wide_trunk_gives_its_parts_8_bits() -> None:
 @pytest.mark.parametrize(
     ("search", "said"),
     [
-        ({"activation_bits": (4, 6), "trunk_bits": (16,)}, r"may take \[4, 6\] bits; .* wanted 8 .* change search\.activation_bits"),
+        (
+            {"activation_bits": (4, 6), "trunk_bits": (16,)},
+            r"may take \[4, 6\] bits; .* wanted 8 .* change search\.activation_bits",
+        ),
         ({"trunk_bits": (32,)}, r"may take \[32\] bits; .* wanted 16 .* change search\.trunk_bits"),
     ],
 )
