@@ -20,6 +20,7 @@ from hwsearch.export.finn_host import Host
 from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
+from hwsearch.network.sites import tied
 
 HOST_FILE = "host.npz"
 SCRIPTS = {"host.py": "finn_host.py", "build.py": "finn_build.py"}
@@ -35,6 +36,8 @@ def export_finn(network: ExportedNetwork, path: Path, description: ExportDescrip
     quantized = network.network
     graph = quantized.master_copy()
     check_operations(graph)
+    if tied(graph, quantized.graph_sites).ties != quantized.graph_sites.ties:
+        raise UserError("quantization.tied_adds is not true; FINN adds integers of one scale: wanted a search where it is")
     check_slopes(graph)
     check_widths(quantized.graph_sites, {site: (bits,) for site, bits in quantized.allocation.widths})
     atomic_write_bytes(path, seal(finn_graph(network, frames), description))

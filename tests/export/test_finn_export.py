@@ -192,8 +192,10 @@ def test_a_wrong_threshold_fails_verification(tmp_path):
 
 def test_untied_scales_are_refused(tmp_path):
     network = exported_network(RELU, uniform(RELU, 4, 8))
-    with pytest.raises(UserError, match=r"^'blocks\.0\.add' adds .* wanted a search with quantization\.tied_adds = true$"):
+    with pytest.raises(UserError, match=r"^quantization\.tied_adds is not true; FINN adds .*: wanted a search where it is$"):
         written(tmp_path, network)
+    with pytest.raises(UserError, match=r"^'blocks\.0\.add' adds .* wanted a search with quantization\.tied_adds = true$"):
+        finn_graph(network, FRAMES)
     assert not list(tmp_path.iterdir())
 
 
