@@ -26,6 +26,7 @@ from hwsearch.errors import UserError
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 
+sys.path.pop(0)  # this folder, whose `qonnx` would hide the package
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tool_environment import tool_python

@@ -15,7 +15,7 @@ import numpy as np
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription, seal
 from hwsearch.export.finn_folding import TARGETS, folding_configuration, folding_file
-from hwsearch.export.finn_graph import finn_graph
+from hwsearch.export.finn_graph import finn_graph, signed_sites
 from hwsearch.export.finn_host import Host
 from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
 from hwsearch.export.network import ExportedNetwork
@@ -41,7 +41,7 @@ def export_finn(network: ExportedNetwork, path: Path, description: ExportDescrip
     check_slopes(graph)
     check_widths(quantized.graph_sites, {site: (bits,) for site, bits in quantized.allocation.widths})
     atomic_write_bytes(path, seal(finn_graph(network, frames), description))
-    atomic_write_bytes(path.with_name(HOST_FILE), _host(network))
+    atomic_write_bytes(path.with_name(HOST_FILE), host_arrays(network))
     for target in TARGETS:
         atomic_write_json(path.with_name(folding_file(target)), folding_configuration(network, frames, target))
     for name, module in SCRIPTS.items():
@@ -49,21 +49,23 @@ def export_finn(network: ExportedNetwork, path: Path, description: ExportDescrip
     return Host(path.with_name(HOST_FILE))
 
 
-def _host(network: ExportedNetwork) -> bytes:
+def host_arrays(network: ExportedNetwork) -> bytes:
     """Return the arrays of the host's part, as an npz file."""
     quantized = network.network
-    grids, sites = quantized.activation_grids(), quantized.graph_sites
-    read, made = (grids[sites.grids[name]] for name in (quantized.graph.inputs[0], quantized.graph.outputs[0]))
+    grids, signed = quantized.activation_grids(), signed_sites(network)
+    first, last = (quantized.graph_sites.grids[name] for name in (quantized.graph.inputs[0], quantized.graph.outputs[0]))
+    read, made = grids[first], grids[last]
     if read is None or made is None:
         raise UserError("the network's input or output is in floating point; FINN wants integers of at most 8 bits")
     arrays = {
         "mean": network.mean[:, 0].numpy(),
         "gain": network.scale[:, 0].numpy(),
         "input_scale": np.float32(read.scale),
-        "input_zero_point": np.int64(read.zero_point),
-        "input_levels": np.int64(read.levels),
+        "input_least": np.int32(-read.zero_point),
+        "input_most": np.int32(read.levels - read.zero_point),
+        "input_zero": np.int32(0 if first in signed else read.zero_point),
         "output_scale": np.float32(made.scale),
-        "output_zero_point": np.int64(made.zero_point),
+        "output_zero": np.int32(0 if last in signed else made.zero_point),
     }
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **{name: np.asarray(array) for name, array in arrays.items()})

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-KEYS = ("mean", "gain", "input_scale", "input_zero_point", "input_levels", "output_scale", "output_zero_point")
-"""Arrays of `host.npz`: mean and gain of each feature, and the grids of the graph's input and output."""
+KEYS = ("mean", "gain", "input_scale", "input_least", "input_most", "input_zero", "output_scale", "output_zero")
+"""Arrays of `host.npz`: mean and gain of each feature; scale of the graph's input, its least and most steps from zero, and the
+number that stands for zero; scale of its output, and the number that stands for zero.
+"""
 
 
 class Host:
@@ -30,7 +32,7 @@ class Host:
         with np.load(path, allow_pickle=False) as arrays:
             self._arrays: dict[str, NDArray[Any]] = {key: arrays[key] for key in KEYS}
 
-    def to_board(self, features: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def to_board(self, features: NDArray[np.float32]) -> NDArray[np.int32]:
         """Normalise features [1, features, frames] and round them to the grid of the graph's input.
 
         Returns:
@@ -38,14 +40,13 @@ class Host:
         """
         arrays = self._arrays
         normalised = (features - arrays["mean"][:, None]) * arrays["gain"][:, None]
-        zero_point, levels = int(arrays["input_zero_point"]), int(arrays["input_levels"])
-        numbers = np.clip(np.rint(normalised / arrays["input_scale"]), -zero_point, levels - zero_point) + zero_point
-        given: NDArray[np.uint8] = numbers.astype(np.uint8).transpose(0, 2, 1)[:, :, None, :]
-        return given
+        steps = np.clip(np.rint(normalised / arrays["input_scale"]), arrays["input_least"], arrays["input_most"])
+        numbers: NDArray[np.int32] = (steps.astype(np.int32) + arrays["input_zero"]).transpose(0, 2, 1)[:, :, None, :]
+        return numbers
 
     def from_board(self, numbers: NDArray[Any]) -> NDArray[np.float32]:
         """Turn the graph's output [1, frames, 1, channels] into a mask [1, channels, frames]."""
         arrays = self._arrays
-        steps = numbers[:, :, 0, :].transpose(0, 2, 1).astype(np.float32) - np.float32(arrays["output_zero_point"])
+        steps = numbers[:, :, 0, :].transpose(0, 2, 1).astype(np.float32) - np.float32(arrays["output_zero"])
         mask: NDArray[np.float32] = steps * arrays["output_scale"]
         return mask

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
+from torch import Tensor, nn
+from torch.nn import functional
 
 from hw_models.target import load_target
 from hwsearch.errors import UserError
@@ -20,7 +22,7 @@ from hwsearch.experiment import FINN_RULE, QuantizationConfig
 from hwsearch.export import finn_host
 from hwsearch.export.description import read_model
 from hwsearch.export.exporter import FINN
-from hwsearch.export.finn_export import HOST_FILE, SCRIPTS, export_finn
+from hwsearch.export.finn_export import HOST_FILE, SCRIPTS, export_finn, host_arrays
 from hwsearch.export.finn_folding import TARGETS, folding_configuration, folding_file, modelled_costs
 from hwsearch.export.finn_graph import finn_graph
 from hwsearch.export.finn_host import Host
@@ -30,11 +32,16 @@ from hwsearch.export.finn_verify import verify_finn
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.verify import VerificationError
 from hwsearch.network.operations import Elementwise, Function, PReLU
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import find_sites, tied
+from hwsearch.network.trace import trace
+from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.calibration import calibrate
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.quantizers import ActivationGrid
+from tests.export.other_networks import NoStatistics, frames, rounded_run
 from tests.export.small import description, exported_network, raw_features
 from tests.export.tied import TIED, tied_allocation, tied_export, tied_network
+from tests.network.modules import CHANNELS, settle
 from tests.separator.small import KINDS, PRELU, RELU, uniform
 
 FRAMES = 12
@@ -58,8 +65,6 @@ def test_no_number_differs(tmp_path, kind, trunk, weights, activations):
 
 def test_the_output_is_that_of_the_graph_rounded_plainly(tmp_path):
     """Against a walk over the graph in double precision that knows nothing of thresholds."""
-    from tests.export.other_networks import rounded_run
-
     network = tied_export(PRELU, 16, tied_allocation(PRELU, 16, 8))
     path, host = written(tmp_path, network)
     features = raw_features(network, FRAMES, seed=3)
@@ -245,3 +250,39 @@ def test_a_negative_slope_is_refused_when_it_is_exported(tmp_path):
 def test_ties_are_off_by_default():
     assert "tied_adds" not in QuantizationConfig().model_dump(mode="json")
     assert TIED.model_dump(mode="json")["tied_adds"] is True
+
+
+class Branches(nn.Module):
+    """Dense kernels behind functions with negative values, sums of sums with functions, and a tensor added to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(CHANNELS, 8, 3, padding=1)
+        self.bend = nn.PReLU(8)
+        self.dense = nn.Conv1d(8, 8, 3, padding=2, dilation=2)
+        self.side = nn.Conv1d(8, 8, 1)
+        self.depthwise = nn.Conv1d(8, 8, 5, padding=2, groups=8)
+        self.head = nn.Conv1d(8, CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bend(self.first(x))
+        z = functional.relu(self.dense(y) + self.side(y))
+        z = z + functional.leaky_relu(self.depthwise(z), 0.1)
+        return self.head(z + z)
+
+
+def test_another_network_is_exported_without_a_difference(tmp_path):
+    module = settle(Branches(), seed=1)
+    module.bend.weight = nn.Parameter(module.bend.weight.detach().abs())
+    graph = trace(module, [torch.randn(1, CHANNELS, 20)])
+    check_operations(graph)
+    sites = tied(graph, find_sites(graph))
+    assert len(sites.ties) == 2
+    calibration = calibrate(graph, [frames(60, seed=2)], sites.ties)
+    allocation = BitAllocation.of(dict.fromkeys(sites.weights, 5) | dict.fromkeys(sites.activations, 7))
+    network = ExportedNetwork(build_quantized(graph, allocation, calibration, TIED), NoStatistics()).eval()
+    path = tmp_path / "model.finn.onnx"
+    path.write_bytes(finn_graph(network, FRAMES).SerializeToString())
+    (tmp_path / HOST_FILE).write_bytes(host_arrays(network))
+    report = verify_finn(path, Host(tmp_path / HOST_FILE), network, [frames(FRAMES, seed) for seed in (0, 1, 2)])
+    assert (report.ties, report.frames) == (0, 3 * FRAMES)
