@@ -105,7 +105,7 @@ class _Writer:
         self._made: dict[str, Integers] = {}
         (name,) = self._graph.inputs
         grid = self._grids[name]
-        self._made[name] = self._on_grid(name, name, grid, network.features)
+        self._made[name] = self._on_grid(name, grid, network.features)
         ends = (self._value(name, network.features), self._value("", 0))
         self._model = ModelWrapper(qonnx_make_model(helper.make_graph([], "separator", *([end] for end in ends))))
         self._annotate(name, self._type(name, grid))
@@ -117,8 +117,6 @@ class _Writer:
             site = self._sites.of_tensor.get(operation.name)
             if site is not None and not is_unrounded(self._exported, site):
                 made = self._rounded(made, site)
-            elif site is not None:
-                made = self._renamed(made, site)
             self._made[operation.name] = made
         (output,) = self._graph.outputs
         last, graph = self._made[output], self._model.graph
@@ -155,7 +153,7 @@ class _Writer:
         read = x.name
         if kernel > 1 or any(layer.padding):
             read = self._gather(layer, x, kernel)
-        name = self._site_before_rounding(layer.name)
+        name = self._name_of_sum(layer.name)
         matrix = self._constant(layer.name + WEIGHT, dense.transpose(2, 1, 0).reshape(-1, len(dense)), f"INT{weight.bits}")
         if layer.groups > 1:
             self._model.set_tensor_sparsity(matrix, {"dw": {"kernel_shape": [kernel, 1]}})
@@ -196,7 +194,7 @@ class _Writer:
                 f"'{add.name}' adds '{add.inputs[0]}' and '{add.inputs[1]}', with other scales or channels; FINN adds integers: "
                 "wanted a search with quantization.tied_adds = true"
             )
-        name = self._site_before_rounding(add.name)
+        name = self._name_of_sum(add.name)
         made = Integers(name, x.scale, x.offset + y.offset, x.low + y.low, x.high + y.high, x.slope)
         self._node("Add", [x.name, y.name], made, domain="")
         return made
@@ -218,7 +216,7 @@ class _Writer:
         found = thresholds(x, grid)
         if np.abs(found).max() > _LARGEST:
             raise UserError(f"'{site}' is rounded from sums above {_LARGEST}; FINN stores them in float32: wanted fewer bits")
-        made = self._on_grid(site, site, grid, x.channels)
+        made = self._on_grid(site, grid, x.channels)
         matrix = self._constant(f"{site}.thresholds", found, _smallest(int(found.min()), int(found.max())).name)
         kind = self._type(site, grid)
         bias = float(-grid.zero_point if site in self._signed else 0)
@@ -226,20 +224,15 @@ class _Writer:
         self._node("MultiThreshold", [x.name, matrix], made, domain=_DOMAIN, kind=kind, **attributes)
         return made
 
-    def _renamed(self, x: Integers, site: str) -> Integers:
-        """Return an unrounded sum, which already has the name of its site."""
-        assert x.name == site  # noqa: S101 (`_site_before_rounding` chose it)
-        return x
-
-    def _site_before_rounding(self, operation: str) -> str:
-        """Return the name of what an operation makes: that of its site, if nothing is rounded there."""
+    def _name_of_sum(self, operation: str) -> str:
+        """Return the name of the sum that an operation makes: that of its site, if it is not rounded."""
         site = self._sites.of_tensor.get(operation)
         return site if site is not None and is_unrounded(self._exported, site) else f"{operation}.sum"
 
-    def _on_grid(self, name: str, site: str, grid: ActivationGrid, channels: int) -> Integers:
+    def _on_grid(self, site: str, grid: ActivationGrid, channels: int) -> Integers:
         zero = grid.zero_point if site in self._signed else 0
         offset, low, high = (np.full(channels, end, np.int64) for end in (zero - grid.zero_point, -zero, grid.levels - zero))
-        return Integers(name, (Fraction(grid.scale),) * channels, offset, low, high, (Fraction(1),) * channels)
+        return Integers(site, (Fraction(grid.scale),) * channels, offset, low, high, (Fraction(1),) * channels)
 
     def _type(self, site: str, grid: ActivationGrid) -> str:
         """Return the type of a site's numbers."""

@@ -59,8 +59,8 @@ def check_widths(sites: Sites, widths: Mapping[str, tuple[int, ...]]) -> None:
         if wrong := [each for each in bits if each not in wanted]:
             key = "trunk_bits" if site in sites.carried else "weight_bits" if is_weight(site) else "activation_bits"
             raise UserError(
-                f"search.{key}: '{site}' may have {wrong[0]} bits; FINN takes at most {NARROW_BITS}, and {WIDE_BITS} in a trunk "
-                f"whose sums share one scale: wanted narrower ones, {_UNTIE}"
+                f"search.{key}: '{site}' may have {wrong[0]} bits; FINN takes at most {NARROW_BITS}, and {WIDE_BITS} only in "
+                f"sums that share one scale: wanted at most {NARROW_BITS}, {_UNTIE}"
             )
 
 
