@@ -27,7 +27,6 @@ from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.traced import traced
 
 REQUIREMENTS: tuple[str, ...] = (
-    "torch",
     "qonnx==1.0.0",
     "onnx==1.21.0",
     "onnxruntime==1.25.1",

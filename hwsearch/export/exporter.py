@@ -66,12 +66,14 @@ def _write_qonnx(
 
 def _write_finn(path: Path, network: "ExportedNetwork", description: "ExportDescription", batches: "Sequence[Tensor]") -> Written:
     from hwsearch.export.finn_export import export_finn
+    from hwsearch.export.finn_folding import modelled_designs
     from hwsearch.export.finn_verify import verify_finn
 
     frames = _fixed_frames(network, batches)
     host = export_finn(network, path, description, frames)
     report = verify_finn(path, host, network, [batch[..., :frames] for batch in batches])
-    return Written(report, {"differing_integers": 0, "graph_frames": frames})
+    facts = {"differing_integers": 0, "graph_frames": frames, "modelled_designs": modelled_designs(network, frames)}
+    return Written(report, facts)
 
 
 def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:

@@ -50,6 +50,16 @@ def folding_configuration(network: ExportedNetwork, frames: int, target: str) ->
     return found
 
 
+def modelled_designs(network: ExportedNetwork, frames: int) -> dict[str, dict[str, int | bool]]:
+    """Return logic, memory and cycles of the design on each built-in target, and whether it fits, as JSON objects."""
+    found: dict[str, dict[str, int | bool]] = {}
+    for target in TARGETS:
+        costs = modelled_costs(network, frames, target)
+        columns = {"lut": costs.lut, "bram18": costs.bram18, "interval_cycles": costs.interval_cycles}
+        found[target] = {name: int(column[0]) for name, column in columns.items()} | {"fits": bool(costs.fits[0])}
+    return found
+
+
 def modelled_costs(network: ExportedNetwork, frames: int, target: str) -> DataflowCosts:
     """Return what `hw_models` charges for the design on a target.
 

@@ -1,7 +1,8 @@
 """finn-plus's estimates of exported networks: resources and cycles of its whole design, and nodes that are left to the host.
 
-It runs its usual steps to the estimate reports. These need no vendor tools: the simulator that it imports is replaced by an empty
-module, and the folder of Vivado, of which it only keeps the name, is given as none.
+It runs its usual steps to the estimate reports. These need neither vendor tools nor torch: the simulator and torch, which it
+imports and does not call, are replaced by empty modules, and the folder of Vivado, of which it only keeps the name, is given as
+none.
 
     python tools/finn_network.py cases.json results.json
 """
@@ -23,9 +24,10 @@ def main() -> None:
     """Write finn-plus's answer to every case."""
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     os.environ.setdefault("XILINX_VIVADO", "none")
-    simulator = ModuleType("finn.xsi")
-    simulator.SimEngine = None
-    sys.modules["finn.xsi"] = simulator
+    for name in ("finn.xsi", "torch", "torch.nn", "torch.nn.functional"):
+        sys.modules[name] = ModuleType(name)
+    sys.modules["finn.xsi"].SimEngine = None
+    sys.modules["torch"].Tensor = type("Tensor", (), {})  # SciPy asks whether an array is one
     from finn.util.settings import initialize_dummy_settings
 
     initialize_dummy_settings()
