@@ -29,6 +29,9 @@ from hwsearch.separator.rounded_weights import output_scale
 from hwsearch.separator.tied_scales import SUM_ZERO_POINT
 
 _DOMAIN = "qonnx.custom_op.general"
+_IR_VERSION = 8
+"""Version of the file format, which older runtimes load as well."""
+
 _LARGEST = 2**24
 """Largest whole number up to which float32, in which QONNX and FINN store numbers, holds every one."""
 
@@ -123,6 +126,7 @@ class _Writer:
         (declared,) = (each for each in graph.value_info if each.name == last.name)
         graph.output[0].CopyFrom(declared)
         graph.value_info.remove(declared)
+        self._model.model.ir_version = _IR_VERSION
         return self._model.model
 
     def _operation(self, operation: ops.Operation) -> Integers:

@@ -72,4 +72,6 @@ def _wrong(graph: Graph, operation: ops.Operation) -> str | None:
             return None if groups == 1 or (inputs == 1 and groups == outputs) else "a convolution in groups"
         case ops.Add() | ops.Read() | ops.PReLU() | ops.LeakyReLU() | ops.Elementwise(function=ops.Function.RELU):
             return None
+        case ops.Elementwise(function=function):
+            return f"a {function.value}"
     return f"a {type(operation).__name__}"

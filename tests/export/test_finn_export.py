@@ -234,7 +234,7 @@ def test_operations_and_slopes_that_finn_does_not_take_are_refused():
         replace(operation, function=Function.TANH) if isinstance(operation, Elementwise) else operation
         for operation in relu.operations
     )
-    with pytest.raises(UserError, match=r"^separator: '.*' is a Elementwise; FINN takes"):
+    with pytest.raises(UserError, match=r"^separator: '.*' is a tanh; FINN takes"):
         check_operations(replace(relu, operations=operations))
 
 
