@@ -44,6 +44,7 @@ REQUIREMENTS: tuple[str, ...] = (
     "click",
     "cffi",
     "networkx",
+    "jinja2",
 )
 ALONE = ("finn-plus==1.6.1", "onnx-passes==0.4.1", "mip==1.17.0")
 """Packages whose own requirements exclude one another, or are not needed for estimates."""

@@ -7,9 +7,10 @@ import torch
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import QatConfig, SearchConfig, SharedConfig
+from hwsearch.network.run import run
 from hwsearch.network.sites import Tie, find_sites
 from hwsearch.search.space import build_space, uniform_seeds
-from hwsearch.separator.calibration import GRID_WIDTHS
+from hwsearch.separator.calibration import GRID_WIDTHS, calibrate
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.shared import initial_shared, load_shared, save_shared, tied_names
@@ -17,6 +18,7 @@ from hwsearch.separator.tied_scales import SUM_ZERO_POINT, follower_names, follo
 from hwsearch.separator.trained import initial_state, load_trained, save_trained, trained_network
 from hwsearch.training.qat import train_quantized
 from hwsearch.training.shared import SharedTraining, train_shared
+from hwsearch.training.trainable import TrainableNetwork
 from tests.export.tied import TIED, tied_allocation, tied_network
 from tests.separator.small import RELU, normalised_features
 from tests.training import pools
@@ -41,8 +43,6 @@ def test_what_a_sum_adds_is_tied(trunk: int, ties: tuple[Tie, ...]) -> None:
 @pytest.mark.parametrize("trunk", [8, 16])
 def test_tied_grids_have_the_largest_scale_of_them(trunk: int) -> None:
     separator, graph, sites, calibration = tied_network(RELU, trunk)
-    from hwsearch.separator.calibration import calibrate
-
     own = calibrate(graph, [normalised_features(separator, 3000, mixture) for mixture in (1, 2)])
     apart = set(sites.activations)
     for tie in sites.ties:
@@ -60,8 +60,6 @@ def test_tied_grids_have_the_largest_scale_of_them(trunk: int) -> None:
 def test_the_zero_point_at_a_scale_has_the_least_error() -> None:
     """Against all zero points, tried one by one on the activations themselves."""
     separator, graph, sites, calibration = tied_network(RELU, 8)
-    from hwsearch.network.run import run
-
     seen: dict[str, list[torch.Tensor]] = {}
 
     def keep(tensor: str, x: torch.Tensor) -> torch.Tensor:
@@ -96,6 +94,32 @@ def test_the_brevitas_network_has_one_parameter_for_a_tie() -> None:
     (tie,) = sites.ties
     assert len({id(scale(site)) for site in (*tie.sites, *tie.sums)}) == 1
     assert scale("blocks.1.add.output") is not scale(tie.sites[0])
+
+
+@pytest.mark.parametrize("trunk", [8, 16])
+def test_the_gradient_of_a_tied_scale_is_that_of_the_brevitas_network(trunk: int) -> None:
+    """In double precision; there it is one parameter, here the gradients of all that follow it add up."""
+    base, allocation = base_of(trunk), tied_allocation(RELU, trunk, 4)
+    state = initial_state(base, allocation)
+    x = normalised_features(base.separator, 1500, 5).double()
+    brevitas = trained_network(base, state).double().train()
+    wanted = brevitas(x)
+    direction = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1)).double()
+    (wanted * direction).sum().backward()
+
+    names = follower_names(base.sites.ties, allocation.by_site)
+    own = {
+        name: tensor.double().requires_grad_() if tensor.is_floating_point() else tensor
+        for name, tensor in state.parameters.items()
+    }
+    parameters = own | {name: own[holder] for name, holder in names.items()}
+    found = TrainableNetwork(base.graph, base.sites, allocation)(parameters, x.transpose(0, 1)).transpose(0, 1)
+    (found * direction).sum().backward()
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    for holder in set(names.values()):
+        site = brevitas.site(holder.removesuffix(".scale"))
+        scale = site.quantizer.act_quant.fused_activation_quant_proxy.tensor_quant.scale
+        torch.testing.assert_close(own[holder].grad, scale.grad.reshape(()), rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("trunk", [8, 16])
