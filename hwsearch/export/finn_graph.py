@@ -171,10 +171,9 @@ class _Writer:
         return made
 
     def _gather(self, layer: ops.Convolution, x: Integers, kernel: int) -> str:
+        """Write the node that gathers the taps of a kernel, padded with zeros; return what it makes."""
         before, after = layer.padding
-        name, frames = f"{layer.name}.taps", self._frames
-        if frames + before + after - (kernel - 1) * layer.dilation != frames:
-            raise UserError(f"'{layer.name}' does not keep the number of frames; FINN's graph wants a padding that does")
+        name = f"{layer.name}.taps"
         node = helper.make_node(
             "Im2Col",
             [x.name],
@@ -184,7 +183,7 @@ class _Writer:
             stride=[1, 1],
             kernel_size=[kernel, 1],
             pad_amount=[before, 0, after, 0],
-            input_shape=f"(1,{frames},1,{x.channels})",
+            input_shape=f"(1,{self._frames},1,{x.channels})",
             dilations=[layer.dilation, 1],
             depthwise=int(layer.groups > 1),
         )

@@ -22,8 +22,8 @@ def check_operations(graph: Graph) -> None:
     for operation in graph.operations:
         if (wrong := _wrong(graph, operation)) is not None:
             raise UserError(
-                f"separator: '{operation.name}' is {wrong}; FINN takes 1x1, depthwise and plain convolutions of stride 1, sums, "
-                f"ReLU and PReLU: wanted such a network, {_UNTIE}"
+                f"separator: '{operation.name}' is {wrong}; FINN takes plain and depthwise convolutions that keep the frames, "
+                f"sums, ReLU and PReLU: wanted such a network, {_UNTIE}"
             )
 
 
@@ -68,7 +68,9 @@ def _wrong(graph: Graph, operation: ops.Operation) -> str | None:
     """Return what is wrong with an operation; None if nothing is."""
     match operation:
         case ops.Convolution(stride=1, groups=groups):
-            outputs, inputs, _ = graph.parameter(operation, "weight").shape
+            outputs, inputs, kernel = graph.parameter(operation, "weight").shape
+            if sum(operation.padding) != (kernel - 1) * operation.dilation:
+                return "a convolution that changes the number of frames"
             return None if groups == 1 or (inputs == 1 and groups == outputs) else "a convolution in groups"
         case ops.Add() | ops.Read() | ops.PReLU() | ops.LeakyReLU() | ops.Elementwise(function=ops.Function.RELU):
             return None

@@ -31,7 +31,7 @@ from hwsearch.export.finn_thresholds import Integers, thresholds
 from hwsearch.export.finn_verify import verify_finn
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.verify import VerificationError
-from hwsearch.network.operations import Elementwise, Function, PReLU
+from hwsearch.network.operations import Convolution, Elementwise, Function, PReLU
 from hwsearch.network.sites import find_sites, tied
 from hwsearch.network.trace import trace
 from hwsearch.separator.allocation import BitAllocation
@@ -236,6 +236,11 @@ def test_operations_and_slopes_that_finn_does_not_take_are_refused():
     )
     with pytest.raises(UserError, match=r"^separator: '.*' is a tanh; FINN takes"):
         check_operations(replace(relu, operations=operations))
+    padded = next(operation for operation in relu.operations if isinstance(operation, Convolution) and any(operation.padding))
+    for wrong, said in (({"padding": (0, 0)}, "changes the number of frames"), ({"stride": 2}, "a Convolution;")):
+        operations = tuple(replace(each, **wrong) if each is padded else each for each in relu.operations)
+        with pytest.raises(UserError, match=rf"^separator: '{padded.name}' is .*{said}"):
+            check_operations(replace(relu, operations=operations))
 
 
 def test_a_negative_slope_is_refused_when_it_is_exported(tmp_path):
