@@ -33,6 +33,9 @@ WIDE_BITS = 16
 NARROW_BITS = 8
 """Width from which on layers read the trunk at a width of their own."""
 
+FINN_RULE = "dataflow"
+"""The compute rule of FINN targets."""
+
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
 
@@ -379,6 +382,13 @@ class QuantizationConfig(Section):
     centre_trunk: bool = True
     """Whether each channel of a residual trunk is moved to the middle of its range, so that one grid fits all channels more
     finely. The network computes the same. It wants `bias_correction`."""
+    tied_adds: bool | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Whether the tensors that a sum adds share one scale, so that their integers can be added, as `hwsearch export --format
+    finn` wants it. They then have one width, too. In a trunk of 16 bits, all sums share one scale and are never rounded; what
+    they add has 8 bits. The search allows only what FINN takes.
+
+    Default: true if one of the targets is a FINN target, else false.
+    """
     calibration_mixtures: Annotated[int, Field(ge=1)] = 8
     """Number of validation mixtures on which the activations are measured."""
 
@@ -815,7 +825,8 @@ def parse_experiment(content: Any, source: str) -> Experiment:
 
     try:
         # In JSON a list may stand for a tuple and text for a path, but only a number for a number.
-        return _with_trunk(Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True))
+        found = Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True)
+        return _with_tied_adds(_with_trunk(found))
     except ValidationError as error:
         raise UserError(f"{source}: {_said(first_mistake(error))}") from None
 
@@ -862,6 +873,21 @@ def _with_trunk(experiment: Experiment) -> Experiment:
     wide = takes and min(search.activation_bits) <= NARROW_BITS
     trunk = (WIDE_BITS, *(bits for bits in search.activation_bits if bits > WIDE_BITS)) if wide else search.activation_bits
     return experiment.model_copy(update={"search": search.model_copy(update={"trunk_bits": trunk})})
+
+
+def _with_tied_adds(experiment: Experiment) -> Experiment:
+    """Set `quantization.tied_adds`, if absent, where a FINN target is among the targets.
+
+    Without one it stays absent, so that experiments keep the digests that they had before there was such a key.
+    """
+    if experiment.quantization.tied_adds is not None:
+        return experiment
+    try:
+        wanted = any(load_target(name).compute.rule == FINN_RULE for name in experiment.search.targets)
+    except TargetError:
+        return experiment
+    changed = experiment.quantization.model_copy(update={"tied_adds": True})
+    return experiment.model_copy(update={"quantization": changed}) if wanted else experiment
 
 
 def without_places(content: dict[str, Any]) -> dict[str, Any]:

@@ -178,7 +178,8 @@ EXPORTERS: "Registry[Exporter]" = Registry(
     "format",
     {
         "onnx": ("hwsearch.export.exporter:ONNX", "runs on ONNX Runtime in integers"),
-        "qonnx": ("hwsearch.export.exporter:QONNX", "is what FINN and other FPGA tools take"),
+        "qonnx": ("hwsearch.export.exporter:QONNX", "is what FPGA tools take"),
+        "finn": ("hwsearch.export.exporter:FINN", "is the integer graph that FINN builds FPGA designs from"),
         "qnn": ("hwsearch.export.exporter:QNN", "is the QNN profile of ONNX, for Snapdragon"),
         "qnn-int4": ("hwsearch.export.exporter:QNN_INT4", "is `qnn` with plain INT4 weights where they have at most 4 bits"),
         "tflite": (

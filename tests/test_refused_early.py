@@ -53,6 +53,22 @@ WRONG: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
     "no corpus": ((('kind = "espeak"', 'kind = "librispeech"\nroot = "nowhere"'),), "nowhere: no such folder; wanted a L"),
     "no manifest": ((('kind = "espeak"', 'kind = "csv"\nroot = "nowhere.csv"'),), "nowhere.csv: no such file"),
     "no base": ((('base = "embedded"', 'base = "nowhere.safetensors"'),), "nowhere.safetensors: no base there"),
+    "wide weights for FINN": (
+        (("[quantization]", "[quantization]\ntied_adds = true"), ("[search]", "[search]\nweight_bits = [8, 16]")),
+        "search.weight_bits: 'input_proj.weight' may have 16 bits; FINN takes at most 8",
+    ),
+    "a trunk in floating point for FINN": (
+        (("[search]", '[search]\ntargets = ["finn-zcu104"]\nactivation_bits = [8, 32]'),),
+        "quantization.tied_adds: 'blocks.0.add.output' may take [8, 32] bits; in a trunk of 16 bits wanted 16 among them",
+    ),
+    "a network that FINN does not take": (
+        (
+            ("[quantization]", "[quantization]\ntied_adds = true"),
+            ('base = "embedded"\n', ""),
+            ("[search]", '[separator]\nnetwork = "conv-tasnet"\n[search]'),
+        ),
+        "separator: '",
+    ),
     "too many cores": ((("[search]", "[workers]\ncpus = 1024\n[search]"),), "workers.cpus is 1024; this machine has"),
 }
 

@@ -26,6 +26,7 @@ from hwsearch.errors import UserError
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 
+sys.path.pop(0)  # this folder, whose `qonnx` would hide the package
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tool_environment import tool_python
@@ -111,7 +112,7 @@ def validate(name: str, environments: Path) -> dict[str, Any]:
     if hasattr(module, "measured"):
         theirs, versions = module.measured(), module.versions() if hasattr(module, "versions") else {}
     else:
-        python = tool_python(name, module.REQUIREMENTS, environments)
+        python = tool_python(name, module.REQUIREMENTS, environments, getattr(module, "ALONE", ()))
         theirs, versions = ask_tool(name, cases, python, environments / f"{name}-work")
     rows = compare(cases, module.predictions(cases), theirs)
     return {"what": (module.__doc__ or "").splitlines()[0], "versions": own | versions, "rows": rows}

@@ -117,6 +117,21 @@ def _write_qnn(
     return Written(verify_onnx(path, network, windows, fused=False), {"graph_frames": frames})
 
 
+def _write_finn(
+    path: Path, network: "ExportedNetwork", description: "ExportDescription", examples: "Sequence[Example]"
+) -> Written:
+    from hwsearch.export.finn_export import export_finn
+    from hwsearch.export.finn_folding import modelled_designs
+    from hwsearch.export.finn_verify import verify_finn
+
+    batches = [network.raw(example) for example in examples]
+    frames = _fixed_frames(network, batches)
+    host = export_finn(network, path, description, frames)
+    report = verify_finn(path, host, network, [batch[..., :frames] for batch in batches])
+    facts = {"differing_integers": 0, "graph_frames": frames, "modelled_designs": modelled_designs(network, frames)}
+    return Written(report, facts)
+
+
 def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
     """Return the number of frames of a graph whose shape is fixed; every batch has as many."""
     return min(network.example_frames(FIXED_FRAMES), *(batch.shape[-1] for batch in batches))
@@ -137,3 +152,6 @@ TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False))
 TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True))
 QNN = Exporter("model.qnn.onnx", partial(_write_qnn, int4=False))
 QNN_INT4 = Exporter("model.qnn-int4.onnx", partial(_write_qnn, int4=True))
+FINN = Exporter(
+    "model.finn.onnx", _write_finn, ("host.npz", "host.py", "build.py", "folding-finn-pynq-z2.json", "folding-finn-zcu104.json")
+)

@@ -34,6 +34,19 @@ _INPUT = ".input"
 
 
 @dataclass(frozen=True)
+class Tie:
+    """Activation sites whose grids have one scale.
+
+    Attributes:
+        sites: rounded tensors; they have one width, too.
+        sums: sums of them, and of each other, in a trunk of 16 bits. With the scale of the sites such a sum is never rounded.
+    """
+
+    sites: tuple[str, ...]
+    sums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sites:
     """The sites of a graph, in the order of execution.
 
@@ -44,6 +57,7 @@ class Sites:
         grids: for each tensor, the site whose grid it is on: its own, or that of the tensor that it is a part of.
         carried: activation sites that make up residual trunks (`with_reads`): tensors that no layer makes, and that both layers
             and sums read; and sums that only go into other sums.
+        ties: activation sites that share their scales (`tied`); none unless the experiment ties them.
     """
 
     weights: tuple[str, ...]
@@ -51,6 +65,7 @@ class Sites:
     tensors: Mapping[str, str]
     grids: Mapping[str, str]
     carried: tuple[str, ...] = ()
+    ties: tuple[Tie, ...] = ()
 
     @cached_property
     def of_tensor(self) -> dict[str, str]:
@@ -105,6 +120,35 @@ def with_reads(graph: Graph) -> Graph:
             read = replace(operation, inputs=(operation.name + _INPUT,))
         operations.append(read)
     return replace(graph, operations=tuple(operations))
+
+
+def tied(graph: Graph, sites: Sites) -> Sites:
+    """Tie the scales of the tensors that each sum adds, so that integers can be added as they are.
+
+    In a graph with reads (`with_reads`), the carried sums belong to the tie of what they add: all sums of a trunk have one scale,
+    and none is rounded. In other graphs each sum is rounded to a grid of its own, which it shares with what it is added to next.
+    """
+    reads = any(isinstance(operation, ops.Read) for operation in graph.operations)
+    sets: list[set[str]] = []
+    sums: set[str] = set()
+    for operation in graph.operations:
+        if isinstance(operation, ops.Add):
+            joined = {sites.grids[name] for name in operation.inputs if name in sites.grids}
+            own = sites.grids.get(operation.name)
+            if reads and own in sites.carried:
+                joined.add(own)
+                sums.add(own)
+            apart = [each for each in sets if not each & joined]
+            sets = [*apart, joined.union(*(each for each in sets if each & joined))]
+    ties = (
+        Tie(
+            tuple(site for site in sites.activations if site in members and site not in sums),
+            tuple(site for site in sites.activations if site in members and site in sums),
+        )
+        for members in sets
+        if len(members) > 1
+    )
+    return replace(sites, ties=tuple(sorted(ties, key=lambda tie: sites.activations.index(tie.sites[0]))))
 
 
 def _is_taken_up(graph: Graph, operation: ops.Operation) -> bool:

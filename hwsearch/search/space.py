@@ -14,11 +14,11 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import FLOAT_BITS, SearchConfig
+from hwsearch.experiment import FLOAT_BITS, NARROW_BITS, WIDE_BITS, SearchConfig
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
 
 if TYPE_CHECKING:  # graphs import torch, which is slow to load
-    from hwsearch.network.sites import Sites
+    from hwsearch.network.sites import Sites, Tie
 
 Point = tuple[int, ...]
 """Index of the chosen width of every free choice."""
@@ -130,11 +130,11 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
 
     A pattern uses shell wildcards and matches whole site names. If several patterns of `search.fixed` or of `search.allowed`
     match a site, the last one wins, and `fixed` wins over `allowed`. A group may take the widths that each of its sites may
-    take.
+    take. Tied sites are a group, too; what the sums of a tie add has 8 bits.
 
     Raises:
-        UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, or the sites of a
-            group have no width in common.
+        UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, the sites of a
+            group have no width in common, or a tie cannot have its widths.
     """
     sites = network.all
     fixed = _matched("search.fixed", {pattern: (bits,) for pattern, bits in search.fixed.items()}, sites)
@@ -145,11 +145,17 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
     usual |= dict.fromkeys(network.carried, trunk)
     widths = {site: fixed.get(site, allowed.get(site, usual[site])) for site in sites}
     groups = _grouped(search.groups, sites)
+    for tie in network.ties:
+        if tie.sums:
+            widths |= _unrounded(tie, widths)
+        else:
+            groups = _joined(groups, tie.sites, sites)
     for group in groups:
         common = tuple(bits for bits in widths[group[0]] if all(bits in widths[site] for site in group))
         if not common:
             ranges = ", ".join(f"'{site}' {list(widths[site])}" for site in group)
-            raise UserError(f"search.groups: no width that all sites of a group may take; they may take {ranges}")
+            keys = "search.groups, quantization.tied_adds" if network.ties else "search.groups"
+            raise UserError(f"{keys}: no width that all sites of a group may take; they may take {ranges}")
         widths.update(dict.fromkeys(group, common))
     apart = network.carried if trunk != search.activation_bits else ()
     return SearchSpace(tuple(widths.items()), frozenset({*fixed, *apart}), groups)
@@ -226,6 +232,30 @@ def _grouped(groups: Sequence[Sequence[str]], sites: Sequence[str]) -> tuple[tup
         if len(matched) > 1:
             found.append(tuple(site for site in sites if site in matched))
     return tuple(found)
+
+
+def _joined(groups: Iterable[tuple[str, ...]], joined: Iterable[str], sites: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Join sites, and all groups that hold any of them, into one group."""
+    apart, members = [], set(joined)
+    for group in groups:
+        if members.isdisjoint(group):
+            apart.append(group)
+        else:
+            members.update(group)
+    return (*apart, tuple(site for site in sites if site in members))
+
+
+def _unrounded(tie: "Tie", widths: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the widths of a tie whose sums are never rounded: 16 bits for the sums, 8 bits for what they add."""
+    for sites, wanted, key in ((tie.sums, WIDE_BITS, "search.trunk_bits"), (tie.sites, NARROW_BITS, "search.activation_bits")):
+        wrong = next((site for site in sites if wanted not in widths[site]), None)
+        if wrong is not None:
+            raise UserError(
+                f"quantization.tied_adds: '{wrong}' may take {list(widths[wrong])} bits; in a trunk of {WIDE_BITS} bits wanted "
+                f"{wanted} among them: change {key}, or have a trunk of at most {NARROW_BITS} bits"
+            )
+    wide, narrow = (WIDE_BITS,), (NARROW_BITS,)
+    return {**dict.fromkeys(tie.sums, wide), **dict.fromkeys(tie.sites, narrow)}
 
 
 def _searched_widths(space: SearchSpace) -> tuple[list[int], list[int]]:

@@ -1,24 +1,27 @@
 """Activation grids from a few mixtures: for every site and width, the grid of least squared rounding error.
 
 The full-precision network runs twice over the mixtures: first for the range of each site, then for a histogram of it. The grids
-are searched on the histograms.
+are searched on the histograms. Tied sites (`network.sites.Tie`) then take the largest scale of them, each with the zero point of
+least error.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from hwsearch.errors import UserError
+from hwsearch.experiment import NARROW_BITS, WIDE_BITS
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import run
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import Tie, find_sites
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS
 from hwsearch.separator.quantizers import ZERO_TENSOR_SCALE, ActivationGrid, is_float
+from hwsearch.separator.tied_scales import SUM_ZERO_POINT
 
 GRID_WIDTHS = tuple(bits for bits in ACTIVATION_WIDTHS if not is_float(bits))
 """Activation widths that need a grid."""
@@ -67,12 +70,13 @@ class Calibration:
         return cls({site: _grids_from_json(value["grids"][site], site, source) for site in sites})
 
 
-def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
+def calibrate(graph: Graph, features: Sequence[Tensor], ties: Iterable[Tie] = ()) -> Calibration:
     """Search the grids of every activation site and width.
 
     Args:
         graph: the network in full precision, with one input.
         features: normalised features of each mixture, [1, features, frames].
+        ties: sites that share their scales.
 
     Raises:
         ValueError: no features, or activations that are not finite.
@@ -105,12 +109,47 @@ def calibrate(graph: Graph, features: Sequence[Tensor]) -> Calibration:
             for mixture in features:
                 checkpoint()
                 run(graph, {network_input: mixture}, observe)
-    return Calibration(
-        {
-            site: {bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS}
-            for site in sites.activations
-        }
-    )
+    grids = {
+        site: {bits: least_squares_grid(histograms.get(site), *ranges[site], bits) for bits in GRID_WIDTHS}
+        for site in sites.activations
+    }
+    for tie in ties:
+        grids |= _tied(tie, grids, histograms, ranges)
+    return Calibration(grids)
+
+
+def _tied(
+    tie: Tie,
+    grids: Mapping[str, Mapping[int, ActivationGrid]],
+    histograms: Mapping[str, Tensor],
+    ranges: Mapping[str, tuple[float, float]],
+) -> dict[str, dict[int, ActivationGrid]]:
+    """Return the grids of tied sites: with the largest scale at each width of up to 8 bits; sums take that of 8 bits."""
+    found = {site: dict(grids[site]) for site in (*tie.sites, *tie.sums)}
+    for bits in [bits for bits in GRID_WIDTHS if bits <= NARROW_BITS]:
+        scale = max(grids[site][bits].scale for site in tie.sites)
+        for site in tie.sites:
+            found[site][bits] = _at_scale(grids[site][bits], scale, histograms.get(site), *ranges[site])
+    for site in tie.sums:
+        found[site][WIDE_BITS] = ActivationGrid(WIDE_BITS, found[tie.sites[0]][NARROW_BITS].scale, SUM_ZERO_POINT)
+    return found
+
+
+def _at_scale(grid: ActivationGrid, scale: float, histogram: Tensor | None, low: float, high: float) -> ActivationGrid:
+    """Return the grid of a scale with the zero point of least squared error; the grid itself if that is its scale."""
+    if scale == grid.scale or histogram is None:
+        return replace(grid, scale=scale)
+    zero_points = torch.arange(grid.levels + 1, dtype=torch.float64)[:, None]
+    quotients = (_centres(histogram, low, high) / scale).round()
+    clipped = quotients.clamp(-zero_points, grid.levels - zero_points)
+    error = (clipped * scale - _centres(histogram, low, high)).square_() @ histogram
+    return replace(grid, scale=scale, zero_point=int(error.argmin()))
+
+
+def _centres(histogram: Tensor, low: float, high: float) -> Tensor:
+    """Return the values in the middle of the bins of a histogram."""
+    width = (high - low) / len(histogram)
+    return low + width * (torch.arange(len(histogram), dtype=torch.float64) + 0.5)
 
 
 def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: int) -> ActivationGrid:
@@ -123,8 +162,7 @@ def least_squares_grid(histogram: Tensor | None, low: float, high: float, bits: 
         return ActivationGrid(bits, ZERO_TENSOR_SCALE, 0)
     if bits > _SEARCHED_BITS:
         return _grid((_HEADROOM * low, _HEADROOM * high), bits)
-    width = (high - low) / len(histogram)
-    centres = low + width * (torch.arange(len(histogram), dtype=torch.float64) + 0.5)
+    centres = _centres(histogram, low, high)
     factors = torch.linspace(1.0 / _FACTORS, 1.0, _FACTORS, dtype=torch.float64)
     both = torch.stack([low * factors, high * factors], dim=1)
     ends = _best_ends(histogram, centres, both, bits)

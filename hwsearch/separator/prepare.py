@@ -19,7 +19,7 @@ from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.files.tensors import read_tensors, write_tensors
 from hwsearch.network.conditioned import centred, channel_ranges, equalised
 from hwsearch.network.graph import Graph
-from hwsearch.network.sites import Sites, find_sites, with_reads
+from hwsearch.network.sites import Sites, find_sites, tied, with_reads
 from hwsearch.network.structure import structure
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base
@@ -56,7 +56,7 @@ class PreparedBase:
     @cached_property
     def sites(self) -> Sites:
         """The graph's sites."""
-        return find_sites(self.graph)
+        return sites_of(self.graph, self.quantization)
 
     @cached_property
     def weights(self) -> RoundedWeights:
@@ -82,6 +82,12 @@ class PreparedBase:
         moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained, means=means)
         moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
+
+
+def sites_of(graph: Graph, config: QuantizationConfig) -> Sites:
+    """Return the sites of a graph, tied if the configuration ties them."""
+    sites = find_sites(graph)
+    return tied(graph, sites) if config.tied_adds else sites
 
 
 def load_checked_base(experiment: Experiment, path: Path) -> Separator:
@@ -226,7 +232,7 @@ def _conditioned(
         return calibration, kept
     with one_thread():
         graph = _rewritten(traced, config, features())
-        calibration = calibrate(graph, features())
+        calibration = calibrate(graph, features(), sites_of(graph, config).ties)
         statistics = input_statistics(graph, features()) if trains else {}
     write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
     kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile

@@ -22,7 +22,7 @@ from hwsearch.experiment import QuantizationConfig
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
 from hwsearch.network.run import compute, run
-from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, find_sites
+from hwsearch.network.sites import FUNCTIONS, LAYERS, WEIGHT, find_sites, tied
 from hwsearch.separator.allocation import BitAllocation, weight_limit
 from hwsearch.separator.calibration import Calibration
 from hwsearch.separator.quantizers import (
@@ -34,6 +34,7 @@ from hwsearch.separator.quantizers import (
     rounds_bias,
 )
 from hwsearch.separator.rounded_weights import RoundedWeights, output_scale
+from hwsearch.separator.tied_scales import followers
 
 _SMALLEST_SCALE = 1e-12
 """Training cannot make a scale smaller."""
@@ -46,7 +47,7 @@ class GridQuantizer(nn.Module):
     """Rounds to an affine grid, with straight-through gradients to input and scale (LSQ, arXiv 1902.08153).
 
     Args:
-        scale: broadcasts over the tensor.
+        scale: broadcasts over the tensor. A parameter is used as it is; quantizers may share one.
         zero_point: the integer of zero.
         bits: width.
         low: lowest integer.
@@ -55,7 +56,7 @@ class GridQuantizer(nn.Module):
 
     def __init__(self, scale: Tensor, zero_point: int, bits: int, low: int, high: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(scale.clone())
+        self.scale = scale if isinstance(scale, nn.Parameter) else nn.Parameter(scale.clone())
         self.zero_point: Tensor
         self.bit_width: Tensor
         self.register_buffer("zero_point", torch.tensor(float(zero_point)), persistent=False)
@@ -108,18 +109,24 @@ class QuantizedNetwork(nn.Module):
         trained: parameters of other operations.
     """
 
-    def __init__(self, weights: RoundedWeights, allocation: BitAllocation, calibration: Calibration) -> None:
+    def __init__(
+        self, weights: RoundedWeights, allocation: BitAllocation, calibration: Calibration, *, ties: bool = False
+    ) -> None:
         super().__init__()
         graph = weights.graph_at(allocation)
         self.allocation = allocation
-        self.graph_sites = find_sites(graph)
+        self.graph_sites = tied(graph, find_sites(graph)) if ties else find_sites(graph)
         layers = [operation for operation in graph.operations if isinstance(operation, LAYERS)]
         self._keys = _module_keys((*self.graph_sites.activations, *graph.by_name))
         widths = allocation.by_site
         quantizers: dict[str, GridQuantizer | None] = dict.fromkeys(self.graph_sites.activations)
+        holders = followers(self.graph_sites.ties, allocation.widths)
         for site in allocation.quantized(quantizers):
             grid = calibration.grids[site][widths[site]]
-            quantizers[site] = GridQuantizer(torch.tensor(grid.scale), grid.zero_point, grid.bits, 0, grid.levels)
+            holder, _ = holders.get((site, widths[site]), (site, 0))
+            found = quantizers[holder]  # its own, which is still to be made, or one before it
+            step = torch.tensor(grid.scale) if found is None else found.scale
+            quantizers[site] = GridQuantizer(step, grid.zero_point, grid.bits, 0, grid.levels)
         self.sites = nn.ModuleDict(
             {self._keys[site]: _ActivationSite(self._function(graph, site), quantizers[site]) for site in quantizers}
         )
@@ -243,7 +250,8 @@ def build_quantized(
         config: how weights are rounded.
         weights: the rounded weights. None: each weight is rounded to the nearest integer, and biases stay.
     """
-    return QuantizedNetwork(RoundedWeights(graph, config) if weights is None else weights, allocation, calibration).eval()
+    rounded = RoundedWeights(graph, config) if weights is None else weights
+    return QuantizedNetwork(rounded, allocation, calibration, ties=bool(config.tied_adds)).eval()
 
 
 def _module_keys(names: Iterable[str]) -> dict[str, str]:

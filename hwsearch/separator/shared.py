@@ -5,7 +5,7 @@ It holds these tensors in CPU memory:
     OPERATION.PART            the floating-point master copy of every parameter of the graph, except for the biases of layers
     LAYER.bias@BITS           the bias of a layer whose weights have BITS bits; `LAYER.bias` for weights in floating point
     LAYER.weight.scale@BITS   the scale of weights of BITS bits, which broadcasts to them; bfloat16 values
-    SITE.scale@BITS           [], the scale of an activation of BITS bits
+    SITE.scale@BITS           [], the scale of an activation of BITS bits; tied ones are equal
     SITE.zero_point@BITS      [] int32, its zero point; not trained
 
 A width is there if the space has it. A layer has a bias for each width, because the bias makes up for the mean error of the
@@ -32,6 +32,7 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, is_float, quantize_weight
 from hwsearch.separator.rounded_weights import scale_shape
 from hwsearch.separator.second_order import mean_output
+from hwsearch.separator.tied_scales import check_tied, followers
 from hwsearch.separator.trained import TrainedState
 
 _KEY = "hwsearch_shared"
@@ -138,6 +139,13 @@ def initial_shared(base: PreparedBase, widths: Widths) -> SharedState:
     copies = {name: tensor.to("cpu", copy=True) for name, tensor in parameters.items()}
     whole = {site: tuple(widths[site]) for site in base.sites.all}
     return SharedState(copies | biases(base, copies, outputs, whole), whole, base.base_sha256, 0)
+
+
+def tied_names(base: PreparedBase, widths: Widths) -> dict[str, str]:
+    """Return the name of the scale that each scale repeats that follows another (`separator.tied_scales`)."""
+    grids = ((site, bits) for site in base.sites.activations for bits in widths[site])
+    pairs = followers(base.sites.ties, grids)
+    return {_at(f"{site}.scale", bits): _at(f"{first}.scale", of) for (site, bits), (first, of) in pairs.items()}
 
 
 def mean_outputs(base: PreparedBase) -> dict[str, Tensor]:
@@ -254,6 +262,7 @@ def _check_parameters(path: Path, base: PreparedBase, widths: Widths, found: Map
     if widths.keys() != set(base.sites.all):
         raise refused(path, _WHAT, "its sites are not those of the network", _MEND)
     check_tensors(path, found, _wanted(base, widths))
+    check_tied(path, found, tied_names(base, widths), _MEND)
     for name, tensor in found.items():
         kind, _, bits = name.partition("@")
         good = True

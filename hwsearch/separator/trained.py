@@ -4,7 +4,7 @@ A state holds these tensors in CPU memory, wherever the network was trained:
 
     OPERATION.PART       the floating-point master copy of every parameter of the graph
     LAYER.weight.scale   of quantized weights, to which it broadcasts; bfloat16 values
-    SITE.scale           [], of quantized activations
+    SITE.scale           [], of quantized activations; tied ones are equal
     SITE.zero_point      [] int32, of quantized activations; not trained
 """
 
@@ -27,6 +27,7 @@ from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import ActivationGrid, quantize_weight
 from hwsearch.separator.rounded_weights import RoundedLayer, RoundedWeights, scale_shape
 from hwsearch.separator.separator import MaskFunction
+from hwsearch.separator.tied_scales import check_tied, follower_names
 
 if TYPE_CHECKING:
     from hwsearch.separator.quantized import QuantizedNetwork
@@ -91,6 +92,8 @@ def initial_state(base: PreparedBase, allocation: BitAllocation, start: TrainedS
             f"{site}.zero_point": torch.tensor(grid.zero_point, dtype=torch.int32),
         }
         parameters |= {name: (earlier if site in kept else fresh)[name].clone() for name in fresh}
+    for name, holder in follower_names(base.sites.ties, widths).items():
+        parameters[name] = parameters[holder].clone()
     return TrainedState(parameters, allocation, base.base_sha256, 0 if start is None else start.steps)
 
 
@@ -176,6 +179,7 @@ def _grids(base: PreparedBase, state: TrainedState) -> dict[str, ActivationGrid 
 def _check_parameters(path: Path, base: PreparedBase, allocation: BitAllocation, found: Mapping[str, Tensor]) -> None:
     """Refuse tensors that do not belong to the allocation."""
     check_tensors(path, found, _wanted(base, allocation))
+    check_tied(path, found, follower_names(base.sites.ties, allocation.by_site), _MEND)
     for name, tensor in found.items():
         good = True
         if name.endswith(".scale"):

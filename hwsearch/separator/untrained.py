@@ -11,7 +11,7 @@ from hw_models.workload import Workload
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.experiment import Experiment, NetworkConfig
 from hwsearch.network.graph import Graph
-from hwsearch.network.sites import Sites, find_sites, with_reads
+from hwsearch.network.sites import Sites, find_sites, tied, with_reads
 from hwsearch.separator.separator import build_separator
 from hwsearch.separator.traced import graph_of, traced
 from hwsearch.separator.workload import build_workload
@@ -29,15 +29,18 @@ class UntrainedNetwork:
     Attributes:
         graph: with one input; its parameters are zeros that take no memory.
         inputs: channels of the input.
+        ties: whether the scales of what its sums add are tied.
     """
 
     graph: Graph
     inputs: int
+    ties: bool = False
 
     @cached_property
     def sites(self) -> Sites:
         """The graph's sites."""
-        return find_sites(self.graph)
+        sites = find_sites(self.graph)
+        return tied(self.graph, sites) if self.ties else sites
 
     def workload(self, frames: int, frame_seconds: float, *, per_channel: bool, name: str = "separator") -> Workload:
         """Make the workload of one inference; see `build_workload`."""
@@ -53,7 +56,8 @@ def untrained_network(experiment: Experiment) -> UntrainedNetwork:
     """
     data = experiment.data
     config = _CONFIG.dump_json(experiment.separator).decode()  # a key: a module's arguments cannot be hashed
-    return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk)
+    ties = bool(experiment.quantization.tied_adds)
+    return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk, ties=ties)
 
 
 def network_of(module: nn.Module, inputs: int) -> UntrainedNetwork:
@@ -66,11 +70,11 @@ def untrained_sites(experiment: Experiment) -> Sites:
 
 
 @lru_cache(maxsize=_KEPT)
-def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool) -> UntrainedNetwork:
+def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool, ties: bool) -> UntrainedNetwork:
     with torch.random.fork_rng(devices=[]):  # keeps the state of the generator
         separator = build_separator(_CONFIG.validate_json(config), ARRAYS[array], sample_rate)
         graph = traced(separator)
-    return without_numbers(with_reads(graph) if wide else graph, separator.front_end.inputs)
+    return replace(without_numbers(with_reads(graph) if wide else graph, separator.front_end.inputs), ties=ties)
 
 
 def without_numbers(graph: Graph, inputs: int) -> UntrainedNetwork:

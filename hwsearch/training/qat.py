@@ -19,6 +19,7 @@ from hwsearch.files.tensors import tensors_digest
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.prepare import PreparedBase
+from hwsearch.separator.tied_scales import follower_names
 from hwsearch.separator.trained import TrainedState, initial_state
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
@@ -125,7 +126,8 @@ class _Training:
         self._options = options
         self._teacher = Teacher(base)
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation)
-        self._trainee = Trainee(state.parameters, base.device, rate_factors(base.graph, state.allocation))
+        same = follower_names(base.sites.ties, state.allocation.by_site)
+        self._trainee = Trainee(state.parameters, base.device, rate_factors(base.graph, state.allocation), same)
         self._first = 0
         self._best: _Best | None = None
         self._kept: TraineeCheckpoint | None = None

@@ -5,7 +5,8 @@ turn). The full-precision base is the teacher of all.
 
 Trained are the weights, the scales of each width, and the output of each layer for its mean input (`TrainableNetwork`). The bias
 at a width follows. So the rounding errors of the weights, which differ from width to width, move no means, and what one width
-learns serves all others. The scales of activations with more than 8 bits stay, since they lose nothing.
+learns serves all others. The scales of activations with more than 8 bits stay, since they lose nothing, unless they are tied to
+scales of 8 bits.
 """
 
 import math
@@ -28,7 +29,7 @@ from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.quantizers import stored_scale
-from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs
+from hwsearch.separator.shared import SharedState, Widths, biases, initial_shared, mean_outputs, tied_names
 from hwsearch.training.distillation import Teacher, distilled_loss
 from hwsearch.training.loss import StepReport
 from hwsearch.training.pool import TrainingPool
@@ -167,13 +168,16 @@ class _Training:
         self._state = initial_shared(base, training.widths)
         outputs, parameters = mean_outputs(base), self._state.parameters
         self._biases = frozenset(outputs)
-        self._still = {name: tensor.to(base.device) for name, tensor in parameters.items() if _WIDE.search(name)}
+        same = tied_names(base, training.widths)
+        self._still = {
+            name: tensor.to(base.device) for name, tensor in parameters.items() if _WIDE.search(name) and name not in same
+        }
         trained = {
             name: tensor
             for name, tensor in parameters.items()
             if name not in self._still and name.partition("@")[0] not in outputs
         }
-        self._trainee = Trainee(trained | outputs, base.device, rate_factors(base.graph))
+        self._trainee = Trainee(trained | outputs, base.device, rate_factors(base.graph), same)
         self._kept = TraineeCheckpoint(path, training.key, "a shared network")
         before = self._kept.take(self._trainee)
         self.first, self._reports = before.step, list(before.found.get("reports", []))

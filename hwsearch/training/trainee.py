@@ -16,7 +16,11 @@ class Trainee:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], device: torch.device, rate_factors: Mapping[str, float] | None = None
+        self,
+        parameters: Mapping[str, Tensor],
+        device: torch.device,
+        rate_factors: Mapping[str, float] | None = None,
+        same: Mapping[str, str] | None = None,
     ) -> None:
         """Copy the parameters to the device.
 
@@ -25,13 +29,15 @@ class Trainee:
                 point, is fixed and stays on the CPU.
             device: the device that trains.
             rate_factors: factors of the learning rate by parameter name; 1 for others.
+            same: parameters that are others of them under further names.
         """
+        self._same = dict(same or {})
         self._fixed = {name: tensor.cpu().clone() for name, tensor in parameters.items() if not tensor.is_floating_point()}
         self._trained: dict[str, Tensor] = {}
         """Parameters by name; for a scale, its logarithm."""
         # The norm of the gradient depends on the order in its last bits, and files have another order than graphs.
         for name, tensor in sorted(parameters.items()):
-            if name not in self._fixed:
+            if name not in self._fixed and name not in self._same:
                 value = tensor.detach().log() if _is_scale(name) else tensor.detach().clone()
                 self._trained[name] = value.to(device).contiguous().requires_grad_()
         groups: dict[tuple[bool, float], list[Tensor]] = {}
@@ -42,7 +48,7 @@ class Trainee:
 
     def parameters(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return all parameters, or some, differentiable if they are trained."""
-        wanted = (*self._fixed, *self._trained) if names is None else names
+        wanted = (*self._fixed, *self._trained, *self._same) if names is None else names
         return {name: self._fixed[name] if name in self._fixed else self._value(name) for name in wanted}
 
     def step(self, loss: Tensor, rate: float, scale_rate: float, gradient_clip: float) -> None:
@@ -100,6 +106,7 @@ class Trainee:
                     self._optimizer.state[trained] = moments[name]
 
     def _value(self, name: str) -> Tensor:
+        name = self._same.get(name, name)
         return self._trained[name].exp() if _is_scale(name) else self._trained[name]
 
     def _like(self, name: str, tensor: Tensor) -> Tensor:

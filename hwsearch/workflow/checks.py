@@ -7,6 +7,7 @@ from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split
+from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
 from hwsearch.export.folder import EXPORT_FOLDER, check_output
 from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files.reading import digest, file_digest
@@ -18,9 +19,10 @@ from hwsearch.search.identity import search_digest
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.plan import check_strategy, trainings, wants_nas
 from hwsearch.search.record import RECORD_FILE, check_unlocked, has_begun, read_record
-from hwsearch.search.space import build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.base import base_digest
+from hwsearch.separator.traced import traced
 from hwsearch.separator.untrained import untrained_network, untrained_sites
 from hwsearch.training.full_precision import check_training
 from hwsearch.workflow.training import load_float_base, needs_training
@@ -74,10 +76,12 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
 
     Raises:
         UserError: the run folder, base, a target, a pattern of sites, an objective, a limit or the cost of the differentiable
-            search cannot be used, or there are no mixtures to score on or to train on.
+            search cannot be used, or there are no mixtures to score on or to train on. With `quantization.tied_adds`, also: FINN
+            does not take the network or a width.
     """
     experiment = workspace.experiment
     space = build_space(experiment.search, untrained_sites(experiment))
+    _check_finn(experiment, space)
     costs = CostBook(experiment, space)
     for column in experiment.search.objectives:
         if column in QUALITY_METRICS:
@@ -99,15 +103,30 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
         check_trainable(experiment, why)
     if Split.VALIDATION not in experiment.data.mixtures.count:
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
-    if may_train and needs_training(workspace):
-        check_training(workspace)
-    else:
-        load_float_base(workspace)
+    _check_base(workspace, may_train=may_train)
     check_claim(workspace)
     if may_train:
         check_writable(workspace.plot_path)
         check_output(workspace.folder / EXPORT_FOLDER)
     check_data(experiment, workspace.data_folder, workspace.corpora_folder)
+
+
+def _check_finn(experiment: Experiment, space: SearchSpace) -> None:
+    """Refuse a network or widths that FINN does not take, if the scales of its sums are tied."""
+    if experiment.quantization.tied_adds:
+        network = untrained_network(experiment)
+        check_operations(network.graph)
+        check_widths(network.sites, dict(space.widths))
+
+
+def _check_base(workspace: Workspace, *, may_train: bool) -> None:
+    """Refuse a base that cannot be trained, loaded, or exported to FINN if the scales of its sums are tied."""
+    if may_train and needs_training(workspace):
+        check_training(workspace)
+        return
+    base = load_float_base(workspace)
+    if workspace.experiment.quantization.tied_adds:
+        check_slopes(traced(base))
 
 
 def _check_metric(experiment: Experiment, name: str) -> None:
