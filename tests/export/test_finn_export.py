@@ -143,8 +143,8 @@ def test_thresholds_round_every_number_half_to_even(scale, step, slope, offset, 
 def test_the_files_of_an_export(tmp_path):
     network = tied_export(RELU, 8, tied_allocation(RELU, 8, 4))
     path, _ = written(tmp_path, network)
-    assert {file.name for file in tmp_path.iterdir()} == {FINN.file, *FINN.further}
-    assert set(FINN.further) == {HOST_FILE, *SCRIPTS, *map(folding_file, TARGETS)}
+    assert {file.name for file in tmp_path.iterdir()} == {FINN.file, *FINN.others}
+    assert set(FINN.others) == {HOST_FILE, *SCRIPTS, *map(folding_file, TARGETS)}
     assert read_model(path.read_bytes(), "file")[1].bit_allocation("file") == network.network.allocation
     for script in SCRIPTS:
         ast.parse((tmp_path / script).read_text())
