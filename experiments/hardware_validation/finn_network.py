@@ -16,7 +16,7 @@ import torch
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.exporter import FINN, QONNX_FRAMES
-from hwsearch.export.finn_folding import modelled_costs
+from hwsearch.export.finn.folding import modelled_costs
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Elementwise, Operation, PReLU

@@ -101,7 +101,7 @@ def _allocations(sites: Sites, *, wide: bool) -> list[tuple[str, BitAllocation]]
 
 def _file(separator: Separator, graph: Graph, allocation: BitAllocation) -> bytes:
     """The exported file of an allocation."""
-    from hwsearch.export.tflite_export import export_tflite
+    from hwsearch.export.tflite.export import export_tflite
 
     features = torch.randn(1, separator.front_end.inputs, FRAMES, generator=torch.Generator().manual_seed(0))
     network = build_quantized(graph, allocation, calibrate(graph, [features]), QuantizationConfig())

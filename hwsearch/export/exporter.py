@@ -56,8 +56,8 @@ def _write_onnx(
     path: Path, network: "ExportedNetwork", description: "ExportDescription", examples: "Sequence[Example]"
 ) -> Written:
     from hwsearch.export.onnx_export import export_onnx, export_sound, integer_kernels
+    from hwsearch.export.sound.verify import verify_sound
     from hwsearch.export.verify import verify_onnx
-    from hwsearch.export.verify_sound import verify_sound
 
     export_onnx(network, path, description)
     report = verify_onnx(path, network, [network.raw(example) for example in examples])
@@ -90,8 +90,8 @@ def _write_tflite(
         raise UserError(
             "the package ai-edge-litert, which TensorFlow Lite needs, is missing; wanted: pip install 'hwsearch[tflite]'"
         )
-    from hwsearch.export.tflite_export import export_tflite
-    from hwsearch.export.tflite_verify import verify_tflite
+    from hwsearch.export.tflite.export import export_tflite
+    from hwsearch.export.tflite.verify import verify_tflite
 
     windows = _windows(network, [network.raw(example) for example in examples])
     frames = windows[0].shape[-1]
@@ -120,9 +120,9 @@ def _write_qnn(
 def _write_finn(
     path: Path, network: "ExportedNetwork", description: "ExportDescription", examples: "Sequence[Example]"
 ) -> Written:
-    from hwsearch.export.finn_export import export_finn
-    from hwsearch.export.finn_folding import modelled_designs
-    from hwsearch.export.finn_verify import verify_finn
+    from hwsearch.export.finn.export import export_finn
+    from hwsearch.export.finn.folding import modelled_designs
+    from hwsearch.export.finn.verify import verify_finn
 
     batches = [network.raw(example) for example in examples]
     frames = _fixed_frames(network, batches)

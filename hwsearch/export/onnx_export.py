@@ -12,7 +12,6 @@ import onnx
 from onnx import ModelProto
 
 from hwsearch.export.description import ExportDescription, read_model, seal
-from hwsearch.export.end_to_end import STATE, end_to_end
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_graph import ReadGrid, most_names, write_graph, write_parameters
 from hwsearch.export.onnx_parts import Shared, write_float_read, write_quantizer
@@ -20,6 +19,7 @@ from hwsearch.export.onnx_size import OnnxSize
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.export.runtime import open_session
 from hwsearch.export.saturation import could_saturate
+from hwsearch.export.sound.end_to_end import STATE, end_to_end
 from hwsearch.files.writing import atomic_write_bytes
 from hwsearch.network.operations import Operation, Read
 from hwsearch.network.shapes import tensor_shapes

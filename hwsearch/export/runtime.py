@@ -11,11 +11,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from hwsearch.data.audio import LOUDEST
 from hwsearch.errors import UserError
-from hwsearch.export.chunks import Blocks, Floats, spectral_pieces, waveform_pieces
 from hwsearch.export.description import ExportDescription, read_model
-from hwsearch.export.end_to_end import MIXTURE, State, end_to_end, network_inside
 from hwsearch.export.saturation import kernels_saturate
-from hwsearch.export.stream import Numbers, Stream
+from hwsearch.export.sound.chunks import Blocks, Floats, spectral_pieces, waveform_pieces
+from hwsearch.export.sound.end_to_end import MIXTURE, State, end_to_end, network_inside
+from hwsearch.export.sound.stream import Numbers, Stream
 from hwsearch.export.structure import check_structure
 from hwsearch.files.reading import MODEL_BYTES, read_content
 from hwsearch.network.context import Context, context

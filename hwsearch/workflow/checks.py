@@ -7,7 +7,7 @@ from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split
-from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
+from hwsearch.export.finn.limits import check_operations, check_slopes, check_widths
 from hwsearch.export.folder import EXPORT_FOLDER, check_output
 from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files.reading import digest, file_digest

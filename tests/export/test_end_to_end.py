@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription, read_model
-from hwsearch.export.end_to_end import end_to_end, network_inside, streams
 from hwsearch.export.onnx_export import FIRST_KEY, export_onnx, export_sound
 from hwsearch.export.runtime import OnnxSeparator
+from hwsearch.export.sound.end_to_end import end_to_end, network_inside, streams
+from hwsearch.export.sound.verify import verify_sound
 from hwsearch.export.verify import VerificationError
-from hwsearch.export.verify_sound import verify_sound
 from hwsearch.separator.features import running_level
 from tests.export.small import exported_network
 from tests.fuzz.models import sealed
@@ -252,7 +252,7 @@ def test_verification_judges_each_part(folders, kind, tmp_path, monkeypatch):
     written(tmp_path, config.model_copy(update={"B": 12}), 8)
     with pytest.raises(VerificationError, match="mask is off by"):
         verify_sound(tmp_path / "separator.onnx", paths[1], network, [example])
-    monkeypatch.setattr("hwsearch.export.front_end_nodes.SPEED_OF_SOUND", 200.0)
+    monkeypatch.setattr("hwsearch.export.sound.front_end_nodes.SPEED_OF_SOUND", 200.0)
     network = written(tmp_path, config, 8)
     with pytest.raises(VerificationError, match=r"features are .* above their error"):
         verify_sound(tmp_path / "separator.onnx", tmp_path / "model.onnx", network, [example])

@@ -19,16 +19,16 @@ from torch.nn import functional
 from hw_models.target import load_target
 from hwsearch.errors import UserError
 from hwsearch.experiment import FINN_RULE, QuantizationConfig
-from hwsearch.export import finn_host
 from hwsearch.export.description import read_model
 from hwsearch.export.exporter import FINN
-from hwsearch.export.finn_export import HOST_FILE, SCRIPTS, export_finn, host_arrays
-from hwsearch.export.finn_folding import TARGETS, folding_configuration, folding_file, modelled_costs
-from hwsearch.export.finn_graph import finn_graph
-from hwsearch.export.finn_host import Host
-from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
-from hwsearch.export.finn_thresholds import Integers, thresholds
-from hwsearch.export.finn_verify import verify_finn
+from hwsearch.export.finn import host as host_script
+from hwsearch.export.finn.export import HOST_FILE, SCRIPTS, export_finn, host_arrays
+from hwsearch.export.finn.folding import TARGETS, folding_configuration, folding_file, modelled_costs
+from hwsearch.export.finn.graph import finn_graph
+from hwsearch.export.finn.host import Host
+from hwsearch.export.finn.limits import check_operations, check_slopes, check_widths
+from hwsearch.export.finn.thresholds import Integers, thresholds
+from hwsearch.export.finn.verify import verify_finn
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.verify import VerificationError
 from hwsearch.network.operations import Convolution, Elementwise, Function, PReLU
@@ -151,7 +151,7 @@ def test_the_files_of_an_export(tmp_path):
     own: dict[str, object] = {}
     exec((tmp_path / "host.py").read_text(), own)  # noqa: S102 (a copy of a module of the package)
     assert {each for each in own if each.isupper() or each == "Host"} == {"Host", "KEYS"}
-    assert Path(finn_host.__file__).read_bytes() == (tmp_path / "host.py").read_bytes()
+    assert Path(host_script.__file__).read_bytes() == (tmp_path / "host.py").read_bytes()
     for target in TARGETS:
         assert load_target(target).compute.rule == FINN_RULE
         folding = json.loads((tmp_path / folding_file(target)).read_text())

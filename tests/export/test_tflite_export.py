@@ -31,8 +31,8 @@ interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="ai-edge-
 
 from ai_edge_litert import schema_py_generated as schema  # noqa: E402
 
-from hwsearch.export.tflite_export import export_tflite, read_tflite  # noqa: E402
-from hwsearch.export.tflite_verify import verify_tflite  # noqa: E402
+from hwsearch.export.tflite.export import export_tflite, read_tflite  # noqa: E402
+from hwsearch.export.tflite.verify import verify_tflite  # noqa: E402
 from hwsearch.export.verify import VerificationError  # noqa: E402
 
 FRAMES = 24

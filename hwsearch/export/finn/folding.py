@@ -15,7 +15,7 @@ from hw_models.dataflow.folding import MAX_BITS, Folding
 from hw_models.dataflow.table import DataflowCosts, compile_dataflow, design, evaluate_dataflow
 from hw_models.target import load_target
 from hw_models.workload import IntArray, Workload, bits_matrix
-from hwsearch.export.finn_graph import is_unrounded
+from hwsearch.export.finn.graph import is_unrounded
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph

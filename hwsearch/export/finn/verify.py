@@ -1,7 +1,7 @@
 """Proof that a FINN graph computes what its network does, number by number.
 
 QONNX's executor runs the graph on what the host part makes of features. Every number of every site must be the exactly rounded
-one (`hwsearch.export.finn_exact`), ties to even: none may differ. The Brevitas network, whose sums are floating point, may differ
+one (`hwsearch.export.finn.exact`), ties to even: none may differ. The Brevitas network, whose sums are floating point, may differ
 at ties, which are counted as for the other formats.
 """
 
@@ -14,9 +14,9 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from torch import Tensor
 
-from hwsearch.export.finn_exact import Numbers, exact_numbers
-from hwsearch.export.finn_graph import site_offsets
-from hwsearch.export.finn_host import Host
+from hwsearch.export.finn.exact import Numbers, exact_numbers
+from hwsearch.export.finn.graph import site_offsets
+from hwsearch.export.finn.host import Host
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.verify import Run, VerificationError, VerificationReport, judge
 

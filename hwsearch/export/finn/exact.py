@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.export.finn_graph import is_unrounded
+from hwsearch.export.finn.graph import is_unrounded
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network import operations as ops
 from hwsearch.network.run import convolve

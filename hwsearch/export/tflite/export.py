@@ -22,7 +22,7 @@ from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription, decoded, encoded
 from hwsearch.export.integer_only import check_integer_only
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.tflite_graph import TfliteGraph, write_graph
+from hwsearch.export.tflite.graph import TfliteGraph, write_graph
 from hwsearch.files.writing import atomic_write_bytes
 
 _DESCRIPTION, _FEATURES, _DIGEST = "hwsearch", "hwsearch_features", "hwsearch_sha256"

@@ -5,7 +5,7 @@ from typing import Self
 
 import numpy as np
 
-from hwsearch.export.tflite_writer import Quantization
+from hwsearch.export.tflite.writer import Quantization
 from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid
 
 _WIDE_BITS, _WIDE_ZERO = 16, 2**15

@@ -19,7 +19,7 @@ from hwsearch.data.example import Example
 from hwsearch.export.description import INPUT, OUTPUT
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.runtime import OnnxSeparator, open_session
-from hwsearch.export.stream import Numbers
+from hwsearch.export.sound.stream import Numbers
 from hwsearch.export.verify import FLOAT_TOLERANCE, VerificationError
 from hwsearch.metrics.errors import MetricUnavailable
 from hwsearch.metrics.si_snr import si_snr

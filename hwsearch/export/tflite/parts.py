@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.export.integer_only import NIBBLE_BITS, integer_bias
-from hwsearch.export.tflite_grids import StoredGrid
-from hwsearch.export.tflite_writer import Quantization, TfliteWriter
+from hwsearch.export.tflite.grids import StoredGrid
+from hwsearch.export.tflite.writer import Quantization, TfliteWriter
 from hwsearch.network.operations import Convolution
 from hwsearch.separator.quantizers import BIAS_LIMIT, MAX_BITS, QuantizedWeight
 from hwsearch.separator.rounded_weights import output_scale

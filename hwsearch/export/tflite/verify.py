@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.tflite_graph import TfliteGraph
-from hwsearch.export.tflite_parts import Placed
+from hwsearch.export.tflite.graph import TfliteGraph
+from hwsearch.export.tflite.parts import Placed
 from hwsearch.export.verify import Run, VerificationError, VerificationReport, judge
 from hwsearch.process.interrupts import checkpoint
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from hwsearch.experiment import SpectralConfig
-from hwsearch.export.end_to_end import DIRECTION, LEVEL, MIXTURE
+from hwsearch.export.sound.end_to_end import DIRECTION, LEVEL, MIXTURE
 from hwsearch.network.context import Context
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.form import SMALLEST_LEVEL, SpectralForm

@@ -2,7 +2,7 @@
 
 Tensors are [1, frames, 1, channels]. A 1x1 convolution is a matrix product. Before it, `Im2Col` gathers the taps of a longer
 kernel. Every quantizer is a `MultiThreshold` whose thresholds hold bias, scales, zero points and the function behind the layer
-(`hwsearch.export.finn_thresholds`). A sum is the sum of the numbers themselves, since all that it adds has one scale. Tensors are
+(`hwsearch.export.finn.thresholds`). A sum is the sum of the numbers themselves, since all that it adds has one scale. Tensors are
 named after their sites.
 
 Activations are unsigned. A tensor with a zero point that a padded layer reads is signed instead, so that its zero is the number
@@ -20,7 +20,7 @@ from qonnx.util.basic import qonnx_make_model
 from torch import Tensor
 
 from hwsearch.errors import UserError
-from hwsearch.export.finn_thresholds import Integers, Whole, thresholds
+from hwsearch.export.finn.thresholds import Integers, Whole, thresholds
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network import operations as ops
 from hwsearch.network.sites import WEIGHT

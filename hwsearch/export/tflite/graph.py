@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hwsearch.errors import UserError
 from hwsearch.export.network import ExportedNetwork
-from hwsearch.export.tflite_grids import StoredGrid
-from hwsearch.export.tflite_parts import (
+from hwsearch.export.tflite.grids import StoredGrid
+from hwsearch.export.tflite.parts import (
     Placed,
     clipped,
     place,
@@ -21,7 +21,7 @@ from hwsearch.export.tflite_parts import (
     write_relu,
     write_sum,
 )
-from hwsearch.export.tflite_writer import TfliteWriter
+from hwsearch.export.tflite.writer import TfliteWriter
 from hwsearch.network import operations as ops
 from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import WEIGHT

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.export.end_to_end import DIRECTION, MIXTURE, STATE, State
+from hwsearch.export.sound.end_to_end import DIRECTION, MIXTURE, STATE, State
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.form import SpectralForm
 

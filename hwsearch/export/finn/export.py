@@ -1,6 +1,6 @@
 """Export for FINN (arXiv 1612.07119): the integer graph, and what is needed beside it.
 
-- `model.finn.onnx`: the graph (`hwsearch.export.finn_graph`)
+- `model.finn.onnx`: the graph (`hwsearch.export.finn.graph`)
 - `host.npz`, `host.py`: the host's part: normalisation, and the grids of the graph's input and output
 - `folding-TARGET.json`: the folding that `hw_models` chooses on each built-in FINN target
 - `build.py`: builds the design with the user's FINN; estimates only, unless more is asked for
@@ -14,17 +14,17 @@ import numpy as np
 
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription, seal
-from hwsearch.export.finn_folding import TARGETS, folding_configuration, folding_file
-from hwsearch.export.finn_graph import finn_graph, signed_sites
-from hwsearch.export.finn_host import Host
-from hwsearch.export.finn_limits import check_operations, check_slopes, check_widths
+from hwsearch.export.finn.folding import TARGETS, folding_configuration, folding_file
+from hwsearch.export.finn.graph import finn_graph, signed_sites
+from hwsearch.export.finn.host import Host
+from hwsearch.export.finn.limits import check_operations, check_slopes, check_widths
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 from hwsearch.network.sites import tied
 
 HOST_FILE = "host.npz"
-SCRIPTS = {"host.py": "finn_host.py", "build.py": "finn_build.py"}
-"""Scripts of an export, and the modules that they are copies of."""
+SCRIPTS = ("host.py", "build.py")
+"""Scripts of an export, copies of modules of this package."""
 
 
 def export_finn(network: ExportedNetwork, path: Path, description: ExportDescription, frames: int) -> Host:
@@ -44,8 +44,8 @@ def export_finn(network: ExportedNetwork, path: Path, description: ExportDescrip
     atomic_write_bytes(path.with_name(HOST_FILE), host_arrays(network))
     for target in TARGETS:
         atomic_write_json(path.with_name(folding_file(target)), folding_configuration(network, frames, target))
-    for name, module in SCRIPTS.items():
-        atomic_write_bytes(path.with_name(name), resources.files("hwsearch.export").joinpath(module).read_bytes())
+    for name in SCRIPTS:
+        atomic_write_bytes(path.with_name(name), resources.files("hwsearch.export.finn").joinpath(name).read_bytes())
     return Host(path.with_name(HOST_FILE))
 
 

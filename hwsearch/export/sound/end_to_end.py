@@ -19,8 +19,8 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from hwsearch.export.description import INPUT, OUTPUT, ExportDescription
-from hwsearch.export.front_end_nodes import EVERYTHING, FrontEndNodes
 from hwsearch.export.onnx_writer import OnnxWriter
+from hwsearch.export.sound.front_end_nodes import EVERYTHING, FrontEndNodes
 from hwsearch.network.context import context
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Pad, Slice, TransposedConvolution
