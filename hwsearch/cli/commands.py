@@ -368,8 +368,8 @@ def pareto(
     "graph_format",
     type=Registered("EXPORTERS"),
     default="onnx",
-    help="Format of the graph. Among them: onnx for ONNX Runtime, qonnx for FPGA tools, tflite for Ethos-U, Cortex-M and "
-    "Android, and qnn, the QNN profile, for Snapdragon.",
+    help="Format of the graph: onnx for ONNX Runtime, finn for FINN, qonnx for other FPGA tools, tflite for Ethos-U, Cortex-M "
+    "and Android, qnn for Snapdragon. The two that end in int4 store narrow weights in INT4.",
 )
 @click.option("--output", type=PATH, required=True, help="Folder to write. An earlier export there is replaced.")
 @click.option(

@@ -164,7 +164,9 @@ class _Around:
             convolution = next(convolutions) if node.op_type == "Conv" else None
             added = change(node, convolution) if change is not None and convolution is not None else node
             self._writer.graph.node.append(added)
-        self._writer.graph.initializer.extend(self._model.graph.initializer)
+        # Runtimes warn of constants that nothing reads, and the network's own file may hold some.
+        read = {name for node in self._writer.graph.node for name in node.input}
+        self._writer.graph.initializer.extend(each for each in self._model.graph.initializer if each.name in read)
 
     def _with_state(self, node: NodeProto, convolution: Convolution) -> NodeProto:
         """Put a state in place of the zeros that a convolution begins with."""

@@ -64,9 +64,18 @@ class FrontEndNodes:
         # The r-th hop of every frame, for each r.
         ends = [*range(1 - self.hops, 0), EVERYTHING]
         frames = self._write("Concat", [self.part(blocks, r, end, axis=1) for r, end in enumerate(ends)], axis=2)
-        basis = self._write("Mul", [self._waves, self.floats(self._window[:, None])])
-        spectrum = self._write("MatMul", [frames, basis])
-        return self.part(spectrum, 0, self._bins, axis=2), self.part(spectrum, self._bins, EVERYTHING, axis=2)
+        # Cosines and the window are even about the middle of a frame, and sines are odd. Adding and subtracting the samples before
+        # and behind it first halves the products. The window is zero at the first sample, which has no counterpart.
+        middle = self._length // 2
+        before = self.part(frames, 1, middle + 1, axis=2)
+        ends = [self.integers(value) for value in (self._length - 1, middle - 1, 2, -1)]
+        behind = self._write("Slice", [frames, *ends])
+        window = self._window[1 : middle + 1, None].copy()
+        window[-1] /= 2  # the middle itself is there twice
+        basis = self._write("Mul", [self.part(self._waves, 1, middle + 1, axis=0), self.floats(window)])
+        cosine, sine = self.part(basis, 0, self._bins, axis=1), self.part(basis, self._bins, EVERYTHING, axis=1)
+        even, odd = self._write("Add", [before, behind]), self._write("Sub", [before, behind])
+        return self._write("MatMul", [even, cosine]), self._write("MatMul", [odd, sine])
 
     def power(self, spectra: Complex) -> str:
         """Compute the mean power of each frame of microphone 0, [1, frames]."""
