@@ -64,8 +64,8 @@ class FrontEndNodes:
         # The r-th hop of every frame, for each r.
         ends = [*range(1 - self.hops, 0), EVERYTHING]
         frames = self._write("Concat", [self.part(blocks, r, end, axis=1) for r, end in enumerate(ends)], axis=2)
-        # Cosines and the window are even about the middle of a frame, and sines are odd. Adding and subtracting the samples before
-        # and behind it first halves the products. The window is zero at the first sample, which has no counterpart.
+        # Cosines and the window are even about the middle of a frame, and sines are odd. So the samples before and behind it are
+        # added and subtracted first: half the products are left. The window is zero at the first sample, which has no counterpart.
         middle = self._length // 2
         before = self.part(frames, 1, middle + 1, axis=2)
         ends = [self.integers(value) for value in (self._length - 1, middle - 1, 2, -1)]
