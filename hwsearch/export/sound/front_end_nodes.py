@@ -65,7 +65,7 @@ class FrontEndNodes:
         ends = [*range(1 - self.hops, 0), EVERYTHING]
         frames = self._write("Concat", [self.part(blocks, r, end, axis=1) for r, end in enumerate(ends)], axis=2)
         # Cosines and the window are even about the middle of a frame, and sines are odd. So the samples before and behind it are
-        # added and subtracted first: half the products are left. The window is zero at the first sample, which has no counterpart.
+        # added and subtracted first: half the products are left. The window is zero at the first sample, which has no mirror.
         middle = self._length // 2
         before = self.part(frames, 1, middle + 1, axis=2)
         ends = [self.integers(value) for value in (self._length - 1, middle - 1, 2, -1)]
