@@ -2,13 +2,16 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,9 +198,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "separator.onnx"
 
 
-def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+@contextmanager
+def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> Iterator[None]:
     """Let the standard input give some bytes."""
-    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    with tempfile.TemporaryFile() as stream:
+        stream.write(content)
+        stream.seek(0)
+        monkeypatch.setattr("sys.stdin", stream)
+        yield
 
 
 def test_pipes_and_files_give_the_same_stream(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,8 +213,8 @@ def test_pipes_and_files_give_the_same_stream(live: Path, tmp_path: Path, monkey
     assert separate(live, tmp_path / "x.wav", tmp_path / "whole.wav").code == 0
     wanted, _ = sf.read(tmp_path / "whole.wav", dtype="float32")
     for source in (tmp_path / "x.wav", "-"):
-        pipe(monkeypatch, (tmp_path / "x.wav").read_bytes())
-        answer = separate(live, source, tmp_path / "target.wav", "--stream")
+        with pipe(monkeypatch, (tmp_path / "x.wav").read_bytes()):
+            answer = separate(live, source, tmp_path / "target.wav", "--stream")
         assert (answer.code, answer.stdout) == (0, "")
         assert "separated 2.5 s of sound in" in answer.stderr
         assert "16 ms behind the input" in answer.stderr
@@ -241,14 +249,66 @@ def test_sound_comes_out_while_the_recording_goes_on(live: Path) -> None:
         (b"nothing", "the standard input: no WAV data"),
         (wav_header(16000, 4, None), "the standard input: sample rate is 16000 Hz; wanted 8000 Hz"),
         (wav_header(8000, 6, None), "the standard input: 6 channels; wanted 4"),
+        (wav_header(8000, 4, None), "the standard input: the recording is empty (0 samples)"),
     ],
 )
 def test_a_pipe_of_something_else_is_one_line(
     live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stdin: bytes, wanted: str
 ) -> None:
-    pipe(monkeypatch, stdin)
-    assert wanted in refusal(separate(live, "-", tmp_path / "target.wav", "--stream"))
+    with pipe(monkeypatch, stdin):
+        assert wanted in refusal(separate(live, "-", tmp_path / "target.wav", "--stream"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_that_ends_early_is_warned_of(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pipe(monkeypatch, wav_header(8000, 4, 16 * 500) + bytes(16 * 400)):
+        answer = separate(live, "-", tmp_path / "target.wav", "--stream")
+    assert answer.code == 0
+    assert "warning: the standard input ended 1600 bytes before the end that it had stated" in answer.stderr
+    assert len(sf.read(tmp_path / "target.wav")[0]) == 400
+
+
+def test_no_standard_input_is_one_line(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert "there is no standard input" in refusal(separate(live, "-", tmp_path / "target.wav", "--stream"))
+
+
+def test_a_stream_that_is_not_finite_is_never_written(live: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded(tmp_path / "x.wav")
+    run = OnnxSeparator._call
+
+    def call(self: OnnxSeparator, inputs: Mapping[str, Any]) -> Any:
+        target, states = run(self, inputs)
+        return np.full_like(target, np.nan), states
+
+    monkeypatch.setattr(OnnxSeparator, "_call", call)
+    assert "not finite" in refusal(separate(live, tmp_path / "x.wav", tmp_path / "target.wav", "--stream"))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+def test_an_interrupt_ends_the_recording_and_keeps_what_was_heard(live: Path, tmp_path: Path) -> None:
+    program = "from hwsearch.cli import main; main()"
+    output = tmp_path / "target.wav"
+    command = [sys.executable, "-c", program, "separate", str(live), "--input", "-", "--doa", "60", "--output", str(output)]
+    with subprocess.Popen([*command, "--stream"], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(wav_header(8000, 4, None) + bytes(16 * 4000))
+        process.stdin.flush()
+        # Behind the header of the file, sound is on its way.
+        wait_for(lambda: any(path.stat().st_size > 100 for path in tmp_path.rglob("*.wav*") if path.is_file()), process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert 0 < len(sf.read(output)[0]) <= 4000
+
+
+def wait_for(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait until something has happened while a process runs, at most a minute."""
+    ends = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, "the process has ended"
+        assert time.monotonic() < ends, "nothing has happened for a minute"
+        time.sleep(0.05)
 
 
 def test_a_model_that_looks_ahead_is_refused_and_so_are_pipes_without_a_stream(model: Path, live: Path, tmp_path: Path) -> None:
@@ -268,8 +328,7 @@ def test_a_killed_separation_leaves_no_file(live: Path, tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.write(wav_header(8000, 4, None) + bytes(16 * 4000))
         process.stdin.flush()
-        while not list(tmp_path.iterdir()):
-            time.sleep(0.05)
+        wait_for(lambda: bool(list(tmp_path.iterdir())), process)
         process.kill()
         process.stdin.close()
     assert not output.exists()

@@ -445,7 +445,8 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
 @click.option(
     "--stream",
     is_flag=True,
-    help="Separate while the recording goes on. --input - then reads WAV data from a pipe, and --output - writes them to one.",
+    help="Separate sound as it arrives. --input - then reads WAV data from standard input, and --output - writes WAV data to "
+    "standard output.",
 )
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int, *, stream: bool) -> None:
     """Separate a recording with an exported ONNX file."""

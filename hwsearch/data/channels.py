@@ -10,8 +10,8 @@ from hwsearch.data.audio import SILENCE_PEAK, Recording, refuse_silent
 from hwsearch.errors import UserError
 
 
-class Form(Protocol):
-    """Sound whose form is known, wherever it comes from."""
+class SoundFormat(Protocol):
+    """The sample rate and channels of sound from any source."""
 
     @property
     def source(self) -> str:
@@ -26,8 +26,8 @@ class Form(Protocol):
         """Number of channels."""
 
 
-def check_form(sound: Form, sample_rate: int, microphones: int | None) -> None:
-    """Raise `UserError` if sound has another sample rate or number of channels; None accepts any number."""
+def check_format(sound: SoundFormat, sample_rate: int, microphones: int | None) -> None:
+    """Raise `UserError` if sound has another sample rate, or another number of channels than `microphones`, if that is given."""
     if sound.sample_rate != sample_rate:
         raise UserError(f"{sound.source}: sample rate is {sound.sample_rate} Hz; wanted {sample_rate} Hz")
     if microphones is not None and sound.channels != microphones:
@@ -48,7 +48,7 @@ def inspect(recording: Recording, sample_rate: int, microphones: int | None) -> 
             from which the target is taken, is silent.
     """
     path = recording.path
-    check_form(recording, sample_rate, microphones)
+    check_format(recording, sample_rate, microphones)
     microphones = microphones or 1
     lowest, highest = np.full(microphones, np.inf, np.float32), np.full(microphones, -np.inf, np.float32)
     alike = set(combinations(range(microphones), 2))

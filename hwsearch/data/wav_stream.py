@@ -1,29 +1,65 @@
 """Reading of WAV data that come through a pipe, while they are made.
 
-A pipe cannot be searched, and whoever writes to it does not know how long the sound will be. So programs state a length of 0,
+A pipe cannot be rewound, and whoever writes to it does not know how long the sound will be. So programs state a length of 0,
 or the largest one.
 """
 
+import os
+import select
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.audio import check_samples
 from hwsearch.errors import UserError
+from hwsearch.process.interrupts import checkpoint
 
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _LONGEST_CHUNK = 2**20
 """Most bytes of a chunk before the samples."""
 
-_UNKNOWN = 2**31 - 2**20
-"""Stated lengths from here on stand for an unknown one."""
+_UNKNOWN = 2**31 - 2**8
+"""A stated length of this or more means that the length is unknown; `arecord` writes this one."""
+
+_WAIT_SECONDS = 0.2
+"""How long a pipe is waited for between two looks whether a signal has come."""
 
 
-@dataclass(frozen=True)
+class Pipe:
+    """The reading end of a pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, size: int) -> bytes:
+        """Read bytes; fewer than `size` at the end.
+
+        Raises:
+            KeyboardInterrupt: a signal has come.
+        """
+        found = b""
+        while len(found) < size:
+            checkpoint()
+            if select.select([self._descriptor], [], [], _WAIT_SECONDS)[0]:
+                content = os.read(self._descriptor, size - len(found))
+                if not content:
+                    break
+                found += content
+        return found
+
+
+class Readable(Protocol):
+    """What WAV data are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read bytes; fewer than `size` at the end."""
+
+
+@dataclass
 class WavStream:
     """WAV data whose header has been read.
 
@@ -31,18 +67,19 @@ class WavStream:
         source: what they come from, in words.
         sample_rate: in Hz.
         channels: number of channels.
+        missing: bytes of the samples that are still to come, if the data say how many there are.
     """
 
     source: str
     sample_rate: int
     channels: int
-    _stream: BinaryIO
+    _stream: Readable
     _decode: Callable[[bytes], NDArray[np.float32]]
     _sample_bytes: int
-    _bytes: int | None
+    missing: int | None
 
     @classmethod
-    def open(cls, stream: BinaryIO, source: str) -> "WavStream":
+    def open(cls, stream: Readable, source: str) -> "WavStream":
         """Read the header.
 
         Raises:
@@ -67,7 +104,7 @@ class WavStream:
                     kind = int.from_bytes(content[24:26], "little")
                 form = kind, channels, rate, bits
             elif len(content) < size:
-                raise UserError(f"{source}: a part {name!r} of {size} bytes before the samples; {wanted}")
+                raise UserError(f"{source}: the chunk {name!r} of {size} bytes is cut off or too long; {wanted}")
         if form is None or (form[0], form[3]) not in _DECODED or not form[1]:
             kind, channels, rate, bits = form or (0, 0, 0, 0)
             raise UserError(f"{source}: {channels} channels of {bits} bits in WAV's format {kind}; {wanted}")
@@ -82,9 +119,8 @@ class WavStream:
             UserError: a sample is not finite or too large.
         """
         frame, done = self.channels * self._sample_bytes, 0
-        left = self._bytes
         while True:
-            size = frame * samples if left is None else min(frame * samples, left)
+            size = frame * samples if self.missing is None else min(frame * samples, self.missing)
             content = self._stream.read(size)
             whole = len(content) - len(content) % frame
             block = self._decode(content[:whole]).reshape(-1, self.channels)
@@ -92,8 +128,8 @@ class WavStream:
                 check_samples(block, self.source, done)
                 done += len(block)
                 yield np.ascontiguousarray(block.T)
-            if left is not None:
-                left -= len(content)
+            if self.missing is not None:
+                self.missing -= len(content)
             if len(content) < frame * samples:
                 return
 

@@ -16,10 +16,11 @@ from hwsearch.export.saturation import kernels_saturate
 from hwsearch.export.sound.chunks import Blocks, Floats, spectral_pieces, waveform_pieces
 from hwsearch.export.sound.end_to_end import MIXTURE, State, end_to_end, network_inside
 from hwsearch.export.sound.stream import Numbers, Stream
-from hwsearch.export.structure import check_structure
+from hwsearch.export.structure import ForeignGraphError, check_structure
 from hwsearch.files.reading import MODEL_BYTES, read_content
 from hwsearch.network.context import Context, context
 from hwsearch.process.cores import check_threads
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.form import SpectralForm
 
 CHUNK_FRAMES = 1024
@@ -121,7 +122,8 @@ class OnnxSeparator:
         """Separate a recording that need not fit into memory.
 
         The recording is read twice: for the level of the whole, and for its separation. Each chunk comes with the context that
-        the network and the front end reach, so the result is that of the whole recording up to rounding.
+        the network and the front end reach, so the result is that of the whole recording up to rounding. A file that streams
+        reads it once, and block by block.
 
         Args:
             blocks: reads the recording from its beginning in blocks [mics, samples]. Samples are finite and within `LOUDEST`.
@@ -158,8 +160,9 @@ class OnnxSeparator:
         if self.streams:
             stream = self.stream(direction)
             for block in blocks():
-                yield from stream.push(block)
-            yield from stream.finish()
+                checkpoint()
+                yield stream.push(block)
+            yield stream.finish()
         elif isinstance(self.form, SpectralForm) and direction is not None:
             yield from spectral_pieces(self.form, self._run, blocks, samples, direction, chunk_frames, reach)
         else:
@@ -200,9 +203,12 @@ def _checked(model: ModelProto, description: ExportDescription, source: str) -> 
         UserError: another graph; names `source`.
     """
     from_sound = any(tensor.name == MIXTURE for tensor in model.graph.input)
-    inside = network_inside(model, description) if from_sound else model
-    check_structure(inside, description, source)
-    whole, states = end_to_end(inside, description)
+    try:
+        inside = network_inside(model, description) if from_sound else model
+        check_structure(inside, description, source)
+        whole, states = end_to_end(inside, description)
+    except ForeignGraphError as found:
+        raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
     if from_sound:
         whole.metadata_props.extend(model.metadata_props)
         if whole.SerializeToString(deterministic=True) != model.SerializeToString(deterministic=True):

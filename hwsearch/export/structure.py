@@ -32,6 +32,10 @@ _NODES_PER_OPERATION = 6
 _SHAPE_VALUES = 64
 """Most values of a constant that may define a shape."""
 
+RESERVED_PREFIXES = ("sound.", "state.", "next.")
+RESERVED_NAMES = ("mixture", "direction", "level", "target")
+"""Names of the graph from sound to sound."""
+
 _LAYER_NODES = {Convolution: "Conv", TransposedConvolution: "ConvTranspose"}
 
 
@@ -56,7 +60,7 @@ class _Layer:
     unsigned: bool
 
 
-class _ForeignError(Exception):
+class ForeignGraphError(Exception):
     """A part of a graph that no export has."""
 
 
@@ -71,6 +75,7 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
     form = description.form
     features = form.inputs
     try:
+        _check_names(model)
         _check_ends(model, {INPUT: features, OUTPUT: form.outputs})
         graph = description.network.graph
         shapes = _described_shapes(graph, features)
@@ -80,8 +85,22 @@ def check_structure(model: ModelProto, description: ExportDescription, source: s
             *(math.prod(shape) for shape in shapes.values()), *(2 * math.prod(each.shape) for each in graph.parameters.values())
         )
         _Walk(model, layers, features, largest).walk(shapes[graph.outputs[0]])
-    except _ForeignError as found:
+    except ForeignGraphError as found:
         raise UserError(f"{source}: its graph does not fit its description ({found}); export it again") from None
+
+
+def _check_names(model: ModelProto) -> None:
+    """Refuse constants outside the file, names that are given twice, and names that the graph from sound to sound gives."""
+    graph = model.graph
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in graph.initializer):
+        raise ForeignGraphError("constants outside the file")
+    given = [tensor.name for tensor in (*graph.input, *graph.initializer)]
+    given += [name for node in graph.node for name in node.output]
+    if len(given) != len(set(given)):
+        raise ForeignGraphError("a tensor that is made twice")
+    for name in given:
+        if name.startswith(RESERVED_PREFIXES) or name in RESERVED_NAMES:
+            raise ForeignGraphError(f"a tensor '{name}'")
 
 
 def _check_ends(model: ModelProto, channels: Mapping[str, int]) -> None:
@@ -89,7 +108,7 @@ def _check_ends(model: ModelProto, channels: Mapping[str, int]) -> None:
     found = [*model.graph.input, *model.graph.output]
     wanted = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, count, "frames"]) for name, count in channels.items()]
     if found != wanted:
-        raise _ForeignError("its inputs and outputs")
+        raise ForeignGraphError("its inputs and outputs")
 
 
 def _described_shapes(graph: Graph, features: int) -> dict[str, Shape]:
@@ -97,10 +116,10 @@ def _described_shapes(graph: Graph, features: int) -> dict[str, Shape]:
     try:
         found = tensor_shapes(graph, {graph.inputs[0]: (features, _FRAMES)})
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
-        raise _ForeignError(str(error)) from None
+        raise ForeignGraphError(str(error)) from None
     for name, shape in found.items():
         if math.prod(shape) > _MOST_VALUES:
-            raise _ForeignError(f"'{name}' has the shape {list(shape)}")
+            raise ForeignGraphError(f"'{name}' has the shape {list(shape)}")
     return {name: (1, *shape) for name, shape in found.items()}
 
 
@@ -142,13 +161,13 @@ def _layer(operation: Operation, graph: Graph, shapes: dict[str, Shape], *, unsi
 def _check_constants(model: ModelProto, graph: Graph, features: int, parts: int) -> None:
     nodes = model.graph
     if len(nodes.node) > _NODES_PER_OPERATION * parts:
-        raise _ForeignError(f"{len(nodes.node)} nodes; wanted at most {_NODES_PER_OPERATION * parts}")
+        raise ForeignGraphError(f"{len(nodes.node)} nodes; wanted at most {_NODES_PER_OPERATION * parts}")
     if model.functions or nodes.sparse_initializer:
-        raise _ForeignError("functions or sparse constants")
+        raise ForeignGraphError("functions or sparse constants")
     largest = max([features, *(math.prod(tensor.shape) for tensor in graph.parameters.values())])
     for tensor in nodes.initializer:
         if math.prod(tensor.dims) > largest:
-            raise _ForeignError(f"a constant of shape {list(tensor.dims)}")
+            raise ForeignGraphError(f"a constant of shape {list(tensor.dims)}")
 
 
 class _Walk:
@@ -163,41 +182,41 @@ class _Walk:
         self._largest = largest
 
     def walk(self, output: Shape) -> None:
-        """Raise `_ForeignError` at the first node that no export has; `output` is the shape of the network's output."""
+        """Raise `ForeignGraphError` at the first node that no export has; `output` is the shape of the network's output."""
         left = list(reversed(self._layers))
         operators = {layer.operator for layer in self._layers}
         for node in self._nodes:
             if node.domain or not node.input or len(node.output) != 1:
-                raise _ForeignError(f"a node '{node.op_type}'")
+                raise ForeignGraphError(f"a node '{node.op_type}'")
             for name in node.input:
                 if name not in self._known:
-                    raise _ForeignError(f"a node '{node.op_type}' that reads '{name}'")
+                    raise ForeignGraphError(f"a node '{node.op_type}' that reads '{name}'")
             read = [self._known[name] for name in node.input]
             made = self._layer(node, read, left.pop()) if node.op_type in operators and left else self._other(node, read)
             if math.prod(made.shape) > self._largest:
-                raise _ForeignError(f"a node '{node.op_type}' that makes {list(made.shape)}")
+                raise ForeignGraphError(f"a node '{node.op_type}' that makes {list(made.shape)}")
             self._known[node.output[0]] = made
         if left:
-            raise _ForeignError(f"no layer '{left[-1].name}'")
+            raise ForeignGraphError(f"no layer '{left[-1].name}'")
         if OUTPUT not in self._known or self._known[OUTPUT].shape != output:
-            raise _ForeignError(f"no output '{OUTPUT}' of the shape {list(output)}")
+            raise ForeignGraphError(f"no output '{OUTPUT}' of the shape {list(output)}")
 
     def _layer(self, node: NodeProto, read: list[Known], layer: _Layer) -> Known:
         attributes = {attribute.name: list(attribute.ints) or attribute.i or attribute.f for attribute in node.attribute}
         shapes = [each.shape for each in read]
         if (node.op_type, attributes, shapes) != (layer.operator, layer.attributes, layer.read):
-            raise _ForeignError(f"layer '{layer.name}'")
+            raise ForeignGraphError(f"layer '{layer.name}'")
         if self._types.get(node.input[1]) == TensorProto.INT8 and layer.unsigned:
-            raise _ForeignError(f"layer '{layer.name}' is exact on some processors only")
+            raise ForeignGraphError(f"layer '{layer.name}' is exact on some processors only")
         return Known(layer.made)
 
     def _other(self, node: NodeProto, read: list[Known]) -> Known:
         try:
             made = infer(node, read)
         except KeyError:
-            raise _ForeignError(f"a node '{node.op_type}'") from None
+            raise ForeignGraphError(f"a node '{node.op_type}'") from None
         except ValueError as error:
-            raise _ForeignError(f"a node '{node.op_type}' that reads '{node.input[-1]}': {error}") from None
+            raise ForeignGraphError(f"a node '{node.op_type}' that reads '{node.input[-1]}': {error}") from None
         if node.input[0] in self._types:  # weights, a bias, a slope, or what they are computed from
             self._types[node.output[0]] = self._types[node.input[0]]
         if node.op_type == "Cast":
@@ -212,4 +231,4 @@ def _constant(tensor: TensorProto) -> Known:
     try:
         return Known(shape, np.asarray(numpy_helper.to_array(tensor), np.int64).reshape(shape))
     except (ValueError, TypeError):
-        raise _ForeignError(f"a constant '{tensor.name}'") from None
+        raise ForeignGraphError(f"a constant '{tensor.name}'") from None

@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from hwsearch.data.arrays import SPEED_OF_SOUND, MicrophoneArray
-from hwsearch.separator.form import LPS_FLOOR, SMALLEST_LEVEL, WIENER_RANGE, Ipd, inverse_coherence
+from hwsearch.separator.form import (
+    LPS_FLOOR,
+    SMALLEST_LEVEL,
+    SMALLEST_MAGNITUDE,
+    SMALLEST_POWER,
+    WIENER_RANGE,
+    Ipd,
+    inverse_coherence,
+)
 
 _LEVEL_FRAMES = 512
 """Frames whose running level is computed at a time."""
@@ -62,7 +70,7 @@ def features(
         level = magnitude.square().mean(dim=(-2, -1), keepdim=True).sqrt()
     lps = torch.log(magnitude / level.clamp_min(SMALLEST_LEVEL) + LPS_FLOOR)
     # Unit phasors, steered so that the target's plane wave has the same phase everywhere.
-    phasor = spectrum / (spectrum.abs() + 1e-12)
+    phasor = spectrum / (spectrum.abs() + SMALLEST_MAGNITUDE)
     phase = steering_phase(array, doa_deg, bins, sample_rate)
     steered = phasor * _phasor(-phase)[..., None]
     parts = [lps, angle_feature(steered)]
@@ -176,8 +184,8 @@ def beam_features(spectrum: Tensor, weights: Tensor, phase: Tensor) -> list[Tens
     beam = torch.einsum("bfm,bmft->bft", weights.conj(), spectrum) * _phasor(phase[:, 0])[..., None]
     reference = spectrum[:, 0]
     power, rest = _power(beam), _power(reference - beam)
-    share = power / (power + rest + 1e-20)
-    wiener = (beam * reference.conj()).real / (_power(reference) + 1e-20)
+    share = power / (power + rest + SMALLEST_POWER)
+    wiener = (beam * reference.conj()).real / (_power(reference) + SMALLEST_POWER)
     return [share, wiener.clamp(*WIENER_RANGE)]
 
 

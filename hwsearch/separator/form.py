@@ -21,6 +21,9 @@ SMALLEST_LEVEL = 1e-8
 LPS_FLOOR = 1e-3
 """Added to magnitudes before the logarithm: 60 dB below the level of the recording."""
 
+SMALLEST_MAGNITUDE, SMALLEST_POWER = 1e-12, 1e-20
+"""Added to divisors: magnitudes and powers of a spectrum."""
+
 WIENER_RANGE = (-1.0, 2.0)
 """Limits of the gain of the beam at the reference microphone, which is unbounded where microphones cancel."""
 
@@ -84,7 +87,7 @@ class SpectralForm:
 
 @dataclass(frozen=True, eq=False)
 class WaveformForm:
-    """The form of a front end that passes the sound of microphone 0 on at one level; attributes as of `SpectralForm`."""
+    """The form of a front end that passes the sound of microphone 0 on at one level, with the attributes of `SpectralForm`."""
 
     array: MicrophoneArray
     sample_rate: int
@@ -110,6 +113,12 @@ Form = SpectralForm | WaveformForm
 def make_form(spectral: SpectralConfig | None, array: MicrophoneArray, sample_rate: int) -> Form:
     """Return the form of a spectral front end, or that of a front end of waveforms without a configuration."""
     return WaveformForm(array, sample_rate) if spectral is None else SpectralForm(spectral, array, sample_rate)
+
+
+def hann(length: int) -> NDArray[np.float64]:
+    """Return the periodic Hann window of the Fourier transforms, [length]."""
+    window: NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    return window
 
 
 def frame_count(samples: int, hop_length: int) -> int:

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.audio import open_recording, wav_header, write_blocks
-from hwsearch.data.channels import check_form, inspect
-from hwsearch.data.wav_stream import WavStream
+from hwsearch.data.channels import check_format, inspect
+from hwsearch.data.wav_stream import Pipe, WavStream
 from hwsearch.errors import UserError
 from hwsearch.files.writing import check_writable
 from hwsearch.process.cores import check_threads
+from hwsearch.process.interrupts import checkpoint
 from hwsearch.workflow.caller import SILENT, Listener, Progress
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 PIPE = Path("-")
 """Stands for the standard input or output."""
+
+MOST_SAMPLES = 2**30 - 2**20
+"""A stream ends after so many samples; a WAV file holds little more."""
 
 LONG_SECONDS = 60
 """Progress is shown for recordings longer than this."""
@@ -72,33 +76,69 @@ def separate_stream(
         threads: number of threads of ONNX Runtime.
         listener: hears how fast it was.
 
+    An interrupt ends sound from a pipe, not the separation: what was heard until then is written.
+
     Raises:
         UserError: a file, the direction or the number of threads cannot be used, or the model cannot stream.
     """
     _check(path, doa_deg, output, threads)
     recording = None if path == PIPE else open_recording(path)
+    if output == PIPE and (sys.stdout is None or sys.stdout.isatty()):
+        raise UserError("the standard output is no pipe; wanted one for the WAV data, or --output FILE")
     separator = _opened(model, doa_deg, threads)
-    stream, rate = separator.stream(doa_deg), separator.description.sample_rate
-    source = recording or WavStream.open(sys.stdin.buffer, "the standard input")
-    check_form(source, rate, separator.form.microphones)
-    blocks = source.blocks(separator.form.frame_samples) if isinstance(source, WavStream) else source.blocks()
-    taken, busy = 0, 0.0
+    stream, rate, form = separator.stream(doa_deg), separator.description.sample_rate, separator.form
+    if recording is None:
+        source = WavStream.open(Pipe(_standard_input()), "the standard input")
+        check_format(source, rate, form.microphones)
+        blocks = _until_interrupted(source.blocks(form.frame_samples))
+    else:
+        for warning in inspect(recording, rate, form.microphones):
+            listener.said(f"warning: {warning}")
+        blocks = _interruptible(recording.blocks())
+    busy = 0.0
 
     def pieces() -> Iterator[NDArray[np.float32]]:
-        nonlocal taken, busy
+        nonlocal busy
         for block in blocks:
             begun = time.perf_counter()
-            made = list(stream.push(block))
-            taken, busy = taken + block.shape[1], busy + time.perf_counter() - begun
-            yield from made
-        yield from stream.finish()
+            made = stream.push(block)
+            busy += time.perf_counter() - begun
+            yield made
+            if stream.taken > MOST_SAMPLES:
+                break
+        if not stream.taken:
+            raise UserError("the standard input: the recording is empty (0 samples)")
+        yield stream.finish()
 
     if output == PIPE:
         _write_pipe(pieces(), rate)
     else:
         write_blocks(output, pieces(), rate, channels=1)
+    if recording is None and source.missing:
+        listener.said(f"warning: the standard input ended {source.missing} bytes before the end that it had stated")
     late = 1000 * stream.latency / rate
-    listener.said(f"separated {taken / rate:.1f} s of sound in {busy:.1f} s, {late:.0f} ms behind the input")
+    listener.said(f"separated {stream.taken / rate:.1f} s of sound in {busy:.1f} s, {late:.0f} ms behind the input")
+
+
+def _standard_input() -> int:
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, ValueError, OSError):
+        raise UserError("there is no standard input; wanted WAV data in a pipe, or --input FILE") from None
+
+
+def _interruptible(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    for block in blocks:
+        checkpoint()
+        yield block
+
+
+def _until_interrupted(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """Give blocks until they end, or a signal comes: that is how a recording from a microphone ends."""
+    try:
+        yield from blocks
+    except KeyboardInterrupt:
+        return
 
 
 def _write_pipe(pieces: Iterator[NDArray[np.float32]], rate: int) -> None:

@@ -41,7 +41,10 @@ def test_the_samples_are_those_of_the_file(
     assert (stream.sample_rate, stream.channels) == (8000, channels)
     blocks = list(stream.blocks(block))
     assert all(each.shape[1] == block for each in blocks[:-1])
-    np.testing.assert_array_equal(np.concatenate(blocks, axis=1)[:, :samples], wanted)
+    found = np.concatenate(blocks, axis=1)
+    if isinstance(stated, int):
+        found = found[:, :samples]  # what follows the samples counts as sound, too
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_our_own_streams_are_read(tmp_path: Path) -> None:
@@ -64,11 +67,11 @@ WHOLE = wav_header(8000, 2, None)
     [
         (b"", "no WAV data, it begins with b''"),
         (b"fLaC" + bytes(40), "no WAV data, it begins with b'fLaC'"),
-        (WHOLE[:30], "a part b'fmt ' of 18 bytes before the samples|ends before the first sample"),
+        (WHOLE[:30], "the chunk b'fmt ' of 18 bytes is cut off or too long"),
         (WHOLE[:36], "ends before the first sample"),
         (WHOLE[:20] + struct.pack("<H", 7) + WHOLE[22:], "2 channels of 32 bits in WAV's format 7"),
         (WHOLE[:22] + struct.pack("<H", 0) + WHOLE[24:], "0 channels"),
-        (WHOLE[:12] + b"junk" + struct.pack("<I", 2**30) + bytes(30), "a part b'junk' of 1073741824 bytes"),
+        (WHOLE[:12] + b"junk" + struct.pack("<I", 2**30) + bytes(30), "the chunk b'junk' of 1073741824 bytes"),
         (WHOLE[:12] + b"data" + bytes(30), "0 channels of 0 bits"),
     ],
 )

@@ -11,15 +11,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.export.description import ExportDescription, read_model
 from hwsearch.export.onnx_export import FIRST_KEY, export_onnx, export_sound
 from hwsearch.export.runtime import OnnxSeparator
-from hwsearch.export.sound.end_to_end import end_to_end, network_inside, streams
+from hwsearch.export.sound.end_to_end import _is_causal, end_to_end, network_inside, streams
 from hwsearch.export.sound.verify import verify_sound
 from hwsearch.export.verify import VerificationError
+from hwsearch.network.context import context
+from hwsearch.network.trace import trace
 from hwsearch.separator.features import running_level
 from tests.export.small import exported_network
 from tests.fuzz.models import sealed
@@ -56,6 +59,17 @@ def folders(tmp_path_factory):
             found[kind, bits] = tmp_path_factory.mktemp("files")
             written(found[kind, bits], config, bits)
     return found
+
+
+class CausalPadded(nn.Module):
+    """A convolution with twice the zeros that it needs, all of them before."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x):
+        return self.convolution(nn.functional.pad(x, (4, 0)))
 
 
 opened = cache(partial(OnnxSeparator, threads=1))
@@ -102,9 +116,9 @@ def test_a_stream_gives_the_result_of_the_whole_in_time(folders, kind, bits, dat
     while given_ < samples:
         block = mixture[:, given_ : given_ + data.draw(st.integers(1, 500))]
         given_ += block.shape[1]
-        made += stream.push(block)
+        made.append(stream.push(block))
         assert given_ - sum(map(len, made)) <= stream.latency
-    made += stream.finish()
+    made.append(stream.finish())
     with torch.no_grad():
         network = exported_network(KINDS[kind], uniform(KINDS[kind], bits, bits)).network
         wanted = small_separator(KINDS[kind]).separate(torch.from_numpy(mixture)[None], torch.tensor([100.0]), network)[0].numpy()
@@ -239,6 +253,91 @@ def test_another_front_end_is_refused(folders, tmp_path, kind, damage):
     (tmp_path / "bad.onnx").write_bytes(sealed(model.SerializeToString()))
     with pytest.raises(UserError, match=r"does not fit its description \(its front end\); export it again"):
         OnnxSeparator(tmp_path / "bad.onnx")
+
+
+def other_constant(model):
+    """A constant of the front end."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((4, 2), np.float32), "sound.02"))
+
+
+def same_name(model):
+    model.graph.initializer.append(model.graph.initializer[0])
+
+
+def outside(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights.bin")
+
+
+def zero_point(change):
+    """Damage to the zero point of the tensor that the first padded convolution reads."""
+
+    def damage(model):
+        convolution = next(
+            node
+            for node in model.graph.node
+            if node.op_type == "Conv" and any(each.name == "pads" and sum(each.ints) for each in node.attribute)
+        )
+        maker = next(node for node in model.graph.node if node.output[0] == convolution.input[0])
+        change(model, maker)
+
+    return damage
+
+
+def without_zero_point(model, maker):
+    del model, maker.input[2]
+
+
+def computed_zero_point(model, maker):
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", [maker.input[2]], ["made"]))
+    maker.input[2] = "made"
+
+
+def damaged_zero_point(model, maker):
+    next(tensor for tensor in model.graph.initializer if tensor.name == maker.input[2]).raw_data = b""
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "separator.onnx"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_constant,
+        same_name,
+        outside,
+        zero_point(without_zero_point),
+        zero_point(computed_zero_point),
+        zero_point(damaged_zero_point),
+    ],
+)
+def test_files_that_would_get_around_the_front_end_are_refused(folders, tmp_path, name, damage):
+    model = onnx.load(folders["causal, prelu", 8] / name)
+    if name == "separator.onnx" and damage not in (other_constant, same_name, outside):
+        pytest.skip("its state reads another tensor")
+    damage(model)
+    (tmp_path / "bad.onnx").write_bytes(sealed(model.SerializeToString()))
+    with pytest.raises(UserError, match="does not fit its description") as caught:
+        OnnxSeparator(tmp_path / "bad.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_convolutions_that_change_the_frames_does_not_stream():
+    """Together they keep the number of frames, but no single frame goes through them."""
+    graph = trace(nn.Sequential(nn.Conv1d(4, 4, 3), CausalPadded()), [torch.randn(1, 4, 20)])
+    assert context(graph).after == 0
+    assert not _is_causal(graph)
+
+
+@pytest.mark.parametrize("block", [np.zeros((3, 10), np.float32), np.zeros(10, np.float32)])
+def test_blocks_of_another_shape_and_behind_the_end_are_refused(folders, block):
+    stream = opened(folders["causal", 8] / "separator.onnx").stream(60.0)
+    with pytest.raises(UserError, match="a block of shape"):
+        stream.push(block)
+    stream.push(np.zeros((4, 10), np.float32))
+    assert len(stream.finish()) == 10
+    with pytest.raises(UserError, match="the recording is over"):
+        stream.push(np.zeros((4, 10), np.float32))
 
 
 @pytest.mark.parametrize("kind", ["plain", "causal"])

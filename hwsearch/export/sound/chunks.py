@@ -1,16 +1,16 @@
 """Separation of recordings of any length, in chunks of sound with the context that each chunk needs."""
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from hwsearch.experiment import SpectralConfig
 from hwsearch.export.sound.end_to_end import DIRECTION, LEVEL, MIXTURE
 from hwsearch.network.context import Context
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.form import SMALLEST_LEVEL, SpectralForm
+from hwsearch.separator.form import SMALLEST_LEVEL, SpectralForm, hann
 
 Floats = NDArray[np.float32]
 
@@ -119,7 +119,7 @@ def _samples_of(config: SpectralConfig, first: int, last: int) -> tuple[int, int
 def _levels(blocks: Blocks, form: SpectralForm, frames: int, chunk_frames: int) -> Floats:
     """Return the level of microphone 0 that `hwsearch.separator.features` takes: [1], or [frames] if it is followed."""
     tape, config, decay = Tape(block[:1] for block in blocks()), form.config, form.level_decay
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(config.n_fft) / config.n_fft)
+    window = hann(config.n_fft)
     powers = []
     for first, last in _chunks(frames, chunk_frames):
         (sound,) = tape.between(*_samples_of(config, first, last))
@@ -128,7 +128,7 @@ def _levels(blocks: Blocks, form: SpectralForm, frames: int, chunk_frames: int) 
     power = np.concatenate(powers)
     squared = power.mean(keepdims=True)
     if decay is not None:
-        total, weight = (lfilter([1.0], [1.0, -decay], each) for each in (power, np.ones(frames)))
-        squared = total / weight
+        sums = [list(accumulate(each, lambda past, new: decay * past + new)) for each in (power.tolist(), [1.0] * frames)]
+        squared = np.array(sums[0]) / sums[1]
     levels: Floats = np.sqrt(squared).astype(np.float32)
     return levels

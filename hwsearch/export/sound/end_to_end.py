@@ -8,19 +8,20 @@
     target      [speakers, samples], the separated sound of all samples of the mixture. The first and the last samples lack
                 frames, unless they are the first and the last of the recording.
 
-A graph that *streams* goes on from call to call. Its mixture is frames * hop new samples, it has no level, and its target is as
-long as the mixture and a frame less a hop behind it. Each input `state.N` is the output `next.N` of the call before.
+A graph that *streams* continues from call to call. Its mixture is frames * hop new samples, and it has no level. Its target has
+the length of the mixture and lags it by a frame less a hop. Each input `state.N` is the output `next.N` of the call before.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from hwsearch.export.description import INPUT, OUTPUT, ExportDescription
 from hwsearch.export.onnx_writer import OnnxWriter
 from hwsearch.export.sound.front_end_nodes import EVERYTHING, FrontEndNodes
+from hwsearch.export.structure import ForeignGraphError
 from hwsearch.network.context import context
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Convolution, Pad, Slice, TransposedConvolution
@@ -35,7 +36,10 @@ STATE, NEXT = "state.", "next."
 _OURS = "sound."
 """What the names of all tensors begin with that the network's own graph does not have."""
 
-_MOST_NAMES = 2**13
+_MOST_NAMES, _NAMES_PER_OPERATION = 1024, 8
+"""Most names that a front end takes, and each operation of the network."""
+
+_MOST_PADDING = 2**31
 
 _FRAMES = 2
 """Axis of the frames."""
@@ -74,6 +78,9 @@ def end_to_end(model: ModelProto, description: ExportDescription) -> tuple[Model
 
     Returns:
         The graph from sound to sound, without metadata, and the states that it begins with if it streams.
+
+    Raises:
+        ForeignGraphError: the graph is not of `export_onnx`.
     """
     around = _Around(model, description)
     form = description.form
@@ -87,7 +94,11 @@ def end_to_end(model: ModelProto, description: ExportDescription) -> tuple[Model
 
 
 def network_inside(model: ModelProto, description: ExportDescription) -> ModelProto:
-    """Return the network's own graph from one that claims to be of `end_to_end`; whether it is, `end_to_end` tells."""
+    """Return the network's own graph from one that claims to be of `end_to_end`; whether it is, `end_to_end` tells.
+
+    Raises:
+        ForeignGraphError: a layer that no export has.
+    """
     convolutions = iter(_convolutions(description.network.graph))
     inside = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     inside.graph.name = model.graph.name
@@ -96,8 +107,10 @@ def network_inside(model: ModelProto, description: ExportDescription) -> ModelPr
             continue
         inside.graph.node.append(node)
         convolution = next(convolutions, None) if node.op_type == "Conv" else None
-        if convolution is not None and node.input[0].startswith(_OURS):
+        if convolution is not None and node.input and node.input[0].startswith(_OURS):
             _, _, read = node.input[0].rpartition("/")
+            if max(convolution.padding) >= _MOST_PADDING:
+                raise ForeignGraphError(f"layer '{convolution.name}'")
             _replace(inside.graph.node[-1], read, convolution.padding)
     inside.graph.initializer.extend(each for each in model.graph.initializer if not each.name.startswith(_OURS))
     form = description.form
@@ -112,7 +125,9 @@ class _Around:
     def __init__(self, model: ModelProto, description: ExportDescription) -> None:
         self._model = model
         self._description = description
-        self._writer = OnnxWriter(_MOST_NAMES, _OURS)
+        self._writer = OnnxWriter(_MOST_NAMES + _NAMES_PER_OPERATION * len(description.network.graph.operations), _OURS)
+        self._makers = {name: node for node in model.graph.node for name in node.output}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._inputs: list[ValueInfoProto] = []
         self.states: list[State] = []
 
@@ -170,25 +185,32 @@ class _Around:
 
     def _with_state(self, node: NodeProto, convolution: Convolution) -> NodeProto:
         """Put a state in place of the zeros that a convolution begins with."""
-        graph, span = self._model.graph, convolution.padding[0]
+        span = convolution.padding[0]
         if not span:
             return node
         read, weight = node.input[0], self._description.network.graph.parameter(convolution, "weight")
         shape = 1, convolution.groups * weight.shape[1], span
         name = f"{_OURS}{len(self.states)}/{read}"
-        maker = next(each for each in graph.node if each.output[0] == read)
-        if maker.op_type == "DequantizeLinear":
-            # The state of a quantized tensor are its integers, which the kernel reads.
-            integers, scale, zero = maker.input
-            stored = next(each for each in graph.initializer if each.name == zero)
-            joined = self._joined(shape, np.uint8(numpy_helper.to_array(stored)), integers, axis=2)
-            self._writer.graph.node.append(helper.make_node("DequantizeLinear", [joined, scale, zero], [name]))
+        maker = self._makers.get(read)
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            # The state of a quantized tensor holds the integers that the kernel reads.
+            integers, scale, zero = self._quantized(maker, convolution)
+            joined = self._joined(shape, zero, integers, axis=2)
+            self._writer.graph.node.append(helper.make_node("DequantizeLinear", [joined, *scale], [name]))
         else:
             self._writer.named(self._joined(shape, np.float32(0), read, axis=2), name)
         changed = NodeProto()
         changed.CopyFrom(node)
         _replace(changed, name, (0, 0))
         return changed
+
+    def _quantized(self, maker: NodeProto, reader: Convolution) -> tuple[str, list[str], np.uint8]:
+        """Return the names of a tensor's integers and of scale and zero point, and the zero point."""
+        integers, *scale = maker.input
+        stored = self._constants.get(scale[-1]) if len(scale) == 2 else None
+        if stored is None or stored.data_type != TensorProto.UINT8 or stored.dims or len(stored.raw_data) != 1:
+            raise ForeignGraphError(f"the tensor that layer '{reader.name}' reads")
+        return integers, scale, np.uint8(stored.raw_data[0])
 
     def _joined(self, shape: tuple[int, ...], first: Number, new: str, axis: int) -> str:
         """Put a state before a tensor along an axis, and keep as much of its end."""
@@ -230,15 +252,18 @@ class _Around:
 
 def _is_causal(graph: Graph) -> bool:
     """Whether every frame depends on itself and earlier ones alone, through convolutions that begin with zeros."""
-    reach = context(graph)
-    if reach is None or reach.after or reach.multiple != 1:
-        return False
-    return not any(
+    return context(graph) is not None and not any(
         isinstance(operation, TransposedConvolution | Pad)
         or (isinstance(operation, Slice) and operation.axis == _FRAMES)
-        or (isinstance(operation, Convolution) and (operation.stride != 1 or operation.padding[1] != 0))
+        or (isinstance(operation, Convolution) and not _keeps_frames(operation, graph))
         for operation in graph.operations
     )
+
+
+def _keeps_frames(convolution: Convolution, graph: Graph) -> bool:
+    """Whether a convolution makes each frame from the same one and those before it."""
+    span = convolution.dilation * (graph.parameter(convolution, "weight").shape[2] - 1)
+    return convolution.stride == 1 and convolution.padding == (span, 0)
 
 
 def _convolutions(graph: Graph) -> list[Convolution]:

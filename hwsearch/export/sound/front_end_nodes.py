@@ -14,9 +14,16 @@ from onnx import TensorProto
 
 from hwsearch.data.arrays import SPEED_OF_SOUND
 from hwsearch.export.onnx_writer import OnnxWriter
-from hwsearch.separator.form import LPS_FLOOR, SMALLEST_LEVEL, WIENER_RANGE, SpectralForm, inverse_coherence
-
-_SMALLEST_MAGNITUDE, _SMALLEST_POWER = 1e-12, 1e-20
+from hwsearch.separator.form import (
+    LPS_FLOOR,
+    SMALLEST_LEVEL,
+    SMALLEST_MAGNITUDE,
+    SMALLEST_POWER,
+    WIENER_RANGE,
+    SpectralForm,
+    hann,
+    inverse_coherence,
+)
 
 EVERYTHING = np.iinfo(np.int64).max
 """The end of a slice that has no end."""
@@ -56,7 +63,7 @@ class FrontEndNodes:
         self._bins = form.bins
         self.hop = form.config.hop_length
         self.hops = self._length // self.hop
-        self._window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self._length) / self._length)
+        self._window = hann(self._length)
 
     def spectra(self, mixture: str) -> Complex:
         """Transform sound [mics, (frames + hops - 1) * hop] into spectra [mics, frames, bins]."""
@@ -95,7 +102,7 @@ class FrontEndNodes:
         relative = self._write("Div", [self.part(magnitude, 0, 1, axis=0), levels])
         phase = self._steering_phase(direction)
         wave = self._write("Cos", [phase]), self._write("Sin", [phase])
-        size = self._write("Add", [magnitude, self.floats(_SMALLEST_MAGNITUDE)])
+        size = self._write("Add", [magnitude, self.floats(SMALLEST_MAGNITUDE)])
         phasor = _both(spectra, lambda part: self._write("Div", [part, size]))
         steered = self._times_conjugate(phasor, wave)
         planes = [self._write("Log", [self._write("Add", [relative, self.floats(LPS_FLOOR)])]), self._angle_feature(steered)]
@@ -213,7 +220,7 @@ class FrontEndNodes:
         first = self._first(spectra)
         pairs = tuple(zip(first, beam, strict=True))
         rest = self._write("Sub", list(pairs[0])), self._write("Sub", list(pairs[1]))
-        power, smallest = self._squared(beam), self.floats(_SMALLEST_POWER)
+        power, smallest = self._squared(beam), self.floats(SMALLEST_POWER)
         whole = self._write("Add", [self._write("Add", [power, self._squared(rest)]), smallest])
         share = self._write("Div", [power, whole])
         common = self._write("Add", [self._write("Mul", list(pairs[0])), self._write("Mul", list(pairs[1]))])

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsearch.errors import UserError
 from hwsearch.export.sound.end_to_end import DIRECTION, MIXTURE, STATE, State
-from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.form import SpectralForm
 
 _MOST_FRAMES = 256
-"""Most frames of a call."""
+"""Largest number of frames in a call."""
 
 Numbers = NDArray[Any]
 """float32, or uint8."""
@@ -27,6 +27,7 @@ class Stream:
 
     Attributes:
         latency: in samples.
+        taken: samples so far.
     """
 
     def __init__(self, call: Call, states: Sequence[State], form: SpectralForm, doa_deg: float) -> None:
@@ -39,27 +40,46 @@ class Stream:
         # The first frame is centred on the first sample.
         self._waiting = np.zeros((form.array.microphones, self._half), np.float32)
         self._started = False
-        self._taken = self._made = 0
+        self.taken = self._made = 0
+        self._over = False
         self.latency = config.n_fft
 
-    def push(self, block: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-        """Take further samples [mics, samples]; give those of the target that are ready, in pieces [samples]."""
-        self._taken += block.shape[1]
-        self._waiting = np.concatenate([self._waiting, block], axis=1)
-        yield from self._separated()
+    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take further samples [mics, samples]; return those of the target that are ready, [samples].
 
-    def finish(self) -> Iterator[NDArray[np.float32]]:
-        """Give the samples of the target that are left, in pieces [samples]. The recording is over."""
-        if not self._taken:
-            return
-        frames = self._form.frames(self._taken)
-        end = (frames - 1) * self._hop + 2 * self._half
-        missing = end - (self._half + self._taken)
+        Raises:
+            UserError: the recording is over, another number of microphones, or a result that is not finite.
+        """
+        if self._over or block.ndim != 2 or len(block) != len(self._waiting):
+            found = "the recording is over" if self._over else f"a block of shape {block.shape}"
+            raise UserError(f"{found}; wanted [{len(self._waiting)}, samples] of a recording that goes on")
+        self.taken += block.shape[1]
+        self._waiting = np.concatenate([self._waiting, block.astype(np.float32)], axis=1)
+        return self._finite(list(self._separated()))
+
+    def finish(self) -> NDArray[np.float32]:
+        """Return the samples of the target that are left, [samples]: the recording is over.
+
+        Raises:
+            UserError: a result that is not finite.
+        """
+        if self._over or not self.taken:
+            return np.zeros(0, np.float32)
+        self._over = True
+        end = (self._form.frames(self.taken) - 1) * self._hop + 2 * self._half
+        missing = end - (self._half + self.taken)
         self._waiting = np.pad(self._waiting, ((0, 0), (0, missing)))
-        yield from self._separated()
+        pieces = list(self._separated())
         # What is left lacks no frame.
         *_, sound, windows = self._states
-        yield from self._cut((sound / windows).ravel().astype(np.float32))
+        rest = (sound / windows).ravel().astype(np.float32)
+        return self._finite([*pieces, *self._cut(rest)])
+
+    def _finite(self, pieces: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        found = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        if not np.isfinite(found).all():
+            raise UserError("the separated sound is not finite: the model does not fit this recording")
+        return found
 
     def _separated(self) -> Iterator[NDArray[np.float32]]:
         """Separate the whole hops that wait."""
@@ -70,7 +90,6 @@ class Stream:
             self._states[0], self._waiting = self._waiting[:, :length], self._waiting[:, length:]
             self._started = True
         while count := min(self._waiting.shape[1] // self._hop, _MOST_FRAMES) * self._hop:
-            checkpoint()
             block, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
             states = {f"{STATE}{number}": state for number, state in enumerate(self._states)}
             target, self._states = self._call({MIXTURE: block, DIRECTION: self._direction, **states})
@@ -78,7 +97,7 @@ class Stream:
 
     def _cut(self, target: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Cut off what lies before and behind the recording."""
-        first, last = max(self._made, self._half), min(self._made + len(target), self._half + self._taken)
+        first, last = max(self._made, self._half), min(self._made + len(target), self._half + self.taken)
         if first < last:
             yield target[first - self._made : last - self._made]
         self._made += len(target)
