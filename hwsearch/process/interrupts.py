@@ -87,6 +87,12 @@ def checkpoint() -> None:
         raise KeyboardInterrupt
 
 
+def interrupt_taken() -> None:
+    """Take a signal that has come, or not yet, as what the command was waiting for: `checkpoint` does not raise any more."""
+    if _listener is not None:
+        _listener.raised = True
+
+
 def pause(seconds: float) -> None:
     """Sleep until the time is over or a signal comes. It is also a checkpoint."""
     listener = _listener

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,12 @@ from hwsearch.data.wav_stream import Pipe, WavStream
 from hwsearch.errors import UserError
 from hwsearch.files.writing import check_writable
 from hwsearch.process.cores import check_threads
-from hwsearch.process.interrupts import checkpoint
+from hwsearch.process.interrupts import checkpoint, interrupt_taken
 from hwsearch.workflow.caller import SILENT, Listener, Progress
 
 if TYPE_CHECKING:
     from hwsearch.export.runtime import OnnxSeparator
+    from hwsearch.export.sound.stream import Stream
 
 PIPE = Path("-")
 """Stands for the standard input or output."""
@@ -86,45 +86,41 @@ def separate_stream(
     if output == PIPE and (sys.stdout is None or sys.stdout.isatty()):
         raise UserError("the standard output is no pipe; wanted one for the WAV data, or --output FILE")
     separator = _opened(model, doa_deg, threads)
-    stream, rate, form = separator.stream(doa_deg), separator.description.sample_rate, separator.form
+    stream, rate = separator.stream(doa_deg), separator.description.sample_rate
     if recording is None:
-        source = WavStream.open(Pipe(_standard_input()), "the standard input")
-        check_format(source, rate, form.microphones)
-        blocks = _until_interrupted(source.blocks(form.frame_samples))
+        arriving = _arriving(separator)
+        _write(_separated(_until_interrupted(arriving.blocks(separator.form.frame_samples)), stream), output, rate)
+        interrupt_taken()
+        if arriving.missing:
+            listener.said(f"warning: the standard input ended {arriving.missing} bytes before the end that it had stated")
     else:
-        for warning in inspect(recording, rate, form.microphones):
+        for warning in inspect(recording, rate, separator.form.microphones):
             listener.said(f"warning: {warning}")
-        blocks = _interruptible(recording.blocks())
-    busy = 0.0
-
-    def pieces() -> Iterator[NDArray[np.float32]]:
-        nonlocal busy
-        for block in blocks:
-            begun = time.perf_counter()
-            made = stream.push(block)
-            busy += time.perf_counter() - begun
-            yield made
-            if stream.taken > MOST_SAMPLES:
-                break
-        if not stream.taken:
-            raise UserError("the standard input: the recording is empty (0 samples)")
-        yield stream.finish()
-
-    if output == PIPE:
-        _write_pipe(pieces(), rate)
-    else:
-        write_blocks(output, pieces(), rate, channels=1)
-    if recording is None and source.missing:
-        listener.said(f"warning: the standard input ended {source.missing} bytes before the end that it had stated")
-    late = 1000 * stream.latency / rate
-    listener.said(f"separated {stream.taken / rate:.1f} s of sound in {busy:.1f} s, {late:.0f} ms behind the input")
+        _write(_separated(_interruptible(recording.blocks()), stream), output, rate)
+    spent, late = f"{stream.seconds:.1f} s", f"{1000 * stream.latency / rate:.0f} ms"
+    listener.said(f"separated {stream.taken / rate:.1f} s of sound in {spent}, {late} behind the input")
 
 
-def _standard_input() -> int:
+def _arriving(separator: "OnnxSeparator") -> WavStream:
+    """Open the WAV data of the standard input."""
     try:
-        return sys.stdin.fileno()
+        descriptor = sys.stdin.fileno()
     except (AttributeError, ValueError, OSError):
         raise UserError("there is no standard input; wanted WAV data in a pipe, or --input FILE") from None
+    found = WavStream.open(Pipe(descriptor), "the standard input")
+    check_format(found, separator.description.sample_rate, separator.form.microphones)
+    return found
+
+
+def _separated(blocks: Iterator[NDArray[np.float32]], stream: "Stream") -> Iterator[NDArray[np.float32]]:
+    """Give the target's sound in pieces [samples]."""
+    for block in blocks:
+        yield stream.push(block)
+        if stream.taken > MOST_SAMPLES:
+            break
+    if not stream.taken:
+        raise UserError("the standard input: the recording is empty (0 samples)")
+    yield stream.finish()
 
 
 def _interruptible(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
@@ -141,13 +137,15 @@ def _until_interrupted(blocks: Iterator[NDArray[np.float32]]) -> Iterator[NDArra
         return
 
 
-def _write_pipe(pieces: Iterator[NDArray[np.float32]], rate: int) -> None:
-    """Write pieces [samples] to the standard output as WAV data of unknown length, each at once."""
-    output = sys.stdout.buffer
-    output.write(wav_header(rate, 1, None))
+def _write(pieces: Iterator[NDArray[np.float32]], output: Path, rate: int) -> None:
+    """Write pieces [samples] to a WAV file, or to the standard output as WAV data of unknown length, each at once."""
+    if output != PIPE:
+        write_blocks(output, pieces, rate, channels=1)
+        return
+    sys.stdout.buffer.write(wav_header(rate, 1, None))
     for piece in pieces:
-        output.write(piece.astype("<f4").tobytes())
-        output.flush()
+        sys.stdout.buffer.write(piece.astype("<f4").tobytes())
+        sys.stdout.buffer.flush()
 
 
 def _check(path: Path, doa_deg: float | None, output: Path, threads: int) -> None:

@@ -1,5 +1,6 @@
 """Separation of a recording while it goes on."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class Stream:
     Attributes:
         latency: in samples.
         taken: samples so far.
+        seconds: how long they took, on the clock of the processor.
     """
 
     def __init__(self, call: Call, states: Sequence[State], form: SpectralForm, doa_deg: float) -> None:
@@ -41,6 +43,7 @@ class Stream:
         self._waiting = np.zeros((form.array.microphones, self._half), np.float32)
         self._started = False
         self.taken = self._made = 0
+        self.seconds = 0.0
         self._over = False
         self.latency = config.n_fft
 
@@ -92,7 +95,9 @@ class Stream:
         while count := min(self._waiting.shape[1] // self._hop, _MOST_FRAMES) * self._hop:
             block, self._waiting = self._waiting[:, :count], self._waiting[:, count:]
             states = {f"{STATE}{number}": state for number, state in enumerate(self._states)}
+            begun = time.process_time()
             target, self._states = self._call({MIXTURE: block, DIRECTION: self._direction, **states})
+            self.seconds += time.process_time() - begun
             yield from self._cut(target[0])
 
     def _cut(self, target: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
