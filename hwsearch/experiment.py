@@ -186,7 +186,7 @@ class SpectralConfig(Section):
     beam: bool = True
     """Whether to add the features of a superdirective beam towards the target."""
     level_seconds: Annotated[float, Field(ge=0.1, le=60)] | None = Field(default=None, exclude_if=lambda seconds: seconds is None)
-    """Time constant in seconds of the level that the power spectrum is relative to: each frame has that of the sound until then.
+    """Time constant, in seconds, of a running level. Each frame's spectrum is relative to the level of the sound so far.
     A causal network with it can run while a recording goes on. Default: the level of the whole recording."""
 
     @model_validator(mode="after")
@@ -214,7 +214,7 @@ class SeparatorConfig(SpectralConfig):
     R: Annotated[int, Field(ge=1, le=8)] = 2
     """Repeats of the X blocks."""
     activation: Literal["prelu", "relu"] = "relu"
-    """Non-linearity of the blocks. FPGA tools take only `relu`."""
+    """Non-linearity of the blocks. The FINN export takes `relu`, and `prelu` whose slopes are at least 0."""
     causal: bool = False
     """Whether the network sees no future frames. To run it while a recording goes on, set `level_seconds`, too."""
 

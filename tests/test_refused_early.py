@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[tuple[tuple[str, str], ...], str]] = {
             ('base = "embedded"\n', ""),
             ("[search]", '[separator]\nnetwork = "conv-tasnet"\n[search]'),
         ),
-        "separator: '",
+        "separator: 'encoder' is a Convolution; FINN takes",
     ),
     "too many cores": ((("[search]", "[workers]\ncpus = 1024\n[search]"),), "workers.cpus is 1024; this machine has"),
 }

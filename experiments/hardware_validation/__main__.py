@@ -26,10 +26,11 @@ from hwsearch.errors import UserError
 from hwsearch.files.reading import read_json
 from hwsearch.files.writing import atomic_write_bytes, atomic_write_json
 
-sys.path.pop(0)  # this folder, whose `qonnx` would hide the package
+# Without this folder, whose `qonnx` would hide the package.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tool_environment import tool_python
+from tool_environment import tool_python  # noqa: E402 (found there)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"

@@ -15,7 +15,7 @@ import torch
 
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.description import ExportDescription
-from hwsearch.export.exporter import FINN, QONNX_FRAMES
+from hwsearch.export.exporter import FINN, FIXED_FRAMES
 from hwsearch.export.finn.folding import modelled_costs
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
@@ -88,7 +88,7 @@ def _case(subject: Subject, folder: Path) -> dict[str, Any]:
     graph = _with_slopes(graph) if subject.function == "PReLU" else graph
     graph = with_reads(graph) if subject.trunk > ACTIVATIONS else graph
     sites, front_end = tied(graph, find_sites(graph)), separator.front_end
-    noise = torch.randn(1, front_end.inputs, 4 * QONNX_FRAMES, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, front_end.inputs, 4 * FIXED_FRAMES, generator=torch.Generator().manual_seed(0))
     allocation = uniform(sites, WEIGHTS, ACTIVATIONS, subject.trunk)
     calibration = calibrate(graph, [noise], sites.ties)
     quantized = build_quantized(graph, allocation, calibration, QuantizationConfig(tied_adds=True))
@@ -96,9 +96,9 @@ def _case(subject: Subject, folder: Path) -> dict[str, Any]:
     raw = noise / network.scale + network.mean
     folder.mkdir()
     description = ExportDescription.of(graph, allocation, front_end, "0" * 64)
-    batches = list(raw.split(QONNX_FRAMES, dim=-1))[:BATCHES]
+    batches = list(raw.split(FIXED_FRAMES, dim=-1))[:BATCHES]
     written = FINN.write(folder / FINN.file, network, description, batches)
-    costs = modelled_costs(network, QONNX_FRAMES, TARGET)
+    costs = modelled_costs(network, FIXED_FRAMES, TARGET)
     modelled = {
         "lut": costs.lut[0],
         "reported_lut": costs.lut[0],

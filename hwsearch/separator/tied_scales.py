@@ -1,6 +1,6 @@
 """The scales that tied activations share (`network.sites.Tie`).
 
-Of the grids that share a scale, the first in the order of execution holds it. The others follow.
+The first grid of a tie, in the order of execution, holds the scale. The others follow.
 """
 
 from collections.abc import Iterable, Mapping

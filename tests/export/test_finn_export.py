@@ -2,6 +2,9 @@
 
 import ast
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -107,7 +110,8 @@ def test_tensors_are_integers_of_the_allocation_s_widths():
             assert kind.name == f"INT{bits}"
         elif site.endswith(".expand.output"):  # padded behind a PReLU: its zero is the number 0
             assert kind.signed()
-            assert (kind.min(), kind.max()) <= (-grids[site].zero_point, grids[site].levels - grids[site].zero_point)
+            assert kind.min() <= -grids[site].zero_point
+            assert kind.max() >= grids[site].levels - grids[site].zero_point
         else:
             assert kind.name == f"UINT{bits}"
     for node in model.get_nodes_by_op_type("MultiThreshold"):
@@ -148,6 +152,8 @@ def test_the_files_of_an_export(tmp_path):
     assert read_model(path.read_bytes(), "file")[1].bit_allocation("file") == network.network.allocation
     for script in SCRIPTS:
         ast.parse((tmp_path / script).read_text())
+    helped = subprocess.run([sys.executable, tmp_path / "build.py", "--help"], capture_output=True, text=True, check=False)
+    assert "--target" in helped.stdout, helped.stderr  # without FINN, which this environment does not have
     own: dict[str, object] = {}
     exec((tmp_path / "host.py").read_text(), own)  # noqa: S102 (a copy of a module of the package)
     assert {each for each in own if each.isupper() or each == "Host"} == {"Host", "KEYS"}
@@ -243,6 +249,43 @@ def test_operations_and_slopes_that_finn_does_not_take_are_refused():
             check_operations(replace(relu, operations=operations))
 
 
+class Block(nn.Module):
+    """A convolution, then a sum of two tensors that a function gives, and a head."""
+
+    def __init__(self, add: Callable[[Tensor, Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.head = (nn.Conv1d(CHANNELS, CHANNELS, 1) for _ in range(3))
+        self.add = add
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.add(x, self.first(x), self.second))
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda _, y, second: y + second(functional.relu(y)), "'relu' is a function alone, of a tensor that is rounded before"),
+        (lambda x, y, second: y + second(x), "'second' is a branch beside 'first'"),
+        (lambda x, y, _: x + y, "'add' is a sum of a tensor with itself, or with the network's input"),
+        (lambda _, y, __: y + y, "'add' is a sum of a tensor with itself, or with the network's input"),
+        (lambda _, y, second: y + second(y), None),
+    ],
+)
+def test_what_finn_would_number_otherwise_is_refused(add, said):
+    graph = trace(settle(Block(add), seed=1), [torch.randn(1, CHANNELS, 20)])
+    if said is None:
+        check_operations(graph)
+        return
+    with pytest.raises(UserError, match=rf"^separator: {said}.*; FINN takes"):
+        check_operations(graph)
+
+
+def test_every_operation_of_the_separators_reads_the_one_before():
+    for config in KINDS.values():
+        for trunk in (8, 16):
+            check_operations(tied_network(config, trunk)[1])
+
+
 def test_a_negative_slope_is_refused_when_it_is_exported(tmp_path):
     separator, graph, _, calibration = tied_network(PRELU, 8)
     parameters = {name: -tensor if name.endswith(".slope") else tensor for name, tensor in graph.parameters.items()}
@@ -280,7 +323,8 @@ def test_another_network_is_exported_without_a_difference(tmp_path):
     module = settle(Branches(), seed=1)
     module.bend.weight = nn.Parameter(module.bend.weight.detach().abs())
     graph = trace(module, [torch.randn(1, CHANNELS, 20)])
-    check_operations(graph)
+    with pytest.raises(UserError, match=r"^separator: 'side' is a branch beside 'dense'; FINN takes"):
+        check_operations(graph)  # no matter for the graph, but for its folding
     sites = tied(graph, find_sites(graph))
     assert len(sites.ties) == 2
     calibration = calibrate(graph, [frames(60, seed=2)], sites.ties)

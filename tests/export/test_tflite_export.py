@@ -1,5 +1,8 @@
 """Exported TensorFlow Lite files: integers only, the same in three sets of kernels up to counted roundings, and verified."""
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +239,43 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path):
             read_tflite(changed, "file")
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("hwsearch", None),
+        ("hwsearch", b"no description"),
+        ("hwsearch_features", None),
+        ("hwsearch_features", bytes(7)),
+        ("hwsearch_features", bytes(4 * 3)),
+        ("hwsearch_features", bytes(4 * 4)),
+    ],
+)
+def test_a_sealed_file_with_other_metadata_is_refused(tmp_path, entry, value):
+    network = exported_network(RELU, uniform(RELU, 4, 8))
+    path, graph = export(tmp_path, network)
+    model, _, _ = parsed(path)
+    metadata = {each.name.decode(): model.buffers[each.buffer].data.tobytes() for each in model.metadata}
+    zeros = {"hwsearch_sha256": b"sha256:" + b"0" * 64}
+
+    def sealed(entries):
+        content = graph.content(entries | zeros)
+        return content.replace(zeros["hwsearch_sha256"], b"sha256:" + hashlib.sha256(content).hexdigest().encode())
+
+    assert sealed(metadata) == path.read_bytes()
+    changed = {name: found for name, found in metadata.items() if name != entry} | ({} if value is None else {entry: value})
+    with pytest.raises(UserError, match=r"^file: its description, or mean .* of another version; export it again$"):
+        read_tflite(sealed(changed), "file")
+
+
+def test_a_file_that_makes_another_site_than_its_output_fails_verification(tmp_path):
+    network = exported_network(RELU, uniform(RELU, 4, 8))
+    path, graph = export(tmp_path, network)
+    other = next(iter(graph.sites.values()))
+    path.write_bytes(replace(graph, output=other).content())
+    with pytest.raises(VerificationError, match="its output changes when inner tensors are read"):
+        verify_tflite(path, replace(graph, output=other), network, heard(network))
 
 
 @pytest.mark.parametrize("part", ["weight", "bias"])

@@ -1,13 +1,17 @@
-"""What target files say of their error is what the committed validations found."""
+"""What target files say of their error is what the committed validations found; each validation can be loaded."""
 
 import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from tests.hw_models.networks import TARGETS
 
-RESULTS = json.loads((Path(__file__).parents[2] / "experiments/results/hardware_validation.json").read_text("utf-8"))
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+RESULTS = json.loads((EXPERIMENTS / "results/hardware_validation.json").read_text("utf-8"))
+VALIDATIONS = EXPERIMENTS / "hardware_validation"
 
 
 def rows(tool, metric):
@@ -32,3 +36,23 @@ def test_closed_forms_are_equal_in_every_case(tool):
 
 def test_separators_take_what_vela_says_within_fifteen_percent():
     assert all(abs(row["worst_error_percent"]) < 15 for row in rows("vela", "cycles").values())
+
+
+def loaded(path, monkeypatch):
+    spec = spec_from_file_location(f"loaded_{path.stem}", path)
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", sorted(VALIDATIONS.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_every_validation_can_be_loaded(path, monkeypatch):
+    assert callable(loaded(path, monkeypatch).cases)
+
+
+def test_the_command_takes_its_own_folder_from_the_path_and_nothing_else(monkeypatch):
+    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", ["first", str(VALIDATIONS), *before])
+    assert callable(loaded(VALIDATIONS / "__main__.py", monkeypatch).main)
+    assert sys.path == ["first", *before, str(EXPERIMENTS)]

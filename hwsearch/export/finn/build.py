@@ -15,14 +15,14 @@ CLOCK_NS = 10.0
 
 
 def main() -> None:
-    """Parse the options and build."""
-    from finn.builder import build_dataflow, build_dataflow_config
-
+    """Parse the options, which needs no FINN, and build."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=BOARDS, default="finn-zcu104", help="The board, which also chooses the folding.")
     parser.add_argument("--full", action="store_true", help="Synthesise a bitfile, and write a driver for the board.")
     parser.add_argument("--output", type=Path, default=HERE / "finn", help="Folder for the results.")
     options = parser.parse_args()
+    from finn.builder import build_dataflow, build_dataflow_config
+
     outputs = build_dataflow_config.DataflowOutputType
     wanted = [outputs.ESTIMATE_REPORTS]
     steps = build_dataflow_config.estimate_only_dataflow_steps

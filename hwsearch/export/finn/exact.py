@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwsearch.export.finn.graph import is_unrounded
+from hwsearch.export.finn.graph import unrounded_sites
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network import operations as ops
 from hwsearch.network.run import convolve
@@ -40,7 +40,7 @@ class _Exact:
     """One pass over the operations, in the order of execution."""
 
     def __init__(self, network: ExportedNetwork, found: Mapping[str, Numbers]) -> None:
-        self._network = network
+        self._unrounded = unrounded_sites(network)
         self._graph = network.network.master_copy()
         self._sites = network.network.graph_sites
         self._weights = network.network.quantized_weights()
@@ -61,7 +61,7 @@ class _Exact:
             if site is not None:
                 sums, ones = self._sums[name]
                 grid = self._grids[site]
-                if is_unrounded(self._network, site):
+                if site in self._unrounded:
                     wanted[site] = sums + grid.zero_point
                 else:
                     wanted[site] = _rounded(sums, ones, slopes[name], grid)

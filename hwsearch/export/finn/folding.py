@@ -1,7 +1,8 @@
 """Foldings of a network's circuits, as FINN's folding configuration: PE and SIMD of every node.
 
 `hw_models` chooses them: the fastest folding that fits on the device (`hw_models.dataflow`). FINN names nodes after their
-operator and numbers them in the order of execution.
+operator and numbers them in the order of execution. There is one such order: the export refuses branches beside one another
+(`hwsearch.export.finn.limits`).
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ from hw_models.dataflow.folding import MAX_BITS, Folding
 from hw_models.dataflow.table import DataflowCosts, compile_dataflow, design, evaluate_dataflow
 from hw_models.target import load_target
 from hw_models.workload import IntArray, Workload, bits_matrix
-from hwsearch.export.finn.graph import is_unrounded
+from hwsearch.export.finn.graph import unrounded_sites
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
@@ -90,6 +91,7 @@ def _without_reads(graph: Graph) -> Graph:
 def _nodes(network: ExportedNetwork, foldings: Mapping[str, Folding]) -> Iterator[_Node]:
     """Give the nodes that FINN makes, in their order."""
     graph, sites = network.network.graph, network.network.graph_sites
+    unrounded = unrounded_sites(network)
     for operation in graph.operations:
         match operation:
             case ops.Convolution():
@@ -97,8 +99,7 @@ def _nodes(network: ExportedNetwork, foldings: Mapping[str, Folding]) -> Iterato
             case ops.Add():
                 pe = foldings[operation.name].pe
                 yield _SUMS[0], {"PE": pe}
-                site = sites.of_tensor.get(operation.name)
-                if site is None or not is_unrounded(network, site):
+                if sites.of_tensor.get(operation.name) not in unrounded:
                     yield "Thresholding_rtl", {"PE": pe}
             case ops.Read():
                 yield "Thresholding_rtl", {"PE": _lanes(network, operation.inputs[0], foldings)}

@@ -59,24 +59,29 @@ def signed_sites(network: ExportedNetwork) -> frozenset[str]:
 def site_offsets(network: ExportedNetwork) -> dict[str, int]:
     """Return what is to be added to the numbers of each tensor in the file to make them those of the site's grid."""
     signed, sites, graph = signed_sites(network), network.network.graph_sites, network.network.graph
+    grids, unrounded = _grids(network), unrounded_sites(network)
     offsets: dict[str, int] = {}
-    for site, grid in _grids(network).items():
-        if is_unrounded(network, site):
+    for site, grid in grids.items():
+        if site in unrounded:
             add = graph.by_name[sites.tensors[site]]
             read = [sites.grids[name] for name in add.inputs]
-            offsets[site] = grid.zero_point + sum(offsets[each] - _grids(network)[each].zero_point for each in read)
+            offsets[site] = grid.zero_point + sum(offsets[each] - grids[each].zero_point for each in read)
         else:
             offsets[site] = grid.zero_point if site in signed else 0
     return offsets
 
 
-def is_unrounded(network: ExportedNetwork, site: str) -> bool:
-    """Whether a site is a sum that is carried on as it is, since it has the scale of what it adds."""
+def unrounded_sites(network: ExportedNetwork) -> frozenset[str]:
+    """Return the sites that are sums carried on as they are, since they have the scale of what they add."""
     sites, grids = network.network.graph_sites, _grids(network)
-    operation = network.network.graph.by_name.get(sites.tensors[site])
-    if not isinstance(operation, ops.Add) or grids[site].zero_point != SUM_ZERO_POINT:
-        return False
-    return all(grids[sites.grids[name]].scale == grids[site].scale for name in operation.inputs)
+    operations = {site: network.network.graph.by_name.get(tensor) for site, tensor in sites.tensors.items()}
+    return frozenset(
+        site
+        for site, operation in operations.items()
+        if isinstance(operation, ops.Add)
+        and grids[site].zero_point == SUM_ZERO_POINT
+        and all(grids[sites.grids[name]].scale == grids[site].scale for name in operation.inputs)
+    )
 
 
 def _grids(network: ExportedNetwork) -> dict[str, ActivationGrid]:
@@ -97,14 +102,13 @@ class _Writer:
     """A pass over the operations of a network in the order of execution."""
 
     def __init__(self, network: ExportedNetwork, frames: int) -> None:
-        self._network = network.network
-        self._exported = network
         self._frames = frames
         self._graph = network.network.master_copy()
         self._sites = network.network.graph_sites
         self._grids = _grids(network)
         self._weights = network.network.quantized_weights()
         self._signed = signed_sites(network)
+        self._unrounded = unrounded_sites(network)
         self._made: dict[str, Integers] = {}
         (name,) = self._graph.inputs
         grid = self._grids[name]
@@ -118,7 +122,7 @@ class _Writer:
         for operation in self._graph.operations:
             made = self._operation(operation)
             site = self._sites.of_tensor.get(operation.name)
-            if site is not None and not is_unrounded(self._exported, site):
+            if site is not None and site not in self._unrounded:
                 made = self._rounded(made, site)
             self._made[operation.name] = made
         (output,) = self._graph.outputs
@@ -230,7 +234,7 @@ class _Writer:
     def _name_of_sum(self, operation: str) -> str:
         """Return the name of the sum that an operation makes: that of its site, if it is not rounded."""
         site = self._sites.of_tensor.get(operation)
-        return site if site is not None and is_unrounded(self._exported, site) else f"{operation}.sum"
+        return site if site is not None and site in self._unrounded else f"{operation}.sum"
 
     def _on_grid(self, site: str, grid: ActivationGrid, channels: int) -> Integers:
         zero = grid.zero_point if site in self._signed else 0

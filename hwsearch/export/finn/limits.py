@@ -1,16 +1,17 @@
 """What FINN takes of a network and its bit-widths. The search refuses the rest before it begins, and so does the exporter."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import NARROW_BITS, WIDE_BITS
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
-from hwsearch.network.sites import Sites
+from hwsearch.network.sites import Sites, find_sites
 from hwsearch.separator.allocation import is_weight
 
 _UNTIE = "or quantization.tied_adds = false and no FINN"
 _BENT = (ops.PReLU, ops.LeakyReLU)
+_FUNCTIONS = (*_BENT, ops.Elementwise)
 
 
 def check_operations(graph: Graph) -> None:
@@ -19,8 +20,9 @@ def check_operations(graph: Graph) -> None:
     Raises:
         UserError: an operation; names it.
     """
-    for operation in graph.operations:
-        if (wrong := _wrong(graph, operation)) is not None:
+    rounded = find_sites(graph).grids
+    for before, operation in zip((*graph.inputs, *graph.by_name), graph.operations, strict=False):
+        if (wrong := _wrong(graph, operation) or _wrongly_read(graph, operation, before, rounded)) is not None:
             raise UserError(
                 f"separator: '{operation.name}' is {wrong}; FINN takes plain and depthwise convolutions that keep the frames, "
                 f"sums, ReLU and PReLU: wanted such a network, {_UNTIE}"
@@ -77,3 +79,25 @@ def _wrong(graph: Graph, operation: ops.Operation) -> str | None:
         case ops.Elementwise(function=function):
             return f"a {function.value}"
     return f"a {type(operation).__name__}"
+
+
+def _wrongly_read(graph: Graph, operation: ops.Operation, before: str, rounded: Container[str]) -> str | None:
+    """Return what is wrong with the tensors that an operation reads; None if nothing is.
+
+    FINN numbers the nodes of branches beside one another in an order of its own, so a folding would go to the wrong nodes.
+    finn-plus 1.6.1 stops where a tensor is added to itself (it looks for a constant), or the network's input is added (it
+    assumes another layout).
+
+    Args:
+        graph: of the operation.
+        operation: to check.
+        before: the tensor that is made right before it.
+        rounded: the tensors that are on a grid.
+    """
+    if before not in operation.inputs:
+        return f"a branch beside '{before}'"
+    if isinstance(operation, ops.Add) and (operation.inputs[0] == operation.inputs[1] or {*operation.inputs} & {*graph.inputs}):
+        return "a sum of a tensor with itself, or with the network's input"
+    if isinstance(operation, _FUNCTIONS) and operation.inputs[0] in rounded:
+        return "a function alone, of a tensor that is rounded before it"
+    return None

@@ -80,10 +80,13 @@ def read_tflite(content: bytes, source: str) -> tuple[ExportDescription, NDArray
         raise UserError(f"{source}: damaged or changed since it was exported; export it again")
     try:
         description = ExportDescription.model_validate_json(decoded(entries[_DESCRIPTION].decode()))
-    except ValueError:  # pydantic's errors, too
-        raise UserError(f"{source}: its description is of another version; export it again") from None
+        features = np.frombuffer(entries[_FEATURES], "<f4").reshape(2, description.form.inputs)
+    except (KeyError, ValueError):  # pydantic's errors, too
+        raise UserError(
+            f"{source}: its description, or mean and scale of its features, are missing or of another version; export it again"
+        ) from None
     description.bit_allocation(source)
-    return description, np.frombuffer(entries[_FEATURES], "<f4").reshape(2, -1)
+    return description, features
 
 
 def _metadata(content: bytes) -> dict[str, bytes]:

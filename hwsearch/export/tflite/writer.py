@@ -75,8 +75,8 @@ class TfliteWriter:
         """Give a tensor another name."""
         self._tensors[tensor].name = name
 
-    def operator(self, code: int, version: int, read: Sequence[int], made: int, options: Any = None) -> int:
-        """Add an operator that makes one tensor; return that tensor.
+    def operator(self, code: int, version: int, read: Sequence[int], made: int, options: Any = None) -> None:
+        """Add an operator that makes one tensor.
 
         Args:
             code: its `BuiltinOperator`.
@@ -91,7 +91,6 @@ class TfliteWriter:
             opcodeIndex=place, inputs=_int32(read), outputs=_int32([made]), builtinOptionsType=kind, builtinOptions=options
         )
         self._operators.append(operator)
-        return made
 
     def finished(self, inputs: int, outputs: Sequence[int], metadata: Mapping[str, bytes]) -> bytes:
         """Return the content of the file.
