@@ -42,10 +42,13 @@ def export_candidate(
         processors: the processors on which an ONNX file must be exact.
 
     Raises:
-        UserError: `output` exists and is not an export, or this processor cannot verify a file for `processors`.
+        UserError: `output` exists and is not an export, a package of the format is missing, or this processor cannot verify a
+            file for `processors`.
         VerificationError: the file does not compute what the network does. `output` stays as it was.
     """
     check_output(output)
+    exporter = EXPORTERS.load(graph_format)
+    exporter.check()
     if processors == "vnni" and kernels_saturate():
         raise UserError("--for vnni: this processor has no VNNI, so it cannot verify the file; wanted --for any")
     if isinstance(candidate, TrainedState):
@@ -57,7 +60,6 @@ def export_candidate(
     description = ExportDescription.of(
         network.graph, network.allocation, front_end, base.base_sha256, fidelity, steps, processors
     )
-    exporter = EXPORTERS.load(graph_format)
     reports: list[VerificationReport] = []
 
     def write(folder: Path) -> None:

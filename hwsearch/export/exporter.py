@@ -45,11 +45,13 @@ class Exporter:
         file: name of the graph in an export's folder; each format has its own.
         write: writes the graph to a path and compares it with the network on examples. Raises `VerificationError` if they differ.
         others: names of further files that it writes beside the graph.
+        check: raises a `UserError` if this machine cannot write the format; called before anything is loaded.
     """
 
     file: str
     write: "Callable[[Path, ExportedNetwork, ExportDescription, Sequence[Example]], Written]"
     others: tuple[str, ...] = ()
+    check: Callable[[], None] = lambda: None
 
 
 def _write_onnx(
@@ -78,6 +80,18 @@ def _write_qonnx(
     return Written(verify_qonnx(path, network, [batch[..., :frames] for batch in batches]), {})
 
 
+def _check_litert() -> None:
+    """Demand the package that writes and runs TensorFlow Lite.
+
+    Raises:
+        UserError: it is missing.
+    """
+    if find_spec("ai_edge_litert") is None:
+        raise UserError(
+            "the package ai-edge-litert, which TensorFlow Lite needs, is missing; wanted: pip install 'hwsearch[tflite]'"
+        )
+
+
 def _write_tflite(
     path: Path,
     network: "ExportedNetwork",
@@ -86,10 +100,6 @@ def _write_tflite(
     *,
     int4: bool,
 ) -> Written:
-    if find_spec("ai_edge_litert") is None:
-        raise UserError(
-            "the package ai-edge-litert, which TensorFlow Lite needs, is missing; wanted: pip install 'hwsearch[tflite]'"
-        )
     from hwsearch.export.tflite.export import export_tflite
     from hwsearch.export.tflite.verify import verify_tflite
 
@@ -148,8 +158,8 @@ def _windows(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> "list[T
 
 ONNX = Exporter("model.onnx", _write_onnx, (SOUND_FILE,))
 QONNX = Exporter("model.qonnx.onnx", _write_qonnx)
-TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False))
-TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True))
+TFLITE = Exporter("model.tflite", partial(_write_tflite, int4=False), check=_check_litert)
+TFLITE_INT4 = Exporter("model.int4.tflite", partial(_write_tflite, int4=True), check=_check_litert)
 QNN = Exporter("model.qnn.onnx", partial(_write_qnn, int4=False))
 QNN_INT4 = Exporter("model.qnn-int4.onnx", partial(_write_qnn, int4=True))
 FINN = Exporter(

@@ -8,6 +8,7 @@ from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.data.example import Example
 from hwsearch.experiment import Split
 from hwsearch.export.folder import check_output
+from hwsearch.extensions import EXPORTERS
 from hwsearch.workflow.checks import check_provenance
 from hwsearch.workflow.runs import Run, trained_state
 from hwsearch.workflow.training import prepare
@@ -27,10 +28,11 @@ def export(run: Run, candidate: int, graph_format: str, output: Path, processors
     An ONNX file stores its weights for `processors`.
 
     Raises:
-        UserError: the output may not be written, there is no such candidate, the base or the data are not those of the search,
-            or the file computes something else than the Brevitas network.
+        UserError: the output may not be written, a package of the format is missing, there is no such candidate, the base or
+            the data are not those of the search, or the file computes something else than the Brevitas network.
     """
     check_output(output)
+    EXPORTERS.load(graph_format).check()
     # Brevitas and the exporters take as long to load as all the rest; only this needs them.
     from hwsearch.export.candidate import export_candidate
 

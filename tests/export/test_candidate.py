@@ -27,6 +27,7 @@ from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.trained import trained_network
 from hwsearch.training.qat import train_quantized
+from hwsearch.workflow import export as workflow
 from tests.export.small import description
 from tests.export.small import exported as exported_file
 from tests.export.unpacked import unpack
@@ -97,6 +98,8 @@ def test_tensorflow_lite_wants_a_package_that_is_no_requirement(tmp_path, monkey
     monkeypatch.setattr(exporter, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"wanted: pip install 'hwsearch\[tflite\]'$"):
         export(tmp_path / "small", graph_format)
+    with pytest.raises(UserError, match=r"wanted: pip install 'hwsearch\[tflite\]'$"):
+        workflow.export(object(), 1, graph_format, tmp_path / "small")  # no run: nothing is loaded before
     assert list(tmp_path.iterdir()) == []
 
 
