@@ -271,7 +271,8 @@ def with_a_graph_inside(model):
 
 
 def with_many_nodes(model):
-    model.graph.node.extend([model.graph.node[0]] * 200)
+    for number in range(200):
+        model.graph.node.append(helper.make_node("Relu", ["features"], [f"many{number}"]))
 
 
 def with_a_function(model):
