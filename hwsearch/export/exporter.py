@@ -138,8 +138,7 @@ def _write_finn(
     frames = _fixed_frames(network, batches)
     host = export_finn(network, path, description, frames)
     report = verify_finn(path, host, network, [batch[..., :frames] for batch in batches])
-    facts = {"differing_integers": 0, "graph_frames": frames, "modelled_designs": modelled_designs(network, frames)}
-    return Written(report, facts)
+    return Written(report, {"graph_frames": frames, "modelled_designs": modelled_designs(network, frames)})
 
 
 def _fixed_frames(network: "ExportedNetwork", batches: "Sequence[Tensor]") -> int:
