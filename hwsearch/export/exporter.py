@@ -57,15 +57,23 @@ class Exporter:
 def _write_onnx(
     path: Path, network: "ExportedNetwork", description: "ExportDescription", examples: "Sequence[Example]"
 ) -> Written:
+    from hwsearch.export.description import INPUT
     from hwsearch.export.onnx_export import export_onnx, export_sound, integer_kernels
+    from hwsearch.export.runtime import open_session
+    from hwsearch.export.saturation import kernels_saturate
     from hwsearch.export.sound.verify import verify_sound
+    from hwsearch.export.speed import measure_speed
     from hwsearch.export.verify import verify_onnx
 
     export_onnx(network, path, description)
-    report = verify_onnx(path, network, [network.raw(example) for example in examples])
+    batches = [network.raw(example) for example in examples]
+    report = verify_onnx(path, network, batches)
     export_sound(path, path.with_name(SOUND_FILE))
     sound = verify_sound(path.with_name(SOUND_FILE), path, network, examples)
-    return Written(report, {"kernels": integer_kernels(path), "separator": asdict(sound)})
+    session, features = open_session(path.read_bytes()), batches[0].numpy()
+    target = "x86-onnxruntime-avx2" if kernels_saturate() else "x86-onnxruntime"
+    speed = measure_speed(lambda: session.run(None, {INPUT: features}), network, batches[0], target)
+    return Written(report, {"kernels": integer_kernels(path), "speed": asdict(speed), "separator": asdict(sound)})
 
 
 def _write_qonnx(
@@ -100,14 +108,16 @@ def _write_tflite(
     *,
     int4: bool,
 ) -> Written:
+    from hwsearch.export.speed import measure_speed
     from hwsearch.export.tflite.export import export_tflite
-    from hwsearch.export.tflite.verify import verify_tflite
+    from hwsearch.export.tflite.verify import fast_call, verify_tflite
 
     windows = _windows(network, [network.raw(example) for example in examples])
     frames = windows[0].shape[-1]
     graph = export_tflite(network, path, description, frames, int4=int4)
     plain, fast = verify_tflite(path, graph, network, windows)
-    return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast)})
+    speed = measure_speed(fast_call(path, graph, network, windows[0]), network, windows[0])
+    return Written(plain, {"graph_frames": frames, "xnnpack": asdict(fast), "speed": asdict(speed)})
 
 
 def _write_qnn(

@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from hwsearch.export.brevitas_graph import drop_unused
 from hwsearch.export.description import ExportDescription, read_model, seal
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_graph import ReadGrid, most_names, write_graph, write_parameters
@@ -41,6 +42,7 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     scales = [weight.scale for weight in network.network.quantized_weights().values() if weight is not None]
     per_channel = any(scale.numel() > 1 for scale in scales)
     size = OnnxSize(network.network.graph, network.features, description, per_channel=per_channel)
+    drop_unused(model)  # shared constants, of which ONNX Runtime would warn; the file keeps their bytes, as spaces
     atomic_write_bytes(path, seal(model, description, size.of(description.allocation)))
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hwsearch.export.folder import WEIGHTS_FILE, graph_file
+from hwsearch.export.folder import VERIFICATION_FILE, WEIGHTS_FILE, graph_file
 from hwsearch.extensions import EXPORTERS
+from hwsearch.files.reading import read_json
 from hwsearch.view.terminal import say
 from hwsearch.workflow.choose import Choice
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_export(report: "VerificationReport", folder: Path) -> None:
-    """Print the exported file and its verification."""
+    """Print the exported file, its verification, and its speed if the format has one."""
     graph = next(folder / name for name in map(graph_file, EXPORTERS) if (folder / name).is_file())
     sizes = [f"{(folder / name).stat().st_size / 1e3:.0f} kB" for name in (graph.name, WEIGHTS_FILE)]
     say(f"model:  {graph}")
@@ -22,6 +23,13 @@ def print_export(report: "VerificationReport", folder: Path) -> None:
         f"        verified in {report.runtime}: {report.quantized_values} integers judged, {report.ties} ties; "
         f"output within {report.max_abs_difference:.2g} of the Brevitas network"
     )
+    if speed := read_json(folder / VERIFICATION_FILE, "a verification report").get("speed"):
+        own, expected, target = (speed[key] for key in ("real_time_factor", "modelled_real_time_factor", "modelled_target"))
+        modelled = "" if expected is None else f"; {target} expects {1e3 * expected:.2g} ms"
+        say(
+            f"speed:  {speed['times_as_fast']:.1f} times that of float32 PyTorch on one thread of this machine, "
+            f"{1e3 * own:.2g} ms for a second of sound{modelled}"
+        )
 
 
 def print_choice(choice: Choice) -> None:

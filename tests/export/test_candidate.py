@@ -73,6 +73,7 @@ def test_an_onnx_export_holds_graph_weights_allocation_and_proof(exported):
     assert proof["bytes"] == {name: (folder / name).stat().st_size for name in ("model.onnx", "separator.onnx", "weights.hwq")}
     assert proof["mixtures"] == len(EXAMPLES)
     assert proof["kernels"]["integer_convolutions"] == 8
+    assert proof["speed"]["modelled_target"] in {"x86-onnxruntime", "x86-onnxruntime-avx2"}
     description = OnnxSeparator(folder / "model.onnx").description
     assert description.base_digest == "a" * 64
     assert (description.fidelity, description.training_steps) == (Fidelity.POST_TRAINING, 0)
@@ -112,6 +113,8 @@ def test_a_tensorflow_lite_export_is_verified_on_two_kinds_of_kernels(tmp_path, 
     proof = json.loads((tmp_path / "small" / "verification.json").read_text())
     assert proof["runtime"].endswith("plain kernels")
     assert proof["xnnpack"]["quantized_values"] == report.quantized_values > 0
+    assert proof["speed"]["frames"] == proof["graph_frames"]
+    assert proof["speed"]["modelled_target"] is None
     assert proof["bytes"][graph] == (tmp_path / "small" / graph).stat().st_size
 
 
