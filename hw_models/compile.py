@@ -5,6 +5,7 @@ all weights and all activations. The tables hold every combination that the targ
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -85,34 +86,21 @@ def compile_target(target: Target, workload: Workload) -> CostTable:
     Raises:
         TargetError: the target cannot run a layer at any width.
     """
-    layers = workload.layers
-    shapes = [layer_shape(target, workload, layer) for layer in layers]
-    keys = [(shape, layer.kind, layer.out_channels) for layer, shape in zip(layers, shapes, strict=True)]
-    blocks: dict[tuple[Shape, LayerKind, int], _LayerTables] = {}
-    for layer, shape, key in zip(layers, shapes, keys, strict=True):
-        if not target.compute.general and (layer.groups > 1 or layer.kernel_height > 1):
-            found = f"layer '{layer.name}': {layer.groups} groups, a kernel of {layer.kernel_height} x {layer.kernel_size}"
-            raise TargetError(f"{found}; target '{target.name}' charges kernels along the frames, dense or depthwise")
-        if target.limits is not None and shape.taps > target.limits.max_kernel_size:
-            found = f"layer '{layer.name}': {shape.taps} taps once dilated"
-            wanted = f"{target.limits.max_kernel_size} or fewer"
-            raise TargetError(f"{found}; wanted {wanted} on target '{target.name}'")
-        if key not in blocks:
-            blocks[key] = _layer_tables(target, layer, shape)
+    tables = all_layer_tables(target, workload, workload.layers)
     column = workload.column
     state = [workload.state_frames[site] for site in workload.site_channels]
     return CostTable(
         target=target,
         workload=workload,
-        cycles=np.stack([blocks[key].cycles for key in keys], axis=1),
-        energy_pj=np.stack([blocks[key].energy_pj for key in keys], axis=1),
-        weight_bytes=np.stack([blocks[key].weight_bytes for key in keys]),
+        cycles=np.stack([table.cycles for table in tables], axis=1),
+        energy_pj=np.stack([table.energy_pj for table in tables], axis=1),
+        weight_bytes=np.stack([table.weight_bytes for table in tables]),
         site_bytes=_tensor_bytes(target, workload, [workload.site_positions[site] for site in workload.site_channels]),
         state_bytes=_tensor_bytes(target, workload, state),
         live=_live_sites(workload),
         inputs=_inputs(workload),
-        weights=np.array([column[x.weight_site or x.input_sites[0]] for x in layers], np.int64),
-        outputs=np.array([column[x.output_site] for x in layers], np.int64),
+        weights=np.array([column[x.weight_site or x.input_sites[0]] for x in workload.layers], np.int64),
+        outputs=np.array([column[x.output_site] for x in workload.layers], np.int64),
         dataflow=compile_dataflow(target, workload) if isinstance(target.compute, DataflowCompute) else None,
     )
 
@@ -123,7 +111,7 @@ def layer_shape(target: Target, workload: Workload, layer: Layer) -> Shape:
 
 
 @dataclass(frozen=True, eq=False)
-class _LayerTables:
+class LayerTables:
     """One layer's part of a `CostTable`."""
 
     cycles: FloatArray
@@ -131,7 +119,31 @@ class _LayerTables:
     weight_bytes: IntArray
 
 
-def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
+def all_layer_tables(target: Target, workload: Workload, layers: Sequence[Layer]) -> list[LayerTables]:
+    """Compile the tables of layers, which may be those of the workload with fewer channels.
+
+    Raises:
+        TargetError: the target cannot run a layer at any width.
+    """
+    blocks: dict[tuple[Shape, LayerKind, int], LayerTables] = {}
+    found = []
+    for layer in layers:
+        shape = layer_shape(target, workload, layer)
+        if not target.compute.general and (layer.groups > 1 or layer.kernel_height > 1):
+            wrong = f"layer '{layer.name}': {layer.groups} groups, a kernel of {layer.kernel_height} x {layer.kernel_size}"
+            raise TargetError(f"{wrong}; target '{target.name}' charges kernels along the frames, dense or depthwise")
+        if target.limits is not None and shape.taps > target.limits.max_kernel_size:
+            wrong = f"layer '{layer.name}': {shape.taps} taps once dilated"
+            wanted = f"{target.limits.max_kernel_size} or fewer"
+            raise TargetError(f"{wrong}; wanted {wanted} on target '{target.name}'")
+        key = (shape, layer.kind, layer.out_channels)
+        if key not in blocks:
+            blocks[key] = _layer_tables(target, layer, shape)
+        found.append(blocks[key])
+    return found
+
+
+def _layer_tables(target: Target, layer: Layer, shape: Shape) -> LayerTables:
     size, levels = len(WIDTHS), placements(target)
     cycles = np.full((len(levels), size, size, size), np.nan)
     energy = np.full_like(cycles, np.nan)
@@ -155,7 +167,7 @@ def _layer_tables(target: Target, layer: Layer, shape: Shape) -> _LayerTables:
             cycles[:] = cycles[:, :1]
             energy[:] = energy[:, :1]
             break
-    return _LayerTables(cycles, energy, weight_bytes)
+    return LayerTables(cycles, energy, weight_bytes)
 
 
 def _output_groups(precisions: Precisions) -> list[list[int]]:
@@ -181,13 +193,18 @@ def _times_and_energies(target: Target, shape: Shape, executed: Executed, stored
 
 
 def _tensor_bytes(target: Target, workload: Workload, frames: list[int]) -> IntArray:
-    """Bytes of the given numbers of frames of each activation tensor at each width; each frame takes whole bytes."""
-    held = [executed_activation(target.precisions, bits) or 0 for bits in WIDTHS]
+    """Bytes of the given numbers of frames of each activation tensor at each width."""
+    frame_bytes = (frame_bytes_of(target, channels) for channels in workload.site_channels.values())
     rows = [
-        [aligned(count * -(-channels * bits // 8), target.storage.alignment_bytes) for bits in held]
-        for channels, count in zip(workload.site_channels.values(), frames, strict=True)
+        [aligned(count * size, target.storage.alignment_bytes) for size in sizes]
+        for sizes, count in zip(frame_bytes, frames, strict=True)
     ]
     return np.array(rows, np.int64)
+
+
+def frame_bytes_of(target: Target, channels: int) -> list[int]:
+    """Bytes of a frame of an activation tensor at each width, whole ones; 0 if the target refuses the width."""
+    return [-(-channels * (executed_activation(target.precisions, bits) or 0) // 8) for bits in WIDTHS]
 
 
 def _inputs(workload: Workload) -> IntArray:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from hw_models.bops import bit_operations
 from hw_models.compile import WIDTH_INDEX, CostTable
-from hw_models.dataflow.table import RESOURCES, evaluate_dataflow
+from hw_models.dataflow.table import RESOURCES, DataflowCosts, evaluate_dataflow
 from hw_models.errors import TargetError
 from hw_models.layer_cost import execute, running_pj
 from hw_models.packed import packed_size_bytes
 from hw_models.placement import Placement, occupancies, place, placements
 from hw_models.workload import FloatArray, IntArray, check_bits
 
-_CHUNK: Final = 256  # allocations whose indices and sums stay in the cache
+CHUNK: Final = 256  # allocations whose indices and sums stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ def evaluate(table: CostTable, bits: IntArray) -> Costs:
         TargetError: a wrong shape or width, or a width the target refuses; names the layer.
     """
     check_bits(table.workload, bits)
-    sums = _Sums.of(table, bits)
+    sums = LayerSums.of(table, bits)
     if (refused := ~sums.runnable).any():
         raise TargetError(refusal(table, bits[int(refused.argmax())]))
     return _costs(table, bits, sums)
@@ -79,24 +79,35 @@ def evaluate_runnable(table: CostTable, bits: IntArray) -> tuple[npt.NDArray[np.
         TargetError: a wrong shape or width.
     """
     check_bits(table.workload, bits)
-    sums = _Sums.of(table, bits)
+    sums = LayerSums.of(table, bits)
     can = sums.runnable
     return can, _costs(table, bits[can], sums.rows(can))
 
 
-def _costs(table: CostTable, bits: IntArray, sums: "_Sums") -> Costs:
+def _costs(table: CostTable, bits: IntArray, sums: "LayerSums") -> Costs:
     """Costs of allocations that the target runs, from the sums over their layers."""
-    peak = _peaks(table, bits)
+    counts = Counts(
+        packed_size_bytes(table.workload, bits),
+        np.full(len(bits), table.workload.macs, np.int64),
+        bit_operations(table.workload, bits),
+    )
+    designs = None if table.dataflow is None else evaluate_dataflow(table.dataflow, bits)
+    return assembled(table, counts, sums, peak_bytes(table, bits), designs)
+
+
+def assembled(
+    table: CostTable, counts: "Counts", sums: "LayerSums", peak: IntArray, designs: DataflowCosts | None = None
+) -> Costs:
+    """Costs of allocations from what adds up over their layers, their peak memory and, on an FPGA, their designs."""
     occupancy = occupancies(table.target, sums.weight_bytes, peak)
-    at, row = place(occupancy, sums.cycles), np.arange(len(bits))
+    at, row = place(occupancy, sums.cycles), np.arange(len(peak))
     taken = occupancy[row, at]
     overhead = table.target.overheads.inference_cycles
     cycles = sums.cycles[row, at] + overhead
     interval = cycles
     resources: dict[str, IntArray] = {}
     energy_pj: FloatArray = sums.energy_pj[row, at] + running_pj(table.target, overhead)
-    if table.dataflow is not None:
-        designs = evaluate_dataflow(table.dataflow, bits)
+    if designs is not None:
         cycles, interval = (count.astype(np.float64) + overhead for count in (designs.latency_cycles, designs.interval_cycles))
         energy_pj = energy_pj + running_pj(table.target, 1.0) * designs.interval_cycles
         taken = np.maximum(taken, np.where(designs.fits | (designs.occupancy > 1), designs.occupancy, np.inf))
@@ -106,11 +117,11 @@ def _costs(table: CostTable, bits: IntArray, sums: "_Sums") -> Costs:
         waiting_ms = np.maximum(1e3 * table.workload.seconds - interval * milliseconds, 0.0)
         energy_pj = energy_pj + 1e6 * table.target.energy.idle_mw * waiting_ms
     return Costs(
-        packed_bytes=packed_size_bytes(table.workload, bits),
+        packed_bytes=counts.packed_bytes,
         weight_bytes=sums.weight_bytes,
         peak_activation_bytes=peak,
-        macs=np.full(len(bits), table.workload.macs, np.int64),
-        bit_operations=bit_operations(table.workload, bits),
+        macs=counts.macs,
+        bit_operations=counts.bit_operations,
         latency_ms=cycles * milliseconds,
         interval_ms=interval * milliseconds,
         energy_uj=energy_pj / 1e6,
@@ -128,7 +139,7 @@ def runnable(table: CostTable, bits: IntArray) -> npt.NDArray[np.bool_]:
         TargetError: a wrong shape or width.
     """
     check_bits(table.workload, bits)
-    return _Sums.of(table, bits).runnable
+    return LayerSums.of(table, bits).runnable
 
 
 def placement_of(table: CostTable, bits_row: IntArray) -> Placement:
@@ -139,13 +150,22 @@ def placement_of(table: CostTable, bits_row: IntArray) -> Placement:
     """
     bits = bits_row[None]
     check_bits(table.workload, bits)
-    sums = _Sums.of(table, bits)
-    at = place(occupancies(table.target, sums.weight_bytes, _peaks(table, bits)), sums.cycles)
+    sums = LayerSums.of(table, bits)
+    at = place(occupancies(table.target, sums.weight_bytes, peak_bytes(table, bits)), sums.cycles)
     return placements(table.target)[int(at[0])]
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
+class Counts:
+    """Counts that are the same on every target, each `[allocations]`; see `Costs`."""
+
+    packed_bytes: IntArray
+    macs: IntArray
+    bit_operations: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSums:
     """Sums over the layers; `weight_bytes` are `[allocations]`, the others `[allocations, placements]`."""
 
     weight_bytes: IntArray
@@ -153,27 +173,24 @@ class _Sums:
     energy_pj: FloatArray
 
     @classmethod
-    def of(cls, table: CostTable, bits: IntArray) -> "_Sums":
+    def of(cls, table: CostTable, bits: IntArray) -> "LayerSums":
         """Gather from the tables and add.
 
         The metrics of a layer at the same widths are adjacent, and only the widths that occur are kept, so that they stay in the
         cache. Layers are added one after another, so the costs of an allocation are the same to the last bit in every batch.
         """
         used = np.unique(bits)
-        rows = _rows(table, tuple(used.tolist()))
+        metrics = layer_metrics(table, tuple(used.tolist()))
         position = np.searchsorted(used, np.arange(used[-1] + 1 if used.size else 0)).astype(np.intp)
-        first = (np.arange(len(rows)) * rows.shape[1])[:, None]
-        flat = rows.reshape(-1, rows.shape[2])
-        sums = np.empty((len(bits), rows.shape[2]))
-        for start in range(0, len(bits), _CHUNK):
-            at = position[bits[start : start + _CHUNK].T]
-            activations = np.maximum(at[table.inputs[:, 0]], at[table.inputs[:, 1]])
-            for further in table.inputs.T[2:]:
-                activations = np.maximum(activations, at[further])
-            index = first + (at[table.weights] * len(used) + activations) * len(used) + at[table.outputs]
-            # A sum over the outermost axis adds row to row, in order.
-            total = flat.take(index, axis=0).reshape(len(rows), -1).sum(axis=0)
-            sums[start : start + _CHUNK] = total.reshape(-1, rows.shape[2])
+        rows = np.arange(len(metrics))[:, None]
+        sums = np.empty((len(bits), metrics.shape[2]))
+        for start in range(0, len(bits), CHUNK):
+            sums[start : start + CHUNK] = gathered(table, metrics, rows, position[bits[start : start + CHUNK].T])
+        return cls.split(table, sums)
+
+    @classmethod
+    def split(cls, table: CostTable, sums: FloatArray) -> "LayerSums":
+        """Take the sums `[allocations, 1 + 2 placements]` of `gathered` apart."""
         count = len(table.cycles)
         return cls(
             weight_bytes=sums[:, 0].astype(np.int64),
@@ -187,16 +204,36 @@ class _Sums:
         can: npt.NDArray[np.bool_] = ~np.isnan(self.cycles[:, 0])
         return can
 
-    def rows(self, chosen: npt.NDArray[np.bool_]) -> "_Sums":
+    def rows(self, chosen: npt.NDArray[np.bool_]) -> "LayerSums":
         """The sums of some allocations."""
-        return _Sums(self.weight_bytes[chosen], self.cycles[chosen], self.energy_pj[chosen])
+        return LayerSums(self.weight_bytes[chosen], self.cycles[chosen], self.energy_pj[chosen])
+
+
+def gathered(table: CostTable, metrics: FloatArray, rows: IntArray, at: npt.NDArray[np.intp]) -> FloatArray:
+    """Sums of metrics over the layers, `[allocations, metrics]`.
+
+    Args:
+        table: tells the tensors of each layer.
+        metrics: as from `layer_metrics`.
+        rows: `[layers, allocations]`, or `[layers, 1]`, the row of `metrics` that a layer has.
+        at: `[sites, allocations]` positions of widths among those of `metrics`.
+    """
+    size = round(metrics.shape[1] ** (1 / 3))
+    activations = np.maximum(at[table.inputs[:, 0]], at[table.inputs[:, 1]])
+    for further in table.inputs.T[2:]:
+        activations = np.maximum(activations, at[further])
+    index = rows * metrics.shape[1] + (at[table.weights] * size + activations) * size + at[table.outputs]
+    # A sum over the outermost axis adds row to row, in order.
+    flat = metrics.reshape(-1, metrics.shape[2])
+    total: FloatArray = flat.take(index, axis=0).reshape(len(index), -1).sum(axis=0)
+    return total.reshape(-1, metrics.shape[2])
 
 
 @lru_cache(maxsize=4)  # single allocations mostly have the same widths
-def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
+def layer_metrics(table: CostTable, used: tuple[int, ...]) -> FloatArray:
     """Metrics `[layers, widths^3, 1 + 2 placements]` of every layer at every combination of the widths `used`."""
     at = WIDTH_INDEX[np.array(used, np.int64)]
-    layers, size = len(table.workload.layers), len(used)
+    layers, size = len(table.weight_bytes), len(used)
     stored = table.weight_bytes[:, at[:, None], at].astype(np.float64)
     grid = np.ix_(np.arange(len(table.cycles)), np.arange(layers), at, at, at)
     metrics = [np.broadcast_to(stored[..., None], (layers, size, size, size))]
@@ -204,17 +241,17 @@ def _rows(table: CostTable, used: tuple[int, ...]) -> FloatArray:
     return np.ascontiguousarray(np.stack(metrics, axis=-1).reshape(layers, size**3, len(metrics)))
 
 
-def _peaks(table: CostTable, bits: IntArray) -> IntArray:
+def peak_bytes(table: CostTable, bits: IntArray) -> IntArray:
     """Largest number of bytes alive at once, `[allocations]`."""
     sites, widths = table.site_bytes.shape
     first = (np.arange(sites) * widths)[:, None]
     peak = np.zeros(len(bits), np.int64)
-    for start in range(0, len(bits), _CHUNK):
-        at = first + WIDTH_INDEX[bits[start : start + _CHUNK, -sites:].T]
+    for start in range(0, len(bits), CHUNK):
+        at = first + WIDTH_INDEX[bits[start : start + CHUNK, -sites:].T]
         held = np.zeros((sites + 1, at.shape[1]), np.int64)  # the last row is the empty slot
         held[:-1] = table.site_bytes.take(at)
         alive = sum((held[slot] for slot in table.live.T), np.zeros((len(table.live), at.shape[1]), np.int64))
-        peak[start : start + _CHUNK] = alive.max(axis=0) + table.state_bytes.take(at).sum(axis=0)
+        peak[start : start + CHUNK] = alive.max(axis=0) + table.state_bytes.take(at).sum(axis=0)
     return peak
 
 

@@ -40,14 +40,17 @@ def packed_size_bytes(workload: Workload, bits: IntArray) -> IntArray:
         TargetError: a wrong shape or bit-width.
     """
     check_bits(workload, bits)
-    weight_bits = bits[:, : len(workload.weight_layers)]
-    scales = np.where(weight_bits == FLOAT_BITS, 0, SCALE_BYTES * workload.scale_counts)
-    ternary = -(-workload.weight_counts // TERNARY_PER_BYTE)
-    weights = np.where(weight_bits == TERNARY_BITS, ternary, (workload.weight_counts * weight_bits + 7) >> 3)
-    streams = weights + scales
+    streams = stream_bytes(workload.weight_counts, workload.scale_counts, bits[:, : len(workload.weight_layers)])
     normalisation = INPUT_CHANNEL_BYTES * workload.input_channels
     fixed = FILE_HEADER_BYTES + RECORD_BYTES * len(workload.sites) + FLOAT_BYTES * workload.constant_count + normalisation
     total: IntArray = streams.sum(axis=1) + fixed
+    return total
+
+
+def stream_bytes(weights: IntArray, scales: IntArray, bits: IntArray) -> IntArray:
+    """Bytes of the weights and scales of layers, from their numbers and the width of the weights; the arrays broadcast."""
+    held = np.where(bits == TERNARY_BITS, -(-weights // TERNARY_PER_BYTE), (weights * bits + 7) >> 3)
+    total: IntArray = held + np.where(bits == FLOAT_BITS, 0, SCALE_BYTES * scales)
     return total
 
 

@@ -1,0 +1,101 @@
+"""Costs of what is kept of a network are those of the narrowed network by itself, on every target."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from hw_models.compile import compile_target
+from hw_models.cost import Costs, evaluate_runnable
+from hw_models.elastic_cost import compile_elastic, evaluate_elastic
+from hw_models.errors import TargetError
+from hwsearch.network.blocks import Block
+from hwsearch.network.sites import find_sites, with_reads
+from hwsearch.separator.elastic_workload import build_elastic_workload
+from hwsearch.separator.workload import build_workload
+from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS
+from tests.network.random_modules import random_module
+from tests.network.test_options import CONV_TASNET, NETWORKS, inputs_of, options_of, separator_graph, traced_module
+
+FRAMES = 40
+COUNT = 4
+
+
+def workload_of(graph, *, streaming=False):
+    channels = {graph.inputs[0]: inputs_of(graph)}
+    frames = 64 if graph.inputs[0] == "waveform" else FRAMES
+    workload = build_workload(graph, find_sites(graph), channels, frames, 0.01, "separator", per_channel=True)
+    return workload.streamed() if streaming else workload
+
+
+def values_of(options):
+    """A few values of each option."""
+    found = {}
+    for name, option in options.by_name.items():
+        whole = options.whole(name)
+        found[name] = (0, 1) if isinstance(option, Block) else tuple(sorted({1, max(1, whole // 2), whole}))
+    return found
+
+
+def compare(graph, target, seed, *, streaming=False, count=COUNT):
+    """Cost random configurations together, and each by itself."""
+    options, random = options_of(graph), np.random.default_rng(seed)
+    values = values_of(options)
+    elastic = build_elastic_workload(graph, options, values, lambda each: workload_of(each, streaming=streaming))
+    bits = random.choice(RUNNABLE_WIDTHS[target], (count, len(elastic.workload.sites)))
+    structures = [{name: int(random.choice(each)) for name, each in values.items()} for _ in range(count)]
+    table = compile_elastic(TARGETS[target], elastic)
+    can, together = evaluate_elastic(table, bits, elastic.structures(structures))
+    number = 0
+    for row, (widths, structure) in enumerate(zip(bits, structures, strict=True)):
+        alone = workload_of(options.narrowed(graph, structure), streaming=streaming)
+        columns = [elastic.workload.column[site] for site in alone.sites]
+        runs, costs = evaluate_runnable(compile_target(TARGETS[target], alone), widths[None, columns])
+        assert runs[0] == can[row]
+        if not runs[0]:
+            continue
+        for field in fields(Costs):
+            ours, theirs = getattr(together, field.name), getattr(costs, field.name)
+            if field.name == "resources":
+                assert {name: each[number] for name, each in ours.items()} == {name: each[0] for name, each in theirs.items()}
+            else:
+                np.testing.assert_allclose(ours[number], theirs[0], rtol=1e-12, err_msg=f"{field.name} {structure}")
+        number += 1
+    assert number == len(together.latency_ms)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_narrowed_tcn_costs_what_it_costs_by_itself(target, streaming):
+    graph = separator_graph(NETWORKS["relu"])
+    compare(graph, target, seed=1, streaming=streaming)
+    if TARGETS[target].compute.rule != "dataflow":
+        compare(with_reads(separator_graph(NETWORKS["causal"])), target, seed=2, streaming=streaming)
+
+
+@pytest.mark.parametrize("target", ["x86-onnxruntime", "nvidia-t4"])
+def test_a_narrowed_conv_tasnet_costs_what_it_costs_by_itself(target):
+    compare(separator_graph(CONV_TASNET), target, seed=3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6))
+def test_any_narrowed_network_costs_what_it_costs_by_itself(seed):
+    try:
+        graph = traced_module(random_module(seed))
+        assume(options_of(graph).by_name)
+        compare(graph, "x86-onnxruntime", seed, count=4)
+    except (ValueError, TargetError):  # some have a tensor without channels, or operations that are not charged
+        assume(False)
+
+
+def test_a_structure_is_refused_by_name():
+    graph = separator_graph(NETWORKS["relu"])
+    options = options_of(graph)
+    elastic = build_elastic_workload(graph, options, {"blocks.1.expand.channels": (2, 10)}, workload_of)
+    with pytest.raises(TargetError, match=r"unknown option 'blocks.9.kept'"):
+        elastic.structures([{"blocks.9.kept": 0}])
+    with pytest.raises(TargetError, match=r"option 'blocks.1.expand.channels' is 3; wanted one of \[2, 10\]"):
+        elastic.structures([{"blocks.1.expand.channels": 3}])
