@@ -163,3 +163,41 @@ def test_a_target_that_refuses_a_width_names_the_layer() -> None:
     message = refusal(hwsearch("cost", "finn-pynq-z2", "--weight-bits", 16))
     assert "layer 'input_proj': 16-bit weights" in message
     assert np.all([word not in message for word in ("Traceback", "\n\n")])
+
+
+def milliseconds(*arguments: object) -> float:
+    """The time of an inference on a Cortex-M7."""
+    answer = hwsearch("cost", "cortex-m7-cmsis-nn", *arguments)
+    assert answer.code == 0, answer.stderr
+    return float(total(answer.stdout)["latency_ms"].replace(",", ""))
+
+
+def test_what_is_left_out_costs_nothing() -> None:
+    whole = milliseconds()
+    narrow = milliseconds("--keep", "blocks.*.channels=64")
+    short = milliseconds("--keep", "blocks.1?.kept=0")
+    both = milliseconds("--keep", "blocks.*.channels=64", "--keep", "blocks.1?.kept=0")
+    assert both < min(narrow, short) < max(narrow, short) < whole
+    assert milliseconds("--keep", "blocks.*.kept=0", "--keep", "blocks.*.kept=1") == pytest.approx(whole, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("blocks.0.kept", "--keep blocks.0.kept: wanted NAME=NUMBER, such as blocks.0.kept=0"),
+        ("blocks.0.kept=-1", "--keep blocks.0.kept=-1: wanted NAME=NUMBER, such as blocks.0.kept=0"),
+        ("blocks.0.kept=2", "--keep: option 'blocks.0.kept' is 2; wanted 0 to 1"),
+        ("blocks.0.expand.channels=0", "--keep: option 'blocks.0.expand.channels' is 0; wanted 1 to 128"),
+        (
+            "head=0",
+            "--keep head=0: matches nothing that can be left out; options are like blocks.0.kept, blocks.11.expand.channels",
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(keep: str, message: str) -> None:
+    assert refusal(hwsearch("cost", "cortex-m7-cmsis-nn", "--keep", keep)) == message
+
+
+def test_a_candidate_is_whole(tmp_path: Path) -> None:
+    answer = hwsearch("cost", "gap9", "--run", tmp_path, "--candidate", 1, "--keep", "blocks.0.kept=0")
+    assert refusal(answer).startswith("--keep and --run exclude each other")

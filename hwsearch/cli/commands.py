@@ -520,6 +520,13 @@ def evaluate(
 @click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights. Not with --candidate.")
 @click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations. Not with --candidate.")
 @click.option(
+    "--keep",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    help="What to keep of a residual block (blocks.0.kept=0 leaves it out) or of its hidden channels "
+    "(blocks.1.expand.channels=64). NAME may have wildcards. May be repeated. Not with --candidate.",
+)
+@click.option(
     "--streaming", is_flag=True, help="Show the costs of live use, one frame at a time, with past frames kept in memory."
 )
 @COLUMNS

@@ -56,7 +56,7 @@ class Sites:
         tensors: the tensor of each activation site.
         grids: for each tensor, the site whose grid it is on: its own, or that of the tensor that it is a part of.
         carried: activation sites that make up residual trunks (`with_reads`): tensors that no layer makes, and that both layers
-            and sums read; and sums that only go into other sums.
+            and sums read; sums that only go into other sums; and sums that a `Read` reads.
         ties: activation sites that share their scales (`tied`); none unless the experiment ties them.
     """
 
@@ -104,8 +104,11 @@ def find_sites(graph: Graph) -> Sites:
     return Sites(weights, tuple(tensors), tensors, grids, carried)
 
 
-def with_reads(graph: Graph) -> Graph:
+def with_reads(graph: Graph, *, sums: bool = False) -> Graph:
     """Put a `Read` before each layer that reads a carried tensor, so that its input gets a bit-width of its own.
+
+    With `sums`, layers get one before every sum, which is then carried. Where blocks may be left out, any sum may turn out to be
+    the one that a layer reads.
 
     A residual trunk goes through many sums. Rounding it to 8 bits at each of them causes most of the loss of 8-bit activations.
     Carried in 16 bits and read by each layer in 8, it loses little, and the layers stay in 8 bits. The result of a layer is never
@@ -115,7 +118,9 @@ def with_reads(graph: Graph) -> Graph:
     operations: list[ops.Operation] = []
     for operation in graph.operations:
         read = operation
-        if isinstance(operation, LAYERS) and sites.grids.get(operation.inputs[0]) in sites.carried:
+        source = operation.inputs[0]
+        wide = sites.grids.get(source) in sites.carried or (sums and isinstance(graph.by_name.get(source), ops.Add))
+        if isinstance(operation, LAYERS) and wide:
             operations.append(ops.Read(operation.name + _INPUT, operation.inputs))
             read = replace(operation, inputs=(operation.name + _INPUT,))
         operations.append(read)
@@ -167,10 +172,10 @@ def _sources(graph: Graph, grids: Mapping[str, str], kinds: tuple[type[ops.Opera
 
 
 def _is_summed_on(graph: Graph, tensor: str) -> bool:
-    """Whether a tensor is a sum that goes into another sum, and that no layer reads."""
+    """Whether a tensor is a sum that goes into another sum or into a `Read`, and that no layer reads as it is."""
     readers = graph.readers[tensor]
-    sums = isinstance(graph.by_name.get(tensor), ops.Add) and any(isinstance(reader, ops.Add) for reader in readers)
-    return sums and not any(isinstance(reader, LAYERS) for reader in readers)
+    into = any(isinstance(reader, ops.Add | ops.Read) for reader in readers)
+    return isinstance(graph.by_name.get(tensor), ops.Add) and into and not any(isinstance(reader, LAYERS) for reader in readers)
 
 
 def _anchor(graph: Graph, operation: ops.Operation) -> ops.Operation:

@@ -17,6 +17,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.export.onnx_size import onnx_size
 from hwsearch.files.reading import digest
+from hwsearch.network.options import Structure
 from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
 from hwsearch.search.exact.milp import optimum
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray, Widths
@@ -200,14 +201,24 @@ def _front_end(experiment: Experiment) -> FrontEnd:
     return build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], experiment.data.sample_rate)
 
 
-def experiment_workload(experiment: Experiment) -> Workload:
-    """Return the layer shapes of one inference: over `search.utterance_seconds`, or over one frame with `search.streaming`."""
-    rate = experiment.data.sample_rate
-    front_end = _front_end(experiment)
-    frames = front_end.frames(round(experiment.search.utterance_seconds * rate))
+def experiment_workload(experiment: Experiment, structure: Structure | None = None) -> Workload:
+    """Return the layer shapes of one inference: over `search.utterance_seconds`, or over one frame with `search.streaming`.
+
+    Args:
+        experiment: names the network.
+        structure: what is kept of it; all of it by default.
+    """
+    rate, frames = experiment.data.sample_rate, inference_frames(experiment)
+    network = untrained_network(experiment, elastic=structure is not None)
+    network = network.narrowed(structure, frames) if structure else network
     per_channel = experiment.quantization.weight_scale == "per_channel"
-    workload = _workload(untrained_network(experiment), frames, front_end.frame_samples / rate, per_channel=per_channel)
+    workload = _workload(network, frames, _front_end(experiment).frame_samples / rate, per_channel=per_channel)
     return workload.streamed() if experiment.search.streaming else workload
+
+
+def inference_frames(experiment: Experiment) -> int:
+    """Return the frames of `search.utterance_seconds`."""
+    return _front_end(experiment).frames(round(experiment.search.utterance_seconds * experiment.data.sample_rate))
 
 
 @lru_cache(maxsize=_KEPT)

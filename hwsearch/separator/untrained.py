@@ -11,6 +11,7 @@ from hw_models.workload import Workload
 from hwsearch.data.arrays import ARRAYS, ArrayName
 from hwsearch.experiment import Experiment, NetworkConfig
 from hwsearch.network.graph import Graph
+from hwsearch.network.options import Options, Structure, find_options
 from hwsearch.network.sites import Sites, find_sites, tied, with_reads
 from hwsearch.separator.separator import build_separator
 from hwsearch.separator.traced import graph_of, traced
@@ -42,14 +43,30 @@ class UntrainedNetwork:
         sites = find_sites(self.graph)
         return tied(self.graph, sites) if self.ties else sites
 
+    def options(self, frames: int) -> Options:
+        """Find what can be left out of the network, which takes so many frames."""
+        return find_options(self.graph, {self.graph.inputs[0]: (self.inputs, frames)})
+
+    def narrowed(self, structure: Structure, frames: int) -> "UntrainedNetwork":
+        """Leave out what a structure does not keep.
+
+        Raises:
+            ValueError: an unknown option, or a number that it cannot have.
+        """
+        return replace(self, graph=self.options(frames).narrowed(self.graph, structure)) if structure else self
+
     def workload(self, frames: int, frame_seconds: float, *, per_channel: bool, name: str = "separator") -> Workload:
         """Make the workload of one inference; see `build_workload`."""
         channels = dict.fromkeys(self.graph.inputs, self.inputs)
         return build_workload(self.graph, self.sites, channels, frames, frame_seconds, name, per_channel=per_channel)
 
 
-def untrained_network(experiment: Experiment) -> UntrainedNetwork:
+def untrained_network(experiment: Experiment, *, elastic: bool = False) -> UntrainedNetwork:
     """Return the network of an experiment, from a cache.
+
+    Args:
+        experiment: names the network.
+        elastic: whether parts of it may be left out; a wide trunk is then read as `with_reads` says with `sums`.
 
     Raises:
         UserError: the network cannot be built or traced.
@@ -57,7 +74,7 @@ def untrained_network(experiment: Experiment) -> UntrainedNetwork:
     data = experiment.data
     config = _CONFIG.dump_json(experiment.separator).decode()  # a key: a module's arguments cannot be hashed
     ties = bool(experiment.quantization.tied_adds)
-    return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk, ties=ties)
+    return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk, elastic=elastic, ties=ties)
 
 
 def network_of(module: nn.Module, inputs: int) -> UntrainedNetwork:
@@ -70,11 +87,12 @@ def untrained_sites(experiment: Experiment) -> Sites:
 
 
 @lru_cache(maxsize=_KEPT)
-def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool, ties: bool) -> UntrainedNetwork:
+def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool, elastic: bool, ties: bool) -> UntrainedNetwork:
     with torch.random.fork_rng(devices=[]):  # keeps the state of the generator
         separator = build_separator(_CONFIG.validate_json(config), ARRAYS[array], sample_rate)
         graph = traced(separator)
-    return replace(without_numbers(with_reads(graph) if wide else graph, separator.front_end.inputs), ties=ties)
+    read = with_reads(graph, sums=elastic) if wide else graph
+    return replace(without_numbers(read, separator.front_end.inputs), ties=ties)
 
 
 def without_numbers(graph: Graph, inputs: int) -> UntrainedNetwork:

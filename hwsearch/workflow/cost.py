@@ -1,5 +1,6 @@
 """The cost of a network on a chip, layer by layer, and the calibration of a chip's model."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,28 @@ from hw_models.workload import IntArray, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
 from hwsearch.files.writing import atomic_write_bytes
-from hwsearch.search.costs import experiment_workload
+from hwsearch.network.options import Options
+from hwsearch.search.costs import experiment_workload, inference_frames
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
-from hwsearch.separator.untrained import untrained_sites
+from hwsearch.separator.untrained import untrained_network
 from hwsearch.workflow.runs import read_run
 
 
 @dataclass(frozen=True)
 class Charged:
-    """The network to charge: that of an experiment or the embedded base, with a candidate's widths or uniform ones."""
+    """The network to charge: that of an experiment or the embedded base, with a candidate's widths or uniform ones.
+
+    Attributes:
+        keep: what is kept of options, `PATTERN=NUMBER`, not of a candidate; the last that matches an option counts.
+    """
 
     experiment: Path | None = None
     run: Path | None = None
     candidate: int | None = None
     weight_bits: int = 8
     activation_bits: int = 8
+    keep: tuple[str, ...] = ()
 
     def resolve(self, target: str) -> tuple[Experiment, BitAllocation]:
         """Return the experiment and the allocation to charge on a target.
@@ -43,6 +50,8 @@ class Charged:
             raise UserError("--run and --candidate go together; wanted both or neither")
         if self.run is not None and self.experiment is not None:
             raise UserError("--run and --experiment exclude each other; wanted one of them")
+        if self.run is not None and self.keep:
+            raise UserError("--keep and --run exclude each other: candidates are whole; wanted one of them")
         for name, bits, allowed in (
             ("--weight-bits", self.weight_bits, WEIGHT_WIDTHS),
             ("--activation-bits", self.activation_bits, ACTIVATION_WIDTHS),
@@ -55,7 +64,7 @@ class Charged:
         named = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
         changes = {"targets": [target], "trunk_bits": None, "activation_bits": [self.activation_bits]}
         experiment = with_search(named, changes)
-        sites = untrained_sites(experiment)
+        sites = untrained_network(experiment, elastic=bool(self.keep)).sites
         return experiment, uniform(sites, self.weight_bits, self.activation_bits, experiment.search.widest_trunk)
 
 
@@ -87,22 +96,54 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
         streaming: whether to charge frame by frame even if the experiment does not.
 
     Raises:
-        UserError: the target is unknown, its file is wrong, it does not run the widths, or `Charged.resolve` refuses.
+        UserError: the target is unknown, its file is wrong, it does not run the widths, something is kept that does not exist,
+            or `Charged.resolve` refuses.
     """
     try:
         chip = load_target(target)
     except TargetError as error:
         raise UserError(str(error)) from None
     experiment, allocation = charged.resolve(target)
-    workload = experiment_workload(experiment)
+    structure = _structure(charged, experiment)
+    workload = experiment_workload(experiment, structure)
     if streaming:
         workload = workload.streamed()
     try:
-        bits = bits_matrix(workload, [allocation.by_site])[0]
+        bits = bits_matrix(workload, [{site: allocation.by_site[site] for site in workload.sites}])[0]
         table = compile_target(chip, workload)
         return Charge(chip, table, bits, cost_rows(table, bits), evaluate(table, bits[None]), placement_of(table, bits))
     except TargetError as error:
         raise UserError(str(error)) from None
+
+
+def _structure(charged: Charged, experiment: Experiment) -> dict[str, int] | None:
+    """Return what is kept of a network; None if all of it is."""
+    if not charged.keep:
+        return None
+    network = untrained_network(experiment, elastic=True)
+    return parse_structure(charged.keep, network.options(inference_frames(experiment)))
+
+
+def parse_structure(keep: Sequence[str], options: Options) -> dict[str, int]:
+    """Read what is kept of a network from `PATTERN=NUMBER` (shell wildcards); the last that matches an option counts.
+
+    Raises:
+        UserError: no number, a pattern that matches no option, or a number that an option cannot have.
+    """
+    found: dict[str, int] = {}
+    for each in keep:
+        pattern, equals, number = each.rpartition("=")
+        if not equals or not number.isascii() or not number.isdigit():
+            raise UserError(f"--keep {each}: wanted NAME=NUMBER, such as blocks.0.kept=0")
+        matched = fnmatch.filter(options.by_name, pattern)
+        if not matched:
+            some = ", ".join(name for name in (*list(options.by_name)[:1], *list(options.by_name)[-1:]))
+            raise UserError(f"--keep {each}: matches nothing that can be left out; options are like {some or 'none'}")
+        found |= dict.fromkeys(matched, int(number))
+    try:
+        return options.relevant(found)
+    except ValueError as error:
+        raise UserError(f"--keep: {error}") from None
 
 
 def fit_target(target: str, measurements: Path, output: Path) -> Fit:

@@ -72,3 +72,12 @@ def test_reads_are_put_before_layers_of_carried_tensors_only() -> None:
     assert sites.read_by(graph.by_name["head"]) == "blocks.1.add.output"  # nothing else reads it
     x = torch.randn(2, CHANNELS, 9)
     assert torch.equal(*run(graph, {"features": x}), *run(_traced(Stack), {"features": x}))
+
+
+def test_every_sum_that_a_layer_reads_may_be_wide() -> None:
+    """Where blocks may be left out, any sum may be the last."""
+    graph = with_reads(_traced(Stack), sums=True)
+    sites = find_sites(graph)
+    assert sites.carried == ("features", "blocks.0.add.output", "blocks.1.add.output")
+    assert [each.name for each in graph.operations if isinstance(each, Read)][-1] == "head.input"
+    assert sites.read_by(graph.by_name["head"]) == "head.input"

@@ -99,3 +99,13 @@ def test_a_structure_is_refused_by_name():
         elastic.structures([{"blocks.9.kept": 0}])
     with pytest.raises(TargetError, match=r"option 'blocks.1.expand.channels' is 3; wanted one of \[2, 10\]"):
         elastic.structures([{"blocks.1.expand.channels": 3}])
+
+
+def test_a_narrowed_network_has_the_workload_of_a_network_built_narrow():
+    whole = NETWORKS["relu"]
+    graph = separator_graph(whole)
+    options = options_of(graph)
+    structure = {group.name: 4 for group in options.groups}
+    structure |= {block.name: 0 for block in options.blocks[whole.X :]}
+    built = separator_graph(whole.model_copy(update={"H": 4, "R": 1}))
+    assert workload_of(options.narrowed(graph, structure)) == workload_of(built)
