@@ -1,7 +1,7 @@
 """Export to QONNX (arXiv 2206.07527): one `Quant` node per quantized tensor, of any width.
 
 The number of frames is fixed, because QONNX's executor and FPGA tools require it. Quantized tensors are named after their sites.
-The grids of activations begin at zero where that is possible (`hwsearch.export.zero_points`).
+The grids of activations begin at zero (`hwsearch.export.zero_points`).
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.site_nodes import quantizers
 from hwsearch.export.zero_points import drop_zero_points
 from hwsearch.files.writing import atomic_write_bytes
+from hwsearch.network.shapes import tensor_shapes
 from hwsearch.network.sites import LAYERS, WEIGHT
 
 
@@ -25,7 +26,9 @@ def export_qonnx(network: ExportedNetwork, path: Path, description: ExportDescri
     exported = brevitas_model(brevitas_export_qonnx, network, frames)
     layers = layer_nodes(exported, network.network)
     fold_pads(exported, layers)
-    drop_zero_points(exported, network.network, layers)
+    graph = network.network.graph
+    shapes = tensor_shapes(graph, {graph.inputs[0]: (network.features, frames)})
+    drop_zero_points(exported, network.network, layers, shapes)
     drop_unused(exported)
     _read_once(exported)
     model: ModelProto = cleanup_model(ModelWrapper(exported)).model

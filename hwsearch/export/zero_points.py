@@ -4,9 +4,12 @@ A grid with a zero point of z becomes one that begins at zero: z steps are added
 Where a layer reads the grid, its bias takes them away: z times the sum of its weights, an integer of the bias's own grid. So the
 layer reads plain unsigned integers. QONNX's cost analysis, for one, counts an operand with a zero point as float32.
 
-A layer with padding keeps its zero point, since the zeros that are padded would not be zeros any more. Behind a ReLU, such layers
-read grids that begin at zero anyway.
+A layer with padding then reads too little where it reads padding: the zeros of the grid are z steps there, not 0. What is
+missing is a constant for each channel and frame, which is added behind the layer. Behind a ReLU, layers read grids that begin at
+zero anyway.
 """
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,29 +18,27 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from hwsearch.export.brevitas_graph import LayerNodes, constants_of
 from hwsearch.network.operations import Convolution, Operation, TransposedConvolution
+from hwsearch.network.shapes import Shape
 from hwsearch.network.sites import WEIGHT
 from hwsearch.separator.quantized import QuantizedNetwork
 from hwsearch.separator.quantizers import bias_integers
 
 
-def drop_zero_points(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes) -> None:
-    """Give activations grids that begin at zero, except those that a padded layer reads.
+def drop_zero_points(model: ModelProto, network: QuantizedNetwork, layers: LayerNodes, shapes: Mapping[str, Shape]) -> None:
+    """Give activations grids that begin at zero.
 
     Args:
         model: a QONNX graph, as Brevitas writes it; it is changed.
         network: its network.
         layers: the layers and their nodes.
+        shapes: of the network's tensors.
     """
     constants = constants_of(model)
     for node in [node for node in model.graph.node if node.op_type == "Quant" and node.input[0] not in constants]:
         zero_point = float(constants[node.input[2]])
         readers = [(layer, each) for layer, each in layers if each.input[0] == node.output[0]]
-        if zero_point and not any(_is_padded(layer) for layer, _ in readers):
-            _Shift(model, network, node, zero_point).apply(readers)
-
-
-def _is_padded(layer: Operation) -> bool:
-    return isinstance(layer, Convolution) and layer.padding != (0, 0)
+        if zero_point:
+            _Shift(model, network, node, zero_point).apply(readers, shapes)
 
 
 class _Shift:
@@ -52,7 +53,7 @@ class _Shift:
         self._zero_point = zero_point
         self._scale = self._constants[quantizer.input[1]]
 
-    def apply(self, readers: LayerNodes) -> None:
+    def apply(self, readers: LayerNodes, shapes: Mapping[str, Shape]) -> None:
         """Shift the grid before the quantizer. Layers shift it back in their biases, and all others read a node that does."""
         quantizer, made = self._quantizer, self._quantizer.output[0]
         steps = self._constant("steps", np.float32(self._zero_point) * self._scale)
@@ -68,6 +69,8 @@ class _Shift:
             if (bias := self._shifted_bias(layer, node)) is not None:
                 self._replace_bias(node, bias)
                 node.input[0] = quantizer.output[0]
+                if isinstance(layer, Convolution) and any(layer.padding):
+                    self._add_padding(layer, node, shapes)
 
     def _shifted_bias(self, layer: Operation, node: NodeProto) -> NDArray[np.float32] | None:
         """The bias of a layer that reads the shifted grid; none if it depends on the frame, or if float32 does not hold it."""
@@ -86,6 +89,23 @@ class _Shift:
         integers = bias_integers(torch.tensor(bias), torch.tensor(scale)).double().numpy() - self._zero_point * sums
         shifted: NDArray[np.float32] = (integers * scale.astype(np.float64)).astype(np.float32)
         return shifted if np.array_equal(np.rint(shifted / scale), integers) else None
+
+    def _add_padding(self, layer: Convolution, node: NodeProto, shapes: Mapping[str, Shape]) -> None:
+        """Add what a layer misses where it reads padding: z steps times the weights of the taps there."""
+        quantized = self._network.quantized_weights()[layer.name + WEIGHT]
+        if quantized is None:
+            raise AssertionError(f"'{layer.name}' has no integer weights")
+        by_tap = quantized.integers.sum(dim=1).numpy().astype(np.float64)  # [out, taps]
+        read, made = shapes[layer.inputs[0]][1], shapes[layer.name][1]
+        frames = np.arange(made)[:, None] * layer.stride + np.arange(by_tap.shape[1]) * layer.dilation - layer.padding[0]
+        outside = (frames < 0) | (frames >= read)  # [frames, taps]
+        scale = self._scale.astype(np.float64) * np.broadcast_to(quantized.scale.flatten().double().numpy(), len(by_tap))
+        missing = self._zero_point * (by_tap @ outside.T) * scale[:, None]
+        made_before, place = node.output[0], next(i for i, each in enumerate(self._graph.node) if each.name == node.name)
+        node.output[0] = f"{made_before}.unpadded"
+        constant = self._constant(f"padding.{node.name}", missing[None].astype(np.float32))
+        add = helper.make_node("Add", [node.output[0], constant], [made_before], name=f"{node.name}.padding")
+        self._graph.node.insert(place + 1, add)
 
     def _replace_bias(self, node: NodeProto, bias: NDArray[np.float32]) -> None:
         name = self._constant(f"bias.{node.name}", bias)

@@ -61,7 +61,7 @@ def test_tensors_have_the_names_of_their_sites(exported):
     assert made >= {*weight_sites(RELU), *activation_sites(RELU)}
 
 
-@pytest.mark.parametrize("config", [RELU, CAUSAL])
+@pytest.mark.parametrize("config", [RELU, CAUSAL, PRELU])
 @pytest.mark.parametrize("widths", [(3, 5), (4, 8), (8, 4), (8, 16)])
 def test_qonnx_counts_what_the_cost_model_counts(tmp_path, config, widths):
     """The file's own count: multiplications, their bit operations, and the bits of the weights."""
@@ -79,18 +79,20 @@ def test_qonnx_counts_what_the_cost_model_counts(tmp_path, config, widths):
     assert found["total_mem_w_bits"] == round(average_weight_bits(workload, bits)[0] * weights)
 
 
-def test_large_zero_points_stay_where_padding_reads_them(tmp_path):
+@pytest.mark.parametrize("config", [PRELU, CAUSAL.model_copy(update={"activation": "prelu"})])
+def test_no_zero_points_are_left_and_padding_is_made_up_for(tmp_path, config):
     """With PReLU, the zeros around a depthwise convolution's input are not its lowest value."""
-    allocation = uniform(PRELU, 4, 8)
-    network, path = exported_network(PRELU, allocation), tmp_path / "model.qonnx.onnx"
+    allocation = uniform(config, 4, 8)
+    network, path = exported_network(config, allocation), tmp_path / "model.qonnx.onnx"
     export_qonnx(network, path, description(network.network.graph, allocation), FRAMES)
     model = ModelWrapper(str(path))
-    kept = {
-        node.output[0]
-        for node in model.get_nodes_by_op_type("Quant")
-        if model.get_initializer(node.input[2]).any() and model.get_initializer(node.input[0]) is None
-    }
-    assert kept == {f"blocks.{block}.expand.output" for block in range(2)}
+    quantizers = model.get_nodes_by_op_type("Quant")
+    assert not any(model.get_initializer(node.input[2]).any() for node in quantizers)
+    added = [model.get_initializer(name) for node in model.get_nodes_by_op_type("Add") for name in node.input]
+    padding = [constant for constant in added if constant is not None and constant.shape == (1, config.H, FRAMES)]
+    assert len(padding) == config.X  # one for each block
+    assert all(constant[..., 0].any() and not constant[..., FRAMES // 2].any() for constant in padding)
+    assert verify_qonnx(path, network, [raw_features(network, FRAMES)]).worst_rounding <= 0.51
 
 
 def test_a_wrong_weight_fails_verification(exported, tmp_path):
