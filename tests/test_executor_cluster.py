@@ -159,7 +159,7 @@ def test_a_node_that_cannot_start_workers_is_named(cluster: RayCluster, tmp_path
     assert left == []
 
 
-@pytest.mark.parametrize("given", ["another", "no file", "nothing"])
+@pytest.mark.parametrize("given", ["another", pytest.param("no file", marks=pytest.mark.slow), "nothing"])
 def test_a_driver_without_the_clusters_token_is_refused_before_anything_is_built(
     cluster: RayCluster, tmp_path: Path, given: str
 ) -> None:

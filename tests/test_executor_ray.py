@@ -143,7 +143,7 @@ def test_an_idle_worker_that_does_not_answer_is_replaced(tmp_path: Path, monkeyp
     assert not outcome.worker.endswith(f":{stopped}")
 
 
-@pytest.mark.parametrize("pause", [0.0, 2.0])
+@pytest.mark.parametrize("pause", [pytest.param(0.0, marks=pytest.mark.slow), 2.0])
 def test_workers_that_die_idle_cost_no_job_its_attempts(tmp_path: Path, pause: float) -> None:
     """At once the first job may find out; the others are asked from then on."""
     with RayExecutor(partial(make_work, tmp_path, 0.2), workers=2, max_attempts=2) as executor:

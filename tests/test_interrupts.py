@@ -108,7 +108,7 @@ def read_until(stream: IO[str], wanted: str) -> str:
     return "".join(lines)
 
 
-@pytest.mark.parametrize("everybody", [False, True])
+@pytest.mark.parametrize("everybody", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bool) -> None:
     """Also where all processes get it at once, as from systemd, and in a job that is deaf to Ctrl-C."""
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
@@ -127,7 +127,7 @@ def test_sigterm_ends_a_search_on_ray_as_ctrl_c_does(copied: Tiny, everybody: bo
     assert wait_until_gone(started) == set()
 
 
-@pytest.mark.parametrize("seconds", [1.0, 2.5])
+@pytest.mark.parametrize("seconds", [1.0, pytest.param(2.5, marks=pytest.mark.slow)])
 def test_sigterm_as_ray_starts_ends_in_good_order(copied: Tiny, seconds: float) -> None:
     """There is a moment at which Ray prints its stack first."""
     command = [HWSEARCH, "search", copied.file, "--runs-dir", copied.runs, "--trials", "5000", "--workers", "1"]
@@ -290,7 +290,7 @@ def test_sigterm_ends_a_build_of_data_in_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("presses", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_a_search_on_ray_which_then_goes_on(copied: Tiny, presses: int) -> None:
     """A second one that comes when all is tidied up finds nothing left to do."""
     command = ["search", str(copied.file), "--runs-dir", str(copied.runs), "--trials", "5000"]
