@@ -113,10 +113,10 @@ class _Finder:
         return _Removed(removed | self._needless(removed)) if able else None
 
     def _may_pass(self, tensor: str, total: ops.Operation) -> bool:
-        """Whether a tensor can stand for a sum: nothing behind the sum reads it, and the sum is rounded as it is."""
+        """Whether a tensor can stand for a sum: nothing behind the sum reads it, and both are rounded as they are."""
         last = max(self.position[reader.name] for reader in self._graph.readers[tensor])
         alone = last == self.position[total.name] and tensor not in self._graph.outputs
-        return alone and total.name in self._rounded and self._shapes[tensor] == self._shapes[total.name]
+        return alone and {tensor, total.name} <= self._rounded.keys() and self._shapes[tensor] == self._shapes[total.name]
 
     def _between(self, first: str, last: str) -> set[str]:
         """Return the operations that compute a tensor from another one; none if they do not."""
