@@ -1,7 +1,7 @@
 """Workloads of which parts can be left out: layers, and channels.
 
 An *option* changes some layers. Each of its values is a number; the largest stands for the whole network. A sum that has lost one
-of its inputs is passed by the other, and one that has lost both is gone.
+of its inputs is replaced by the other, and one that has lost both is gone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ class Option:
 class ElasticWorkload:
     """A network and what can be left out of it.
 
-    A layer or site is changed by one option that narrows it and by one that removes it, at most.
+    At most one option narrows a layer or site, and at most one removes it.
 
     Attributes:
         workload: the whole network.

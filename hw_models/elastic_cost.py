@@ -15,6 +15,7 @@ import numpy.typing as npt
 from hw_models.compile import WIDTH_INDEX, CostTable, all_layer_tables, compile_target, frame_bytes_of
 from hw_models.cost import CHUNK, Costs, Counts, LayerSums, assembled, evaluate_runnable, gathered, layer_metrics
 from hw_models.elastic import ElasticWorkload, Option
+from hw_models.errors import TargetError
 from hw_models.packed import FILE_HEADER_BYTES, FLOAT_BYTES, INPUT_CHANNEL_BYTES, RECORD_BYTES, stream_bytes
 from hw_models.target import Target
 from hw_models.workload import IntArray, Layer, LayerKind, Workload, check_bits
@@ -114,7 +115,10 @@ def evaluate_elastic(table: ElasticTable, bits: IntArray, structures: IntArray) 
         TargetError: a wrong shape or width.
     """
     check_bits(table.workload, bits)
-    if table.table.dataflow is not None:
+    wanted = (len(bits), len(table.elastic.options))
+    if structures.shape != wanted:
+        raise TargetError(f"structures of shape {structures.shape}; wanted {wanted}")
+    if table.table.dataflow is not None and len(bits):
         return _by_structure(table, bits, structures)
     used = np.unique(bits)
     metrics = layer_metrics(table.table, tuple(used.tolist()))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate_runnable
+from hw_models.errors import TargetError
 from hw_models.target import load_target
 from hw_models.workload import bits_matrix
 from hwsearch.export.network import ExportedNetwork
@@ -24,7 +25,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """Speed on one thread of this machine, from features to mask.
+    """Speed on one thread of this machine, from features to mask; those of a TensorFlow Lite file are quantized before.
 
     A real-time factor is the processor time that a second of sound takes, in seconds: below 1, the network keeps up.
 
@@ -60,8 +61,7 @@ def measure_speed(
     (source,) = master.inputs
     seconds = _seconds_of_sound(network, features.shape[-1])
     with one_thread(), torch.inference_mode():
-        normalised = network.normalise(features)
-        calls = call, lambda: run(master, {source: normalised})
+        calls = call, lambda: run(master, {source: network.normalise(features)})
         for each in calls:
             each()
         rounds = [[_processor_seconds(each) for each in calls] for _ in range(ROUNDS)]
@@ -95,6 +95,9 @@ def _modelled_seconds(network: ExportedNetwork, frames: int, target: str) -> flo
         "separator",
         per_channel=any(weight is not None and weight.scale.numel() > 1 for weight in weights),
     )
-    table = compile_target(load_target(target), workload)
+    try:
+        table = compile_target(load_target(target), workload)
+    except TargetError:
+        return None  # the target cannot run a layer at any width
     can, costs = evaluate_runnable(table, bits_matrix(workload, [quantized.allocation.by_site]))
     return float(costs.latency_ms[0]) / 1000 if can[0] else None

@@ -4,8 +4,8 @@ A grid with a zero point of z becomes one that begins at zero: z steps are added
 Where a layer reads the grid, its bias takes them away: z times the sum of its weights, an integer of the bias's own grid. So the
 layer reads plain unsigned integers. QONNX's cost analysis, for one, counts an operand with a zero point as float32.
 
-A layer with padding then reads too little where it reads padding: the zeros of the grid are z steps there, not 0. What is
-missing is a constant for each channel and frame, which is added behind the layer. Behind a ReLU, layers read grids that begin at
+At padding, a layer then reads the integer 0, but zero is the integer z there. What is missing is a constant for each channel and
+frame, which is added behind the layer. Behind a ReLU, layers read grids that begin at
 zero anyway.
 """
 

@@ -1,7 +1,7 @@
 """Residual blocks that can be left out of a graph.
 
-A residual sum adds what a block computes to what the block reads. Without the block, its input passes the sum. A block may have
-more results that are added to something, such as a skip connection: what they are added to passes those sums, too.
+A residual sum adds what a block computes to what the block reads. Without the block, the sum is replaced by its other input. If
+the block adds to several sums, as with a skip connection, each is replaced in the same way.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from itertools import takewhile
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
 from hwsearch.network.shapes import Shape, tensor_shapes
-from hwsearch.network.sites import find_sites
+from hwsearch.network.sites import LAYERS, find_sites
 
 KEPT = ".kept"
 """What the name of a block ends with."""
@@ -50,14 +50,14 @@ def find_blocks(graph: Graph, inputs: Mapping[str, Shape]) -> tuple[Block, ...]:
         if not any(removed & other for _, other in apart):
             apart.append((total, removed))
     apart.sort(key=lambda each: finder.position[each[0]])
-    # All that the sums of a chain add may be gone. Then the first block of the chain has to stay.
+    # If blocks supply every term of a chain of sums, nothing is left; the first block then has to stay.
     while apart and without(graph, _Removed().union(*(removed for _, removed in apart))) is None:
         del apart[0]
     return tuple(Block(name + KEPT, removed) for name, (_, removed) in zip(_names(apart), apart, strict=True))
 
 
 def without(graph: Graph, removed: Collection[str]) -> tuple[frozenset[str], dict[str, str]] | None:
-    """Return which tensors are gone when operations are left out, and what passes the sums that are left with one input.
+    """Return which tensors are gone when operations are left out, and which tensor replaces each sum that lost an input.
 
     Args:
         graph: the whole network.
@@ -109,8 +109,18 @@ class _Finder:
                     waiting.append(reader.name)
         if total.name not in sums or passed in removed or removed & set(graph.outputs):
             return None
-        able = all(self._may_pass(name, each) for each in sums.values() for name in each.inputs if name not in removed)
-        return _Removed(removed | self._needless(removed)) if able else None
+        if not self._may_pass(passed, total) or not all(self._may_vanish(each) for each in sums.values() if each is not total):
+            return None
+        removed |= self._needless(removed)
+        layers = any(isinstance(graph.by_name[name], LAYERS) for name in removed)
+        # What else the block reads would live shorter, or be rounded otherwise, without it.
+        read = {name for each in removed for name in graph.by_name[each].inputs}
+        return _Removed(removed) if layers and read <= removed | {passed} else None
+
+    def _may_vanish(self, total: ops.Operation) -> bool:
+        """Whether a sum and all sums behind it can be replaced by either input, as other blocks may be left out, too."""
+        behind = (reader for reader in self._graph.readers[total.name] if isinstance(reader, ops.Add))
+        return all(self._may_pass(name, total) for name in total.inputs) and all(map(self._may_vanish, behind))
 
     def _may_pass(self, tensor: str, total: ops.Operation) -> bool:
         """Whether a tensor can stand for a sum: nothing behind the sum reads it, and both are rounded as they are."""

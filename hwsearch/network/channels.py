@@ -1,11 +1,11 @@
 """Groups of channels that can be left out of a graph together.
 
-Layers mix channels; everything else keeps them apart. A sum of two tensors adds their channels one by one, so channels at the
+Only layers make new channels. A sum of two tensors adds their channels one by one, so channels at the
 same place stand or fall together, and so do those of a depthwise layer and of its input. Such channels are a *class*. The
 classes that lie in the same tensors are a *group*: any number of them can be left out.
 
 A class stays whole if something else decides its number of channels: an input or an output of the graph, a layer with several
-groups, a norm with several groups, a softmax over channels, or a sum or product that broadcasts.
+groups, a linear layer over channels, a norm with several groups, a softmax over channels, or a sum or product that broadcasts.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -37,11 +37,13 @@ class ChannelGroup:
         name: `LAYER.channels`, after the first layer that makes them.
         classes: numbers of their classes, in rising order.
         layers: names of the layers that make or read them.
+        tensors: names of the tensors that they lie in.
     """
 
     name: str
     classes: tuple[int, ...]
     layers: frozenset[str]
+    tensors: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,7 @@ def _groups(graph: Graph, tensors: Mapping[str, Channels], whole: frozenset[int]
         layers = [name for name in near if isinstance(graph.by_name[name], LAYERS)]
         group = next(each for each in _names(layers[0] if layers else names[0]) if each not in used)
         used.add(group)
-        yield ChannelGroup(group, tuple(sorted(classes)), frozenset(layers))
+        yield ChannelGroup(group, tuple(sorted(classes)), frozenset(layers), frozenset(names))
 
 
 def _names(layer: str) -> Iterable[str]:
@@ -133,7 +135,7 @@ class _Classes:
 
     def _linear(self, _: ops.Linear, shape: Shape, read: Channels) -> Channels:
         """A product over the channels, once a mean has taken the frames; else over the frames."""
-        return self._new(shape[0]) if len(shape) == 1 else read
+        return self._apart(read, shape[0]) if len(shape) == 1 else read
 
     def _joined(self, operation: ops.Concatenate, _: Shape, *read: Channels) -> Channels:
         if operation.axis == _CHANNEL_AXIS:
@@ -168,7 +170,7 @@ class _Classes:
         return max(first, second, key=len)
 
     def _apart(self, read: Channels, made: int) -> Channels:
-        """Keep whole what a layer with several groups reads and makes."""
+        """Keep whole what a layer reads and makes."""
         self._keep(read)
         found = self._new(made)
         self._keep(found)

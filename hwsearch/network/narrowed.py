@@ -75,9 +75,9 @@ def _transposed(
     return operation, {"weight": parts["weight"][read.kept][:, made.kept], "bias": parts["bias"][made.kept]}
 
 
-def _linear(operation: ops.Linear, parts: Parts, read: KeptChannels, made: KeptChannels) -> tuple[ops.Operation, Parts]:
-    over_frames = np.array_equal(read.classes, made.classes)
-    return operation, parts if over_frames else _dense(parts, read, made)
+def _linear(operation: ops.Linear, parts: Parts, _: KeptChannels, __: KeptChannels) -> tuple[ops.Operation, Parts]:
+    """Narrow a product over frames, which has no channels of its own; around one over channels, all channels stay."""
+    return operation, parts
 
 
 def _slice(operation: ops.Slice, parts: Parts, read: KeptChannels, _: KeptChannels) -> tuple[ops.Operation, Parts]:

@@ -124,12 +124,12 @@ class Options:
 def find_options(graph: Graph, inputs: Mapping[str, Shape]) -> Options:
     """Find what can be left out of a graph, given the shapes of its inputs.
 
-    Where two groups shape one layer, the one that fewer layers belong to is an option.
+    Where two groups shape one layer or lie in one tensor, the one that fewer layers belong to is an option.
     """
     blocks, classes = find_blocks(graph, inputs), channel_classes(graph, inputs)
     chosen: list[ChannelGroup] = []
     for group in sorted(classes.groups, key=lambda each: len(each.layers)):
-        apart = all(group.layers.isdisjoint(other.layers) for other in chosen)
+        apart = all(group.layers.isdisjoint(other.layers) and group.tensors.isdisjoint(other.tensors) for other in chosen)
         across = any(group.layers & block.operations and not group.layers <= block.operations for block in blocks)
         if apart and not across and len(group.classes) > 1:
             chosen.append(group)

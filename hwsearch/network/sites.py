@@ -107,8 +107,8 @@ def find_sites(graph: Graph) -> Sites:
 def with_reads(graph: Graph, *, sums: bool = False) -> Graph:
     """Put a `Read` before each layer that reads a carried tensor, so that its input gets a bit-width of its own.
 
-    With `sums`, layers get one before every sum, which is then carried. Where blocks may be left out, any sum may turn out to be
-    the one that a layer reads.
+    With `sums`, every layer that reads a sum gets one, and the sum is carried. Where blocks may be left out, any sum may turn out
+    to be the one that a layer reads.
 
     A residual trunk goes through many sums. Rounding it to 8 bits at each of them causes most of the loss of 8-bit activations.
     Carried in 16 bits and read by each layer in 8, it loses little, and the layers stay in 8 bits. The result of a layer is never

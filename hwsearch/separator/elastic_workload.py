@@ -21,11 +21,16 @@ def build_elastic_workload(
         options: what can be left out of it.
         values: what may be kept of some options, by name, in rising order; the last value is the whole.
         workload_of: makes the workload of a network.
+
+    Raises:
+        ValueError: the last value of an option is not the whole.
     """
     whole = workload_of(graph)
     blocks = {block.name: block for block in options.blocks}
     found = []
     for name, kept in values.items():
+        if kept[-1] != options.whole(name):
+            raise ValueError(f"'{name}' is kept at {kept}; wanted {options.whole(name)} at the end")
         if name in blocks:
             removed = {layer.name: None for layer in whole.layers if layer.name in blocks[name].operations}
             found.append(Option(name, kept, {0: removed}, {}))

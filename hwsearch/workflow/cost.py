@@ -1,6 +1,7 @@
 """The cost of a network on a chip, layer by layer, and the calibration of a chip's model."""
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,10 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
     if streaming:
         workload = workload.streamed()
     try:
-        bits = bits_matrix(workload, [{site: allocation.by_site[site] for site in workload.sites}])[0]
+        widths = allocation.by_site
+        if structure is not None:
+            widths = {site: widths[site] for site in workload.sites}
+        bits = bits_matrix(workload, [widths])[0]
         table = compile_target(chip, workload)
         return Charge(chip, table, bits, cost_rows(table, bits), evaluate(table, bits[None]), placement_of(table, bits))
     except TargetError as error:
@@ -133,11 +137,11 @@ def parse_structure(keep: Sequence[str], options: Options) -> dict[str, int]:
     found: dict[str, int] = {}
     for each in keep:
         pattern, equals, number = each.rpartition("=")
-        if not equals or not number.isascii() or not number.isdigit():
+        if not equals or not re.fullmatch("[0-9]{1,9}", number):
             raise UserError(f"--keep {each}: wanted NAME=NUMBER, such as blocks.0.kept=0")
         matched = fnmatch.filter(options.by_name, pattern)
         if not matched:
-            some = ", ".join(name for name in (*list(options.by_name)[:1], *list(options.by_name)[-1:]))
+            some = ", ".join(dict.fromkeys((*list(options.by_name)[:1], *list(options.by_name)[-1:])))
             raise UserError(f"--keep {each}: matches nothing that can be left out; options are like {some or 'none'}")
         found |= dict.fromkeys(matched, int(number))
     try:

@@ -21,6 +21,7 @@ from hwsearch.network.sites import find_sites, with_reads
 from hwsearch.network.trace import trace
 from hwsearch.separator.separator import build_separator
 from hwsearch.separator.traced import traced
+from tests.network.entangled import ENTANGLED
 from tests.network.modules import CHANNELS, Stack, UNet, settle
 from tests.network.random_modules import random_module
 
@@ -121,6 +122,13 @@ def test_any_narrowed_network_computes_what_the_whole_does_without_the_rest(seed
     # A norm over fewer channels is another function; see the test of norms.
     assume(not any(touched & set(options.classes.of_tensor[name].tolist()) for name in norms))
     check(graph, seed)
+
+
+@pytest.mark.parametrize("kind", ENTANGLED)
+def test_what_is_entangled_is_left_out_whole_or_not_at_all(kind: str) -> None:
+    graph = traced_module(settle(ENTANGLED[kind](), 4))
+    for seed in range(5):
+        check(graph, seed)
 
 
 def test_the_options_of_a_tcn_are_its_blocks_and_their_hidden_channels() -> None:

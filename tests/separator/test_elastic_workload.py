@@ -16,6 +16,8 @@ from hwsearch.network.sites import find_sites, with_reads
 from hwsearch.separator.elastic_workload import build_elastic_workload
 from hwsearch.separator.workload import build_workload
 from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS
+from tests.network.entangled import ENTANGLED
+from tests.network.modules import settle
 from tests.network.random_modules import random_module
 from tests.network.test_options import CONV_TASNET, NETWORKS, inputs_of, options_of, separator_graph, traced_module
 
@@ -92,6 +94,28 @@ def test_any_narrowed_network_costs_what_it_costs_by_itself(seed):
         compare(graph, "x86-onnxruntime", seed, count=4)
     except (ValueError, TargetError):  # some have a tensor without channels, or operations that are not charged
         assume(False)
+
+
+@pytest.mark.parametrize("kind", ENTANGLED)
+def test_an_entangled_network_costs_what_it_costs_by_itself(kind):
+    graph = traced_module(settle(ENTANGLED[kind](), 4))
+    if options_of(graph).by_name:
+        compare(graph, "x86-onnxruntime", 4)
+
+
+def test_values_end_with_the_whole_and_structures_have_a_row_for_each_allocation():
+    graph = separator_graph(NETWORKS["relu"])
+    options = options_of(graph)
+    with pytest.raises(ValueError, match=r"kept at \(2, 5\); wanted 10 at the end"):
+        build_elastic_workload(graph, options, {"blocks.1.expand.channels": (2, 5)}, workload_of)
+    elastic = build_elastic_workload(graph, options, {"blocks.1.kept": (0, 1)}, workload_of)
+    for target in ("x86-onnxruntime", "finn-zcu104"):
+        table = compile_elastic(TARGETS[target], elastic)
+        bits = np.full((3, len(elastic.workload.sites)), 8)
+        with pytest.raises(TargetError, match=r"structures of shape \(2, 1\); wanted \(3, 1\)"):
+            evaluate_elastic(table, bits, elastic.structures([{}, {}]))
+        can, costs = evaluate_elastic(table, bits[:0], elastic.structures([]))
+        assert len(can) == len(costs.latency_ms) == 0
 
 
 def test_a_structure_is_refused_by_name():
