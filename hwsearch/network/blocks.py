@@ -11,7 +11,7 @@ from itertools import takewhile
 from hwsearch.network import operations as ops
 from hwsearch.network.graph import Graph
 from hwsearch.network.shapes import Shape, tensor_shapes
-from hwsearch.network.sites import LAYERS, find_sites
+from hwsearch.network.sites import FUNCTIONS, LAYERS, TAKES_FUNCTION, find_sites
 
 KEPT = ".kept"
 """What the name of a block ends with."""
@@ -119,8 +119,16 @@ class _Finder:
 
     def _may_vanish(self, total: ops.Operation) -> bool:
         """Whether a sum and all sums behind it can be replaced by either input, as other blocks may be left out, too."""
-        behind = (reader for reader in self._graph.readers[total.name] if isinstance(reader, ops.Add))
-        return all(self._may_pass(name, total) for name in total.inputs) and all(map(self._may_vanish, behind))
+        behind = [reader for reader in self._graph.readers[total.name] if isinstance(reader, ops.Add)]
+        able = all(self._may_pass(name, total) or self._may_be_bent(name, total) for name in total.inputs)
+        return able and all(map(self._may_vanish, behind))
+
+    def _may_be_bent(self, tensor: str, total: ops.Operation) -> bool:
+        """Whether the function behind a sum can take a tensor in its place, and both are rounded once, as the sum was."""
+        readers, maker = self._graph.readers, self._graph.by_name.get(tensor)
+        alone = readers[tensor] == (total,) and isinstance(maker, TAKES_FUNCTION)
+        bent = len(readers[total.name]) == 1 and isinstance(readers[total.name][0], FUNCTIONS)
+        return alone and bent and self._shapes[tensor] == self._shapes[total.name]
 
     def _may_pass(self, tensor: str, total: ops.Operation) -> bool:
         """Whether a tensor can stand for a sum: nothing behind the sum reads it, and both are rounded as they are."""

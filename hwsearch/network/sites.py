@@ -26,7 +26,9 @@ FUNCTIONS = (ops.Elementwise, ops.LeakyReLU, ops.PReLU)
 _CARRY = (ops.Add, ops.Multiply, ops.Concatenate)
 """Operations that make a new tensor from several others without weights."""
 
-_TAKES_FUNCTION = (*LAYERS, ops.Add, ops.GroupNorm, ops.LayerNorm)
+TAKES_FUNCTION = (*LAYERS, ops.Add, ops.GroupNorm, ops.LayerNorm)
+"""Operations that such a function is fused with."""
+
 _ON_THE_SAME_GRID = (ops.Slice, ops.Pad)
 
 WEIGHT, OUTPUT = ".weight", ".output"
@@ -161,7 +163,7 @@ def _is_taken_up(graph: Graph, operation: ops.Operation) -> bool:
     if operation.name in graph.outputs or len(graph.readers[operation.name]) != 1:
         return False
     (reader,) = graph.readers[operation.name]
-    fused = isinstance(operation, _TAKES_FUNCTION) and isinstance(reader, FUNCTIONS)
+    fused = isinstance(operation, TAKES_FUNCTION) and isinstance(reader, FUNCTIONS)
     return fused or (isinstance(reader, ops.Concatenate) and reader.inputs.count(operation.name) == 1)
 
 

@@ -15,7 +15,8 @@ class _Entangled(nn.Module):
         self.side = nn.Conv1d(CHANNELS, 6, 1)
         self.branches = nn.ModuleList(nn.Conv1d(6, 6, 3, padding=1) for _ in range(3))
         self.skips = nn.ModuleList(nn.Conv1d(6, 6, 1) for _ in range(3))
-        self.wide = nn.Conv1d(12, 6, 1)
+        self.wide = nn.ModuleList(nn.Conv1d(12, 6, 1) for _ in range(2))
+        self.further = nn.Conv1d(6, 6, 1)
         self.mix, self.tail = nn.Linear(6, 6), nn.Linear(6, 3)
         self.head = nn.Conv1d(6, 3, 1)
 
@@ -31,7 +32,7 @@ class BroadcastSkip(_Entangled):
             total = skip(v) if total is None else total + skip(v)
             y = y + v
         assert total is not None
-        made: Tensor = self.head(total + self.skips[0](y.mean(2, keepdim=True)))
+        made: Tensor = self.head(total + self.further(y.mean(2, keepdim=True)))
         return made
 
 
@@ -51,8 +52,8 @@ class Conditioned(_Entangled):
 
     def forward(self, x: Tensor) -> Tensor:
         side, y = self.side(x), self.first(x)
-        for _ in range(2):
-            y = y + self.wide(torch.cat([y, side], 1))
+        for layer in self.wide:
+            y = y + layer(torch.cat([y, side], 1))
         made: Tensor = self.head(y)
         return made
 
