@@ -26,10 +26,8 @@ def print_export(report: "VerificationReport", folder: Path) -> None:
     if speed := read_json(folder / VERIFICATION_FILE, "a verification report").get("speed"):
         own, expected, target = (speed[key] for key in ("real_time_factor", "modelled_real_time_factor", "modelled_target"))
         modelled = "" if expected is None else f"; {target} expects {1e3 * expected:.3g} ms"
-        say(
-            f"speed:  {speed['times_as_fast']:.1f} times that of float32 PyTorch on one thread of this machine, "
-            f"{1e3 * own:.3g} ms for a second of sound{modelled}"
-        )
+        say(f"speed:  {speed['times_as_fast']:.1f} times that of float32 PyTorch, on one thread of this machine")
+        say(f"        {1e3 * own:.3g} ms for a second of sound{modelled}")
 
 
 def print_choice(choice: Choice) -> None:
