@@ -1,5 +1,6 @@
 """The contract of export formats, and the built-in formats."""
 
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -71,7 +72,9 @@ def _write_onnx(
     export_sound(path, path.with_name(SOUND_FILE))
     sound = verify_sound(path.with_name(SOUND_FILE), path, network, examples)
     session, features = open_session(path.read_bytes()), batches[0].numpy()
-    target = "x86-onnxruntime-avx2" if kernels_saturate() else "x86-onnxruntime"
+    target = None
+    if platform.machine() in {"x86_64", "AMD64"}:
+        target = "x86-onnxruntime-avx2" if kernels_saturate() else "x86-onnxruntime"
     speed = measure_speed(lambda: session.run(None, {INPUT: features}), network, batches[0], target)
     return Written(report, {"kernels": integer_kernels(path), "speed": asdict(speed), "separator": asdict(sound)})
 
