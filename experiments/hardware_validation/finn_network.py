@@ -16,7 +16,9 @@ import torch
 from hwsearch.experiment import QuantizationConfig
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.exporter import FINN, FIXED_FRAMES
+from hwsearch.export.finn.export import export_finn
 from hwsearch.export.finn.folding import modelled_costs
+from hwsearch.export.finn.verify import verify_finn
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.network.graph import Graph
 from hwsearch.network.operations import Elementwise, Operation, PReLU
@@ -97,7 +99,8 @@ def _case(subject: Subject, folder: Path) -> dict[str, Any]:
     folder.mkdir()
     description = ExportDescription.of(graph, allocation, front_end, "0" * 64)
     batches = list(raw.split(FIXED_FRAMES, dim=-1))[:BATCHES]
-    written = FINN.write(folder / FINN.file, network, description, batches)
+    path = folder / FINN.file
+    report = verify_finn(path, export_finn(network, path, description, FIXED_FRAMES), network, batches)
     costs = modelled_costs(network, FIXED_FRAMES, TARGET)
     modelled = {
         "lut": costs.lut[0],
@@ -110,7 +113,7 @@ def _case(subject: Subject, folder: Path) -> dict[str, Any]:
         "name": subject.name,
         "target": TARGET,
         "folder": str(folder),
-        "integers": written.report.quantized_values,
+        "integers": report.quantized_values,
         "modelled": {name: float(value) for name, value in modelled.items()},
     }
 
