@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from hw_models.compile import compile_target
 from hw_models.cost import Costs, evaluate_runnable
 from hw_models.elastic_cost import compile_elastic, evaluate_elastic
+from hw_models.elastic_shapes import Kept, elastic_shapes
 from hw_models.errors import TargetError
+from hw_models.packed import average_weight_bits
 from hwsearch.network.blocks import Block
 from hwsearch.network.sites import find_sites, with_reads
+from hwsearch.search.costs import inner_weight_sites
 from hwsearch.separator.elastic_workload import build_elastic_workload
 from hwsearch.separator.workload import build_workload
 from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS
@@ -48,12 +51,18 @@ def compare(graph, target, seed, *, streaming=False, count=COUNT):
     elastic = build_elastic_workload(graph, options, values, lambda each: workload_of(each, streaming=streaming))
     bits = random.choice(RUNNABLE_WIDTHS[target], (count, len(elastic.workload.sites)))
     structures = [{name: int(random.choice(each)) for name, each in values.items()} for _ in range(count)]
-    table = compile_elastic(TARGETS[target], elastic)
-    can, together = evaluate_elastic(table, bits, elastic.structures(structures))
+    shapes = elastic_shapes(elastic)
+    can, together = evaluate_elastic(compile_elastic(TARGETS[target], shapes), bits, elastic.structures(structures))
+    kept = Kept(shapes, bits, elastic.structures(structures))
+    there, mean, inner = kept.sites_there(), kept.average_weight_bits(), kept.average_weight_bits(inner=True)
     number = 0
     for row, (widths, structure) in enumerate(zip(bits, structures, strict=True)):
         alone = workload_of(options.narrowed(graph, structure), streaming=streaming)
         columns = [elastic.workload.column[site] for site in alone.sites]
+        assert set(columns) == set(np.flatnonzero(there[:, row]).tolist())
+        assert mean[row] == pytest.approx(average_weight_bits(alone, widths[None, columns])[0])
+        own_inner = average_weight_bits(alone, widths[None, columns], inner_weight_sites(alone))[0]
+        assert inner[row] == pytest.approx(own_inner)
         runs, costs = evaluate_runnable(compile_target(TARGETS[target], alone), widths[None, columns])
         assert runs[0] == can[row]
         if not runs[0]:
@@ -110,7 +119,7 @@ def test_values_end_with_the_whole_and_structures_have_a_row_for_each_allocation
         build_elastic_workload(graph, options, {"blocks.1.expand.channels": (2, 5)}, workload_of)
     elastic = build_elastic_workload(graph, options, {"blocks.1.kept": (0, 1)}, workload_of)
     for target in ("x86-onnxruntime", "finn-zcu104"):
-        table = compile_elastic(TARGETS[target], elastic)
+        table = compile_elastic(TARGETS[target], elastic_shapes(elastic))
         bits = np.full((3, len(elastic.workload.sites)), 8)
         with pytest.raises(TargetError, match=r"structures of shape \(2, 1\); wanted \(3, 1\)"):
             evaluate_elastic(table, bits, elastic.structures([{}, {}]))
