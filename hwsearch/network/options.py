@@ -17,6 +17,9 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.narrowed import KeptChannels, Parts, narrowed
 from hwsearch.network.shapes import Shape
 
+ENOUGH_FRAMES = 4096
+"""Frames that are enough for the strides and kernels of any network; their number decides no option."""
+
 Structure = Mapping[str, int]
 """What is kept of each option, by its name."""
 
@@ -47,14 +50,21 @@ class Options:
         blocks: dict[str, Block | ChannelGroup] = {block.name: block for block in self.blocks}
         return blocks | {group.name: group for group in self.groups}
 
+    def is_block(self, name: str) -> bool:
+        """Whether an option is a block, and not a group of channels."""
+        return isinstance(self.by_name[name], Block)
+
     def whole(self, name: str) -> int:
         """Return what a structure says of an option that is whole."""
         option = self.by_name[name]
         return 1 if isinstance(option, Block) else len(option.classes)
 
-    def block_of(self, group: ChannelGroup) -> Block | None:
-        """Return the block that a group lies in."""
-        return next((block for block in self.blocks if group.layers <= block.operations), None)
+    def block_around(self, name: str) -> str | None:
+        """Return the name of the block that an option is or lies in; None if it lies outside all blocks."""
+        option = self.by_name[name]
+        if isinstance(option, Block):
+            return name
+        return next((block.name for block in self.blocks if option.layers <= block.operations), None)
 
     def relevant(self, structure: Structure) -> dict[str, int]:
         """Return what a structure says, without what is whole and without channels of blocks that are left out.
@@ -92,8 +102,7 @@ class Options:
         if found is None:
             raise ValueError("these options are not those of the graph")
         removed, passed = found
-        left = self._left(kept, orders or {})
-        channels = {name: KeptChannels(classes, left) for name, classes in self.classes.of_tensor.items()}
+        channels = self.kept_channels(kept, orders)
         operations: list[ops.Operation] = []
         parameters: dict[str, Tensor] = {}
         for operation in graph.operations:
@@ -106,6 +115,11 @@ class Options:
                 parameters |= {f"{operation.name}.{part}": tensor for part, tensor in parts.items()}
         outputs = tuple(passed.get(name, name) for name in graph.outputs)
         return Graph(graph.inputs, tuple(operations), outputs, parameters)
+
+    def kept_channels(self, structure: Structure, orders: Mapping[str, Order] | None = None) -> dict[str, KeptChannels]:
+        """Return the channels of each tensor of the whole network that a structure keeps."""
+        left = self._left(structure, orders or {})
+        return {name: KeptChannels(classes, left) for name, classes in self.classes.of_tensor.items()}
 
     def _removed(self, structure: Structure) -> frozenset[str]:
         """Return the operations of the blocks that are left out."""

@@ -19,20 +19,23 @@ from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.files.tensors import read_tensors, write_tensors
 from hwsearch.network.conditioned import centred, channel_ranges, equalised
 from hwsearch.network.graph import Graph
-from hwsearch.network.sites import Sites, find_sites, tied, with_reads
+from hwsearch.network.importance import channel_orders
+from hwsearch.network.narrowed import KeptChannels, narrowed_mean
+from hwsearch.network.options import ENOUGH_FRAMES, Options, Order, Structure, find_options
+from hwsearch.network.sites import WEIGHT, Sites, find_sites, tied, with_reads
 from hwsearch.network.structure import structure
 from hwsearch.process.interrupts import checkpoint
 from hwsearch.separator.base import base_digest, load_base
 from hwsearch.separator.calibration import Calibration, calibrate
 from hwsearch.separator.rounded_weights import RoundedWeights, Statistics, one_thread
-from hwsearch.separator.second_order import input_statistics
+from hwsearch.separator.second_order import input_statistics, mean_output
 from hwsearch.separator.separator import Separator
 from hwsearch.separator.traced import graph_file, kept_graph
 
 _WHAT, _MEND = "a calibration", "delete it and it is made again"
 _WEIGHTS_KEY = "hwsearch_prepared"
 _FORMAT = 2
-_GRAPH, _MEAN, _ROUNDED = "graph", "mean", "rounded"
+_GRAPH, _MEAN, _SQUARE, _ROUNDED = "graph", "mean", "square", "rounded"
 _UNTRAINED = {"rounding": "nearest", "bias_correction": False, "centre_trunk": False}
 """How training starts. `experiments/training_recipe.py` compares other starts."""
 
@@ -52,6 +55,10 @@ class PreparedBase:
     """The base that training starts from; None: this one."""
     means: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Mean inputs [groups, values] by layer (`InputStatistics`), if training starts from this base."""
+    squares: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Mean squares of the same inputs, on the CPU, if parts of the network may be left out."""
+    whole: "PreparedBase | None" = None
+    """The base that this one was narrowed from; None: nothing is left out."""
 
     @cached_property
     def sites(self) -> Sites:
@@ -62,6 +69,53 @@ class PreparedBase:
     def weights(self) -> RoundedWeights:
         """The rounded weights, which are made when they are needed."""
         return RoundedWeights(self.graph, self.quantization, self.statistics)
+
+    @cached_property
+    def options(self) -> Options:
+        """What can be left out of the network."""
+        return find_options(self.graph, {self.graph.inputs[0]: (self.separator.front_end.inputs, ENOUGH_FRAMES)})
+
+    @cached_property
+    def orders(self) -> Mapping[str, Order]:
+        """The classes of each group of channels, the most important first (`channel_orders`)."""
+        if self.untrained is not None:  # its inputs are the ones that are measured
+            return self.untrained.orders
+        return channel_orders(self.graph, self.options, self.squares)
+
+    def narrowed(self, structure: Structure, orders: Mapping[str, Order] | None = None) -> "PreparedBase":
+        """Leave out what a structure does not keep; without a structure, return this base.
+
+        It is made from the base that training starts from: weights are rounded to the nearest integers, and trunks are not
+        centred. Biases make up for the mean of the channels that are left out. Rounding to second order would want the inputs of
+        the narrower network, which only a process with the calibration mixtures can measure, again for every structure. And a
+        block that is left out would take along what its bias does to centre the trunk.
+
+        Args:
+            structure: what is kept.
+            orders: which channels of a group are kept first; without, the most important ones.
+
+        Raises:
+            ValueError: an unknown option, or a number that it cannot have.
+        """
+        if not structure:
+            return self
+        start, orders = self.to_train, self.orders if orders is None else orders
+        graph, channels = self.options.narrowed(start.graph, structure, orders), self.options.kept_channels(structure, orders)
+        layers = {layer.name: layer for layer in start.graph.operations if layer.name in graph.by_name}
+        return replace(
+            self,
+            graph=_with_means_folded(graph, start, channels),
+            calibration=Calibration({site: start.calibration.grids[site] for site in find_sites(graph).activations}),
+            statistics=None,
+            untrained=None if self.untrained is None else self.untrained.narrowed(structure, orders),
+            means={
+                name: narrowed_mean(layers[name], mean, channels[layers[name].inputs[0]])
+                for name, mean in self.means.items()
+                if name in layers
+            },
+            squares={},
+            whole=self.whole or self,
+        )
 
     @property
     def to_train(self) -> "PreparedBase":
@@ -79,9 +133,22 @@ class PreparedBase:
         separator = copy.deepcopy(self.separator).to(device)
         untrained = None if self.untrained is None else self.untrained.on(device)
         means = {name: mean.to(device) for name, mean in self.means.items()}
-        moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained, means=means)
+        whole = None if self.whole is None else self.whole.on(device)
+        moved = replace(self, separator=separator, graph=self.graph.on(device), untrained=untrained, means=means, whole=whole)
         moved.weights.take(self.weights.to_tensors(), Path("a base"))
         return moved
+
+
+def _with_means_folded(narrow: Graph, whole: PreparedBase, channels: Mapping[str, KeptChannels]) -> Graph:
+    """Add what the channels that are left out contribute to each layer in the mean to its bias."""
+    parameters = dict(narrow.parameters)
+    for name, mean in whole.means.items():
+        if name in narrow.by_name:
+            layer, weight, bias = whole.graph.by_name[name], name + WEIGHT, f"{name}.bias"
+            before = mean_output(whole.graph.parameters[weight], mean)
+            after = mean_output(narrow.parameters[weight], narrowed_mean(layer, mean, channels[layer.inputs[0]]))
+            parameters[bias] = parameters[bias] + (channels[name].of(before) - after)
+    return replace(narrow, parameters=parameters)
 
 
 def sites_of(graph: Graph, config: QuantizationConfig) -> Sites:
@@ -137,7 +204,8 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
     separator = load_checked_base(experiment, path)
     base_sha256 = base_digest(path)
     traced = kept_graph(separator, cache.parent, base_sha256)
-    traced = with_reads(traced) if experiment.search.wide_trunk else traced
+    elastic = bool(experiment.search.structure)
+    traced = with_reads(traced, sums=elastic) if experiment.search.wide_trunk else traced
 
     @cache_result
     def features() -> Sequence[torch.Tensor]:
@@ -154,15 +222,17 @@ def prepare_base(experiment: Experiment, path: Path, data_folder: Path, cache: P
                 "format": _FORMAT,
             }
             | ({_MEAN: True} if trains else {})
+            | ({_SQUARE: True} if trains and elastic else {})
         )
-        calibration, kept = _conditioned(traced, config, features, key, cache, trains=trains)
+        calibration, kept = _conditioned(traced, config, features, key, cache, trains=trains, elastic=elastic)
 
         @cache_result
         def statistics() -> Statistics:
             with one_thread():
                 return input_statistics(kept.graph, features())
 
-        found = PreparedBase(separator, kept.graph, calibration, config, base_sha256, statistics, untrained, kept.means)
+        parts = separator, kept.graph, calibration, config, base_sha256, statistics, untrained, kept.means, kept.squares
+        found = PreparedBase(*parts)
         _round(found, widths, key, cache, traced)
         return found
 
@@ -225,8 +295,12 @@ def _conditioned(
     cache: Path,
     *,
     trains: bool,
+    elastic: bool,
 ) -> tuple[Calibration, "_Kept"]:
-    """Rewrite a graph for finer grids and calibrate it, or read what was made before; if it `trains`, with its mean inputs."""
+    """Rewrite a graph for finer grids and calibrate it, or read what was made before.
+
+    If it `trains`, its mean inputs are kept; if it is `elastic` as well, also their mean squares.
+    """
     kept = _kept_weights(cache, key, traced)
     if kept is not None and (calibration := _kept_calibration(cache, key, kept.graph)) is not None:
         return calibration, kept
@@ -237,7 +311,9 @@ def _conditioned(
     write_sealed_json(cache, {"key": key, "calibration": calibration.to_json()})
     kept = _kept_weights(cache, key, traced)  # another process may have made the same meanwhile
     if kept is None:
-        kept = _Kept(graph, {name: found.mean.float() for name, found in statistics.items()}, {})
+        means = {name: found.mean.float() for name, found in statistics.items()}
+        squares = {name: found.mean_square.float() for name, found in statistics.items()} if elastic else {}
+        kept = _Kept(graph, means, squares, {})
         _keep_weights(cache, key, kept)
     return calibration, kept
 
@@ -260,7 +336,7 @@ def _round(base: PreparedBase, widths: Iterable[int], key: str, cache: Path, tra
     take()
     if base.weights.round(widths):
         take()  # another process may have rounded some meanwhile
-        _keep_weights(cache, key, _Kept(base.graph, base.means, base.weights.to_tensors()))
+        _keep_weights(cache, key, _Kept(base.graph, base.means, base.squares, base.weights.to_tensors()))
 
 
 def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None:
@@ -272,10 +348,11 @@ def _kept_calibration(cache: Path, key: str, graph: Graph) -> Calibration | None
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """What is kept of a prepared base beside its calibration: the conditioned graph, mean inputs, and rounded weights."""
+    """What is kept of a prepared base beside its calibration: the conditioned graph, inputs' means, and rounded weights."""
 
     graph: Graph
     means: Mapping[str, torch.Tensor]
+    squares: Mapping[str, torch.Tensor]
     rounded: Mapping[str, torch.Tensor]
 
 
@@ -287,7 +364,7 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     content, mapped = read_tensors(path, _WEIGHTS_KEY, "the weights of a prepared base", _MEND)
     if content.get("key") != key:
         return None
-    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _MEAN: {}, _ROUNDED: {}}
+    parts: dict[str, dict[str, torch.Tensor]] = {_GRAPH: {}, _MEAN: {}, _SQUARE: {}, _ROUNDED: {}}
     for name, tensor in mapped.items():
         part, _, rest = name.partition("/")
         if part not in parts:
@@ -297,10 +374,10 @@ def _kept_weights(cache: Path, key: str, traced: Graph) -> _Kept | None:
     for name, found in parameters.items():
         if found is None or found.shape != traced.parameters[name].shape:
             raise UserError(f"{path}: '{name}' is missing or has another shape; {_MEND}")
-    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_MEAN], parts[_ROUNDED])
+    return _Kept(replace(traced, parameters=parts[_GRAPH]), parts[_MEAN], parts[_SQUARE], parts[_ROUNDED])
 
 
 def _keep_weights(cache: Path, key: str, kept: _Kept) -> None:
-    parts = {_GRAPH: kept.graph.parameters, _MEAN: kept.means, _ROUNDED: kept.rounded}
+    parts = {_GRAPH: kept.graph.parameters, _MEAN: kept.means, _SQUARE: kept.squares, _ROUNDED: kept.rounded}
     tensors = {f"{part}/{name}": tensor.clone() for part, named in parts.items() for name, tensor in named.items()}
     write_tensors(weights_file(cache), tensors, _WEIGHTS_KEY, {"key": key})

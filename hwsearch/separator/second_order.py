@@ -41,6 +41,11 @@ class InputStatistics:
     mean: Tensor
     covariance: Tensor
 
+    @property
+    def mean_square(self) -> Tensor:
+        """The mean square of each value, [groups, values]."""
+        return self.covariance.diagonal(dim1=1, dim2=2) + self.mean.square()
+
 
 def input_statistics(graph: Graph, features: Sequence[Tensor]) -> Mapping[str, InputStatistics]:
     """Measure the inputs of all convolutions and linear layers.

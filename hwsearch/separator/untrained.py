@@ -66,14 +66,15 @@ def untrained_network(experiment: Experiment, *, elastic: bool = False) -> Untra
 
     Args:
         experiment: names the network.
-        elastic: whether parts of it may be left out; a wide trunk is then read as `with_reads` says with `sums`.
+        elastic: whether parts of it may be left out, also if the experiment leaves out none; a wide trunk is then read as
+            `with_reads` says with `sums`.
 
     Raises:
         UserError: the network cannot be built or traced.
     """
     data = experiment.data
     config = _CONFIG.dump_json(experiment.separator).decode()  # a key: a module's arguments cannot be hashed
-    ties = bool(experiment.quantization.tied_adds)
+    ties, elastic = bool(experiment.quantization.tied_adds), elastic or bool(experiment.search.structure)
     return _network(config, data.array, data.sample_rate, wide=experiment.search.wide_trunk, elastic=elastic, ties=ties)
 
 

@@ -35,20 +35,22 @@ class Teacher:
 
         Args:
             x: the input of the network [channels, batch, frames].
-            tensors: the student's outputs of the blocks by name; at least one.
+            tensors: the student's outputs of the blocks by name. Those that have other channels than the teacher's do not count.
 
         Returns:
             The energy of the error over that of the teacher's tensor without its mean over batch and frames, in dB; the mean over
-            the blocks, [].
+            the blocks, []. 0 if none counts.
         """
         with torch.no_grad():
             _, wanted = self._network.watched(self.base.graph.parameters, x, tensors.keys())
         errors = []
         for name, found in tensors.items():
+            if found.shape != wanted[name].shape:
+                continue
             energy = (wanted[name] - wanted[name].mean(dim=(1, 2), keepdim=True)).square().sum()
             error = (found - wanted[name]).square().sum()
             errors.append(10 * torch.log10(error / energy + _FLOOR))
-        return torch.stack(errors).mean()
+        return torch.stack(errors).mean() if errors else x.new_zeros(())
 
 
 def distilled_loss(
@@ -66,7 +68,7 @@ def distilled_loss(
 
     Args:
         teacher: the base, whose front end synthesises the student's estimate.
-        network: the network of the base at an allocation.
+        network: the network of the base at an allocation, whole or narrowed.
         parameters: parameters as `network` takes them.
         pool: training mixtures.
         examples: numbers of examples in the pool.

@@ -82,7 +82,7 @@ def train_quantized(
     The bits are the same if a call is interrupted, or its process is killed, and another call goes on from its checkpoint.
 
     Args:
-        base: the network to quantize, and the teacher. Training starts from its `to_train`.
+        base: the network to quantize. Training starts from its `to_train`. The teacher is the whole network.
         allocation: bit-width of every site.
         pool: training mixtures for this base.
         config: sizes and rates; its numbers of steps are ignored.
@@ -124,7 +124,7 @@ class _Training:
         self._config = config
         self._steps = steps
         self._options = options
-        self._teacher = Teacher(base)
+        self._teacher = Teacher(base.whole or base)
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation)
         same = follower_names(base.sites.ties, state.allocation.by_site)
         self._trainee = Trainee(state.parameters, base.device, rate_factors(base.graph, state.allocation), same)

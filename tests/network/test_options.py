@@ -136,7 +136,7 @@ def test_the_options_of_a_tcn_are_its_blocks_and_their_hidden_channels() -> None
     assert [block.name for block in options.blocks] == [f"blocks.{number}.kept" for number in range(6)]
     assert [group.name for group in options.groups] == [f"blocks.{number}.expand.channels" for number in range(6)]
     assert {len(group.classes) for group in options.groups} == {10}
-    assert {options.block_of(group) for group in options.groups} == set(options.blocks)
+    assert {options.block_around(group.name) for group in options.groups} == {block.name for block in options.blocks}
 
 
 def test_a_block_with_a_skip_connection_goes_as_a_whole() -> None:

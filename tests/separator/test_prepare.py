@@ -17,6 +17,7 @@ from hwsearch.experiment import FLOAT_BITS, Experiment, Split, parse_experiment
 from hwsearch.files.reading import indented_json
 from hwsearch.files.tensors import read_tensors, write_tensors
 from hwsearch.network.conditioned import centred, channel_ranges, equalised
+from hwsearch.network.sites import with_reads
 from hwsearch.separator import prepare as prepare_module
 from hwsearch.separator import rounded_weights
 from hwsearch.separator.allocation import uniform
@@ -28,11 +29,13 @@ from hwsearch.separator.prepare import (
     calibration_features,
     load_checked_base,
     prepare_base,
+    training_cache,
     weights_file,
 )
 from hwsearch.separator.quantizers import quantize_weight, weight_scale
 from hwsearch.separator.second_order import input_statistics, mean_error, second_order_integers
 from hwsearch.separator.traced import traced
+from hwsearch.separator.untrained import untrained_network
 from tests.sealed import edit_json
 from tests.separator.bfloat16 import next_bfloat16
 from tests.tiny import Tiny, tiny_content
@@ -200,6 +203,31 @@ def test_training_starts_from_plain_rounding_and_an_uncentred_trunk(tiny: Tiny, 
     assert all(torch.equal(again.means[layer], mean) for layer, mean in start.means.items())
     alike = prepare(tiny, tmp_path / "plain.json", quantization=TWO | PLAIN)
     assert alike.to_train is alike
+
+
+def test_mean_squares_are_kept_where_parts_may_be_left_out(tiny: Tiny, tmp_path: Path) -> None:
+    """Beside the mean inputs, and without the mixtures that they were measured on; other experiments keep what they had."""
+    cache, structure = tmp_path / "calibration.json", {"*.kept": [0], "*.channels": [0.5]}
+    search = {**tiny_content()["search"], "trunk_bits": [16], "structure": structure}
+    base = prepare(tiny, cache, quantization=TWO, search=search)
+    start = base.to_train
+    features = calibration_features(base.separator, experiment(quantization=TWO), tiny.workspace.data_folder)
+    inputs = input_statistics(start.graph, features)
+    assert start.squares.keys() == inputs.keys()
+    for layer, found in inputs.items():
+        wanted = found.covariance.diagonal(dim1=1, dim2=2) + found.mean**2
+        torch.testing.assert_close(start.squares[layer], wanted.float())
+    assert start.graph.parameters.keys() == with_reads(traced(base.separator), sums=True).parameters.keys()
+    assert base.graph.by_name.keys() == with_reads(traced(base.separator), sums=True).by_name.keys()
+    assert base.sites.all == untrained_network(experiment(search=search), elastic=True).sites.all
+    written = weights_file(training_cache(cache)).stat().st_mtime_ns
+    again = prepare(tiny, cache, quantization=TWO, search=search, widths=(4,)).to_train
+    once_more = prepare(tiny, cache, quantization=TWO, search=search).to_train
+    assert weights_file(training_cache(cache)).stat().st_mtime_ns > written  # the weights of 4 bits
+    for each in (again, once_more):
+        assert each.orders == start.orders
+        assert all(torch.equal(each.squares[layer], tensor) for layer, tensor in start.squares.items())
+    assert prepare(tiny, tmp_path / "plain.json", quantization=TWO).to_train.squares == {}
 
 
 def test_master_weights_round_to_the_rounded_weights(tiny: Tiny, tmp_path: Path) -> None:

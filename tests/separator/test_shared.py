@@ -101,14 +101,15 @@ def test_biases_make_up_for_the_mean_error_of_each_width():
 def test_in_floating_point_it_has_the_biases_of_the_widest_weights():
     base, widths = trunk_base(), widths_of(trunk_base())
     shared = initial_shared(base, widths)
-    for name, tensor in shared.parameters.items():
-        if name.endswith(".bias@8"):
-            tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
     own, features = shared.as_base(base), normalised_features(base.separator, 1500, 3)
     network = FastNetwork(own.graph, own.calibration, own.quantization, weights=own.weights)
     exact = network.mask_function(uniform(base.sites, FLOAT_BITS, FLOAT_BITS))(features)
     widest = network.mask_function(BitAllocation.of({s: 8 if is_weight(s) else FLOAT_BITS for s in base.sites.all}))(features)
     assert float((exact - widest).abs().max()) < 0.05 * float(exact.abs().max())
+    for site in base.sites.weights:
+        layer = site.removesuffix(".weight")
+        assert torch.equal(own.graph.parameters[f"{layer}.bias"], own.weights.layer(layer, 8).bias)
+        assert not torch.equal(own.graph.parameters[f"{layer}.bias"], own.weights.layer(layer, 2).bias)
 
 
 def test_a_state_of_it_is_a_trained_state(tmp_path):
@@ -177,14 +178,17 @@ def test_a_file_without_a_width_of_the_space_is_refused(tmp_path):
 
 
 DAMAGES = {
-    "missing": (lambda t, _: t.pop("input_proj.bias@2"), "'input_proj.bias@2' is missing"),
+    "missing": (lambda t, _: t.pop("input_proj.output"), "'input_proj.output' is missing"),
+    "mean": (lambda t, _: t.pop("input_proj.mean"), "'input_proj.mean' is missing"),
     "unknown": (lambda t, _: t.update({"input_proj.bias": torch.zeros(8)}), "'input_proj.bias' is unknown"),
     "nan": (lambda t, _: t["input_proj.weight"].fill_(torch.nan), "'input_proj.weight' holds values out of range"),
     "scale": (lambda t, _: t["input_proj.weight.scale@2"].neg_(), "'input_proj.weight.scale@2' holds values out of range"),
     "zero point": (lambda t, _: t["features.zero_point@6"].fill_(64), "'features.zero_point@6' holds values out of range"),
-    "format": (lambda _, c: c.update(format=1), "its format is not 4"),
+    "format": (lambda _, c: c.update(format=1), "its format is not 5"),
     "steps": (lambda _, c: c.update(steps="many"), "trained for 'many' steps"),
     "widths": (lambda _, c: c.update(widths={"features": "all"}), "does not say the widths"),
+    "structure": (lambda _, c: c.update(structure=None), "does not say what it keeps"),
+    "option": (lambda _, c: c.update(structure={"blocks.9.kept": [0, 1]}), "what it keeps is not of the network"),
     "sites": (lambda _, c: c["widths"].update(extra=[8]), "its sites are not those"),
 }
 

@@ -185,7 +185,7 @@ def test_a_search_gives_tied_sites_one_width() -> None:
         ("blocks.0.add.output", "blocks.1.project.output"),
     }
     for seed in uniform_seeds(space):
-        widths = space.decode(seed.point).by_site
+        widths = space.decode(seed.point).allocation.by_site
         for tie in sites.ties:
             assert len({widths[site] for site in tie.sites}) == 1
 

@@ -147,7 +147,8 @@ def test_biases_stay_centred(whole):
 def test_a_base_without_means_trains_too(tmp_path):
     base, config = replace(trunk_base(), means={}), CONFIG.model_copy(update={"steps": 2})
     found = train_shared(base, training(config), small_pool(), tmp_path / "c", quality)
-    assert torch.equal(found.parameters["input_proj.bias@2"], found.parameters["input_proj.bias@8"])
+    assert torch.equal(*(found.bias("input_proj.weight", bits) for bits in (2, 8)))
+    assert torch.equal(found.bias("input_proj.weight", 2), found.parameters["input_proj.output"])
 
 
 def test_another_network_trains(tmp_path):
@@ -160,7 +161,7 @@ def test_another_network_trains(tmp_path):
     start = initial_shared(base, widths)
     found = train_shared(base, training(config, widths=widths), small_pool(), tmp_path / "c", lambda state: {})
     unchanged = {name for name, tensor in found.parameters.items() if torch.equal(tensor, start.parameters[name])}
-    assert all(".zero_point@" in name or name.endswith(".scale@16") for name in unchanged)
+    assert all(".zero_point@" in name or name.endswith((".scale@16", ".mean")) for name in unchanged)
     assert found.at(uniform(base.sites, 32, 32)).parameters.keys() == base.graph.parameters.keys()
 
 
@@ -175,7 +176,7 @@ def test_training_gains_at_narrow_widths_and_changes_neither_base_nor_zero_point
     assert all(torch.equal(base.graph.parameters[name], tensor) for name, tensor in before.items())
     for name, tensor in found.parameters.items():
         assert tensor.dtype == start.parameters[name].dtype
-        assert torch.equal(tensor, start.parameters[name]) == (".zero_point@" in name), name
+        assert torch.equal(tensor, start.parameters[name]) == (".zero_point@" in name or name.endswith(".mean")), name
 
 
 def test_the_turns_are_narrowest_random_widest_random():
