@@ -16,6 +16,7 @@ that are whole multiples of one number, such as bytes, are summed without roundi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,16 +36,34 @@ _FIRST_CORE = 12
 _NO_STEPS = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
 
 
+PositionArray = npt.NDArray[np.signedinteger[Any]]
+"""Options of choices, in the smallest type that holds their number."""
+
+
 @dataclass(frozen=True, eq=False)
 class Front:
     """Allocations in rising order of cost."""
 
     indices: IndexArray
-    """[allocations, sites] positions of widths."""
+    """[allocations, sites] positions of widths; [configurations, variables] points where options of structure are searched."""
     costs: FloatArray
     """[allocations]"""
     losses: FloatArray
     """[allocations]"""
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """A multiple-choice knapsack: one option of every choice is taken, and costs and losses add up."""
+
+    metric: str
+    """Name of the cost."""
+    costs: FloatArray
+    """[choices, options], infinite where a choice has no such option."""
+    losses: FloatArray
+    """[choices, options]"""
+    judge: Callable[[PositionArray], Front]
+    """Makes allocations of options [allocations, choices], with the costs and losses that count."""
 
 
 def supported_front(problem: AllocationProblem, metric: str) -> Front:
@@ -53,11 +72,11 @@ def supported_front(problem: AllocationProblem, metric: str) -> Front:
     Raises:
         UserError: there is no such cost, or it is not additive.
     """
-    knapsack = _knapsack(problem, metric)
-    return _front(problem, metric, knapsack, _corners(knapsack, _hull_steps(knapsack)))
+    tables = _tables(problem, metric)
+    return tables.judge(supported_options(tables.costs, tables.losses))
 
 
-def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[int], IntArray] = np.arange) -> IndexArray:
+def supported_options(costs: FloatArray, losses: FloatArray, choose: Callable[[int], IntArray] = np.arange) -> PositionArray:
     """Solve as `supported_front` does, from tables, for callers that solve under many losses.
 
     Args:
@@ -83,31 +102,39 @@ def front_at(problem: AllocationProblem, metric: str, budgets: Sequence[float]) 
     Raises:
         UserError: there is no such cost, it is not additive, or no allocation is within a budget.
     """
-    knapsack = _knapsack(problem, metric)
+    return optima_at(_tables(problem, metric), budgets)
+
+
+def optima_at(tables: Tables, budgets: Sequence[float]) -> Front:
+    """Solve as `front_at` does, from tables.
+
+    Raises:
+        UserError: no allocation is within a budget.
+    """
+    knapsack = _sorted_tables(tables.costs, tables.losses)
     steps = _hull_steps(knapsack)
     corners = _corners(knapsack, steps)
     windows = [*_windows(steps), _Window(first=len(steps.cost), slope=0.0, span=0.0)]
     starts = corners[:, [window.first for window in windows]]
-    start_costs = _front(problem, metric, knapsack, starts).costs
+    started = tables.judge(_options(knapsack, starts))
+    start_costs = started.costs
     limits = np.array(budgets, np.float64)
     if not (limits >= start_costs[0]).all():
-        worst = limits[~(limits >= start_costs[0])][0]
-        raise UserError(
-            f"limit {metric} <= {worst:.10g} cannot be met; the least any allocation takes is {readable(float(start_costs[0]))}"
-        )
+        worst, least = limits[~(limits >= start_costs[0])][0], readable(float(start_costs[0]))
+        raise UserError(f"limit {tables.metric} <= {worst:.10g} cannot be met; the least any allocation takes is {least}")
     owner = np.searchsorted(start_costs, limits, side="right") - 1
     # Costs that are summed site by site decide whether a budget is met, as everywhere else.
     slack = _ROUNDING * float(np.abs(start_costs).max())
-    indices = np.empty((len(limits), len(problem.sites)), np.int8)
-    costs, losses = np.empty(len(limits)), np.empty(len(limits))
+    none = np.zeros(0, np.int64)
+    best, order = [_rows(started, none)], [none]
     for number in np.unique(owner):
         mine = np.flatnonzero(owner == number)
         within = limits[mine] - start_costs[number]
         positions = _between(knapsack, starts[:, number], windows[number], within, slack)
-        found = _non_dominated(_front(problem, metric, knapsack, positions))
-        best = np.searchsorted(found.costs, limits[mine], side="right") - 1
-        indices[mine], costs[mine], losses[mine] = found.indices[best], found.costs[best], found.losses[best]
-    return Front(indices, costs, losses)
+        found = _non_dominated(tables.judge(_options(knapsack, positions)))
+        best.append(_rows(found, np.searchsorted(found.costs, limits[mine], side="right") - 1))
+        order.append(mine)
+    return _rows(_joined(best), np.argsort(np.concatenate(order)))
 
 
 def exact_front(problem: AllocationProblem, metric: str) -> Front:
@@ -116,7 +143,12 @@ def exact_front(problem: AllocationProblem, metric: str) -> Front:
     Raises:
         UserError: there is no such cost, or it is not additive.
     """
-    knapsack = _knapsack(problem, metric)
+    return whole_front(_tables(problem, metric))
+
+
+def whole_front(tables: Tables) -> Front:
+    """Solve as `exact_front` does, from tables."""
+    knapsack = _sorted_tables(tables.costs, tables.losses)
     unit = quantum(knapsack.costs[np.isfinite(knapsack.costs)])
     if unit is not None and _dense_updates(knapsack, unit) <= DENSE_UPDATES:
         positions = _dense_front(knapsack, unit)
@@ -125,7 +157,55 @@ def exact_front(problem: AllocationProblem, metric: str) -> Front:
         corners = _corners(knapsack, steps)
         parts = [_between(knapsack, corners[:, window.first], window) for window in _windows(steps)]
         positions = np.concatenate([*parts, corners[:, -1:]], axis=1)
-    return _non_dominated(_front(problem, metric, knapsack, positions))
+    return _non_dominated(tables.judge(_options(knapsack, positions)))
+
+
+def least_sums(costs: FloatArray, losses: FloatArray) -> tuple[FloatArray, FloatArray, PositionArray]:
+    """Return the non-dominated sums of a few choices: costs, losses, and the options [sums, choices].
+
+    One choice after another is added to the list of sums (Nemhauser and Ullmann 1969). `costs` and `losses` are those of
+    options [choices, options]; an option whose cost is infinite does not exist.
+    """
+    cost, loss = np.zeros(1), np.zeros(1)
+    picked = np.zeros((1, 0), _position_type(costs.shape[1]))
+    for row, row_losses in zip(costs, losses, strict=True):
+        options = np.flatnonzero(np.isfinite(row))
+        cost = (cost[:, None] + row[options]).ravel()
+        loss = (loss[:, None] + row_losses[options]).ravel()
+        kept = non_dominated(cost, loss)
+        cost, loss = cost[kept], loss[kept]
+        before, last = picked[kept // len(options)], options[kept % len(options)].astype(picked.dtype)
+        picked = np.concatenate([before, last[:, None]], axis=1)
+    return cost, loss, picked
+
+
+def hull_paths(costs: FloatArray, losses: FloatArray, group: IntArray, slot: IntArray, shape: tuple[int, int]) -> PositionArray:
+    """Return the corners of the convex hulls of groups of choices.
+
+    Args:
+        costs: [choices, options], infinite where a choice has no such option.
+        losses: [choices, options]
+        group: [choices] the group of each choice.
+        slot: [choices] the place of each choice in its group.
+        shape: number of groups, and of slots of a group.
+
+    Returns:
+        Options [groups, corners, slots] in rising order of cost. A group with fewer corners repeats its last.
+    """
+    with np.errstate(invalid="ignore"):  # all options of a choice may be infinitely dear
+        knapsack = _sorted_tables(costs, losses)
+    steps = _hull_steps(knapsack)
+    order = np.argsort(group[steps.choice], kind="stable")
+    choice = steps.choice[order]
+    owner = group[choice]
+    corner = np.arange(1, len(order) + 1) - np.searchsorted(owner, owner)
+    positions = np.zeros((shape[0], int(corner.max(initial=0)) + 1, shape[1]), knapsack.options.dtype)
+    positions[owner, corner, slot[choice]] = steps.position[order]
+    np.maximum.accumulate(positions, axis=1, out=positions)
+    row = np.zeros(shape, np.int64)
+    row[group, slot] = np.arange(len(group))
+    options: PositionArray = knapsack.options[row[:, None], positions]
+    return options
 
 
 @dataclass(frozen=True)
@@ -137,7 +217,7 @@ class _Knapsack:
 
     costs: FloatArray
     losses: FloatArray
-    options: IndexArray
+    options: PositionArray
     counts: IntArray
 
 
@@ -162,13 +242,23 @@ class _Window:
     span: float
 
 
-def _knapsack(problem: AllocationProblem, metric: str) -> _Knapsack:
+def _tables(problem: AllocationProblem, metric: str) -> Tables:
     cost = problem.cost(metric)
     if not cost.additive:
         raise UserError(
             f"{metric} is the largest of {len(cost.tables)} sums; a front wants a cost that is one sum over the sites"
         )
-    return _sorted_tables(problem.merged(cost.tables[0]), problem.merged(problem.loss))
+
+    def judge(options: PositionArray) -> Front:
+        indices = problem.expand(options.astype(np.int8, copy=False))
+        return Front(indices, problem.cost_of(metric, indices), problem.loss_of(indices))
+
+    return Tables(metric, problem.merged(cost.tables[0]), problem.merged(problem.loss), judge)
+
+
+def _position_type(options: int) -> type[np.int8 | np.int16 | np.int32]:
+    """Return the smallest type of positions among so many options."""
+    return next((kind for kind in (np.int8, np.int16) if options - 1 <= np.iinfo(kind).max), np.int32)
 
 
 def _sorted_tables(costs: FloatArray, losses: FloatArray) -> _Knapsack:
@@ -182,7 +272,7 @@ def _sorted_tables(costs: FloatArray, losses: FloatArray) -> _Knapsack:
     return _Knapsack(
         costs=np.where(kept, costs - costs[:, :1], np.inf),
         losses=np.where(kept, losses, np.inf),
-        options=order[each, front].astype(np.int8),
+        options=order[each, front].astype(_position_type(costs.shape[1])),
         counts=kept.sum(axis=1),
     )
 
@@ -211,18 +301,18 @@ def _hull_steps(knapsack: _Knapsack) -> _Steps:
     return _Steps(choice[order], position[order], cost[order], slope[order])
 
 
-def _corners(knapsack: _Knapsack, steps: _Steps, after: IntArray | None = None) -> IndexArray:
+def _corners(knapsack: _Knapsack, steps: _Steps, after: IntArray | None = None) -> PositionArray:
     """Return the positions [choices, len(after)] after these numbers of steps, rising; the default is every number."""
     if after is None:
         after = np.arange(len(steps.cost) + 1)
     # Enter each step in the first row that shows it. If a row shows several steps of a choice, the last and farthest one stays.
     shown = np.searchsorted(after, np.arange(1, len(steps.cost) + 1))
-    positions = np.zeros((len(after) + 1, len(knapsack.counts)), np.int8)
+    positions = np.zeros((len(after) + 1, len(knapsack.counts)), knapsack.options.dtype)
     positions[shown, steps.choice] = steps.position
     return _running_maximum(positions[:-1]).T
 
 
-def _running_maximum(rows: IndexArray) -> IndexArray:
+def _running_maximum(rows: PositionArray) -> PositionArray:
     """Return the running maximum down the rows, five times as fast as NumPy's, which goes number by number."""
     reach = 1
     while reach < len(rows):
@@ -240,8 +330,8 @@ def _windows(steps: _Steps) -> list[_Window]:
 
 
 def _between(
-    knapsack: _Knapsack, corner: IndexArray, window: _Window, budgets: FloatArray | None = None, budget_slack: float = 0.0
-) -> IndexArray:
+    knapsack: _Knapsack, corner: PositionArray, window: _Window, budgets: FloatArray | None = None, budget_slack: float = 0.0
+) -> PositionArray:
     """Return the positions [choices, allocations] of the non-dominated allocations from a corner up to the next.
 
     With the window's slope as the price of cost, an option's *regret* is its loss + slope * cost above that of the choice's best
@@ -279,10 +369,10 @@ class _Found:
 
     costs: FloatArray
     losses: FloatArray
-    positions: IndexArray
+    positions: PositionArray
 
 
-def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope: float, bound: float, reach: float) -> _Found:
+def _enumerate(corner: PositionArray, steps: FloatArray, regrets: FloatArray, slope: float, bound: float, reach: float) -> _Found:
     """Enumerate the non-dominated allocations with regrets that sum to at most `bound`, at most `reach` dearer than the corner.
 
     `steps` are costs relative to the corner, [choices, options]; `slope` is the price of cost.
@@ -304,7 +394,7 @@ def _enumerate(corner: IndexArray, steps: FloatArray, regrets: FloatArray, slope
         heights_next = (heights[:, None] + regrets[choice, options]).ravel()
         alive = (heights_next <= bound) & (costs_next + below[stage + 1] <= reach) & (costs_next + above[stage + 1] >= 0.0)
         kept = np.flatnonzero(alive)
-        kept = kept[_falling(costs_next[kept], heights_next[kept] - slope * costs_next[kept])]
+        kept = kept[non_dominated(costs_next[kept], heights_next[kept] - slope * costs_next[kept])]
         costs, heights = costs_next[kept], heights_next[kept]
         history.append((kept // len(options), options[kept % len(options)]))
     losses = heights - slope * costs
@@ -324,55 +414,62 @@ def _dense_updates(knapsack: _Knapsack, unit: float) -> float:
     return float((np.cumsum(ranges[order]) * knapsack.counts[order]).sum())
 
 
-def _dense_front(knapsack: _Knapsack, unit: float) -> IndexArray:
+def _dense_front(knapsack: _Knapsack, unit: float) -> PositionArray:
     """Return the positions [choices, allocations] of the whole front, from the least loss at every multiple of `unit`."""
     ranges = np.rint(np.where(np.isfinite(knapsack.costs), knapsack.costs, 0.0) / unit).astype(np.int64)
     order = np.argsort(ranges.max(axis=1), kind="stable")  # with small ranges first, the table stays short for long
     longest = int(ranges.max(axis=1).sum()) + 1
-    loss, better, marked = np.empty(longest), np.empty(longest, np.bool_), np.empty(longest, np.int8)
+    kind = knapsack.options.dtype
+    loss, better, marked = np.empty(longest), np.empty(longest, np.bool_), np.empty(longest, kind)
     best = np.zeros(1)
-    history: list[IndexArray] = []
+    history: list[PositionArray] = []
     for choice in order:
         size = len(best)
         longer = np.full(size + ranges[choice].max(), np.inf)
         longer[:size] = best + knapsack.losses[choice, 0]
-        chosen = np.zeros(len(longer), np.int8)
+        chosen = np.zeros(len(longer), kind)
         for position in range(1, int(knapsack.counts[choice])):
             above = slice(ranges[choice, position], ranges[choice, position] + size)
             np.add(best, knapsack.losses[choice, position], out=loss[:size])
             np.less(loss[:size], longer[above], out=better[:size])
             np.minimum(longer[above], loss[:size], out=longer[above])
             # Positions rise, so the last better one is the largest. A maximum is faster than copying under a mask.
-            np.multiply(better[:size].view(np.int8), np.int8(position), out=marked[:size])
+            np.multiply(better[:size].view(np.int8), kind.type(position), out=marked[:size])
             np.maximum(chosen[above], marked[:size], out=chosen[above])
         best = longer
         history.append(chosen)
     at = np.flatnonzero(best < np.append(np.inf, np.minimum.accumulate(best)[:-1]))
-    positions = np.empty((len(order), len(at)), np.int8)
+    positions = np.empty((len(order), len(at)), kind)
     for choice, chosen in zip(order[::-1], history[::-1], strict=True):
         positions[choice] = chosen[at]
         at = at - ranges[choice, positions[choice]]
     return positions
 
 
-def _front(problem: AllocationProblem, metric: str, knapsack: _Knapsack, positions: IndexArray) -> Front:
-    indices = problem.expand(_options(knapsack, positions))
-    return Front(indices, problem.cost_of(metric, indices), problem.loss_of(indices))
-
-
-def _options(knapsack: _Knapsack, positions: IndexArray) -> IndexArray:
+def _options(knapsack: _Knapsack, positions: PositionArray) -> PositionArray:
     """Return positions [choices, allocations] as options [allocations, choices]."""
     first = np.arange(len(knapsack.options)) * knapsack.options.shape[1]
-    options: IndexArray = knapsack.options.take(positions.T + first)
+    options: PositionArray = knapsack.options.take(positions.T + first)
     return options
 
 
+def _rows(front: Front, rows: IntArray) -> Front:
+    return Front(front.indices[rows], front.costs[rows], front.losses[rows])
+
+
+def _joined(fronts: Sequence[Front]) -> Front:
+    return Front(
+        np.concatenate([front.indices for front in fronts]),
+        np.concatenate([front.costs for front in fronts]),
+        np.concatenate([front.losses for front in fronts]),
+    )
+
+
 def _non_dominated(front: Front) -> Front:
-    kept = _falling(front.costs, front.losses)
-    return Front(front.indices[kept], front.costs[kept], front.losses[kept])
+    return _rows(front, non_dominated(front.costs, front.losses))
 
 
-def _falling(costs: FloatArray, losses: FloatArray) -> npt.NDArray[np.int64]:
+def non_dominated(costs: FloatArray, losses: FloatArray) -> IntArray:
     """Return the non-dominated points by rising cost; one of equals."""
     order = np.lexsort((losses, costs))
     ordered = losses[order]

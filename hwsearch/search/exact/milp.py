@@ -1,7 +1,8 @@
 """The optimum of a separable loss under several limits, by mixed-integer programming.
 
 The program has a binary variable for every option of every choice, an equality row for every choice, and a row for every sum of a
-limited cost: a limit on the largest of several sums is a limit on each of them.
+limited cost: a limit on the largest of several sums is a limit on each of them. Where options of structure are searched, a choice
+may be there under some variable only: its options sum to that variable.
 
 The prices of the linear relaxation bound from below what every option adds to the loss. An option that adds more than the gap
 between the relaxation and a first good solution is in no better solution. Such options are struck out before the optimum is
@@ -9,7 +10,7 @@ proven.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import NoReturn, Self
@@ -56,7 +57,7 @@ class Optimum:
     """The best allocation found under limits."""
 
     indices: IndexArray
-    """[sites] positions of widths."""
+    """[sites] positions of widths; [variables] a point where options of structure are searched."""
     loss: float
     bound: float
     """No allocation within the limits has a smaller loss."""
@@ -82,55 +83,22 @@ def optimum(problem: AllocationProblem, limits: Mapping[str, float], seconds: fl
     wrong = next((name for name, limit in limits.items() if math.isnan(limit) or limit == -math.inf), None)
     if wrong is not None:
         raise UserError(f"limit on {wrong} is {limits[wrong]}; wanted a number")
-    program = _Program.of(problem, tuple(limits))
-    allowed = np.array(list(limits.values()), np.float64)
-    end = perf_counter() + seconds
-    excluded: list[npt.NDArray[np.bool_]] = []
-    while True:
-        solution = _solve(program, program.room(allowed), excluded, end)
-        if solution is None:
-            _refuse(program, problem, limits)
-        found = _optimum(problem, program, solution)
-        if all(found.costs[name] <= limit for name, limit in limits.items()):
-            return found
-        if len(excluded) == _EXCLUSIONS:
-            break
-        excluded.append(solution.options)
-    safe = _solve(program, program.room(allowed) - _MARGIN, [], end)
-    if safe is None:
-        _refuse(program, problem, limits)
-    return replace(_optimum(problem, program, safe), bound=found.bound, proven=False)
-
-
-def _optimum(problem: AllocationProblem, program: "_Program", solution: "_Solution") -> Optimum:
-    options = np.zeros((1, program.choices.shape[0]), np.int8)
-    options[0, program.choice[solution.options]] = program.option[solution.options]
-    indices = problem.expand(options)
-    loss = float(problem.loss_of(indices)[0])
-    costs = {cost.name: float(problem.cost_of(cost.name, indices)[0]) for cost in problem.costs}
-    return Optimum(indices[0], loss, min(solution.bound, loss), costs, solution.proven)
+    return solve(_program(problem, tuple(limits)), lambda taken: _judged(problem, taken), limits, seconds)
 
 
 @dataclass(frozen=True)
-class _Solution:
-    """The variables that are 1, and the solver's bound on the least loss."""
-
-    options: npt.NDArray[np.bool_]
-    bound: float
-    proven: bool
-
-
-@dataclass(frozen=True)
-class _Program:
+class Program:
     """The integer program: a variable for each option of each choice, [variables], and a row for each limited sum, [rows].
 
     Losses and costs are counted from the least of the choice, so none is negative. Rows are scaled to a largest coefficient of 1.
     """
 
     choice: IntArray
-    option: IntArray
+    """[variables] the choice that a variable is an option of."""
+    under: IntArray
+    """[choices] the variable under which a choice is there; -1 if it always is."""
     choices: FloatArray
-    """[choices, variables] 1 where a variable belongs to a choice."""
+    """[choices, variables] 1 where a variable belongs to a choice, -1 where it is the one that the choice is under."""
     loss: FloatArray
     least_loss: float
     rows: FloatArray
@@ -142,30 +110,41 @@ class _Program:
     """Limit that a row belongs to."""
 
     @classmethod
-    def of(cls, problem: AllocationProblem, limited: tuple[str, ...]) -> Self:
-        """Make the program of a problem with limits on these costs."""
-        valid = problem.option_valid
-        choice, option = np.nonzero(valid)
-        loss = problem.merged(problem.loss)
-        least_loss = loss.min(axis=1)
-        costs = [problem.cost(name) for name in limited]
-        tables = [problem.merged(table) for cost in costs for table in cost.tables]
-        constants = [constant for cost in costs for constant in cost.constants]
-        rows = np.array([(table - table.min(axis=1, keepdims=True))[valid] for table in tables]).reshape(len(tables), len(choice))
+    def of(cls, choice: IntArray, under: IntArray, loss: FloatArray, limited: Sequence[tuple[FloatArray, FloatArray]]) -> Self:
+        """Make a program.
+
+        Args:
+            choice: [variables] as the attribute.
+            under: [choices] as the attribute. No choice is under a variable of a choice that is under another.
+            loss: [variables]
+            limited: for each limit, the sums [sums, variables] and the constants [sums] that they start from.
+        """
+        shifted = [_from_least(row, choice, under) for rows, _ in limited for row in rows]
+        constants = [constant for _, constants in limited for constant in constants]
+        rows = np.array([row for row, _ in shifted]).reshape(len(shifted), len(choice))
         scale = rows.max(axis=1, initial=0.0)
         scale[scale == 0] = 1.0
+        choices = (np.arange(len(under))[:, None] == choice).astype(np.float64)
+        inner = np.flatnonzero(under >= 0)
+        choices[inner, under[inner]] = -1.0
+        above_least, least_loss = _from_least(loss, choice, under)
         return cls(
             choice=choice,
-            option=option,
-            choices=(np.arange(len(valid))[:, None] == choice).astype(np.float64),
-            loss=(loss - least_loss[:, None])[valid],
-            least_loss=float(least_loss.sum()),
+            under=under,
+            choices=choices,
+            loss=above_least,
+            least_loss=least_loss,
             rows=rows / scale[:, None],
-            least=np.array([table.min(axis=1).sum() + constant for table, constant in zip(tables, constants, strict=True)]),
+            least=np.array([least + constant for (_, least), constant in zip(shifted, constants, strict=True)]),
             scale=scale,
             unit=np.array([quantum(row) or 0.0 for row in rows]),
-            owner=np.repeat(np.arange(len(costs)), [len(cost.tables) for cost in costs]),
+            owner=np.repeat(np.arange(len(limited)), [len(rows) for rows, _ in limited]),
         )
+
+    @property
+    def taken(self) -> FloatArray:
+        """[choices] how many variables of a choice are taken, less the variable that it is under."""
+        return (self.under < 0).astype(np.float64)
 
     def room(self, limits: FloatArray) -> FloatArray:
         """Return the right-hand sides [rows] of limits. If sums have a unit, they lie halfway to its next multiple."""
@@ -181,12 +160,91 @@ class _Program:
     def constraints(self, room: FloatArray, excluded: Sequence[npt.NDArray[np.bool_]]) -> list[LinearConstraint]:
         """Constrain to one option for every choice, within the limits, and to none of the excluded allocations."""
         limited = np.isfinite(room)
-        constraints = [LinearConstraint(self.choices, 1, 1)]
+        constraints = [LinearConstraint(self.choices, self.taken, self.taken)]
         if limited.any():
             constraints.append(LinearConstraint(self.rows[limited], -np.inf, room[limited]))
         if excluded:
-            constraints.append(LinearConstraint(np.array(excluded, np.float64), -np.inf, len(self.choices) - 0.5))
+            taken = np.array(excluded, np.float64)
+            constraints.append(LinearConstraint(taken, -np.inf, taken.sum(axis=1) - 0.5))
         return constraints
+
+
+Judge = Callable[[npt.NDArray[np.bool_]], Optimum]
+"""Computes loss and costs of the allocation that takes these variables. Its bound is the loss."""
+
+
+def solve(program: Program, judge: Judge, limits: Mapping[str, float], seconds: float = math.inf) -> Optimum:
+    """Solve a program as `optimum` does.
+
+    Raises:
+        UserError: a limit cannot be met, or nothing was found in time.
+    """
+    allowed = np.array(list(limits.values()), np.float64)
+    end = perf_counter() + seconds
+    excluded: list[npt.NDArray[np.bool_]] = []
+    while True:
+        solution = _solve(program, program.room(allowed), excluded, end)
+        if solution is None:
+            _refuse(program, judge, limits)
+        found = _optimum(judge, solution)
+        if all(found.costs[name] <= limit for name, limit in limits.items()):
+            return found
+        if len(excluded) == _EXCLUSIONS:
+            break
+        excluded.append(solution.options)
+    safe = _solve(program, program.room(allowed) - _MARGIN, [], end)
+    if safe is None:
+        _refuse(program, judge, limits)
+    return replace(_optimum(judge, safe), bound=found.bound, proven=False)
+
+
+def _program(problem: AllocationProblem, limited: tuple[str, ...]) -> Program:
+    """Make the program of a problem with limits on these costs."""
+    valid = problem.option_valid
+    costs = [problem.cost(name) for name in limited]
+    sums = [(np.array([problem.merged(table)[valid] for table in cost.tables]), cost.constants) for cost in costs]
+    return Program.of(np.nonzero(valid)[0], np.full(len(valid), -1), problem.merged(problem.loss)[valid], sums)
+
+
+def _judged(problem: AllocationProblem, taken: npt.NDArray[np.bool_]) -> Optimum:
+    choice, option = np.nonzero(problem.option_valid)
+    options = np.zeros((1, len(problem.members)), np.int8)
+    options[0, choice[taken]] = option[taken]
+    indices = problem.expand(options)
+    loss = float(problem.loss_of(indices)[0])
+    costs = {cost.name: float(problem.cost_of(cost.name, indices)[0]) for cost in problem.costs}
+    return Optimum(indices[0], loss, loss, costs, proven=True)
+
+
+def _optimum(judge: Judge, solution: "_Solution") -> Optimum:
+    found = judge(solution.options)
+    return replace(found, bound=min(solution.bound, found.loss), proven=solution.proven)
+
+
+def _from_least(values: FloatArray, choice: IntArray, under: IntArray) -> tuple[FloatArray, float]:
+    """Count the values [variables] of each choice from its least. Also return the sum of the least values.
+
+    The least value of a choice under a variable is added to the value of that variable.
+    """
+    least = np.full(len(under), np.inf)
+    np.minimum.at(least, choice, values)
+    inner = under >= 0
+    if not inner.any():
+        return values - least[choice], float(least.sum())
+    whole = values.copy()
+    np.add.at(whole, under[inner], least[inner])
+    least[~inner] = np.inf
+    np.minimum.at(least, choice, whole)  # of choices under a variable, this repeats their least
+    return whole - least[choice], float(least[~inner].sum())
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """The variables that are 1, and the solver's bound on the least loss."""
+
+    options: npt.NDArray[np.bool_]
+    bound: float
+    proven: bool
 
 
 @dataclass(frozen=True)
@@ -201,7 +259,7 @@ class _Relaxation:
     """[variables] lower bound on what an option adds to `least`."""
 
 
-def _solve(program: _Program, room: FloatArray, excluded: Sequence[npt.NDArray[np.bool_]], end: float) -> _Solution | None:
+def _solve(program: Program, room: FloatArray, excluded: Sequence[npt.NDArray[np.bool_]], end: float) -> _Solution | None:
     """Return the best solution within right-hand sides [rows] that is not excluded; None if there is none.
 
     Raises:
@@ -242,7 +300,7 @@ def _solve_integer(
     )
 
 
-def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
+def _relax(program: Program, room: FloatArray) -> _Relaxation | None:
     """Solve the linear relaxation; None if it is infeasible."""
     limited = np.isfinite(room)
     rows, right = program.rows[limited], room[limited]
@@ -253,7 +311,7 @@ def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
             A_ub=rows,
             b_ub=right,
             A_eq=program.choices,
-            b_eq=np.ones(program.choices.shape[0]),
+            b_eq=program.taken,
             bounds=(0, 1),
         )
         if relaxed.status == _INFEASIBLE:
@@ -262,21 +320,22 @@ def _relax(program: _Program, room: FloatArray) -> _Relaxation | None:
             raise RuntimeError(f"linear relaxation: {relaxed.message}")
         prices = np.maximum(-relaxed.ineqlin.marginals, 0.0)
         priced = scale * program.loss + prices @ rows
-        cheapest = np.full(program.choices.shape[0], np.inf)
-        np.minimum.at(cheapest, program.choice, priced)
+        above, cheapest = _from_least(priced, program.choice, program.under)
+        inner = program.under[program.choice]
+        above[inner >= 0] += above[inner[inner >= 0]]
         # This bound holds at any prices, whatever the solver's tolerance.
-        least = max(float(cheapest.sum() - prices @ right), 0.0)
-        found = _Relaxation(scale, least, priced - cheapest[program.choice])
+        least = max(float(cheapest - prices @ right), 0.0)
+        found = _Relaxation(scale, least, above)
         scale *= min(_SCALED_LOSS / max(least, 1e-9), 1e6)
     return found
 
 
-def _refuse(program: _Program, problem: AllocationProblem, limits: Mapping[str, float]) -> NoReturn:
+def _refuse(program: Program, judge: Judge, limits: Mapping[str, float]) -> NoReturn:
     """Refuse the first limit that cannot be met together with those before it, and state the least that can."""
     names = list(limits)
     for number, name in enumerate(names):
         room = program.room(np.array([limits[other] if i < number else np.inf for i, other in enumerate(names)]))
-        least = _optimum(problem, program, _Solution(_cheapest(program, room, number), 0.0, proven=True)).costs[name]
+        least = judge(_cheapest(program, room, number)).costs[name]
         if least > limits[name]:
             others = " and ".join(f"{other} <= {limits[other]:.10g}" for other in names[:number])
             given = f" with {others}" if others else ""
@@ -287,7 +346,7 @@ def _refuse(program: _Program, problem: AllocationProblem, limits: Mapping[str, 
     raise UserError(f"limits {every} cannot be met together; each can with those before it, within rounding: raise the last one")
 
 
-def _cheapest(program: _Program, room: FloatArray, number: int) -> npt.NDArray[np.bool_]:
+def _cheapest(program: Program, room: FloatArray, number: int) -> npt.NDArray[np.bool_]:
     """Return the variables of the allocation within `room` that has the least of one limited cost."""
     mine = program.owner == number
     size = len(program.choice)
@@ -296,7 +355,7 @@ def _cheapest(program: _Program, room: FloatArray, number: int) -> npt.NDArray[n
     # One more variable is the largest of the sums. Each row keeps its sum at or below it.
     largest = _with_column(program.rows[mine] * program.scale[mine, None] / unit, -1.0)
     constraints = [
-        LinearConstraint(_with_column(program.choices, 0.0), 1, 1),
+        LinearConstraint(_with_column(program.choices, 0.0), program.taken, program.taken),
         LinearConstraint(largest, -np.inf, -program.least[mine] / unit),
         LinearConstraint(_with_column(program.rows[limited], 0.0), -np.inf, room[limited]),
     ]

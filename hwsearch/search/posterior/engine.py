@@ -6,6 +6,8 @@ changed. The point of the pool with the largest expected growth of the front is 
 them at random, as ParEGO does (Knowles 2006), so that all directions of the front are visited. Candidates that are being scored
 count as scored, with their expected quality.
 
+Where options of structure are searched, points are those of a space with parts, and all of them canonical. See `structure.py`.
+
 Several proposals at once share the draws and the pool, because solving and judging takes most of the time, and a thousand workers
 need a hundred proposals a second. They are taken one after another; each counts as being scored for the next.
 """
@@ -18,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsearch.search.exact.front import supported_options
+from hwsearch.search.exact.layout import Layout, PartTable
 from hwsearch.search.posterior.improvement import expected_improvement
 from hwsearch.search.posterior.model import FloatArray, LossPosterior, OptionArray, PriorSpread
+from hwsearch.search.posterior.structure import Interactions, PartSteering
 from hwsearch.search.space import Point
 
 _DRAWS = 3
@@ -71,6 +75,9 @@ class KnownCost:
     target does not run; such an option is never proposed."""
     charge: Callable[[OptionArray], FloatArray]
     """Computes exact costs [N] of options [N, choices], by which proposals are judged."""
+    elastic: PartTable | None = None
+    """Approximate cost where options of structure are searched; `table` is then not used. It is infinite for what a target does
+    not run."""
 
 
 class PosteriorEngine:
@@ -84,6 +91,7 @@ class PosteriorEngine:
         objectives: Sequence[KnownCost],
         limits: Sequence[tuple[KnownCost, float]],
         spread: PriorSpread | None = None,
+        layout: Layout | None = None,
     ) -> None:
         """Start from prior losses.
 
@@ -94,17 +102,24 @@ class PosteriorEngine:
             objectives: costs to minimise, one to three.
             limits: costs with their largest allowed values.
             spread: further errors of the prior.
+            layout: if options of structure are searched. The rows of all tables are then the variables of the space, and costs
+                have `KnownCost.elastic`.
         """
-        self._posterior = LossPosterior(prior, deviation, valid, spread or PriorSpread())
+        self._interactions = None if layout is None else Interactions(layout, prior)
+        self._posterior = LossPosterior(prior, deviation, valid, spread or PriorSpread(), self._interactions)
         self._valid = valid
         self._counts = valid.sum(axis=1)
         self._objectives = tuple(objectives)
         self._limits = tuple(limits)
         steered = [*self._objectives, *(cost for cost, _ in self._limits)]
-        self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
-        self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
-        self._ranges = np.array([_range(cost.table[self._usable]) for cost in self._objectives]) * len(valid)
-        """Rough range of each objective over the space."""
+        if layout is None:
+            self._usable = valid & np.logical_and.reduce([np.isfinite(cost.table) for cost in steered])
+            self._tables = [_to_unit_range(cost.table, self._usable) for cost in steered]
+            self._ranges = np.array([_range(cost.table[self._usable]) for cost in self._objectives]) * len(valid)
+            """Rough range of each objective over the space."""
+        else:
+            self._steering = PartSteering(layout, [_elastic(cost) for cost in steered])
+            self._ranges = self._steering.ranges[: len(self._objectives)]
         self._known: set[bytes] = set()
         """Options of every candidate, as bytes, which hash faster than tuples of hundreds of numbers."""
         self._running: dict[Point, tuple[OptionArray, FloatArray]] = {}
@@ -211,13 +226,29 @@ class PosteriorEngine:
         """Find new allocations [N, choices] within the limits, and their costs [N, objectives]."""
         found = [self._mutants(rng).astype(np.int8)]
         for draw in range(draws + 1):
-            losses = self.losses(rng if draw else None)
-            pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * (draw > 0)])
-            steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
-            costs, losses = (np.where(self._usable, table, np.inf) for table in (steering, losses))
-            found.append(supported_options(costs, losses, lambda count: _some(count, rng)))
+            solve = self._solve_widths if self._interactions is None else self._solve_parts
+            found.append(solve(weights, rng, drawn=draw > 0))
         near = self._new(np.concatenate(found))
         return near if len(near[0]) else self._new(self._anywhere(rng).astype(np.int8))
+
+    def _solve_widths(self, weights: FloatArray, rng: np.random.Generator, *, drawn: bool) -> npt.NDArray[np.int8]:
+        """Return the corners of the front under the mean of the losses, or under drawn losses and with a pull of limits."""
+        losses = self.losses(rng if drawn else None)
+        pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * drawn])
+        steering = sum((pull * table for pull, table in zip(pulls, self._tables, strict=True)), np.zeros(losses.shape))
+        costs, losses = (np.where(self._usable, table, np.inf) for table in (steering, losses))
+        return supported_options(costs, losses, lambda count: _some(count, rng)).astype(np.int8, copy=False)
+
+    def _solve_parts(self, weights: FloatArray, rng: np.random.Generator, *, drawn: bool) -> npt.NDArray[np.int8]:
+        """Do the same where options of structure are searched. What depends on pairs is taken as around a front member."""
+        if self._interactions is None:
+            raise ValueError("wanted a layout")
+        losses, factors = self._posterior.losses_and_factors(rng if drawn else None)
+        pulls = np.concatenate([weights, rng.exponential(size=len(self._limits)) * drawn])
+        near = self._points[rng.integers(len(self._points), size=1)] if len(self._points) else self._points
+        around = float(self._interactions.lost(near).sum())
+        by_part = self._interactions.part_losses(losses, factors, around)
+        return self._steering.solve(pulls, by_part, lambda count: _some(count, rng))
 
     def _new(self, options: npt.NDArray[np.int8]) -> tuple[OptionArray, FloatArray]:
         """Select the options that are new, have every cost and meet the limits, each once; also return their costs."""
@@ -236,21 +267,29 @@ class PosteriorEngine:
         """Return all points of a small space, or some of a large one."""
         size = math.prod(self._counts.tolist())
         if size <= _COUNTED:
-            return np.stack(np.unravel_index(np.arange(size), self._counts.tolist()), axis=1).astype(np.int64)
-        return rng.integers(self._counts, size=(_MUTANTS, len(self._counts)))
+            return self._canonical(np.stack(np.unravel_index(np.arange(size), self._counts.tolist()), axis=1).astype(np.int64))
+        return self._canonical(rng.integers(self._counts, size=(_MUTANTS, len(self._counts))))
+
+    def _canonical(self, points: OptionArray) -> OptionArray:
+        return points if self._interactions is None else self._interactions.layout.canonical(points)
 
     def _mutants(self, rng: np.random.Generator) -> OptionArray:
         """Change front members by one to three steps, each of one site to the next narrower or wider width."""
         if not len(self._points):
             return np.zeros((0, len(self._valid)), np.int64)
         mutants = self._points[rng.integers(len(self._points), size=_MUTANTS)]
+        if self._interactions is not None:
+            # A block that comes back gets the widths that it has in some other member.
+            layout, others = self._interactions.layout, self._points[rng.integers(len(self._points), size=_MUTANTS)]
+            inside = layout.dependent
+            mutants[:, inside] = np.where(layout.gone(mutants), others[:, inside], mutants[:, inside])
         steps = rng.integers(1, _MOST_STEPS + 1, size=_MUTANTS)
         for step in range(_MOST_STEPS):
             rows = np.flatnonzero(steps > step)
             choice = rng.integers(mutants.shape[1], size=len(rows))
             moved = mutants[rows, choice] + rng.choice([-1, 1], size=len(rows))
             mutants[rows, choice] = np.clip(moved, 0, self._counts[choice] - 1)
-        return mutants
+        return self._canonical(mutants)
 
     def _staircase(self, scales: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return combined costs, rising, and qualities of the front and of the candidates that are being scored."""
@@ -294,6 +333,12 @@ def table_cost(table: FloatArray, constant: float) -> KnownCost:
         return total
 
     return KnownCost(table, charge)
+
+
+def _elastic(cost: KnownCost) -> PartTable:
+    if cost.elastic is None:
+        raise ValueError("wanted costs by part where options of structure are searched")
+    return cost.elastic
 
 
 def _some(count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -1,8 +1,8 @@
 """The posterior engine as an Optuna sampler, for studies that Optuna itself drives.
 
-The study has one integer parameter for each choice, the index of its width. Its first objective is the quality in dB, to be
-maximised; the others are the costs of the engine, to be minimised. The driver of this package uses `PosteriorProposer` instead,
-which needs no study.
+The study has one integer parameter for each free choice and each option of structure, the index of its value. Its first objective
+is the quality in dB, to be maximised; the others are the costs of the engine, to be minimised. The driver of this package uses
+`PosteriorProposer` instead, which needs no study.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class PriorCorrectedSampler(BaseSampler):
         """Make a sampler for one study.
 
         Args:
-            space: its free choices are the parameters.
+            space: its free choices and options of structure are the parameters.
             engine: a new one, with one cost for each objective of the study except quality.
             seeds: the points to score first.
             reference_db: quality of the full-precision network, dB.
@@ -41,7 +41,8 @@ class PriorCorrectedSampler(BaseSampler):
         """
         engine.refer(reference_db)
         self._engine = engine
-        self._space: dict[str, BaseDistribution] = {name: IntDistribution(0, len(widths) - 1) for name, widths in space.free}
+        self._space: dict[str, BaseDistribution] = {name: IntDistribution(0, len(values) - 1) for name, values in space.variables}
+        self._canonical = space.canonical
         self._seeds = list(seeds)
         self._seed = seed
         self._rng = np.random.default_rng(seed)
@@ -68,7 +69,8 @@ class PriorCorrectedSampler(BaseSampler):
         proposed = next((seed for seed in self._seeds if seed.point not in self._known), None)
         point = self._engine.propose(self._rng) if proposed is None else proposed.point
         if point is None:
-            point = tuple(int(self._rng.integers(d.high + 1)) for d in self._space.values() if isinstance(d, IntDistribution))
+            random = (int(self._rng.integers(d.high + 1)) for d in self._space.values() if isinstance(d, IntDistribution))
+            point = self._canonical(tuple(random))
         self._known.add(point)
         self._engine.start(point)
         strategy = "prior-corrected" if proposed is None else proposed.strategy

@@ -10,6 +10,7 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import SearchConfig, SeparatorConfig
 from hwsearch.search.exact.problem import AllocationProblem, additive_cost, allocation_problem, quantum, readable
 from hwsearch.search.space import build_space
+from hwsearch.separator.configuration import Configuration
 from tests.separator.small import sites_of
 
 SPACE = build_space(
@@ -26,7 +27,7 @@ def test_allocations_of_a_problem_are_points_of_its_space():
     rng = np.random.default_rng(0)
     for _ in range(20):
         indices = np.array([rng.integers(len(options)) for _, options in SPACE.widths], np.int8)
-        assert SPACE.decode(problem.point(indices)) == problem.allocation(indices)
+        assert SPACE.decode(problem.point(indices)) == Configuration(problem.allocation(indices))
 
 
 def test_loss_and_cost_are_sums_over_the_sites():

@@ -69,7 +69,7 @@ def test_proposals_at_once_are_new_and_differ() -> None:
     engine.refer(12.0)
     known = {seed.point for seed in uniform_seeds(space)}
     for point in known:
-        engine.finish(point, quality(space.decode(point))["si_snr_improvement_db"])
+        engine.finish(point, quality(space.decode(point).allocation)["si_snr_improvement_db"])
     for count in (1, 2, 31):
         points = engine.propose_several(count, np.random.default_rng(count))
         assert len(points) == len(set(points)) == count
