@@ -58,6 +58,7 @@ class Split(StrEnum):
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
@@ -619,6 +620,10 @@ class SearchConfig(Section):
     """Bit-width of the sites of a name pattern, which is then not searched. It overrides `allowed`."""
     groups: tuple[tuple[str, ...], ...] = ()
     """Lists of name patterns. All sites that a list matches share one width."""
+    structure: dict[str, Annotated[tuple[Share, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    """What may be kept instead of the whole, by a name pattern of what can be left out: 0 of a residual block, `NAME.kept`, and
+    shares such as 0.5 of a group of channels, `LAYER.channels`. If several patterns match, the last one counts. Default: nothing
+    is left out."""
     validation_mixtures: Annotated[int, Field(ge=1)] = 16
     """Validation mixtures on which each candidate is first scored. Promotions score on all of them."""
     integer_kernels: bool = False
@@ -662,6 +667,9 @@ class SearchConfig(Section):
         ):
             if not widths or tuple(sorted(set(widths))) != widths:
                 raise ValueError(f"{name} {list(widths)} must rise without repeats")
+        for pattern, shares in self.structure.items():
+            if tuple(sorted(set(shares))) != shares:
+                raise ValueError(f"structure of '{pattern}' {list(shares)} must rise without repeats")
         if len(set(self.objectives)) != len(self.objectives) or self.objectives[0] not in QUALITY_METRICS:
             known = " or ".join(f"'{name}'" for name in QUALITY_METRICS)
             raise ValueError(f"objectives {list(self.objectives)} must differ and begin with {known}")

@@ -1,7 +1,8 @@
-"""What allocations cost on an experiment's targets: as columns of the record, as exact sums, and as tables for proposals."""
+"""What configurations cost on an experiment's targets: as columns of the record, as exact sums, and as tables for proposals."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,15 +18,20 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.export.onnx_size import onnx_size
 from hwsearch.files.reading import digest
+from hwsearch.network.graph import Graph
 from hwsearch.network.options import Structure
+from hwsearch.search.elastic_costs import ElasticCosts, ElasticNetwork
 from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
+from hwsearch.search.exact.layout import PartTable
 from hwsearch.search.exact.milp import optimum
 from hwsearch.search.exact.problem import AllocationProblem, Cost, FloatArray, IntArray, Widths
 from hwsearch.search.objectives import PACKED_SIZE, SIZE
+from hwsearch.search.part_tables import part_table
 from hwsearch.search.posterior.engine import KnownCost, table_cost
 from hwsearch.search.posterior.model import OptionArray
 from hwsearch.search.space import SearchSpace
-from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
+from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, is_weight
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.front_end import FrontEnd
 from hwsearch.separator.separator import build_front_end
 from hwsearch.separator.untrained import UntrainedNetwork, untrained_network
@@ -38,6 +44,9 @@ _STARTS = 256
 
 Charge = Callable[[IntArray], FloatArray]
 """Computes the cost [allocations] of widths [allocations, sites of the workload]."""
+
+ConfigurationCharge = Callable[[IntArray, IntArray], FloatArray]
+"""Computes the cost [configurations] of widths, and of positions of what is kept of the options [configurations, options]."""
 
 
 class CostBook:
@@ -55,7 +64,8 @@ class CostBook:
         """
         self._space = space
         self._workload = workload = experiment_workload(experiment)
-        self._targets = compile_targets(experiment, workload)
+        self._elastic = _elastic_costs(experiment, space) if space.options else None
+        self._targets = self._elastic.whole if self._elastic else compile_targets(experiment, workload)
         inner = inner_weight_sites(workload)
         self._own: dict[str, Charge] = {
             SIZE: file_size(experiment, workload),
@@ -72,16 +82,23 @@ class CostBook:
         for choice, (name, _) in enumerate(space.free):
             self._choices[[workload.column[site] for site in space.members[name]]] = choice
 
-    def charge(self, allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
-        """Compute all costs of allocations, and `fits[target]` for each target.
+    def charge(self, configurations: Sequence[Configuration]) -> list[dict[str, float]]:
+        """Compute all costs of configurations, and `fits[target]` for each target.
 
         `fits` is 1 if weights and activations fit into the memory that the target states for them, else 0. The costs of a target
-        that cannot run an allocation at all (floating point on an integer machine) are infinite.
+        that cannot run a configuration at all (floating point on an integer machine) are infinite.
         """
-        bits = bits_matrix(self._workload, [allocation.by_site for allocation in allocations])
-        columns = {name: charge(bits) for name, charge in self._own.items()}
-        for table in self._targets.values():
-            columns |= _target_columns(table, bits, ("fits", *table.metrics))
+        gone = {site: widths[-1] for site, widths in self._space.widths} if self._elastic else {}
+        bits = bits_matrix(self._workload, [gone | configuration.allocation.by_site for configuration in configurations])
+        if self._elastic is None:
+            columns = {name: charge(bits) for name, charge in self._own.items()}
+            for table in self._targets.values():
+                columns |= _target_columns(table, bits, ("fits", *table.metrics))
+        else:
+            structures = self._elastic.elastic.structures([configuration.kept for configuration in configurations])
+            columns = self._elastic.own(bits, structures)
+            for name, table in self._targets.items():
+                columns |= self._elastic.of_target(name, ("fits", *table.metrics), bits, structures)
         return [{name: float(values[row]) for name, values in columns.items()} for row in range(len(bits))]
 
     def exact(self, name: str) -> Cost:
@@ -103,10 +120,12 @@ class CostBook:
         Raises:
             UserError: an unknown cost, or one of a target that does not run the narrowest allocation.
         """
+        if self._elastic is not None:
+            return KnownCost(np.zeros((0, 0)), self.point_charge(name), self.part_table(name))
         charge = self._charge(name)
         by_site, least = site_changes(charge, self._workload, self._space.widths)
         if not math.isfinite(least):
-            raise UserError(f"{name}: the target does not run the narrowest allocation; wanted widths that it runs")
+            raise _not_run(name)
         row = {site: index for index, (site, _) in enumerate(self._space.widths)}
         table = np.zeros((len(self._space.free), max(self._space.shape, default=0)))
         for index, (choice, widths) in enumerate(self._space.free):
@@ -116,21 +135,21 @@ class CostBook:
         return KnownCost(table, lambda options: charge(self._bits(options)))
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
-        """Refuse limits that no allocation meets.
+        """Refuse limits that no allocation meets, or, where parts may be left out, that no configuration meets by itself.
 
         Raises:
             UserError: no allocation meets a limit (names it, and the least that can be met), or a cost is unknown.
         """
         sums: list[Cost] = []
         for name, limit in limits.items():
-            try:
-                sums.append(self.exact(name))
-            except NotSeparableError:
-                if (least := self._least_found(name)) > limit:
-                    raise UserError(
-                        f"search.limits: limit {name} <= {limit:.10g} cannot be met; the least of all that was tried is "
-                        f"{least:.10g}: raise it, or allow other widths"
-                    ) from None
+            if (cost := self._sum(name)) is not None:
+                sums.append(cost)
+            elif (least := self._least_found(name)) > limit:
+                more = " or leave more out" if self._elastic else ""
+                raise UserError(
+                    f"search.limits: limit {name} <= {limit:.10g} cannot be met; the least of all that was tried is "
+                    f"{least:.10g}: raise it, or allow other widths{more}"
+                )
         if sums:
             loss = np.zeros((len(self._space.widths), max(len(widths) for _, widths in self._space.widths)))
             problem = AllocationProblem(self._space.widths, loss, tuple(sums), self._space.groups)
@@ -139,25 +158,64 @@ class CostBook:
             except UserError as error:
                 raise UserError(f"search.limits: {error}; raise it, or allow narrower widths") from None
 
+    def _sum(self, name: str) -> Cost | None:
+        """Return a cost as sums over the sites; None if it is none."""
+        if self._elastic is not None:
+            return None
+        try:
+            return self.exact(name)
+        except NotSeparableError:
+            return None
+
     def _least_found(self, name: str) -> float:
         """Look for the least value of a cost that is no sum, by descents from uniform and random allocations.
 
         In a descent, each choice in turn takes the width that costs least, until none changes.
         """
-        charge = self._charge(name)
+        charge = self.point_charge(name)
         shape = np.array(self._space.shape, np.int64)
         random = np.random.default_rng(0).integers(shape, size=(_STARTS, len(shape)))
         uniform = np.minimum(np.arange(shape.max(initial=1))[:, None], shape - 1)
         starts = np.concatenate([uniform, random])
-        point = starts[int(charge(self._bits(starts)).argmin())]
+        point = starts[int(charge(starts).argmin())]
         while True:
             before = point.copy()
             for choice, widths in enumerate(shape):
                 tried = np.repeat(point[None], widths, axis=0)
                 tried[:, choice] = np.arange(widths)
-                point = tried[int(charge(self._bits(tried)).argmin())]
+                point = tried[int(charge(tried).argmin())]
             if (point == before).all():
-                return float(charge(self._bits(point[None]))[0])
+                # The size of a file is a little off where parts may be left out; `charge` is exact.
+                return self.charge([self._space.decode(tuple(point.tolist()))])[0][name]
+
+    def point_charge(self, name: str) -> Callable[[OptionArray], FloatArray]:
+        """Return the function that computes a cost [N] of points [N, variables]. Points need not be canonical.
+
+        Where parts may be left out, the sizes of files may be about a hundred bytes off if there are several points
+        (`ElasticCosts.own`).
+
+        Raises:
+            UserError: an unknown cost.
+        """
+        charge = self._charge(name)
+        if self._elastic is None:
+            return lambda points: charge(self._bits(points))
+        elastic, choices = self._elastic, len(self._space.free)
+        if name in self._own:
+            return lambda points: elastic.own(self._bits(points[:, :choices]), points[:, choices:], exact=len(points) == 1)[name]
+        metric, _, target = name.removesuffix("]").partition("[")
+        return lambda points: elastic.of_target(target, (metric,), self._bits(points[:, :choices]), points[:, choices:])[name]
+
+    def part_table(self, name: str) -> PartTable:
+        """Return a cost as a table over the parts of the network (`part_tables.part_table`).
+
+        Raises:
+            UserError: an unknown cost, or one of a target that does not run the narrowest allocation.
+        """
+        found = part_table(self._space, self.point_charge(name))
+        if found is None:
+            raise _not_run(name)
+        return found
 
     def _bits(self, options: OptionArray) -> IntArray:
         """Return the widths [allocations, sites of the workload] of options [allocations, choices]."""
@@ -177,6 +235,39 @@ class CostBook:
             metrics = dict.fromkeys(f"{metric}[T]" for table in self._targets.values() for metric in table.metrics)
             wanted += f", or {', '.join(metrics)} with T one of {', '.join(self._targets)}"
         raise UserError(f"search.objectives, search.limits: no cost '{name}'; wanted {wanted}")
+
+
+def _not_run(name: str) -> UserError:
+    return UserError(f"{name}: the target does not run the narrowest allocation; wanted widths that it runs")
+
+
+def _elastic_costs(experiment: Experiment, space: SearchSpace) -> ElasticCosts:
+    """Compile the targets for all that a space may leave out.
+
+    Raises:
+        UserError: an unknown target, or a wrong target file.
+    """
+    network, frames = untrained_network(experiment), inference_frames(experiment)
+    if space.network is None:
+        raise ValueError("a space with options wants the network that they are options of")
+    per_channel, front_end = experiment.quantization.weight_scale == "per_channel", _front_end(experiment)
+    frame_seconds = front_end.frame_samples / experiment.data.sample_rate
+
+    def workload_of(graph: Graph) -> Workload:
+        found = replace(network, graph=graph).workload(frames, frame_seconds, per_channel=per_channel)
+        return found.streamed() if experiment.search.streaming else found
+
+    elastic = ElasticNetwork(
+        network.graph,
+        space.network.options,
+        dict(space.options),
+        workload_of,
+        lambda graph: onnx_size(graph, front_end, per_channel=per_channel),
+    )
+    try:
+        return ElasticCosts(elastic, _targets(experiment))
+    except TargetError as error:
+        raise UserError(str(error)) from None
 
 
 def size_cost(experiment: Experiment, widths: Widths) -> Cost:

@@ -43,13 +43,13 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import MIRROR_FILE, StudyMirror
 from hwsearch.search.studies.trials import Finished
 from hwsearch.search.trained_weights import TrainedWeights
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 
 if TYPE_CHECKING:
     from hwsearch.search.studies.publisher import Published, Publisher
 
-Cost = Callable[[Sequence[BitAllocation]], list[dict[str, float]]]
-"""Costs of allocations by column name, such as `size_bytes` or `latency_ms[ethos-u55-128]`."""
+Cost = Callable[[Sequence[Configuration]], list[dict[str, float]]]
+"""Costs of configurations by column name, such as `size_bytes` or `latency_ms[ethos-u55-128]`."""
 
 Scorers = Executor[ScoringJob, Mapping[str, float]]
 
@@ -189,7 +189,7 @@ class _Search:
         self._trained = TrainedWeights(
             task.folder,
             header.experiment,
-            self._known.allocation,
+            self._known.configuration,
             warm_start=task.experiment.qat.warm_start,
             shared=task.experiment.search.uses_shared,
         )
@@ -264,7 +264,7 @@ class _Search:
         elif self._stopped is not None:
             how, reason = self._stopped
         elif scored < self._trials:
-            how, reason = How.EXHAUSTED, "no more allocations to propose"
+            how, reason = How.EXHAUSTED, "no more candidates to propose"
         return SearchSummary(
             folder=self._task.folder,
             scored=scored,
@@ -348,7 +348,7 @@ class _Search:
         if len(self._known.points) >= space.size:
             return None
         rng = np.random.default_rng([self._task.experiment.seed, len(self._known.candidates)])
-        proposal = new_proposal(self._proposers, self._known.points, space.shape, rng)
+        proposal = new_proposal(self._proposers, self._known.points, space, rng)
         return None if proposal is None else self._ask(proposal.point, proposal.strategy, proposal.state)
 
     def _ask(self, point: Point | None, strategy: str, state: Mapping[str, Any]) -> int:
@@ -360,10 +360,10 @@ class _Search:
 
     def _begin(self, number: int, rung: Fidelity) -> ScoringJob:
         """Return the job of a candidate, which counts as in flight from now on."""
-        job, start = ScoringJob(self._known.allocation(number), rung), None
+        job, start = ScoringJob(self._known.configuration(number), rung), None
         if rung.trained and number != REFERENCE:
             steps = self._finetune_steps if rung is Fidelity.FINETUNED else None
-            job, start = self._trained.job(number, job.allocation, rung, steps)
+            job, start = self._trained.job(number, job.configuration, rung, steps)
         self._in_flight[number] = InFlight(self._known.candidates[number], job, start)
         return job
 
@@ -393,7 +393,7 @@ class _Search:
         if number not in self._charged:
             others = (other for other in sorted(self._in_flight) if other != number and other not in self._charged)
             numbers = [number, *islice(others, MOST_AT_ONCE - 1)]
-            charged = self._task.cost([self._in_flight[each].job.allocation for each in numbers])
+            charged = self._task.cost([self._in_flight[each].job.configuration for each in numbers])
             for each, costs in zip(numbers, charged, strict=True):
                 self._charged[each] = {name: finite(value) for name, value in costs.items()}
         return self._charged[number]

@@ -37,6 +37,7 @@ class Step(StrEnum):
     POOL = "training mixtures"
     SHARED = "shared network"
     SENSITIVITIES = "sensitivities"
+    STRUCTURE = "what may be left out"
     NAS = "differentiable search"
     CANDIDATES = "candidates"
 

@@ -29,6 +29,8 @@ def search_digest(experiment: Experiment) -> str:
     )
     if not experiment.search.uses_shared:
         del content["shared"]
+    if not experiment.search.structure:
+        del content["search"]["structure"]  # searches that began before there was such a key go on
     return digest(without_places(content))
 
 
@@ -43,6 +45,8 @@ def search_header(experiment: Experiment, space: SearchSpace, provenance: Mappin
         widths=dict(space.widths),
         fixed=tuple(sorted(space.fixed)),
         groups=space.groups,
+        options=dict(space.options),
+        inside=space.inside,
         versions=versions_here(),
         run=uuid4().hex,
         time=now(),

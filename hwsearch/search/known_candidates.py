@@ -13,7 +13,7 @@ from hwsearch.search.proposer import Candidate, Result
 from hwsearch.search.record import REFERENCE, Asked, Failed, Scored
 from hwsearch.search.scoring import first_fidelity
 from hwsearch.search.space import ALWAYS_PROMOTED, Point, SearchSpace
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 
 
 class KnownCandidates:
@@ -67,8 +67,8 @@ class KnownCandidates:
             self.unfinished.discard(event.candidate)
         return result
 
-    def allocation(self, number: int) -> BitAllocation:
-        """Return the bit allocation of a candidate."""
+    def configuration(self, number: int) -> Configuration:
+        """Return the configuration of a candidate."""
         return self._space.full_precision if number == REFERENCE else self._space.decode(self.candidates[number].point)
 
     def finished(self, fidelity: Fidelity) -> Set[int]:
@@ -107,5 +107,5 @@ class KnownCandidates:
         values = np.array([self.values(result) for result in contest]).reshape(len(contest), len(self._objectives))
         rows = best_rows(values, [objective.direction for objective in self._objectives], keep)
         chosen = [*always, *(contest[row].candidate.number for row in rows)]
-        widths = {number: sum(bits for _, bits in self.allocation(number).widths) for number in chosen}
+        widths = {number: sum(bits for _, bits in self.configuration(number).allocation.widths) for number in chosen}
         return [REFERENCE, *sorted(chosen, key=lambda number: (-widths[number], number))] if chosen else []

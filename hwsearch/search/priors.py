@@ -1,12 +1,16 @@
 """From sensitivities to candidates: the separable loss of a table, its exact front as seeds, and a prior from several tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from hwsearch.errors import UserError
+from hwsearch.search.exact import elastic
+from hwsearch.search.exact.elastic import ElasticProblem
 from hwsearch.search.exact.front import front_at
+from hwsearch.search.exact.layout import Layout, PartTable
 from hwsearch.search.exact.problem import AllocationProblem, FloatArray
 from hwsearch.search.space import SearchSpace, Seed, distinct
 from hwsearch.sensitivity.table import SensitivityTable
@@ -23,6 +27,9 @@ _PROXY_OFF = 1.0
 _JOINT = 0.4
 """How far a site's loss among other quantized sites may differ from its loss alone, as a share of the latter. The table's
 standard error is added: if mixtures differ much on a site, the noise of other sites matters to it."""
+
+_STRUCTURE_OFF = 0.3
+"""Error of a loss of structure, as a share of it: it is measured without quantization, and alone."""
 
 _FLOOR = 0.02
 """Added to both errors, as a share of the mean over the tables, because a loss that is estimated as zero may not be zero."""
@@ -48,7 +55,7 @@ def separable_loss(table: SensitivityTable, space: SearchSpace) -> dict[str, dic
 
 @dataclass(frozen=True, eq=False)
 class LossPrior:
-    """The prior distribution of the loss of each free choice at each of its options.
+    """The prior distribution of the loss of each free choice at each of its options. Options of structure may follow.
 
     Attributes:
         mean: [choices, options], 0 or more, and 0 beyond the options of a choice.
@@ -61,6 +68,12 @@ class LossPrior:
     deviation: FloatArray
     valid: npt.NDArray[np.bool_]
     noise_ratio: bool
+
+
+def no_prior(space: SearchSpace) -> LossPrior:
+    """Return the prior of a space without free choices."""
+    empty = np.zeros((0, max(space.shape, default=0)))
+    return LossPrior(empty, empty, empty.astype(np.bool_), noise_ratio=True)
 
 
 def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mixtures: int) -> LossPrior:
@@ -100,6 +113,48 @@ def loss_prior(tables: Sequence[SensitivityTable], space: SearchSpace, scored_mi
     return LossPrior(mean, deviation, valid, bool(ratios))
 
 
+def with_structure(prior: LossPrior, space: SearchSpace, losses: Mapping[str, Mapping[int, float]]) -> LossPrior:
+    """Append the options of structure to a prior of the choices.
+
+    Args:
+        prior: of the free choices.
+        space: the space.
+        losses: relative noise by option and what is kept, as for `structure_table`.
+
+    Raises:
+        UserError: an option has no loss.
+    """
+    if not space.options:
+        return prior
+    mean = structure_table(space, losses, prior.mean.shape[1])
+    valid = np.arange(mean.shape[1]) < np.array([len(values) for _, values in space.options])[:, None]
+    floor = _FLOOR * float(mean[valid].mean()) or 1.0
+    deviation = _STRUCTURE_OFF * mean + floor
+    return LossPrior(
+        np.concatenate([prior.mean, mean]),
+        np.concatenate([prior.deviation, deviation]),
+        np.concatenate([prior.valid, valid]),
+        prior.noise_ratio,
+    )
+
+
+def structure_table(space: SearchSpace, losses: Mapping[str, Mapping[int, float]], columns: int) -> FloatArray:
+    """Return the losses of options of structure as a table [options, columns].
+
+    Losses are 0 or more, and never higher if more is kept. That of the whole is 0, and need not be given.
+
+    Raises:
+        UserError: an option has no loss, or one that is not finite.
+    """
+    table = np.zeros((len(space.options), columns))
+    for row, (name, values) in zip(table, space.options, strict=True):
+        found = [losses.get(name, {}).get(kept, np.nan) for kept in values[:-1]]
+        if not np.isfinite(found).all():
+            raise UserError(f"structure: no loss of '{name}' at {values[int(np.argmin(np.isfinite(found)))]}; wanted one, finite")
+        row[: len(found)] = np.maximum.accumulate(np.maximum(found, 0.0)[::-1])[::-1]
+    return table
+
+
 def _fused(
     values: FloatArray, errors: FloatArray, tables: Sequence[SensitivityTable], scored_mixtures: int, floor: float
 ) -> FloatArray:
@@ -131,3 +186,41 @@ def front_seeds(problem: AllocationProblem, metric: str, strategy: str, count: i
     least, largest = constant + cost.min(axis=1).sum(), constant + np.where(np.isfinite(cost), cost, -np.inf).max(axis=1).sum()
     front = front_at(problem, metric, np.geomspace(least, largest, count + 2)[1:-1].tolist())
     return distinct(Seed(strategy, problem.point(indices)) for indices in front.indices)
+
+
+def elastic_loss(
+    space: SearchSpace, sensitivity: Mapping[str, Mapping[int, float]], structure_losses: Mapping[str, Mapping[int, float]]
+) -> PartTable:
+    """Return the loss of a space with options of structure: the sum of the losses of widths and of what is left out.
+
+    Args:
+        space: the space.
+        sensitivity: losses by free site and width, such as `separable_loss`.
+        structure_losses: relative noise by option and what is kept, as for `structure_table`.
+
+    Raises:
+        UserError: an option has no loss.
+    """
+    layout = Layout.of(space)
+    widths = np.zeros(layout.valid.shape)
+    for row, (name, options) in zip(widths, space.free, strict=True):
+        for site in space.members[name]:
+            row[: len(options)] += [sensitivity[site][bits] for bits in options]
+    lost = structure_table(space, structure_losses, max(layout.options, default=0))
+    return PartTable(layout.spread(widths), layout.option_sums(lost))
+
+
+def elastic_front_seeds(space: SearchSpace, loss: PartTable, cost: PartTable, strategy: str, count: int) -> list[Seed]:
+    """Make seeds as `front_seeds` does, where options of structure are searched, with costs between the least and the largest.
+
+    Args:
+        space: the space.
+        loss: such as `elastic_loss`.
+        cost: what the sizes are of, such as bytes.
+        strategy: name of the seeds.
+        count: number of sizes.
+    """
+    problem = ElasticProblem(Layout.of(space), loss, {"cost": cost})
+    least, largest = elastic.cost_range(problem, "cost")
+    front = elastic.front_at(problem, "cost", np.geomspace(least, largest, count + 2)[1:-1].tolist())
+    return distinct(Seed(strategy, space.canonical(tuple(point))) for point in front.indices.tolist())

@@ -1,13 +1,13 @@
 """Proposers of candidates: their protocol, the seeds that come first, and the next proposal of several proposers."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
 
-from hwsearch.search.space import Point, Seed
+from hwsearch.search.space import Point, SearchSpace, Seed
 
 ASKS_BEFORE_MUTATION = 8
 """After this many proposals that repeat candidates, the last one is mutated."""
@@ -111,37 +111,39 @@ class Plan:
 
 
 def new_proposal(
-    proposers: Sequence[Proposer], known: Set[Point], shape: tuple[int, ...], rng: np.random.Generator
+    proposers: Sequence[Proposer], known: Set[Point], space: SearchSpace, rng: np.random.Generator
 ) -> Proposal | None:
     """Return the proposal of the first proposer that has one, mutated if it repeats a candidate; None if none has one.
 
-    `known` are the points of all candidates, and must not be the whole space.
+    Its point is canonical. `known` are the points of all candidates.
     """
     for proposer in proposers:
         proposal = proposer.ask()
         asks = 1
-        while proposal is not None and proposal.point in known and asks < ASKS_BEFORE_MUTATION:
+        while proposal is not None and space.canonical(proposal.point) in known and asks < ASKS_BEFORE_MUTATION:
             proposal = proposer.ask()
             asks += 1
         if proposal is None:
             continue
-        if proposal.point in known:
-            point = unknown_neighbour(proposal.point, shape, known, rng)
-            return Proposal(point, f"{proposal.strategy}-mutated", proposal.state)
-        return proposal
+        if space.canonical(proposal.point) in known:
+            point = unknown_neighbour(proposal.point, space, known, rng)
+            return None if point is None else Proposal(point, f"{proposal.strategy}-mutated", proposal.state)
+        return replace(proposal, point=space.canonical(proposal.point))
     return None
 
 
-def unknown_neighbour(point: Point, shape: tuple[int, ...], known: Set[Point], rng: np.random.Generator) -> Point:
-    """Return an unknown point near `point`, found by a random walk that changes one site at a time.
+def unknown_neighbour(point: Point, space: SearchSpace, known: Set[Point], rng: np.random.Generator) -> Point | None:
+    """Return an unknown canonical point near `point`, found by a random walk that changes one variable at a time.
 
-    In a nearly full space, where the walk meets known points only, the first unknown point in lexical order is taken. So `known`
-    must not hold the whole space.
+    In a nearly full space, where the walk meets known points only, the first unknown point in lexical order is taken; None if
+    there is none.
     """
+    shape = space.shape
     walk = list(point)
     for _ in range(MUTATIONS):
-        site = int(rng.integers(len(shape)))
-        walk[site] = (walk[site] + int(rng.integers(1, shape[site]))) % shape[site]
-        if tuple(walk) not in known:
-            return tuple(walk)
-    return next(point for point in product(*map(range, shape)) if point not in known)
+        place = int(rng.integers(len(shape)))
+        walk[place] = (walk[place] + int(rng.integers(1, shape[place]))) % shape[place]
+        if (found := space.canonical(tuple(walk))) not in known:
+            return found
+    every = (space.canonical(each) for each in product(*map(range, shape)))
+    return next((each for each in every if each not in known), None)

@@ -96,6 +96,10 @@ class Header(Entry):
     """Sites that the experiment fixes by pattern."""
     groups: tuple[tuple[str, ...], ...] = ()
     """Sites that share a width."""
+    options: dict[str, tuple[int, ...]] = {}
+    """What may be kept of each option of structure, in rising order; the last value is the whole."""
+    inside: dict[str, str] = {}
+    """The block, by its option, that a group of channels lies in, if both are options."""
     versions: dict[str, str]
     run: str | None = None
     """Drawn at random for this folder."""
@@ -112,12 +116,17 @@ class Header(Entry):
             raise ValueError(f"a group holds '{min(foreign)}', no site of the header")
         if len(set(grouped)) < len(grouped) or not all(len({self.widths[site] for site in group}) == 1 for group in self.groups):
             raise ValueError("its groups share a site, or hold sites of different widths")
+        if not {*self.inside, *self.inside.values()} <= self.options.keys():
+            raise ValueError("a group of channels lies in a block that is no option")
+        for name, values in self.options.items():
+            if len(values) < 2 or list(values) != sorted(set(values)) or values[0] < 0:
+                raise ValueError(f"option '{name}' is kept at {list(values)}")
         return self
 
     @property
     def space(self) -> SearchSpace:
-        """The space of the search."""
-        return SearchSpace(tuple(self.widths.items()), frozenset(self.fixed), self.groups)
+        """The space of the search. It does not know the network, so it cannot tell the configuration of a point."""
+        return SearchSpace(tuple(self.widths.items()), frozenset(self.fixed), self.groups, tuple(self.options.items()))
 
     @property
     def identity(self) -> str:
@@ -133,7 +142,7 @@ class Asked(Entry):
     strategy: str
     """The strategy that proposed it."""
     point: Point | None
-    """Index of each free choice's width; None for the full-precision reference."""
+    """The canonical point of the candidate; None for the full-precision reference."""
     state: dict[str, State]
     """State that the proposer gets back when the record is replayed."""
     time: Time
@@ -147,6 +156,9 @@ class Scored(Entry):
     strategy: str
     seed: Number
     allocation: dict[str, int]
+    """Bit-width of every site of what is kept."""
+    structure: dict[str, int] = {}
+    """What is kept of each option that is not whole."""
     metrics: dict[str, Finite]
     costs: dict[str, Finite | None]
     """None if a target has no finite cost, because the allocation does not run on it."""
@@ -382,8 +394,8 @@ def _misfit(entry: Scored | Failed, header: Header) -> str | None:
     """Say why a candidate's result cannot belong to this search, or return None."""
     if isinstance(entry, Failed):
         return None
-    if entry.allocation.keys() != header.widths.keys():
-        return "has an allocation that is not of the header's sites"
+    if (wrong := _misfit_structure(entry, header)) is not None:
+        return wrong
     for site, bits in entry.allocation.items():
         if bits not in header.widths[site] and (entry.candidate != REFERENCE or bits != FLOAT_BITS):
             return f"has {bits} bits at site '{site}'"
@@ -394,4 +406,15 @@ def _misfit(entry: Scored | Failed, header: Header) -> str | None:
     for column in wanted if entry.candidate != REFERENCE else (QUALITY,):
         if column not in columns:
             return f"has no '{column}'"
+    return None
+
+
+def _misfit_structure(entry: Scored, header: Header) -> str | None:
+    """Say why sites and structure of a candidate cannot belong to this search, or return None."""
+    for name, kept in entry.structure.items():
+        if kept not in header.options.get(name, ())[:-1]:
+            return f"keeps {kept} of '{name}'"
+    sites = entry.allocation.keys()
+    if not sites or sites - header.widths.keys() or (sites < header.widths.keys() and 0 not in entry.structure.values()):
+        return "has an allocation that is not of the header's sites"
     return None

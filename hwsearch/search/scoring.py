@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 
@@ -21,11 +21,13 @@ from hwsearch.metrics.evaluation import make_recogniser, of_target
 from hwsearch.metrics.quality import Heard
 from hwsearch.metrics.recognisers.recogniser import Recogniser
 from hwsearch.metrics.statistics import mean_interval
+from hwsearch.search.kept_networks import KeptNetworks
 from hwsearch.search.mixture_batches import MixtureBatch, improvements, mixture_batches
 from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, TRAINING_STEPS, UTTERANCES
-from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.allocation import uniform
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.factory import BaseFactory
-from hwsearch.separator.fast import FastNetwork, KeptInput
+from hwsearch.separator.fast import KeptInput
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, load_trained, save_trained, trained_mask_function
 from hwsearch.training.pool import TrainingPool, load_pool
@@ -45,17 +47,17 @@ class Rung:
 
 @dataclass(frozen=True)
 class TrainedFile:
-    """The file of a candidate's trained weights, and the allocation that it takes to read it."""
+    """The file of a candidate's trained weights, and the configuration that it takes to read it."""
 
     path: Path
-    allocation: BitAllocation
+    configuration: Configuration
 
 
 @dataclass(frozen=True)
 class ScoringJob:
     """A candidate to score at a fidelity."""
 
-    allocation: BitAllocation
+    configuration: Configuration
     fidelity: Fidelity
     output: Path | None = None
     """The file for its trained weights, at fidelities that train."""
@@ -115,16 +117,13 @@ def later_rungs(experiment: Experiment) -> tuple[Rung, ...]:
 
 
 class _Scorer:
-    """Scores jobs. It keeps features and the mixtures' own SI-SNR, and quantizes weights once per site and width."""
+    """Scores jobs. It keeps features and the mixtures' own SI-SNR, and quantizes weights once per structure, site and width."""
 
     def __init__(self, factory: ScorerFactory, prepared: PreparedBase) -> None:
         self._factory = factory
         self._experiment = factory.experiment
         self._prepared = prepared
-        self._network, self._rough_network = self._networks(prepared)
-        self._shared = factory.shared_state(prepared)
-        self._shared_inputs: dict[KeptInput, KeptInput] = {}
-        """For each kept input of the base that of the shared network, whose layers have other weights."""
+        self._kept = KeptNetworks(prepared, factory.shared_state(prepared), integers=self._experiment.search.integer_kernels)
         self._mixtures = open_dataset(factory.data_folder, Split.VALIDATION)
         self._batches: list[list[MixtureBatch]] = []
         """The subset; then also the rest of the validation set, once a job has needed it."""
@@ -132,19 +131,6 @@ class _Scorer:
         self._others = [name for name in self._experiment.search.objectives if name in QUALITY_METRICS and name != QUALITY]
         self._unheard: list[list[Heard]] = []
         """Input of the metrics other than SI-SNR for each mixture, with the target in the estimate's place."""
-
-    def _networks(self, base: PreparedBase) -> tuple[FastNetwork, FastNetwork]:
-        """Make the network of a base, and the one for a subset of the mixtures."""
-        parts = base.graph, base.calibration, base.quantization
-        network = FastNetwork(*parts, weights=base.weights)
-        in_integers = self._experiment.search.integer_kernels
-        return network, FastNetwork(*parts, weights=base.weights, integers=True) if in_integers else network
-
-    @cached_property
-    def _shared_networks(self) -> tuple[FastNetwork, FastNetwork]:
-        if self._shared is None:
-            raise ValueError("a job at this fidelity wants the shared network")
-        return self._networks(self._shared.as_base(self._prepared))
 
     @cached_property
     def _recogniser(self) -> Recogniser | None:
@@ -187,7 +173,7 @@ class _Scorer:
         mixtures = self._mixtures[subset:] if self._batches else self._mixtures[:subset]
         sounds = [(*load_mixture(self._factory.data_folder, mixture), mixture.target.doa_deg) for mixture in mixtures]
         batches = mixture_batches(self._prepared.separator, [Example(*sound) for sound in sounds])
-        reference = self._network.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS))
+        reference = self._kept.whole.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS), Fidelity.POST_TRAINING)
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))
         self._batches.append(batches)
         if self._others:
@@ -202,50 +188,45 @@ class _Scorer:
 
         Full precision is never trained further: it stays a fixed reference for the candidates.
         """
-        full_precision = set(job.allocation.by_site.values()) == {FLOAT_BITS}
-        if job.fidelity.on_shared and not full_precision:
-            own = self._shared_networks[job.fidelity.on_subset].mask_function(job.allocation)
-            steps = 0 if self._shared is None else self._shared.steps
-            return lambda kept: own(self._shared_inputs.setdefault(kept, KeptInput(kept.normalised))), steps
-        if not job.fidelity.trained or full_precision:
-            network = self._rough_network if job.fidelity.on_subset else self._network
-            return network.mask_function(job.allocation), 0
-        state = self._trained(job)
-        return self._trained_mask(state), state.steps
+        kept, allocation = self._kept.at(job.configuration.kept), job.configuration.allocation
+        if set(allocation.by_site.values()) == {FLOAT_BITS} and not job.configuration.structure:
+            return kept.mask_function(allocation, job.fidelity.without_training), 0
+        if not job.fidelity.trained:
+            return kept.mask_function(allocation, job.fidelity), kept.steps(job.fidelity)
+        state = self._trained(job, kept.base)
+        return _trained_mask(kept.base, state), state.steps
 
-    def _trained_mask(self, state: TrainedState) -> Callable[[KeptInput], Tensor]:
-        mask = trained_mask_function(self._prepared, state)
-        return lambda features: mask(features.normalised)
-
-    def _trained(self, job: ScoringJob) -> TrainedState:
+    def _trained(self, job: ScoringJob, base: PreparedBase) -> TrainedState:
         """Train, or read the weights that an earlier attempt at the same job has left.
 
         A long training goes on where an earlier attempt was killed, and takes the state that is best on the validation set.
         """
         if job.output is None or job.checkpoint is None:
             raise ValueError("a job that trains wants a place for its weights")
+        allocation = job.configuration.allocation
         if job.output.is_file():
-            state = load_trained(job.output, self._prepared, job.allocation)
+            state = load_trained(job.output, base, allocation)
         else:
-            start = self._start(job)
+            start = self._start(job, base)
             long = job.fidelity is not Fidelity.SHORT_QAT
-            options = TrainingOptions(checkpoint=job.checkpoint, judge=self._judge if long else None)
+            options = TrainingOptions(checkpoint=job.checkpoint, judge=partial(self._judge, base) if long else None)
             config, steps = self._experiment.qat, job.steps or self._experiment.qat.steps_at(job.fidelity)
             seed = self._experiment.seed
-            state = train_quantized(self._prepared, job.allocation, self._pool, config, steps, seed, start=start, options=options)
+            state = train_quantized(base, allocation, self._pool, config, steps, seed, start=start, options=options)
             save_trained(job.output, state)
         job.checkpoint.unlink(missing_ok=True)
         return state
 
-    def _start(self, job: ScoringJob) -> TrainedState | None:
+    def _start(self, job: ScoringJob, base: PreparedBase) -> TrainedState | None:
         """Return the state that a training starts from; None: the base."""
         if job.start is not None:
-            return load_trained(job.start.path, self._prepared, job.start.allocation)
-        return None if self._shared is None else self._shared.at(job.allocation)
+            return load_trained(job.start.path, base, job.start.configuration.allocation)
+        shared = self._kept.at(job.configuration.kept).shared
+        return None if shared is None else shared.at(job.configuration.allocation)
 
-    def _judge(self, state: TrainedState) -> float:
+    def _judge(self, base: PreparedBase, state: TrainedState) -> float:
         """Compute the mean SI-SNR improvement of a state on the mixtures that the job is scored on."""
-        mask = self._trained_mask(state)
+        mask = _trained_mask(base, state)
         parts = [improvements(self._prepared.separator, mask, batches) for batches in self._batches]
         return float(np.concatenate(parts).mean())
 
@@ -254,6 +235,11 @@ class _Scorer:
         if self._factory.pool is None:
             raise ValueError("a job that trains wants training mixtures")
         return load_pool(self._factory.pool)
+
+
+def _trained_mask(base: PreparedBase, state: TrainedState) -> Callable[[KeptInput], Tensor]:
+    mask = trained_mask_function(base, state)
+    return lambda features: mask(features.normalised)
 
 
 def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
@@ -274,23 +260,25 @@ def _others(names: Sequence[str], heard: Sequence[Heard]) -> dict[str, float]:
 
 
 def trained_name(
-    experiment: str, allocation: BitAllocation, fidelity: Fidelity, start: str | None, steps: int | None = None
+    experiment: str, configuration: Configuration, fidelity: Fidelity, start: str | None, steps: int | None = None
 ) -> str:
     """Return the file name of a candidate's trained weights: a hash of everything they depend on.
 
     Args:
         experiment: the experiment's `search_digest`, which covers how candidates are trained.
-        allocation: width of every site.
+        configuration: what is kept of the network, and the width of every site.
         fidelity: the fidelity that it is trained for.
         start: name of the file that training starts from; None: the base.
         steps: number of training steps, if the experiment does not say it.
     """
     content: dict[str, object] = {
         "experiment": experiment,
-        "allocation": allocation.to_json(),
+        "allocation": configuration.allocation.to_json(),
         "fidelity": fidelity.value,
         "start": start,
     }
     if steps is not None:
         content["steps"] = steps
+    if configuration.structure:
+        content["structure"] = configuration.kept
     return f"{digest(content)[:24]}.safetensors"

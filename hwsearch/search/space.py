@@ -1,13 +1,16 @@
-"""The search space: which sites are free, which widths each may take, and allocations as points of integers.
+"""The search space: which sites are free, which widths each may take, what may be left out, and configurations as points.
 
 A *choice* is a site, or a group of sites that share a width; it is free if it has more than one width. A *point* holds, for every
-free choice, the index of its width. Choices with a single width (fixed by a pattern, or because the experiment allows only one)
-are constants and no part of a point.
+free choice, the index of its width, and behind these, for every option of structure, the index of what is kept of it. Choices
+with a single width (fixed by a pattern, or because the experiment allows only one) are constants and no part of a point.
+
+Where something is left out, what a point says about the rest of it means nothing. In a *canonical* point such choices have their
+widest width, and such options are whole.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import product
@@ -15,13 +18,16 @@ from typing import TYPE_CHECKING
 
 from hwsearch.errors import UserError
 from hwsearch.experiment import FLOAT_BITS, NARROW_BITS, WIDE_BITS, SearchConfig
+from hwsearch.search.structure import structure_values
 from hwsearch.separator.allocation import ACTIVATION_WIDTHS, WEIGHT_WIDTHS, BitAllocation, is_weight
+from hwsearch.separator.configuration import Configuration
 
 if TYPE_CHECKING:  # graphs import torch, which is slow to load
+    from hwsearch.network.elastic_sites import ElasticSites
     from hwsearch.network.sites import Sites, Tie
 
 Point = tuple[int, ...]
-"""Index of the chosen width of every free choice."""
+"""Index of the chosen width of every free choice, then of what is kept of every option."""
 
 UNIFORM, ENDS = "uniform", "ends-at-8"
 """Strategies of the seeds that need no sensitivities."""
@@ -43,6 +49,10 @@ class SearchSpace:
     """Sites that a pattern fixes, and a trunk with widths of its own. A uniform allocation may have other widths at them."""
     groups: tuple[tuple[str, ...], ...] = ()
     """Groups of sites that share a width; all sites of a group have the same widths to choose from."""
+    options: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """What may be kept of each option of structure, in rising order; the last value is the whole."""
+    network: "ElasticSites | None" = field(default=None, compare=False, repr=False)
+    """Knows which sites a structure keeps. Without it, a space with options has a shape, but no configurations."""
 
     @cached_property
     def free(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -64,51 +74,97 @@ class SearchSpace:
         return {name: sites for sites, name in named.items()}
 
     @cached_property
+    def variables(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """What a point decides: the free choices with their widths, then the options with what may be kept."""
+        return self.free + self.options
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Number of widths of each free choice."""
-        return tuple(len(widths) for _, widths in self.free)
+        """Number of values of each variable."""
+        return tuple(len(values) for _, values in self.variables)
 
     @property
-    def full_precision(self) -> BitAllocation:
-        """The allocation with every site in floating point, whatever the space allows."""
-        return BitAllocation(tuple((site, FLOAT_BITS) for site, _ in self.widths))
+    def full_precision(self) -> Configuration:
+        """The whole network with every site in floating point, whatever the space allows."""
+        return Configuration(BitAllocation(tuple((site, FLOAT_BITS) for site, _ in self.widths)))
 
     @property
     def size(self) -> int:
-        """Number of different allocations."""
+        """Number of different points. Where something may be left out, several mean the same configuration."""
         return math.prod(self.shape)
 
-    def decode(self, point: Point) -> BitAllocation:
-        """Return the allocation at a point.
+    def decode(self, point: Point) -> Configuration:
+        """Return the configuration at a point.
 
         Raises:
-            ValueError: the point has another length, or an index lies outside its choice's widths.
+            ValueError: the point has another length, or an index lies outside its variable's values.
         """
-        if len(point) != len(self.free):
-            raise ValueError(f"point has {len(point)} indices; the space has {len(self.free)} free choices")
-        for (name, widths), index in zip(self.free, point, strict=True):
-            if not 0 <= index < len(widths):
-                raise ValueError(f"index {index} of site '{name}' is outside its {len(widths)} widths")
-        return BitAllocation(
-            tuple((site, widths[0 if choice is None else point[choice]]) for site, widths, choice in self._choices)
+        if len(point) != len(self.variables):
+            raise ValueError(f"point has {len(point)} indices; the space has {len(self.variables)} free choices and options")
+        for (name, values), index in zip(self.variables, point, strict=True):
+            if not 0 <= index < len(values):
+                raise ValueError(f"index {index} of '{name}' is outside its {len(values)} values")
+        chosen = zip(self.options, point[len(self.free) :], strict=True)
+        structure = self._relevant({name: values[index] for (name, values), index in chosen})
+        kept = self.sites_at(structure)
+        widths = (
+            (site, widths[0 if choice is None else point[choice]]) for site, widths, choice in self._choices if site in kept
         )
+        return Configuration(BitAllocation(tuple(widths)), tuple(structure.items()))
 
-    def encode(self, allocation: BitAllocation) -> Point:
-        """Return the point of an allocation.
+    def encode(self, configuration: Configuration) -> Point:
+        """Return the canonical point of a configuration.
 
         Raises:
-            ValueError: the allocation has another site, a width outside the space, or two widths in a group.
+            ValueError: the configuration has another site, a width outside the space, two widths in a group, or keeps what the
+                space does not know.
         """
-        by_site = allocation.by_site
-        if by_site.keys() != dict(self.widths).keys():
-            raise ValueError("the allocation's sites are not those of the space")
+        by_site, kept = configuration.allocation.by_site, configuration.kept
+        if kept != self._relevant(kept) or by_site.keys() != self.sites_at(kept):
+            raise ValueError("the configuration's sites or options are not those of the space")
+        options = dict(self.options)
+        for name, value in kept.items():
+            if value not in options.get(name, ()):
+                raise ValueError(f"'{name}' is kept at {value}, outside the space ({list(options.get(name, ()))})")
         for site, widths in self.widths:
-            if by_site[site] not in widths:
+            if by_site.get(site, widths[0]) not in widths:
                 raise ValueError(f"width {by_site[site]} of site '{site}' is outside the space ({list(widths)})")
         for group in self.groups:
-            if len({by_site[site] for site in group}) > 1:
+            if len({by_site[site] for site in group if site in by_site}) > 1:
                 raise ValueError(f"sites {list(group)} are a group of the space and have several widths")
-        return tuple(widths.index(by_site[site]) for site, widths in self.free)
+        found = []
+        for name, widths in self.free:
+            first = next((by_site[site] for site in self.members[name] if site in by_site), widths[-1])
+            found.append(widths.index(first))
+        return (*found, *(values.index(kept.get(name, values[-1])) for name, values in self.options))
+
+    def canonical(self, point: Point) -> Point:
+        """Return the canonical point of the same configuration."""
+        return self.encode(self.decode(point)) if self.options else point
+
+    @property
+    def inside(self) -> dict[str, str]:
+        """The block, by its option, that a group of channels lies in, if both are options."""
+        if self.network is None:
+            return {}
+        names = dict(self.options)
+        around = {name: self.network.options.block_around(name) for name in names}
+        return {name: block for name, block in around.items() if block in names and block != name and block is not None}
+
+    def sites_at(self, structure: Mapping[str, int]) -> Set[str]:
+        """Return the sites of what a structure keeps."""
+        return self.network.at(structure) if structure and self.network is not None else self._all
+
+    def _relevant(self, structure: Mapping[str, int]) -> dict[str, int]:
+        if not structure:
+            return {}
+        if self.network is None:
+            raise ValueError("a space with options wants the network that they are options of")
+        return self.network.relevant(structure)
+
+    @cached_property
+    def _all(self) -> frozenset[str]:
+        return frozenset(site for site, _ in self.widths)
 
     @cached_property
     def _choices(self) -> tuple[tuple[str, tuple[int, ...], int | None], ...]:
@@ -119,18 +175,23 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class Seed:
-    """An allocation that is scored before any sampler proposes: its point, and the rule it comes from."""
+    """A configuration that is scored before any sampler proposes: its point, and the rule it comes from."""
 
     strategy: str
     point: Point
 
 
-def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
+def build_space(search: SearchConfig, network: "Sites", elastic: "ElasticSites | None" = None) -> SearchSpace:
     """Build the space that an experiment asks for, over the sites of its network.
 
     A pattern uses shell wildcards and matches whole site names. If several patterns of `search.fixed` or of `search.allowed`
     match a site, the last one wins, and `fixed` wins over `allowed`. A group may take the widths that each of its sites may
     take. Tied sites are a group, too; what the sums of a tie add has 8 bits.
+
+    Args:
+        search: the patterns and widths.
+        network: the sites of the whole network.
+        elastic: what can be left out of it; needed if `search.structure` names anything.
 
     Raises:
         UserError: a pattern matches no site or gives one a width it cannot take, a site stands in two groups, the sites of a
@@ -158,7 +219,8 @@ def build_space(search: SearchConfig, network: "Sites") -> SearchSpace:
             raise UserError(f"{keys}: no width that all sites of a group may take; they may take {ranges}")
         widths.update(dict.fromkeys(group, common))
     apart = network.carried if trunk != search.activation_bits else ()
-    return SearchSpace(tuple(widths.items()), frozenset({*fixed, *apart}), groups)
+    options = structure_values(search.structure, elastic.options) if elastic is not None else {}
+    return SearchSpace(tuple(widths.items()), frozenset({*fixed, *apart}), groups, tuple(options.items()), elastic)
 
 
 def uniform_seeds(space: SearchSpace) -> list[Seed]:
@@ -173,7 +235,7 @@ def uniform_weights(space: SearchSpace) -> dict[int, BitAllocation]:
     weights, activations = _searched_widths(space)
     widest = {name: activations[-1] for name, _ in space.free}
     free = [name for name, _ in space.free if is_weight(name)]
-    return {w: space.decode(_seed(space, UNIFORM, widest | dict.fromkeys(free, w)).point) for w in weights}
+    return {w: space.decode(_seed(space, UNIFORM, widest | dict.fromkeys(free, w)).point).allocation for w in weights}
 
 
 def ends_seeds(space: SearchSpace) -> list[Seed]:
@@ -275,4 +337,4 @@ def _seed(space: SearchSpace, strategy: str, wanted: Mapping[str, int]) -> Seed:
     for name, widths in space.free:
         bits = widths[-1] if name in space.fixed else wanted[name]
         point.append(min(range(len(widths)), key=lambda index: (abs(widths[index] - bits), -widths[index])))
-    return Seed(strategy, tuple(point))
+    return Seed(strategy, (*point, *(len(values) - 1 for _, values in space.options)))

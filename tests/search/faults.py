@@ -42,7 +42,7 @@ from hwsearch.search.record import RECORD_FILE, REFERENCE, Asked, Event, Scored
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.search.studies.address import parse_address
 from hwsearch.search.studies.mirror import MIRROR_FILE
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from tests.search.synthetic import cost, default_seeds, essence, events, make_experiment, proposer_of, score, space_of
 
 if TYPE_CHECKING:  # the drivers of the servers need not be installed
@@ -157,7 +157,7 @@ def make_scorer(search: Search) -> Callable[[ScoringJob], Mapping[str, float]]:
 
 
 def logged_score(search: Search, job: ScoringJob) -> Mapping[str, float]:
-    key = digest(job.allocation.to_json())
+    key = digest(job.configuration.allocation.to_json())
     search.note(event="start", key=key, pid=os.getpid())
     found = score(job, SECONDS)
     search.note(event="end", key=key, pid=os.getpid())
@@ -171,7 +171,7 @@ def keys_by_candidate(search: Search) -> dict[int, str]:
     found = {}
     for event in events(search.run):
         if isinstance(event, Asked) and event.point is not None:
-            found[event.candidate] = digest(space.decode(event.point).to_json())
+            found[event.candidate] = digest(space.decode(event.point).allocation.to_json())
         elif isinstance(event, Scored):
             found.setdefault(event.candidate, digest(event.allocation))
     return found
@@ -496,4 +496,4 @@ def check_shared(address: str, candidates: list[int]) -> None:
 
 def _job(event: Event) -> ScoringJob:
     assert isinstance(event, Scored)
-    return ScoringJob(BitAllocation.of(event.allocation), event.fidelity)
+    return ScoringJob(Configuration.of(event.allocation), event.fidelity)

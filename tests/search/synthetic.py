@@ -18,7 +18,7 @@ import numpy as np
 from hwsearch.executor import Executor, LocalExecutor
 from hwsearch.experiment import Experiment, Fidelity, parse_experiment
 from hwsearch.extensions import SAMPLERS
-from hwsearch.search.driver import Task, run_search
+from hwsearch.search.driver import Cost, Task, run_search
 from hwsearch.search.posterior.engine import PosteriorEngine, table_cost
 from hwsearch.search.priors import loss_prior
 from hwsearch.search.progress import SearchProgress, SearchSummary
@@ -31,6 +31,7 @@ from hwsearch.search.space import SearchSpace, Seed, build_space, ends_seeds, un
 from hwsearch.search.studies.address import STORAGE_VARIABLE, StorageAddress, parse_address
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation, is_weight
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.untrained import untrained_sites
 
 RECOVERED = {
@@ -46,8 +47,11 @@ RECOVERED = {
 
 
 def make_experiment(trials: int, seed: int = 3, **search: object) -> Experiment:
-    """Eight weight sites with six widths each; activations at 8 bits unless `search` says otherwise; NSGA-II."""
-    sections = {name: search.pop(name) for name in ("qat",) if name in search}
+    """Eight weight sites with six widths each; activations at 8 bits unless `search` says otherwise; NSGA-II.
+
+    `qat`, `separator` and `quantization` are sections of their own.
+    """
+    sections = {name: search.pop(name) for name in ("qat", "separator", "quantization") if name in search}
     validation = search.pop("validation", 0)
     count = {"train": 1} | ({"validation": validation} if validation else {})
     return parse_experiment(
@@ -84,7 +88,7 @@ def quality(allocation: BitAllocation, fidelity: Fidelity = Fidelity.POST_TRAINI
 
 def score(job: ScoringJob, seconds: float = 0.0) -> Mapping[str, float]:
     time.sleep(seconds)
-    return quality(job.allocation, job.fidelity)
+    return quality(job.configuration.allocation, job.fidelity)
 
 
 def make_scorer(seconds: float = 0.0) -> Callable[[ScoringJob], Mapping[str, float]]:
@@ -96,14 +100,14 @@ def site_bytes(index: int, bits: int) -> float:
     return 100 * (1 + index % 3) * bits / 8
 
 
-def cost(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
+def cost(configurations: Sequence[Configuration]) -> list[dict[str, float]]:
     """Bytes of the weights."""
     return [
         {
-            "size_bytes": sum(site_bytes(index, bits) for index, (site, bits) in enumerate(allocation.widths) if is_weight(site)),
-            "latency_ms[chip]": sum(bits for _, bits in allocation.widths) / 10,
+            "size_bytes": sum(site_bytes(index, bits) for index, (site, bits) in enumerate(widths) if is_weight(site)),
+            "latency_ms[chip]": sum(bits for _, bits in widths) / 10,
         }
-        for allocation in allocations
+        for widths in (configuration.allocation.widths for configuration in configurations)
     ]
 
 
@@ -158,7 +162,7 @@ def search(
     proposer: Proposer | None = None,
     storage: StorageAddress | None = None,
     progress: Callable[[SearchProgress], None] = lambda _: None,
-    charge: Callable[[Sequence[BitAllocation]], list[dict[str, float]]] = cost,
+    charge: Cost = cost,
 ) -> SearchSummary:
     """Uniform and ends-at-8 seeds, then the experiment's sampler, unless other seeds or another proposer are given."""
     space = space_of(experiment)

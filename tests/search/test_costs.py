@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -11,24 +12,33 @@ import pytest
 import torch
 
 from hw_models.compile import compile_target
-from hw_models.cost import evaluate
+from hw_models.cost import evaluate, evaluate_runnable
+from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import BUILT_IN, built_in_targets, load_target
 from hw_models.workload import Workload, bits_matrix
+from hwsearch.data.arrays import ARRAYS
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment
+from hwsearch.experiment import Experiment, SeparatorConfig, parse_experiment, with_search
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import export_onnx
+from hwsearch.export.onnx_size import onnx_size
 from hwsearch.export.packed import pack
 from hwsearch.search.costs import CostBook, experiment_workload, inner_weight_sites, target_digests
 from hwsearch.search.exact.costs import NotSeparableError
+from hwsearch.search.exact.elastic import PartTable
 from hwsearch.search.exact.problem import AllocationProblem
+from hwsearch.search.experiment_space import experiment_space
+from hwsearch.search.parts import find_parts
 from hwsearch.search.space import Point, SearchSpace
 from hwsearch.separator.allocation import BitAllocation, is_weight
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
+from hwsearch.separator.separator import build_separator
 from hwsearch.separator.stft import stft
+from tests.search import structured
 from tests.search.synthetic import make_experiment, space_of
 from tests.separator.small import all_sites, uniform
 from tests.tiny import Tiny, tiny_content
@@ -43,7 +53,7 @@ def experiment_of(**sections: object) -> Experiment:
 
 
 def charge(experiment: Experiment, allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
-    return CostBook(experiment, space_of(experiment)).charge(allocations)
+    return CostBook(experiment, space_of(experiment)).charge([Configuration(allocation) for allocation in allocations])
 
 
 def random_allocation(seed: int) -> BitAllocation:
@@ -86,7 +96,8 @@ def test_a_streaming_search_is_charged_frame_by_frame() -> None:
 def test_one_allocation_costs_what_it_costs_among_others() -> None:
     experiment = experiment_of()
     book = CostBook(experiment, space_of(experiment))
-    assert [book.charge([allocation])[0] for allocation in ALLOCATIONS] == book.charge(ALLOCATIONS)
+    configurations = [Configuration(allocation) for allocation in ALLOCATIONS]
+    assert [book.charge([configuration])[0] for configuration in configurations] == book.charge(configurations)
     assert book.charge([]) == []
 
 
@@ -228,9 +239,8 @@ def test_sums_are_what_candidates_are_charged(column: str) -> None:
     wanted = charged(book, space, points, column)
     cost = book.exact(column)
     problem = AllocationProblem(space.widths, np.zeros(cost.tables.shape[1:]), (cost,), space.groups)
-    indices = np.array(
-        [[widths.index(space.decode(point).by_site[site]) for site, widths in space.widths] for point in points], np.int8
-    )
+    allocations = [space.decode(point).allocation for point in points]
+    indices = np.array([[widths.index(each.by_site[site]) for site, widths in space.widths] for each in allocations], np.int8)
     np.testing.assert_allclose(problem.cost_of(column, indices), wanted, rtol=1e-9)
     known = book.known(column)
     np.testing.assert_allclose(known.charge(np.array(points)), wanted, rtol=1e-12)
@@ -357,3 +367,144 @@ def test_a_space_of_constants_has_its_cost() -> None:
     book.check_limits({"size_bytes": only})
     assert least_named(book, {"size_bytes": only - 1}) == only
     assert book.known("size_bytes").charge(np.zeros((1, 0), np.int64)).tolist() == [only]
+
+
+# Costs where parts of the network may be left out
+
+PARTLY = dict.fromkeys(structured.KINDS, TARGETS) | {"conv-tasnet": ("x86-onnxruntime", "nvidia-t4")}
+"""Targets that run each kind."""
+
+COMPRESSED_BYTES = 120
+"""Most bytes that the estimated size of a small network's file is off, because its description is compressed."""
+
+
+@cache
+def partly(kind: str) -> tuple[Experiment, CostBook, SearchSpace]:
+    experiment, space = structured.experiment_of(kind, *PARTLY[kind]), structured.space_of(kind)
+    return experiment, CostBook(experiment, space), space
+
+
+def charged_alone(experiment: Experiment, configuration: Configuration) -> dict[str, float]:
+    """The costs of what a configuration keeps, as of a network by itself."""
+    graph, options = structured.graph_and_options(experiment)
+    front_end = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate).front_end
+    widths = configuration.allocation.by_site
+    size = onnx_size(options.narrowed(graph, configuration.kept), front_end, per_channel=True).of(widths)
+    workload = experiment_workload(experiment, configuration.kept)
+    bits = bits_matrix(workload, [widths])
+    found = {
+        "size_bytes": float(size),
+        "packed_bytes": float(packed_size_bytes(workload, bits)[0]),
+        "average_bits": average_weight_bits(workload, bits)[0],
+        "tcn_average_bits": average_weight_bits(workload, bits, inner_weight_sites(workload))[0],
+    }
+    for target in experiment.search.targets:
+        table = compile_target(load_target(target), workload)
+        can, costs = evaluate_runnable(table, bits)
+        for metric in ("fits", *table.metrics):
+            found[f"{metric}[{target}]"] = float(costs.column(metric)[0]) if can[0] else math.inf
+    return found
+
+
+@pytest.mark.parametrize("kind", ["tcn", "causal", "wide", "tied", "conv-tasnet"])
+def test_what_is_kept_is_charged_as_a_network_by_itself(kind: str) -> None:
+    experiment, book, space = partly(kind)
+    configurations = [space.full_precision, *(space.decode(point) for point in random_points(space, 5))]
+    assert len({configuration.structure for configuration in configurations}) > 3
+    for configuration, row in zip(configurations, book.charge(configurations), strict=True):
+        wanted = charged_alone(experiment, configuration)
+        assert row.keys() == wanted.keys()
+        assert row["size_bytes"] == wanted["size_bytes"]
+        assert row == pytest.approx(wanted, rel=1e-12)
+    assert book.charge([]) == []
+
+
+def test_a_streaming_search_charges_what_is_kept_frame_by_frame() -> None:
+    experiment = with_search(structured.experiment_of("causal", "cortex-m7-cmsis-nn"), {"streaming": True})
+    space = structured.space_of("causal")
+    book = CostBook(experiment, space)
+    for point in random_points(space, 3):
+        configuration = space.decode(point)
+        assert book.charge([configuration])[0] == pytest.approx(charged_alone(experiment, configuration), rel=1e-12)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_points_need_not_be_canonical_to_be_charged(column: str) -> None:
+    _, book, space = partly("tcn")
+    points = random_points(space, 12)
+    assert any(space.canonical(point) != point for point in points)
+    found = book.point_charge(column)(np.array(points))
+    wanted = charged(book, space, points, column)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=COMPRESSED_BYTES if column == "size_bytes" else 0)
+
+
+def in_parts(table: PartTable, space: SearchSpace, point: Point) -> float:
+    """What a table over parts says of a canonical point."""
+    total, free = table.constant, len(space.free)
+    variant_of = dict.fromkeys(range(free), 0)
+    for number, part in enumerate(find_parts(space)):
+        variant = part.variants.index(tuple(point[free + option] for option in part.options))
+        total += table.parts[number, variant]
+        variant_of |= dict.fromkeys(part.choices, variant)
+    return total + sum(table.choices[choice, variant, point[choice]] for choice, variant in variant_of.items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"),
+    [
+        ("tcn", "size_bytes"),
+        ("tcn", "packed_bytes"),
+        ("tcn", "latency_ms[cortex-m7-cmsis-nn]"),
+        ("wide", "size_bytes"),
+        ("wide", "latency_ms[ethos-u55-128]"),
+        ("conv-tasnet", "packed_bytes"),
+        ("channels", "size_bytes"),
+        ("channels", "latency_ms[cortex-m7-cmsis-nn]"),
+    ],
+)
+def test_a_table_over_parts_adds_up_to_the_cost(kind: str, column: str) -> None:
+    _, book, space = partly(kind)
+    table, points = book.part_table(column), [space.canonical(point) for point in random_points(space)]
+    shape = (len(find_parts(space)), max(len(part.variants) for part in find_parts(space)))
+    assert table.parts.shape == shape
+    assert table.choices.shape == (len(space.free), shape[1], max(len(widths) for _, widths in space.free))
+    wanted = book.point_charge(column)(np.array(points))
+    np.testing.assert_allclose([in_parts(table, space, point) for point in points], wanted, rtol=1e-9)
+
+
+def test_a_part_that_a_target_does_not_run_has_no_cost_there() -> None:
+    experiment = structured.experiment_of("tcn", "bitfusion")
+    wide = with_search(experiment, {"weight_bits": [4, 16]})
+    book = CostBook(wide, experiment_space(wide))
+    table = book.part_table("latency_ms[bitfusion]")
+    assert np.isfinite(table.parts).all()
+    (first, _) = find_parts(experiment_space(wide))
+    assert np.isinf(table.choices[list(first.choices), 1:, 1]).all()
+    assert (table.choices[list(first.choices), 0] == 0).all()  # left out
+    widest = with_search(experiment, {"weight_bits": [16, 32]})
+    with pytest.raises(UserError, match=r"latency_ms\[bitfusion\]: the target does not run the narrowest allocation"):
+        CostBook(widest, experiment_space(widest)).part_table("latency_ms[bitfusion]")
+
+
+@pytest.mark.parametrize("column", ["size_bytes", "latency_ms[cortex-m7-cmsis-nn]", "weight_bytes[ethos-u55-128]"])
+def test_a_limit_below_what_the_least_kept_costs_is_refused(column: str) -> None:
+    _, book, space = partly("tcn")
+    least = charged(book, space, [(0,) * len(space.shape)], column)[0]
+    whole = charged(book, space, [(*(0,) * len(space.free), *(count - 1 for count in space.shape[len(space.free) :]))], column)[0]
+    assert least < whole
+    with pytest.raises(UserError) as refused:
+        book.check_limits({column: 0.5 * least})
+    message = str(refused.value)
+    assert message.startswith(f"search.limits: limit {column} <= ")
+    assert message.endswith("raise it, or allow other widths or leave more out")
+    assert "\n" not in message
+    named = float(re.findall(r"is ([0-9.e+]+):", message)[0])
+    assert named <= least + (COMPRESSED_BYTES if column == "size_bytes" else 1e-9 * least)
+    book.check_limits({column: named * (1 + 1e-9)})
+
+
+def test_an_unknown_cost_is_refused_where_parts_may_be_left_out() -> None:
+    _, book, _ = partly("tcn")
+    for refused in (book.part_table, book.point_charge, lambda name: book.check_limits({name: 1.0})):
+        with pytest.raises(UserError, match=r"no cost 'latency_ms\[abacus\]'; wanted size_bytes, packed_bytes"):
+            refused("latency_ms[abacus]")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
@@ -14,11 +14,15 @@ from hwsearch.executor import LocalExecutor, Outcome
 from hwsearch.experiment import Fidelity
 from hwsearch.results.candidates import read_candidates
 from hwsearch.search.driver import Task, run_search
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.pareto import hypervolume
-from hwsearch.search.proposer import Candidate, Plan, Proposal, Result, unknown_neighbour
+from hwsearch.search.proposer import Candidate, Plan, Proposal, Result, SeedProposer, new_proposal, unknown_neighbour
 from hwsearch.search.record import RECORD_FILE, Asked, Failed, Scored
 from hwsearch.search.scoring import ScoringJob
+from hwsearch.search.space import Point, SearchSpace, Seed
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
+from tests.search.structured import TCN, points
 from tests.search.synthetic import (
     cost,
     cut_record,
@@ -44,7 +48,7 @@ class FirstInFirstOut(LocalExecutor):
 
 
 def failing(job: ScoringJob, when: Callable[[BitAllocation], bool]) -> Mapping[str, float]:
-    if when(job.allocation):
+    if when(job.configuration.allocation):
         raise RuntimeError("no sound\nat all")
     return score(job)
 
@@ -65,7 +69,7 @@ def test_full_precision_comes_first_then_the_seeds_then_the_sampler(tmp_path: Pa
     experiment = make_experiment(20)
     search(tmp_path, experiment)
     scored = [event for event in events(tmp_path) if isinstance(event, Scored)]
-    assert scored[0].allocation == space_of(experiment).full_precision.to_json()
+    assert scored[0].allocation == space_of(experiment).full_precision.allocation.to_json()
     assert [event.strategy for event in scored[1:]] == ["uniform"] * 6 + ["ends-at-8"] * 5 + ["nsga2"] * 9
     assert [event.allocation["mask_head.weight"] for event in scored[1:7]] == [2, 3, 4, 5, 6, 8]
 
@@ -76,7 +80,7 @@ def test_each_entry_carries_what_made_it(tmp_path: Path) -> None:
     assert isinstance(event, Scored)
     allocation = BitAllocation.of(event.allocation)
     assert event.metrics == quality(allocation)
-    assert event.costs == cost([allocation])[0]
+    assert event.costs == cost([Configuration(allocation)])[0]
     assert (event.seed, event.fidelity, event.attempts) == (3, Fidelity.POST_TRAINING, 1)
 
 
@@ -138,7 +142,7 @@ def test_seeds_alone_end_when_they_are_scored(tmp_path: Path) -> None:
     task = Task(experiment, space_of(experiment), cost, tmp_path)
     summary = run_search(task, LocalExecutor(make_scorer), Plan(tuple(seeds)))
     assert summary.scored == len(seeds) == 11
-    assert str(summary) == f"no more allocations to propose: 11 of 40 candidates scored, 0 failed, in {tmp_path}"
+    assert str(summary) == f"no more candidates to propose: 11 of 40 candidates scored, 0 failed, in {tmp_path}"
 
 
 def test_a_group_shares_a_width_in_every_candidate_of_the_record(tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_a_small_space_is_scored_whole_and_the_search_ends(tmp_path: Path, sampl
     experiment = make_experiment(100, sampler=sampler, fixed=fixed, weight_bits=[2, 3, 4, 8])
     summary = search(tmp_path, experiment)
     assert summary.scored == len(set(scored_allocations(tmp_path))) == 4**2
-    assert "no more allocations" in str(summary)
+    assert "no more candidates" in str(summary)
 
 
 class SecondAttempts(LocalExecutor[ScoringJob, Mapping[str, float]]):
@@ -198,7 +202,7 @@ def test_failed_candidates_are_recorded_and_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_a_candidate_without_a_finite_quality_has_failed(tmp_path: Path, value: float | None) -> None:
     def broken(job: ScoringJob) -> Mapping[str, float]:
-        if job.allocation.by_site["mask_head.weight"] != 2:
+        if job.configuration.allocation.by_site["mask_head.weight"] != 2:
             return score(job)
         return {"utterances": 16.0} | ({} if value is None else {"si_snr_improvement_db": value})
 
@@ -210,8 +214,8 @@ def test_a_candidate_without_a_finite_quality_has_failed(tmp_path: Path, value: 
 
 
 def test_costs_that_are_not_finite_are_recorded_as_absent(tmp_path: Path) -> None:
-    def charge(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
-        return [values | {"latency_ms[chip]": math.nan} for values in cost(allocations)]
+    def charge(configurations: Sequence[Configuration]) -> list[dict[str, float]]:
+        return [values | {"latency_ms[chip]": math.nan} for values in cost(configurations)]
 
     search(tmp_path, make_experiment(4), charge=charge)
     event = events(tmp_path)[-1]
@@ -223,10 +227,10 @@ def test_costs_that_are_not_finite_are_recorded_as_absent(tmp_path: Path) -> Non
 def test_full_precision_need_not_run_on_the_targets(tmp_path: Path) -> None:
     """Only its quality is compared with; a candidate without an objective has failed."""
 
-    def charge(allocations: Sequence[BitAllocation]) -> list[dict[str, float]]:
-        found = cost(allocations)
-        for allocation, values in zip(allocations, found, strict=True):
-            if allocation.by_site["mask_head.weight"] > 6:
+    def charge(configurations: Sequence[Configuration]) -> list[dict[str, float]]:
+        found = cost(configurations)
+        for configuration, values in zip(configurations, found, strict=True):
+            if configuration.allocation.by_site["mask_head.weight"] > 6:
                 values["latency_ms[chip]"] = math.nan
         return found
 
@@ -320,13 +324,19 @@ def test_a_strategy_of_ones_own_replaces_the_sampler_and_hears_of_every_candidat
     assert [metrics["si_snr_improvement_db"] for metrics in first.reference] == [pytest.approx(12.0)]
 
 
+def space_with(shape: tuple[int, ...]) -> SearchSpace:
+    """A space with so many widths of each site."""
+    return SearchSpace(tuple((f"{number}.weight", tuple(range(2, 2 + count))) for number, count in enumerate(shape)))
+
+
 SHAPE = (3, 2, 2)
 POINTS = st.tuples(*(st.integers(0, n - 1) for n in SHAPE))
 
 
 @given(st.sets(POINTS, max_size=math.prod(SHAPE) - 1), POINTS, st.integers(0, 9))
 def test_a_neighbour_is_found_while_any_point_is_unknown(known: set[tuple[int, ...]], point: tuple[int, ...], seed: int) -> None:
-    found = unknown_neighbour(point, SHAPE, known, np.random.default_rng(seed))
+    found = unknown_neighbour(point, space_with(SHAPE), known, np.random.default_rng(seed))
+    assert found is not None
     assert found not in known
     assert all(0 <= index < n for index, n in zip(found, SHAPE, strict=True))
 
@@ -335,4 +345,54 @@ def test_a_neighbour_is_found_while_any_point_is_unknown(known: set[tuple[int, .
 def test_the_last_unknown_point_of_a_large_space_is_found(last: tuple[int, ...]) -> None:
     shape = (20, 20, 20)
     known = set(np.ndindex(shape)) - {last}
-    assert unknown_neighbour((1, 2, 3), shape, known, np.random.default_rng(0)) == last
+    assert unknown_neighbour((1, 2, 3), space_with(shape), known, np.random.default_rng(0)) == last
+
+
+def test_there_is_no_neighbour_where_every_point_is_known() -> None:
+    assert unknown_neighbour((1, 0, 1), space_with(SHAPE), set(np.ndindex(SHAPE)), np.random.default_rng(0)) is None
+
+
+# What proposals mean where parts of the network may be left out
+
+PARTLY = experiment_space(
+    make_experiment(
+        20,
+        separator=TCN,
+        weight_bits=[4],
+        activation_bits=[8],
+        trunk_bits=[8],
+        allowed={"blocks.*.expand.weight": [2, 4]},
+        structure={"*.kept": [0], "*.channels": [0.5]},
+    )
+)
+MEANT = sorted({PARTLY.canonical(point) for point in np.ndindex(PARTLY.shape)})
+
+
+def test_most_points_of_a_space_may_mean_what_others_do() -> None:
+    assert PARTLY.shape == (2,) * 6
+    assert len(MEANT) == 5 * 5  # each block is left out, or has one of two widths and of two numbers of channels
+
+
+@settings(deadline=None)
+@given(st.sets(st.sampled_from(MEANT), max_size=len(MEANT)), points(PARTLY), st.integers(0, 9))
+def test_a_neighbour_is_a_canonical_point_that_is_unknown(known: set[Point], point: Point, seed: int) -> None:
+    found = unknown_neighbour(point, PARTLY, known, np.random.default_rng(seed))
+    if known == set(MEANT):
+        assert found is None
+    else:
+        assert found in set(MEANT) - known
+
+
+@settings(deadline=None)
+@given(st.sets(st.sampled_from(MEANT), max_size=len(MEANT)), points(PARTLY))
+def test_a_proposal_is_accepted_under_its_canonical_point(known: set[Point], point: Point) -> None:
+    proposer = SeedProposer([Seed("seed", point)])
+    found = new_proposal([proposer], known, PARTLY, np.random.default_rng(0))
+    if PARTLY.canonical(point) not in known:
+        assert found == Proposal(PARTLY.canonical(point), "seed")
+    elif known == set(MEANT):
+        assert found is None
+    else:
+        assert found is not None
+        assert found.point in set(MEANT) - known
+        assert found.strategy == "seed-mutated"

@@ -20,7 +20,8 @@ from hwsearch.search.progress import SearchProgress
 from hwsearch.search.record import RECORD_FILE, REFERENCE, Failed, Scored, read_record
 from hwsearch.search.scoring import COMPARED, ScoringJob, trained_name
 from hwsearch.search.trained_weights import TRAINED_FOLDER
-from hwsearch.separator.allocation import BitAllocation, is_weight
+from hwsearch.separator.allocation import is_weight
+from hwsearch.separator.configuration import Configuration
 from tests.search.synthetic import cut_record, essence, events, finished, make_experiment, quality, search
 
 RUNGS = ((Fidelity.POST_TRAINING, 12), (Fidelity.SHORT_QAT, 6), (Fidelity.FULL_QAT, 3))
@@ -42,9 +43,10 @@ def experiment_of(*, trials: int = 30, warm_start: bool = True, rungs: int = 3, 
 
 def rough(job: ScoringJob) -> Mapping[str, float]:
     """Fidelities that do not agree on the order of candidates."""
-    found = dict(quality(job.allocation, job.fidelity))
-    drawn = np.random.default_rng([list(Fidelity).index(job.fidelity), *(bits for _, bits in job.allocation.widths)])
-    if set(job.allocation.by_site.values()) != {32}:
+    allocation = job.configuration.allocation
+    found = dict(quality(allocation, job.fidelity))
+    drawn = np.random.default_rng([list(Fidelity).index(job.fidelity), *(bits for _, bits in allocation.widths)])
+    if set(allocation.by_site.values()) != {32}:
         found["si_snr_improvement_db"] -= float(drawn.uniform(0.0, 0.5))
     return found
 
@@ -175,7 +177,7 @@ def test_jobs_ask_for_what_the_record_says(run: tuple[Path, Watched]) -> None:
     folder, executor = run
     for number, job in executor.jobs:
         event = scored(folder, job.fidelity)[number]
-        assert job.allocation == BitAllocation.of(event.allocation)
+        assert job.configuration == Configuration.of(event.allocation)
         assert event.metrics == rough(job)
         if number == REFERENCE or not job.fidelity.trained:
             assert (job.output, job.start, event.start, event.weights) == (None, None, None, None)
@@ -183,7 +185,7 @@ def test_jobs_ask_for_what_the_record_says(run: tuple[Path, Watched]) -> None:
         assert event.weights is not None
         assert job.output == (folder / TRAINED_FOLDER / event.weights).resolve()
         source = None if job.start is None else job.start.path.name
-        assert event.weights == trained_name(read_record(folder)[0].experiment, job.allocation, job.fidelity, source)
+        assert event.weights == trained_name(read_record(folder)[0].experiment, job.configuration, job.fidelity, source)
         assert (event.start is None) == (job.start is None)
     files = [event.weights for event in events(folder) if isinstance(event, Scored) and event.weights is not None]
     assert len(set(files)) == len(files)
@@ -209,7 +211,7 @@ def test_training_starts_from_the_nearest_that_was_trained(run: tuple[Path, Watc
         start = jobs[event.candidate].start
         assert start is not None
         assert start.path.name == files[event.candidate]
-        assert start.allocation == BitAllocation.of(event.allocation)
+        assert start.configuration == Configuration.of(event.allocation)
 
 
 def test_the_same_search_trains_the_same_files_elsewhere(run: tuple[Path, Watched], tmp_path: Path) -> None:
@@ -298,7 +300,7 @@ def test_ctrl_c_inside_a_rung_says_how_to_continue(tmp_path: Path) -> None:
 
 
 def diverging(job: ScoringJob, fidelity: Fidelity) -> Mapping[str, float]:
-    if job.fidelity is fidelity and job.allocation.by_site["mask_head.weight"] in (2, 3):
+    if job.fidelity is fidelity and job.configuration.allocation.by_site["mask_head.weight"] in (2, 3):
         raise ValueError("the loss became nan")
     return rough(job)
 

@@ -39,7 +39,7 @@ class Watched(LocalExecutor):
     def _score(self, job: ScoringJob) -> Mapping[str, float]:
         if any(self.jobs.get(number) is job for number in self._failing):
             raise ValueError("the loss became nan")
-        return quality(job.allocation, job.fidelity)
+        return quality(job.configuration.allocation, job.fidelity)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hwsearch.search.proposer import Candidate, Result, SeedProposer
 from hwsearch.search.samplers.optuna_samplers import OptunaProposer
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import SearchSpace, Seed, build_space, uniform_seeds
+from tests.search import structured
 from tests.search.synthetic import make_experiment
 from tests.separator.small import sites_of
 
@@ -90,6 +91,17 @@ def test_samplers_stay_in_the_space_and_differ_from_ask_to_ask(sampler: str) -> 
     for point in points:
         space.decode(point)
     assert len(set(points)) > 2
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe"])
+def test_what_is_proposed_is_canonical_where_parts_may_be_left_out(sampler: str) -> None:
+    space = structured.space_of("tcn")
+    proposer = make_proposer(space, sampler)
+    seeds = plant_seeds(proposer, space)
+    points = [proposer.ask().point for _ in range(12)]
+    assert [space.canonical(point) for point in points] == points
+    assert any(space.decode(point).structure for point in points)
+    assert [tuple(trial.params.values()) for trial in proposer.study.trials[: len(seeds)]] == [seed.point for seed in seeds]
 
 
 @pytest.mark.parametrize("sampler", ["random", "nsga2", "tpe", "gp"])

@@ -81,7 +81,7 @@ def test_seeds_lose_least_at_their_sizes(space: SearchSpace, values: np.ndarray,
 
     every = []
     for point in np.ndindex(*space.shape):
-        allocation = space.decode(point)
+        allocation = space.decode(point).allocation
         every.append(
             (
                 5.0 + sum(charges[site][bits] for site, bits in allocation.widths),

@@ -14,6 +14,7 @@ from hwsearch.metrics.quality import Heard
 from hwsearch.search.objectives import Direction, objectives_of
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import uniform
+from hwsearch.separator.configuration import Configuration
 from hwsearch.workflow.checks import check_plan
 from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workflow.training import prepare
@@ -33,7 +34,7 @@ def test_a_candidate_is_scored_as_it_is_evaluated(tiny: Tiny) -> None:
     prepared = prepare(workspace)
     allocation = uniform(prepared.sites, 6, 8)
     score = replace(tiny.scorer_factory, experiment=experiment)()
-    found = score(ScoringJob(allocation, Fidelity.POST_TRAINING))
+    found = score(ScoringJob(Configuration(allocation), Fidelity.POST_TRAINING))
 
     mixtures = [mixture for mixture, *_ in tiny.mixtures(Split.VALIDATION)]
     results = evaluate(candidate_system(prepared, allocation), workspace.data_folder, mixtures, None, lambda *_: None)

@@ -379,3 +379,74 @@ def test_nonsense_behind_a_good_seal_is_one_line(tmp_path: Path, before: bytes, 
     with pytest.raises(UserError, match=re.escape(message)) as refused:
         list(read_record(tmp_path)[1])
     assert str(refused.value).startswith(f"{path}, line ")
+
+
+# Searches that leave out parts of the network
+
+OPTIONS = {"block.kept": (0, 1), "y.channels": (4, 8, 16)}
+PARTLY = {"widths": {"x.weight": (2, 4), "y.weight": (2, 4), "y.output": (8,)}, "options": OPTIONS}
+WHOLE = {"x.weight": 2, "y.weight": 4, "y.output": 8}
+
+
+def kept(candidate: int, allocation: dict[str, int], structure: dict[str, int]) -> Scored:
+    return scored(candidate).model_copy(update={"allocation": allocation, "structure": structure})
+
+
+def proposed(candidate: int, *point: int) -> Asked:
+    return asked(candidate).model_copy(update={"point": point})
+
+
+def test_what_is_left_out_is_written_and_read(tmp_path: Path) -> None:
+    entries = [
+        *(proposed(number, 0, 1, *left) for number, left in enumerate(((1, 2), (1, 1), (0, 2)))),
+        kept(0, WHOLE, {}),
+        kept(1, WHOLE, {"y.channels": 8}),
+        kept(2, {"x.weight": 2}, {"block.kept": 0}),
+    ]
+    with Record(tmp_path, header(**PARTLY)) as record:
+        record.extend(entries)
+    found, read = read_record(tmp_path)
+    assert found == header(**PARTLY)
+    assert found.space.options == tuple(OPTIONS.items())
+    assert found.space.shape == (2, 2, 2, 3)
+    assert list(read) == entries
+    with Record(tmp_path, header(**PARTLY)):
+        pass
+
+
+def test_a_record_from_before_anything_could_be_left_out_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, *EVENTS)
+    edit_text(path, b',"options":{}', b"")
+    edit_text(path, b',"structure":{}', b"")
+    found, read = read_record(tmp_path)
+    assert found == header()
+    assert list(read) == EVENTS
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        (kept(1, WHOLE, {"y.channels": 5}), "keeps 5 of 'y.channels'"),
+        (kept(1, WHOLE, {"y.channels": 16}), "keeps 16 of 'y.channels'"),  # the whole is not named
+        (kept(1, WHOLE, {"z.channels": 4}), "keeps 4 of 'z.channels'"),
+        (kept(1, {"x.weight": 2}, {}), "has an allocation that is not of the header's sites"),
+        (kept(1, {"x.weight": 2}, {"y.channels": 4}), "has an allocation that is not of the header's sites"),
+        (kept(1, {}, {"block.kept": 0}), "has an allocation that is not of the header's sites"),
+        (kept(1, {"x.weight": 2, "z.weight": 2}, {"block.kept": 0}), "has an allocation that is not of the header's sites"),
+        (kept(1, {"x.weight": 8}, {"block.kept": 0}), "has 8 bits at site 'x.weight'"),
+        (proposed(1, 0, 1), "has a point outside the space"),
+        (proposed(1, 0, 1, 1, 3), "has a point outside the space"),
+    ],
+)
+def test_an_entry_that_keeps_what_the_header_does_not_know_is_named(tmp_path: Path, entry: Asked | Scored, reason: str) -> None:
+    before = [proposed(0, 0, 1, 1, 2), *([] if isinstance(entry, Asked) else [proposed(1, 0, 1, 1, 1)])]
+    with Record(tmp_path, header(**PARTLY)) as record:
+        record.extend([*before, entry])
+    with pytest.raises(UserError, match=re.escape(f"line {2 + len(before)}: candidate 1 {reason}; wanted an undamaged record")):
+        list(read_record(tmp_path)[1])
+
+
+@pytest.mark.parametrize("values", [(1,), (), (8, 4), (4, 4), (-1, 1)])
+def test_a_header_whose_options_have_no_values_to_choose_from_is_refused(values: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"option 'y.channels' is kept at {list(values)}")):
+        header(options={"y.channels": values})

@@ -18,6 +18,7 @@ from hwsearch.search.mixture_batches import SILENT_DB
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.separator import MaskFunction, build_separator
@@ -34,7 +35,7 @@ FULL_PRECISION = uniform(CONFIG, 32, 32)
 @pytest.fixture(scope="module")
 def score(tiny: Tiny) -> Score:
     scorer = tiny.scorer_factory()
-    return lambda allocation: scorer(ScoringJob(allocation, PLAIN))
+    return lambda allocation: scorer(ScoringJob(Configuration(allocation), PLAIN))
 
 
 @pytest.fixture(scope="module")
@@ -101,16 +102,17 @@ def test_only_the_mixtures_asked_for_are_scored(tiny: Tiny) -> None:
     scorer, whole = replace(factory, experiment=one)(), factory()
     assert first_fidelity(one) is Fidelity.SUBSET
     assert first_fidelity(experiment) is PLAIN
-    assert scorer(ScoringJob(FULL_PRECISION, Fidelity.SUBSET)) == {
+    assert scorer(ScoringJob(Configuration(FULL_PRECISION), Fidelity.SUBSET)) == {
         "si_snr_improvement_db": pytest.approx(improvements(tiny, None)[0], abs=1e-3),
         "utterances": 1.0,
         "training_steps": 0.0,
     }
     # The same worker then scores on the whole set, and on the subset again, as one that does only that.
-    allocation = uniform(CONFIG, 4, 8)
-    before = scorer(ScoringJob(allocation, Fidelity.SUBSET))
-    assert scorer(ScoringJob(allocation, PLAIN)) == pytest.approx(whole(ScoringJob(allocation, PLAIN)), abs=1e-4)
-    assert scorer(ScoringJob(allocation, Fidelity.SUBSET)) == before
+    four = Configuration(uniform(CONFIG, 4, 8))
+    plain = ScoringJob(four, PLAIN)
+    before = scorer(ScoringJob(four, Fidelity.SUBSET))
+    assert scorer(plain) == pytest.approx(whole(plain), abs=1e-4)
+    assert scorer(ScoringJob(four, Fidelity.SUBSET)) == before
     assert before["utterances"] == 1.0
 
 
@@ -127,7 +129,7 @@ def test_silence_is_worth_less_than_any_mixture(tiny: Tiny, tmp_path: Path) -> N
     mute_factory = ScorerFactory(experiment, tmp_path / "mute.safetensors", factory.data_folder, tmp_path / "calibration.json")
     mixtures = [si_snr_db(sound[0], target) for _, sound, target in tiny.mixtures(Split.VALIDATION)]
     assert max(mixtures) > SILENT_DB
-    found = mute_factory()(ScoringJob(FULL_PRECISION, PLAIN))
+    found = mute_factory()(ScoringJob(Configuration(FULL_PRECISION), PLAIN))
     assert found["si_snr_improvement_db"] == pytest.approx(np.mean(SILENT_DB - np.array(mixtures)), abs=1e-3)
 
 

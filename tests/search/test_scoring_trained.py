@@ -17,6 +17,7 @@ from hwsearch.experiment import Fidelity, Split
 from hwsearch.search import scoring
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile, trained_name
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.trained import TrainedState, load_trained, trained_network
 from hwsearch.training.pool import build_pool
@@ -52,8 +53,8 @@ def score(factory: ScorerFactory) -> Score:
 def job(
     folder: Path, allocation: BitAllocation = FOUR, fidelity: Fidelity = SHORT, start: TrainedFile | None = None
 ) -> ScoringJob:
-    name = trained_name("e", allocation, fidelity, None if start is None else start.path.name)
-    return ScoringJob(allocation, fidelity, folder / name, start)
+    name = trained_name("e", Configuration(allocation), fidelity, None if start is None else start.path.name)
+    return ScoringJob(Configuration(allocation), fidelity, folder / name, start)
 
 
 def si_snr_db(estimate: NDArray[np.float32], target: NDArray[np.float32]) -> float:
@@ -65,7 +66,7 @@ def brevitas_improvement(factory: ScorerFactory, made: ScoringJob) -> float:
     """Mean over the validation set of the trained Brevitas network, SI-SNR by another library."""
     prepared = prepare_base(factory.experiment, factory.base, factory.data_folder, factory.calibration)
     assert made.output is not None
-    network = trained_network(prepared, load_trained(made.output, prepared, made.allocation))
+    network = trained_network(prepared, load_trained(made.output, prepared, made.configuration.allocation))
     found = []
     for mixture in open_dataset(factory.data_folder, Split.VALIDATION):
         sound, target = load_mixture(factory.data_folder, mixture)
@@ -81,8 +82,8 @@ def test_a_trained_candidate_scores_what_its_brevitas_network_does(factory: Scor
     found = score(made)
     assert found[QUALITY] == pytest.approx(brevitas_improvement(factory, made), abs=0.02)
     assert found["utterances"] == 3.0
-    assert found[QUALITY] != score(ScoringJob(FOUR, Fidelity.POST_TRAINING))[QUALITY]
-    assert [path.name for path in tmp_path.iterdir()] == [trained_name("e", FOUR, SHORT, None)]
+    assert found[QUALITY] != score(ScoringJob(Configuration(FOUR), Fidelity.POST_TRAINING))[QUALITY]
+    assert [path.name for path in tmp_path.iterdir()] == [trained_name("e", Configuration(FOUR), SHORT, None)]
 
 
 def test_a_second_attempt_finds_the_weights_and_trains_no_more(factory: ScorerFactory, score: Score, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_fidelities_train_for_as_long_as_the_experiment_says(factory: ScorerFact
     prepared = prepare_base(factory.experiment, factory.base, factory.data_folder, factory.calibration)
     short, full = job(tmp_path), job(tmp_path, fidelity=FULL)
     score(short), score(full)
-    warm = job(tmp_path, fidelity=FULL, start=TrainedFile(short.output, FOUR))
+    warm = job(tmp_path, fidelity=FULL, start=TrainedFile(short.output, short.configuration))
     score(warm)
     steps = [load_trained(made.output, prepared, FOUR).steps for made in (short, full, warm)]
     assert steps == [4, 6, 10]
@@ -143,7 +144,7 @@ def test_a_long_training_takes_the_state_that_is_best_on_the_validation_set(
 def test_a_warm_start_may_be_of_another_allocation(score: Score, tmp_path: Path) -> None:
     wide, narrow = job(tmp_path), uniform(RELU, 3, 8)
     score(wide)
-    cold, warm = job(tmp_path, narrow), job(tmp_path, narrow, start=TrainedFile(wide.output, FOUR))
+    cold, warm = job(tmp_path, narrow), job(tmp_path, narrow, start=TrainedFile(wide.output, wide.configuration))
     score(cold), score(warm)
     files = [load_file(made.output) for made in (cold, warm)]
     assert not torch.equal(files[0]["mask_head.weight"], files[1]["mask_head.weight"])
@@ -153,8 +154,8 @@ def test_a_warm_start_may_be_of_another_allocation(score: Score, tmp_path: Path)
 def test_full_precision_is_never_trained(score: Score, tmp_path: Path, fidelity: Fidelity) -> None:
     """What candidates are compared with stays the same at every fidelity, whether or not the job names a file."""
     full = uniform(RELU, 32, 32)
-    plain = score(ScoringJob(full, Fidelity.POST_TRAINING))
-    assert score(ScoringJob(full, fidelity)) == plain
+    plain = score(ScoringJob(Configuration(full), Fidelity.POST_TRAINING))
+    assert score(ScoringJob(Configuration(full), fidelity)) == plain
     assert score(job(tmp_path, full, fidelity)) == plain
     assert list(tmp_path.iterdir()) == []
     assert plain["drop_ci95_db"] == 0.0
@@ -162,16 +163,18 @@ def test_full_precision_is_never_trained(score: Score, tmp_path: Path, fidelity:
 
 def test_a_job_that_trains_wants_a_place_for_its_weights(score: Score) -> None:
     with pytest.raises(ValueError, match="wants a place for its weights"):
-        score(ScoringJob(FOUR, SHORT))
+        score(ScoringJob(Configuration(FOUR), SHORT))
 
 
 def test_weights_are_named_by_all_that_makes_them() -> None:
     names = {
-        trained_name("e", allocation, fidelity, start)
+        trained_name("e", Configuration(allocation, structure), fidelity, start)
         for allocation in (FOUR, uniform(RELU, 3, 8))
+        for structure in ((), (("blocks.0.expand.channels", 8),), (("blocks.0.expand.channels", 4),))
         for fidelity in (SHORT, FULL)
         for start in (None, "a.safetensors", "b.safetensors")
     }
-    assert len(names) == 12
-    assert trained_name("e", FOUR, SHORT, None) == trained_name("e", uniform(RELU, 4, 8), SHORT, None)
+    assert len(names) == 36
+    same = Configuration(uniform(RELU, 4, 8))
+    assert trained_name("e", Configuration(FOUR), SHORT, None) == trained_name("e", same, SHORT, None)
     assert all(name.removesuffix(".safetensors").isalnum() for name in names)

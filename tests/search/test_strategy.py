@@ -92,7 +92,7 @@ def scores_of(seed: int, levels: int) -> Callable[[ScoringJob], Mapping[str, flo
     """Qualities without any sense, many of them equal; the same allocation always has the same."""
 
     def score(job: ScoringJob) -> Mapping[str, float]:
-        drawn = np.random.default_rng([seed, *(bits for _, bits in job.allocation.widths)]).integers(levels)
+        drawn = np.random.default_rng([seed, *(bits for _, bits in job.configuration.allocation.widths)]).integers(levels)
         return {"si_snr_improvement_db": 30.0 * float(drawn) / levels - 3.0, "utterances": 4.0}
 
     return score
@@ -121,7 +121,7 @@ def test_whatever_is_found_the_front_is_nowhere_below_uniform_ends_or_any_priors
     name = "prior-corrected" if sampler == "posterior" else sampler
     assert {strategy.removesuffix("-mutated") for strategy in strategies[seeds:]} <= {name}
     space = space_of(experiment)
-    scored = {space.encode(table.allocation(row)): row for row in range(len(table))}
+    scored = {space.encode(table.configuration(row)): row for row in range(len(table))}
     wanted = {seed.point for seed in [*uniform_seeds(space), *ends_seeds(space)]}
     assert wanted <= scored.keys()
     # A prior's front at each size is scored too: some candidate within the budget loses as little by that prior.
@@ -129,11 +129,9 @@ def test_whatever_is_found_the_front_is_nowhere_below_uniform_ends_or_any_priors
     sizes = table.columns["size_bytes"]
     quality, cheap = front.columns["si_snr_improvement_db"], front.columns["size_bytes"]
     for prior in PRIORS:
+        allocations = [table.configuration(row).allocation for row in range(len(table))]
         by_prior = np.array(
-            [
-                sum(losses[prior][site][bits] for site, bits in table.allocation(row).widths if site in losses[prior])
-                for row in range(len(table))
-            ]
+            [sum(losses[prior][site][bits] for site, bits in each.widths if site in losses[prior]) for each in allocations]
         )
         for budget, least in prior_front(prior):
             reached = np.flatnonzero((sizes <= budget * (1 + 1e-9)) & (by_prior <= least * (1 + 1e-9) + 1e-12))
@@ -162,7 +160,7 @@ def test_more_sizes_are_more_seeds() -> None:
 
 
 def noisy(job: ScoringJob) -> Mapping[str, float]:
-    lost = sum(noise(index, bits) for index, (_, bits) in enumerate(job.allocation.widths))
+    lost = sum(noise(index, bits) for index, (_, bits) in enumerate(job.configuration.allocation.widths))
     return {"si_snr_improvement_db": 12.0 - 10 * float(np.log10(1 + lost)), "utterances": 4.0}
 
 
@@ -187,7 +185,7 @@ def test_a_strategy_proposes_what_it_says_and_no_more(tmp_path: Path, strategy: 
     if strategy == "uniform":
         assert by_strategy.keys() == {"ends-at-8"}
         assert own + by_strategy["ends-at-8"] == [seed.point for seed in baselines]
-        assert str(summary).startswith("no more allocations to propose")
+        assert str(summary).startswith("no more candidates to propose")
         return
     assert by_strategy["uniform"] + by_strategy["ends-at-8"] == [seed.point for seed in baselines]
     if strategy == "nas":

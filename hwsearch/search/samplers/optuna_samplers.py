@@ -72,8 +72,9 @@ class OptunaProposer:
         self._seed = experiment.seed
         self._strategy = experiment.search.sampler
         self._objectives = objectives_of(experiment.search.objectives)
+        self._canonical = searched.space.canonical
         self._distributions: dict[str, BaseDistribution] = {
-            name: IntDistribution(0, len(widths) - 1) for name, widths in searched.space.free
+            name: IntDistribution(0, len(values) - 1) for name, values in searched.space.variables
         }
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
@@ -98,10 +99,11 @@ class OptunaProposer:
         self.study.sampler = sampler
         self._repeats += 1
         trial = self.study.ask(self._distributions)
-        point = tuple(trial.params[site] for site in self._distributions)
+        point = tuple(trial.params[name] for name in self._distributions)
         self._drawn = (trial.number, point)
         generation = self._frozen(trial.number).system_attrs.get(_GENERATION_KEY)
-        return Proposal(point, self._strategy, {} if generation is None else {"generation": generation})
+        # The draw of another point than the canonical one is dropped, as it would be in a resumed search.
+        return Proposal(self._canonical(point), self._strategy, {} if generation is None else {"generation": generation})
 
     def asked(self, candidate: Candidate) -> None:
         """Keep the trial just drawn, or add one for a candidate from elsewhere or from the record.

@@ -7,6 +7,7 @@ proposes them too.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,10 +15,11 @@ from hwsearch.errors import UserError
 from hwsearch.experiment import Split
 from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.search.costs import CostBook
+from hwsearch.search.exact.layout import Layout
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.posterior.engine import PosteriorEngine
 from hwsearch.search.posterior.model import PriorSpread
-from hwsearch.search.priors import loss_prior
+from hwsearch.search.priors import loss_prior, no_prior, with_structure
 from hwsearch.search.proposer import Candidate, Proposal, Proposer, Result
 from hwsearch.search.samplers.sampler import Searched
 from hwsearch.search.space import Point, SearchSpace
@@ -44,9 +46,10 @@ def make(searched: Searched) -> Proposer:
     experiment, search = searched.experiment, searched.experiment.search
     if not search.priors:
         raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
-    priors = [searched.tables[prior] for prior in search.priors]
+    priors = [searched.tables[prior] for prior in search.priors] if searched.space.free else []
     scored = min(search.validation_mixtures, experiment.data.mixtures.count.get(Split.VALIDATION, search.validation_mixtures))
-    engine = posterior_engine(searched.space, priors, searched.costs, search.objectives, search.limits, scored)
+    objectives, limits, lost = search.objectives, search.limits, searched.structure_losses
+    engine = posterior_engine(searched.space, priors, searched.costs, objectives, limits, scored, lost)
     return PosteriorProposer(engine, experiment.seed)
 
 
@@ -57,16 +60,19 @@ def posterior_engine(
     objectives: Sequence[str],
     limits: Mapping[str, float],
     scored_mixtures: int,
+    structure_losses: Mapping[str, Mapping[int, float]] = MappingProxyType({}),
 ) -> PosteriorEngine:
     """Make the engine of a search.
 
     Objectives that are metrics of quality are skipped, because losses of SI-SNR stand for all of them. The mixtures of the
-    sensitivities `priors` are the first of the `scored_mixtures` that candidates are scored on.
+    sensitivities `priors` are the first of the `scored_mixtures` that candidates are scored on. `structure_losses` are the losses
+    of the space's options, by what is kept; that of the whole is 0.
 
     Raises:
-        UserError: an objective or limit is no cost.
+        UserError: an objective or limit is no cost, or an option has no loss.
     """
-    prior = loss_prior(priors, space, scored_mixtures)
+    widths = loss_prior(priors, space, scored_mixtures) if space.free else no_prior(space)
+    prior = with_structure(widths, space, structure_losses)
     return PosteriorEngine(
         prior.mean,
         prior.deviation,
@@ -74,6 +80,7 @@ def posterior_engine(
         [costs.known(column) for column in objectives if column not in QUALITY_METRICS],
         [(costs.known(column), limit) for column, limit in limits.items()],
         None if prior.noise_ratio else _RANKING_SPREAD,
+        Layout.of(space) if space.options else None,
     )
 
 

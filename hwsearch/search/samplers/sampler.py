@@ -1,7 +1,7 @@
 """The contract of samplers: a function that makes the proposer, and what it may know of the search."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hwsearch.experiment import Experiment
 from hwsearch.search.costs import CostBook
@@ -19,6 +19,8 @@ class Searched:
     costs: CostBook
     tables: Mapping[str, SensitivityTable]
     """Sensitivities by name, at least those of `search.priors`."""
+    structure_losses: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    """Relative noise by option of structure and what is kept of it; needed where the space has options."""
 
 
 MakeProposer = Callable[[Searched], Proposer]

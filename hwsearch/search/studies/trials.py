@@ -35,12 +35,15 @@ class Key(NamedTuple):
 
 
 class TrialWriter:
-    """Makes the trials of one search. Parameters are the widths of the free choices; the study's attributes hold the others."""
+    """Makes the trials of one search.
+
+    Parameters are the widths of the free choices and what is kept of the options; the study's attributes hold the others.
+    """
 
     def __init__(self, header: Header) -> None:
         self._header = header
         self._space = header.space
-        self.distributions = {site: CategoricalDistribution(widths) for site, widths in self._space.free}
+        self.distributions = {name: CategoricalDistribution(values) for name, values in self._space.variables}
 
     @property
     def metric_names(self) -> list[str]:
@@ -75,7 +78,7 @@ class TrialWriter:
             values=self.values(event),
             datetime_start=start,
             datetime_complete=end,
-            params={site: widths[index] for (site, widths), index in zip(self._space.free, point, strict=True)},
+            params={name: values[index] for (name, values), index in zip(self._space.variables, point, strict=True)},
             distributions=dict(self.distributions),
             user_attrs=self.attributes(event),
             system_attrs={},
