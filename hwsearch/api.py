@@ -75,7 +75,7 @@ def query_front(run: Run, *conditions: str, sort: str | None = None) -> Candidat
     >>> front = query_front(open_run("runs/tiny"), "size_bytes<=150000", sort="si_snr_improvement_db:desc")
     >>> bool((front.columns["size_bytes"] <= 150000).all())
     True
-    >>> allocation = front.allocation(0)
+    >>> allocation = front.configuration(0).allocation
     >>> sorted(allocation.by_site) == sorted(front.sites)
     True
 

@@ -30,6 +30,7 @@ from hwsearch.search.record import RECORD_FILE
 from hwsearch.search.scoring import ScoringJob
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.quantized import build_quantized
 from hwsearch.separator.untrained import untrained_sites
@@ -303,7 +304,7 @@ def test_more_trials_go_on_with_the_same_search_and_ray_workers_score_alike(copi
     assert not {event["worker"] for event in on_ray} & {event["worker"] for event in copied.events()[: TRIALS + 1]}
     score = copied.scorer_factory()
     for event in on_ray:
-        job = ScoringJob(BitAllocation.of(event["allocation"]), Fidelity.POST_TRAINING)
+        job = ScoringJob(Configuration.of(event["allocation"]), Fidelity.POST_TRAINING)
         assert score(job) == pytest.approx(event["metrics"], abs=1e-9)
 
 
@@ -408,7 +409,7 @@ def test_a_strategy_and_a_sampler_may_be_chosen_on_the_command_line(tiny: Tiny, 
     answer = hwsearch(*command, "--strategy", "uniform")
     assert answer.code == 0, answer.stderr
     assert {event["strategy"] for event in read_events(runs / "tiny")} == {"full-precision", "uniform", "ends-at-8"}
-    assert "no more allocations to propose: 11 of 32 candidates scored" in answer.stderr
+    assert "no more candidates to propose: 11 of 32 candidates scored" in answer.stderr
     assert refusal(hwsearch(*command)).startswith(f"{runs / 'tiny'}: holds the search of an experiment 'tiny' that differs")
     (runs / "tiny" / RECORD_FILE).unlink()
     answer = hwsearch(*command, "--sampler", "random")

@@ -11,11 +11,11 @@ from hwsearch.experiment import Fidelity, ModuleConfig, Split
 from hwsearch.search.nas.sweep import NasFactory
 from hwsearch.search.scoring import ScorerFactory, ScoringJob, TrainedFile
 from hwsearch.sensitivity.work import WorkFactory
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from tests.tiny import Tiny
 
 ROOT = Path("/elsewhere")
-ALLOCATION = BitAllocation((("x.weight", 4), ("mask_head.output", 8)))
+CONFIGURATION = Configuration.of({"x.weight": 4, "mask_head.output": 8})
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ def test_a_scorer_reads_nothing_but_what_it_names(tiny: Tiny, tmp_path: Path) ->
     assert isinstance(factory, Portable)
     assert len(files) == 7 + 2 * len(tiny.mixtures(Split.VALIDATION))
     unpack(contents(files), tmp_path)
-    job = ScoringJob(BitAllocation.of(tiny.events()[3]["allocation"]), Fidelity.POST_TRAINING)
+    job = ScoringJob(Configuration.of(tiny.events()[3]["allocation"]), Fidelity.POST_TRAINING)
     assert factory.below(tmp_path)()(job) == tiny.events()[3]["metrics"]
     left = {path for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {moved(path, tmp_path) for path in files}, "made again what the driver had made"
 
 
 def test_a_job_takes_its_start_along_and_leaves_its_weights() -> None:
-    job = ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, Path("/run/new"), TrainedFile(Path("/run/old"), ALLOCATION))
+    job = ScoringJob(CONFIGURATION, Fidelity.SHORT_QAT, Path("/run/new"), TrainedFile(Path("/run/old"), CONFIGURATION))
     assert isinstance(job, PortableJob)
     assert (set(job.files()), list(job.results())) == ({Path("/run/old"), Path("/run/new")}, [Path("/run/new")])
     there = job.below(ROOT)
     assert there.start is not None
     assert (there.output, there.start.path) == (ROOT / "run/new", ROOT / "run/old")
-    plain = ScoringJob(ALLOCATION, Fidelity.POST_TRAINING)
+    plain = ScoringJob(CONFIGURATION, Fidelity.POST_TRAINING)
     assert (list(plain.files()), list(plain.results()), plain.below(ROOT)) == ([], [], plain)
 
 
@@ -66,7 +66,7 @@ def test_weights_travel_to_the_worker_and_back_and_leave_nothing_there(tmp_path:
     old, new, there = tmp_path / "run" / "old", tmp_path / "run" / "new", tmp_path / "there"
     old.parent.mkdir()
     old.write_bytes(b"old")
-    job = ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, new, TrainedFile(old, ALLOCATION))
+    job = ScoringJob(CONFIGURATION, Fidelity.SHORT_QAT, new, TrainedFile(old, CONFIGURATION))
 
     def train(given: ScoringJob) -> float:
         assert given.start is not None
@@ -92,7 +92,7 @@ def test_jobs_on_one_node_that_start_from_the_same_weights_do_not_take_them_from
     first, second = RemoteWorker([], there), RemoteWorker([], there)
 
     def job(name: str) -> ScoringJob:
-        return ScoringJob(ALLOCATION, Fidelity.SHORT_QAT, tmp_path / "run" / name, TrainedFile(start, ALLOCATION))
+        return ScoringJob(CONFIGURATION, Fidelity.SHORT_QAT, tmp_path / "run" / name, TrainedFile(start, CONFIGURATION))
 
     def run(worker: RemoteWorker, given: ScoringJob) -> tuple[object, str | None]:
         return worker.run(given, contents(given.files()))[:2]

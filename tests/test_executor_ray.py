@@ -16,7 +16,7 @@ from hwsearch.errors import UserError
 from hwsearch.executor import LocalExecutor, RayExecutor, actors, health, ray_session, run_jobs
 from hwsearch.experiment import Fidelity, WorkersConfig
 from hwsearch.search.scoring import ScoringJob
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from tests.search.synthetic import essence, make_experiment, make_scorer, search
 from tests.sockets import descendants, is_loopback, listening, named
 
@@ -58,7 +58,7 @@ def make_nothing(how: str) -> Callable[[int], int]:
 
 
 def submit_any(executor: RayExecutor[ScoringJob, Mapping[str, float]]) -> None:
-    executor.submit(0, ScoringJob(BitAllocation((("x.weight", 8), ("mask_head.output", 8))), Fidelity.POST_TRAINING))
+    executor.submit(0, ScoringJob(Configuration.of({"x.weight": 8, "mask_head.output": 8}), Fidelity.POST_TRAINING))
 
 
 @pytest.fixture(scope="module", autouse=True)

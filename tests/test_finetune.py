@@ -63,7 +63,7 @@ def finetuned(workspace: Workspace) -> dict[int, dict[str, Any]]:
 def parameters(workspace: Workspace, number: int) -> dict[str, torch.Tensor]:
     run = read_run(workspace.folder, Fidelity.FINETUNED)
     path = workspace.folder / "trained" / run.table.weights[number]
-    return dict(load_trained(path, prepare(workspace), run.allocation(number)).parameters)
+    return dict(load_trained(path, prepare(workspace), run.configuration(number).allocation).parameters)
 
 
 def test_candidates_are_trained_further_and_known_to_other_commands(workspace: Workspace, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hwsearch.executor.portable import contents, unpack
 from hwsearch.experiment import Fidelity
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.separator import untrained
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from hwsearch.workflow.runs import open_workspace
 from tests.tiny import hwsearch, read_events, refusal
 
@@ -103,7 +103,7 @@ def test_a_worker_needs_no_file_but_those_that_it_is_sent(done: Done, tmp_path: 
     )
     unpack(contents(factory.files()), tmp_path)
     with edited(done, None):
-        job = ScoringJob(BitAllocation.of(event["allocation"]), Fidelity(event["fidelity"]))
+        job = ScoringJob(Configuration.of(event["allocation"]), Fidelity(event["fidelity"]))
         assert factory.below(tmp_path)()(job) == event["metrics"]
 
 

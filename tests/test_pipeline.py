@@ -19,6 +19,7 @@ from hwsearch.results.candidates import read_candidates
 from hwsearch.search.record import RECORD_FILE, FolderLock, lock_holder
 from hwsearch.separator.allocation import BitAllocation
 from hwsearch.separator.base import EMBEDDED_BASE, load_base, save_base
+from hwsearch.separator.configuration import Configuration
 from hwsearch.training.full_precision import training_digest
 from hwsearch.workflow import search as searching
 from hwsearch.workflow.caller import Resources
@@ -153,7 +154,7 @@ def test_a_run_is_opened_by_its_folder_alone(tiny: Tiny, monkeypatch: pytest.Mon
 def test_a_candidates_allocation_is_that_of_the_record(tiny: Tiny) -> None:
     run = read_run(tiny.folder)
     for event in tiny.events()[1:]:
-        assert run.allocation(event["candidate"]).to_json() == event["allocation"]
+        assert run.configuration(event["candidate"]) == Configuration.of(event["allocation"])
     with pytest.raises(UserError, match="no candidate 0"):
         run.row(0)
 
@@ -165,7 +166,7 @@ def test_a_candidate_that_failed_is_refused_with_its_reason(copied: Tiny) -> Non
     failed = {"event": "failed", "reason": "no sound", **{name: last[name] for name in kept}}
     edit_lines(path, lambda lines: [*lines[:-1], json.dumps(failed).encode()])
     with pytest.raises(UserError, match=rf"candidate {last['candidate']} failed \(no sound\); wanted one that was scored"):
-        read_run(copied.folder).allocation(last["candidate"])
+        read_run(copied.folder).configuration(last["candidate"])
 
 
 # Checks before the work

@@ -16,6 +16,7 @@ from hwsearch.search.identity import search_digest
 from hwsearch.search.progress import SearchSummary
 from hwsearch.search.scoring import ScorerFactory, ScoringJob
 from hwsearch.separator.allocation import uniform
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.shared import load_shared
 from hwsearch.separator.trained import trained_network
 from hwsearch.view.dry_run import print_plan
@@ -23,7 +24,7 @@ from hwsearch.workflow.caller import Resources
 from hwsearch.workflow.checks import check, check_searched
 from hwsearch.workflow.dry_run import dry_run
 from hwsearch.workflow.evaluate import candidate_system
-from hwsearch.workflow.runs import read_run, trained_state
+from hwsearch.workflow.runs import open_candidate, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workflow.training import prepare
 from hwsearch.workflow.training_time import TrainingTimes
@@ -79,10 +80,11 @@ def test_a_candidate_is_the_brevitas_network_of_the_shared_weights(searched: Sea
     workspace, _, _ = searched
     run, prepared = read_run(workspace.folder, Fidelity.SHARED), prepare(workspace)
     number = int(run.table.candidate[-1])
-    state = trained_state(run, prepared, number)
-    assert state is not None
+    opened = open_candidate(run, prepared, number)
+    allocation = opened.configuration.allocation
+    assert opened.state is not None
     shared = load_shared(workspace.shared_path, prepared, {})
-    network = trained_network(prepared, shared.at(run.allocation(number)))
+    network = trained_network(prepared, shared.at(allocation))
 
     def separate(sound: Any, doa_deg: float) -> Any:
         with torch.no_grad():
@@ -90,7 +92,7 @@ def test_a_candidate_is_the_brevitas_network_of_the_shared_weights(searched: Sea
 
     recorded = run.table.columns[QUALITY][run.row(number)]
     assert recorded == pytest.approx(mean_improvement(workspace, separate), abs=0.03)
-    system = candidate_system(prepared, run.allocation(number), state)
+    system = candidate_system(opened.base, allocation, opened.state)
     assert recorded == pytest.approx(mean_improvement(workspace, system), abs=0.02)
 
 
@@ -126,25 +128,25 @@ def test_subset_integers_and_repeated_scores_agree(searched: Searched, runs: Pat
     experiment = experiment_of(runs, validation_mixtures=2, integer_kernels=True)
     factory = ScorerFactory.of(Workspace(runs, experiment), None)
     score, sites = factory(), prepare(workspace).sites
-    allocation = uniform(sites, 8, 8)
-    first = score(ScoringJob(allocation, Fidelity.SHARED_SUBSET))
-    plain = score(ScoringJob(allocation, Fidelity.SUBSET))
-    exact = score(ScoringJob(uniform(sites, FLOAT_BITS, FLOAT_BITS), Fidelity.SHARED_SUBSET))
-    assert score(ScoringJob(allocation, Fidelity.SHARED_SUBSET)) == first
+    eight = Configuration(uniform(sites, 8, 8))
+    first = score(ScoringJob(eight, Fidelity.SHARED_SUBSET))
+    plain = score(ScoringJob(eight, Fidelity.SUBSET))
+    exact = score(ScoringJob(Configuration(uniform(sites, FLOAT_BITS, FLOAT_BITS)), Fidelity.SHARED_SUBSET))
+    assert score(ScoringJob(eight, Fidelity.SHARED_SUBSET)) == first
     assert first["utterances"] == 2.0
     assert first[QUALITY] != plain[QUALITY]
     assert exact["training_steps"] == plain["training_steps"] == 0.0
-    whole = score(ScoringJob(allocation, Fidelity.SHARED))
+    whole = score(ScoringJob(eight, Fidelity.SHARED))
     assert whole["utterances"] == 3.0
     integer_free = ScorerFactory.of(Workspace(runs, experiment_of(runs, validation_mixtures=2)), None)()
-    assert integer_free(ScoringJob(allocation, Fidelity.SHARED_SUBSET))[QUALITY] == pytest.approx(first[QUALITY], abs=0.2)
+    assert integer_free(ScoringJob(eight, Fidelity.SHARED_SUBSET))[QUALITY] == pytest.approx(first[QUALITY], abs=0.2)
 
 
 def test_the_network_travels_to_workers_without_the_file_system(searched: Searched, tmp_path: Path) -> None:
     workspace, _, _ = searched
     factory = ScorerFactory.of(workspace, None)
     unpack(contents(factory.files()), tmp_path)
-    job = ScoringJob(uniform(prepare(workspace).sites, 2, 8), Fidelity.SHARED)
+    job = ScoringJob(Configuration(uniform(prepare(workspace).sites, 2, 8)), Fidelity.SHARED)
     assert factory.below(tmp_path)()(job) == factory()(job)
     assert factory.below(tmp_path).shared == moved(workspace.shared_path.resolve(), tmp_path)
 

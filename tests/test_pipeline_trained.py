@@ -22,7 +22,7 @@ from hwsearch.separator.trained import load_trained
 from hwsearch.workflow.caller import Listener, Resources
 from hwsearch.workflow.checks import check
 from hwsearch.workflow.evaluate import candidate_system
-from hwsearch.workflow.runs import read_run, trained_state
+from hwsearch.workflow.runs import open_candidate, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
@@ -106,7 +106,8 @@ def test_a_trained_candidate_separates_as_it_was_scored(promoted: Promoted) -> N
     workspace, _, _ = promoted
     opened, prepared = read_run(workspace.folder), prepare(workspace)
     number = int(opened.table.candidate[-1])
-    system = candidate_system(prepared, opened.allocation(number), trained_state(opened, prepared, number))
+    candidate = open_candidate(opened, prepared, number)
+    system = candidate_system(candidate.base, candidate.configuration.allocation, candidate.state)
     found = []
     for mixture in open_dataset(workspace.data_folder, Split.VALIDATION):
         sound, target = load_mixture(workspace.data_folder, mixture)
@@ -115,7 +116,7 @@ def test_a_trained_candidate_separates_as_it_was_scored(promoted: Promoted) -> N
     recorded = opened.table.columns["si_snr_improvement_db"][opened.row(number)]
     assert recorded == pytest.approx(np.mean(found), abs=0.02)
     plain = read_run(workspace.folder, Fidelity.POST_TRAINING)
-    assert trained_state(plain, prepared, number) is None
+    assert open_candidate(plain, prepared, number).state is None
 
 
 def test_training_is_no_part_of_what_goes_on(promoted: Promoted) -> None:
@@ -141,12 +142,12 @@ def test_weights_that_are_gone_are_named(runs: Path, promoted: Promoted) -> None
             path.write_bytes(damaged)
         try:
             with pytest.raises(UserError) as refused:
-                trained_state(opened, prepared, number)
+                open_candidate(opened, prepared, number)
         finally:
             path.write_bytes(content)
         assert str(path) in str(refused.value)
         assert "\n" not in str(refused.value)
-    state = load_trained(path, prepared, opened.allocation(number))
+    state = load_trained(path, prepared, opened.configuration(number).allocation)
     assert all(torch.isfinite(tensor).all() for tensor in state.parameters.values() if tensor.is_floating_point())
 
 
@@ -171,7 +172,7 @@ def test_where_no_site_is_free_the_one_allocation_is_scored(runs: Path, tmp_path
     summary, told = run(Workspace(tmp_path, experiment))
     assert summary.scored == 1
     assert "sensitivities" not in told
-    assert set(read_run(tmp_path / "trained").table.allocation(0).by_site.values()) == {8}
+    assert set(read_run(tmp_path / "trained").table.configuration(0).allocation.by_site.values()) == {8}
 
 
 @pytest.mark.parametrize(

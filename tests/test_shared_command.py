@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from hwsearch.errors import UserError
 from hwsearch.search.space import build_space
+from hwsearch.search.structure import structure_values
 from hwsearch.separator.shared import load_shared
 from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training import shared as shared_training
@@ -115,6 +116,36 @@ def test_the_device_of_the_workers_trains(trained: tuple[Workspace, Told], runs:
         train_shared_network(workspace, 1)
     assert operations["hardtanh_backward"] > 10
     assert load_file(workspace.shared_path).keys() == load_file(trained[0].shared_path).keys()
+
+
+@pytest.mark.parametrize("trunk", [(8,), (16,)])
+def test_structures_are_trained_and_reported(runs: Path, trunk: tuple[int, ...]) -> None:
+    structure = {"*.kept": [0], "*.channels": [0.25, 0.5]}
+    search = {**SPACE, "trunk_bits": trunk, "structure": structure}
+    workspace, told = workspace_of(runs, f"structures-{trunk[0]}", search=search), Told()
+    train_shared_network(workspace, 1, told)
+    base = prepare(workspace)
+    values = structure_values(workspace.experiment.search.structure, base.options)
+    state = load_shared(workspace.shared_path, base, {}, values)
+    assert state.structure == values
+    assert state.orders.keys() == {name for name in values if not name.endswith(".kept")}
+    for name in ("0.5 of channels", "0.25 of channels", "half of blocks"):
+        assert f"at 8 bits, {name}" in told.lines[-2]
+    again = Told()
+    train_shared_network(workspace, 1, again)
+    assert again.steps == []
+    fewer = workspace_of(runs, workspace.experiment.name, search={**search, "structure": {"*.channels": [0.75]}})
+    with pytest.raises(UserError, match=r"another search space: it keeps '.*' at \[.*\]; wanted \d+, too"):
+        train_shared_network(fewer, 1)
+
+
+def test_structures_are_trained_on_the_device_of_the_workers(runs: Path) -> None:
+    workers = {"device": "cuda", "gpus": 0.5}
+    search = {**SPACE, "validation_mixtures": 1, "structure": {"*.kept": [0], "*.channels": [0.25, 0.5]}}
+    workspace = workspace_of(runs, "structures-elsewhere", workers=workers, search=search, shared={**SHARED, "steps": 2})
+    with pretended_cuda() as operations:
+        train_shared_network(workspace, 1)
+    assert operations["index_select"] > 10
 
 
 def test_a_diverging_loss_is_one_line(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Export of one candidate: a folder with the graph, the packed weights, the allocation and the verification report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from hwsearch.data.example import Example
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.export.description import ExportDescription, Processors
-from hwsearch.export.folder import ALLOCATION_FILE, VERIFICATION_FILE, WEIGHTS_FILE, check_output
+from hwsearch.export.folder import ALLOCATION_FILE, STRUCTURE_FILE, VERIFICATION_FILE, WEIGHTS_FILE, check_output
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.packed import pack
 from hwsearch.export.saturation import kernels_saturate
@@ -29,17 +29,19 @@ def export_candidate(
     graph_format: str,
     fidelity: Fidelity = Fidelity.POST_TRAINING,
     processors: Processors = "any",
+    structure: Mapping[str, int] | None = None,
 ) -> VerificationReport:
     """Export a candidate to a folder, which is written only if verification passes. It then replaces an earlier export.
 
     Args:
-        base: the base of the candidate.
+        base: the base of the candidate, without what the candidate leaves out.
         candidate: an allocation to apply without training, or the state after training.
         examples: at least one mixture to verify the file on.
         output: the folder to write.
         graph_format: name of an exporter, such as `onnx`.
         fidelity: how far the candidate was trained. The graph's description and the verification report repeat it.
         processors: the processors on which an ONNX file must be exact.
+        structure: what the candidate keeps of what it does not keep whole. A file in the folder repeats it.
 
     Raises:
         UserError: `output` exists and is not an export, a package of the format is missing, or this processor cannot verify a
@@ -55,17 +57,17 @@ def export_candidate(
         network, steps = trained_network(base, candidate), candidate.steps
     else:
         network, steps = build_quantized(base.graph, candidate, base.calibration, base.quantization, base.weights), 0
-    front_end = base.separator.front_end
+    front_end, sha256 = base.separator.front_end, base.base_sha256
     exported = ExportedNetwork(network, front_end).eval()
-    description = ExportDescription.of(
-        network.graph, network.allocation, front_end, base.base_sha256, fidelity, steps, processors
-    )
+    description = ExportDescription.of(network.graph, network.allocation, front_end, sha256, fidelity, steps, processors)
     reports: list[VerificationReport] = []
 
     def write(folder: Path) -> None:
         written = exporter.write(folder / exporter.file, exported, description, examples)
         atomic_write_bytes(folder / WEIGHTS_FILE, pack(exported))
         atomic_write_json(folder / ALLOCATION_FILE, network.allocation.to_json())
+        if structure:
+            atomic_write_json(folder / STRUCTURE_FILE, dict(structure))
         names = exporter.file, *exporter.others, WEIGHTS_FILE
         sizes = {name: (folder / name).stat().st_size for name in names}
         made = {"fidelity": fidelity.value, "training_steps": steps, "mixtures": len(examples), "bytes": sizes}

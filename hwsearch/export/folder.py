@@ -9,6 +9,8 @@ from hwsearch.files.writing import check_folder
 
 WEIGHTS_FILE = "weights.hwq"
 ALLOCATION_FILE = "allocation.json"
+STRUCTURE_FILE = "structure.json"
+"""What is kept of blocks and channels, if something is left out."""
 VERIFICATION_FILE = "verification.json"
 
 EXPORT_FOLDER = "export"
@@ -30,7 +32,7 @@ def check_output(output: Path) -> None:
     """
     exporters = [EXPORTERS.load(graph_format) for graph_format in EXPORTERS]
     graphs = {name for exporter in exporters for name in (exporter.file, *exporter.others)}
-    known = {*graphs, WEIGHTS_FILE, ALLOCATION_FILE, VERIFICATION_FILE}
+    known = {*graphs, WEIGHTS_FILE, ALLOCATION_FILE, STRUCTURE_FILE, VERIFICATION_FILE}
     try:
         if output.samefile(os.curdir):
             raise UserError(f"{output}: is the current folder; wanted another one to write")

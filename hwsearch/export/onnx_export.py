@@ -34,7 +34,8 @@ def export_onnx(network: ExportedNetwork, path: Path, description: ExportDescrip
     """Write the network as one self-contained ONNX file, atomically. Its size is that of `OnnxSize`.
 
     The frames axis is dynamic, the batch is 1. Weights up to 8 bits are int8 or uint8 once the file is loaded, and wider ones
-    float32. Activations up to 8 bits are uint8, with a `Clip` below 8 bits; wider ones are rounded float32. The file gives the
+    float32. Activations up to 8 bits are uint8 (int8 in front of another quantizer), with a `Clip` below 8
+    bits; wider ones are rounded float32. The file gives the
     same integers on all of `description.processors`.
     """
     model = _model(network, signed=description.processors == "vnni")
@@ -71,7 +72,9 @@ def _model(network: ExportedNetwork, *, signed: bool) -> ModelProto:
         grid = None if site is None else grids[site]
         if site is None or grid is None:
             return write_float_read(writer, shared, name) if isinstance(graph.by_name.get(tensor), Read) else name
-        found = write_quantizer(writer, shared, name, grid)
+        # ONNX Runtime would make one quantizer of two in a row, with other numbers, if their integers had the same type.
+        signed = [type(reader) for reader in graph.readers[tensor]] == [Read]
+        found = write_quantizer(writer, shared, name, grid, signed=signed)
         read[site] = grid, found.scale
         return found.name
 

@@ -21,6 +21,9 @@ from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid
 
 _LARGEST = np.finfo(np.float32).max
 
+SIGNED_SHIFT = 128
+"""Difference between the uint8 and the int8 that stand for a value."""
+
 _EVERYTHING = np.iinfo(np.int64).max
 """The end of a slice that has no end."""
 
@@ -83,15 +86,21 @@ class WrittenGrid:
     scale: str
 
 
-def write_quantizer(writer: OnnxWriter, shared: Shared, x: str, grid: ActivationGrid) -> WrittenGrid:
-    """Round a tensor to its grid. Up to 8 bits, the integers are uint8. Wider ones are rounded float32."""
+def write_quantizer(writer: OnnxWriter, shared: Shared, x: str, grid: ActivationGrid, *, signed: bool = False) -> WrittenGrid:
+    """Round a tensor to its grid.
+
+    Up to 8 bits, the integers are uint8; if `signed`, those of 8 bits are int8, 128 less. Wider ones are rounded float32.
+    """
     scale = writer.constant(np.array(grid.scale, np.float32))
     if grid.bits > MAX_BITS:
         ends = (-grid.zero_point, grid.levels - grid.zero_point)
         low, high = (writer.constant(np.array(end, np.float32)) for end in ends)
         rounded = writer.node("Round", [writer.node("Div", [x, scale])])
         return WrittenGrid(writer.node("Mul", [writer.node("Clip", [rounded, low, high]), scale]), scale)
-    zero_point = writer.constant(np.array(grid.zero_point, np.uint8))
+    if signed and grid.bits == MAX_BITS:
+        zero_point = writer.constant(np.array(grid.zero_point - SIGNED_SHIFT, np.int8))
+    else:
+        zero_point = writer.constant(np.array(grid.zero_point, np.uint8))
     integers = writer.node("QuantizeLinear", [x, scale, zero_point])
     if grid.bits < MAX_BITS:
         integers = writer.node("Clip", [integers, shared.zero, shared.levels[grid.bits]])

@@ -225,7 +225,7 @@ def open_session(
         content: the bytes of a model.
         threads: threads within one operation; 0 leaves the choice to ONNX Runtime.
         optimized: where to write the optimized graph that the session runs.
-        fused: whether layers between quantizers become integer kernels.
+        fused: whether layers between quantizers become integer kernels, and two quantizers in a row become one.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -234,7 +234,8 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    left = None if fused else ["DoubleQDQPairsRemover"]
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=left)
 
 
 def _reason(error: Exception) -> str:

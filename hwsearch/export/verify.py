@@ -30,6 +30,7 @@ from hwsearch.errors import UserError
 from hwsearch.export.description import INPUT, OUTPUT
 from hwsearch.export.network import ExportedNetwork
 from hwsearch.export.onnx_export import wide_quantized
+from hwsearch.export.onnx_parts import SIGNED_SHIFT
 from hwsearch.export.runtime import open_session
 from hwsearch.export.site_nodes import quantizers
 from hwsearch.metrics.errors import MetricUnavailable
@@ -38,7 +39,7 @@ from hwsearch.network.graph import Graph
 from hwsearch.network.run import run as run_graph
 from hwsearch.network.sites import WEIGHT
 from hwsearch.process.interrupts import checkpoint
-from hwsearch.separator.quantizers import MAX_BITS, ActivationGrid, bias_integers, rounds_bias
+from hwsearch.separator.quantizers import ActivationGrid, bias_integers, rounds_bias
 from hwsearch.separator.rounded_weights import output_scale
 
 ROUNDING_TOLERANCE = 1 / 64
@@ -115,13 +116,14 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor],
     tensors = {site: node.input[0] if node.op_type == "DequantizeLinear" else node.output[0] for site, node in nodes.items()}
     plain = open_session(model.SerializeToString(), fused=fused)
     for site, tensor in tensors.items():
-        narrow = TensorProto.UINT8 if grids[site].bits <= MAX_BITS else TensorProto.UINT16
-        kind = TensorProto.FLOAT if tensor in wide else narrow
+        kind = TensorProto.FLOAT if tensor in wide else _integer_type(model, nodes[site])
         model.graph.output.append(helper.make_tensor_value_info(tensor, kind, None))
     tapped = open_session(model.SerializeToString(), fused=fused)
 
     def integers(site: str, tap: NDArray[Any]) -> NDArray[np.float64]:
-        return _integers(tap, grids[site]) if tensors[site] in wide else tap.astype(np.float64)
+        if tensors[site] in wide:
+            return _integers(tap, grids[site])
+        return tap.astype(np.float64) + (SIGNED_SHIFT if tap.dtype == np.int8 else 0)
 
     def run(features: Tensor) -> Run:
         mask, *taps = tapped.run([OUTPUT, *tensors.values()], {INPUT: features.numpy()})
@@ -132,6 +134,12 @@ def verify_onnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor],
 
     runs = [run(features) for features in batches]
     return judge(path, network, batches, runs, f"onnxruntime {onnxruntime.__version__}")
+
+
+def _integer_type(model: ModelProto, node: NodeProto) -> int:
+    """Return the type of the integers that a DequantizeLinear node reads: that of its zero point."""
+    constant = next(each for each in model.graph.initializer if each.name == node.input[2])
+    return int(constant.data_type)
 
 
 def verify_qonnx(path: Path, network: ExportedNetwork, batches: Sequence[Tensor]) -> VerificationReport:

@@ -108,13 +108,19 @@ def named_columns(table: CandidateTable) -> tuple[str, ...]:
 
 
 def column_names(table: CandidateTable) -> tuple[str, ...]:
-    """List all columns of a table, the width of every site last."""
-    return (*named_columns(table), *map(bits_column, table.sites))
+    """List all columns of a table, what is kept of every option and the width of every site last."""
+    kept = (kept_column(name) for name, _ in table.options)
+    return (*named_columns(table), *kept, *map(bits_column, table.sites))
 
 
 def bits_column(site: str) -> str:
     """Return the name of the column that holds the width of a site."""
     return f"bits[{site}]"
+
+
+def kept_column(option: str) -> str:
+    """Return the name of the column that holds what is kept of an option."""
+    return f"kept[{option}]"
 
 
 def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
@@ -125,6 +131,7 @@ def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
     """
     columns: dict[str, npt.NDArray[Any]] = {
         **{bits_column(site): widths for site, widths in zip(table.sites, table.widths.T, strict=True)},
+        **{kept_column(name): kept for (name, _), kept in zip(table.options, table.kept.T, strict=True)},
         **table.columns,
         "candidate": table.candidate,
         "strategy": table.strategy,
@@ -132,7 +139,8 @@ def column_values(table: CandidateTable, name: str) -> npt.NDArray[Any]:
         "fidelity": np.full(len(table), table.fidelity.value),
     }
     if name not in columns:
-        raise UserError(f"unknown column '{name}'; wanted one of {', '.join(named_columns(table))}, or {bits_column('SITE')}")
+        others = bits_column("SITE") + (f" or {kept_column('OPTION')}" if table.options else "")
+        raise UserError(f"unknown column '{name}'; wanted one of {', '.join(named_columns(table))}, or {others}")
     return columns[name]
 
 

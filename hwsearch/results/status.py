@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from hwsearch.experiment import Experiment, Fidelity
 from hwsearch.files.locks import LockHolder
 from hwsearch.search.driver_account import Ended, Session, StepNews, read_sessions
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.log import LOG_FILE
 from hwsearch.search.objectives import QUALITY, SIZE, is_count, objectives_of
 from hwsearch.search.pareto import volumes_at
@@ -34,8 +35,7 @@ from hwsearch.search.record import (
     read_record,
 )
 from hwsearch.search.scoring import first_fidelity, later_rungs
-from hwsearch.search.space import ALWAYS_PROMOTED, build_space, ends_seeds, uniform_seeds
-from hwsearch.separator.untrained import untrained_sites
+from hwsearch.search.space import ALWAYS_PROMOTED, ends_seeds, uniform_seeds
 from hwsearch.workspace import open_run
 
 RECENT_SECONDS = 300.0
@@ -284,10 +284,7 @@ class Tally:
     @cached_property
     def _always_promoted(self) -> int:
         """Number of candidates that go on to every rung, if all of them are scored."""
-        if self._header is None:
-            space = build_space(self._experiment.search, untrained_sites(self._experiment))
-        else:
-            space = self._header.space
+        space = experiment_space(self._experiment) if self._header is None else self._header.space
         return len(uniform_seeds(space) + ends_seeds(space))
 
     def _rungs(self, work: WorkingTime) -> tuple[RungStatus, ...]:

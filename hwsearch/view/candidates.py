@@ -7,7 +7,7 @@ from typing import Any
 
 from hwsearch.errors import UserError
 from hwsearch.printable import printable
-from hwsearch.results.candidates import DROP, CandidateTable, read_without_training
+from hwsearch.results.candidates import BLOCKS_LEFT_OUT, CHANNELS_KEPT, DROP, CandidateTable, read_without_training
 from hwsearch.results.query import (
     AVERAGE_BITS,
     MARGINS,
@@ -113,7 +113,8 @@ def front_columns(table: CandidateTable, also: Sequence[str] = (), asked: str | 
         names = asked_for(asked, every)
         return [_column(table, name, names) for name in names]
     objectives = [objective.column for objective in table.objectives if objective.column in every]
-    needed = list(dict.fromkeys(["candidate", *objectives, *also, DROP, SIZE, AVERAGE_BITS, "strategy"]))
+    left_out = [name for name in (BLOCKS_LEFT_OUT, CHANNELS_KEPT) if name in every]
+    needed = list(dict.fromkeys(["candidate", *objectives, *also, DROP, SIZE, AVERAGE_BITS, *left_out, "strategy"]))
     order = [*(name for name in every if name in needed), *(name for name in needed if name not in every)]
     columns = [_column(table, name, needed) for name in order if name in every or name in also]
     shown = fitting(columns, needed)

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 
 from hw_models.labels import Label, around, between, fix_layout, place_labels
 from hwsearch.errors import UserError
+from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.results.candidates import CandidateTable
-from hwsearch.results.query import query
+from hwsearch.results.query import Order, query
 from hwsearch.search.objectives import DROP_CI95, QUALITY, SIZE, UTTERANCES
 from hwsearch.separator.allocation import is_weight
 
@@ -63,7 +64,9 @@ def plot_front(
 
 
 def draw_front(table: CandidateTable, title: str, chosen: int | None, untrained: CandidateTable | None = None) -> Figure:
-    """Draw quality (SI-SNR improvement, dB) against size (kB): every candidate, the front by number, the uniform allocations.
+    """Draw quality (SI-SNR improvement, dB) against a cost: every candidate, the front by number, the uniform allocations.
+
+    The cost is the model size in kB, or the first objective that is a cost if size is no objective.
 
     The vertical axis covers the front, the uniform allocations, the chosen candidate and the full-precision network. The legend
     says how many candidates lie below it.
@@ -82,10 +85,12 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None, untrained:
     figure = Figure(figsize=(9.0, 6.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    front = query(table)
+    order = Order(_cost(table), descending=False)
+    front = query(table, order=order)
     uniform = table.take(table.uniform)
     marked = table.take(table.candidate == chosen)
-    before = [] if untrained is None or len(untrained) == 0 else [query(untrained), untrained.take(untrained.uniform)]
+    drawn = untrained is not None and len(untrained) > 0
+    before = [query(untrained, order=order), untrained.take(untrained.uniform)] if untrained is not None and drawn else []
     bottom = _limit_quality(axes, table, [front, uniform, marked, *before])
     below = int((table.columns[QUALITY] < bottom).sum())
     name = _counted(len(table)) + (f" ({below} below the axis)" if below else "")
@@ -99,7 +104,7 @@ def draw_front(table: CandidateTable, title: str, chosen: int | None, untrained:
         axes.axhline(table.reference[QUALITY], color=REFERENCE_COLOUR, linestyle=(0, (5, 4)), linewidth=1.0, zorder=1, label=name)
     full_title = f"{title}, scored at '{table.fidelity.value}'"
     axes.set_title(textwrap.fill(full_title, TITLE_LETTERS), loc="left", fontsize=11, fontweight="bold", parse_math=False)
-    axes.set_xlabel("model size (kB)")
+    axes.set_xlabel(_cost_name(table))
     axes.set_ylabel(f"SI-SNR improvement (dB){_how_measured(table)}")
     axes.grid(visible=True, color="#e5e7eb", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -123,8 +128,25 @@ def _limit_quality(axes: Axes, table: CandidateTable, shown: Sequence[CandidateT
 
 
 def _place(table: CandidateTable) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return sizes in kB and qualities in dB, [N] each."""
-    return table.columns[SIZE] / BYTES_PER_KB, table.columns[QUALITY]
+    """Return costs, sizes in kB, and qualities in dB, [N] each."""
+    column = _cost(table)
+    return table.columns[column] / (BYTES_PER_KB if column == SIZE else 1.0), table.columns[QUALITY]
+
+
+def _cost(table: CandidateTable) -> str:
+    """Return the column of the horizontal axis."""
+    costs = [objective.column for objective in table.objectives if objective.column not in QUALITY_METRICS]
+    return SIZE if SIZE in costs or not costs else costs[0]
+
+
+def _cost_name(table: CandidateTable) -> str:
+    """Name the horizontal axis, such as `latency (ms) on ethos-u55-128`."""
+    column = _cost(table)
+    if column == SIZE:
+        return "model size (kB)"
+    metric, _, target = column.removesuffix("]").partition("[")
+    name, _, unit = metric.rpartition("_")
+    return f"{name or metric} ({unit}) on {target}" if name and target else column
 
 
 def _draw_front_line(axes: Axes, front: CandidateTable) -> None:
@@ -227,8 +249,8 @@ def _labels(table: CandidateTable, names: Iterable[object], angle_deg: float, **
 
 
 def _is_step(front: CandidateTable) -> bool:
-    """Whether the objectives are quality and size alone. Other fronts lie scattered over the picture."""
-    return {objective.column for objective in front.objectives} == {QUALITY, SIZE}
+    """Whether the objectives are quality and the cost drawn alone. Other fronts lie scattered over the picture."""
+    return {objective.column for objective in front.objectives} == {QUALITY, _cost(front)}
 
 
 def _front_name(front: CandidateTable) -> str:

@@ -15,15 +15,16 @@ from hwsearch.files.writing import check_writable
 from hwsearch.metrics.evaluation import check_recogniser
 from hwsearch.network.structure import structure
 from hwsearch.search.costs import CostBook, target_digests
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.identity import search_digest
 from hwsearch.search.nas.expected_cost import nas_cost
 from hwsearch.search.plan import check_strategy, trainings, wants_nas
 from hwsearch.search.record import RECORD_FILE, check_unlocked, has_begun, read_record
-from hwsearch.search.space import SearchSpace, build_space, ends_seeds, uniform_seeds
+from hwsearch.search.space import SearchSpace, ends_seeds, uniform_seeds
 from hwsearch.sensitivity.recoverability import check_trainable
 from hwsearch.separator.base import base_digest
 from hwsearch.separator.traced import traced
-from hwsearch.separator.untrained import untrained_network, untrained_sites
+from hwsearch.separator.untrained import untrained_network
 from hwsearch.training.full_precision import check_training
 from hwsearch.workflow.training import load_float_base, needs_training
 from hwsearch.workspace import Workspace, open_run
@@ -37,6 +38,11 @@ _CHANGED = "changed since the search in {}; wanted the one it was made with"
 def provenance(workspace: Workspace) -> Mapping[str, str]:
     """Hash what candidates depend on besides the experiment: the base, the validation mixtures and the targets."""
     return {**_provenance_without_data(workspace), VALIDATION: manifest_hash(workspace.data_folder, Split.VALIDATION)}
+
+
+def structure_key(workspace: Workspace) -> str:
+    """Hash what the losses of options of structure depend on."""
+    return digest({"search": search_digest(workspace.experiment), "provenance": dict(provenance(workspace))})
 
 
 def _provenance_without_data(workspace: Workspace) -> dict[str, str]:
@@ -80,7 +86,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
             does not take the network or a width.
     """
     experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
+    space = experiment_space(experiment)
     _check_finn(experiment, space)
     costs = CostBook(experiment, space)
     for column in experiment.search.objectives:

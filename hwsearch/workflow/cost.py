@@ -41,8 +41,8 @@ class Charged:
     activation_bits: int = 8
     keep: tuple[str, ...] = ()
 
-    def resolve(self, target: str) -> tuple[Experiment, BitAllocation]:
-        """Return the experiment and the allocation to charge on a target.
+    def resolve(self, target: str) -> tuple[Experiment, BitAllocation, dict[str, int] | None]:
+        """Return the experiment, the allocation and what is kept of the network, to charge on a target; None: the whole.
 
         Raises:
             UserError: options exclude each other, a width is not possible, or the experiment or run cannot be read.
@@ -52,7 +52,7 @@ class Charged:
         if self.run is not None and self.experiment is not None:
             raise UserError("--run and --experiment exclude each other; wanted one of them")
         if self.run is not None and self.keep:
-            raise UserError("--keep and --run exclude each other: candidates are whole; wanted one of them")
+            raise UserError("--keep and --run exclude each other: a candidate says what it keeps; wanted one of them")
         for name, bits, allowed in (
             ("--weight-bits", self.weight_bits, WEIGHT_WIDTHS),
             ("--activation-bits", self.activation_bits, ACTIVATION_WIDTHS),
@@ -61,12 +61,15 @@ class Charged:
                 raise UserError(f"{name} is {bits}; wanted one of {list(allowed)}")
         if self.run is not None and self.candidate is not None:
             opened = read_run(self.run)
-            return opened.workspace.experiment, opened.allocation(self.candidate)
+            experiment, configuration = opened.workspace.experiment, opened.configuration(self.candidate)
+            return experiment, configuration.allocation, configuration.kept or None
         named = _embedded_experiment() if self.experiment is None else load_experiment(self.experiment)
         changes = {"targets": [target], "trunk_bits": None, "activation_bits": [self.activation_bits]}
         experiment = with_search(named, changes)
-        sites = untrained_network(experiment, elastic=bool(self.keep)).sites
-        return experiment, uniform(sites, self.weight_bits, self.activation_bits, experiment.search.widest_trunk)
+        network = untrained_network(experiment, elastic=bool(self.keep))
+        kept = parse_structure(self.keep, network.options(inference_frames(experiment))) if self.keep else None
+        widths = uniform(network.sites, self.weight_bits, self.activation_bits, experiment.search.widest_trunk)
+        return experiment, widths, kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +107,7 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
         chip = load_target(target)
     except TargetError as error:
         raise UserError(str(error)) from None
-    experiment, allocation = charged.resolve(target)
-    structure = _structure(charged, experiment)
+    experiment, allocation, structure = charged.resolve(target)
     workload = experiment_workload(experiment, structure)
     if streaming:
         workload = workload.streamed()
@@ -118,14 +120,6 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
         return Charge(chip, table, bits, cost_rows(table, bits), evaluate(table, bits[None]), placement_of(table, bits))
     except TargetError as error:
         raise UserError(str(error)) from None
-
-
-def _structure(charged: Charged, experiment: Experiment) -> dict[str, int] | None:
-    """Return what is kept of a network; None if all of it is."""
-    if not charged.keep:
-        return None
-    network = untrained_network(experiment, elastic=True)
-    return parse_structure(charged.keep, network.options(inference_frames(experiment)))
 
 
 def parse_structure(keep: Sequence[str], options: Options) -> dict[str, int]:

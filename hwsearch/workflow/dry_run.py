@@ -15,10 +15,12 @@ from pathlib import Path
 from hwsearch.data.dataset import manifest_path
 from hwsearch.executor import Outcome
 from hwsearch.experiment import Experiment, Fidelity, Split
-from hwsearch.extensions import STRATEGIES
+from hwsearch.extensions import QUALITY_METRICS, STRATEGIES
 from hwsearch.process.device import is_there
 from hwsearch.results.status import SearchStatus, read_tally
 from hwsearch.search.costs import CostBook
+from hwsearch.search.elastic_seeds import STRUCTURE
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.identity import search_header
 from hwsearch.search.outcomes import InFlight, finite, settled
 from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
@@ -29,21 +31,22 @@ from hwsearch.search.space import (
     ALWAYS_PROMOTED,
     SearchSpace,
     Seed,
-    build_space,
     ends_seeds,
     uniform_seeds,
     uniform_weights,
 )
 from hwsearch.search.stopping import first_judged, stall_said
+from hwsearch.search.structure_losses import STRUCTURE_FILE, StructureLosses, kept_structure_losses
+from hwsearch.search.structure_seeds import structure_seeds
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.search.studies.mirror import StudyMirror
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.separator.prepare import cache_files
-from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import pool_path
 from hwsearch.training.qat import JUDGED
-from hwsearch.workflow.checks import check_plan
+from hwsearch.workflow.checks import check_plan, structure_key
 from hwsearch.workflow.search import check_storage
+from hwsearch.workflow.shared import uniform_structures
 from hwsearch.workflow.training import needs_training
 from hwsearch.workflow.training_time import time_training
 from hwsearch.workspace import Workspace
@@ -133,9 +136,9 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
     check_plan(workspace, may_train=may_train)
     held = None if storage is None else check_storage(workspace, storage)
     experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
+    space = experiment_space(experiment)
     seeds, exact = _seeds(workspace, space)
-    missing = _missing(workspace, exact=exact)
+    missing = _missing(workspace, space, exact=exact)
     ready = not needs_training(workspace) and manifest_path(workspace.data_folder, Split.VALIDATION).is_file()
     measured = _measure(workspace, space) if ready and is_there(experiment.workers.device) else None
     status = _status(workspace)
@@ -143,7 +146,7 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
     at_once = max(1, min(workers, os.cpu_count() or 1))
     todo = [(max(0, rung.candidates - rung.done), rung) for rung in rungs]
     return DryRun(
-        seeds=dict(Counter(seed.strategy for seed in seeds)) if exact else _most_seeds(experiment, seeds),
+        seeds=dict(Counter(seed.strategy for seed in seeds)) if exact else _most_seeds(experiment, space, seeds),
         exact=exact,
         proposer=_proposer(experiment),
         rungs=rungs,
@@ -215,19 +218,32 @@ def _seeds(workspace: Workspace, space: SearchSpace) -> tuple[tuple[Seed, ...], 
     wanted = wanted_priors(experiment) if space.free else ()
     tables = {table.method: table for table in kept_tables(workspace, space.free_sites)}
     nas = wants_nas(experiment) and bool(space.free)
-    if nas or any(prior not in tables for prior in wanted):
-        return tuple(uniform_seeds(space) + ends_seeds(space)), False
-    plan = make_plan(experiment, space, CostBook(experiment, space), {prior: tables[prior] for prior in wanted})
+    losses = _structure_losses(workspace, space) if space.options else {}
+    if nas or losses is None or any(prior not in tables for prior in wanted):
+        some = {name: dict.fromkeys(values[:-1], 0.0) for name, values in space.options}  # their number depends on no loss
+        return tuple(uniform_seeds(space) + ends_seeds(space) + structure_seeds(space, some)), False
+    costs = CostBook(experiment, space)
+    plan = make_plan(experiment, space, costs, {prior: tables[prior] for prior in wanted}, structure_losses=losses)
     return plan.seeds, True
 
 
-def _most_seeds(experiment: Experiment, known: tuple[Seed, ...]) -> dict[str, int]:
+def _structure_losses(workspace: Workspace, space: SearchSpace) -> StructureLosses | None:
+    """Return the losses of options that an earlier search has measured; None if there are none."""
+    path = workspace.folder / STRUCTURE_FILE
+    return kept_structure_losses(space, path, structure_key(workspace)) if path.is_file() else None
+
+
+def _most_seeds(experiment: Experiment, space: SearchSpace, known: tuple[Seed, ...]) -> dict[str, int]:
     found = dict(Counter(seed.strategy for seed in known))
+    search, fronts, within = experiment.search, 1, 0
+    if space.options:  # a front against every cost, and the optimum within the limits
+        fronts = sum(column not in QUALITY_METRICS for column in search.objectives)
+        within = int(bool(search.limits))
     if wants_nas(experiment):
         found["nas"] = 2 * len(experiment.nas.cost_weights)
     whole = not STRATEGIES.load(experiment.search.strategy).samples
-    for prior in wanted_priors(experiment):
-        found[prior] = experiment.search.trials - sum(found.values()) if whole else experiment.search.seed_sizes
+    for prior in (STRUCTURE,) if space.options and not space.free else wanted_priors(experiment):
+        found[prior] = search.trials - sum(found.values()) if whole else fronts * search.seed_sizes + within
     return found
 
 
@@ -237,7 +253,7 @@ def _proposer(experiment: Experiment) -> str:
     return f"sampler '{experiment.search.sampler}'"
 
 
-def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
+def _missing(workspace: Workspace, space: SearchSpace, *, exact: bool) -> tuple[str, ...]:
     experiment = workspace.experiment
     found = []
     if not manifest_path(workspace.data_folder, Split.VALIDATION).is_file():
@@ -251,8 +267,11 @@ def _missing(workspace: Workspace, *, exact: bool) -> tuple[str, ...]:
     if not is_there(experiment.workers.device):
         found.append("a CUDA device on this machine, which scoring is measured on")
     if not exact:
-        priors = ", ".join(wanted_priors(experiment))
+        there = {table.method for table in kept_tables(workspace, space.free_sites)}
+        priors = ", ".join(prior for prior in (wanted_priors(experiment) if space.free else ()) if prior not in there)
         first = [f"sensitivities ({priors})"] if priors else []
+        if space.options and not (workspace.folder / STRUCTURE_FILE).is_file():
+            first.append("the losses of what may be left out")
         if wants_nas(experiment):
             first.append("the differentiable search")
         found.append(f"{' and '.join(first)}, which the search begins with")
@@ -310,8 +329,8 @@ def _measure(workspace: Workspace, space: SearchSpace) -> Measured:
         score = ScorerFactory(experiment, workspace.base_path, workspace.data_folder, calibration)()
         points = [seed.point for seed in uniform_seeds(space)]
         # A worker's start includes what it does once: it loads mixtures, and quantizes each site's weights at each width.
-        for allocation in (space.full_precision, *map(space.decode, points)):
-            score(ScoringJob(allocation, fidelity))
+        for configuration in (space.full_precision, *map(space.decode, points)):
+            score(ScoringJob(configuration, fidelity))
         started = time.perf_counter() - start
         mixed = [seed.point for seed in ends_seeds(space)] or points
         jobs = [ScoringJob(space.decode(point), fidelity) for point in mixed[:_TIMED]]
@@ -332,15 +351,16 @@ def _shared_seconds(workspace: Workspace, space: SearchSpace, step_seconds: floa
         return 0.0
     config = workspace.experiment.shared
     reports = 1 + math.ceil(config.steps / config.report_steps)
-    return config.steps * step_seconds + reports * len(uniform_weights(space)) * score_seconds
+    reported = len(uniform_weights(space)) + len(uniform_structures(dict(space.options)))
+    return config.steps * step_seconds + reports * reported * score_seconds
 
 
 def _entry_bytes(
     experiment: Experiment, space: SearchSpace, job: ScoringJob, metrics: Mapping[str, float], mirror: Path
 ) -> float:
     """Bytes of a scored candidate in the record and in its mirror, which is written for this."""
-    candidate = Candidate(1, space.encode(job.allocation), "uniform", {})
-    charged = CostBook(experiment, space).charge([job.allocation])[0]
+    candidate = Candidate(1, space.encode(job.configuration), "uniform", {})
+    charged = CostBook(experiment, space).charge([job.configuration])[0]
     costs = {name: finite(value) for name, value in charged.items()}
     outcome = Outcome(1, metrics, None, attempts=1, seconds=1.0, worker="worker:1000000")
     asked = Asked(candidate=1, strategy=candidate.strategy, point=candidate.point, state={}, time=now())

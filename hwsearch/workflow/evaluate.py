@@ -35,7 +35,7 @@ from hwsearch.separator.separator import MaskFunction, Separator
 from hwsearch.separator.trained import TrainedState, trained_mask_function
 from hwsearch.workflow.caller import SILENT, Listener, Progress
 from hwsearch.workflow.checks import check_provenance, check_searched
-from hwsearch.workflow.runs import Run, read_run, trained_state
+from hwsearch.workflow.runs import Run, open_candidate, read_run
 from hwsearch.workflow.training import build, load_float_base, prepare
 from hwsearch.workspace import Workspace
 
@@ -162,13 +162,14 @@ def _system_maker(workspace: Workspace, subject: Subject, run: Run | None) -> Ca
     if run is None or subject.candidate is None:
         base = load_float_base(workspace)
         return lambda: float_system(base)
-    candidate, allocation = subject.candidate, run.allocation(subject.candidate)
+    candidate = subject.candidate
+    run.row(candidate)
     check_searched(workspace)
 
     def make() -> System:
         check_provenance(workspace)
-        prepared = prepare(workspace)
-        return candidate_system(prepared, allocation, trained_state(run, prepared, candidate))
+        opened = open_candidate(run, prepare(workspace), candidate)
+        return candidate_system(opened.base, opened.configuration.allocation, opened.state)
 
     return make
 
@@ -189,9 +190,11 @@ def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
 def _made_by(workspace: Workspace, subject: Subject, run: Run | None, tests: Mapping[str, PairedTest]) -> dict[str, Any]:
     """What the figures depend on: system, experiment, seed, allocation, versions, and hashes of model and mixtures."""
     experiment = workspace.experiment
-    allocation, fidelity = None, None
+    allocation, structure, fidelity = None, None, None
     if run is not None and subject.candidate is not None:
-        allocation, fidelity = run.allocation(subject.candidate).to_json(), run.table.fidelity.value
+        configuration = run.configuration(subject.candidate)
+        allocation, structure = configuration.allocation.to_json(), configuration.kept
+        fidelity = run.table.fidelity.value
     return {
         "system": str(subject),
         "experiment": experiment.name,
@@ -199,6 +202,7 @@ def _made_by(workspace: Workspace, subject: Subject, run: Run | None, tests: Map
         "seed": experiment.seed,
         "quantization": experiment.quantization.model_dump(),
         "allocation": allocation,
+        **({"structure": structure} if structure else {}),
         "fidelity": fidelity,
         "versions": {name: version(name) for name in ("hwsearch", "torch", "numpy", "pesq", "pystoi", "jiwer")},
         "against": {key: asdict(test) for key, test in tests.items()},

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hwsearch.data.dataset import Mixture, load_mixture, open_dataset
 from hwsearch.data.example import Example
-from hwsearch.experiment import Split
+from hwsearch.experiment import Fidelity, Split
 from hwsearch.export.folder import check_output
 from hwsearch.extensions import EXPORTERS
 from hwsearch.workflow.checks import check_provenance
-from hwsearch.workflow.runs import Run, trained_state
+from hwsearch.workflow.runs import Run, open_candidate
 from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
 
@@ -37,17 +37,17 @@ def export(run: Run, candidate: int, graph_format: str, output: Path, processors
     from hwsearch.export.candidate import export_candidate
 
     workspace = run.workspace
-    allocation = run.allocation(candidate)
+    run.row(candidate)
     check_provenance(workspace)
-    prepared = prepare(workspace)
+    opened = open_candidate(run, prepare(workspace), candidate)
     examples = [
         Example(*load_mixture(workspace.data_folder, mixture), mixture.target.doa_deg)
         for mixture in _evaluation_mixtures(workspace)[:VERIFICATION_MIXTURES]
     ]
-    state = trained_state(run, prepared, candidate)
-    if state is None:
-        return export_candidate(prepared, allocation, examples, output, graph_format, processors=processors)
-    return export_candidate(prepared, state, examples, output, graph_format, run.table.fidelity, processors)
+    fidelity = Fidelity.POST_TRAINING if opened.state is None else run.table.fidelity
+    candidate_state = opened.configuration.allocation if opened.state is None else opened.state
+    structure = opened.configuration.kept
+    return export_candidate(opened.base, candidate_state, examples, output, graph_format, fidelity, processors, structure)
 
 
 def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:

@@ -10,12 +10,11 @@ from hwsearch.experiment import Fidelity
 from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_finetuning
 from hwsearch.search.driver_account import Step, driver_account
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.log import events_logged, search_log
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import Failed, FolderLock, Scored, check_unlocked, read_record
-from hwsearch.search.space import build_space
 from hwsearch.sensitivity.recoverability import check_trainable
-from hwsearch.separator.untrained import untrained_sites
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Resources
 from hwsearch.workflow.checks import check_provenance, check_searched, provenance
@@ -98,7 +97,7 @@ def _train(
 ) -> dict[int, str]:
     """Train and score candidates; return the reasons of failures."""
     experiment = workspace.experiment
-    space = build_space(experiment.search, untrained_sites(experiment))
+    space = experiment_space(experiment)
     costs = CostBook(experiment, space)
     prepare(workspace, experiment.search.weight_bits)
     with ray_session(resources.workers, experiment.workers):

@@ -6,8 +6,9 @@ from pathlib import Path
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity
 from hwsearch.results.candidates import CandidateTable, read_candidates
+from hwsearch.search.kept_networks import narrowed_base
 from hwsearch.search.trained_weights import TRAINED_FOLDER
-from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.shared import load_shared
 from hwsearch.separator.trained import TrainedState, load_trained
@@ -35,9 +36,9 @@ class Run:
             )
         return rows[0]
 
-    def allocation(self, candidate: int) -> BitAllocation:
-        """Return the bit allocation of a candidate."""
-        return self.table.allocation(self.row(candidate))
+    def configuration(self, candidate: int) -> Configuration:
+        """Return the configuration of a candidate."""
+        return self.table.configuration(self.row(candidate))
 
 
 def open_workspace(folder: Path) -> Workspace:
@@ -60,17 +61,34 @@ def read_run(folder: Path, fidelity: Fidelity | None = None) -> Run:
     return Run(open_workspace(folder), read_candidates(folder, fidelity))
 
 
-def trained_state(run: Run, prepared: PreparedBase, candidate: int) -> TrainedState | None:
-    """Load the trained weights of a candidate at the fidelity of the run, its own or those of the shared network.
+@dataclass(frozen=True, eq=False)
+class OpenedCandidate:
+    """A candidate with its weights.
 
-    None if it was not trained.
+    Attributes:
+        base: what the candidate keeps of the base.
+        configuration: of the candidate.
+        state: its trained weights, its own or those of the shared network; None if it was not trained.
+    """
+
+    base: PreparedBase
+    configuration: Configuration
+    state: TrainedState | None
+
+
+def open_candidate(run: Run, prepared: PreparedBase, candidate: int) -> OpenedCandidate:
+    """Load a candidate with the weights that it has at the fidelity of the run.
 
     Raises:
         UserError: there is no such candidate, or its weights are missing or damaged.
     """
-    allocation = run.allocation(candidate)
-    if run.table.fidelity.on_shared:
-        return load_shared(run.workspace.shared_path, prepared, {}).at(allocation)
-    if candidate not in run.table.weights:
-        return None
-    return load_trained(run.workspace.folder / TRAINED_FOLDER / run.table.weights[candidate], prepared, allocation)
+    configuration, fidelity = run.configuration(candidate), run.table.fidelity
+    allocation, structure, shared = configuration.allocation, configuration.kept, None
+    if fidelity.on_shared or (structure and run.workspace.experiment.search.uses_shared):
+        shared = load_shared(run.workspace.shared_path, prepared, {})
+    base, state = narrowed_base(prepared, shared, structure), None
+    if fidelity.on_shared and shared is not None:
+        state = (shared.narrowed(prepared, structure) if structure else shared).at(allocation)
+    elif candidate in run.table.weights:
+        state = load_trained(run.workspace.folder / TRAINED_FOLDER / run.table.weights[candidate], base, allocation)
+    return OpenedCandidate(base, configuration, state)

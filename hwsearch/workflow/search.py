@@ -10,6 +10,7 @@ from hwsearch.search.costs import CostBook
 from hwsearch.search.driver import Task, run_search
 from hwsearch.search.driver_account import DriverAccount, Step, driver_account
 from hwsearch.search.exact.problem import allocation_problem
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.identity import search_digest
 from hwsearch.search.log import Line, describe, events_logged, search_log
 from hwsearch.search.nas.expected_cost import nas_cost
@@ -19,14 +20,15 @@ from hwsearch.search.plan import make_plan, trainings, wanted_priors, wants_nas
 from hwsearch.search.progress import SearchProgress, SearchSummary
 from hwsearch.search.proposer import Plan
 from hwsearch.search.record import FolderLock, has_begun, read_record
-from hwsearch.search.scoring import ScorerFactory, ScoringJob
-from hwsearch.search.space import Point, SearchSpace, build_space
+from hwsearch.search.scoring import ScorerFactory, ScoringJob, first_fidelity
+from hwsearch.search.space import Point, SearchSpace
+from hwsearch.search.structure_losses import STRUCTURE_FILE, StructureLosses, ensure_structure_losses
 from hwsearch.search.studies.address import StorageAddress
 from hwsearch.sensitivity.estimate import ensure
-from hwsearch.separator.untrained import untrained_sites
+from hwsearch.separator.configuration import Configuration
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Progress, Resources
-from hwsearch.workflow.checks import check, claim, provenance
+from hwsearch.workflow.checks import check, claim, provenance, structure_key
 from hwsearch.workflow.shared import ensure_shared
 from hwsearch.workflow.training import build, needs_training, prepare, train
 from hwsearch.workspace import Workspace
@@ -131,7 +133,7 @@ def _search(
 ) -> SearchSummary:
     experiment = workspace.experiment
     claim(workspace)
-    space = build_space(experiment.search, untrained_sites(experiment))
+    space = experiment_space(experiment)
     costs = CostBook(experiment, space)
     prepare(workspace, experiment.search.weight_bits)
     with ray_session(resources.workers, experiment.workers):
@@ -184,12 +186,24 @@ def _plan(
         if priors
         else {}
     )
+    structure = _structure_losses(workspace, space, pool, resources, listener.progress(Step.STRUCTURE.value))
     wants_points = wants_nas(experiment) and bool(space.free)
     nas = _nas_points(workspace, space, pool, resources, listener.progress(Step.NAS.value)) if wants_points else []
-    plan = make_plan(experiment, space, costs, {prior: tables[prior] for prior in priors}, nas)
+    plan = make_plan(experiment, space, costs, {prior: tables[prior] for prior in priors}, nas, structure)
     if experiment.search.trials < len(plan.seeds):
         logger.warning("search.trials is %d: of %d seeds the first ones are scored", experiment.search.trials, len(plan.seeds))
     return plan
+
+
+def _structure_losses(
+    workspace: Workspace, space: SearchSpace, pool: Path | None, resources: Resources, progress: Progress
+) -> StructureLosses:
+    """Measure what leaving each option out costs, if there are any."""
+    if not space.options:
+        return {}
+    path, key = workspace.folder / STRUCTURE_FILE, structure_key(workspace)
+    fidelity = first_fidelity(workspace.experiment)
+    return ensure_structure_losses(space, fidelity, path, key, lambda: open_scorers(workspace, pool, resources), progress)
 
 
 def _nas_points(
@@ -221,4 +235,4 @@ def _nas_points(
 
     results = ensure_nas(factory, workspace.folder / NAS_FILE, make_executor, progress)
     found = [allocation for result in results for allocation in (result.allocation, result.halfway)]
-    return list(dict.fromkeys(space.encode(allocation) for allocation in found))
+    return list(dict.fromkeys(space.encode(Configuration(allocation)) for allocation in found))

@@ -10,13 +10,13 @@ from hwsearch.experiment import Experiment
 from hwsearch.search.costs import size_cost
 from hwsearch.search.exact.front import front_at
 from hwsearch.search.exact.problem import allocation_problem
+from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.objectives import SIZE
 from hwsearch.search.priors import separable_loss
-from hwsearch.search.space import SearchSpace, build_space
+from hwsearch.search.space import SearchSpace
 from hwsearch.sensitivity.estimate import DEFAULT_METHODS, check_sensitivity, ensure, kept_tables, needs_pool, parse_methods
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
-from hwsearch.separator.untrained import untrained_sites
 from hwsearch.workflow.caller import DEFAULTS, SILENT, Listener, Resources
 from hwsearch.workflow.checks import check
 from hwsearch.workflow.training import build
@@ -58,7 +58,7 @@ def estimate_sensitivities(
     """
     experiment = workspace.experiment
     wanted = parse_methods(methods) or DEFAULT_METHODS
-    space = build_space(experiment.search, untrained_sites(experiment))
+    space = experiment_space(experiment)
     check_sensitivity(experiment, wanted, space.free_sites)
     check_workers(resources.workers, resources.ray_address, experiment.workers.one_core)
     check(workspace, may_train=False)

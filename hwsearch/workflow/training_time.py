@@ -13,6 +13,7 @@ from hwsearch.data.example import Example
 from hwsearch.experiment import Split
 from hwsearch.process.device import open_device
 from hwsearch.search.space import SearchSpace
+from hwsearch.search.structure import structure_values
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.training.pool import TrainingPool, analysed_pool
@@ -54,6 +55,7 @@ def time_training(workspace: Workspace, space: SearchSpace, calibration: Path) -
         experiment.qat,
         experiment.seed,
         "timing",
+        structure_values(search.structure, base.options) if search.structure else {},
     )
 
     def train(on_step: Callable[[], None]) -> None:

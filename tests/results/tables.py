@@ -11,6 +11,7 @@ from hwsearch.results.candidates import CandidateTable
 from hwsearch.search.objectives import QUALITY, QUALITY_AND_SIZE
 from hwsearch.search.record import Asked, Failed, Header, Record, Scored
 from hwsearch.separator.allocation import BitAllocation, is_weight
+from hwsearch.separator.configuration import Configuration
 from tests.separator.small import all_sites
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -50,6 +51,27 @@ def failed(number: int, seconds: float, reason: str, worker: str = "a:1", took: 
     return Failed(candidate=number, strategy="test", fidelity=FIRST, reason=reason, **tried)
 
 
+OPTIONS = {"block.kept": (0, 1), "b.channels": (2, 4, 8), "c.channels": (3, 4)}
+"""Of the sites of `write_partly`, `b.weight` and `b.output` lie inside the block."""
+PARTLY = (
+    Configuration.of({"a.weight": 4, "b.weight": 4, "b.output": 8}),
+    Configuration.of({"a.weight": 4}, {"block.kept": 0}),
+    Configuration.of({"a.weight": 2, "b.weight": 2, "b.output": 8}, {"b.channels": 2, "c.channels": 3}),
+    Configuration.of({"a.weight": 2}, {"block.kept": 0, "c.channels": 3}),
+)
+
+
+def write_partly(folder: Path) -> None:
+    """Candidates 1 to 4 are those of `PARTLY`: candidate k scores 12 - k dB with 1000 - 100 k bytes."""
+    widths = {"a.weight": (2, 4), "b.weight": (2, 4), "b.output": (4, 8)}
+    full = Configuration.of(dict.fromkeys(widths, 32))
+    with Record(folder, header(widths=widths, options=OPTIONS)) as record:
+        for number, configuration in enumerate((full, *PARTLY)):
+            found = {"allocation": configuration.allocation.to_json(), "structure": configuration.kept}
+            found |= {"metrics": {QUALITY: 12.0 - number}, "costs": {"size_bytes": 1000.0 - 100 * number}}
+            record.extend([asked(number, 0, len(widths) + len(OPTIONS)), scored(number, 0, **found)])
+
+
 def make_table(quality: list[float], size: list[float], **columns: list[float]) -> CandidateTable:
     """Two weight sites and an activation; candidates 1, 2, ...; the first is uniform at 4 bits."""
     count = len(quality)
@@ -62,6 +84,8 @@ def make_table(quality: list[float], size: list[float], **columns: list[float]) 
         strategy=np.array(["uniform", *["nsga2"] * (count - 1)][:count]),
         uniform=np.array([index == 0 for index in range(count)], dtype=np.bool_),
         widths=np.array([[4, 4 if index == 0 else 8, 8] for index in range(count)], dtype=np.int16).reshape(count, 3),
+        options=(),
+        kept=np.zeros((count, 0), np.int64),
         columns={
             "si_snr_improvement_db": np.array(quality, dtype=np.float64),
             "size_bytes": np.array(size, dtype=np.float64),

@@ -7,9 +7,10 @@ import pytest
 from hwsearch.errors import UserError
 from hwsearch.experiment import Fidelity, SeparatorConfig
 from hwsearch.results.candidates import read_candidates
-from hwsearch.search.record import RECORD_FILE
+from hwsearch.search.record import RECORD_FILE, Record
 from hwsearch.separator.allocation import BitAllocation
-from tests.results.tables import scored, write_record
+from hwsearch.separator.configuration import Configuration
+from tests.results.tables import PARTLY, asked, header, scored, write_partly, write_record
 from tests.sealed import edit_lines
 from tests.separator.small import all_sites, uniform
 
@@ -28,7 +29,7 @@ def test_rows_are_the_scored_candidates_without_the_reference(tmp_path: Path) ->
     table = read_candidates(tmp_path)
     assert table.candidate.tolist() == [1, 3]
     assert table.sites == all_sites(SMALL)
-    assert [table.allocation(row) for row in range(2)] == [allocations[1], allocations[3]]
+    assert [table.configuration(row) for row in range(2)] == [Configuration(allocations[1]), Configuration(allocations[3])]
     assert table.columns["si_snr_improvement_db"].tolist() == [12 - 0.001, 12 - 0.003]
     assert table.columns["drop_db"] == pytest.approx([0.001, 0.003])
     assert table.reference["si_snr_improvement_db"] == 12.0
@@ -78,7 +79,7 @@ def test_taking_rows_takes_every_column(tmp_path: Path) -> None:
     table = read_candidates(tmp_path).take(np.array([2, 0]))
     assert table.candidate.tolist() == [3, 1]
     assert table.columns["size_bytes"].tolist() == [1003.0, 1001.0]
-    assert table.allocation(0) == uniform(SMALL, 8, 8)
+    assert table.configuration(0) == Configuration(uniform(SMALL, 8, 8))
 
 
 def test_scores_of_different_fidelities_are_never_mixed(tmp_path: Path) -> None:
@@ -114,3 +115,35 @@ def test_a_search_without_any_score_says_so(tmp_path: Path) -> None:
     write_record(tmp_path, SMALL, [])
     with pytest.raises(UserError, match="nothing was scored at fidelity 'post-training'; it has nothing yet"):
         read_candidates(tmp_path, Fidelity.POST_TRAINING)
+
+
+def test_a_table_says_what_each_candidate_keeps(tmp_path: Path) -> None:
+    write_partly(tmp_path)
+    table = read_candidates(tmp_path)
+    assert [table.configuration(row) for row in range(4)] == list(PARTLY)
+    assert table.options == (("block.kept", 1), ("b.channels", 8), ("c.channels", 4))
+    assert table.kept.tolist() == [[1, 8, 4], [0, 8, 4], [1, 2, 3], [0, 8, 3]]
+    assert table.widths.tolist() == [[4, 4, 8], [4, 0, 0], [2, 2, 8], [2, 0, 0]]
+    assert table.columns["blocks_left_out"].tolist() == [0, 1, 0, 1]
+    assert table.columns["channels_kept"].tolist() == [1.0, 1.0, 0.5, 0.875]
+    assert table.uniform.tolist() == [True, False, False, False]  # one width of what is kept is not enough
+    some = table.take(np.array([2, 1]))
+    assert [some.configuration(row) for row in range(2)] == [PARTLY[2], PARTLY[1]]
+    assert some.columns["blocks_left_out"].tolist() == [0, 1]
+
+
+def test_a_search_that_leaves_out_blocks_only_has_no_share_of_channels(tmp_path: Path) -> None:
+    with Record(tmp_path, header(options={"block.kept": (0, 1)})) as record:
+        record.extend([asked(0, 0), scored(0, 0, allocation={"x.weight": 32})])
+    table = read_candidates(tmp_path)
+    assert len(table) == 0
+    assert table.kept.shape == (0, 1)
+    assert "blocks_left_out" in table.columns
+    assert "channels_kept" not in table.columns
+
+
+def test_a_search_that_leaves_nothing_out_has_no_columns_for_it(tmp_path: Path) -> None:
+    write_record(tmp_path, SMALL, [uniform(SMALL, 32, 32), uniform(SMALL, 4, 8)])
+    table = read_candidates(tmp_path)
+    assert table.options == ()
+    assert not {"blocks_left_out", "channels_kept"} & table.columns.keys()

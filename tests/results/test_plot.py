@@ -103,12 +103,20 @@ def test_scores_without_training_are_drawn_beside_those_with_it() -> None:
 
 
 def test_a_front_of_other_objectives_is_no_line() -> None:
-    table = replace(
-        make_table(QUALITY, SIZE, latency=[4.0, 3.0, 2.0, 1.0]), objectives=objectives_of([QUALITY_COLUMN, "latency"])
-    )
-    (line, *_) = draw_front(table, "run", None).axes[0].lines
-    assert line.get_linestyle() == "None"
-    np.testing.assert_array_equal(line.get_xydata(), [[4.0, 10.0]])
+    objectives = objectives_of([QUALITY_COLUMN, "latency", "size_bytes"])
+    table = replace(make_table(QUALITY, SIZE, latency=[4.0, 3.0, 2.0, 1.0]), objectives=objectives)
+    axes = draw_front(table, "run", None).axes[0]
+    assert axes.lines[0].get_linestyle() == "None"
+    assert axes.get_xlabel() == "model size (kB)"
+
+
+def test_a_front_against_a_cost_of_a_chip_is_drawn_against_it() -> None:
+    column = "latency_ms[cortex-m7-cmsis-nn]"
+    table = make_table([10.0, 9.0, 8.0, 7.0], SIZE, **{column: [4.0, 3.0, 3.5, 1.0]})
+    axes = draw_front(replace(table, objectives=objectives_of([QUALITY_COLUMN, column])), "run", None).axes[0]
+    assert axes.get_xlabel() == "latency (ms) on cortex-m7-cmsis-nn"
+    np.testing.assert_array_equal(axes.lines[0].get_xydata(), [[1.0, 7.0], [3.0, 9.0], [4.0, 10.0]])
+    assert axes.lines[0].get_drawstyle() == "steps-post"
 
 
 @settings(max_examples=5, deadline=None)

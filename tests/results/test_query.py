@@ -5,12 +5,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hwsearch.errors import UserError
+from hwsearch.results.candidates import CandidateTable, read_candidates
 from hwsearch.results.query import (
     Condition,
     Order,
@@ -25,7 +27,7 @@ from hwsearch.results.query import (
 from hwsearch.search.objectives import QUALITY, objectives_of
 from hwsearch.view.candidates import front_columns
 from hwsearch.view.tables import Column, table_width
-from tests.results.tables import make_table
+from tests.results.tables import make_table, write_partly
 
 LATENCY = "latency_ms[ethos-u55-128]"
 
@@ -268,3 +270,63 @@ def test_the_terminal_shows_the_columns_asked_for_and_no_others() -> None:
     }
     with pytest.raises(UserError, match="unknown column 'colour'; wanted one of candidate, "):
         front_columns(TABLE, asked="candidate,colour")
+
+
+# Tables of candidates that leave out parts of the network
+
+
+@pytest.fixture
+def partly(tmp_path: Path) -> CandidateTable:
+    write_partly(tmp_path)
+    return read_candidates(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("kept[block.kept]=0", [4, 2]),
+        ("kept[b.channels]<8", [3]),
+        ("kept[c.channels]=3", [4, 3]),
+        ("blocks_left_out>=1", [4, 2]),
+        ("channels_kept<0.9", [4, 3]),
+        ("bits[b.weight]=0", [4, 2]),
+        ("bits[b.weight]>0", [3, 1]),
+    ],
+)
+def test_conditions_on_what_is_kept(partly: CandidateTable, text: str, expected: list[int]) -> None:
+    assert query(partly, [parse_condition(text)], only_front=False).candidate.tolist() == expected
+
+
+def test_every_form_says_what_is_kept(partly: CandidateTable) -> None:
+    names = column_names(partly)
+    assert names[-6:] == ("kept[block.kept]", "kept[b.channels]", "kept[c.channels]", *map(bits_column, partly.sites))
+    rows, lines = json.loads(to_json(partly)), list(csv.DictReader(io.StringIO(to_csv(partly))))
+    assert tuple(rows[0]) == tuple(lines[0]) == names
+    for form in (rows, lines):
+        assert [[int(row[f"kept[{name}]"]) for name, _ in partly.options] for row in form] == partly.kept.tolist()
+        assert [float(row["blocks_left_out"]) for row in form] == [0, 1, 0, 1]
+        assert [float(row["channels_kept"]) for row in form] == [1.0, 1.0, 0.5, 0.875]
+        assert [int(row["bits[b.weight]"]) for row in form] == [4, 0, 2, 0]
+
+
+def test_the_number_of_blocks_is_written_as_a_whole_number(partly: CandidateTable) -> None:
+    assert [type(row["blocks_left_out"]) for row in json.loads(to_json(partly))] == [int] * 4
+    assert [row["blocks_left_out"] for row in csv.DictReader(io.StringIO(to_csv(partly)))] == ["0", "1", "0", "1"]
+
+
+def test_sorting_by_what_is_kept(partly: CandidateTable) -> None:
+    order = parse_order("kept[b.channels]")
+    assert query(partly, order=order, only_front=False).candidate.tolist() == [3, 1, 2, 4]
+
+
+def test_an_unknown_column_is_refused_with_what_may_be_kept(partly: CandidateTable) -> None:
+    with pytest.raises(UserError, match=r"unknown column 'kept\[d\]'; .*blocks_left_out.*, or bits\[SITE\] or kept\[OPTION\]$"):
+        query(partly, [parse_condition("kept[d]=0")])
+
+
+def test_the_terminal_shows_how_much_is_left_out(partly: CandidateTable) -> None:
+    columns = {column.name: column for column in front_columns(partly)}
+    assert {"blocks_left_out", "channels_kept"} <= columns.keys()
+    assert not any(name.startswith("kept[") for name in columns)
+    assert "kept[b.channels]" in {column.name for column in front_columns(partly, ["kept[b.channels]"])}
+    assert table_width(list(columns.values())) <= 80
