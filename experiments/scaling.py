@@ -107,9 +107,9 @@ class Problem:
 
     def metrics(self, job: Job) -> Metrics:
         """Metrics as a scorer gives them."""
-        if job.allocation.by_site["input_proj.weight"] == 32:
+        if job.configuration.allocation.by_site["input_proj.weight"] == 32:
             return {QUALITY: 12.0, "utterances": 48.0}
-        return {QUALITY: self.quality(self.space.encode(job.allocation)), "utterances": 48.0}
+        return {QUALITY: self.quality(self.space.encode(job.configuration)), "utterances": 48.0}
 
     def proposer(self, seed: int = 0) -> PosteriorProposer:
         """The default sampler."""
@@ -305,7 +305,7 @@ def waiting_scorer(seconds: float) -> Callable[[Job], Metrics]:
 
 def _wait(seconds: float, job: Job) -> Metrics:
     time.sleep(seconds)
-    return {QUALITY: 12.0 - 0.001 * sum(32 - bits for _, bits in job.allocation.widths), "utterances": 48.0}
+    return {QUALITY: 12.0 - 0.001 * sum(32 - bits for _, bits in job.configuration.allocation.widths), "utterances": 48.0}
 
 
 def on_ray(problem: Problem, folder: Path, workers: int, seconds: float) -> dict[str, Any]:
@@ -498,7 +498,7 @@ def storages(problem: Problem, work: Path, options: argparse.Namespace) -> list[
             candidate=number,
             strategy="random",
             seed=0,
-            allocation=problem.space.decode(point).to_json(),
+            allocation=problem.space.decode(point).allocation.to_json(),
             metrics={QUALITY: problem.quality(point)},
             costs={SIZE: 1e5},
             fidelity=Fidelity.POST_TRAINING,

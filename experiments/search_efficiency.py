@@ -132,8 +132,8 @@ class Problem:
     def quality(self, point: Point | None) -> float:
         """Scored once per process; the full-precision network for None."""
         if point not in self._scores:
-            allocation = self.space.full_precision if point is None else self.space.decode(point)
-            self._scores[point] = self._score(ScoringJob(allocation, Fidelity.SUBSET))[QUALITY]
+            configuration = self.space.full_precision if point is None else self.space.decode(point)
+            self._scores[point] = self._score(ScoringJob(configuration, Fidelity.SUBSET))[QUALITY]
         return self._scores[point]
 
     def values(self, point: Point) -> tuple[float, float]:

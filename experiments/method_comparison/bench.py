@@ -20,6 +20,7 @@ from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.space import build_space, uniform_weights
 from hwsearch.separator.allocation import BitAllocation, uniform
 from hwsearch.separator.base import base_digest
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import PreparedBase, prepare_base
 from hwsearch.separator.shared import SharedState, load_shared
 from hwsearch.separator.trained import TrainedState, initial_state
@@ -161,7 +162,7 @@ class Bench:
 
     def charge(self, allocation: BitAllocation) -> tuple[float, float]:
         """Return the bytes of the packed file, with one scale for each channel, and the mean width of the weights."""
-        (costs,) = self.costs.charge([allocation])
+        (costs,) = self.costs.charge([Configuration(allocation)])
         return costs[PACKED_SIZE], costs["average_bits"]
 
     def bytes_of(self, allocation: BitAllocation) -> float:

@@ -25,6 +25,7 @@ from hwsearch.search.space import Seed, distinct
 from hwsearch.sensitivity.estimate import ensure
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from hwsearch.training.pool import pool_path
 from hwsearch.workflow.caller import Listener
 from hwsearch.workflow.checks import provenance
@@ -68,7 +69,7 @@ def scorer(bench: Bench, kind: str, mixtures: int) -> Callable[[BitAllocation], 
     experiment = with_search(workspace.experiment, {"validation_mixtures": mixtures})
     score = ScorerFactory.of(replace(workspace, experiment=experiment), pool_path(bench.workspace))()
     fidelity = Fidelity.SHARED_SUBSET if kind == SHARED else Fidelity.SUBSET
-    return lambda allocation: score(ScoringJob(allocation, fidelity))[QUALITY]
+    return lambda allocation: score(ScoringJob(Configuration(allocation), fidelity))[QUALITY]
 
 
 def nas_choice(bench: Bench, seed: int, bits: float, score: Callable[[BitAllocation], float]) -> BitAllocation:
@@ -105,7 +106,7 @@ def search(bench: Bench, kind: str, seed: int, tables: Tables, others: list[BitA
     folder = bench.folder / f"search-{kind}-{seed}"
     priors = {prior: tables[prior] for prior in experiment.search.priors}
     plan = make_plan(experiment, bench.space, bench.costs, priors)
-    seeds = distinct([*(Seed("other", bench.space.encode(one)) for one in others), *plan.seeds])
+    seeds = distinct([*(Seed("other", bench.space.encode(Configuration(one))) for one in others), *plan.seeds])
     # The data belong to the experiment's own seed.
     factory = replace(ScorerFactory.of(workspace, pool_path(workspace)), experiment=experiment)
     run_search(
@@ -131,7 +132,7 @@ def search_choice(
         if event.candidate == REFERENCE:
             engine.refer(event.metrics[QUALITY])
         else:
-            engine.finish(bench.space.encode(BitAllocation.of(event.allocation)), event.metrics[QUALITY])
+            engine.finish(bench.space.encode(Configuration.of(event.allocation)), event.metrics[QUALITY])
     finalists = dict.fromkeys(BitAllocation.of(event.allocation) for event in best)
     for draw in range(SOLVED):
         losses = engine.losses(np.random.default_rng([seed, draw]) if draw else None)

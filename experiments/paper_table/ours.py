@@ -28,6 +28,7 @@ from hwsearch.search.scoring import ScorerFactory, ScoringJob, trained_name
 from hwsearch.search.space import build_space
 from hwsearch.sensitivity.work import WorkFactory
 from hwsearch.separator.allocation import BitAllocation
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.separator.trained import TrainedState, load_trained, trained_network
 from hwsearch.separator.untrained import untrained_sites
@@ -77,7 +78,7 @@ class Ours:
         found = []
         allocations = self.allocations([budget for _, budget, _ in wanted])
         for (name, _, share), allocation in zip(wanted, allocations, strict=True):
-            (costs,) = self._costs.charge([allocation])
+            (costs,) = self._costs.charge([Configuration(allocation)])
             steps = max(1, round(share * self._steps))
             found.append(System(Kind.OURS, name, allocation, int(costs[PACKED_SIZE]), costs["average_bits"], steps=steps))
         return found
@@ -101,14 +102,15 @@ class Ours:
         """Return the file of a trained system, whose name says all that it depends on."""
         experiment = self._seeded(seed)
         start = file_digest(self._workspace.shared_path) if experiment.search.uses_shared else None
-        name = trained_name(search_digest(experiment), system.allocation, Fidelity.FINETUNED, start, system.steps)
+        name = trained_name(search_digest(experiment), Configuration(system.allocation), Fidelity.FINETUNED, start, system.steps)
         return self._workspace.folder / "trained" / name
 
     def trained(self, base: PreparedBase, system: System, seed: int) -> TrainedState:
         """Return a system after training, which starts from the shared network or the base, and goes on after a kill."""
         path = self.trained_path(system, seed)
         if not path.is_file():
-            self._scorer(seed)(ScoringJob(system.allocation, Fidelity.FINETUNED, path, steps=system.steps))
+            job = ScoringJob(Configuration(system.allocation), Fidelity.FINETUNED, path, steps=system.steps)
+            self._scorer(seed)(job)
         return load_trained(path, base, system.allocation)
 
     def _make_scorer(self, seed: int) -> Callable[[ScoringJob], Mapping[str, float]]:

@@ -178,7 +178,8 @@ class Reference:
             for name, by_mean in losses.items()
             for bits in MEANS
         ]
-        full = System(Kind.FULL, "full precision", self._space.full_precision, float_bytes(self.experiment), FLOAT_BITS, (0, 1))
+        whole = self._space.full_precision.allocation
+        full = System(Kind.FULL, "full precision", whole, float_bytes(self.experiment), FLOAT_BITS, (0, 1))
         return [full, *uniforms, *mixed]
 
     def _uniform(self, bits: int) -> BitAllocation:

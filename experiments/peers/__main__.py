@@ -44,6 +44,7 @@ from hwsearch.search.objectives import PACKED_SIZE
 from hwsearch.search.space import build_space
 from hwsearch.sensitivity.mixture import read_mixture
 from hwsearch.separator.allocation import BitAllocation, uniform
+from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import PreparedBase
 from hwsearch.workflow.training import prepare
 from hwsearch.workspace import Workspace
@@ -137,7 +138,7 @@ class Judge:
 
     def _bytes(self, weights: Mapping[str, int], source: str) -> float:
         allocation = BitAllocation.from_json({**self._rest, **weights}, self._sites, source)
-        return float(self._size.charge(np.array([self._space.encode(allocation)]))[0])
+        return float(self._size.charge(np.array([self._space.encode(Configuration(allocation))]))[0])
 
 
 def _activation_bits(experiment: Experiment) -> tuple[int, int | None]:
