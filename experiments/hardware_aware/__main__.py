@@ -3,6 +3,7 @@
     hwsearch train-shared experiments/hardware_aware.toml          # once; `run` does it, too
     python experiments/hardware_aware run --seeds 0 1              # goes on where it was interrupted
     python experiments/hardware_aware report                       # what is there so far
+    python experiments/hardware_aware time                         # the x86 winners in ONNX Runtime, on this machine
 
 For each chip, three searches on a shared network: `bits` (the widths of the whole network, on a network trained for widths
 alone), `structure` (what is kept, at 8 bits) and `both`. Each minimises latency and packed bytes. Of each, the fastest candidates
@@ -17,8 +18,10 @@ from bench import BITS, BOTH, Bench, Settings, bench_of
 from finishing import finish, full_precision
 from report import write_report
 from searching import described, search, searches, winners
+from timing import markdown, timed
 
 from hwsearch.errors import UserError
+from hwsearch.files.writing import atomic_write_json
 from hwsearch.process.interrupts import interrupts_heard, stop_code
 from hwsearch.training.pool import build_pool
 from hwsearch.workflow.caller import Listener
@@ -40,13 +43,14 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hardware_aware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["run", "report"])
+    parser.add_argument("action", choices=["run", "report", "time"])
     parser.add_argument("--experiment", type=Path, default=HERE.parent / "hardware_aware.toml")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=300, help="training steps of each finished candidate")
     parser.add_argument("--mixtures", type=int, default=60, help="test mixtures, the first ones")
+    parser.add_argument("--rounds", type=int, default=20, help="of `time`")
     parser.add_argument("--evaluations", type=int, default=200, help="candidates of each search")
     return parser.parse_args()
 
@@ -80,6 +84,11 @@ def main() -> None:
     bench = bench_of(Settings(options.experiment, options.runs_dir, options.steps, options.mixtures, options.evaluations))
     with interrupts_heard():
         try:
+            if options.action == "time":
+                found = timed(bench, options.seeds[0], options.rounds)
+                atomic_write_json(options.results / "hardware_aware_x86.json", found)
+                print(markdown(found))
+                return
             if options.action == "run":
                 run(bench, options.seeds)
             write_report(bench, options.seeds, options.results)

@@ -56,10 +56,11 @@ def write_report(bench: Bench, seeds: Sequence[int], results: Path) -> None:
     content = {"made_by": _made_by(bench), "full_precision": full, "rows": found}
     results.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, separators=(",", ":"))
-    atomic_write_bytes(results / "hardware_aware.json", (text + "\n").encode())
+    path = results / f"{bench.loaded.name.replace('-', '_')}.json"
+    atomic_write_bytes(path, (text + "\n").encode())
     said = markdown(found, _values(full), bench.chips, float_bytes(bench))
-    atomic_write_bytes(results / "hardware_aware.md", said.encode())
-    plot(found, _values(full), bench.chips).savefig(results / "hardware_aware.png", dpi=110)
+    atomic_write_bytes(path.with_suffix(".md"), said.encode())
+    plot(found, _values(full), bench.chips).savefig(path.with_suffix(".png"), dpi=110)
     print(said)
 
 
