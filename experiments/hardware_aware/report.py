@@ -49,8 +49,9 @@ def write_report(bench: Bench, seeds: Sequence[int], results: Path) -> None:
     Raises:
         UserError: nothing is measured yet.
     """
-    found = list(rows(bench, seeds))
-    full = figures(bench, BOTH, None, 0)
+    trained = all(bench.workspace(mode).shared_path.is_file() for mode in (BITS, BOTH))
+    found = list(rows(bench, seeds)) if trained else []
+    full = figures(bench, BOTH, None, 0) if trained else None
     if not found or full is None:
         raise UserError("nothing is measured; wanted `python experiments/hardware_aware run` first")
     content = {"made_by": _made_by(bench), "full_precision": full, "rows": found}
