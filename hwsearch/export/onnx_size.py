@@ -28,6 +28,9 @@ _LENGTH_BYTES = 3
 _EXAMPLE_FRAMES = 4096
 """Frames that are enough for the strides and kernels of any network."""
 
+_KNOWN: dict[tuple[object, ...], int] = {}
+"""Bytes of parts by all that they depend on. The parts of networks that keep less of one are mostly alike."""
+
 
 class OnnxSize:
     """The size of the ONNX files of a network, in bytes.
@@ -49,7 +52,6 @@ class OnnxSize:
         self._sites = find_sites(graph)
         self._most_names = most_names(graph, self._sites)
         self._per_channel = per_channel
-        self._known: dict[tuple[object, ...], int] = {}
         self.constant = self._measured_constant(features, description) + _LENGTH_BYTES
 
     def of_site(self, site: str, bits: int) -> int:
@@ -91,9 +93,10 @@ class OnnxSize:
         return OnnxWriter(self._most_names), Shared.of(OnnxWriter(self._most_names))
 
     def _measured(self, key: tuple[object, ...], measure: Callable[[], int]) -> int:
-        if key not in self._known:
-            self._known[key] = measure()
-        return self._known[key]
+        whole = self._most_names, *key
+        if whole not in _KNOWN:
+            _KNOWN[whole] = measure()
+        return _KNOWN[whole]
 
     def _measured_constant(self, features: int, description: ExportDescription) -> int:
         graph, writer = self._graph, OnnxWriter(self._most_names)
