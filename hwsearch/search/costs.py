@@ -20,7 +20,7 @@ from hwsearch.export.onnx_size import onnx_size
 from hwsearch.files.reading import digest
 from hwsearch.network.graph import Graph
 from hwsearch.network.options import Structure
-from hwsearch.search.elastic_costs import ElasticCosts, ElasticNetwork
+from hwsearch.search.elastic_costs import ElasticCosts, ElasticNetwork, target_columns
 from hwsearch.search.exact.costs import NotSeparableError, peak_activation_cost, separable_cost, site_changes
 from hwsearch.search.exact.layout import Layout, PartTable
 from hwsearch.search.exact.milp import optimum
@@ -93,7 +93,7 @@ class CostBook:
         if self._elastic is None:
             columns = {name: charge(bits) for name, charge in self._own.items()}
             for table in self._targets.values():
-                columns |= _target_columns(table, bits, ("fits", *table.metrics))
+                columns |= target_columns(table.target.name, ("fits", *table.metrics), *evaluate_runnable(table, bits))
         else:
             structures = self._elastic.elastic.structures([configuration.kept for configuration in configurations])
             columns = self._elastic.own(bits, structures)
@@ -238,7 +238,7 @@ class CostBook:
         for target, table in self._targets.items():
             for metric in table.metrics:
                 if name == f"{metric}[{target}]":
-                    return lambda bits: _target_columns(table, bits, (metric,))[name]
+                    return lambda bits: target_columns(target, (metric,), *evaluate_runnable(table, bits))[name]
         wanted = ", ".join(self._own)
         if self._targets:
             metrics = dict.fromkeys(f"{metric}[T]" for table in self._targets.values() for metric in table.metrics)
@@ -367,14 +367,3 @@ def _targets(experiment: Experiment) -> dict[str, Target]:
             raise UserError(f"search.targets: two targets are called '{target.name}'; wanted a name of its own in each file")
         found[target.name] = target
     return found
-
-
-def _target_columns(table: CostTable, bits: IntArray, metrics: Sequence[str]) -> dict[str, FloatArray]:
-    """Compute metrics of a target by column name, each [allocations]; infinite if the target does not run the allocation."""
-    can, costs = evaluate_runnable(table, bits)
-    columns = {}
-    for metric in metrics:
-        values = np.full(len(bits), math.inf)
-        values[can] = costs.column(metric)
-        columns[f"{metric}[{table.target.name}]"] = values
-    return columns

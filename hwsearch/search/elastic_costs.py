@@ -1,13 +1,14 @@
 """What configurations cost where parts of the network may be left out: as exact columns, and as tables for proposals."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from hw_models.cost import Costs
 from hw_models.elastic import ElasticWorkload
-from hw_models.elastic_cost import ElasticTable, compile_elastic, evaluate_elastic
+from hw_models.elastic_cost import compile_elastic, evaluate_elastic
 from hw_models.elastic_shapes import BoolArray, Kept, elastic_shapes
 from hw_models.target import Target
 from hw_models.workload import WIDTHS, Workload
@@ -79,17 +80,23 @@ class ElasticCosts:
 
     def of_target(self, name: str, metrics: tuple[str, ...], bits: IntArray, structures: IntArray) -> dict[str, FloatArray]:
         """Compute metrics of a target by column name, [configurations] each; infinite where the target does not run them."""
-        return target_columns(self.tables[name], metrics, bits, structures)
+        return target_columns(name, metrics, *evaluate_elastic(self.tables[name], bits, structures))
 
 
-def target_columns(table: ElasticTable, metrics: tuple[str, ...], bits: IntArray, structures: IntArray) -> dict[str, FloatArray]:
-    """Compute metrics of a target by column name, [configurations] each; infinite where the target does not run them."""
-    can, costs = evaluate_elastic(table, bits, structures)
+def target_columns(target: str, metrics: Sequence[str], can: BoolArray, costs: Costs) -> dict[str, FloatArray]:
+    """Return metrics of a target by column name, infinite where it cannot run what is charged.
+
+    Args:
+        target: name of the target.
+        metrics: of `CostTable.metrics`, or `fits`.
+        can: what it can run, [charged].
+        costs: the costs of these alone, in the same order.
+    """
     columns = {}
     for metric in metrics:
-        values = np.full(len(bits), math.inf)
+        values = np.full(len(can), math.inf)
         values[can] = costs.column(metric)
-        columns[f"{metric}[{table.table.target.name}]"] = values
+        columns[f"{metric}[{target}]"] = values
     return columns
 
 

@@ -32,12 +32,17 @@ from hwsearch.search.exact.problem import FloatArray, IndexArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class ElasticProblem:
-    """Which width every choice takes and what is kept of every option, to keep an additive loss and some costs low."""
+    """Which width every choice takes and what is kept of every option, to keep an additive loss and some costs low.
+
+    Attributes:
+        layout: the choices, options and parts.
+        loss: what each of them adds to the loss.
+        costs: what each of them adds to each cost, by the cost's column in the record, such as `size_bytes`.
+    """
 
     layout: Layout
     loss: PartTable
     costs: Mapping[str, PartTable]
-    """By name, such as `size_bytes`."""
 
     def __post_init__(self) -> None:
         """Check the tables.
