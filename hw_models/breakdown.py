@@ -7,7 +7,7 @@ from hw_models.compile import WIDTH_INDEX, CostTable, layer_shape
 from hw_models.cost import layer_widths, placement_of, refusal, runnable
 from hw_models.dataflow.table import DataflowTable, design
 from hw_models.errors import TargetError
-from hw_models.layer_cost import Executed, execute, layer_energy_pj, layer_time
+from hw_models.layer_cost import Executed, activation_bits_moved, execute, layer_energy_pj, layer_time
 from hw_models.shape import Shape
 from hw_models.workload import IntArray, LayerKind
 
@@ -94,7 +94,7 @@ def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
                 executed=executed,
                 macs=macs,
                 weight_bytes=stored,
-                activation_bytes=-(-(shape.inputs * executed.activation_bits + shape.outputs * executed.output_bits) // 8),
+                activation_bytes=-(-activation_bits_moved(table.target.precisions, shape, executed) // 8),
                 cycles=done.cycles,
                 latency_ms=done.cycles / target.clock.clock_hz * 1e3,
                 energy_uj=done.energy_pj / 1e6,

@@ -5,6 +5,8 @@ The latency is linear in the fitted numbers:
     rates         scale sum(max(F r, memory) + G r) + layers layer_cycles + inference_cycles, over r and inference_cycles
     other rules   scale sum(cycles by the rule) + layers layer_cycles + inference_cycles, over these three
 
+To both, the target's `cycles_per_input` is added as it is.
+
 F holds the MACs and outputs of each layer, G its channels and a one for the layer, each in the columns of its kernel class and
 widths. The numbers are non-negative and minimise the squared relative errors of all measurements together, because a network
 mixes kernel classes. Numbers that the measurements do not determine keep the proportions of the target.
@@ -174,6 +176,11 @@ class _Run:
         """The measured latency in cycles of the target's clock."""
         return self.measurement.latency_ms * 1e-3 * self.table.target.clock.clock_hz
 
+    @property
+    def input_cycles(self) -> float:
+        """The cycles that the network's inputs are charged."""
+        return self.table.target.overheads.cycles_per_input * self.table.workload.input_elements
+
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
@@ -204,7 +211,8 @@ def _run(target: Target, measurement: Measurement) -> _Run:
 
 def _fit_scale(target: Target, runs: Sequence[_Run], note: str) -> tuple[Target, tuple[str, ...]]:
     """Fit `scale`, `layer_cycles` and `inference_cycles`; return the target, and the numbers that are undetermined."""
-    bare = target.overheads.model_copy(update={"scale": 1.0, "layer_cycles": 0.0, "inference_cycles": 0.0})
+    nothing = dict.fromkeys(("layer_cycles", "inference_cycles", "cycles_per_input"), 0.0)
+    bare = target.overheads.model_copy(update={"scale": 1.0, **nothing})
     by_rule = [
         evaluate(compile_target(target.model_copy(update={"overheads": bare}), run.table.workload), run.measurement.bits[None])
         for run in runs
@@ -214,7 +222,8 @@ def _fit_scale(target: Target, runs: Sequence[_Run], note: str) -> tuple[Target,
     numbers = ("scale", "layer_cycles", "inference_cycles")
     old = np.array([getattr(target.overheads, number) for number in numbers])
     measured = np.array([run.cycles for run in runs])
-    solution = _non_negative(np.stack([cycles, layers, np.ones(len(runs))], axis=1), measured, measured, old)
+    wanted = measured - [run.input_cycles for run in runs]
+    solution = _non_negative(np.stack([cycles, layers, np.ones(len(runs))], axis=1), wanted, measured, old)
     values = dict(zip(numbers, map(_rounded, solution.values), strict=True))
     if not values["scale"]:
         raise TargetError(
@@ -253,7 +262,7 @@ def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _So
     """
     features, memory, owner = _layer_features(target, rule, runs)
     hides = np.tile(_OVERLAPPING, len(rule.rates))
-    measured = np.array([run.cycles for run in runs])
+    measured, inputs = (np.array([getattr(run, name) for run in runs]) for name in ("cycles", "input_cycles"))
     overheads = target.overheads
     old = np.array([*(getattr(rate, number) for rate in rule.rates for number in _RATES), overheads.inference_cycles])
     waits, values = np.zeros(len(owner), bool), old
@@ -262,7 +271,7 @@ def _rate_values(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> _So
         given = overheads.scale * np.where(waits | (not overheads.transfers_overlap), memory, 0.0) + overheads.layer_cycles
         columns = np.ones((len(runs), len(old)))
         columns[:, :-1] = [overheads.scale * rows[owner == run].sum(axis=0) for run in range(len(runs))]
-        wanted = measured - [given[owner == run].sum() for run in range(len(runs))]
+        wanted = measured - inputs - [given[owner == run].sum() for run in range(len(runs))]
         solution = _non_negative(columns, wanted, measured, old)
         values = np.where(np.isnan(solution.decided), values, solution.values)  # hidden by memory: the last value stays
         before = waits
@@ -281,7 +290,6 @@ def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> 
     """
     bare = target.overheads.model_copy(update={"scale": 1.0, "layer_cycles": 0.0})
     silent = target.model_copy(update={"overheads": bare})
-    position = {(str(rate.kernel), rate.activation_bits, rate.weight_bits): i for i, rate in enumerate(rule.rates)}
     features, memory, owner = [], [], []
     for number, run in enumerate(runs):
         bits, workload = run.measurement.bits, run.table.workload
@@ -289,8 +297,8 @@ def _layer_features(target: Target, rule: RateCompute, runs: Sequence[_Run]) -> 
         for layer, cost in zip(workload.layers, per_layer(run.table, bits), strict=True):
             shape = layer_shape(target, workload, layer)
             row = np.zeros((len(rule.rates), len(_RATES)))
-            key = (layer.kind.value, cost.executed.activation_bits, cost.executed.weight_bits)
-            row[position[key]] = [shape.macs, shape.outputs, shape.out_channels, 1]
+            at = rule.rate_index(shape, cost.executed.activation_bits, cost.executed.weight_bits)
+            row[at] = [shape.macs, shape.outputs, shape.out_channels, 1]
             features.append(row.ravel())
             memory.append(layer_time(silent, shape, cost.executed, Work(compute=0.0), cost.weight_bytes, placement).total)
             owner.append(number)

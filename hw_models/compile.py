@@ -204,7 +204,8 @@ def _tensor_bytes(target: Target, workload: Workload, frames: list[int]) -> IntA
 
 def frame_bytes_of(target: Target, channels: int) -> list[int]:
     """Bytes of a frame of an activation tensor at each width, whole ones; 0 if the target refuses the width."""
-    return [-(-channels * (executed_activation(target.precisions, bits) or 0) // 8) for bits in WIDTHS]
+    precisions = target.precisions
+    return [-(-channels * precisions.held_bits(executed_activation(precisions, bits) or 0) // 8) for bits in WIDTHS]
 
 
 def _inputs(workload: Workload) -> IntArray:

@@ -102,7 +102,7 @@ def assembled(
     occupancy = occupancies(table.target, sums.weight_bytes, peak)
     at, row = place(occupancy, sums.cycles), np.arange(len(peak))
     taken = occupancy[row, at]
-    overhead = table.target.overheads.inference_cycles
+    overhead = inference_overhead(table)
     cycles = sums.cycles[row, at] + overhead
     interval = cycles
     resources: dict[str, IntArray] = {}
@@ -130,6 +130,12 @@ def assembled(
         fits=taken <= 1,
         resources=resources,
     )
+
+
+def inference_overhead(table: CostTable) -> float:
+    """Return the cycles of an inference that belong to no layer."""
+    overheads = table.target.overheads
+    return overheads.inference_cycles + overheads.cycles_per_input * table.workload.input_elements
 
 
 def runnable(table: CostTable, bits: IntArray) -> npt.NDArray[np.bool_]:

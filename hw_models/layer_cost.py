@@ -98,7 +98,7 @@ def layer_time(
         parts["buffers"] = buffers
     for level in dict.fromkeys((placement.weights, placement.activations)):
         if level.bytes_per_cycle is not None:
-            parts[level.name] = _moved(shape, executed, weight_bytes, placement, level) / level.bytes_per_cycle
+            parts[level.name] = _moved(target, shape, executed, weight_bytes, placement, level) / level.bytes_per_cycle
     busy = max(parts.values()) if target.overheads.transfers_overlap else sum(parts.values())
     parts = {part: cycles * target.overheads.scale for part, cycles in parts.items()}
     parts["overhead"] = target.overheads.scale * work.fixed + target.overheads.layer_cycles
@@ -117,7 +117,7 @@ def layer_energy_pj(
     pair = (executed.activation_bits, executed.weight_bits)
     per_mac = {(mac.activation_bits, mac.weight_bits): mac.pj_per_mac for mac in target.energy.macs}.get(pair, 0.0)
     levels = dict.fromkeys((placement.weights, placement.activations))
-    traffic = sum(8 * _moved(shape, executed, weight_bytes, placement, level) * level.pj_per_bit for level in levels)
+    traffic = sum(8 * _moved(target, shape, executed, weight_bytes, placement, level) * level.pj_per_bit for level in levels)
     return running_pj(target, cycles) + per_mac * shape.macs + traffic + work.energy_pj
 
 
@@ -127,12 +127,18 @@ def running_pj(target: Target, cycles: float) -> float:
     return milliwatts * 1e9 * cycles / target.clock.clock_hz
 
 
-def _moved(shape: Shape, executed: Executed, weight_bytes: int, placement: Placement, level: Memory) -> float:
+def _moved(target: Target, shape: Shape, executed: Executed, weight_bytes: int, placement: Placement, level: Memory) -> float:
     """Bytes that a layer moves through a level."""
     moved = float(weight_bytes) if placement.weights == level else 0.0
     if placement.activations == level:
-        moved += (shape.inputs * executed.activation_bits + shape.outputs * executed.output_bits) / 8
+        moved += activation_bits_moved(target.precisions, shape, executed) / 8
     return moved
+
+
+def activation_bits_moved(precisions: Precisions, shape: Shape, executed: Executed) -> int:
+    """Return the bits of all activations that a layer reads and writes."""
+    read, written = precisions.held_bits(executed.activation_bits), precisions.held_bits(executed.output_bits)
+    return shape.inputs * read + shape.outputs * written
 
 
 def aligned(size: int, alignment: int) -> int:

@@ -11,7 +11,7 @@ from hw_models.errors import TargetError
 from hw_models.reading import Unreadable, read_text
 from hw_models.sections import Bits, Section, Source
 from hw_models.wording import first_mistake
-from hw_models.workload import WIDTHS, IntArray, Layer, LayerKind, Workload
+from hw_models.workload import WEIGHTED, WIDTHS, IntArray, Layer, LayerKind, Workload
 
 FILE_BYTES: Final = 16 * 2**20
 """Size limit of a file of measurements; a measured network takes a few hundred bytes."""
@@ -20,7 +20,7 @@ FILE_BYTES: Final = 16 * 2**20
 class MeasuredLayer(Section):
     """One measured layer, with stride 1."""
 
-    kind: Literal[LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD]
+    kind: Literal[LayerKind.CONV, LayerKind.DEPTHWISE, LayerKind.ADD, LayerKind.FUNCTION]
     in_channels: Annotated[int, Field(ge=1, le=65536)]
     out_channels: Annotated[int, Field(ge=1, le=65536)]
     kernel_size: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -60,7 +60,7 @@ class Measurement(Section):
         layers: list[Layer] = []
         channels: dict[str, int] = {}
         for number, measured in enumerate(self.layers * self.repeats):
-            is_add = measured.kind is LayerKind.ADD
+            is_add, weighted = measured.kind is LayerKind.ADD, measured.kind in WEIGHTED
             fitting = [site for site, found in channels.items() if found == measured.in_channels]
             missing = max(0, (2 if is_add else 1) - len(fitting))
             inputs = [f"input{number}{operand}" for operand in ("", "-second")[:missing]]
@@ -75,10 +75,10 @@ class Measurement(Section):
                     out_channels=measured.out_channels,
                     kernel_size=measured.kernel_size,
                     dilation=measured.dilation,
-                    weight_site=None if is_add else f"weight{number}",
+                    weight_site=f"weight{number}" if weighted else None,
                     input_sites=(fitting[-2:][0], fitting[-1]) if is_add else (fitting[-1],),
                     output_site=f"output{number}",
-                    bias=not is_add,
+                    bias=weighted,
                 )
             )
         return Workload(self.name, tuple(layers), self.frames, 1.0, per_channel_scales=True, site_channels=channels)

@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from hw_models.workload import FLOAT_BITS
+
 Source = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.\-]*$")]
 Positive = Annotated[float, Field(gt=0, le=1e15, allow_inf_nan=False)]
@@ -83,9 +85,9 @@ class Precisions(Section):
 
     With `unsupported` set to `widen`, a pair that is not listed runs as the next wider one: of the wider pairs, that with the
     fewest weight bits, then the fewest activation bits. It is refused if there is none, or with `unsupported` set to `refuse`.
-    `carried_bits` are further widths of tensors, which any layer can write and layers without weights can read. `output_bits` is
-    the width of results in memory traffic, if the chip fixes it. The next layer reads them, and memory keeps them, at their own
-    width.
+    `carried_bits` are further widths of tensors, which any layer can write and layers without weights can read. With
+    `carried_in_float`, their values are rounded to these widths but held in float32. `output_bits` is the width of results in
+    memory traffic, if the chip fixes it. The next layer reads them, and memory keeps them, at their own width.
     """
 
     pairs: Annotated[tuple[Pair, ...], Field(strict=False, min_length=1)]
@@ -94,6 +96,7 @@ class Precisions(Section):
     weight_signed: bool
     accumulator_bits: Count
     carried_bits: Annotated[tuple[Bits, ...], Field(strict=False)] = ()
+    carried_in_float: bool = False
     output_bits: Bits | None = None
     source: Source
 
@@ -101,6 +104,10 @@ class Precisions(Section):
     def activation_bits(self) -> tuple[int, ...]:
         """Widths in which activations are held, in rising order."""
         return tuple(sorted({activation for activation, _ in self.pairs} | set(self.carried_bits)))
+
+    def held_bits(self, bits: int) -> int:
+        """Return the bits that a value of an executed width takes in memory."""
+        return FLOAT_BITS if self.carried_in_float and bits in self.carried_bits else bits
 
     @property
     def in_words(self) -> str:
@@ -125,11 +132,13 @@ class Dilation(Section):
 class Overheads(Section):
     """Overheads of every layer, and whether its traffic overlaps with its arithmetic.
 
-    `scale` multiplies all cycles of a layer but `layer_cycles`; a calibration determines it.
+    `scale` multiplies all cycles of a layer but `layer_cycles`; a calibration determines it. `cycles_per_input` is charged for
+    each element of the network's inputs, which a runtime normalises and quantizes before the first layer.
     """
 
     layer_cycles: NotNegative
     inference_cycles: NotNegative = 0.0
+    cycles_per_input: NotNegative = 0.0
     scale: Positive = 1.0
     transfers_overlap: bool = True
     source: Source

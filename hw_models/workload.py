@@ -336,6 +336,13 @@ class Workload:
         return sum(channels for site, channels in self.site_channels.items() if site not in written)
 
     @cached_property
+    def input_elements(self) -> int:
+        """Number of values of the network's inputs in one inference."""
+        written = {layer.output_site for layer in self.layers}
+        inputs = self.site_channels.keys() - written
+        return sum(self.site_channels[site] * self.site_positions[site] for site in inputs)
+
+    @cached_property
     def activation_sites(self) -> tuple[str, ...]:
         """Activation sites, in the order of `site_channels`."""
         return tuple(self.site_channels)

@@ -1,9 +1,11 @@
 """ONNX Runtime timed on this machine: its target fitted at one length, checked at others.
 
 One thread, uint8 activations and per-channel integer weights (QLinearConv, QLinearAdd) or float32. Weights of up to 7 bits are
-int8, those of 8 bits uint8 where int8 could saturate, as in exported files. Which target that is, follows from the kernels that
-ONNX Runtime takes here: `x86-onnxruntime` with VNNI, `x86-onnxruntime-avx2` without. Fitted: single layers and chains of layers
-at `FIT_FRAMES`. Checked: separators at other lengths, as a whole, and their layers one by one from ONNX Runtime's own profile.
+int8, those of 8 bits uint8 where int8 could saturate, as in exported files. A trunk of 16 bits is summed in float32 and rounded
+after each sum; its readers quantize it to 8 bits. Features are normalised and quantized before the first layer. Which target that
+is, follows from the kernels that ONNX Runtime takes here: `x86-onnxruntime` with VNNI, `x86-onnxruntime-avx2` without. Fitted:
+single layers and chains of layers at `FIT_FRAMES`. Checked: separators at other lengths, as a whole, and their layers one by one
+from ONNX Runtime's own profile.
 Absolute speeds differ between machines, so fit and check come from one run: the graphs take turns, and the least time of many
 turns counts, on the clock of the one thread, since other work on the machine only ever adds to a time.
 
@@ -20,7 +22,7 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -56,6 +58,12 @@ CHAIN: Final = 16
 """Layers of a chain: the ends, where the layout changes, and the call itself count little."""
 PAIRS: Final = {"int8": (8, 7), "uint8": (8, 8), "float32": (32, 32)}
 """(activation, weight) bits of what is timed, by how weights are stored."""
+TRUNK: Final = "trunk"
+"""The precision of a trunk of 16 bits, which has no weights."""
+TRUNK_BITS: Final = 16
+TRUNK_CHANNELS: Final = (64, 128, 256)
+FEATURES: Final = (1028, 2056, 4112)
+"""Numbers of features whose normalising and quantizing is timed."""
 SIZES: Final = ((64, 64), (64, 128), (128, 128), (128, 256), (128, 512), (256, 256), (256, 512))
 RAGGED_SIZES: Final = ((64, 390), (128, 260), (128, 774))
 """Sizes of convolutions that are no multiple of a vector instruction, like the ends of a separator."""
@@ -98,6 +106,16 @@ def _chains(frames: int, sizes: Sequence[tuple[int, int]], channels: Sequence[in
                 layers = [_layer("depthwise", count, count, 3, dilation)]
                 found.append(_case(f"depthwise {count} d{dilation} chain", precision, frames, layers, CHAIN))
             found.append(_case(f"add {count} chain", precision, frames, [_layer("add", count, count)], CHAIN))
+    return found + _trunks(frames, TRUNK_CHANNELS)
+
+
+def _trunks(frames: int, channels: Sequence[int]) -> list[Case]:
+    """Chains of reads and sums of a trunk, and reads alone."""
+    found = []
+    for count in channels:
+        read, total = _layer("function", count, count), _layer("add", count, count)
+        found.append(_case(f"sums of {count} chain", TRUNK, frames, [read, total], CHAIN // 2))
+        found.append(_case(f"read of {count}", TRUNK, frames, [read]))
     return found
 
 
@@ -194,12 +212,13 @@ def unfitted() -> Target:
         "conv": {"cycles_per_mac": 1.0, "cycles_per_output": 0.0},
         "depthwise": {"cycles_per_mac": 1.0, "cycles_per_output": 0.0},
         "add": {"cycles_per_mac": 0.0, "cycles_per_output": 1.0},
+        "function": {"cycles_per_mac": 0.0, "cycles_per_output": 1.0},
     }
     rates = tuple(
         rate.model_copy(update={"layer_cycles": 0.0, "cycles_per_channel": 0.0, **guesses[rate.kernel]})
         for rate in target.compute.rates
     )
-    overheads = target.overheads.model_copy(update={"inference_cycles": 0.0})
+    overheads = target.overheads.model_copy(update={"inference_cycles": 0.0, "cycles_per_input": 0.0})
     return target.model_copy(update={"compute": target.compute.model_copy(update={"rates": rates}), "overheads": overheads})
 
 
@@ -212,6 +231,77 @@ def one_depthwise_kernel(target: Target) -> Target:
     same = fitted["depthwise", 7].model_copy(update={"weight_bits": 8, "source": source})
     rates = tuple(same if rate is fitted["depthwise", 8] else rate for rate in target.compute.rates)
     return target.model_copy(update={"compute": target.compute.model_copy(update={"rates": rates})})
+
+
+def with_inputs(target: Target) -> Target:
+    """The target with the cycles that normalising and quantizing an element of the features takes, from timing it here."""
+    sizes, seconds = np.array(_features_seconds()).T
+    cycles = seconds * target.clock.clock_hz
+    slope = float(np.polyfit(sizes, cycles, 1, w=1 / cycles)[0])
+    overheads = target.overheads
+    source = f"{overheads.source}; cycles_per_input: slope over {len(sizes)} sizes of features, of the same run"
+    return target.model_copy(
+        update={"overheads": overheads.model_copy(update={"cycles_per_input": float(f"{slope:.4g}"), "source": source})}
+    )
+
+
+def trunk_graph(workload: Workload) -> bytes:
+    """The ONNX file of reads and sums of a trunk of 16 bits, as exported files hold them: rounded float32, read as uint8."""
+    numbers = {"scale": np.float32(0.02), "step": np.float32(1e-4), "low": np.float32(-32768), "high": np.float32(32767)}
+    initializers = [numpy_helper.from_array(np.array(value), name) for name, value in numbers.items()]
+    initializers.append(numpy_helper.from_array(np.array(128, np.uint8), "zero"))
+    nodes, read = [], set()
+    for i, layer in enumerate(workload.layers):
+        if layer.kind is LayerKind.FUNCTION:
+            nodes.append(helper.make_node("QuantizeLinear", [layer.input_sites[0], "scale", "zero"], [layer.output_site]))
+            read.add(layer.output_site)
+            continue
+        operands = []
+        for site in layer.input_sites:
+            operands.append(f"{site}-{i}" if site in read else site)
+            if site in read:
+                nodes.append(helper.make_node("DequantizeLinear", [site, "scale", "zero"], [operands[-1]]))
+        steps = [("Add", operands), ("Div", ["step"]), ("Round", []), ("Clip", ["low", "high"]), ("Mul", ["step"])]
+        last = None
+        for operator, others in steps:
+            made = layer.output_site if operator == "Mul" else f"{operator}{i}"
+            nodes.append(helper.make_node(operator, others if last is None else [last, *others], [made]))
+            last = made
+    return _model(workload, nodes, initializers, lambda site: TensorProto.UINT8 if site in read else TensorProto.FLOAT)
+
+
+def features_graph(count: int) -> bytes:
+    """The ONNX file that normalises and quantizes features."""
+    numbers = {"mean": np.zeros((1, count, 1), np.float32), "factor": np.ones((1, count, 1), np.float32)}
+    numbers |= {"scale": np.array(0.02, np.float32), "zero": np.array(128, np.uint8)}
+    nodes = [
+        helper.make_node("Sub", ["features", "mean"], ["centred"]),
+        helper.make_node("Mul", ["centred", "factor"], ["normal"]),
+        helper.make_node("QuantizeLinear", ["normal", "scale", "zero"], ["quantized"]),
+    ]
+    ends = [("features", TensorProto.FLOAT), ("quantized", TensorProto.UINT8)]
+    read, written = ([helper.make_tensor_value_info(name, kind, [1, count, "frames"])] for name, kind in ends)
+    initializers = [numpy_helper.from_array(value, name) for name, value in numbers.items()]
+    return _bytes(helper.make_graph(nodes, "features", read, written, initializers))
+
+
+def _features_seconds() -> list[tuple[int, float]]:
+    """Elements of features, and the seconds of normalising and quantizing them: the best of many calls, sizes in turns."""
+    sizes = [(count, frames) for count in FEATURES for frames in (FIT_FRAMES, max(CHECK_FRAMES))]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    sessions = {
+        count: onnxruntime.InferenceSession(features_graph(count), options, ["CPUExecutionProvider"]) for count in FEATURES
+    }
+    random = np.random.default_rng(0)
+    noise = {size: random.normal(size=(1, *size)).astype(np.float32) for size in sizes}
+    best = dict.fromkeys(sizes, math.inf)
+    for _ in range(ROUNDS):
+        for size in sizes:
+            start = time.thread_time()
+            sessions[size[0]].run(None, {"features": noise[size]})
+            best[size] = min(best[size], time.thread_time() - start)
+    return [(count * frames, seconds) for (count, frames), seconds in best.items()]
 
 
 def graph(workload: Workload, weight_bits: int) -> bytes:
@@ -245,20 +335,28 @@ def graph(workload: Workload, weight_bits: int) -> bytes:
         operator = "QLinearConv" if quantized else "Conv"
         nodes.append(helper.make_node(operator, inputs, [layer.output_site], name=f"layer{i}", **shapes))
     kind = TensorProto.UINT8 if quantized else TensorProto.FLOAT
+    return _model(workload, nodes, initializers, lambda _: kind)
+
+
+def _model(
+    workload: Workload, nodes: list[onnx.NodeProto], initializers: list[onnx.TensorProto], kind: Callable[[str], int]
+) -> bytes:
+    """The file of nodes that read and write the tensors of a workload; `kind` tells the type of a tensor."""
     written = {layer.output_site for layer in workload.layers}
     read = {site for layer in workload.layers for site in layer.input_sites}
 
     def tensors_of(sites: Iterable[str]) -> list[onnx.ValueInfoProto]:
-        return [helper.make_tensor_value_info(site, kind, [1, workload.site_channels[site], workload.frames]) for site in sites]
+        shapes = {site: [1, workload.site_channels[site], workload.frames] for site in sites}
+        return [helper.make_tensor_value_info(site, kind(site), shape) for site, shape in shapes.items()]
 
+    inputs = tensors_of(site for site in workload.site_channels if site not in written)
+    outputs = tensors_of(site for site in workload.site_channels if site not in read)
+    return _bytes(helper.make_graph(nodes, "measured", inputs, outputs, initializers))
+
+
+def _bytes(made: onnx.GraphProto) -> bytes:
     model = helper.make_model(
-        helper.make_graph(
-            nodes,
-            "measured",
-            tensors_of(site for site in workload.site_channels if site not in written),
-            tensors_of(site for site in workload.site_channels if site not in read),
-            initializers,
-        ),
+        made,
         opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)],
         ir_version=9,
     )
@@ -285,20 +383,22 @@ class _Timer:
     """A session of one case with its input."""
 
     def __init__(self, case: Case, profile: Path | None = None) -> None:
-        workload, quantized = _measurement(case).workload, case["weight_bits"] != FLOAT_BITS
+        workload = _measurement(case).workload
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
-        content = graph(workload, case["weight_bits"])
+        in_trunk = case["activation_bits"] == TRUNK_BITS
+        content = trunk_graph(workload) if in_trunk else graph(workload, case["weight_bits"])
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         rng = np.random.default_rng(1)
         self.inputs = {}
         for tensor in self.session.get_inputs():
             noise = rng.normal(size=tensor.shape)
-            self.inputs[tensor.name] = (128 + 30 * noise).clip(0, 255).astype(np.uint8) if quantized else noise.astype(np.float32)
+            integers = (128 + 30 * noise).clip(0, 255).astype(np.uint8)
+            self.inputs[tensor.name] = integers if tensor.type == "tensor(uint8)" else noise.astype(np.float32)
         self.best = math.inf
 
     def run(self, calls: int) -> None:
@@ -350,7 +450,7 @@ def _layer(kind: str, in_channels: int, out_channels: int, kernel_size: int = 1,
 
 
 def _case(what: str, precision: str, frames: int, layers: list[dict[str, Any]], repeats: int = 1) -> Case:
-    activation_bits, weight_bits = PAIRS[precision]
+    activation_bits, weight_bits = (PAIRS | {TRUNK: (TRUNK_BITS, 8)})[precision]
     return {
         "name": f"{what}, {precision}, {frames} frames",
         "target": target_name(),
@@ -390,7 +490,7 @@ def main() -> None:
     content = f'{{\n "source": {json.dumps(everything.source)},\n "measurements": [\n  {lines}\n ]\n}}\n'
     arguments.measurements.write_text(content, "utf-8")
     fit = calibrate(unfitted(), everything, file=arguments.measurements.name, name=target_name())
-    arguments.target.write_text(target_toml(one_depthwise_kernel(fit.target)), "utf-8")
+    arguments.target.write_text(target_toml(with_inputs(one_depthwise_kernel(fit.target))), "utf-8")
     print("fitted to all lengths:", Errors.of_latency(fit.fitted))
     print("  held out:", Errors.of_latency(fit.held_out), "open:", ", ".join(fit.undetermined))
     print(f"fitted to {FIT_FRAMES} frames:", Errors.of_latency(_fit().fitted), "open:", ", ".join(_fit().undetermined))

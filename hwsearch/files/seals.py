@@ -9,6 +9,7 @@ carries a digest of all its other keys.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -66,7 +67,9 @@ def unseal_lines(lines: Iterable[bytes], path: Path, mend: str) -> Iterator[byte
 
 def write_sealed_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON object with its seal, atomically."""
-    atomic_write_json(path, {SEAL: digest(content), **content})
+    # JSON has no keys but strings, and numbers sort otherwise than their digits: the seal is that of what will be read.
+    read = json.loads(json.dumps(content))
+    atomic_write_json(path, {SEAL: digest(read), **content})
 
 
 def read_sealed_json(path: Path, what: str, mend: str) -> dict[str, Any]:

@@ -348,12 +348,12 @@ def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, Cos
 
 
 def target_digests(experiment: Experiment) -> dict[str, str]:
-    """Hash the content of each target file, by the target's name.
+    """Hash the content of each target file, by the target's name. A key at its default counts as missing.
 
     Raises:
         UserError: an unknown target or a wrong target file.
     """
-    return {name: digest(target.model_dump(mode="json")) for name, target in _targets(experiment).items()}
+    return {name: digest(target.model_dump(mode="json", exclude_defaults=True)) for name, target in _targets(experiment).items()}
 
 
 def _targets(experiment: Experiment) -> dict[str, Target]:

@@ -21,6 +21,13 @@ def runnable_widths(target):
 RUNNABLE_WIDTHS = {name: runnable_widths(target) for name, target in TARGETS.items()}
 
 
+def overhead_cycles(target, network):
+    """Cycles that belong to no layer."""
+    written = {layer.output_site for layer in network.layers}
+    inputs = sum(count * network.site_positions[site] for site, count in network.site_channels.items() if site not in written)
+    return target.overheads.inference_cycles + target.overheads.cycles_per_input * inputs
+
+
 def layer(kind, name, source, target, channels_in, channels_out, kernel_size=1, dilation=1, *, bias=True):
     sources = source if isinstance(source, tuple) else (source,)
     weight = None if kind is LayerKind.ADD else f"{name}.weight"

@@ -74,7 +74,7 @@ def true_cycles(layers, frames, true=TRUE):
         per_mac, per_output, per_channel, per_layer = true[x["kind"]]
         outputs = x["out_channels"] * frames
         per_output_macs = x["kernel_size"] * (x["in_channels"] if x["kind"] == "conv" else 1)
-        macs = 0 if x["kind"] == "add" else outputs * per_output_macs
+        macs = 0 if x["kind"] in ("add", "function") else outputs * per_output_macs
         total += per_mac * macs + per_output * outputs + per_channel * x["out_channels"] + per_layer
     return total
 
@@ -138,6 +138,28 @@ def test_the_rates_that_made_the_measurements_are_found_from_networks_that_mix_t
     assert errors.count == len(networks()) // 3
     assert errors.worst < 0.002
     assert errors.spearman == pytest.approx(1)
+
+
+def test_functions_have_rates_of_their_own_and_inputs_are_charged_as_the_target_says():
+    chip = target()
+    function = chip.compute.rates[-1].model_copy(update={"kernel": "function", "cycles_per_output": 9.0})
+    compute = chip.compute.model_copy(update={"rates": (*chip.compute.rates, function)})
+    overheads = chip.overheads.model_copy(update={"cycles_per_input": 4.0})
+    chip = chip.model_copy(update={"compute": compute, "overheads": overheads})
+    true = TRUE | {"function": (0.0, 0.75, 0.0, 120.0)}
+    entries = []
+    for x in networks():
+        functions = [layer("function", channels, channels) for channels in (8, 40)]
+        layers = [entry.model_dump(mode="json") for entry in x.layers] + functions
+        shape = measurement(x.name, layers, x.frames, 1.0)
+        made = {entry.output_site for entry in shape.workload.layers}
+        inputs = sum(count for site, count in shape.workload.site_channels.items() if site not in made)
+        entries.append(measurement(x.name, layers, x.frames, true_cycles(layers, x.frames, true) + 4.0 * inputs * x.frames))
+    found = fit(entries, chip)
+    assert numbers(rates(found)["conv", 8]) == pytest.approx(TRUE["conv"], rel=0.05)
+    assert rates(found)["function", 0].cycles_per_output == pytest.approx(0.75, rel=0.05)
+    assert found.target.overheads.cycles_per_input == 4.0
+    assert Errors.of_latency(found.held_out).worst < 0.005
 
 
 def test_a_rate_that_was_not_measured_stays_and_is_named():

@@ -10,7 +10,7 @@ from hw_models.errors import TargetError
 from hw_models.layer_cost import running_pj
 from hw_models.packed import packed_size_bytes
 from hw_models.workload import LayerKind, Workload
-from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, layer, one_layer, tcn, workloads
+from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, layer, one_layer, overhead_cycles, tcn, workloads
 
 every_target = pytest.mark.parametrize("name", TARGETS)
 
@@ -77,7 +77,7 @@ def test_totals_are_the_sums_of_the_layers(name, network, seed):
     bits = random_bits(network, name, 1, seed)
     costs, layers = evaluate(table, bits), per_layer(table, bits[0])
     assert [x.layer for x in layers] == [x.name for x in network.layers]
-    time, overhead = sum(x.latency_ms for x in layers), table.target.overheads.inference_cycles
+    time, overhead = sum(x.latency_ms for x in layers), overhead_cycles(table.target, network)
     if table.dataflow is None:
         assert costs.latency_ms[0] == pytest.approx(time + overhead / table.target.clock.clock_hz * 1e3, rel=1e-12)
         if table.target.energy is not None:

@@ -20,7 +20,7 @@ from hw_models.rules.systolic import SystolicCompute
 from hw_models.shape import Shape, executed_shape
 from hw_models.target import load_target
 from hw_models.workload import WEIGHTED, Layer, LayerKind, Workload
-from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS
+from tests.hw_models.networks import RUNNABLE_WIDTHS, TARGETS, overhead_cycles
 
 FRAMES = 40
 
@@ -117,7 +117,7 @@ def test_every_target_charges_every_layer_or_refuses_it_by_name(name, groups):
     layers = per_layer(table, bits[0])
     assert all(layer.cycles > 0 for layer in layers)
     assert sum(layer.macs for layer in layers) == network.macs
-    overhead = TARGETS[name].overheads.inference_cycles
+    overhead = overhead_cycles(TARGETS[name], network)
     hz = TARGETS[name].clock.clock_hz
     total = sum(layer.cycles for layer in layers) + overhead
     assert evaluate(table, bits).latency_ms[0] == pytest.approx(total / hz * 1e3)
