@@ -11,10 +11,10 @@ experiments/results/export_speed.json and .md, and a run replaces those of its o
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from hardware_validation.onnxruntime_measured import graph
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from scoring_speed import processor
+from turns import in_turns
 
 from hw_models.workload import FLOAT_BITS, Layer, LayerKind, Workload
 from hwsearch.data.arrays import ARRAYS
@@ -146,16 +147,14 @@ def _sessions(models: Mapping[str, ModelProto]) -> dict[str, onnxruntime.Inferen
 
 
 def time_all(subjects: Sequence[Subject], rounds: int) -> None:
-    """Time every form of every subject once a round, on the clock of this thread, after two calls that count nothing."""
-    for number in range(-2, rounds):
-        for subject in subjects:
-            forms = sorted(subject.sessions)
-            turn = number % len(forms)
-            for form in forms[turn:] + forms[:turn]:
-                start = time.thread_time()
-                subject.sessions[form].run(None, subject.inputs[form])
-                if number >= 0:
-                    subject.seconds.setdefault(form, []).append(time.thread_time() - start)
+    """Time every form of every subject once a round."""
+    calls = {
+        (number, form): partial(session.run, None, subject.inputs[form])
+        for number, subject in enumerate(subjects)
+        for form, session in sorted(subject.sessions.items())
+    }
+    for (number, form), seconds in in_turns(calls, rounds).items():
+        subjects[number].seconds[form] = seconds
 
 
 def rows(subject: Subject) -> list[dict[str, Any]]:

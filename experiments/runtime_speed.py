@@ -29,6 +29,7 @@ import onnxruntime
 import soundfile as sf
 import torch
 from scoring_speed import processor
+from turns import in_turns
 
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.experiment import FLOAT_BITS, QuantizationConfig, SeparatorConfig
@@ -154,17 +155,11 @@ def _frames(live: OnnxSeparator, sound: np.ndarray[Any, Any], hop: int) -> list[
 
 
 def time_all(subjects: Sequence[Subject], rounds: int) -> None:
-    """Time every form once a round, on the clock of this thread, after two rounds that count nothing."""
+    """Time every form of every subject once a round."""
+    calls = {(number, form): call for number, each in enumerate(subjects) for form, call in each.calls.items()}
     with torch.inference_mode():
-        for number in range(-2, rounds):
-            for each in subjects:
-                forms = list(each.calls)
-                turn = number % len(forms)
-                for form in forms[turn:] + forms[:turn]:
-                    begun = time.thread_time()
-                    each.calls[form]()
-                    if number >= 0:
-                        each.seconds.setdefault(form, []).append(time.thread_time() - begun)
+        for (number, form), seconds in in_turns(calls, rounds).items():
+            subjects[number].seconds[form] = seconds
 
 
 def peak_megabytes(model: Path, minutes: int) -> float:

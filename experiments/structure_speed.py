@@ -12,7 +12,6 @@ import argparse
 import math
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +25,7 @@ import numpy as np
 import onnxruntime
 import torch
 from scoring_speed import processor
+from turns import in_turns
 
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate
@@ -117,7 +117,7 @@ def measured(name: str, base: Path, rounds: int, folder: Path, target: str) -> l
             session = open_session(path.read_bytes())
             calls[bits, label] = partial(session.run, None, {INPUT: features})
             expected[bits, label] = expected_ms(separator, narrow, bits, frames, target)
-    seconds = _in_turns(calls, rounds)
+    seconds = in_turns(calls, rounds)
     found = []
     for (bits, label), own in seconds.items():
         whole = seconds[bits, "everything"]
@@ -138,20 +138,6 @@ def measured(name: str, base: Path, rounds: int, folder: Path, target: str) -> l
             }
         )
     return found
-
-
-def _in_turns(calls: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, list[float]]:
-    """Time every call once a round, on the clock of this thread, after two rounds that count nothing."""
-    seconds: dict[Any, list[float]] = {key: [] for key in calls}
-    order = list(calls)
-    for number in range(-2, rounds):
-        turn = number % len(order)
-        for key in order[turn:] + order[:turn]:
-            begun = time.thread_time()
-            calls[key]()
-            if number >= 0:
-                seconds[key].append(time.thread_time() - begun)
-    return seconds
 
 
 def markdown(results: Mapping[str, Any]) -> str:

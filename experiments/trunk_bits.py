@@ -15,9 +15,9 @@ Writes experiments/results/trunk_bits.json and prints a table in Markdown.
 import argparse
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from before_training import NEAREST
 from numpy.typing import NDArray
 from scipy import stats
 from scoring_speed import processor
+from turns import in_turns
 
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.data.example import Example
@@ -124,7 +125,8 @@ def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str
     with torch.no_grad():
         features = base.separator.front_end.raw(torch.from_numpy(first.mixture)[None], torch.tensor([first.doa_deg])).numpy()
     load = os.getloadavg()[0]
-    milliseconds = time_in_turns(sessions, features, rounds)
+    calls = {trunk: partial(session.run, None, {INPUT: features}) for trunk, session in sessions.items()}
+    milliseconds = {trunk: 1e3 * np.array(seconds) for trunk, seconds in in_turns(calls, rounds).items()}
     return {
         "weight_bits": EXPORTED_WEIGHTS,
         "by_trunk": {
@@ -143,22 +145,6 @@ def measure_exports(experiment: Experiment, runs: Path, rounds: int) -> dict[str
             "date": datetime.now(UTC).date().isoformat(),
         },
     }
-
-
-def time_in_turns(
-    sessions: Mapping[int, onnxruntime.InferenceSession], features: NDArray[np.float32], rounds: int
-) -> dict[int, Scores]:
-    """Milliseconds of each call, by session; each begins every other round, and three rounds count nothing."""
-    taken: dict[int, list[float]] = {name: [] for name in sessions}
-    order = list(sessions)
-    for number in range(-3, rounds):
-        order.reverse()
-        for name in order:
-            start = time.thread_time()
-            sessions[name].run(None, {INPUT: features})
-            if number >= 0:
-                taken[name].append(1e3 * (time.thread_time() - start))
-    return {name: np.array(values) for name, values in taken.items()}
 
 
 def _median(values: Scores) -> dict[str, float]:

@@ -12,7 +12,10 @@ heard. Two further searches, `bits` and `both`, minimise bytes alone; of them, t
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import BITS, BOTH, Bench, Settings, bench_of
 from finishing import finish, full_precision

@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import onnxruntime
 import torch
 from bench import BITS, Bench
 from searching import winners
+from turns import in_turns
 
 from hw_models.compile import compile_target
 from hw_models.cost import evaluate
@@ -51,7 +51,7 @@ def timed(bench: Bench, seed: int, rounds: int) -> dict[str, Any]:
     target = "x86-onnxruntime-avx2" if kernels_saturate() else "x86-onnxruntime"
     with tempfile.TemporaryDirectory() as folder:
         calls = {name: _call(bench, *each, Path(folder)) for name, each in chosen.items()}
-    seconds = _in_turns(calls, rounds)
+    seconds = in_turns(calls, rounds)
     expected = {name: _expected_ms(bench, *each, target) for name, each in chosen.items()}
     first, rows = next(iter(chosen)), []
     for name, own in seconds.items():
@@ -110,17 +110,3 @@ def _expected_ms(bench: Bench, mode: str, configuration: Configuration, target: 
     workload = experiment_workload(experiment, configuration.kept or None)
     bits = bits_matrix(workload, [configuration.allocation.by_site])
     return float(evaluate(compile_target(load_target(target), workload), bits).latency_ms[0])
-
-
-def _in_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time every call once a round, on the clock of this thread, after two rounds that count nothing."""
-    seconds: dict[str, list[float]] = {key: [] for key in calls}
-    order = list(calls)
-    for number in range(-2, rounds):
-        turn = number % len(order)
-        for key in order[turn:] + order[:turn]:
-            begun = time.thread_time()
-            calls[key]()
-            if number >= 0:
-                seconds[key].append(time.thread_time() - begun)
-    return seconds
