@@ -217,7 +217,9 @@ def plot(found: Sequence[Row], full: Values, chips: Sequence[str]) -> Figure:
         axes.set_xlabel("latency (ms)")
         axes.grid(visible=True, color="0.9")
     panels[0].set_ylabel("SI-SNR improvement (dB)")
-    panels[-1].legend(frameon=False)
+    drawn = next((axes for axes in panels if axes.get_lines()[1:]), None)
+    if drawn is not None:
+        drawn.legend(frameon=False)
     return figure
 
 
