@@ -4,6 +4,7 @@
     python experiments/hardware_aware run --seeds 0 1              # goes on where it was interrupted
     python experiments/hardware_aware report                       # what is there so far
     python experiments/hardware_aware time                         # the x86 winners in ONNX Runtime, on this machine
+    python experiments/hardware_aware recipe                       # at which rate and for how long a narrowed network learns
 
 For each chip, three searches on a shared network: `bits` (the widths of the whole network, on a network trained for widths
 alone), `structure` (what is kept, at 8 bits) and `both`. Each minimises latency and packed bytes. Of each, the fastest candidates
@@ -19,9 +20,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from bench import BITS, BOTH, Bench, Settings, bench_of
 from finishing import finish, full_precision
+from recipe import markdown as variants
+from recipe import recipe
 from report import write_report
 from searching import described, search, searches, winners
-from timing import markdown, timed
+from timing import markdown as times
+from timing import timed
 
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write_json
@@ -46,7 +50,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="hardware_aware", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("action", choices=["run", "report", "time"])
+    parser.add_argument("action", choices=["run", "report", "time", "recipe"])
     parser.add_argument("--experiment", type=Path, default=HERE.parent / "hardware_aware.toml")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
@@ -90,7 +94,13 @@ def main() -> None:
             if options.action == "time":
                 found = timed(bench, options.seeds[0], options.rounds)
                 atomic_write_json(options.results / "hardware_aware_x86.json", found)
-                print(markdown(found))
+                print(times(found))
+                return
+            if options.action == "recipe":
+                make_networks(bench)
+                found = recipe(bench, options.seeds[0])
+                atomic_write_json(options.results / "hardware_aware_recipe.json", found)
+                print(variants(found))
                 return
             if options.action == "run":
                 run(bench, options.seeds)

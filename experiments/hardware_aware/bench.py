@@ -19,6 +19,7 @@ from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.shared import load_shared
 from hwsearch.training.pool import TrainingPool, load_pool, pool_path
+from hwsearch.training.rates import NARROWED_FACTOR
 from hwsearch.workspace import Workspace
 
 BITS, STRUCTURE, BOTH = "bits", "structure", "both"
@@ -29,7 +30,8 @@ MODES = (BITS, STRUCTURE, BOTH)
 SIZE_ALONE = "size"
 """In a chip's place: quality against the bytes of the packed file, on no chip."""
 
-_WHOLE_BITS = 8
+WHOLE_BITS = 8
+"""Width of everything where structure alone is searched."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Bench:
         cost = [PACKED_SIZE] if chip == SIZE_ALONE else [f"latency_ms[{chip}]", PACKED_SIZE]
         changes: dict[str, object] = {"targets": [] if chip == SIZE_ALONE else [chip], "objectives": [QUALITY, *cost]}
         if mode == STRUCTURE:
-            changes["weight_bits"] = [_WHOLE_BITS]
+            changes["weight_bits"] = [WHOLE_BITS]
         return with_search(self.workspace(mode).experiment, changes).model_copy(update={"seed": seed})
 
     def networks(self, mode: str) -> KeptNetworks:
@@ -128,6 +130,8 @@ class Bench:
             "qat": self.loaded.qat.model_dump(mode="json"),
             "seed": seed,
         }
+        if configuration is not None and configuration.kept:
+            content["narrowed_factor"] = NARROWED_FACTOR
         return digest(content)[:24]
 
 

@@ -13,7 +13,7 @@ import hwsearch  # noqa: F401 - before ONNX Runtime, which reports to its makers
 import numpy as np
 import onnxruntime
 import torch
-from bench import BITS, Bench
+from bench import BITS, WHOLE_BITS, Bench
 from searching import winners
 from turns import in_turns
 
@@ -38,12 +38,10 @@ from hwsearch.separator.trained import trained_network
 SIMULATED = "x86-onnxruntime"
 """The chip whose winners are timed."""
 
-_WHOLE_BITS = 8
-
 
 def timed(bench: Bench, seed: int, rounds: int) -> dict[str, Any]:
     """Time the winners of a seed, each once a round, in turns with the uniform 8-bit whole network."""
-    whole = Configuration(uniform_weights(bench.space(BITS))[_WHOLE_BITS])
+    whole = Configuration(uniform_weights(bench.space(BITS))[WHOLE_BITS])
     chosen = {"whole, 8 bits": (BITS, whole)}
     for mode in ("bits", "structure", "both"):
         for winner in winners(bench, mode, SIMULATED, seed):
