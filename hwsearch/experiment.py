@@ -472,9 +472,9 @@ class QatConfig(Section):
     and visited in a new order in each pass. A long training overfits few mixtures: take about as many as it visits, which is its
     steps times `batch_size`."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
-    """Learning rate of weights, biases and slopes: twice as high for weights of 3 bits, four times for those of 2 bits and
-    wherever parts of the network are left out. Where an output is made of n values, weights have it times the square root of
-    128 / n. It rises over the first twentieth of the steps, and falls over all of them to a twentieth, along half a cosine."""
+    """Learning rate of weights, biases and slopes: four times as high for weights of 2 bits, twice for 3 bits. Where an output
+    is made of n values, weights have it times the square root of 128 / n. It rises over the first twentieth of the steps, and
+    falls over all of them to a twentieth, along half a cosine."""
     scale_learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-2
     """Learning rate of the scales, relative to the size of each scale. It follows the same course."""
     distillation: Fraction = 0.5

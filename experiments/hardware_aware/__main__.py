@@ -55,7 +55,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--steps", type=int, default=300, help="training steps of each finished candidate")
+    parser.add_argument("--steps", type=int, default=900, help="training steps of each finished candidate")
     parser.add_argument("--mixtures", type=int, default=60, help="test mixtures, the first ones")
     parser.add_argument("--rounds", type=int, default=20, help="of `time`")
     parser.add_argument("--evaluations", type=int, default=200, help="candidates of each search")

@@ -19,7 +19,6 @@ from hwsearch.separator.configuration import Configuration
 from hwsearch.separator.prepare import prepare_base
 from hwsearch.separator.shared import load_shared
 from hwsearch.training.pool import TrainingPool, load_pool, pool_path
-from hwsearch.training.rates import NARROWED_FACTOR
 from hwsearch.workspace import Workspace
 
 BITS, STRUCTURE, BOTH = "bits", "structure", "both"
@@ -130,8 +129,6 @@ class Bench:
             "qat": self.loaded.qat.model_dump(mode="json"),
             "seed": seed,
         }
-        if configuration is not None and configuration.kept:
-            content["narrowed_factor"] = NARROWED_FACTOR
         return digest(content)[:24]
 
 

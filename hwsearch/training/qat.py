@@ -127,8 +127,7 @@ class _Training:
         self._teacher = Teacher(base.whole or base)
         self._network = TrainableNetwork(base.graph, base.sites, state.allocation)
         same = follower_names(base.sites.ties, state.allocation.by_site)
-        factors = rate_factors(base.graph, state.allocation, narrowed=base.whole is not None)
-        self._trainee = Trainee(state.parameters, base.device, factors, same)
+        self._trainee = Trainee(state.parameters, base.device, rate_factors(base.graph, state.allocation), same)
         self._first = 0
         self._best: _Best | None = None
         self._kept: TraineeCheckpoint | None = None

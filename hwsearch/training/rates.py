@@ -14,9 +14,6 @@ FINAL_RATE = 0.05
 WIDTH_FACTORS = {2: 4.0, 3: 2.0}
 """Factors of the learning rate of weights by their width, and of the biases beside them."""
 
-NARROWED_FACTOR = 4.0
-"""The same factor where parts of the network are left out: what is left must learn to do without them."""
-
 _COARSE = 8
 """Widest activations whose scales are trained."""
 
@@ -32,7 +29,7 @@ def rate_share(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / (WARM_UP * steps)) * half_cosine(step / steps, 1.0, FINAL_RATE)
 
 
-def rate_factors(graph: Graph, allocation: BitAllocation | None = None, *, narrowed: bool = False) -> dict[str, float]:
+def rate_factors(graph: Graph, allocation: BitAllocation | None = None) -> dict[str, float]:
     """Return the factors of the learning rate by parameter; 1 for others.
 
     Adam moves all weights by steps of one size, which changes an output by the size times the square root of the number of its
@@ -42,15 +39,13 @@ def rate_factors(graph: Graph, allocation: BitAllocation | None = None, *, narro
         graph: the network.
         allocation: the widths of all sites, if they have one each. Narrow weights and the biases beside them learn faster.
             The scales of activations with more than 8 bits stay, since they lose nothing.
-        narrowed: whether parts of the network are left out. Then all weights and biases learn as fast as the narrowest.
     """
     layers = [operation.name for operation in graph.operations if isinstance(operation, LAYERS)]
     factors: dict[str, float] = {}
-    least = NARROWED_FACTOR if narrowed else 1.0
     for layer in layers:
         weight, bias = layer + WEIGHT, f"{layer}.bias"
         inputs = graph.parameters[weight].numel() / graph.parameters[bias].numel()
-        width = max(least, 1.0 if allocation is None else WIDTH_FACTORS.get(allocation.by_site[weight], 1.0))
+        width = 1.0 if allocation is None else WIDTH_FACTORS.get(allocation.by_site[weight], 1.0)
         factors |= {weight: width * (_INPUTS / inputs) ** 0.5, bias: width}
     sites = () if allocation is None else allocation.widths
     return factors | {f"{site}.scale": 0.0 for site, bits in sites if bits > _COARSE and not is_weight(site)}

@@ -9,7 +9,7 @@ from hwsearch.experiment import FLOAT_BITS, QatConfig
 from hwsearch.separator.allocation import uniform
 from hwsearch.separator.trained import initial_state
 from hwsearch.training.qat import train_quantized
-from hwsearch.training.rates import NARROWED_FACTOR, WIDTH_FACTORS, rate_factors, rate_share
+from hwsearch.training.rates import WIDTH_FACTORS, rate_factors, rate_share
 from tests.training.graphs import graph_base
 from tests.training.pools import small_base, small_pool
 
@@ -53,19 +53,6 @@ def test_narrow_weights_learn_faster():
     whole = rate_factors(base.graph)["mask_head.weight"]
     wanted = {bits: WIDTH_FACTORS.get(bits, 1.0) * whole for bits in moved}
     assert moved == {bits: pytest.approx(factor, rel=0.05) for bits, factor in wanted.items()}
-
-
-def test_narrowed_networks_learn_faster():
-    whole, pool = small_base(), small_pool()
-    narrow = whole.narrowed({group.name: len(group.classes) // 2 for group in whole.options.groups})
-    moved = {}
-    for bits in (2, 8):
-        widths = uniform(narrow.sites, bits, 8)
-        before = initial_state(narrow, widths).parameters
-        after = train_quantized(narrow, widths, pool, CONFIG, 1, 0).parameters
-        moved[bits] = float((after["mask_head.weight"] - before["mask_head.weight"]).abs().median()) / CONFIG.learning_rate
-    plain = rate_factors(narrow.graph)["mask_head.weight"]
-    assert moved == dict.fromkeys(moved, pytest.approx(NARROWED_FACTOR * plain, rel=0.05))
 
 
 def test_scales_of_wide_activations_stay():
