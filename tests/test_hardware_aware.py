@@ -21,7 +21,7 @@ from tests.separator.small import RELU, small_separator
 from tests.tiny import tiny_content
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-MODULES = ("turns", "bench", "searching", "finishing", "report", "timing")
+MODULES = ("turns", "bench", "searching", "finishing", "report", "timing", "recipe")
 CHIPS = ("cortex-m7-cmsis-nn", "x86-onnxruntime")
 
 
@@ -112,6 +112,18 @@ def test_winners_on_x86_are_timed_beside_what_is_expected(script, bench):
     for row in others:
         assert row["expected_speed_up"] == pytest.approx(first["expected_ms"] / row["expected_ms"])
         assert row["error_percent"] == pytest.approx(100 * (row["expected_speed_up"] / row["speed_up"][0] - 1))
+
+
+def test_the_recipe_compares_rates_with_the_plain_one(script, bench):
+    found = script.recipe.recipe(bench, 0)
+    variants = [(row["rate"], row["steps"]) for row in found["rows"]]
+    assert variants == [(0.0, 0), *((rate, 2) for rate in script.recipe.RATES), (1.0, 6)]
+    losses = {variant: np.array(row["lost_db"]) for variant, row in zip(variants, found["rows"], strict=True)}
+    assert {len(lost) for lost in losses.values()} == {2}
+    cells = [line(script.recipe.markdown(found), start) for start in ("| 1 times", "| 8 times")]
+    assert cells[0][-1] == ""
+    difference = float((losses[8.0, 2] - losses[1.0, 2]).mean())
+    assert cells[1][-1].startswith(f"{difference:+.2f} dB, p = ")
 
 
 def test_nothing_measured_is_said(script, tmp_path):
