@@ -76,7 +76,7 @@ class CorpusConfig(Section):
     kind: Annotated[str, CORPORA]
     """Format of the speech."""
     root: Path | None = None
-    """The folder (`librispeech`, `fsdd`) or file (`csv`) of the speech. `espeak` takes none."""
+    """The folder (`folder`, `librispeech`, `fsdd`), file (`csv`) or either (`lhotse`) of the speech. `espeak` takes none."""
     splits: dict[Split, Fraction]
     """Share of the speakers that each split gets. The shares sum to at most 1, and speakers beyond the sum are left out."""
     digit_strings: Fraction = 0.0
@@ -85,6 +85,9 @@ class CorpusConfig(Section):
     """Number of synthetic voices over all splits, for `espeak`."""
     utterances_per_speaker: Annotated[int, Field(ge=1, le=500)] = 12
     """Utterances made for each speaker, for `espeak` and `fsdd`."""
+    channel: Annotated[int, Field(ge=0, le=1023)] | None = Field(default=None, exclude_if=lambda channel: channel is None)
+    """Channel taken from recordings with several, counted from 0. Default: the first one for `folder`, the one of the
+    supervision for `lhotse`; other kinds average the channels."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

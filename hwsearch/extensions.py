@@ -96,6 +96,11 @@ class Registry(Generic[T]):
 CORPORA: "Registry[ReadCorpus]" = Registry(
     "corpus",
     {
+        "folder": ("hwsearch.data.folder:read_corpus", "a folder with a folder of WAV or FLAC files for each speaker"),
+        "lhotse": (
+            "hwsearch.data.lhotse_corpus:read_corpus",
+            "manifests of lhotse or a Kaldi data folder; wants `pip install 'hwsearch[lhotse]'`",
+        ),
         "librispeech": ("hwsearch.data.librispeech:read_corpus", "a folder laid out as LibriSpeech"),
         "csv": (
             "hwsearch.data.csv_manifest:read_corpus",

@@ -7,6 +7,7 @@ processes. A journal lists every finished mixture, so that an interrupted build 
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -26,7 +27,22 @@ DATA_FORMAT = 2
 """Increased whenever the same experiment and speech give other data."""
 
 
-def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Checked:
+    """What a check of an experiment's data has found.
+
+    Attributes:
+        corpora: the speech, which need not be synthesised yet.
+        plans: the plans of all mixtures.
+        notes: lines for people, such as which recordings are resampled.
+    """
+
+    corpora: Source
+    plans: Sequence[Plan]
+    notes: tuple[str, ...]
+
+
+def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int, progress: Progress) -> tuple[str, ...]:
     """Build the missing rooms and mixtures of an experiment.
 
     A mixture is kept if its files match their hashes in the manifest or the journal, and the corpora still have its recordings.
@@ -38,12 +54,16 @@ def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int
         processes: number of processes.
         progress: called with the number of finished rooms and mixtures, and that of all.
 
+    Returns:
+        The notes of `Checked`.
+
     Raises:
         UserError: as `check_data`, or a recording cannot be used.
     """
     data, name = experiment.data, experiment.data_digest()
-    corpora, plans = check_data(experiment, folder, cache)
-    corpora.synthesise()
+    checked = check_data(experiment, folder, cache)
+    plans = checked.plans
+    checked.corpora.synthesise()
     _claim(folder, name)
     total = sum(data.rooms.count.values()) + len(plans)
     done = 0
@@ -55,13 +75,11 @@ def build_data(experiment: Experiment, folder: Path, cache: Path, processes: int
         lines = (format_mixture(whole[plan.id]) + "\n" for plan in plans if plan.split is split)
         atomic_write_text(manifest_path(folder, split), "".join(lines))
     _journal(folder).unlink(missing_ok=True)
+    return checked.notes
 
 
-def check_data(experiment: Experiment, folder: Path, cache: Path) -> tuple[Source, list[Plan]]:
+def check_data(experiment: Experiment, folder: Path, cache: Path) -> Checked:
     """Check what `build_data` needs: the experiment, the disk, and headers of recordings; nothing is written.
-
-    Returns:
-        The speech, which need not be synthesised yet, and the plans of all mixtures.
 
     Raises:
         UserError: unusable rooms, corpora or recordings, a split with mixtures but no rooms, too little space on the disk, or
@@ -87,8 +105,7 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> tuple[Sourc
         for split in data.rooms.count
         if split not in data.mixtures.count and not rooms_folder(folder, split).is_dir()
     ]
-    check_recordings(chain(*mixed, *trained))
-    return corpora, plans
+    return Checked(corpora, plans, check_recordings(chain(*mixed, *trained), data.sample_rate))
 
 
 def _journal(folder: Path) -> Path:

@@ -2,18 +2,22 @@
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hwsearch.data.arrays import ARRAYS
-from hwsearch.data.audio import open_recording
+from hwsearch.data.audio import Recording, open_recording
 from hwsearch.data.espeak import PREFIX as ESPEAK
 from hwsearch.data.rooms import response_taps
-from hwsearch.data.utterance import SHORTEST_SPEECH_S, Utterance
+from hwsearch.data.utterance import SHORTEST_SPEECH_S, Utterance, check_channel
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig
 
 _SAMPLE_BYTES = 4
+
+_TOLERANCE_S = 0.05
+"""How far a part may exceed its recording, by the rounding of times in manifests."""
 
 
 def check_disk(data: DataConfig, folder: Path) -> None:
@@ -39,16 +43,43 @@ def check_disk(data: DataConfig, folder: Path) -> None:
         )
 
 
-def check_recordings(utterances: Iterable[Utterance]) -> None:
-    """Raise `UserError` for recordings that are unusable by their headers; synthesised speech need not exist yet."""
-    seconds: dict[Path, float] = {}
+def check_recordings(utterances: Iterable[Utterance], sample_rate: int) -> tuple[str, ...]:
+    """Check recordings by their headers; synthesised speech need not exist yet.
+
+    Returns:
+        How they are converted to one channel at `sample_rate` Hz: a line for each rate and number of channels of a corpus.
+
+    Raises:
+        UserError: a recording is unusable.
+    """
+    headers: dict[Path, Recording] = {}
+    converted: Counter[tuple[str, str]] = Counter()
     for utterance in dict.fromkeys(utterances):
         if utterance.id.startswith(ESPEAK):
             continue
-        paths = [utterance.root / path for path in utterance.paths]
-        for path in paths:
-            if path not in seconds:
-                seconds[path] = open_recording(path).seconds
-        length = sum(seconds[path] for path in paths)
-        if length < SHORTEST_SPEECH_S:
-            raise UserError(f"{paths[0]}: lasts {length:g} s; wanted speech of at least {SHORTEST_SPEECH_S:g} s")
+        for path in (utterance.root / path for path in utterance.paths):
+            if path not in headers:
+                headers[path] = open_recording(path)
+                converted.update((str(utterance.root), how) for how in _conversions(headers[path], utterance, sample_rate))
+            check_channel(utterance.channel, headers[path])
+        _check_length(utterance, [headers[utterance.root / path] for path in utterance.paths])
+    return tuple(f"{root}: {count} recording{'s' * (count != 1)} {how}" for (root, how), count in sorted(converted.items()))
+
+
+def _conversions(recording: Recording, utterance: Utterance, sample_rate: int) -> Iterator[str]:
+    if recording.sample_rate != sample_rate:
+        yield f"of {recording.sample_rate} Hz: resampled to {sample_rate} Hz"
+    if recording.channels > 1:
+        taken = "averaged" if utterance.channel is None else f"channel {utterance.channel} is taken"
+        yield f"of {recording.channels} channels: {taken}"
+
+
+def _check_length(utterance: Utterance, recordings: Sequence[Recording]) -> None:
+    path, length = recordings[0].path, sum(recording.seconds for recording in recordings)
+    if utterance.span is not None:
+        first, last = utterance.span
+        if last > length + _TOLERANCE_S:
+            raise UserError(f"{path}: lasts {length:g} s; {utterance.id} ends at {last:g} s: wanted a part of the recording")
+        length = min(last, length) - first
+    if length < SHORTEST_SPEECH_S:
+        raise UserError(f"{path}: lasts {length:g} s; wanted speech of at least {SHORTEST_SPEECH_S:g} s")

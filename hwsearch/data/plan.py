@@ -56,7 +56,7 @@ class Plan:
     @property
     def made_from(self) -> str:
         """Hash of the recordings; everything else follows from the data digest."""
-        return digest([[utterance.id, utterance.paths] for utterance in self.speech])
+        return digest([[utterance.id, utterance.paths, *_part(utterance)] for utterance in self.speech])
 
     def has_made(self, mixture: Mixture) -> bool:
         """Whether a mixture was made by this plan; its words may have been corrected since."""
@@ -81,6 +81,11 @@ class Plan:
     def path(self, part: str) -> str:
         """Path of a file of the mixture, relative to the data set's folder."""
         return f"{self.split.value}/{self.index:05d}-{part}.wav"
+
+
+def _part(utterance: Utterance) -> tuple[object, ...]:
+    """The part of its files that an utterance is; nothing for the whole of them."""
+    return () if utterance.span is None else (utterance.channel, utterance.span)
 
 
 def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank) -> tuple[Plan, ...]:

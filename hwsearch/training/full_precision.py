@@ -31,8 +31,11 @@ VALIDATION_EXAMPLES = 128
 """Fixed mixtures, of speakers and rooms that training does not use, whose score chooses the best epoch."""
 
 
-def check_training(workspace: Workspace) -> None:
+def check_training(workspace: Workspace) -> tuple[str, ...]:
     """Refuse before any work what training would refuse.
+
+    Returns:
+        Lines for people, such as which recordings are resampled.
 
     Raises:
         UserError: a network that cannot be built or traced, weights of another network, missing or unusable rooms, unusable
@@ -47,7 +50,7 @@ def check_training(workspace: Workspace) -> None:
     check_device(experiment.workers.device)
     check_rooms(experiment.data, experiment.data_digest())
     speech = read_corpora(experiment.data, experiment.seed, workspace.corpora_folder).speech
-    check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
+    return check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]), experiment.data.sample_rate)
 
 
 def train_base(
