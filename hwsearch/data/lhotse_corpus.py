@@ -52,7 +52,7 @@ def read_corpus(corpus: CorpusConfig, seed: int, _cache: Path) -> Source:
     if find_spec("lhotse") is None:
         raise UserError("data.corpora: kind 'lhotse' wants a package that is not installed: pip install 'hwsearch[lhotse]'")
     channel = corpus.channel
-    found = [utterance for folder, *pair in _opened(root) for utterance in _utterances(folder, *pair, channel)]
+    found = [utterance for folder, *pair in _opened(root) for utterance in _utterances(folder, pair[0], pair[1], channel)]
     if not found:
         raise UserError(f"{root}: no supervision in it; {_WANTED}")
     return dealt_to_all(found, corpus, seed)
@@ -120,9 +120,7 @@ def _kaldi(root: Path) -> tuple["RecordingSet", "SupervisionSet"]:
     return recordings, supervisions
 
 
-def _utterances(
-    folder: Path, recordings: Iterable[Any], supervisions: Iterable[Any], channel: int | None
-) -> Iterator[Utterance]:
+def _utterances(folder: Path, recordings: Iterable[Any], supervisions: Iterable[Any], channel: int | None) -> Iterator[Utterance]:
     try:
         by_id = {recording.id: recording for recording in recordings}
         for supervision in supervisions:
