@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 
 from hwsearch.data.example import Example
-from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
+from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render, to_length
 from hwsearch.data.rooms import RoomBank
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -52,7 +52,7 @@ class DynamicMixtures:
         voices = Voice(target, responses[source]), Voice(interferer, responses[other])
         mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
         length = self.segment_samples
-        return Example(_to_length(mixture, length), _to_length(wanted, length), room.doa_deg[source])
+        return Example(to_length(mixture, length), to_length(wanted, length), room.doa_deg[source])
 
 
 def speech_by_speaker(
@@ -76,10 +76,3 @@ def speech_by_speaker(
     if len(speech) < 2:
         raise UserError(f"data.corpora: {len(speech)} speaker(s) to mix for training or its validation; wanted at least 2")
     return dict(speech)
-
-
-def _to_length(samples: Audio, length: int) -> Audio:
-    missing = length - samples.shape[-1]
-    if missing <= 0:
-        return samples[..., :length]
-    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])

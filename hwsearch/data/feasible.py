@@ -20,14 +20,17 @@ _TOLERANCE_S = 0.05
 """How far a part may exceed its recording, by the rounding of times in manifests."""
 
 
-def check_disk(data: DataConfig, folder: Path) -> None:
-    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes."""
+def check_disk(data: DataConfig, folder: Path, recorded_samples: int = 0) -> None:
+    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes.
+
+    Recorded mixtures of the data set have `recorded_samples` samples in each channel.
+    """
     microphones = ARRAYS[data.array].microphones
     rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
     # Sources are up to 0.3 m above or below the array.
     taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)
     responses = rooms * data.rooms.sources_per_room * microphones * taps
-    samples = mixtures * (microphones + 1) * math.ceil(data.mixtures.seconds * data.sample_rate)
+    samples = (microphones + 1) * (mixtures * math.ceil(data.mixtures.seconds * data.sample_rate) + recorded_samples)
     wanted = _SAMPLE_BYTES * (responses + samples)
     disk = folder.absolute()
     while not disk.is_dir():
@@ -37,9 +40,11 @@ def check_disk(data: DataConfig, folder: Path) -> None:
         return
     free += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if wanted > free:
+        hours = recorded_samples / data.sample_rate / 3600
+        recorded = f", and {hours:.1f} h of recorded mixtures" if recorded_samples else ""
         raise UserError(
-            f"data: {rooms} rooms and {mixtures} mixtures of up to {data.mixtures.seconds:g} s take up to {wanted / 1e9:,.1f} "
-            f"GB; {disk} has {free / 1e9:,.1f} GB free: wanted smaller counts, or another --runs-dir"
+            f"data: {rooms} rooms and {mixtures} mixtures of up to {data.mixtures.seconds:g} s{recorded} take up to "
+            f"{wanted / 1e9:,.1f} GB; {disk} has {free / 1e9:,.1f} GB free: wanted smaller counts, or another --runs-dir"
         )
 
 

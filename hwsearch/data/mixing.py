@@ -61,6 +61,14 @@ def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
     return speech[start : start + longest]
 
 
+def to_length(samples: Audio, length: int) -> Audio:
+    """Cut sound [..., samples] at the end, or pad it with silence, so that it has `length` samples."""
+    missing = length - samples.shape[-1]
+    if missing <= 0:
+        return samples[..., :length]
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
+
+
 @dataclass(frozen=True)
 class Voice:
     """A speaker in a room.

@@ -63,6 +63,7 @@ class Plan:
         return (
             mixture.made_from == self.made_from
             and mixture.target.utterance == self.target.id
+            and mixture.interferer is not None
             and mixture.interferer.utterance in {utterance.id for utterance in self.candidates}
             and mixture.room == self.room.index
             and mixture.target.doa_deg == self.room.doa_deg[self.target_source]
@@ -72,11 +73,12 @@ class Plan:
     def with_words(self, mixture: Mixture) -> Mixture:
         """A mixture of this plan, with the present words of the corpus."""
         words = {utterance.id: utterance.transcript for utterance in self.speech}
-        target, interferer = (
-            replace(talker, transcript=words[talker.utterance] if talker.whole else None)
-            for talker in (mixture.target, mixture.interferer)
-        )
-        return replace(mixture, target=target, interferer=interferer)
+
+        def heard(talker: Talker) -> Talker:
+            return replace(talker, transcript=words[talker.utterance] if talker.whole else None)
+
+        other = None if mixture.interferer is None else heard(mixture.interferer)
+        return replace(mixture, target=heard(mixture.target), interferer=other)
 
     def path(self, part: str) -> str:
         """Path of a file of the mixture, relative to the data set's folder."""
@@ -154,7 +156,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
         t60_measured_s=measure_t60(responses[plan.target_source, 0], data.sample_rate),
         target=target_talker,
         interferer=interferer_talker,
-        angle_deg=angle_between(target_talker.doa_deg, interferer_talker.doa_deg),
+        angle_deg=angle_between(plan.room.doa_deg[plan.target_source], plan.room.doa_deg[plan.interferer_source]),
         overlap_drawn=overlap,
         overlap=placement.overlap(len(target), len(interferer)),
         sir_db=sir_db,

@@ -78,7 +78,7 @@ def check_channel(channel: int | None, recording: Recording) -> None:
     if channel is not None and channel >= recording.channels > 1:
         last = recording.channels - 1
         raise UserError(
-            f"{recording.path}: no channel {channel}, the channels are 0 to {last}; wanted data.corpora.channel there"
+            f"{recording.path}: no channel {channel}, as data.corpora.channel wants; its channels are 0 to {last}: wanted one"
         )
 
 

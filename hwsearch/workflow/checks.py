@@ -110,7 +110,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> tuple[str, ...]:
         nas_cost(experiment, space.widths)
     for why in trainings(experiment):
         check_trainable(experiment, why)
-    if Split.VALIDATION not in experiment.data.mixtures.count:
+    if not experiment.data.fixed_count(Split.VALIDATION):
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     _check_base(workspace, may_train=may_train)
     check_claim(workspace)

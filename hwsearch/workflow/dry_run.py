@@ -303,7 +303,7 @@ def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured
         return None
     if fidelity.on_subset:
         return measured.seconds_each
-    validation = experiment.data.mixtures.count[Split.VALIDATION]
+    validation = experiment.data.fixed_count(Split.VALIDATION)
     scoring = measured.seconds_each * validation / min(experiment.search.validation_mixtures, validation)
     judged = len(JUDGED) if fidelity is Fidelity.FULL_QAT else 0
     return (1 + judged) * scoring + steps * (measured.step_seconds or 0.0)
