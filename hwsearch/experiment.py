@@ -40,7 +40,11 @@ FINN_RULE = "dataflow"
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
 
-DATA_PLACES: dict[str, Any] = {"corpora": {"__all__": {"root"}}, "recorded": {"__all__": {"path"}}}
+DATA_PLACES: dict[str, Any] = {
+    "corpora": {"__all__": {"root"}},
+    "recorded": {"__all__": {"path"}},
+    "rooms": {"recorded"},
+}
 """Paths in the section `data`, which no hash covers; those of recorded data are known by their content."""
 
 _MOVED = {"training.device": "workers.device"}
@@ -103,11 +107,19 @@ class CorpusConfig(Section):
 
 class RoomConfig(Section):
     """Simulated rooms with an array and sources in each. Sizes, reverberation times and distances are drawn uniformly between
-    their two ends.
+    their two ends. Or recorded rooms, of which only `count` and `min_angle_deg` are said.
     """
 
     count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]
-    """Number of rooms in each split."""
+    """Number of rooms in each split. Of recorded rooms, the most of each split: the first ones of the list are taken, and if no
+    count is given, all rooms of all splits."""
+    recorded: Path | None = Field(default=None, exclude_if=lambda path: path is None)
+    """A list of recorded impulse responses, in place of simulated rooms: a CSV file with the columns `rir`, `doa_deg`, `room` and
+    `split`. `rir` is a WAV or FLAC file with a channel for each microphone, or a SOFA file, which wants
+    `pip install 'hwsearch[sofa]'`; it is relative to the list's folder."""
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
+    """Hash of the recorded rooms that are taken: of what the list says of them, and of the content of their files. If it is
+    given, they must have it. Otherwise it is found when the experiment is read."""
     sources_per_room: Annotated[int, Field(ge=2, le=16)] = 4
     """Positions for speakers in each room. A mixture uses two of them."""
     size_min_m: tuple[RoomSide, RoomSide, RoomSide] = (4.0, 4.0, 2.5)
@@ -134,6 +146,8 @@ class RoomConfig(Section):
         ):
             if low > high:
                 raise ValueError(f"{name} minimum {low} is above its maximum {high}")
+        if self.sha256 is not None and self.recorded is None:
+            raise ValueError("sha256 is given, but no recorded rooms; wanted 'recorded', too")
         return self
 
 
@@ -211,6 +225,11 @@ class DataConfig(Section):
         """The number of mixtures of a split that the data set holds, made and recorded."""
         recorded = sum(each.count.get(split, 0) for each in self.recorded) if split is not Split.TRAIN else 0
         return self.mixtures.count.get(split, 0) + recorded
+
+    @property
+    def names_recordings(self) -> bool:
+        """Whether there are recorded mixtures or rooms, whose content is part of the experiment."""
+        return bool(self.recorded or self.rooms.recorded)
 
     def has_recorded(self, split: Split) -> bool:
         """Whether a split has recorded mixtures."""
@@ -868,7 +887,7 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: {error}; wanted an experiment file in TOML") from None
     found = parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
     # By its name, because the readers of data import this module.
-    return pkgutil.resolve_name("hwsearch.data.contents:with_contents")(found) if found.data.recorded else found
+    return pkgutil.resolve_name("hwsearch.data.contents:with_contents")(found) if found.data.names_recordings else found
 
 
 def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:
@@ -897,13 +916,18 @@ def parse_experiment(content: Any, source: str) -> Experiment:
 
 
 def _completed(content: Any) -> Any:
-    """The content of an experiment file with what may be left out where mixtures are recorded: none need be made."""
+    """The content of an experiment file with what may be left out where mixtures or rooms are recorded: none need be made."""
     data = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(data, dict) or not data.get("recorded"):
+    if not isinstance(data, dict):
         return content
-    counted = {name: data.get(name, {}) for name in ("rooms", "mixtures")}
-    filled: dict[str, Any] = {name: {"count": {}} | part for name, part in counted.items() if isinstance(part, dict)}
-    return {**content, "data": {"corpora": [], **data, **filled}}
+    rooms = data.get("rooms")
+    if isinstance(rooms, dict) and "recorded" in rooms:
+        data = {**data, "rooms": {"count": {}, **rooms}}
+    if data.get("recorded"):
+        counted = {name: data.get(name, {}) for name in ("rooms", "mixtures")}
+        filled: dict[str, Any] = {name: {"count": {}} | part for name, part in counted.items() if isinstance(part, dict)}
+        data = {"corpora": [], **data, **filled}
+    return {**content, "data": data}
 
 
 def _said(mistake: Mistake) -> str:
@@ -1012,6 +1036,8 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
         entries = data.get(name) if isinstance(data, dict) else None
         for entry in entries if isinstance(entries, list) else []:
             _resolve(entry, key, folder)
+    if isinstance(data, dict):
+        _resolve(data.get("rooms"), "recorded", folder)
     separator, search = content.get("separator"), content.get("search")
     _resolve(separator, "weights", folder)
     if isinstance(separator, dict) and isinstance(module := separator.get("module"), str):

@@ -33,6 +33,12 @@ class Turned:
         return wrapped(math.degrees(math.atan2(north, east)) - self.angle_deg, self.array)
 
 
+def angle_between(first_deg: float, second_deg: float) -> float:
+    """Angle between two directions in degrees, 0 to 180."""
+    difference = abs(first_deg - second_deg) % 360.0
+    return min(difference, 360.0 - difference)
+
+
 def wrapped(doa_deg: float, array: MicrophoneArray) -> float:
     """A direction, at any number of turns and on any side, in the range of an array."""
     turned = doa_deg % 360.0

@@ -41,7 +41,7 @@ class DynamicMixtures:
         speakers = sorted(self.speech)
         first, second = (speakers[i] for i in rng.choice(len(speakers), size=2, replace=False))
         room = self.bank.rooms[int(rng.integers(len(self.bank.rooms)))]
-        source, other = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
+        source, other = room.draw_sources(rng)
         overlap = draw_overlap(rng, self.config)
         longest = round(self.segment_samples * (1 + overlap) / 2)
         target = cut(rng, self.speech[first][int(rng.integers(len(self.speech[first])))], longest)

@@ -9,8 +9,9 @@ import numpy as np
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import Mixture, Talker
+from hwsearch.data.direction import angle_between
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
-from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
+from hwsearch.data.rooms import Room, RoomBank, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import DataConfig, Split
@@ -104,7 +105,7 @@ def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utter
     for index, target in enumerate(_targets(name, split, speech, data.mixtures.count[split])):
         rng = generator(name, "mixture", split, index)
         room = bank.rooms[int(rng.integers(len(bank.rooms)))]
-        target_source, interferer_source = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
+        target_source, interferer_source = room.draw_sources(rng)
         others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
         drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
         candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
@@ -198,7 +199,7 @@ def _talker(utterance: Utterance, uncut_samples: int, room: Room, source: int, s
         utterance=utterance.id,
         speaker=utterance.speaker,
         transcript=utterance.transcript if whole else None,
-        position_m=room.sources_m[source],
+        position_m=None if room.sources_m is None else room.sources_m[source],
         doa_deg=room.doa_deg[source],
         start=start,
         samples=samples,

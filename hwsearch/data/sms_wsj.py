@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from hw_models.wording import first_mistake
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.csv_rows import words
-from hwsearch.data.direction import Turned, fit_array
+from hwsearch.data.direction import Turned, angle_between, fit_array
 from hwsearch.data.recorded import RecordedList, RecordedMixture
-from hwsearch.data.rooms import angle_between
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Split
 from hwsearch.files.reading import read_json
