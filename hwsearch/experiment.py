@@ -44,6 +44,7 @@ DATA_PLACES: dict[str, Any] = {
     "corpora": {"__all__": {"root"}},
     "recorded": {"__all__": {"path"}},
     "rooms": {"recorded"},
+    "noise": {"folder"},
 }
 """Paths in the section `data`, which no hash covers; those of recorded data are known by their content."""
 
@@ -198,6 +199,38 @@ class RecordedConfig(Section):
     must have it. Otherwise it is found when the experiment is read."""
 
 
+class NoiseConfig(Section):
+    """Recorded noise that is added to mixtures that are made. Recorded mixtures keep the noise that they have.
+
+    Noise with a channel for each microphone is added as it is. Noise of one channel sounds from a place in the room at which
+    neither speaker is, as a point source with all its reverberation. Noise that is shorter than a mixture is repeated.
+    """
+
+    folder: Path
+    """The folder of WAV and FLAC files, at any depth. Files in one folder below it stay together."""
+    snr_db: tuple[Decibels, Decibels]
+    """Lowest and highest level of the speech above the noise at microphone 1, in dB. The level is drawn uniformly."""
+    splits: dict[Split, Fraction] = Field(default_factory=dict)
+    """Share of the files that each split gets. Splits without a share have no noise. No file is in two splits, and the seed
+    decides which files belong to which. Default: noise in training alone."""
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
+    """Hash of the names and sizes of the files. If it is given, they must have it. Otherwise it is found when the experiment is
+    read."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db {list(self.snr_db)} must rise, from the lowest level to the highest")
+        if sum(self.shares.values()) <= 0 or sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError("splits must name at least one split, with shares that sum to at most 1")
+        return self
+
+    @property
+    def shares(self) -> Mapping[Split, float]:
+        """Share of the files that each split gets."""
+        return self.splits or {Split.TRAIN: 1.0}
+
+
 class DataConfig(Section):
     """Speech, rooms and mixtures. With `data.recorded`, all the rest may be left out."""
 
@@ -210,6 +243,7 @@ class DataConfig(Section):
     rooms: RoomConfig
     mixtures: MixtureConfig
     recorded: tuple[RecordedConfig, ...] = Field(default=(), exclude_if=lambda recorded: not recorded)
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda noise: noise is None)
     recorded_share: Share | None = Field(default=None, exclude_if=lambda share: share is None)
     """Share of training mixtures that are recorded ones, if there are both such and rooms for training. Default: half."""
 
@@ -228,8 +262,8 @@ class DataConfig(Section):
 
     @property
     def names_recordings(self) -> bool:
-        """Whether there are recorded mixtures or rooms, whose content is part of the experiment."""
-        return bool(self.recorded or self.rooms.recorded)
+        """Whether there are recorded mixtures, rooms or noise, which are a part of the experiment."""
+        return bool(self.recorded or self.rooms.recorded or self.noise)
 
     def has_recorded(self, split: Split) -> bool:
         """Whether a split has recorded mixtures."""
@@ -1038,6 +1072,7 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
             _resolve(entry, key, folder)
     if isinstance(data, dict):
         _resolve(data.get("rooms"), "recorded", folder)
+        _resolve(data.get("noise"), "folder", folder)
     separator, search = content.get("separator"), content.get("search")
     _resolve(separator, "weights", folder)
     if isinstance(separator, dict) and isinstance(module := separator.get("module"), str):

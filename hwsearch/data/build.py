@@ -14,6 +14,7 @@ from pathlib import Path
 from hwsearch.data.corpus import read_corpora
 from hwsearch.data.dataset import SOUND_BYTES, Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
 from hwsearch.data.feasible import check_disk, check_recordings
+from hwsearch.data.noise import check_noise, read_noise
 from hwsearch.data.plan import Plan, draw_plans, write_mixture
 from hwsearch.data.processes import each_result
 from hwsearch.data.recorded import check_directions, check_headers, conversion_notes, read_recorded
@@ -103,14 +104,14 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> Checked:
     headers = [(mixture, check_headers(mixture, data)) for mixture in recorded.mixtures]
     written = [header for mixture, header in headers if mixture.split is not Split.TRAIN]
     check_disk(data, folder, sum(header.resampled(data.sample_rate) for header in written))
-    corpora = read_corpora(data, experiment.seed, cache)
+    corpora, noises = read_corpora(data, experiment.seed, cache), read_noise(data, experiment.seed)
     plans: list[AnyPlan] = []
     for split in Split:
         if split is not Split.TRAIN:  # training reads the recordings themselves
             plans += plan_recorded(data, recorded.mixtures, split)
         if split in data.mixtures.count:
             bank = RoomBank(rooms_folder(folder, split), draw_rooms(data, name, split))
-            plans += draw_plans(data, name, split, corpora.speech[split], bank)
+            plans += draw_plans(data, name, split, corpora.speech[split], bank, noises.get(split))
     there = _made(folder, plans)
     mixed = [plan.speech for plan in plans if isinstance(plan, Plan) and plan.id not in there]
     # Training mixes all speech of a split.
@@ -119,7 +120,7 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> Checked:
         for split in data.rooms.count
         if split not in data.mixtures.count and not rooms_folder(folder, split).is_dir()
     ]
-    notes = recorded.notes + conversion_notes(headers, data.sample_rate)
+    notes = recorded.notes + conversion_notes(headers, data.sample_rate) + check_noise(data, experiment.seed)
     return Checked(corpora, plans, notes + check_recordings(chain(*mixed, *trained), data.sample_rate))
 
 

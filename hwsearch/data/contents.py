@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hwsearch.data.noise import list_noise, noise_digest
 from hwsearch.data.recorded import list_digest, read_list
 from hwsearch.data.recorded_rooms import read_recorded_rooms, rooms_digest
 from hwsearch.errors import UserError
@@ -24,6 +25,10 @@ def with_contents(experiment: Experiment) -> Experiment:
         check_pinned(f"{data.rooms.recorded}: the list and its files have", found, data.rooms.sha256)
         counts = _counts([room.split for room in rooms])
         changes["rooms"] = data.rooms.model_copy(update={"count": counts, "sha256": found})
+    if data.noise is not None:
+        found = noise_digest(list_noise(data.noise.folder))
+        check_pinned(f"{data.noise.folder}: its files have", found, data.noise.sha256)
+        changes["noise"] = data.noise.model_copy(update={"sha256": found})
     return experiment.model_copy(update={"data": data.model_copy(update=changes)})
 
 

@@ -88,6 +88,8 @@ class Mixture:
         mixture_sha256: hash of this file.
         target_path: file of [samples], the target at the reference microphone.
         target_sha256: hash of this file.
+        noise: file of the recorded noise in the mixture, relative to the noise folder, or None without such noise.
+        noise_below_db: level of the speech above that noise.
     """
 
     __pydantic_config__ = _STRICT
@@ -115,6 +117,8 @@ class Mixture:
     mixture_sha256: _Sha256
     target_path: _Text
     target_sha256: _Sha256
+    noise: _Text | None = None
+    noise_below_db: float | None = None
 
     @property
     def doa_deg(self) -> float:
@@ -129,6 +133,9 @@ AS_RECORDED: Literal["recorded"] = "recorded"
 
 _OF_MADE = ("interferer", "room", "angle_deg", "overlap_drawn", "overlap", "sir_db")
 """Fields that every mixture made here has."""
+
+_OF_NOISY = ("noise", "noise_below_db")
+"""Fields that only mixtures with recorded noise have."""
 
 _OF_SIMULATED = ("room_size_m", "array_centre_m", "t60_s")
 """Fields that every mixture in a simulated room has, or none of them in a recorded room."""
@@ -198,7 +205,8 @@ def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], N
 
 def format_mixture(mixture: Mixture) -> str:
     """Write a mixture as one line of JSON."""
-    return canonical_json(asdict(mixture))
+    without = () if mixture.noise is not None else _OF_NOISY  # as before there was such noise
+    return canonical_json({name: value for name, value in asdict(mixture).items() if name not in without})
 
 
 def parse_mixture(line: str) -> Mixture:

@@ -9,6 +9,7 @@ import soxr
 
 from hwsearch.data.example import Example
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render, to_length
+from hwsearch.data.noise import Noises, make_noise
 from hwsearch.data.rooms import RoomBank
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -26,6 +27,7 @@ class DynamicMixtures:
         sample_rate: in Hz.
         segment_samples: length of every mixture.
         name: seed of the random generators.
+        noises: noise that is added to every mixture, or None.
     """
 
     speech: dict[str, list[Audio]]
@@ -34,6 +36,7 @@ class DynamicMixtures:
     sample_rate: int
     segment_samples: int
     name: tuple[str | int, ...]
+    noises: Noises | None = None
 
     def example(self, epoch: int, index: int) -> Example:
         """Example `index` of `epoch`."""
@@ -50,7 +53,12 @@ class DynamicMixtures:
         responses = self.bank.impulse_responses(room.index)
         sir_db = float(rng.normal(self.config.sir_mean_db, self.config.sir_std_db))
         voices = Voice(target, responses[source]), Voice(interferer, responses[other])
-        mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
+        noise = None
+        if self.noises is not None:
+            drawn = generator(*self.name, "noise", epoch, index)
+            shape = placement.samples, self.sample_rate
+            noise = make_noise(drawn, self.noises.drawn(drawn), responses, (source, other), shape)
+        mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate, noise)
         length = self.segment_samples
         return Example(to_length(mixture, length), to_length(wanted, length), room.doa_deg[source])
 

@@ -11,6 +11,7 @@ from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import Mixture, Talker
 from hwsearch.data.direction import angle_between
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
+from hwsearch.data.noise import Noise, Noises, make_noise, noise_ids
 from hwsearch.data.rooms import Room, RoomBank, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
@@ -31,6 +32,7 @@ class Plan:
         target_source: the target's position among the room's sources.
         interferer_source: the interferer's position among the room's sources.
         candidates: possible interferers, all by other speakers than the target.
+        noises: noise that is tried in turn, or None for a mixture without.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Plan:
     interferer_source: int
     target: Utterance
     candidates: tuple[Utterance, ...]
+    noises: Noises | None = None
 
     @property
     def id(self) -> str:
@@ -57,7 +60,8 @@ class Plan:
     @property
     def made_from(self) -> str:
         """Hash of the recordings; everything else follows from the data digest."""
-        return digest([[utterance.id, utterance.paths, *_part(utterance)] for utterance in self.speech])
+        speech = [[utterance.id, utterance.paths, *_part(utterance)] for utterance in self.speech]
+        return digest([*speech, *noise_ids(self.noises)])
 
     def has_made(self, mixture: Mixture) -> bool:
         """Whether a mixture was made by this plan; its words may have been corrected since."""
@@ -91,8 +95,10 @@ def _part(utterance: Utterance) -> tuple[object, ...]:
     return () if utterance.span is None else (utterance.channel, utterance.span)
 
 
-def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank) -> tuple[Plan, ...]:
-    """Draw a split's mixtures.
+def draw_plans(
+    data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank, noises: Noises | None = None
+) -> tuple[Plan, ...]:
+    """Draw a split's mixtures, with noise if the split has some.
 
     The numbers of times that utterances are targets differ by at most one. Room, sources and interfering speaker are uniformly
     distributed.
@@ -109,7 +115,10 @@ def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utter
         others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
         drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
         candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
-        plans.append(Plan(name, data, split, index, bank.folder, room, target_source, interferer_source, target, candidates))
+        noise = None if noises is None else noises.drawn(generator(name, "noise", split, index))
+        plans.append(
+            Plan(name, data, split, index, bank.folder, room, target_source, interferer_source, target, candidates, noise)
+        )
     return tuple(plans)
 
 
@@ -137,7 +146,8 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     responses = RoomBank(plan.bank_folder, (plan.room,)).impulse_responses(plan.room.index)
     sir_db = float(rng.normal(data.mixtures.sir_mean_db, data.mixtures.sir_std_db))
     voices = Voice(target, responses[plan.target_source]), Voice(interferer, responses[plan.interferer_source])
-    mixture, wanted = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate)
+    noise = _noise(plan, responses, placement.samples)
+    mixture, wanted = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate, noise)
     write_audio(folder / plan.path("mixture"), mixture, data.sample_rate)
     write_audio(folder / plan.path("target"), wanted, data.sample_rate)
     target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))
@@ -167,7 +177,18 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
         mixture_sha256=file_digest(folder / plan.path("mixture")),
         target_path=plan.path("target"),
         target_sha256=file_digest(folder / plan.path("target")),
+        noise=None if noise is None else noise.file.id,
+        noise_below_db=None if noise is None else noise.snr_db,
     )
+
+
+def _noise(plan: Plan, responses: Audio, samples: int) -> Noise | None:
+    """The noise of a mixture, if it has some."""
+    if plan.noises is None:
+        return None
+    rng = generator(plan.name, "noise sound", plan.split, plan.index)
+    taken = plan.target_source, plan.interferer_source
+    return make_noise(rng, plan.noises, responses, taken, (samples, plan.data.sample_rate))
 
 
 def _choose_interferer(

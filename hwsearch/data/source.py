@@ -53,26 +53,28 @@ def dealt_to_all(utterances: Iterable[Utterance], corpus: CorpusConfig, seed: in
         UserError: as `deal_to_all`.
     """
     utterances = tuple(utterances)
-    splits = deal_to_all((utterance.speaker for utterance in utterances), corpus, seed)
+    speakers = (utterance.speaker for utterance in utterances)
+    # A mixture needs two speakers.
+    splits = deal_to_all(speakers, corpus.splits, seed, f"{corpus.root}: speakers", least=2)
     return Source({split: tuple(found for found in utterances if splits.get(found.speaker) is split) for split in Split})
 
 
-def deal_to_all(speakers: Iterable[str], corpus: CorpusConfig, seed: int) -> dict[str, Split]:
-    """Deal speakers to splits as `deal_speakers`, but leave no split with a share empty.
+def deal_to_all(names: Iterable[str], shares: Mapping[Split, float], seed: int, what: str, least: int) -> dict[str, Split]:
+    """Deal names to splits as `deal_speakers`, but leave no split with a share empty.
 
-    Such a split gets at least two speakers, because a mixture needs two; or one, if there are too few for that. It takes them
-    from the speakers that are left over, then from the split that has the most.
+    Such a split gets at least `least` names, or one if there are too few for that. It takes them from those that are left over,
+    then from the split that has the most.
 
     Raises:
-        UserError: there are fewer speakers than splits.
+        UserError: there are fewer names than splits with a share. `what` says where what was found.
     """
-    named = [split for split in Split if corpus.splits.get(split, 0.0) > 0]
-    order = sorted(set(speakers), key=lambda speaker: _place(speaker, seed))
+    named = [split for split in Split if shares.get(split, 0.0) > 0]
+    order = sorted(set(names), key=lambda name: _place(name, seed))
     if len(order) < len(named):
-        wanted = f"at least {len(named)}, for data.corpora.splits names {', '.join(split.value for split in named)}"
-        raise UserError(f"{corpus.root}: {len(order)} speaker{'s' * (len(order) != 1)}; wanted {wanted}")
-    least = 2 if len(order) >= 2 * len(named) else 1
-    by_share = list(deal_speakers(order, corpus.splits, seed).values())
+        splits = ", ".join(split.value for split in named)
+        raise UserError(f"{what}: {len(order)}; wanted at least {len(named)}, because 'splits' names {splits}")
+    least = least if len(order) >= least * len(named) else 1
+    by_share = list(deal_speakers(order, shares, seed).values())
     counts = {split: by_share.count(split) for split in named}
     for split in named:
         while counts[split] < least:
@@ -83,9 +85,9 @@ def deal_to_all(speakers: Iterable[str], corpus: CorpusConfig, seed: int) -> dic
     return dict(zip(order, homes, strict=False))  # those beyond the shares are left out
 
 
-def _place(speaker: str, seed: int) -> bytes:
-    """What orders speakers."""
-    return hashlib.sha256(f"{seed}/{speaker}".encode()).digest()
+def _place(name: str, seed: int) -> bytes:
+    """What orders names."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
 
 
 def deal_speakers(speakers: Iterable[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:

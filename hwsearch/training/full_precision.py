@@ -10,6 +10,7 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
+from hwsearch.data.noise import check_noise, read_noise
 from hwsearch.data.recorded import check_directions, check_headers, conversion_notes, read_recorded
 from hwsearch.data.rooms import build_bank, check_rooms, rooms_folder
 from hwsearch.data.training_examples import Examples, MixedExamples, RecordedExamples
@@ -59,8 +60,8 @@ def check_training(workspace: Workspace) -> tuple[str, ...]:
     check_directions(experiment, recorded.mixtures)
     headers = [(mixture, check_headers(mixture, data)) for mixture in recorded.mixtures if mixture.split is not Split.TEST]
     speech = read_corpora(data, experiment.seed, workspace.corpora_folder).speech
-    notes = check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]), data.sample_rate)
-    return recorded.notes + conversion_notes(headers, data.sample_rate) + notes
+    notes = recorded.notes + conversion_notes(headers, data.sample_rate) + check_noise(data, experiment.seed)
+    return notes + check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]), data.sample_rate)
 
 
 def train_base(
@@ -224,4 +225,5 @@ def dynamic_mixtures(
         data.sample_rate,
         round(segment_seconds * data.sample_rate),
         (data_digest, purpose, split.value),
+        read_noise(data, experiment.seed).get(split),
     )
