@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import open_recording
 from hwsearch.data.espeak import PREFIX as ESPEAK
 from hwsearch.data.rooms import response_taps
@@ -18,7 +18,7 @@ _SAMPLE_BYTES = 4
 
 def check_disk(data: DataConfig, folder: Path) -> None:
     """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes."""
-    microphones = ARRAYS[data.array].microphones
+    microphones = microphone_array(data.array).microphones
     rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
     # Sources are up to 0.3 m above or below the array.
     taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)

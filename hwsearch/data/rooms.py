@@ -16,11 +16,11 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray, Point
+from hwsearch.data.arrays import SPEED_OF_SOUND, MicrophoneArray, Point, microphone_array
 from hwsearch.data.processes import each_result
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
-from hwsearch.experiment import DataConfig, RoomConfig, Split
+from hwsearch.experiment import ArraySetting, DataConfig, RoomConfig, Split
 from hwsearch.files.writing import atomic_write_bytes
 
 Progress = Callable[[int, int], None]
@@ -144,8 +144,7 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
     )
     for source in room.sources_m:
         shoebox.add_source(source)
-    heights = np.full((array.microphones, 1), room.centre_m[2])
-    shoebox.add_microphone_array(np.hstack([np.array(room.centre_m[:2]) + array.positions, heights]).T)
+    shoebox.add_microphone_array((np.array(room.centre_m) + array.places).T)
     shoebox.compute_rir()
     taps = response_taps(room.t60_s, max(math.dist(source, room.centre_m) for source in room.sources_m), sample_rate)
     responses = np.zeros((len(room.sources_m), array.microphones, taps), dtype=np.float32)
@@ -226,15 +225,15 @@ def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | No
     Raises:
         UserError: array and sources do not fit.
     """
-    array = ARRAYS[data.array]
+    array = microphone_array(data.array)
     return tuple(
         draw_room(generator(data_digest, "room", split, index), index, data.rooms, array)
         for index in range(data.rooms.count.get(split, 0) if count is None else count)
     )
 
 
-def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
-    responses = simulate(room, ARRAYS[array], sample_rate)
+def _simulate_to_file(room: Room, array: ArraySetting, sample_rate: int, folder: Path) -> None:
+    responses = simulate(room, microphone_array(array), sample_rate)
     stream = io.BytesIO()
     np.save(stream, responses, allow_pickle=False)
     content = stream.getvalue()
@@ -252,7 +251,7 @@ def _unsealed(content: bytes) -> NDArray[np.float32]:
 
 def _holds(size: Point, centre: Point, array: MicrophoneArray) -> bool:
     """Whether all microphones of an array at `centre` are far enough from the walls."""
-    return all(_clear_of_walls((centre[0] + x, centre[1] + y, centre[2]), size) for x, y in array.positions.tolist())
+    return all(_clear_of_walls((centre[0] + x, centre[1] + y, centre[2] + z), size) for x, y, z in array.places.tolist())
 
 
 def _clear_of_walls(place: Point, size: Point) -> bool:
