@@ -104,7 +104,7 @@ def test_the_exported_model_knows_the_array_and_separates_a_recording(run: Path,
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [("[6, 0]", "[7, 0]"), ("[2, 0]]", "[1, 2]]"), ("array = {", 'array = "linear4" # {')]
+    ("before", "after"), [("[6, 0]", "[7, 0]"), ("[2, 0]]", "[1, 2]]"), ("array = {", 'array = "linear4"  # {')]
 )
 def test_a_base_for_another_array_is_refused(run: Path, tmp_path: Path, before: str, after: str) -> None:
     file = tmp_path / "other.toml"

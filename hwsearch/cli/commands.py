@@ -439,7 +439,7 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
 @commands.command(epilog=_example("hwsearch separate model.onnx --input mix.wav --doa 60 --output target.wav"))
 @click.argument("model", type=PATH)
 @click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC file with a channel for each microphone.")
-@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Some models take none.")
+@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Default: every direction found.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads of ONNX Runtime.")
 @click.option(
@@ -449,17 +449,26 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
     "standard output.",
 )
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int, *, stream: bool) -> None:
-    """Separate a recording with an exported ONNX file."""
+    """Separate a recording with an exported ONNX file.
+
+    Without --doa, a model that wants a direction separates every direction from which the recording holds speech. Each
+    gets a file of its own: target.wav becomes target-1-at-60.wav. Listen to them and choose.
+    """
     check_not_read(output, model)
     from hwsearch.view.progress import progress_shown
-    from hwsearch.workflow.separate import PIPE, separate_file, separate_stream
+    from hwsearch.workflow.separate import PIPE, Separated, separate_file, separate_stream
 
     if PIPE in (recording, output) and not stream:
         raise UserError("'-' stands for a pipe only with --stream; wanted a file")
+    from hwsearch.view.separated import print_separated
+
     with progress_shown() as listener:
-        (separate_stream if stream else separate_file)(model, recording, doa, output, threads, listener)
-    if output != PIPE:
-        click.echo(f"target: {printable(str(output))}", err=True)
+        if stream:
+            separate_stream(model, recording, doa, output, threads, listener)
+            separated = () if output == PIPE else (Separated(output),)
+        else:
+            separated = separate_file(model, recording, doa, output, threads, listener)
+    print_separated(separated)
 
 
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))

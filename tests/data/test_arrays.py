@@ -142,7 +142,7 @@ def test_heights_delay_the_sound_and_lower_the_coherence_but_steer_nothing() -> 
         ({"positions_cm": [[0, 0], [3, 0], [0, 0]]}, "microphones 0 and 2 at one place, [0.0, 0.0]"),
         (
             {"positions_cm": [[0, 0], [0.03, 0], [0.06, 0]]},
-            "spans 0.06 cm in all; wanted centimetres, at least 0.5 in all: these ",
+            "spans 0.06 cm in all; wanted centimetres, at least 0.5",
         ),
         ({"positions_cm": [[0, 0], [270, 0]]}, "these look like millimetres (27 cm?)"),
         ({"positions_cm": [[0, 0], [3, 0, 1]]}, "rows of 2 and of 3 numbers; wanted [x, y] for each"),
