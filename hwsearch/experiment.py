@@ -964,7 +964,12 @@ def load_experiment(path: Path) -> Experiment:
         content = read_toml(path)
     except Unreadable as error:
         raise UserError(f"{path}: {error}; wanted an experiment file in TOML") from None
-    return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+    return experiment_in(path.resolve().parent, content, source=str(path))
+
+
+def experiment_in(folder: Path, content: dict[str, Any], source: str) -> Experiment:
+    """Validate the parsed content of a file in a folder, from which its paths start; raise `UserError` as `parse_experiment`."""
+    return parse_experiment(_resolve_paths(content, folder), source)
 
 
 def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:

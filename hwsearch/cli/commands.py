@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hwsearch.cli.arguments import PathArgument, Registered, check_not_read
+from hwsearch.cli.arguments import Chosen, PathArgument, Registered, array_names, check_not_read
 from hwsearch.errors import UserError
 from hwsearch.printable import printable, shortened
 from hwsearch.process.cores import check_processes
@@ -181,6 +181,34 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
     from hwsearch.cli.main_job import run_main_job
 
     run_main_job(workspace, resources, storage)
+
+
+@commands.command(epilog=_example("hwsearch init --speech my_speech --array linear4 --chip ethos-u55-128 --output mine.toml"))
+@click.option("--speech", type=PATH, help="Folder or CSV file of recorded speech. Default: synthesised speech.")
+@click.option("--array", type=Chosen(array_names), default="linear6", help="Built-in microphone array.")
+@click.option("--chip", default="cortex-m7-cmsis-nn", help="Target to search for: a built-in name or the path of a target file.")
+@click.option(
+    "--size",
+    type=click.Choice(["small", "medium", "large"]),
+    default="small",
+    help="Size of the network, of its data and of its training.",
+)
+@click.option("--output", type=PATH, default=Path("experiment.toml"), help="Experiment file to write. It must not exist.")
+def init(**wishes: Any) -> None:
+    """Write a first experiment file, with comments on what to change.
+
+    In a terminal, the command asks for what no option says. The kind of the speech is found by looking at the folder.
+    """
+    from hwsearch.cli.main_job import command_line
+    from hwsearch.cli.questions import ask
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.start import Wishes, write_first
+
+    wanted = Wishes(**ask(click.get_current_context(), wishes))
+    write_first(wanted)
+    say(f"written: {wanted.output}")
+    say("next:    " + command_line("doctor", str(wanted.output)))
+    say("         " + command_line("run", str(wanted.output)))
 
 
 @commands.group(epilog=_example("hwsearch data build experiments/quickstart.toml"))
