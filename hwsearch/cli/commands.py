@@ -211,6 +211,27 @@ def init(**wishes: Any) -> None:
     say("         " + command_line("run", str(wanted.output)))
 
 
+@commands.command(epilog=_example("hwsearch doctor experiments/quickstart.toml --workers 0"))
+@click.argument("experiment", type=PATH, required=False)
+@RUNS_DIR
+@WORKERS
+def doctor(experiment: Path | None, runs_dir: Path, workers: int) -> int:
+    """Check the installation, this machine, and what an experiment needs.
+
+    Each line says 'ok', 'warning' or 'wrong', and what to do. Nothing is written. The exit code is 1 if something is
+    wrong.
+    """
+    from hwsearch.view.doctor import print_findings, print_sum
+    from hwsearch.workflow.doctor import State, examine_experiment, examine_machine
+
+    counts = print_findings(examine_machine(runs_dir))
+    if experiment is not None:
+        found = print_findings(examine_experiment(experiment, runs_dir, workers))
+        counts = {state: count + found[state] for state, count in counts.items()}
+    print_sum(counts)
+    return int(counts[State.WRONG] > 0)
+
+
 @commands.group(epilog=_example("hwsearch data build experiments/quickstart.toml"))
 def data() -> None:
     """Make the data of an experiment."""

@@ -16,19 +16,34 @@ from hwsearch.experiment import DataConfig
 _SAMPLE_BYTES = 4
 
 
-def check_disk(data: DataConfig, folder: Path) -> None:
-    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes."""
+def most_bytes(data: DataConfig) -> int:
+    """Return the bytes that rooms and mixtures take at most."""
     microphones = microphone_array(data.array).microphones
     rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
     # Sources are up to 0.3 m above or below the array.
     taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)
     responses = rooms * data.rooms.sources_per_room * microphones * taps
     samples = mixtures * (microphones + 1) * math.ceil(data.mixtures.seconds * data.sample_rate)
-    wanted = _SAMPLE_BYTES * (responses + samples)
+    return _SAMPLE_BYTES * (responses + samples)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk on which a folder is or would be."""
+    return shutil.disk_usage(disk_of(folder)).free
+
+
+def disk_of(folder: Path) -> Path:
+    """Return the nearest folder above that is there, or the folder itself."""
     disk = folder.absolute()
     while not disk.is_dir():
         disk = disk.parent
-    free = shutil.disk_usage(disk).free
+    return disk
+
+
+def check_disk(data: DataConfig, folder: Path) -> None:
+    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes."""
+    rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
+    wanted, disk, free = most_bytes(data), disk_of(folder), free_bytes(folder)
     if wanted <= free:
         return
     free += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
