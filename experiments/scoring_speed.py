@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from plane_wave_mixtures import plane_wave_mixture
 from torch import Tensor
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.data.example import Example
 from hwsearch.experiment import QuantizationConfig, Split, load_experiment
@@ -95,7 +95,7 @@ class Timed:
 def embedded_case() -> Case:
     """The base that ships, calibrated on mixtures of noise."""
     separator, description = load_base(EMBEDDED_BASE)
-    array, rate = ARRAYS[description.array], description.sample_rate
+    array, rate = microphone_array(description.array), description.sample_rate
     examples = [plane_wave_mixture(SYNTHETIC_SECONDS, array, rate, seed) for seed in range(SYNTHETIC_MIXTURES)]
     graph = traced(separator)
     features = [batch.analysis.normalised for example in examples[:4] for batch in mixture_batches(separator, [example])]

@@ -30,7 +30,7 @@ from plane_wave_mixtures import plane_wave_mixture
 from scoring_speed import processor
 from torch import nn
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.dataset import Mixture, Talker, format_mixture, manifest_path
 from hwsearch.data.example import Example
 from hwsearch.experiment import Experiment, Split, load_experiment
@@ -80,7 +80,7 @@ class KindTime:
 def random_separator(experiment: Experiment, examples: Sequence[Example]) -> Separator:
     """A separator whose weights are random and whose statistics are those of the examples."""
     torch.manual_seed(experiment.seed)
-    separator = build_separator(experiment.separator, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+    separator = build_separator(experiment.separator, microphone_array(experiment.data.array), experiment.data.sample_rate)
     network = separator.network
     nn.init.normal_(network.mask_head.weight, 0.0, HEAD_STD)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def random_separator(experiment: Experiment, examples: Sequence[Example]) -> Sep
 
 def write_mixtures(folder: Path, experiment: Experiment, examples: Sequence[Example]) -> None:
     """A data set of validation mixtures."""
-    array, rate = ARRAYS[experiment.data.array], experiment.data.sample_rate
+    array, rate = microphone_array(experiment.data.array), experiment.data.sample_rate
     split = manifest_path(folder, Split.VALIDATION).parent
     split.mkdir(parents=True)
     lines = []
@@ -118,7 +118,7 @@ def write_mixtures(folder: Path, experiment: Experiment, examples: Sequence[Exam
             made_from="0" * 64,
             sample_rate=rate,
             samples=samples,
-            array=array.name,
+            array=array.setting,
             microphones=array.microphones,
             room=0,
             room_size_m=(3.0, 3.0, 3.0),
@@ -148,7 +148,7 @@ def make_workspace(runs: Path, mixtures: int | None, seconds: float | None) -> W
     wanted = experiment.sensitivity.mixtures if mixtures is None else mixtures
     sensitivity = experiment.sensitivity.model_copy(update={"mixtures": wanted})
     experiment = experiment.model_copy(update={"base": str(runs / "random.safetensors"), "sensitivity": sensitivity})
-    array, rate = ARRAYS[experiment.data.array], experiment.data.sample_rate
+    array, rate = microphone_array(experiment.data.array), experiment.data.sample_rate
     length = experiment.data.mixtures.seconds if seconds is None else seconds
     examples = [plane_wave_mixture(length, array, rate, seed) for seed in range(wanted)]
     workspace = Workspace(runs, experiment)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from enum import StrEnum
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
@@ -36,6 +37,20 @@ NARROW_BITS = 8
 
 FINN_RULE = "dataflow"
 """The compute rule of FINN targets."""
+
+MOST_MICROPHONES = 16
+"""Most microphones of an array."""
+
+MOST_PAIRS = MOST_MICROPHONES * (MOST_MICROPHONES - 1) // 2
+
+_NARROWEST_CM, _WIDEST_CM = 0.5, 200.0
+"""Least and largest width of an array. The features take a speaker to be far away, compared with the width."""
+
+_SAME_PLACE_CM = 0.01
+"""Microphones nearer than this are at one place."""
+
+_BEND = 0.05
+"""Breadth of a line of microphones, as a share of its length: across it there is too little to tell front from back."""
 
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
@@ -70,6 +85,8 @@ RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
+Centimetres = Annotated[float, Field(ge=-1000.0, le=1000.0)]
+Channel = Annotated[int, Field(ge=0, lt=MOST_MICROPHONES)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
 WeightBits = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
 ActivationBits = Literal[4, 5, 6, 7, 8, 16, 32]
@@ -231,14 +248,131 @@ class NoiseConfig(Section):
         return self.splits or {Split.TRAIN: 1.0}
 
 
+class ArrayConfig(Section):
+    """An array of your own, in place of the name of a built-in one: `array = { positions_cm = [[0, 0], [3, 0], [6, 0]] }`.
+
+    Directions are counted counter-clockwise from the x axis, seen from above. A line of microphones lies along the x axis.
+    """
+
+    positions_cm: Annotated[
+        tuple[Annotated[tuple[Centimetres, ...], Field(min_length=2, max_length=3)], ...],
+        Field(min_length=1, max_length=MOST_MICROPHONES),
+    ]
+    """Place of each microphone: x, y and, if wanted, the height z, in centimetres from any origin. The order is that of the
+    channels of a recording. One microphone suffices for a network without a spectral front end."""
+    pairs: Annotated[tuple[tuple[Channel, Channel], ...], Field(max_length=MOST_PAIRS)] | None = None
+    """Pairs of microphones, counted from 0, whose phase differences are features if `separator.ipd` asks for them. Default: at
+    most as many as microphones. The longest comes first, then always the one whose baseline differs most from those chosen."""
+
+    @property
+    def width_cm(self) -> float:
+        """Largest distance of two microphones in centimetres; 0 for one microphone."""
+        return max((math.dist(one, other) for one, other in combinations(self.positions_cm, 2)), default=0.0)
+
+    @property
+    def radius_cm(self) -> float:
+        """Largest distance of a microphone from the centre, the mean of the positions, in centimetres."""
+        centre = [sum(axis) / len(axis) for axis in zip(*self.positions_cm, strict=True)]
+        return max(math.dist(position, centre) for position in self.positions_cm)
+
+    @property
+    def is_line(self) -> bool:
+        """Whether the microphones, seen from above, lie along the x axis. It may bend by a twentieth of its length."""
+        length, breadth = (max(axis) - min(axis) for axis in (self._along(0), self._along(1)))
+        return len(self.positions_cm) > 1 and breadth <= length * _BEND
+
+    def _along(self, axis: int) -> list[float]:
+        return [position[axis] for position in self.positions_cm]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({len(position) for position in self.positions_cm}) > 1:
+            raise ValueError("positions_cm has rows of 2 and of 3 numbers; wanted [x, y] for each microphone, or [x, y, z]")
+        for (one, here), (other, there) in combinations(enumerate(self.positions_cm), 2):
+            if math.dist(here, there) < _SAME_PLACE_CM:
+                raise ValueError(f"positions_cm has microphones {one} and {other} at one place, {list(here)}; wanted two places")
+        if len(self.positions_cm) > 1:
+            self._check_size()
+            self._check_line()
+        self._check_pairs()
+        return self
+
+    def _check_size(self) -> None:
+        width = self.width_cm
+        if width < _NARROWEST_CM:
+            raise ValueError(
+                f"positions_cm spans {width:.3g} cm in all; wanted centimetres, at least {_NARROWEST_CM:g} in all: these look "
+                f"like metres ({100 * width:.3g} cm?)"
+            )
+        if width > _WIDEST_CM:
+            raise ValueError(
+                f"positions_cm spans {width:.4g} cm in all; wanted centimetres, at most {_WIDEST_CM:g} in all: these look like "
+                f"millimetres ({width / 10:.3g} cm?)"
+            )
+
+    def _check_line(self) -> None:
+        """Refuse microphones in a line other than the x axis: the range of directions is counted from there."""
+        flat = [position[:2] for position in self.positions_cm]
+        start, end = max(combinations(flat, 2), key=lambda pair: math.dist(*pair))
+        length = math.dist(start, end)
+        if length < _NARROWEST_CM:
+            raise ValueError("positions_cm has all microphones above one another; wanted some apart in x, to tell directions")
+        x, y = ((end[axis] - start[axis]) / length for axis in (0, 1))
+        breadth = [(place[0] - start[0]) * y - (place[1] - start[1]) * x for place in flat]
+        if max(breadth) - min(breadth) <= length * _BEND and not self.is_line:
+            raise ValueError(
+                "positions_cm is a line, but not along the x axis, from which directions are counted; wanted all y alike, as in "
+                "[[0, 0], [3, 0]]"
+            )
+
+    def _check_pairs(self) -> None:
+        microphones = len(self.positions_cm)
+        for first, second in self.pairs or ():
+            for end in (first, second):
+                if end >= microphones:
+                    raise ValueError(
+                        f"pairs has [{first}, {second}], and there is no microphone {end}; wanted 0 to {microphones - 1}"
+                    )
+            if first == second:
+                raise ValueError(f"pairs has [{first}, {second}]; wanted two different microphones")
+        if self.pairs is not None and len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError("pairs has two microphones twice; wanted each pair once")
+        if self.pairs == () and microphones > 1:
+            raise ValueError("pairs is []; wanted at least one, or no such key")
+
+
+ArrayName = Literal["linear15", "linear6", "circular6", "linear4", "mono", "laptop2", "respeaker4", "respeaker6", "linear8"]
+"""The built-in arrays."""
+
+_OWN_ARRAY, _BUILT_IN_ARRAY = "positions", "name"
+
+
+def _array_kind(value: Any) -> str:
+    return _OWN_ARRAY if isinstance(value, dict | ArrayConfig) else _BUILT_IN_ARRAY
+
+
+ArraySetting = Annotated[
+    Annotated[ArrayName, Tag(_BUILT_IN_ARRAY)] | Annotated[ArrayConfig, Tag(_OWN_ARRAY)], Discriminator(_array_kind)
+]
+"""The key `data.array` of an experiment file."""
+
+
 class DataConfig(Section):
     """Speech, rooms and mixtures. With `data.recorded`, all the rest may be left out."""
 
     sample_rate: Literal[8000, 16000] = 8000
     """Samples per second of all audio."""
-    array: Literal["linear15", "linear6", "circular6", "linear4", "mono"] = "linear6"
-    """Microphone array. `linear15` is the 15-microphone array of the reference system. The number in a name is the number of
-    microphones; `mono` has one, and is for networks that use no direction."""
+    array: ArraySetting = "linear6"
+    """Microphone array: a built-in one, or the microphones' positions. The number in a name is the number of microphones.
+
+    - `linear15`: the array of the reference system, 56 cm long.
+    - `linear6`, `linear4`: lines of 27 cm and 12 cm.
+    - `circular6`: a circle of 5 cm radius.
+    - `mono`: one microphone, for networks that use no direction.
+    - `laptop2`: two microphones in the frame of a screen, 10 cm apart.
+    - `respeaker4`, `respeaker6`: the circles of ReSpeaker boards, of 3.2 cm and 4.63 cm radius.
+    - `linear8`: a line of 21 cm, as in bars below a screen.
+    """
     corpora: tuple[CorpusConfig, ...]
     rooms: RoomConfig
     mixtures: MixtureConfig
@@ -268,6 +402,16 @@ class DataConfig(Section):
     def has_recorded(self, split: Split) -> bool:
         """Whether a split has recorded mixtures."""
         return any(split in each.count for each in self.recorded)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        radius_m = 0.0 if isinstance(self.array, str) else self.array.radius_cm / 100
+        if radius_m >= self.rooms.distance_min_m:
+            raise ValueError(
+                f"rooms.distance_min_m is {self.rooms.distance_min_m:g}, and the array reaches {radius_m:.2f} m from its centre; "
+                "wanted speakers outside the array"
+            )
+        return self
 
 
 class SpectralConfig(Section):
@@ -886,10 +1030,10 @@ class Experiment(Section):
                 f"search.integer_kernels is true, and they are the processor's; workers.device is '{self.workers.device}': "
                 "wanted false, or 'cpu'"
             )
-        if self.data.array == "mono" and self.separator.spectral is not None:
+        if lacks_directions(self.data.array, self.separator.spectral):
             raise ValueError(
-                "data.array is 'mono', and one microphone hears no direction; wanted separator.network = 'conv-tasnet', or a "
-                "network of your own without separator.spectral"
+                "data.array has one microphone, and the network wants a direction; wanted two microphones or more, or "
+                "separator.network = 'conv-tasnet'"
             )
         return self
 
@@ -908,6 +1052,12 @@ class Experiment(Section):
         return digest(without_places(content))
 
 
+def lacks_directions(array: ArraySetting, spectral: SpectralConfig | None) -> bool:
+    """Return whether a spectral front end is asked for the directions of a single microphone."""
+    alone = array == "mono" if isinstance(array, str) else len(array.positions_cm) == 1
+    return spectral is not None and alone
+
+
 def load_experiment(path: Path) -> Experiment:
     """Read and validate an experiment file.
 
@@ -919,7 +1069,12 @@ def load_experiment(path: Path) -> Experiment:
         content = read_toml(path)
     except Unreadable as error:
         raise UserError(f"{path}: {error}; wanted an experiment file in TOML") from None
-    found = parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+    return experiment_in(path.resolve().parent, content, source=str(path))
+
+
+def experiment_in(folder: Path, content: dict[str, Any], source: str) -> Experiment:
+    """Validate the parsed content of a file in a folder, from which its paths start; raise `UserError` as `parse_experiment`."""
+    found = parse_experiment(_resolve_paths(content, folder), source)
     # By its name, because the readers of data import this module.
     return pkgutil.resolve_name("hwsearch.data.contents:with_contents")(found) if found.data.names_recordings else found
 
@@ -975,6 +1130,8 @@ def _said(mistake: Mistake) -> str:
             return "holds text, or lies in a folder, whose name is not UTF-8; wanted UTF-8"
         case "extra_forbidden":
             return _unknown_said(mistake, place, key)
+        case "literal_error" if place == ("data", "array"):
+            return f"{key} is {mistake.found}; wanted {mistake.wanted}, or {{ positions_cm = [[0, 0], [3, 0], ...] }}"
         case "value_error":
             return f"{key}{': ' if key else ''}{mistake.wanted}{mistake.others}"
     found = f"{key} is missing" if mistake.kind == "missing" else f"{key or 'the file'} is {mistake.found}"
@@ -1033,7 +1190,9 @@ def without_places(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_kind(place: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """The place without the kind of network, which pydantic puts behind `separator`."""
+    """The place without the kinds of network and of array, which pydantic puts behind `separator` and `data.array`."""
+    if place[:2] == ("data", "array") and place[2:3] in {(_OWN_ARRAY,), (_BUILT_IN_ARRAY,)}:
+        return place[:2] + place[3:]
     return place[:1] + place[2:] if place[:1] == ("separator",) and place[1:2] and place[1] in _NETWORK_SECTIONS else place
 
 

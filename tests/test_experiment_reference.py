@@ -31,7 +31,7 @@ def fields(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
         inner = models_in(field.annotation)
         for found in inner:
             yield from fields(found, f"{path}{name}.")
-        if not inner:
+        if not inner or name == "array":  # a name, or a table of positions
             yield path + name, field
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from hwsearch.data.audio import wav_header
 from hwsearch.data.wav_stream import WavStream
 from hwsearch.errors import UserError
+from hwsearch.experiment import Split
 from hwsearch.export.description import ExportDescription
 from hwsearch.export.onnx_export import export_onnx, export_sound
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.process.cores import MOST_THREADS
 from tests.export.small import exported, exported_network
 from tests.separator.small import CAUSAL, RELU, noise_mixture, small_separator, uniform
-from tests.tiny import Answer, hwsearch, refusal
+from tests.tiny import Answer, Tiny, hwsearch, refusal
 
 ROOT = Path(__file__).parents[1]
 
@@ -332,3 +334,63 @@ def test_a_killed_separation_leaves_no_file(live: Path, tmp_path: Path) -> None:
         process.kill()
         process.stdin.close()
     assert not output.exists()
+
+
+# Without a direction
+
+
+def undirected(model: Path, recording: object, output: object, *more: object) -> Answer:
+    return hwsearch("separate", model, "--input", recording, "--output", output, *more)
+
+
+def test_without_a_direction_each_one_that_is_found_gets_a_file(model: Path, tmp_path: Path) -> None:
+    """The files are those that the same directions give when they are named."""
+    recorded(tmp_path / "x.wav", 16_000)
+    answer = undirected(model, tmp_path / "x.wav", tmp_path / "out" / "target.wav")
+    assert (answer.code, answer.stdout) == (0, "")
+    lines = [re.fullmatch(r"target: +(\d+) degrees, strength (\d\.\d\d): (.*)", line) for line in answer.stderr.splitlines()]
+    assert lines
+    assert lines[0] is not None
+    assert lines[0][2] == "1.00"
+    written = sorted((tmp_path / "out").iterdir())
+    assert written == sorted(Path(line[3]) for line in lines if line)
+    for number, line in enumerate(lines, start=1):
+        assert line is not None
+        assert Path(line[3]).name == f"target-{number}-at-{line[1]}.wav"
+        named = tmp_path / "named.wav"
+        assert hwsearch("separate", model, "--input", tmp_path / "x.wav", "--doa", line[1], "--output", named).code == 0
+        assert named.read_bytes() == Path(line[3]).read_bytes()
+
+
+def test_directions_are_those_of_the_speakers_of_a_mixture(tiny: Tiny, tmp_path: Path) -> None:
+    heard = []
+    for number, (mixture, _, _) in enumerate(tiny.mixtures(Split.TEST)):
+        answer = undirected(tiny.model, tiny.recording(number), tmp_path / f"{number}.wav")
+        found = [int(doa) for doa in re.findall(r"target: +(\d+) degrees", answer.stderr)]
+        heard += [min(abs(doa - talker.doa_deg) for doa in found) <= 10 for talker in (mixture.target, mixture.interferer)]
+    assert np.mean(heard) >= 0.8, heard
+
+
+def test_what_leaves_no_direction_to_be_found_is_refused(model: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav", 400)
+    said = refusal(undirected(model, tmp_path / "x.wav", tmp_path / "target.wav"))
+    assert said == f"{tmp_path / 'x.wav'}: too short to find directions in it; wanted --doa, 0 to 180 degrees"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+
+
+def test_a_found_direction_never_replaces_the_recording(model: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav", 16_000)
+    undirected(model, tmp_path / "x.wav", tmp_path / "y.wav")
+    first = min(tmp_path.glob("y-1-at-*.wav"))
+    recording = first.with_name(first.name.replace("y-1", "z-1"))
+    (tmp_path / "x.wav").rename(recording)
+    before = recording.read_bytes()
+    assert "wanted another file than the recording" in refusal(undirected(model, recording, tmp_path / "z.wav"))
+    assert recording.read_bytes() == before
+    assert list(tmp_path.glob("z-*")) == [recording]
+
+
+def test_a_stream_wants_its_direction(live: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav")
+    said = refusal(undirected(live, tmp_path / "x.wav", tmp_path / "target.wav", "--stream"))
+    assert said == "no direction; this model wants that of the target, 0 to 180 degrees"

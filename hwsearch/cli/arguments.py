@@ -2,10 +2,12 @@
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from hwsearch.errors import UserError
 
@@ -33,26 +35,45 @@ class PathArgument(click.Path):
         return super().convert(value, param, ctx)
 
 
-class Registered(click.ParamType[str]):
-    """The name of an extension, such as a sampler, that is registered when the command runs."""
+class Chosen(click.ParamType[str]):
+    """One of some names, which are looked up when they are needed."""
 
     name = "name"
 
-    def __init__(self, registry: str) -> None:
-        """Take names of a registry of `hwsearch.extensions`."""
-        self._registry = registry
-
-    @property
-    def _names(self) -> tuple[str, ...]:
-        from hwsearch import extensions
-
-        return tuple(getattr(extensions, self._registry))
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        self._names = names
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return f"[{'|'.join(self._names)}]"
+        return f"[{'|'.join(self._names())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return click.Choice(self._names).convert(value, param, ctx)
+        return click.Choice(self._names()).convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self._names() if name.startswith(incomplete)]
+
+
+class Registered(Chosen):
+    """The name of an extension, such as a sampler, that is registered when the command runs."""
+
+    def __init__(self, registry: str) -> None:
+        """Take names of a registry of `hwsearch.extensions`."""
+
+        def names() -> tuple[str, ...]:
+            from hwsearch import extensions
+
+            return tuple(getattr(extensions, registry))
+
+        super().__init__(names)
+
+
+def array_names() -> tuple[str, ...]:
+    """Return the names of the built-in arrays."""
+    from typing import get_args
+
+    from hwsearch.experiment import ArrayName
+
+    return get_args(ArrayName)
 
 
 def check_not_read(output: Path, *inputs: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from hwsearch.cli.arguments import PathArgument, Registered, check_not_read
+from hwsearch.cli.arguments import Chosen, PathArgument, Registered, array_names, check_not_read
 from hwsearch.errors import UserError
 from hwsearch.printable import printable, shortened
 from hwsearch.process.cores import check_processes
@@ -181,6 +181,55 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
     from hwsearch.cli.main_job import run_main_job
 
     run_main_job(workspace, resources, storage)
+
+
+@commands.command(epilog=_example("hwsearch init --speech my_speech --array linear4 --chip ethos-u55-128 --output mine.toml"))
+@click.option("--speech", type=PATH, help="Folder or CSV file of recorded speech. Default: synthesised speech.")
+@click.option("--array", type=Chosen(array_names), default="linear6", help="Built-in microphone array.")
+@click.option("--chip", default="cortex-m7-cmsis-nn", help="Target to search for: a built-in name or the path of a target file.")
+@click.option(
+    "--size",
+    type=click.Choice(["small", "medium", "large"]),
+    default="small",
+    help="Size of the network, of its data and of its training.",
+)
+@click.option("--output", type=PATH, default=Path("experiment.toml"), help="Experiment file to write. It must not exist.")
+def init(**wishes: Any) -> None:
+    """Write a first experiment file, with comments on what to change.
+
+    In a terminal, the command asks for what no option says. The kind of the speech is found by looking at the folder.
+    """
+    from hwsearch.cli.main_job import command_line
+    from hwsearch.cli.questions import ask
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.start import Wishes, write_first
+
+    wanted = Wishes(**ask(click.get_current_context(), wishes))
+    write_first(wanted)
+    say(f"written: {wanted.output}")
+    say("next:    " + command_line("doctor", str(wanted.output)))
+    say("         " + command_line("run", str(wanted.output)))
+
+
+@commands.command(epilog=_example("hwsearch doctor experiments/quickstart.toml --workers 0"))
+@click.argument("experiment", type=PATH, required=False)
+@RUNS_DIR
+@WORKERS
+def doctor(experiment: Path | None, runs_dir: Path, workers: int) -> int:
+    """Check the installation, this machine, and what an experiment needs.
+
+    Each line says 'ok', 'warning' or 'wrong', and what to do. Nothing is written. The exit code is 1 if something is
+    wrong.
+    """
+    from hwsearch.view.doctor import print_findings, print_sum
+    from hwsearch.workflow.doctor import State, examine_experiment, examine_machine
+
+    counts = print_findings(examine_machine(runs_dir))
+    if experiment is not None:
+        found = print_findings(examine_experiment(experiment, runs_dir, workers))
+        counts = {state: count + found[state] for state, count in counts.items()}
+    print_sum(counts)
+    return int(counts[State.WRONG] > 0)
 
 
 @commands.group(epilog=_example("hwsearch data build experiments/quickstart.toml"))
@@ -439,7 +488,7 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
 @commands.command(epilog=_example("hwsearch separate model.onnx --input mix.wav --doa 60 --output target.wav"))
 @click.argument("model", type=PATH)
 @click.option("--input", "recording", type=PATH, required=True, help="WAV or FLAC file with a channel for each microphone.")
-@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Some models take none.")
+@click.option("--doa", type=float, help="Direction of the wanted speaker in degrees. Default: every direction found.")
 @click.option("--output", type=PATH, required=True, help="WAV file to write.")
 @click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads of ONNX Runtime.")
 @click.option(
@@ -449,17 +498,26 @@ def finetune(run: Path, candidates: tuple[int, ...], steps: int | None, **resour
     "standard output.",
 )
 def separate(model: Path, recording: Path, doa: float | None, output: Path, threads: int, *, stream: bool) -> None:
-    """Separate a recording with an exported ONNX file."""
+    """Separate a recording with an exported ONNX file.
+
+    Without --doa, a model that wants a direction separates every direction from which the recording holds speech. Each
+    gets a file of its own: target.wav becomes target-1-at-60.wav. Listen to them and choose.
+    """
     check_not_read(output, model)
     from hwsearch.view.progress import progress_shown
-    from hwsearch.workflow.separate import PIPE, separate_file, separate_stream
+    from hwsearch.workflow.separate import PIPE, Separated, separate_file, separate_stream
 
     if PIPE in (recording, output) and not stream:
         raise UserError("'-' stands for a pipe only with --stream; wanted a file")
+    from hwsearch.view.separated import print_separated
+
     with progress_shown() as listener:
-        (separate_stream if stream else separate_file)(model, recording, doa, output, threads, listener)
-    if output != PIPE:
-        click.echo(f"target: {printable(str(output))}", err=True)
+        if stream:
+            separate_stream(model, recording, doa, output, threads, listener)
+            separated = () if output == PIPE else (Separated(output),)
+        else:
+            separated = separate_file(model, recording, doa, output, threads, listener)
+    print_separated(separated)
 
 
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))

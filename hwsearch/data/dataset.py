@@ -6,7 +6,7 @@ a manifest are relative to the data set's folder.
 
 import hashlib
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from hw_models.wording import first_mistake
-from hwsearch.data.arrays import ARRAYS, ArrayName, Point
+from hwsearch.data.arrays import Point, microphone_array
 from hwsearch.errors import UserError
-from hwsearch.experiment import Fraction, Split
+from hwsearch.experiment import ArraySetting, Fraction, Split
 from hwsearch.files.reading import canonical_json, read_content
 
 MANIFEST_BYTES = 256 * 2**20
-"""Size limit of a manifest: twice the size with the most mixtures allowed."""
+"""Size limit of a manifest: more than the size with the most mixtures allowed."""
 
 SOUND_BYTES = 256 * 2**20
 """Size limit of a sound file: four times the size of the longest mixture with the largest array."""
@@ -98,7 +98,7 @@ class Mixture:
     made_from: _Sha256
     sample_rate: Literal[8000, 16000]
     samples: _Count
-    array: ArrayName
+    array: ArraySetting
     microphones: _Count
     room: _Position | None
     room_size_m: tuple[_Length, _Length, _Length] | None
@@ -206,7 +206,8 @@ def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], N
 def format_mixture(mixture: Mixture) -> str:
     """Write a mixture as one line of JSON."""
     without = () if mixture.noise is not None else _OF_NOISY  # as before there was such noise
-    return canonical_json({name: value for name, value in asdict(mixture).items() if name not in without})
+    content = _MIXTURE.dump_python(mixture, mode="json")
+    return canonical_json({name: value for name, value in content.items() if name not in without})
 
 
 def parse_mixture(line: str) -> Mixture:
@@ -225,9 +226,9 @@ def parse_mixture(line: str) -> Mixture:
 
 def _check_whole(mixture: Mixture) -> None:
     """Raise `ValueError` if fields contradict each other."""
-    microphones = ARRAYS[mixture.array].microphones
-    if mixture.microphones != microphones:
-        raise ValueError(f"microphones: {mixture.microphones}; array {mixture.array} has {microphones}")
+    array = microphone_array(mixture.array)
+    if mixture.microphones != array.microphones:
+        raise ValueError(f"microphones: {mixture.microphones}; the array {array} has {array.microphones}")
     _check_known(mixture)
     for name, talker in (("target", mixture.target), ("interferer", mixture.interferer)):
         if talker is None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import Recording, open_recording
 from hwsearch.data.espeak import PREFIX as ESPEAK
 from hwsearch.data.rooms import response_taps
@@ -20,22 +20,40 @@ _TOLERANCE_S = 0.05
 """How far a part may exceed its recording, by the rounding of times in manifests."""
 
 
-def check_disk(data: DataConfig, folder: Path, recorded_samples: int = 0) -> None:
-    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes.
+def most_bytes(data: DataConfig, recorded_samples: int = 0) -> int:
+    """Return the bytes that rooms and mixtures take at most.
 
     Recorded mixtures of the data set have `recorded_samples` samples in each channel.
     """
-    microphones = ARRAYS[data.array].microphones
+    microphones = microphone_array(data.array).microphones
     rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
     # Sources are up to 0.3 m above or below the array.
     taps = response_taps(data.rooms.t60_max_s, math.hypot(data.rooms.distance_max_m, 0.3), data.sample_rate)
     responses = rooms * data.rooms.sources_per_room * microphones * taps
     samples = (microphones + 1) * (mixtures * math.ceil(data.mixtures.seconds * data.sample_rate) + recorded_samples)
-    wanted = _SAMPLE_BYTES * (responses + samples)
+    return _SAMPLE_BYTES * (responses + samples)
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space of the disk on which a folder is or would be."""
+    return shutil.disk_usage(disk_of(folder)).free
+
+
+def disk_of(folder: Path) -> Path:
+    """Return the nearest folder above that is there, or the folder itself."""
     disk = folder.absolute()
     while not disk.is_dir():
         disk = disk.parent
-    free = shutil.disk_usage(disk).free
+    return disk
+
+
+def check_disk(data: DataConfig, folder: Path, recorded_samples: int = 0) -> None:
+    """Raise `UserError` if rooms and mixtures may take more than the free space of the disk and the space that `folder` takes.
+
+    Recorded mixtures are as for `most_bytes`.
+    """
+    rooms, mixtures = sum(data.rooms.count.values()), sum(data.mixtures.count.values())
+    wanted, disk, free = most_bytes(data, recorded_samples), disk_of(folder), free_bytes(folder)
     if wanted <= free:
         return
     free += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

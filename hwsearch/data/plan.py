@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import Mixture, Talker
 from hwsearch.data.direction import angle_between
@@ -134,7 +134,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     Raises:
         UserError: an utterance or a room's file is unusable.
     """
-    data = plan.data
+    data, array = plan.data, microphone_array(plan.data.array)
     rng = generator(plan.name, "sound", plan.split, plan.index)
     overlap = draw_overlap(rng, data.mixtures)
     longest = round(data.mixtures.seconds * data.sample_rate)
@@ -158,8 +158,8 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
         made_from=plan.made_from,
         sample_rate=data.sample_rate,
         samples=placement.samples,
-        array=data.array,
-        microphones=ARRAYS[data.array].microphones,
+        array=array.setting,
+        microphones=array.microphones,
         room=plan.room.index,
         room_size_m=plan.room.size_m,
         array_centre_m=plan.room.centre_m,

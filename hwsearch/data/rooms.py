@@ -16,13 +16,13 @@ from tokenize import TokenError
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray, Point
+from hwsearch.data.arrays import SPEED_OF_SOUND, MicrophoneArray, Point, microphone_array
 from hwsearch.data.direction import angle_between
 from hwsearch.data.processes import each_result
 from hwsearch.data.recorded_rooms import Response, check_recorded_rooms, load_responses, read_recorded_rooms
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
-from hwsearch.experiment import DataConfig, RoomConfig, Split
+from hwsearch.experiment import ArraySetting, DataConfig, RoomConfig, Split
 from hwsearch.files.writing import atomic_write_bytes
 
 Progress = Callable[[int, int], None]
@@ -159,8 +159,7 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
     )
     for source in room.sources_m:
         shoebox.add_source(source)
-    heights = np.full((array.microphones, 1), room.centre_m[2])
-    shoebox.add_microphone_array(np.hstack([np.array(room.centre_m[:2]) + array.positions, heights]).T)
+    shoebox.add_microphone_array((np.array(room.centre_m) + array.places).T)
     shoebox.compute_rir()
     taps = response_taps(room.t60_s, max(math.dist(source, room.centre_m) for source in room.sources_m), sample_rate)
     responses = np.zeros((len(room.sources_m), array.microphones, taps), dtype=np.float32)
@@ -253,16 +252,16 @@ def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | No
             Room(index, None, None, None, None, tuple(one.doa_deg for one in room.responses), room.responses, room.pairs)
             for index, room in enumerate(found)
         )
-    array = ARRAYS[data.array]
+    array = microphone_array(data.array)
     return tuple(
         draw_room(generator(data_digest, "room", split, index), index, data.rooms, array)
         for index in range(data.rooms.count.get(split, 0) if count is None else count)
     )
 
 
-def _make_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
+def _make_file(room: Room, array: ArraySetting, sample_rate: int, folder: Path) -> None:
     known = room.recorded
-    responses = load_responses(known, sample_rate) if known else simulate(room, ARRAYS[array], sample_rate)
+    responses = load_responses(known, sample_rate) if known else simulate(room, microphone_array(array), sample_rate)
     stream = io.BytesIO()
     np.save(stream, responses, allow_pickle=False)
     content = stream.getvalue()
@@ -280,7 +279,7 @@ def _unsealed(content: bytes) -> NDArray[np.float32]:
 
 def _holds(size: Point, centre: Point, array: MicrophoneArray) -> bool:
     """Whether all microphones of an array at `centre` are far enough from the walls."""
-    return all(_clear_of_walls((centre[0] + x, centre[1] + y, centre[2]), size) for x, y in array.positions.tolist())
+    return all(_clear_of_walls((centre[0] + x, centre[1] + y, centre[2] + z), size) for x, y, z in array.places.tolist())
 
 
 def _clear_of_walls(place: Point, size: Point) -> bool:

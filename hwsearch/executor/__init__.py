@@ -15,7 +15,7 @@ from hwsearch.executor.local import LocalExecutor
 from hwsearch.executor.preflight import check_workers
 from hwsearch.executor.ray_executor import RayExecutor
 from hwsearch.executor.reasons import NO_ANSWER
-from hwsearch.executor.session import ray_session
+from hwsearch.executor.session import ray_session, start_seconds
 from hwsearch.experiment import WorkersConfig
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "open_executor",
     "ray_session",
     "run_jobs",
+    "start_seconds",
 ]
 
 

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -90,6 +91,20 @@ def connect(workers: int, address: str | None, each: WorkersConfig) -> bool:
             disconnect()
         raise
     return not _sessions
+
+
+def start_seconds() -> float:
+    """Start Ray on this machine as a search does, end it, and return the seconds until it was there.
+
+    Raises:
+        UserError: Ray does not start.
+    """
+    start = time.monotonic()
+    must_end = connect(1, None, WorkersConfig())
+    seconds = time.monotonic() - start
+    if must_end:
+        disconnect()
+    return seconds
 
 
 def disconnect() -> None:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from hw_models.wording import first_mistake
-from hwsearch.data.arrays import ARRAYS, ArrayName, MicrophoneArray
+from hwsearch.data.arrays import MicrophoneArray, microphone_array
 from hwsearch.errors import UserError
-from hwsearch.experiment import Fidelity, Section, SpectralConfig
+from hwsearch.experiment import ArraySetting, Fidelity, Section, SpectralConfig, lacks_directions
 from hwsearch.network.graph import Graph
 from hwsearch.network.sites import Sites, find_sites
 from hwsearch.network.structure import STRUCTURE_ERRORS, from_structure, structure
@@ -103,7 +103,7 @@ class ExportDescription(Section):
 
     format: Literal[5] = 5
     sample_rate: Literal[8000, 16000]
-    array: ArrayName
+    array: ArraySetting
     spectral: SpectralConfig | None
     network: NetworkStructure
     allocation: dict[str, int]
@@ -112,6 +112,12 @@ class ExportDescription(Section):
     training_steps: Annotated[int, Field(ge=0)] = 0
     processors: Processors = "any"
     hwsearch_version: str
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if lacks_directions(self.array, self.spectral):
+            raise ValueError("one microphone, and a network that wants a direction")
+        return self
 
     @classmethod
     def of(
@@ -128,7 +134,7 @@ class ExportDescription(Section):
         return cls.model_validate(
             {
                 "sample_rate": front_end.sample_rate,
-                "array": front_end.array.name,
+                "array": front_end.array.setting,
                 "spectral": front_end.spectral,
                 "network": NetworkStructure.of(graph),
                 "allocation": allocation.to_json(),
@@ -148,7 +154,7 @@ class ExportDescription(Section):
     @property
     def microphones(self) -> MicrophoneArray:
         """The array's geometry."""
-        return ARRAYS[self.array]
+        return microphone_array(self.array)
 
     @property
     def form(self) -> Form:

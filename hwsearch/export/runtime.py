@@ -100,7 +100,7 @@ class OnnxSeparator:
         wanted = self.form.microphones
         if mixture.ndim != 2 or mixture.shape[0] != (wanted or max(mixture.shape[0], 1)) or mixture.shape[1] == 0:
             array = self.description.microphones
-            raise UserError(f"a recording of shape {mixture.shape}; wanted [{wanted or 1}, samples] for the array '{array.name}'")
+            raise UserError(f"a recording of shape {mixture.shape}; wanted [{wanted or 1}, samples] for the array {array}")
         if mixture.dtype.kind not in "fiu":
             raise UserError(f"a recording of type {mixture.dtype}; wanted float32")
         if not (mixture.min() >= -LOUDEST and mixture.max() <= LOUDEST):
@@ -185,7 +185,7 @@ class OnnxSeparator:
         if doa_deg is None:
             raise UserError(f"no direction; this model wants that of the target, 0 to {array.max_doa_deg:.0f} degrees")
         if not 0.0 <= doa_deg <= array.max_doa_deg:
-            raise UserError(f"direction {doa_deg} degrees; wanted 0 to {array.max_doa_deg:.0f} for '{array.name}'")
+            raise UserError(f"direction {doa_deg} degrees; wanted 0 to {array.max_doa_deg:.0f} for the array {array}")
         return doa_deg
 
 

@@ -13,7 +13,7 @@ from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
 from hw_models.target import Target, load_target
 from hw_models.workload import WIDTHS, Workload, bits_matrix
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment
 from hwsearch.export.onnx_size import onnx_size
@@ -298,7 +298,7 @@ def file_size(experiment: Experiment, workload: Workload) -> Charge:
 
 
 def _front_end(experiment: Experiment) -> FrontEnd:
-    return build_front_end(experiment.separator.spectral, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+    return build_front_end(experiment.separator.spectral, microphone_array(experiment.data.array), experiment.data.sample_rate)
 
 
 def experiment_workload(experiment: Experiment, structure: Structure | None = None) -> Workload:

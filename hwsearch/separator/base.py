@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
-from hwsearch.data.arrays import ARRAYS, ArrayName
+from hwsearch.data.arrays import microphone_array
 from hwsearch.errors import UserError
-from hwsearch.experiment import ModuleConfig, NetworkConfig, Section
+from hwsearch.experiment import ArraySetting, ModuleConfig, NetworkConfig, Section, lacks_directions
 from hwsearch.files.reading import file_digest
 from hwsearch.files.tensors import check_tensors, read_tensors, refused, write_tensors
 from hwsearch.separator.separator import Separator, build_separator
@@ -40,16 +40,22 @@ class BaseDescription(Section):
 
     format: Literal[1, 2] = 2
     sample_rate: Literal[8000, 16000]
-    array: ArrayName
+    array: ArraySetting
     separator: NetworkConfig
     made_by: dict[str, str]
     output: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if lacks_directions(self.array, self.separator.spectral):
+            raise ValueError("one microphone, and a network that wants a direction")
+        return self
 
 
 def save_base(path: Path, separator: Separator, description: BaseDescription) -> None:
     """Write a base atomically."""
     if isinstance(description.separator, ModuleConfig):
-        again = build_separator(description.separator, ARRAYS[description.array], description.sample_rate)
+        again = build_separator(description.separator, microphone_array(description.array), description.sample_rate)
         again.load_state_dict(separator.state_dict())
         description = description.model_copy(update={"output": output_sample(again.eval())})
     write_tensors(path, separator.state_dict(), _KEY, description.model_dump(mode="json"))
@@ -76,7 +82,7 @@ def load_base(path: Path, named: NetworkConfig | None = None) -> tuple[Separator
         if not isinstance(named, ModuleConfig):
             raise UserError(f"{path}: holds weights of the module '{config.module}'; wanted the experiment that names it")
         config = named
-    separator = build_separator(config, ARRAYS[description.array], description.sample_rate)
+    separator = build_separator(config, microphone_array(description.array), description.sample_rate)
     if description.format == 1:
         state = {name.replace("network.feature_", "front_end.feature_", 1): tensor for name, tensor in state.items()}
     check_tensors(path, state, {name: (tensor.dtype, tensor.shape) for name, tensor in separator.state_dict().items()})

@@ -135,7 +135,7 @@ def feature_count(array: MicrophoneArray, bins: int, ipd: Ipd, *, beam: bool) ->
 def inverse_coherence(array: MicrophoneArray, bins: int, sample_rate: int) -> NDArray[np.float64]:
     """Compute G^-1 of `features.superdirective_weights`, [bins, mics, mics]."""
     frequency = np.linspace(0.0, sample_rate / 2, bins)
-    distance = np.linalg.norm(array.positions[:, None] - array.positions, axis=-1)
+    distance = np.linalg.norm(array.places[:, None] - array.places, axis=-1)
     coherence = np.sinc(2 * frequency[:, None, None] * distance / SPEED_OF_SOUND)
     loading = DIAGONAL_LOADING * np.eye(array.microphones)
     inverse: NDArray[np.float64] = np.linalg.inv((coherence + loading) / (1 + DIAGONAL_LOADING))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.dataset import load_mixture, manifest_hash, open_dataset
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, NetworkConfig, QuantizationConfig, Split
@@ -168,7 +169,7 @@ def load_checked_base(experiment: Experiment, path: Path) -> Separator:
     separator, description = load_base(path, experiment.separator)
     for what, found, wanted in (
         ("sampling rate", description.sample_rate, experiment.data.sample_rate),
-        ("array", description.array, experiment.data.array),
+        ("array", microphone_array(description.array).said, microphone_array(experiment.data.array).said),
         *_network_keys(description.separator, experiment.separator),
     ):
         if found != wanted:

@@ -326,7 +326,9 @@ def network_digest(base: PreparedBase) -> str:
 def _front_end(front_end: FrontEnd) -> dict[str, Any]:
     """Describe a front end as a JSON object."""
     spectral = None if front_end.spectral is None else front_end.spectral.model_dump(mode="json")
-    return {"array": front_end.array.name, "sample_rate": front_end.sample_rate, "spectral": spectral}
+    setting = front_end.array.setting
+    array = setting if isinstance(setting, str) else setting.model_dump(mode="json")
+    return {"array": array, "sample_rate": front_end.sample_rate, "spectral": spectral}
 
 
 def _whole_numbers(path: Path, value: Any, what: str) -> dict[str, tuple[int, ...]]:

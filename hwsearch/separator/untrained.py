@@ -8,8 +8,8 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from hw_models.workload import Workload
-from hwsearch.data.arrays import ARRAYS, ArrayName
-from hwsearch.experiment import Experiment, NetworkConfig
+from hwsearch.data.arrays import microphone_array
+from hwsearch.experiment import ArraySetting, Experiment, NetworkConfig
 from hwsearch.network.graph import Graph
 from hwsearch.network.options import Options, Structure, find_options
 from hwsearch.network.sites import Sites, find_sites, tied, with_reads
@@ -88,9 +88,9 @@ def untrained_sites(experiment: Experiment) -> Sites:
 
 
 @lru_cache(maxsize=_KEPT)
-def _network(config: str, array: ArrayName, sample_rate: int, *, wide: bool, elastic: bool, ties: bool) -> UntrainedNetwork:
+def _network(config: str, array: ArraySetting, sample_rate: int, *, wide: bool, elastic: bool, ties: bool) -> UntrainedNetwork:
     with torch.random.fork_rng(devices=[]):  # keeps the state of the generator
-        separator = build_separator(_CONFIG.validate_json(config), ARRAYS[array], sample_rate)
+        separator = build_separator(_CONFIG.validate_json(config), microphone_array(array), sample_rate)
         graph = traced(separator)
     read = with_reads(graph, sums=elastic) if wide else graph
     return replace(without_numbers(read, separator.front_end.inputs), ties=ties)

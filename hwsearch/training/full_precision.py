@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
@@ -111,7 +111,7 @@ def train_base(
     }
     description = BaseDescription(
         sample_rate=experiment.data.sample_rate,
-        array=experiment.data.array,
+        array=separator.front_end.array.setting,
         separator=experiment.separator,
         made_by=made_by,
     )
@@ -127,7 +127,7 @@ def _initial_separator(experiment: Experiment) -> Separator:
     """
     torch.manual_seed(experiment.seed)
     config = experiment.separator
-    separator = build_separator(config, ARRAYS[experiment.data.array], experiment.data.sample_rate)
+    separator = build_separator(config, microphone_array(experiment.data.array), experiment.data.sample_rate)
     if isinstance(config, ModuleConfig) and config.weights is not None:
         what = f"the state of {type(separator.network).__name__} in safetensors, as separator.weights names it"
         _, state = load_tensors(config.weights, what)

@@ -107,9 +107,10 @@ def explain(key: str | None, *, markdown: bool) -> str:
         return "\n".join([_PAGE, *map(_markdown, everything)]) if markdown else _overview(everything)
     # Error messages name an entry of a list by its number, as in `data.corpora.0.kind`.
     path = ".".join(part for part in key.split(".") if not part.isdigit())
-    found = [section for section in everything if section.path == path]
+    found = []
     for section in everything:
         found += [Section(path, f"`{path}`", section.variant, "", (entry,)) for entry in section.keys if entry.path == path]
+    found += [section for section in everything if section.path == path]
     if not path or not found:
         raise UserError(f"an experiment file has no key '{key}'; the nearest is '{_nearest(key, everything)}'")
     return "\n".join(map(_markdown if markdown else _text, found))
@@ -123,16 +124,23 @@ def _sections(model: Schema, head: Section) -> Iterator[Section]:
         models = list(_models(field))
         for found in models:
             title = f"`[[{path}]]`" if field.get("type") == "array" else f"`[{path}]`"
-            meaning = "\n\n".join(dict.fromkeys(part["description"] for part in (found, field) if "description" in part))
+            said = (found,) if _is_plain_too(field) else (found, field)
+            meaning = "\n\n".join(dict.fromkeys(part["description"] for part in said if "description" in part))
             variant = _variant(found) if len(models) > 1 else head.variant
             inner.append((found, Section(path, title, variant, meaning, ())))
-        if not models:
+        if not models or _is_plain_too(field):
             default = "optional" if field.get("default") is None else f"default `{json.dumps(field['default'])}`"
             takes = f"{_takes(field)}; {'required' if name in model.get('required', ()) else default}"
             keys.append(Key(path, takes, _meaning(field)))
     yield replace(head, keys=tuple(keys))
     for found, section in inner:
         yield from _sections(found, section)
+
+
+def _is_plain_too(field: Schema) -> bool:
+    """Whether a key takes a plain value as well as a section."""
+    choices = field.get("anyOf", field.get("oneOf", ()))
+    return any("properties" not in part and part.get("type") != "null" for part in choices) and any(_models(field))
 
 
 def _meaning(field: Schema) -> str:
@@ -161,8 +169,10 @@ def _variant(model: Schema) -> str:
 
 def _takes(field: Schema) -> str:
     """Type and range."""
-    if "anyOf" in field:
-        return " or ".join(_takes(part) for part in field["anyOf"] if part.get("type") != "null")
+    if "properties" in field:
+        return "a table"
+    if choices := field.get("anyOf", field.get("oneOf", ())):
+        return " or ".join(_takes(part) for part in choices if part.get("type") != "null")
     if choices := field.get("enum", [field["const"]] if "const" in field else []):
         return ("one of " if len(choices) > 1 else "") + ", ".join(f"`{json.dumps(choice)}`" for choice in choices)
     if field.get("type") == "array":

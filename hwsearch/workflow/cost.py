@@ -175,7 +175,7 @@ def _embedded_experiment() -> Experiment:
             "separator": description.separator.model_dump(mode="json"),
             "data": {
                 "sample_rate": description.sample_rate,
-                "array": description.array,
+                "array": description.model_dump(mode="json")["array"],
                 "corpora": [{"kind": "espeak", "splits": {"test": 1.0}}],
                 "rooms": {"count": {}},
                 "mixtures": {"count": {}},

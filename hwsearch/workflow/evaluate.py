@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.build import check_data
 from hwsearch.data.dataset import manifest_hash, open_dataset
 from hwsearch.errors import UserError
@@ -178,12 +179,11 @@ def _open_model(workspace: Workspace, model: Path) -> "OnnxSeparator":
     from hwsearch.export.runtime import OnnxSeparator
 
     separator = OnnxSeparator(model, threads=1)
-    found = (separator.description.sample_rate, separator.description.array)
-    wanted = (workspace.experiment.data.sample_rate, workspace.experiment.data.array)
+    data = workspace.experiment.data
+    found = (separator.description.sample_rate, separator.description.microphones.said)
+    wanted = (data.sample_rate, microphone_array(data.array).said)
     if found != wanted:
-        raise UserError(
-            f"{model}: made for {found[0]} Hz and '{found[1]}'; the test mixtures are {wanted[0]} Hz and '{wanted[1]}'"
-        )
+        raise UserError(f"{model}: made for {found[0]} Hz and {found[1]}; the test mixtures are {wanted[0]} Hz and {wanted[1]}")
     return separator
 
 

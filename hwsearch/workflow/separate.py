@@ -3,14 +3,16 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsearch.data.audio import open_recording, wav_header, write_blocks
+from hwsearch.data.audio import Recording, open_recording, wav_header, write_blocks
 from hwsearch.data.channels import check_format, inspect
+from hwsearch.data.directions import Direction, find_directions
 from hwsearch.data.wav_stream import Pipe, WavStream
 from hwsearch.errors import UserError
 from hwsearch.files.writing import check_writable
@@ -32,18 +34,34 @@ LONG_SECONDS = 60
 """Progress is shown for recordings longer than this."""
 
 
+@dataclass(frozen=True)
+class Separated:
+    """A file with separated sound.
+
+    Attributes:
+        path: the file.
+        direction: what was found in the recording; None if a direction was given, or the model uses none.
+    """
+
+    path: Path
+    direction: Direction | None = None
+
+
 def separate_file(
     model: Path, path: Path, doa_deg: float | None, output: Path, threads: int = 1, listener: Listener = SILENT
-) -> None:
+) -> tuple[Separated, ...]:
     """Separate a recording into a WAV file. Memory does not grow with the length of the recording.
 
     The file has one channel, the speaker in the given direction, or one for each speaker if the model uses no direction.
+
+    If the model uses a direction and none is given, the directions of the recording are looked for, and each gets a file of its
+    own: `target.wav` becomes `target-1-at-60.wav` for the strongest direction at 60 degrees.
 
     Args:
         model: an exported ONNX file.
         path: the recording.
         doa_deg: the direction of the wanted speaker, if the model uses one.
-        output: the WAV file to write. It must not be the recording.
+        output: the WAV file to write, or the pattern of its name. It must not be the recording.
         threads: number of threads of ONNX Runtime.
         listener: hears of warnings, and of the progress of a long recording.
 
@@ -56,11 +74,37 @@ def separate_file(
     rate, form = separator.description.sample_rate, separator.form
     for warning in inspect(recording, rate, form.microphones):
         listener.said(f"warning: {warning}")
-    samples = recording.samples
+    if doa_deg is None and form.directed:
+        found = _found(separator, recording, output)
+        for each in found:
+            _separate(separator, recording, each.direction and each.direction.doa_deg, each.path, listener)
+        return found
+    _separate(separator, recording, doa_deg, output, listener)
+    return (Separated(output),)
+
+
+def _found(separator: "OnnxSeparator", recording: Recording, output: Path) -> tuple[Separated, ...]:
+    """Find the directions of a recording, and name a file for each."""
+    array = separator.description.microphones
+    directions = find_directions(recording.blocks(), array, separator.description.sample_rate)
+    if not directions:
+        raise UserError(
+            f"{recording.path}: too short to find directions in it; wanted --doa, 0 to {array.max_doa_deg:.0f} degrees"
+        )
+    found = []
+    for number, direction in enumerate(directions, start=1):
+        path = output.with_name(f"{output.stem}-{number}-at-{direction.doa_deg:.0f}{output.suffix}")
+        _check_output(recording.path, path)
+        found.append(Separated(path, direction))
+    return tuple(found)
+
+
+def _separate(separator: "OnnxSeparator", recording: Recording, doa_deg: float | None, output: Path, listener: Listener) -> None:
+    rate, samples = separator.description.sample_rate, recording.samples
     long = samples > LONG_SECONDS * rate
     progress = (listener if long else SILENT).progress("seconds separated")
     blocks = _counted(separator.separate_blocks(recording.blocks, samples, doa_deg), samples, rate, progress)
-    write_blocks(output, blocks, rate, channels=form.speakers, samples=samples)
+    write_blocks(output, blocks, rate, channels=separator.form.speakers, samples=samples)
 
 
 def separate_stream(
@@ -154,9 +198,13 @@ def _check(path: Path, doa_deg: float | None, output: Path, threads: int) -> Non
     if doa_deg is not None and not 0 <= doa_deg <= 360:
         raise UserError(f"direction {doa_deg} degrees; wanted 0 to 360")
     if output != PIPE:
-        if output.suffix.lower() != ".wav" or os.path.realpath(output) == os.path.realpath(path):
-            raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
-        check_writable(output)
+        _check_output(path, output)
+
+
+def _check_output(path: Path, output: Path) -> None:
+    if output.suffix.lower() != ".wav" or os.path.realpath(output) == os.path.realpath(path):
+        raise UserError(f"{output}: wanted another file than the recording, with a name that ends in .wav")
+    check_writable(output)
 
 
 def _opened(model: Path, doa_deg: float | None, threads: int) -> "OnnxSeparator":

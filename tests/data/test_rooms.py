@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName
+from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND
 from hwsearch.data.rooms import (
     MOST_IMAGES,
     RoomBank,
@@ -22,7 +22,7 @@ from hwsearch.data.rooms import (
     simulate,
 )
 from hwsearch.errors import UserError
-from hwsearch.experiment import CorpusConfig, DataConfig, MixtureConfig, RoomConfig, Split
+from hwsearch.experiment import ArrayName, CorpusConfig, DataConfig, MixtureConfig, RoomConfig, Split
 
 ROOMS = RoomConfig(count={Split.TEST: 3}, t60_max_s=0.15, sources_per_room=3)
 DATA = DataConfig(
