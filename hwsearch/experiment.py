@@ -6,6 +6,7 @@ file are relative to the file itself.
 
 import json
 import math
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ from hw_models.reading import Unreadable, read_toml
 from hw_models.target import load_target
 from hw_models.wording import Mistake, first_mistake, shown
 from hwsearch.errors import UserError
-from hwsearch.extensions import CORPORA, QUALITY_METRICS, SAMPLERS, SENSITIVITIES, STRATEGIES
+from hwsearch.extensions import CORPORA, QUALITY_METRICS, RECORDED, SAMPLERS, SENSITIVITIES, STRATEGIES
 from hwsearch.files.reading import digest
 
 FLOAT_BITS = 32
@@ -38,6 +39,14 @@ FINN_RULE = "dataflow"
 
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
+
+DATA_PLACES: dict[str, Any] = {
+    "corpora": {"__all__": {"root"}},
+    "recorded": {"__all__": {"path"}},
+    "rooms": {"recorded"},
+    "noise": {"folder"},
+}
+"""Paths in the section `data`, which no hash covers; those of recorded data are known by their content."""
 
 _MOVED = {"training.device": "workers.device"}
 """Keys of earlier versions, and those that replace them."""
@@ -58,6 +67,7 @@ class Split(StrEnum):
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 RoomSide = Annotated[float, Field(ge=1.0, le=100.0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Degrees = Annotated[float, Field(ge=0.0, le=180.0)]
 Decibels = Annotated[float, Field(ge=-60.0, le=60.0)]
@@ -76,7 +86,7 @@ class CorpusConfig(Section):
     kind: Annotated[str, CORPORA]
     """Format of the speech."""
     root: Path | None = None
-    """The folder (`librispeech`, `fsdd`) or file (`csv`) of the speech. `espeak` takes none."""
+    """The folder (`folder`, `librispeech`, `fsdd`), file (`csv`) or either (`lhotse`) of the speech. `espeak` takes none."""
     splits: dict[Split, Fraction]
     """Share of the speakers that each split gets. The shares sum to at most 1, and speakers beyond the sum are left out."""
     digit_strings: Fraction = 0.0
@@ -85,6 +95,9 @@ class CorpusConfig(Section):
     """Number of synthetic voices over all splits, for `espeak`."""
     utterances_per_speaker: Annotated[int, Field(ge=1, le=500)] = 12
     """Utterances made for each speaker, for `espeak` and `fsdd`."""
+    channel: Annotated[int, Field(ge=0, le=1023)] | None = Field(default=None, exclude_if=lambda channel: channel is None)
+    """Channel taken from recordings with several, counted from 0. Default: the first one for `folder`, the one of the
+    supervision for `lhotse`; other kinds average the channels."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -95,11 +108,19 @@ class CorpusConfig(Section):
 
 class RoomConfig(Section):
     """Simulated rooms with an array and sources in each. Sizes, reverberation times and distances are drawn uniformly between
-    their two ends.
+    their two ends. Or recorded rooms, of which only `count` and `min_angle_deg` are said.
     """
 
     count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]
-    """Number of rooms in each split."""
+    """Number of rooms in each split. Of recorded rooms, the most of each split: the first ones of the list are taken, and if no
+    count is given, all rooms of all splits."""
+    recorded: Path | None = Field(default=None, exclude_if=lambda path: path is None)
+    """A list of recorded impulse responses, in place of simulated rooms: a CSV file with the columns `rir`, `doa_deg`, `room` and
+    `split`. `rir` is a WAV or FLAC file with a channel for each microphone, or a SOFA file, which wants
+    `pip install 'hwsearch[sofa]'`; it is relative to the list's folder."""
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
+    """Hash of the recorded rooms that are taken: of what the list says of them, and of the content of their files. If it is
+    given, they must have it. Otherwise it is found when the experiment is read."""
     sources_per_room: Annotated[int, Field(ge=2, le=16)] = 4
     """Positions for speakers in each room. A mixture uses two of them."""
     size_min_m: tuple[RoomSide, RoomSide, RoomSide] = (4.0, 4.0, 2.5)
@@ -126,6 +147,8 @@ class RoomConfig(Section):
         ):
             if low > high:
                 raise ValueError(f"{name} minimum {low} is above its maximum {high}")
+        if self.sha256 is not None and self.recorded is None:
+            raise ValueError("sha256 is given, but no recorded rooms; wanted 'recorded', too")
         return self
 
 
@@ -156,17 +179,95 @@ class MixtureConfig(Section):
     """Milliseconds after the direct sound that `target = "early"` keeps."""
 
 
+class RecordedConfig(Section):
+    """A list of mixtures that exist as files, beside those that are made from `data.corpora`, or in place of them. A file holds
+    any number of `[[data.recorded]]`.
+
+    Recorded mixtures of the validation and the test split come before those that are made. They are resampled to
+    `data.sample_rate`, and must have as many channels as the array has microphones.
+    """
+
+    kind: Annotated[str, RECORDED] = "csv"
+    """Format of the list."""
+    path: Path
+    """The list. The paths in it are relative to its folder."""
+    count: dict[Split, Annotated[int, Field(ge=1, le=1_000_000)]] = Field(default_factory=dict)
+    """Most mixtures of each split; the first ones of the list are taken. Splits that are not named are left out. Default: all
+    mixtures of all splits."""
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
+    """Hash of the mixtures that are taken: of what the list says of them, and of the content of their files. If it is given, they
+    must have it. Otherwise it is found when the experiment is read."""
+
+
+class NoiseConfig(Section):
+    """Recorded noise that is added to mixtures that are made. Recorded mixtures keep the noise that they have.
+
+    Noise with a channel for each microphone is added as it is. Noise of one channel sounds from a place in the room at which
+    neither speaker is, as a point source with all its reverberation. Noise that is shorter than a mixture is repeated.
+    """
+
+    folder: Path
+    """The folder of WAV and FLAC files, at any depth. Files in one folder below it stay together."""
+    snr_db: tuple[Decibels, Decibels]
+    """Lowest and highest level of the speech above the noise at microphone 1, in dB. The level is drawn uniformly."""
+    splits: dict[Split, Fraction] = Field(default_factory=dict)
+    """Share of the files that each split gets. Splits without a share have no noise. No file is in two splits, and the seed
+    decides which files belong to which. Default: noise in training alone."""
+    sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
+    """Hash of the names and sizes of the files. If it is given, they must have it. Otherwise it is found when the experiment is
+    read."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError(f"snr_db {list(self.snr_db)} must rise, from the lowest level to the highest")
+        if sum(self.shares.values()) <= 0 or sum(self.shares.values()) > 1 + 1e-9:
+            raise ValueError("splits must name at least one split, with shares that sum to at most 1")
+        return self
+
+    @property
+    def shares(self) -> Mapping[Split, float]:
+        """Share of the files that each split gets."""
+        return self.splits or {Split.TRAIN: 1.0}
+
+
 class DataConfig(Section):
-    """Speech, rooms and mixtures."""
+    """Speech, rooms and mixtures. With `data.recorded`, all the rest may be left out."""
 
     sample_rate: Literal[8000, 16000] = 8000
     """Samples per second of all audio."""
-    array: Literal["linear15", "linear6", "circular6", "linear4"] = "linear6"
+    array: Literal["linear15", "linear6", "circular6", "linear4", "mono"] = "linear6"
     """Microphone array. `linear15` is the 15-microphone array of the reference system. The number in a name is the number of
-    microphones."""
-    corpora: Annotated[tuple[CorpusConfig, ...], Field(min_length=1)]
+    microphones; `mono` has one, and is for networks that use no direction."""
+    corpora: tuple[CorpusConfig, ...]
     rooms: RoomConfig
     mixtures: MixtureConfig
+    recorded: tuple[RecordedConfig, ...] = Field(default=(), exclude_if=lambda recorded: not recorded)
+    noise: NoiseConfig | None = Field(default=None, exclude_if=lambda noise: noise is None)
+    recorded_share: Share | None = Field(default=None, exclude_if=lambda share: share is None)
+    """Share of training mixtures that are recorded ones, if there are both such and rooms for training. Default: half."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if not self.corpora and (not self.recorded or self.rooms.count or self.mixtures.count):
+            raise ValueError("corpora is []; wanted at least 1 entry, for rooms and mixtures to be made")
+        if self.recorded_share is not None and not self.recorded:
+            raise ValueError("recorded_share is given; wanted [[data.recorded]], too")
+        return self
+
+    def fixed_count(self, split: Split) -> int:
+        """The number of mixtures of a split that the data set holds, made and recorded."""
+        recorded = sum(each.count.get(split, 0) for each in self.recorded) if split is not Split.TRAIN else 0
+        return self.mixtures.count.get(split, 0) + recorded
+
+    @property
+    def names_recordings(self) -> bool:
+        """Whether there are recorded mixtures, rooms or noise, which are a part of the experiment."""
+        return bool(self.recorded or self.rooms.recorded or self.noise)
+
+    def has_recorded(self, split: Split) -> bool:
+        """Whether a split has recorded mixtures."""
+        return any(split in each.count for each in self.recorded)
 
 
 class SpectralConfig(Section):
@@ -785,19 +886,25 @@ class Experiment(Section):
                 f"search.integer_kernels is true, and they are the processor's; workers.device is '{self.workers.device}': "
                 "wanted false, or 'cpu'"
             )
+        if self.data.array == "mono" and self.separator.spectral is not None:
+            raise ValueError(
+                "data.array is 'mono', and one microphone hears no direction; wanted separator.network = 'conv-tasnet', or a "
+                "network of your own without separator.spectral"
+            )
         return self
 
     def data_digest(self) -> str:
         """Hash what the data set depends on; the data folder has this name.
 
-        The paths of corpora are left out. A data folder made from other recordings is refused when it is opened for building.
+        The paths of corpora and recorded data are left out. Data made from other recordings of a corpus are made anew where they
+        differ.
         """
-        data = self.data.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
+        data = self.data.model_dump(mode="json", exclude=DATA_PLACES)
         return digest({"seed": self.seed, "data": data})
 
     def digest(self) -> str:
         """Hash the whole experiment without the paths of its files."""
-        content = self.model_dump(mode="json", exclude={"base": True, "data": {"corpora": {"__all__": {"root"}}}})
+        content = self.model_dump(mode="json", exclude={"base": True, "data": DATA_PLACES})
         return digest(without_places(content))
 
 
@@ -805,13 +912,16 @@ def load_experiment(path: Path) -> Experiment:
     """Read and validate an experiment file.
 
     Raises:
-        UserError: the file cannot be read, is no TOML, or `parse_experiment` refuses its content.
+        UserError: the file cannot be read, is no TOML, `parse_experiment` refuses its content, or recorded data that it names are
+            unusable.
     """
     try:
         content = read_toml(path)
     except Unreadable as error:
         raise UserError(f"{path}: {error}; wanted an experiment file in TOML") from None
-    return parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+    found = parse_experiment(_resolve_paths(content, path.resolve().parent), source=str(path))
+    # By its name, because the readers of data import this module.
+    return pkgutil.resolve_name("hwsearch.data.contents:with_contents")(found) if found.data.names_recordings else found
 
 
 def with_search(experiment: Experiment, changes: Mapping[str, object]) -> Experiment:
@@ -833,10 +943,25 @@ def parse_experiment(content: Any, source: str) -> Experiment:
 
     try:
         # In JSON a list may stand for a tuple and text for a path, but only a number for a number.
-        found = Experiment.model_validate_json(json.dumps(content, default=refuse_date), strict=True)
+        found = Experiment.model_validate_json(json.dumps(_completed(content), default=refuse_date), strict=True)
         return _with_tied_adds(_with_trunk(found))
     except ValidationError as error:
         raise UserError(f"{source}: {_said(first_mistake(error))}") from None
+
+
+def _completed(content: Any) -> Any:
+    """The content of an experiment file with what may be left out where mixtures or rooms are recorded: none need be made."""
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict):
+        return content
+    rooms = data.get("rooms")
+    if isinstance(rooms, dict) and "recorded" in rooms:
+        data = {**data, "rooms": {"count": {}, **rooms}}
+    if data.get("recorded"):
+        counted = {name: data.get(name, {}) for name in ("rooms", "mixtures")}
+        filled: dict[str, Any] = {name: {"count": {}} | part for name, part in counted.items() if isinstance(part, dict)}
+        data = {"corpora": [], **data, **filled}
+    return {**content, "data": data}
 
 
 def _said(mistake: Mistake) -> str:
@@ -941,9 +1066,13 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> dict[str, Any]:
     if content.get("base") != "embedded":
         _resolve(content, "base", folder)
     data = content.get("data")
-    corpora = data.get("corpora") if isinstance(data, dict) else None
-    for corpus in corpora if isinstance(corpora, list) else []:
-        _resolve(corpus, "root", folder)
+    for name, key in (("corpora", "root"), ("recorded", "path")):
+        entries = data.get(name) if isinstance(data, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
+            _resolve(entry, key, folder)
+    if isinstance(data, dict):
+        _resolve(data.get("rooms"), "recorded", folder)
+        _resolve(data.get("noise"), "folder", folder)
     separator, search = content.get("separator"), content.get("search")
     _resolve(separator, "weights", folder)
     if isinstance(separator, dict) and isinstance(module := separator.get("module"), str):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic_core import CoreSchema
 
+    from hwsearch.data.recorded import ReadRecorded
     from hwsearch.data.source import ReadCorpus
     from hwsearch.export.exporter import Exporter
     from hwsearch.metrics.quality import QualityMetric
@@ -96,6 +97,11 @@ class Registry(Generic[T]):
 CORPORA: "Registry[ReadCorpus]" = Registry(
     "corpus",
     {
+        "folder": ("hwsearch.data.folder:read_corpus", "a folder with a folder of WAV or FLAC files for each speaker"),
+        "lhotse": (
+            "hwsearch.data.lhotse_corpus:read_corpus",
+            "manifests of lhotse or a Kaldi data folder; wants `pip install 'hwsearch[lhotse]'`",
+        ),
         "librispeech": ("hwsearch.data.librispeech:read_corpus", "a folder laid out as LibriSpeech"),
         "csv": (
             "hwsearch.data.csv_manifest:read_corpus",
@@ -103,6 +109,18 @@ CORPORA: "Registry[ReadCorpus]" = Registry(
         ),
         "fsdd": ("hwsearch.data.fsdd:read_corpus", "the recordings folder of the Free Spoken Digit Dataset"),
         "espeak": ("hwsearch.data.espeak:read_corpus", "sentences synthesised by eSpeak NG"),
+    },
+)
+
+RECORDED: "Registry[ReadRecorded]" = Registry(
+    "list of recorded mixtures",
+    {
+        "csv": (
+            "hwsearch.data.mixture_csv:read_csv",
+            "a CSV file with the columns `mixture`, `target`, `doa_deg` and, if wanted, `transcript`, `speaker` and `split`",
+        ),
+        "librimix": ("hwsearch.data.mixture_csv:read_librimix", "a CSV file that LibriMix has written beside its mixtures"),
+        "sms-wsj": ("hwsearch.data.sms_wsj:read_sms_wsj", "the JSON file of SMS-WSJ"),
     },
 )
 

@@ -39,7 +39,7 @@ class MicrophoneArray:
         return len(self.positions)
 
 
-ArrayName = Literal["linear15", "linear6", "circular6", "linear4"]
+ArrayName = Literal["linear15", "linear6", "circular6", "linear4", "mono"]
 
 
 def _linear(name: str, spacings_cm: list[float], pairs: tuple[tuple[int, int], ...]) -> MicrophoneArray:
@@ -69,4 +69,6 @@ ARRAYS: dict[ArrayName, MicrophoneArray] = {
     "linear6": _linear("linear6", [7, 5, 3, 5, 7], ((0, 5), (0, 4), (1, 5), (0, 2), (1, 3), (3, 4))),
     "circular6": _circular("circular6", 6, 5.0),
     "linear4": _linear("linear4", [4, 3, 5], ((0, 1), (0, 2), (0, 3), (1, 2))),
+    # One microphone, for networks that use no direction.
+    "mono": MicrophoneArray("mono", np.zeros((1, 2)), (), max_doa_deg=360.0),
 }

@@ -88,6 +88,24 @@ class Recording:
         if done < self.samples:
             raise UserError(f"{self.path}: truncated: {done} of {self.samples} samples are there")
 
+    def part(self, first: int, count: int) -> NDArray[np.float32]:
+        """Read `count` samples from sample `first` on, as [channels, samples]; full scale is 1.
+
+        Raises:
+            UserError: as `blocks`, or the part is not within the recording.
+        """
+        with _opened(self.path) as (stream, identity):
+            if identity != self.identity:
+                raise UserError(f"{self.path}: has changed since it was opened; wanted a finished recording")
+            if not 0 <= first <= first + count <= self.samples:
+                raise UserError(f"{self.path}: {self.samples} samples; wanted those from {first} to {first + count}")
+            stream.seek(first)
+            block = _read(stream, self.path, count)
+        if len(block) < count:
+            raise UserError(f"{self.path}: truncated: {first + len(block)} of {self.samples} samples are there")
+        check_samples(block, str(self.path), first)
+        return np.ascontiguousarray(block.T)
+
 
 def open_recording(path: Path) -> Recording:
     """Read the header of a sound file.

@@ -1,5 +1,6 @@
 """The speech of an experiment, with no speaker and no sentence in two splits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from hwsearch.data.fsdd import PREFIX as FSDD
@@ -30,17 +31,21 @@ def read_corpora(data: DataConfig, seed: int, cache: Path) -> Source:
             with mixtures or rooms has fewer than two speakers.
     """
     sources = [CORPORA.load(corpus.kind)(corpus, seed, cache) for corpus in data.corpora]
-    speech = {split: [utterance for source in sources for utterance in source.speech.get(split, ())] for split in Split}
+    speech = {
+        split: [
+            utterance if corpus.channel is None else replace(utterance, channel=corpus.channel)
+            for corpus, source in zip(data.corpora, sources, strict=True)
+            for utterance in source.speech.get(split, ())
+        ]
+        for split in Split
+    }
     _check_ids(speech)
     _check_speakers(speech)
     distinct = _drop_repeated_sentences(speech)
     for split in Split:
         speakers = {utterance.speaker for utterance in distinct[split]}
         if (split in data.rooms.count or split in data.mixtures.count) and len(speakers) < 2:
-            raise UserError(
-                f"data.corpora: speakers in the {split.value} split: {len(speakers)}; a mixture needs two: "
-                f"raise the {split.value} share in 'splits' or add a corpus"
-            )
+            raise _too_few(split, len(speakers), len({utterance.speaker for utterance in speech[split]}))
 
     def synthesise() -> None:
         for source in sources:
@@ -58,6 +63,17 @@ def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
     corpora = read_corpora(data, seed, cache)
     corpora.synthesise()
     return dict(corpora.speech)
+
+
+def _too_few(split: Split, speakers: int, before: int) -> UserError:
+    """The error of a split with fewer than two speakers, `before` of them before repeated sentences were left out."""
+    found = f"data.corpora: speakers in the {split.value} split: {speakers}"
+    if before > speakers:
+        return UserError(
+            f"{found}, of {before}, once sentences are left out that another split has, too; wanted speakers who say different "
+            "sentences, or recordings without transcripts"
+        )
+    return UserError(f"{found}; a mixture needs two: raise the {split.value} share in 'splits' or add a corpus")
 
 
 def _check_ids(speech: dict[Split, list[Utterance]]) -> None:

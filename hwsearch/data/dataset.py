@@ -44,8 +44,8 @@ class Talker:
         utterance: id of the utterance.
         speaker: id of the speaker.
         transcript: words of the utterance, or None if they are unknown or the utterance was cut.
-        position_m: position in the room.
-        doa_deg: direction from the array.
+        position_m: position in the room, or None if unknown.
+        doa_deg: direction from the array, or None if unknown.
         start: first sample of the dry speech in the mixture.
         samples: length of the dry speech, without its reverberation.
         whole: whether the utterance was left uncut.
@@ -56,8 +56,8 @@ class Talker:
     utterance: _Text
     speaker: _Text
     transcript: str | None
-    position_m: Point
-    doa_deg: Annotated[float, Field(ge=0.0, le=360.0)]
+    position_m: Point | None
+    doa_deg: Annotated[float, Field(ge=0.0, le=360.0)] | None
     start: _Position
     samples: _Count
     whole: bool
@@ -66,6 +66,8 @@ class Talker:
 @dataclass(frozen=True)
 class Mixture:
     """One mixture, and how it was made.
+
+    What is not known of a recorded mixture or room is None.
 
     Attributes:
         id: split and number, such as `test-00012`.
@@ -86,6 +88,8 @@ class Mixture:
         mixture_sha256: hash of this file.
         target_path: file of [samples], the target at the reference microphone.
         target_sha256: hash of this file.
+        noise: file of the recorded noise in the mixture, relative to the noise folder, or None without such noise.
+        noise_below_db: level of the speech above that noise.
     """
 
     __pydantic_config__ = _STRICT
@@ -96,26 +100,45 @@ class Mixture:
     samples: _Count
     array: ArrayName
     microphones: _Count
-    room: _Position
-    room_size_m: tuple[_Length, _Length, _Length]
-    array_centre_m: Point
-    t60_s: _Length
+    room: _Position | None
+    room_size_m: tuple[_Length, _Length, _Length] | None
+    array_centre_m: Point | None
+    t60_s: _Length | None
     t60_measured_s: _Length | None
     target: Talker
-    interferer: Talker
-    angle_deg: Annotated[float, Field(ge=0.0, le=180.0)]
-    overlap_drawn: Fraction
-    overlap: Fraction
-    sir_db: float
+    interferer: Talker | None
+    angle_deg: Annotated[float, Field(ge=0.0, le=180.0)] | None
+    overlap_drawn: Fraction | None
+    overlap: Fraction | None
+    sir_db: float | None
     noise_snr_db: float | None
-    target_kind: Literal["reverberant", "early"]
+    target_kind: Literal["reverberant", "early", "recorded"]
     mixture_path: _Text
     mixture_sha256: _Sha256
     target_path: _Text
     target_sha256: _Sha256
+    noise: _Text | None = None
+    noise_below_db: float | None = None
+
+    @property
+    def doa_deg(self) -> float:
+        """Direction of the target; 0 if it is unknown, which only a network that uses no direction is given."""
+        return 0.0 if self.target.doa_deg is None else self.target.doa_deg
 
 
 _MIXTURE = TypeAdapter(Mixture)
+
+AS_RECORDED: Literal["recorded"] = "recorded"
+"""Kind of target of a mixture that was not made here."""
+
+_OF_MADE = ("interferer", "room", "angle_deg", "overlap_drawn", "overlap", "sir_db")
+"""Fields that every mixture made here has."""
+
+_OF_NOISY = ("noise", "noise_below_db")
+"""Fields that only mixtures with recorded noise have."""
+
+_OF_SIMULATED = ("room_size_m", "array_centre_m", "t60_s")
+"""Fields that every mixture in a simulated room has, or none of them in a recorded room."""
 
 
 def manifest_path(folder: Path, split: Split) -> Path:
@@ -182,7 +205,8 @@ def load_mixture(folder: Path, mixture: Mixture) -> tuple[NDArray[np.float32], N
 
 def format_mixture(mixture: Mixture) -> str:
     """Write a mixture as one line of JSON."""
-    return canonical_json(asdict(mixture))
+    without = () if mixture.noise is not None else _OF_NOISY  # as before there was such noise
+    return canonical_json({name: value for name, value in asdict(mixture).items() if name not in without})
 
 
 def parse_mixture(line: str) -> Mixture:
@@ -204,13 +228,32 @@ def _check_whole(mixture: Mixture) -> None:
     microphones = ARRAYS[mixture.array].microphones
     if mixture.microphones != microphones:
         raise ValueError(f"microphones: {mixture.microphones}; array {mixture.array} has {microphones}")
+    _check_known(mixture)
     for name, talker in (("target", mixture.target), ("interferer", mixture.interferer)):
+        if talker is None:
+            continue
         end = talker.start + talker.samples
         if end > mixture.samples:
             raise ValueError(f"{name}.samples: speech ends at sample {end} of {mixture.samples}")
     for name, path in (("mixture_path", mixture.mixture_path), ("target_path", mixture.target_path)):
         if path != Path(path).as_posix() or Path(path).is_absolute() or ".." in Path(path).parts:
             raise ValueError(f"{name}: {path!r} is no path below the data set's folder")
+
+
+def _check_known(mixture: Mixture) -> None:
+    """Raise `ValueError` if a mixture that was made here lacks what is known of such."""
+    if mixture.target_kind == AS_RECORDED:
+        return
+    for name in _OF_MADE:
+        if getattr(mixture, name) is None:
+            raise ValueError(f"{name}: nothing; wanted a value for a mixture that was made here")
+    for name, talker in (("target", mixture.target), ("interferer", mixture.interferer)):
+        if talker is None or talker.doa_deg is None:
+            raise ValueError(f"{name}.doa_deg: nothing; wanted a value for a mixture that was made here")
+        if (talker.position_m is None) != (mixture.t60_s is None):
+            raise ValueError(f"{name}.position_m: known, or t60_s is, but not both")
+    if len({getattr(mixture, name) is None for name in _OF_SIMULATED}) != 1:
+        raise ValueError(f"{', '.join(_OF_SIMULATED)}: some are known, some are not; wanted all or none")
 
 
 def _manifest(folder: Path, split: Split) -> bytes:

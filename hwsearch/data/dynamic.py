@@ -8,7 +8,8 @@ import numpy as np
 import soxr
 
 from hwsearch.data.example import Example
-from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
+from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render, to_length
+from hwsearch.data.noise import Noises, make_noise
 from hwsearch.data.rooms import RoomBank
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
@@ -26,6 +27,7 @@ class DynamicMixtures:
         sample_rate: in Hz.
         segment_samples: length of every mixture.
         name: seed of the random generators.
+        noises: noise that is added to every mixture, or None.
     """
 
     speech: dict[str, list[Audio]]
@@ -34,6 +36,7 @@ class DynamicMixtures:
     sample_rate: int
     segment_samples: int
     name: tuple[str | int, ...]
+    noises: Noises | None = None
 
     def example(self, epoch: int, index: int) -> Example:
         """Example `index` of `epoch`."""
@@ -41,7 +44,7 @@ class DynamicMixtures:
         speakers = sorted(self.speech)
         first, second = (speakers[i] for i in rng.choice(len(speakers), size=2, replace=False))
         room = self.bank.rooms[int(rng.integers(len(self.bank.rooms)))]
-        source, other = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
+        source, other = room.draw_sources(rng)
         overlap = draw_overlap(rng, self.config)
         longest = round(self.segment_samples * (1 + overlap) / 2)
         target = cut(rng, self.speech[first][int(rng.integers(len(self.speech[first])))], longest)
@@ -50,9 +53,14 @@ class DynamicMixtures:
         responses = self.bank.impulse_responses(room.index)
         sir_db = float(rng.normal(self.config.sir_mean_db, self.config.sir_std_db))
         voices = Voice(target, responses[source]), Voice(interferer, responses[other])
-        mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate)
+        noise = None
+        if self.noises is not None:
+            drawn = generator(*self.name, "noise", epoch, index)
+            shape = placement.samples, self.sample_rate
+            noise = make_noise(drawn, self.noises.drawn(drawn), responses, (source, other), shape)
+        mixture, wanted = render(rng, *voices, placement, sir_db, self.config, self.sample_rate, noise)
         length = self.segment_samples
-        return Example(_to_length(mixture, length), _to_length(wanted, length), room.doa_deg[source])
+        return Example(to_length(mixture, length), to_length(wanted, length), room.doa_deg[source])
 
 
 def speech_by_speaker(
@@ -76,10 +84,3 @@ def speech_by_speaker(
     if len(speech) < 2:
         raise UserError(f"data.corpora: {len(speech)} speaker(s) to mix for training or its validation; wanted at least 2")
     return dict(speech)
-
-
-def _to_length(samples: Audio, length: int) -> Audio:
-    missing = length - samples.shape[-1]
-    if missing <= 0:
-        return samples[..., :length]
-    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from hwsearch.data.noise import Noise
 from hwsearch.experiment import MixtureConfig
 
 Audio = NDArray[np.float32]
@@ -61,6 +62,14 @@ def cut(rng: np.random.Generator, speech: Audio, longest: int) -> Audio:
     return speech[start : start + longest]
 
 
+def to_length(samples: Audio, length: int) -> Audio:
+    """Cut sound [..., samples] at the end, or pad it with silence, so that it has `length` samples."""
+    missing = length - samples.shape[-1]
+    if missing <= 0:
+        return samples[..., :length]
+    return np.pad(samples, [(0, 0)] * (samples.ndim - 1) + [(0, missing)])
+
+
 @dataclass(frozen=True)
 class Voice:
     """A speaker in a room.
@@ -82,6 +91,7 @@ def render(
     sir_db: float,
     config: MixtureConfig,
     sample_rate: int,
+    noise: Noise | None = None,
 ) -> tuple[Audio, Audio]:
     """Reverberate, scale and add two voices.
 
@@ -92,8 +102,9 @@ def render(
         placement: positions of both; reverberation after the end of the mixture is cut.
         sir_db: ratio of the powers of target and interferer, as reverberant images at microphone 0, each averaged over the
             samples of its dry speech.
-        config: noise level and kind of target.
+        config: level of the sensor noise, and kind of target.
         sample_rate: in Hz.
+        noise: recorded noise, as long as the mixture. Its level is that below the speech at microphone 0.
 
     Returns:
         The mixture [mics, samples], and the target alone at microphone 0, [samples].
@@ -111,11 +122,15 @@ def render(
         early = early_part(target.response[0], config.early_ms, sample_rate)
         wanted = fft.irfft(target_spectrum * fft.rfft(early, size), size)[:samples]
     mixture = target_image + interferer_image
+    speech_power = float(np.mean(mixture[0] ** 2))
+    if noise is not None:
+        gain = speech_power / _power(noise.sound[0], samples) / 10 ** (noise.snr_db / 10)
+        mixture = mixture + math.sqrt(gain) * noise.sound
     if config.noise_snr_db is not None:
-        noise_power = float(np.mean(mixture[0] ** 2)) / 10 ** (config.noise_snr_db / 10)
+        noise_power = speech_power / 10 ** (config.noise_snr_db / 10)
         mixture = mixture + math.sqrt(noise_power) * rng.standard_normal(mixture.shape, dtype=np.float32)
-    gain = np.float32(PEAK / max(float(np.abs(mixture).max()), 1e-9))
-    return (gain * mixture).astype(np.float32), (gain * wanted).astype(np.float32)
+    scale = np.float32(PEAK / max(float(np.abs(mixture).max()), 1e-9))
+    return (scale * mixture).astype(np.float32), (scale * wanted).astype(np.float32)
 
 
 def early_part(response: Audio, early_ms: float, sample_rate: int) -> Audio:

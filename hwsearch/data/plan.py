@@ -9,8 +9,10 @@ import numpy as np
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import Mixture, Talker
+from hwsearch.data.direction import angle_between
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
-from hwsearch.data.rooms import Room, RoomBank, angle_between, measure_t60
+from hwsearch.data.noise import Noise, Noises, make_noise, noise_ids
+from hwsearch.data.rooms import Room, RoomBank, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.experiment import DataConfig, Split
@@ -30,6 +32,7 @@ class Plan:
         target_source: the target's position among the room's sources.
         interferer_source: the interferer's position among the room's sources.
         candidates: possible interferers, all by other speakers than the target.
+        noises: noise that is tried in turn, or None for a mixture without.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Plan:
     interferer_source: int
     target: Utterance
     candidates: tuple[Utterance, ...]
+    noises: Noises | None = None
 
     @property
     def id(self) -> str:
@@ -56,13 +60,15 @@ class Plan:
     @property
     def made_from(self) -> str:
         """Hash of the recordings; everything else follows from the data digest."""
-        return digest([[utterance.id, utterance.paths] for utterance in self.speech])
+        speech = [[utterance.id, utterance.paths, *_part(utterance)] for utterance in self.speech]
+        return digest([*speech, *noise_ids(self.noises)])
 
     def has_made(self, mixture: Mixture) -> bool:
         """Whether a mixture was made by this plan; its words may have been corrected since."""
         return (
             mixture.made_from == self.made_from
             and mixture.target.utterance == self.target.id
+            and mixture.interferer is not None
             and mixture.interferer.utterance in {utterance.id for utterance in self.candidates}
             and mixture.room == self.room.index
             and mixture.target.doa_deg == self.room.doa_deg[self.target_source]
@@ -72,19 +78,27 @@ class Plan:
     def with_words(self, mixture: Mixture) -> Mixture:
         """A mixture of this plan, with the present words of the corpus."""
         words = {utterance.id: utterance.transcript for utterance in self.speech}
-        target, interferer = (
-            replace(talker, transcript=words[talker.utterance] if talker.whole else None)
-            for talker in (mixture.target, mixture.interferer)
-        )
-        return replace(mixture, target=target, interferer=interferer)
+
+        def heard(talker: Talker) -> Talker:
+            return replace(talker, transcript=words[talker.utterance] if talker.whole else None)
+
+        other = None if mixture.interferer is None else heard(mixture.interferer)
+        return replace(mixture, target=heard(mixture.target), interferer=other)
 
     def path(self, part: str) -> str:
         """Path of a file of the mixture, relative to the data set's folder."""
         return f"{self.split.value}/{self.index:05d}-{part}.wav"
 
 
-def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank) -> tuple[Plan, ...]:
-    """Draw a split's mixtures.
+def _part(utterance: Utterance) -> tuple[object, ...]:
+    """The part of its files that an utterance is; nothing for the whole of them."""
+    return () if utterance.span is None else (utterance.channel, utterance.span)
+
+
+def draw_plans(
+    data: DataConfig, name: str, split: Split, speech: Sequence[Utterance], bank: RoomBank, noises: Noises | None = None
+) -> tuple[Plan, ...]:
+    """Draw a split's mixtures, with noise if the split has some.
 
     The numbers of times that utterances are targets differ by at most one. Room, sources and interfering speaker are uniformly
     distributed.
@@ -97,11 +111,14 @@ def draw_plans(data: DataConfig, name: str, split: Split, speech: Sequence[Utter
     for index, target in enumerate(_targets(name, split, speech, data.mixtures.count[split])):
         rng = generator(name, "mixture", split, index)
         room = bank.rooms[int(rng.integers(len(bank.rooms)))]
-        target_source, interferer_source = (int(i) for i in rng.choice(len(room.doa_deg), size=2, replace=False))
+        target_source, interferer_source = room.draw_sources(rng)
         others = [by_speaker[speaker] for speaker in speakers if speaker != target.speaker]
         drawn = (others[int(i)] for i in rng.integers(len(others), size=_CANDIDATES))
         candidates = tuple(utterances[int(rng.integers(len(utterances)))] for utterances in drawn)
-        plans.append(Plan(name, data, split, index, bank.folder, room, target_source, interferer_source, target, candidates))
+        noise = None if noises is None else noises.drawn(generator(name, "noise", split, index))
+        plans.append(
+            Plan(name, data, split, index, bank.folder, room, target_source, interferer_source, target, candidates, noise)
+        )
     return tuple(plans)
 
 
@@ -129,7 +146,8 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
     responses = RoomBank(plan.bank_folder, (plan.room,)).impulse_responses(plan.room.index)
     sir_db = float(rng.normal(data.mixtures.sir_mean_db, data.mixtures.sir_std_db))
     voices = Voice(target, responses[plan.target_source]), Voice(interferer, responses[plan.interferer_source])
-    mixture, wanted = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate)
+    noise = _noise(plan, responses, placement.samples)
+    mixture, wanted = render(rng, *voices, placement, sir_db, data.mixtures, data.sample_rate, noise)
     write_audio(folder / plan.path("mixture"), mixture, data.sample_rate)
     write_audio(folder / plan.path("target"), wanted, data.sample_rate)
     target_talker = _talker(plan.target, len(spoken), plan.room, plan.target_source, placement.target_start, len(target))
@@ -149,7 +167,7 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
         t60_measured_s=measure_t60(responses[plan.target_source, 0], data.sample_rate),
         target=target_talker,
         interferer=interferer_talker,
-        angle_deg=angle_between(target_talker.doa_deg, interferer_talker.doa_deg),
+        angle_deg=angle_between(plan.room.doa_deg[plan.target_source], plan.room.doa_deg[plan.interferer_source]),
         overlap_drawn=overlap,
         overlap=placement.overlap(len(target), len(interferer)),
         sir_db=sir_db,
@@ -159,7 +177,18 @@ def write_mixture(plan: Plan, folder: Path) -> Mixture:
         mixture_sha256=file_digest(folder / plan.path("mixture")),
         target_path=plan.path("target"),
         target_sha256=file_digest(folder / plan.path("target")),
+        noise=None if noise is None else noise.file.id,
+        noise_below_db=None if noise is None else noise.snr_db,
     )
+
+
+def _noise(plan: Plan, responses: Audio, samples: int) -> Noise | None:
+    """The noise of a mixture, if it has some."""
+    if plan.noises is None:
+        return None
+    rng = generator(plan.name, "noise sound", plan.split, plan.index)
+    taken = plan.target_source, plan.interferer_source
+    return make_noise(rng, plan.noises, responses, taken, (samples, plan.data.sample_rate))
 
 
 def _choose_interferer(
@@ -191,7 +220,7 @@ def _talker(utterance: Utterance, uncut_samples: int, room: Room, source: int, s
         utterance=utterance.id,
         speaker=utterance.speaker,
         transcript=utterance.transcript if whole else None,
-        position_m=room.sources_m[source],
+        position_m=None if room.sources_m is None else room.sources_m[source],
         doa_deg=room.doa_deg[source],
         start=start,
         samples=samples,

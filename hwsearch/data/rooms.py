@@ -1,4 +1,4 @@
-"""Simulated rooms: impulse responses from several source positions to the array, by the image method.
+"""Rooms: impulse responses from several source positions to the array, by the image method or from recordings.
 
 A bank of rooms is made once per data set. The data set, the split and the room's number are the seed of its geometry, so the bank
 does not depend on the number of processes, and an interrupted bank can be continued.
@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsearch.data.arrays import ARRAYS, SPEED_OF_SOUND, ArrayName, MicrophoneArray, Point
+from hwsearch.data.direction import angle_between
 from hwsearch.data.processes import each_result
+from hwsearch.data.recorded_rooms import Response, check_recorded_rooms, load_responses, read_recorded_rooms
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, RoomConfig, Split
@@ -53,20 +55,31 @@ _ROOMS_TRIED = 100
 
 @dataclass(frozen=True)
 class Room:
-    """Geometry of one room; metres, seconds and degrees.
+    """Geometry of one room; metres, seconds and degrees. Of a recorded room, only the directions are known.
 
     Attributes:
         index: number in its bank.
         sources_m: positions of the sources.
         doa_deg: direction of each source from the array.
+        recorded: where the responses of a recorded room come from.
+        pairs: pairs of sources that a mixture may use; empty if it may use any two.
     """
 
     index: int
-    size_m: Point
-    t60_s: float
-    centre_m: Point
-    sources_m: tuple[Point, ...]
+    size_m: Point | None
+    t60_s: float | None
+    centre_m: Point | None
+    sources_m: tuple[Point, ...] | None
     doa_deg: tuple[float, ...]
+    recorded: tuple[Response, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+
+    def draw_sources(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw the sources of a target and an interferer."""
+        if self.pairs:
+            return self.pairs[int(rng.integers(len(self.pairs)))]
+        source, other = (int(i) for i in rng.choice(len(self.doa_deg), size=2, replace=False))
+        return source, other
 
 
 @dataclass(frozen=True)
@@ -135,6 +148,8 @@ def simulate(room: Room, array: MicrophoneArray, sample_rate: int) -> NDArray[np
     # Each thread adds up its own images, so more threads would change the sums. The default is the number of cores.
     pyroomacoustics.constants.set("num_threads", 1)
     pyroomacoustics.constants.set("frac_delay_length", _DELAY_FILTER)
+    if room.size_m is None or room.t60_s is None or room.centre_m is None or room.sources_m is None:
+        raise ValueError("a recorded room is not simulated")
     absorption = eyring_absorption(room.size_m, room.t60_s)
     shoebox = pyroomacoustics.ShoeBox(
         room.size_m,
@@ -175,8 +190,14 @@ def response_taps(t60_s: float, distance_m: float, sample_rate: int) -> int:
 
 
 def check_rooms(data: DataConfig, data_digest: str) -> None:
-    """Raise `UserError` if a room could take too many images, or array and sources do not fit; nothing is simulated."""
+    """Raise `UserError` if a room could take too many images, array and sources do not fit, or recorded rooms are unusable.
+
+    Nothing is simulated.
+    """
     config = data.rooms
+    if config.recorded is not None:
+        check_recorded_rooms(data)
+        return
     order = image_order(config.size_min_m, config.t60_max_s)
     images = (4 * order**3 + 6 * order**2 + 8 * order + 3) // 3  # lattice points within `order` steps in 3-D
     if images * config.sources_per_room > MOST_IMAGES:
@@ -208,24 +229,30 @@ def measure_t60(response: NDArray[np.float32], sample_rate: int) -> float | None
 
 
 def build_bank(data: DataConfig, data_digest: str, split: Split, folder: Path, processes: int, progress: Progress) -> RoomBank:
-    """Simulate a split's rooms that are not on disk yet, with one thread in each process."""
+    """Simulate a split's rooms that are not on disk yet, with one thread in each process; or convert recorded ones."""
     rooms = draw_rooms(data, data_digest, split)
     missing = [room for room in rooms if not room_file(folder, room.index).is_file()]
     there = len(rooms) - len(missing)
     progress(there, len(rooms))
     jobs = [(room, data.array, data.sample_rate, folder) for room in missing]
-    with closing(each_result(_simulate_to_file, jobs, processes)) as simulated:
+    with closing(each_result(_make_file, jobs, processes)) as simulated:
         for done, _ in enumerate(simulated, start=there + 1):
             progress(done, len(rooms))
     return RoomBank(folder, rooms)
 
 
 def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | None = None) -> tuple[Room, ...]:
-    """Draw the geometry of a split's rooms, or of its first `count`.
+    """Draw the geometry of a split's rooms, or of its first `count`; or read the list of its recorded rooms.
 
     Raises:
-        UserError: array and sources do not fit.
+        UserError: array and sources do not fit, or the list is unusable.
     """
+    if data.rooms.recorded is not None:
+        found = [room for room in read_recorded_rooms(data) if room.split is split]
+        return tuple(
+            Room(index, None, None, None, None, tuple(one.doa_deg for one in room.responses), room.responses, room.pairs)
+            for index, room in enumerate(found)
+        )
     array = ARRAYS[data.array]
     return tuple(
         draw_room(generator(data_digest, "room", split, index), index, data.rooms, array)
@@ -233,8 +260,9 @@ def draw_rooms(data: DataConfig, data_digest: str, split: Split, count: int | No
     )
 
 
-def _simulate_to_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
-    responses = simulate(room, ARRAYS[array], sample_rate)
+def _make_file(room: Room, array: ArrayName, sample_rate: int, folder: Path) -> None:
+    known = room.recorded
+    responses = load_responses(known, sample_rate) if known else simulate(room, ARRAYS[array], sample_rate)
     stream = io.BytesIO()
     np.save(stream, responses, allow_pickle=False)
     content = stream.getvalue()
@@ -276,12 +304,6 @@ def _place_sources(
         if len(sources) == config.sources_per_room:
             return sources, doas
     return None
-
-
-def angle_between(first_deg: float, second_deg: float) -> float:
-    """Angle between two directions in degrees, 0 to 180."""
-    difference = abs(first_deg - second_deg) % 360.0
-    return min(difference, 360.0 - difference)
 
 
 def _triple(values: Point) -> Point:

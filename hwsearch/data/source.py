@@ -46,6 +46,50 @@ def dealt(utterances: Iterable[Utterance], corpus: CorpusConfig, seed: int) -> S
     return Source({split: tuple(found for found in utterances if splits.get(found.speaker) is split) for split in Split})
 
 
+def dealt_to_all(utterances: Iterable[Utterance], corpus: CorpusConfig, seed: int) -> Source:
+    """Recorded utterances, with every speaker in one split and enough speakers in every split.
+
+    Raises:
+        UserError: as `deal_to_all`.
+    """
+    utterances = tuple(utterances)
+    speakers = (utterance.speaker for utterance in utterances)
+    # A mixture needs two speakers.
+    splits = deal_to_all(speakers, corpus.splits, seed, f"{corpus.root}: speakers", least=2)
+    return Source({split: tuple(found for found in utterances if splits.get(found.speaker) is split) for split in Split})
+
+
+def deal_to_all(names: Iterable[str], shares: Mapping[Split, float], seed: int, what: str, least: int) -> dict[str, Split]:
+    """Deal names to splits as `deal_speakers`, but leave no split with a share empty.
+
+    Such a split gets at least `least` names, or one if there are too few for that. It takes them from those that are left over,
+    then from the split that has the most.
+
+    Raises:
+        UserError: there are fewer names than splits with a share. `what` says where what was found.
+    """
+    named = [split for split in Split if shares.get(split, 0.0) > 0]
+    order = sorted(set(names), key=lambda name: _place(name, seed))
+    if len(order) < len(named):
+        splits = ", ".join(split.value for split in named)
+        raise UserError(f"{what}: {len(order)}; wanted at least {len(named)}, because 'splits' names {splits}")
+    least = least if len(order) >= least * len(named) else 1
+    by_share = list(deal_speakers(order, shares, seed).values())
+    counts = {split: by_share.count(split) for split in named}
+    for split in named:
+        while counts[split] < least:
+            if sum(counts.values()) == len(order):
+                counts[max(named, key=lambda other: counts[other])] -= 1
+            counts[split] += 1
+    homes = [split for split in named for _ in range(counts[split])]
+    return dict(zip(order, homes, strict=False))  # those beyond the shares are left out
+
+
+def _place(name: str, seed: int) -> bytes:
+    """What orders names."""
+    return hashlib.sha256(f"{seed}/{name}".encode()).digest()
+
+
 def deal_speakers(speakers: Iterable[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
     """Deal speakers to splits.
 
@@ -55,7 +99,7 @@ def deal_speakers(speakers: Iterable[str], shares: Mapping[Split, float], seed: 
     Returns:
         The split of each speaker, in dealing order.
     """
-    order = sorted(set(speakers), key=lambda speaker: hashlib.sha256(f"{seed}/{speaker}".encode()).digest())
+    order = sorted(set(speakers), key=lambda speaker: _place(speaker, seed))
     dealt: dict[str, Split] = {}
     start, total = 0, 0.0
     for split in Split:

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from hwsearch.data.audio import SILENCE_PEAK, decode
+from hwsearch.data.audio import SILENCE_PEAK, Recording, decode, open_recording
 from hwsearch.data.seeding import generator
 from hwsearch.errors import UserError
 
@@ -39,6 +39,8 @@ class Utterance:
         root: the corpus's folder.
         paths: sound files relative to `root`, joined in this order with short pauses.
         transcript: lower-case words, or None if unknown.
+        channel: channel taken from files with several, counted from 0; None for their average.
+        span: first and last second of the utterance in its only file; None for whole files.
     """
 
     id: str
@@ -46,18 +48,21 @@ class Utterance:
     root: Path
     paths: tuple[str, ...]
     transcript: str | None
+    channel: int | None = None
+    span: tuple[float, float] | None = None
 
 
 def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     """Load an utterance as one channel, [samples], at `sample_rate` Hz.
 
-    Channels are averaged, the sample rate is converted, and silence at both ends is cut to 50 ms. Several files are joined, with
-    pauses of 60 to 250 ms that depend only on the utterance's id. The result has an RMS of `SPEECH_RMS`; peaks may exceed 1.
+    One channel is taken, or channels are averaged. The sample rate is converted, and silence at both ends is cut to 50 ms.
+    Several files are joined, with pauses of 60 to 250 ms that depend only on the utterance's id. The result has an RMS of
+    `SPEECH_RMS`; peaks may exceed 1.
 
     Raises:
         UserError: a file is missing, broken or silent, or there is too little speech.
     """
-    parts = [_load_one(utterance.root / path, sample_rate) for path in utterance.paths]
+    parts = [_load_one(utterance, utterance.root / path, sample_rate) for path in utterance.paths]
     speech = parts[0] if len(parts) == 1 else _join(parts, utterance.id, sample_rate)
     if len(speech) < SHORTEST_SPEECH_S * sample_rate:
         raise UserError(
@@ -68,14 +73,40 @@ def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:
     return speech * np.float32(SPEECH_RMS / rms)
 
 
-def _load_one(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    samples, rate = decode(path)
-    mono: NDArray[np.float32] = samples.mean(axis=0)
+def check_channel(channel: int | None, recording: Recording) -> None:
+    """Raise `UserError` if a recording of several channels lacks the one to be taken."""
+    if channel is not None and channel >= recording.channels > 1:
+        last = recording.channels - 1
+        raise UserError(
+            f"{recording.path}: no channel {channel}, as data.corpora.channel wants; its channels are 0 to {last}: wanted one"
+        )
+
+
+def _load_one(utterance: Utterance, path: Path, sample_rate: int) -> NDArray[np.float32]:
+    mono, rate = _one_channel(utterance, path)
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
-    if np.abs(mono).max() < SILENCE_PEAK:
-        raise UserError(f"{path}: silent once its channels are averaged")
+    if len(mono) == 0 or np.abs(mono).max() < SILENCE_PEAK:
+        taken = "its channels are averaged" if utterance.channel is None else f"channel {utterance.channel} is taken"
+        raise UserError(f"{path}: silent once {taken}")
     return _trim(mono, sample_rate)
+
+
+def _one_channel(utterance: Utterance, path: Path) -> tuple[NDArray[np.float32], int]:
+    """One channel [samples] of a file or of the utterance's part of it, and the sample rate in Hz."""
+    if utterance.span is None:
+        samples, rate = decode(path)
+    else:
+        recording = open_recording(path)
+        rate = recording.sample_rate
+        first, last = (min(round(second * rate), recording.samples) for second in utterance.span)
+        samples = recording.part(first, last - first)
+    if utterance.channel is None or len(samples) == 1:
+        mono: NDArray[np.float32] = samples.mean(axis=0)
+        return mono, rate
+    if utterance.channel >= len(samples):
+        check_channel(utterance.channel, open_recording(path))
+    return samples[utterance.channel], rate
 
 
 def _trim(speech: NDArray[np.float32], sample_rate: int) -> NDArray[np.float32]:

@@ -51,6 +51,7 @@ class UtteranceScores:
 
     Attributes:
         utterance: id of the target's utterance; several mixtures may hold the same one.
+        angle_deg: angle between the speakers, or None if it is unknown, as in most recorded mixtures.
         scores: value by metric; the prefix `mixture_` marks those of the unprocessed microphone 0.
         words: word errors of `estimate`, `mixture` and clean `target`; empty where the words are unknown.
         unavailable: the reason for each metric without a value.
@@ -58,7 +59,7 @@ class UtteranceScores:
 
     id: str
     utterance: str
-    angle_deg: float
+    angle_deg: float | None
     t60_measured_s: float | None
     scores: Mapping[str, float]
     words: Mapping[str, WordErrors]
@@ -105,7 +106,7 @@ def evaluate(
     results = []
     for done, mixture in enumerate(mixtures, start=1):
         sound, target = load_mixture(folder, mixture)
-        estimate = of_target(system(sound, mixture.target.doa_deg), target)
+        estimate = of_target(system(sound, mixture.doa_deg), target)
         results.append(score_utterance(mixture, sound[0], estimate, target, recogniser))
         progress(done, len(mixtures))
     return results
@@ -152,7 +153,8 @@ def summarise(results: Sequence[UtteranceScores], bins_deg: Sequence[float], see
     summaries = []
     for low, high in pairwise(bins_deg):
         last = high == bins_deg[-1]
-        chosen = [r for r in results if low <= r.angle_deg < high or (last and r.angle_deg == high)]
+        known = [(result, result.angle_deg) for result in results if result.angle_deg is not None]
+        chosen = [result for result, angle in known if low <= angle < high or (last and angle == high)]
         if chosen:
             summaries.append(Summary((low, high), len(chosen), figures_of(chosen, seed)))
     summaries.append(Summary(ALL_ANGLES_DEG, len(results), figures_of(results, seed)))
@@ -264,7 +266,7 @@ def read_figures(path: Path) -> list[UtteranceScores]:
         mistake = first_mistake(error)
         reason = replace(mistake, place=("utterances", *mistake.place)).said + mistake.others
     else:
-        wrong = [result.id for result in results if not all(map(math.isfinite, (result.angle_deg, *result.scores.values())))]
+        wrong = [one.id for one in results if not all(map(math.isfinite, (one.angle_deg or 0.0, *one.scores.values())))]
         if not wrong:
             return results
         reason = f"of '{wrong[0]}' one is not finite"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from uuid import uuid4
 
-from hwsearch.experiment import Experiment, without_places
+from hwsearch.experiment import DATA_PLACES, Experiment, without_places
 from hwsearch.files.reading import digest
 from hwsearch.search.objectives import objectives_of
 from hwsearch.search.record import Header, now, versions_here
@@ -19,7 +19,7 @@ def search_digest(experiment: Experiment) -> str:
         mode="json",
         exclude={
             "base": True,
-            "data": {"corpora": {"__all__": {"root"}}},
+            "data": DATA_PLACES,
             "search": {"trials", "hours", "stall_candidates", "stall_growth", "promotions", "max_attempts", "targets"},
             "qat": {"finetune_steps"},
             "workers": True,

@@ -100,7 +100,7 @@ class ScorerFactory(BaseFactory):
 
 def first_fidelity(experiment: Experiment) -> Fidelity:
     """Return the fidelity at which every candidate is scored: the subset, if it leaves mixtures out."""
-    whole = experiment.search.validation_mixtures >= experiment.data.mixtures.count.get(Split.VALIDATION, 0)
+    whole = experiment.search.validation_mixtures >= experiment.data.fixed_count(Split.VALIDATION)
     if experiment.search.uses_shared:
         return Fidelity.SHARED if whole else Fidelity.SHARED_SUBSET
     return Fidelity.POST_TRAINING if whole else Fidelity.SUBSET
@@ -171,7 +171,7 @@ class _Scorer:
         """Analyse the next part of the mixtures, and separate it in full precision."""
         subset = self._experiment.search.validation_mixtures
         mixtures = self._mixtures[subset:] if self._batches else self._mixtures[:subset]
-        sounds = [(*load_mixture(self._factory.data_folder, mixture), mixture.target.doa_deg) for mixture in mixtures]
+        sounds = [(*load_mixture(self._factory.data_folder, mixture), mixture.doa_deg) for mixture in mixtures]
         batches = mixture_batches(self._prepared.separator, [Example(*sound) for sound in sounds])
         reference = self._kept.whole.mask_function(uniform(self._prepared.sites, FLOAT_BITS, FLOAT_BITS), Fidelity.POST_TRAINING)
         self._full_precision.append(improvements(self._prepared.separator, reference, batches))

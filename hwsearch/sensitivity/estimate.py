@@ -87,7 +87,7 @@ def check_sensitivity(experiment: Experiment, methods: Sequence[str], candidates
             on.
     """
     check_candidates(untrained_sites(experiment).all, candidates)
-    if Split.VALIDATION not in experiment.data.mixtures.count:
+    if not experiment.data.fixed_count(Split.VALIDATION):
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     if needs_pool(methods):
         check_trainable(experiment)

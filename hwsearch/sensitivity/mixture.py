@@ -58,7 +58,7 @@ def read_mixture(base: PreparedBase, data_folder: Path, mixture: Mixture) -> Ana
         UserError: a file is missing or changed.
     """
     sound, target = load_mixture(data_folder, mixture)
-    return analyse_mixture(base, mixture.id, torch.from_numpy(sound), mixture.target.doa_deg, torch.from_numpy(target))
+    return analyse_mixture(base, mixture.id, torch.from_numpy(sound), mixture.doa_deg, torch.from_numpy(target))
 
 
 class MixtureReader:

@@ -34,8 +34,10 @@ def check_trainable(experiment: Experiment, why: str = "recoverability trains wi
         why: what trains, for the message.
 
     Raises:
-        UserError: no rooms or no speech for training.
+        UserError: no recorded mixtures for training, and no rooms; or no speech for the rooms.
     """
+    if experiment.data.has_recorded(Split.TRAIN) and Split.TRAIN not in experiment.data.rooms.count:
+        return
     if Split.TRAIN not in experiment.data.rooms.count:
         raise UserError(f"data.rooms.count: no 'train'; {why}, wanted rooms to train in")
     if not any(corpus.splits.get(Split.TRAIN, 0.0) > 0.0 for corpus in experiment.data.corpora):

@@ -281,7 +281,7 @@ def calibration_features(separator: Separator, experiment: Experiment, data_fold
     for mixture in mixtures:
         checkpoint()
         sound, _ = load_mixture(data_folder, mixture)
-        doa = torch.tensor([mixture.target.doa_deg])
+        doa = torch.tensor([mixture.doa_deg])
         with torch.no_grad():
             collected.append(separator.analyse(torch.from_numpy(sound)[None], doa).normalised)
     return collected

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hwsearch.data.dynamic import DynamicMixtures
 from hwsearch.data.example import Example
+from hwsearch.data.training_examples import Examples
 from hwsearch.errors import UserError
 from hwsearch.experiment import TrainingConfig
 from hwsearch.process.interrupts import checkpoint
@@ -31,7 +31,7 @@ EpochReport = Callable[[TrainingProgress], None]
 
 def fit(
     separator: Separator,
-    training: DynamicMixtures,
+    training: Examples,
     validation: Sequence[Example],
     config: TrainingConfig,
     folder: Path,
@@ -108,7 +108,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 def _train_epoch(
     separator: Separator,
     optimizer: torch.optim.Adam,
-    training: DynamicMixtures,
+    training: Examples,
     config: TrainingConfig,
     epoch: int,
     on_step: StepReport,
@@ -152,7 +152,7 @@ def _step(separator: Separator, optimizer: torch.optim.Adam, batch: Batch, confi
     return float(loss.detach())
 
 
-def _batches(training: DynamicMixtures, config: TrainingConfig, epoch: int) -> DataLoader[int]:
+def _batches(training: Examples, config: TrainingConfig, epoch: int) -> DataLoader[int]:
     """The batches of an epoch. Worker processes, if any, make them ahead."""
     return DataLoader(
         range(config.steps_per_epoch * config.batch_size),  # type: ignore[arg-type]  # any sequence will do

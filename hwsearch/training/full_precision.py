@@ -10,7 +10,10 @@ from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
+from hwsearch.data.noise import check_noise, read_noise
+from hwsearch.data.recorded import check_directions, check_headers, conversion_notes, read_recorded
 from hwsearch.data.rooms import build_bank, check_rooms, rooms_folder
+from hwsearch.data.training_examples import Examples, MixedExamples, RecordedExamples
 from hwsearch.data.utterance import Utterance, load_speech
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, ModuleConfig, Split, without_places
@@ -27,12 +30,18 @@ from hwsearch.training.fit import EpochReport, fit
 from hwsearch.training.loss import StepReport
 from hwsearch.workspace import Workspace
 
+RECORDED_SHARE = 0.5
+"""Share of recorded mixtures in training, unless the experiment says otherwise."""
+
 VALIDATION_EXAMPLES = 128
 """Fixed mixtures, of speakers and rooms that training does not use, whose score chooses the best epoch."""
 
 
-def check_training(workspace: Workspace) -> None:
+def check_training(workspace: Workspace) -> tuple[str, ...]:
     """Refuse before any work what training would refuse.
+
+    Returns:
+        Lines for people, such as which recordings are resampled.
 
     Raises:
         UserError: a network that cannot be built or traced, weights of another network, missing or unusable rooms, unusable
@@ -41,13 +50,18 @@ def check_training(workspace: Workspace) -> None:
     experiment = workspace.experiment
     untrained_network(experiment)
     _initial_separator(experiment)
+    data = experiment.data
     for split in (Split.TRAIN, Split.VALIDATION):
-        if split not in experiment.data.rooms.count:
+        if split not in data.rooms.count and not data.has_recorded(split):
             raise UserError(f"data.rooms.count: no '{split.value}'; training wants rooms to train and to validate in")
     check_device(experiment.workers.device)
-    check_rooms(experiment.data, experiment.data_digest())
-    speech = read_corpora(experiment.data, experiment.seed, workspace.corpora_folder).speech
-    check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]))
+    check_rooms(data, experiment.data_digest())
+    recorded = read_recorded(data)
+    check_directions(experiment, recorded.mixtures)
+    headers = [(mixture, check_headers(mixture, data)) for mixture in recorded.mixtures if mixture.split is not Split.TEST]
+    speech = read_corpora(data, experiment.seed, workspace.corpora_folder).speech
+    notes = recorded.notes + conversion_notes(headers, data.sample_rate) + check_noise(data, experiment.seed)
+    return notes + check_recordings((*speech[Split.TRAIN], *speech[Split.VALIDATION]), data.sample_rate)
 
 
 def train_base(
@@ -70,7 +84,7 @@ def train_base(
     check_writable(trained_path(workspace))
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
     sets = {
-        split: dynamic_mixtures(
+        split: training_examples(
             workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, on_rooms
         )
         for split in (Split.TRAIN, Split.VALIDATION)
@@ -146,6 +160,34 @@ def training_digest(experiment: Experiment) -> str:
     )
 
 
+def training_examples(
+    workspace: Workspace,
+    split: Split,
+    utterances: Sequence[Utterance],
+    segment_seconds: float,
+    purpose: str,
+    processes: int,
+    on_rooms: Callable[[int, int], None],
+) -> Examples:
+    """An endless set of mixtures of a split: those made in its rooms, its recorded ones, or a share of both.
+
+    The arguments are those of `dynamic_mixtures`.
+
+    Raises:
+        UserError: as `dynamic_mixtures`, or recorded mixtures are unusable.
+    """
+    data, digest_name = workspace.experiment.data, workspace.experiment.data_digest()
+    name = (digest_name, purpose, split.value)
+    if not data.has_recorded(split):
+        return dynamic_mixtures(workspace, split, utterances, segment_seconds, purpose, processes, on_rooms)
+    mixtures = tuple(mixture for mixture in read_recorded(data).mixtures if mixture.split is split)
+    recorded = RecordedExamples(mixtures, data.sample_rate, round(segment_seconds * data.sample_rate), name)
+    if split not in data.rooms.count:
+        return recorded
+    made = dynamic_mixtures(workspace, split, utterances, segment_seconds, purpose, processes, on_rooms)
+    return MixedExamples(made, recorded, RECORDED_SHARE if data.recorded_share is None else data.recorded_share, name)
+
+
 def dynamic_mixtures(
     workspace: Workspace,
     split: Split,
@@ -183,4 +225,5 @@ def dynamic_mixtures(
         data.sample_rate,
         round(segment_seconds * data.sample_rate),
         (data_digest, purpose, split.value),
+        read_noise(data, experiment.seed).get(split),
     )

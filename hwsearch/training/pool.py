@@ -22,7 +22,7 @@ from hwsearch.separator.base import base_digest
 from hwsearch.separator.front_end import Analysis
 from hwsearch.separator.prepare import load_checked_base
 from hwsearch.separator.separator import Separator
-from hwsearch.training.full_precision import dynamic_mixtures
+from hwsearch.training.full_precision import training_examples
 from hwsearch.training.loss import ordered
 from hwsearch.workspace import Workspace
 
@@ -104,7 +104,7 @@ def build_pool(workspace: Workspace, processes: int, progress: Progress) -> Path
         return path
     check_writable(path)
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)[Split.TRAIN]
-    mixtures = dynamic_mixtures(workspace, Split.TRAIN, speech, seconds, "pool", processes, progress)
+    mixtures = training_examples(workspace, Split.TRAIN, speech, seconds, "pool", processes, progress)
     pool = analysed_pool(separator, base_sha256, (mixtures.example(0, index) for index in range(count)), count, progress)
     content = {"format": _FORMAT, "base_sha256": base_sha256}
     write_tensors(path, {name: getattr(pool, name) for name in _TENSORS}, _KEY, content)

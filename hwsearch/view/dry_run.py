@@ -18,6 +18,8 @@ def print_plan(plan: DryRun) -> None:
         done = f" ({rung.done} are done)" if rung.done else ""
         say(f"rung:     {rung.candidates} candidates at '{rung.fidelity.value}'{done}, {each}")
     say(f"workers:  {plan.workers or 'this process alone'}")
+    for note in plan.data:
+        say(f"data:     {note}")
     for missing in plan.missing:
         say(f"missing:  {missing}")
     if plan.hours is not None:

@@ -73,12 +73,15 @@ def check(workspace: Workspace, *, may_train: bool) -> None:
     workspace.describe()
 
 
-def check_plan(workspace: Workspace, *, may_train: bool) -> None:
+def check_plan(workspace: Workspace, *, may_train: bool) -> tuple[str, ...]:
     """Refuse a search that cannot succeed, before hours go into it. Nothing is written.
 
     Args:
         workspace: the experiment and its folders.
         may_train: whether this is the main job, which trains a missing base, draws the front and exports.
+
+    Returns:
+        Lines for people about the data, such as which recordings are resampled.
 
     Raises:
         UserError: the run folder, base, a target, a pattern of sites, an objective, a limit or the cost of the differentiable
@@ -107,14 +110,14 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
         nas_cost(experiment, space.widths)
     for why in trainings(experiment):
         check_trainable(experiment, why)
-    if Split.VALIDATION not in experiment.data.mixtures.count:
+    if not experiment.data.fixed_count(Split.VALIDATION):
         raise UserError(f"experiment '{experiment.name}' makes no validation mixtures; wanted data.mixtures.count.validation")
     _check_base(workspace, may_train=may_train)
     check_claim(workspace)
     if may_train:
         check_writable(workspace.plot_path)
         check_output(workspace.folder / EXPORT_FOLDER)
-    check_data(experiment, workspace.data_folder, workspace.corpora_folder)
+    return check_data(experiment, workspace.data_folder, workspace.corpora_folder).notes
 
 
 def _check_finn(experiment: Experiment, space: SearchSpace) -> None:

@@ -118,6 +118,8 @@ class DryRun:
     """When a stall of the hypervolume ends the search, in words; None if it never does."""
     storage: str | None
     """What the shared study gets, in words."""
+    data: tuple[str, ...]
+    """What is said of the data, such as which recordings are resampled."""
 
 
 def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None = None, *, may_train: bool) -> DryRun:
@@ -133,7 +135,7 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
     Raises:
         UserError: the search would be refused.
     """
-    check_plan(workspace, may_train=may_train)
+    data = check_plan(workspace, may_train=may_train)
     held = None if storage is None else check_storage(workspace, storage)
     experiment = workspace.experiment
     space = experiment_space(experiment)
@@ -160,6 +162,7 @@ def dry_run(workspace: Workspace, workers: int, storage: StorageAddress | None =
         scored_in_hours=scored_in(experiment.search.hours, todo, measured, at_once),
         stall=_stall(experiment, len(seeds) if exact else None),
         storage=None if storage is None else _gets(f"study '{experiment.name}' in {storage}", held, status),
+        data=data,
     )
 
 
@@ -300,7 +303,7 @@ def _seconds_each(experiment: Experiment, fidelity: Fidelity, measured: Measured
         return None
     if fidelity.on_subset:
         return measured.seconds_each
-    validation = experiment.data.mixtures.count[Split.VALIDATION]
+    validation = experiment.data.fixed_count(Split.VALIDATION)
     scoring = measured.seconds_each * validation / min(experiment.search.validation_mixtures, validation)
     judged = len(JUDGED) if fidelity is Fidelity.FULL_QAT else 0
     return (1 + judged) * scoring + steps * (measured.step_seconds or 0.0)

@@ -103,7 +103,7 @@ def evaluate_subject(
     experiment = workspace.experiment
     if subject.candidate is not None and subject.model is not None:
         raise UserError("--candidate and --model exclude each other; wanted one of them")
-    if Split.TEST not in experiment.data.mixtures.count:
+    if not experiment.data.fixed_count(Split.TEST):
         raise UserError(f"experiment '{experiment.name}' makes no test mixtures; wanted data.mixtures.count.test")
     check_recogniser(experiment.evaluation)
     others = None if against is None else read_figures(against)

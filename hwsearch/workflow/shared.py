@@ -130,7 +130,7 @@ def _quality(
     """
     folder, wanted = workspace.data_folder, uniform_weights(space)
     mixtures = open_dataset(folder, Split.VALIDATION)[: workspace.experiment.search.validation_mixtures]
-    sounds = [Example(*load_mixture(folder, mixture), mixture.target.doa_deg) for mixture in mixtures]
+    sounds = [Example(*load_mixture(folder, mixture), mixture.doa_deg) for mixture in mixtures]
     batches = mixture_batches(base.separator, sounds)
     widest = max(wanted, default=0)
 

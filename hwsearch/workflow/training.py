@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 
 from hwsearch.data.build import build_data
+from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
+from hwsearch.experiment import Split
 from hwsearch.search.driver_account import Step
 from hwsearch.separator.base import load_base
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress
-from hwsearch.training.full_precision import train_base, trained_path, training_digest
+from hwsearch.training.full_precision import check_training, train_base, trained_path, training_digest
 from hwsearch.workflow.caller import SILENT, Listener
 from hwsearch.workspace import Workspace
 
@@ -21,7 +23,8 @@ def build(workspace: Workspace, processes: int, listener: Listener = SILENT) -> 
         UserError: a corpus, recording, room or folder cannot be used.
     """
     folder, progress = workspace.data_folder, listener.progress(Step.DATA.value)
-    build_data(workspace.experiment, folder, workspace.corpora_folder, processes, progress)
+    for note in build_data(workspace.experiment, folder, workspace.corpora_folder, processes, progress):
+        listener.said(f"data: {note}")
     listener.said(f"data: {folder}")
 
 
@@ -66,6 +69,9 @@ def train(workspace: Workspace, processes: int, listener: Listener = SILENT) -> 
     """
     config = workspace.experiment.training
     done_before = 0
+    if not rooms_folder(workspace.data_folder, Split.TRAIN).is_dir():  # otherwise they were said when the rooms were made
+        for note in check_training(workspace):
+            listener.said(f"data: {note}")
 
     def on_step(step: int, steps: int, loss: float) -> None:
         del loss

@@ -84,5 +84,5 @@ def _stand_in(workspace: Workspace, base: PreparedBase) -> TrainingPool:
     for mixture in islice(cycle(open_dataset(folder, Split.VALIDATION)), count):
         sound, target = load_mixture(folder, mixture)
         place = np.arange(samples) % sound.shape[-1]
-        examples.append(Example(sound[:, place], target[..., place], mixture.target.doa_deg))
+        examples.append(Example(sound[:, place], target[..., place], mixture.doa_deg))
     return analysed_pool(base.separator, base.base_sha256, examples, count)

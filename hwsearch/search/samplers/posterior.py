@@ -47,7 +47,7 @@ def make(searched: Searched) -> Proposer:
     if not search.priors:
         raise UserError("search.priors: empty; the posterior sampler wants one to start from, or another search.sampler")
     priors = [searched.tables[prior] for prior in search.priors] if searched.space.free else []
-    scored = min(search.validation_mixtures, experiment.data.mixtures.count.get(Split.VALIDATION, search.validation_mixtures))
+    scored = min(search.validation_mixtures, experiment.data.fixed_count(Split.VALIDATION) or search.validation_mixtures)
     objectives, limits, lost = search.objectives, search.limits, searched.structure_losses
     engine = posterior_engine(searched.space, priors, searched.costs, objectives, limits, scored, lost)
     return PosteriorProposer(engine, experiment.seed)
