@@ -21,12 +21,14 @@ class LayerCosts:
 
     Attributes:
         target: name of the chip.
+        at_once: whether all layers run at once, as on an FPGA, so that their times do not add up.
         layers: names of the layers of the whole network, in execution order.
         latency_ms: by candidate, [layers]; NaN where a layer is left out, and everywhere if the target refuses the candidate.
         energy_uj: the same; NaN also if the target states no energy.
     """
 
     target: str
+    at_once: bool
     layers: tuple[str, ...]
     latency_ms: Mapping[int, NDArray[np.float64]]
     energy_uj: Mapping[int, NDArray[np.float64]]
@@ -55,7 +57,7 @@ def network_costs(run: Run, candidates: Sequence[int]) -> list[LayerCosts]:
         bits = bits_matrix(workload, [{site: each[site] for site in workload.sites} for each in widths])
         places = [whole.index(layer.name) for layer in workload.layers]
         for name, table in tables.items():
-            costs = found.setdefault(name, LayerCosts(name, whole, {}, {}))
+            costs = found.setdefault(name, LayerCosts(name, table.dataflow is not None, whole, {}, {}))
             times = layer_times(table, bits)
             for kept, values in ((costs.latency_ms, times.latency_ms), (costs.energy_uj, times.energy_uj)):
                 kept.update(zip(numbers, _at(places, values, len(whole)), strict=True))
