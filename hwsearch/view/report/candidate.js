@@ -34,7 +34,11 @@ function exportCommand(row) {
 function showMetrics(row) {
   const own = axisColumns.filter((name) => !TARGET_COLUMN.test(name) && Number.isFinite(columnOf(name)(row)));
   const reference = page.references[page.rows.series[row]] ?? {};
-  const rows = own.map((name) => [name, withMargin(name, row), name in reference ? inFigures(name, reference[name]) : ""]);
+  const rows = own.map((name) => [
+    name,
+    withMargin(name, row),
+    name in reference ? inFigures(name, reference[name]) : "",
+  ]);
   const tables = [makeTable("Quality and size, with 95 % intervals", ["", "candidate", "full precision"], rows)];
   const costs = axisColumns.map((name) => TARGET_COLUMN.exec(name)).filter((found) => found !== null);
   const targets = [...new Set(costs.map(([, , target]) => target))];
@@ -44,7 +48,13 @@ function showMetrics(row) {
     return columnOf(name) === undefined ? "" : inFigures(name, columnOf(name)(row));
   };
   if (targets.length > 0) {
-    tables.push(makeTable("Costs on the targets", ["", ...targets], metrics.map((metric) => [metric, ...targets.map((target) => cell(metric, target))])));
+    tables.push(
+      makeTable(
+        "Costs on the targets",
+        ["", ...targets],
+        metrics.map((metric) => [metric, ...targets.map((target) => cell(metric, target))]),
+      ),
+    );
   }
   fill("candidate-metrics", ...tables.map((table) => make("div", { class: "scrolls", tabindex: "0" }, table)));
 }
@@ -52,7 +62,10 @@ function showMetrics(row) {
 function showStructure(row) {
   const lines = leftOut(row);
   const whole = page.options.length === 0 ? "This search keeps the whole network." : "It keeps the whole network.";
-  fill("candidate-structure", lines.length === 0 ? whole : make("ul", {}, ...lines.map((line) => make("li", {}, line))));
+  fill(
+    "candidate-structure",
+    lines.length === 0 ? whole : make("ul", {}, ...lines.map((line) => make("li", {}, line))),
+  );
 }
 
 /** Bars of bits along the depth of the network, weights above activations. What is left out has no bar but a cross. */
@@ -65,19 +78,41 @@ function bitsFigure(row) {
     const gone = x.filter((index) => bits[index] === 0);
     const more = { xaxis: `x${suffix}`, yaxis: `y${suffix}`, hoverinfo: "text" };
     const hovertext = bits.map((width, index) => `${names[index]}: ${width || "left out"}${width ? " bits" : ""}`);
-    const bars = { type: "bar", name, x, y: bits, hovertext, marker: { color: colour(weight ? "weights" : "activations") }, ...more };
-    const crosses = { type: "scatter", mode: "markers", name: "left out", x: gone, y: gone.map(() => 0.4), hovertext: gone.map((index) => hovertext[index]), marker: { symbol: "x", size: 8, color: colour("uniform") }, ...more, showlegend: weight && gone.length > 0 };
-    const short = places.map((place) => plain(page.sites[place].short));
-    const ticks = { tickmode: "array", tickvals: x, ticktext: short, tickangle: -90, tickfont: { size: 9 }, showgrid: false };
-    return { traces: [bars, crosses], ticks };
+    const bars = {
+      type: "bar",
+      name,
+      x,
+      y: bits,
+      hovertext,
+      marker: { color: colour(weight ? "weights" : "activations") },
+      ...more,
+    };
+    const crosses = {
+      type: "scatter",
+      mode: "markers",
+      name: "left out",
+      x: gone,
+      y: gone.map(() => 0.4),
+      hovertext: gone.map((index) => hovertext[index]),
+      marker: { symbol: "x", size: 8, color: colour("uniform") },
+      ...more,
+      showlegend: weight && gone.length > 0,
+    };
+    return {
+      traces: [bars, crosses],
+      names: namesAxis(
+        "bits",
+        places.map((place) => page.sites[place].short),
+      ),
+    };
   };
   const weights = panel(true, "", "bits of weights");
   const activations = panel(false, "2", "bits of activations");
   const layout = {
     grid: { rows: 2, columns: 1, pattern: "independent", ygap: 0.55 },
-    xaxis: axis("", weights.ticks),
+    xaxis: weights.names,
     yaxis: axis("weights, bits", { rangemode: "tozero", dtick: 2 }),
-    xaxis2: axis("", activations.ticks),
+    xaxis2: activations.names,
     yaxis2: axis("activations, bits", { rangemode: "tozero", dtick: 4 }),
     bargap: 0.15,
   };
@@ -85,11 +120,15 @@ function bitsFigure(row) {
 }
 
 function bitsTable(row) {
-  const rows = page.sites.map((site, place) => [site.name, String(widthAt(row, place) || "left out"), site.fixed ? "fixed" : ""]);
+  const rows = page.sites.map((site, place) => [
+    site.name,
+    String(widthAt(row, place) || "left out"),
+    site.fixed ? "fixed" : "",
+  ]);
   return makeTable("Bit-width of every site", ["site", "bits", ""], rows);
 }
 
-/** The costs of a candidate's layers on a target: pairs of time and energy, null where a layer is left out; undefined if unknown. */
+/** Time and energy of a candidate's layers on a target; null where a layer is left out, undefined if nothing is known. */
 function layersOf(target, row) {
   const found = page.layers[target]?.candidates[page.rows.candidate[row]];
   return found?.map((place, layer) => (place === null ? null : page.layers[target].values[layer][place]));
@@ -110,16 +149,30 @@ function showLayers(row) {
   document.getElementById("layers").hidden = !known;
   document.getElementById("layers-details").hidden = !known;
   if (!known) {
-    const refused = costs === undefined ? "The report holds no costs of this candidate's layers" : `${target} does not run this candidate`;
-    fill("layers-caption", `${refused}: see hwsearch cost ${target} --run ${page.folder} --candidate ${page.rows.candidate[row]}`);
+    const refused =
+      costs === undefined
+        ? "The report holds no costs of this candidate's layers"
+        : `${target} does not run this candidate`;
+    fill(
+      "layers-caption",
+      `${refused}: see hwsearch cost ${target} --run ${page.folder} --candidate ${page.rows.candidate[row]}`,
+    );
     return;
   }
   const energy = costs.some((pair) => pair !== null && pair[1] !== null);
   const time = costs.reduce((sum, pair) => sum + (pair?.[0] ?? 0), 0);
-  const total = page.layers[shownTarget].atOnce ? "all layers work at once" : `layers take ${significant(time)} ms in all`;
-  fill("layers-caption", `Time${energy ? " and energy" : ""} by layer on ${target}: ${total}.${energy ? "" : " The target states no energy by layer."}`);
+  const total = page.layers[shownTarget].atOnce
+    ? "all layers work at once"
+    : `layers take ${significant(time)} ms in all`;
+  fill(
+    "layers-caption",
+    `Time${energy ? " and energy" : ""} by layer on ${target}: ${total}.${energy ? "" : " The target states no energy by layer."}`,
+  );
   draw("layers", () => layersFigure(layers, costs, energy));
-  const rows = layers.map((layer, place) => [layer, ...[0, 1].map((which) => (Number.isFinite(costs[place]?.[which]) ? significant(costs[place][which]) : ""))]);
+  const rows = layers.map((layer, place) => [
+    layer,
+    ...[0, 1].map((which) => (Number.isFinite(costs[place]?.[which]) ? significant(costs[place][which]) : "")),
+  ]);
   fill("layers-table", makeTable(`Layers on ${target}`, ["layer", "ms", "µJ"], rows));
 }
 
@@ -130,15 +183,21 @@ function layersFigure(layers, costs, energy) {
     name,
     x,
     y: costs.map((pair) => pair?.[which] ?? 0),
-    hovertext: layers.map((layer, place) => plain(`${layer}: ${costs[place] === null ? "left out" : `${significant(costs[place][which] ?? 0)} ${unit}`}`)),
+    hovertext: layers.map((layer, place) =>
+      plain(`${layer}: ${costs[place] === null ? "left out" : `${significant(costs[place][which] ?? 0)} ${unit}`}`),
+    ),
     hoverinfo: "text",
     marker: { color: colour(tint) },
     xaxis: "x",
     yaxis: `y${suffix}`,
   });
-  const ticks = { tickmode: "array", tickvals: x, ticktext: layers.map(plain), tickangle: -90, tickfont: { size: 9 }, showgrid: false };
   const traces = [bars(0, "time", "ms", "", "weights")];
-  const layout = { xaxis: axis("", ticks), yaxis: axis("ms", { domain: energy ? [0.54, 1] : [0, 1] }), bargap: 0.15, showlegend: false };
+  const layout = {
+    xaxis: namesAxis("layers", layers),
+    yaxis: axis("ms", { domain: energy ? [0.54, 1] : [0, 1] }),
+    bargap: 0.15,
+    showlegend: false,
+  };
   if (energy) {
     traces.push(bars(1, "energy", "µJ", "2", "activations"));
     layout.yaxis2 = axis("µJ", { domain: [0, 0.46] });

@@ -1,6 +1,7 @@
 // What all figures share: colours of the page, drawing, and drawing again when the colours change.
 
 const drawn = new Map();
+const NAME_PIXELS = 11;
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "star", "cross", "hexagon"];
 
 function colour(name) {
@@ -27,6 +28,21 @@ function axis(title, more = {}) {
   };
 }
 
+/** An axis of names at 0, 1, 2 ..., of which as many are written as have room in a figure. */
+function namesAxis(id, names) {
+  const every = Math.ceil((names.length * NAME_PIXELS) / Math.max(document.getElementById(id).clientWidth - 90, 100));
+  const places = names.map((_, place) => place).filter((place) => place % every === 0);
+  const ticktext = places.map((place) => plain(names[place]));
+  return axis("", {
+    tickmode: "array",
+    tickvals: places,
+    ticktext,
+    tickangle: -90,
+    tickfont: { size: 9 },
+    showgrid: false,
+  });
+}
+
 /** Draw a figure, and again whenever the colours change. `figure` returns at least traces and layout; they are returned. */
 function draw(id, figure) {
   drawn.set(id, figure);
@@ -38,7 +54,12 @@ function draw(id, figure) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: colour("text"), family: "system-ui, sans-serif", size: 12 },
     margin: { l: 56, r: 12, t: 12, b: 44 },
-    hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("text") }, align: "left" },
+    hoverlabel: {
+      bgcolor: colour("card"),
+      bordercolor: colour("line"),
+      font: { color: colour("text") },
+      align: "left",
+    },
     legend: { orientation: "h", yanchor: "bottom", y: 1.01, x: 0 },
     hovermode: "closest",
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
@@ -48,7 +69,9 @@ function draw(id, figure) {
   return made;
 }
 
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((figure, id) => draw(id, figure)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  drawn.forEach((figure, id) => draw(id, figure)),
+);
 
 /** Make an element with properties and children. Text is never read as HTML. */
 function make(tag, properties = {}, ...children) {
@@ -77,6 +100,8 @@ function fill(id, ...children) {
 /** Fill a `<select>` with texts. The value of an option is its place. */
 function fillSelect(id, texts, chosen, changed) {
   const select = document.getElementById(id);
-  select.replaceChildren(...texts.map((text, place) => make("option", { value: String(place), selected: place === chosen }, text)));
+  select.replaceChildren(
+    ...texts.map((text, place) => make("option", { value: String(place), selected: place === chosen }, text)),
+  );
   select.onchange = () => changed(Number(select.value));
 }

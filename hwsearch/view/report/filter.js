@@ -32,7 +32,8 @@ function parseCondition(text) {
     }
     return { column, operator, value: word };
   }
-  if (column === "uniform" && (word === "true" || word === "false")) return { column, operator, value: Number(word === "true") };
+  if (column === "uniform" && (word === "true" || word === "false"))
+    return { column, operator, value: Number(word === "true") };
   const value = parseNumber(word);
   if (Number.isNaN(value)) throw new Error(`condition '${text}' compares with '${word}'; wanted a number`);
   return { column, operator, value };
@@ -43,7 +44,9 @@ function parseWhere(text) {
   const conditions = text.trim() === "" ? [] : text.split(/\sand\s/).map(parseCondition);
   for (const { column } of conditions) {
     if (columnOf(column) === undefined) {
-      throw new Error(`unknown column '${column}'; wanted one of ${[...knownColumns.keys()].slice(0, 40).join(", ")} ...`);
+      throw new Error(
+        `unknown column '${column}'; wanted one of ${[...knownColumns.keys()].slice(0, 40).join(", ")} ...`,
+      );
     }
   }
   return conditions;

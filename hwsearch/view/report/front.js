@@ -9,7 +9,9 @@ function dominates(first, second) {
 function nonDominated(rows, objectives) {
   const losses = new Map();
   for (const row of rows) {
-    const values = objectives.map(({ column, direction }) => columnOf(column)(row) * (direction === "maximize" ? -1 : 1));
+    const values = objectives.map(
+      ({ column, direction }) => columnOf(column)(row) * (direction === "maximize" ? -1 : 1),
+    );
     if (!values.some(Number.isNaN)) losses.set(row, values);
   }
   const others = [...losses.values()];
@@ -18,5 +20,10 @@ function nonDominated(rows, objectives) {
 
 /** The front of each series by itself, because scores of different fidelities are never mixed. */
 function frontsOf(rows, objectives) {
-  return page.series.flatMap((_, series) => nonDominated(rows.filter((row) => page.rows.series[row] === series), objectives));
+  return page.series.flatMap((_, series) =>
+    nonDominated(
+      rows.filter((row) => page.rows.series[row] === series),
+      objectives,
+    ),
+  );
 }

@@ -7,7 +7,10 @@ let chosenRow = null;
 
 /** The two axes as objectives; null if it is not known of one which values are better. */
 function axisObjectives() {
-  const objectives = [shownAxes.x, shownAxes.y].map((column) => ({ column, direction: columnsByName.get(column).direction }));
+  const objectives = [shownAxes.x, shownAxes.y].map((column) => ({
+    column,
+    direction: columnsByName.get(column).direction,
+  }));
   return shownAxes.x !== shownAxes.y && objectives.every(({ direction }) => direction) ? objectives : null;
 }
 
@@ -27,7 +30,10 @@ function described(row) {
     lines.push(`${name}: ${withMargin(name, row)}`);
   }
   lines.push(configurationInShort(row), `proposed by: ${columnOf("strategy")(row)}`);
-  return lines.filter((line) => line !== "").map(plain).join("<br>");
+  return lines
+    .filter((line) => line !== "")
+    .map(plain)
+    .join("<br>");
 }
 
 /** The widths of a row in short, and how much it leaves out. */
@@ -40,7 +46,9 @@ function configurationInShort(row) {
       if (site.weight === weight && bits > 0) found.set(bits, (found.get(bits) ?? 0) + 1);
     });
     const widths = [...found].sort(([a], [b]) => a - b);
-    return widths.length === 1 ? `all ${widths[0][0]} bits` : widths.map(([bits, count]) => `${count} × ${bits}`).join(", ");
+    return widths.length === 1
+      ? `all ${widths[0][0]} bits`
+      : widths.map(([bits, count]) => `${count} × ${bits}`).join(", ");
   };
   const out = leftOut(row).length;
   return `weights: ${counts(true)}; activations: ${counts(false)}${out ? `; ${out} options not whole` : ""}`;
@@ -51,7 +59,9 @@ function leftOut(row) {
   const { kept } = configurationOf(row);
   return page.options.flatMap(({ name, whole }, place) => {
     if (kept[place] === whole) return [];
-    return [kept[place] === 0 ? `${name.replace(/\.kept$/, "")} is left out` : `${name}: ${kept[place]} of ${whole} kept`];
+    return [
+      kept[place] === 0 ? `${name.replace(/\.kept$/, "")} is left out` : `${name}: ${kept[place]} of ${whole} kept`,
+    ];
   });
 }
 
@@ -74,7 +84,9 @@ function seriesTraces(rows, series, objectives) {
   const own = rows.filter((row) => page.rows.series[row] === series);
   const marker = { symbol: SYMBOLS[style % SYMBOLS.length], color: seriesColour(style) };
   const last = series === page.series.length - 1 || page.comparison !== null;
-  const traces = [scatter(own, `${name} (${own.length})`, { marker: { ...marker, size: 7, opacity: 0.45 }, legendgroup: name })];
+  const traces = [
+    scatter(own, `${name} (${own.length})`, { marker: { ...marker, size: 7, opacity: 0.45 }, legendgroup: name }),
+  ];
   if (objectives !== null && own.length > 0) {
     const front = sorted(nonDominated(own, objectives), shownAxes.x, false);
     const margin = shownAxes.y === "si_snr_improvement_db" ? "drop_ci95_db" : marginOf(shownAxes.y);
@@ -83,7 +95,12 @@ function seriesTraces(rows, series, objectives) {
       scatter(front, `front: ${name}`, {
         mode: "lines+markers",
         legendgroup: name,
-        line: { shape: objectives[0].direction === "maximize" ? "vh" : "hv", color: marker.color, width: last ? 2 : 1, dash: last ? "solid" : "dot" },
+        line: {
+          shape: objectives[0].direction === "maximize" ? "vh" : "hv",
+          color: marker.color,
+          width: last ? 2 : 1,
+          dash: last ? "solid" : "dot",
+        },
         marker: { ...marker, size: last ? 9 : 7 },
         error_y: bars === null ? {} : { type: "data", array: bars, thickness: 1, width: 3, color: marker.color },
       }),
@@ -98,16 +115,27 @@ function markTraces(rows) {
   const uniform = rows.filter((row) => page.rows.uniform[row]);
   if (uniform.length > 0) {
     const outline = { color: colour("uniform"), width: 2 };
-    traces.push(scatter(uniform, "uniform widths", { marker: { symbol: "diamond-open", size: 13, color: colour("uniform"), line: outline } }));
+    traces.push(
+      scatter(uniform, "uniform widths", {
+        marker: { symbol: "diamond-open", size: 13, color: colour("uniform"), line: outline },
+      }),
+    );
   }
   const main = page.series.length - 1;
-  const exported = rows.filter((row) => page.comparison === null && page.rows.candidate[row] === page.chosen && page.rows.series[row] === main);
+  const exported = rows.filter(
+    (row) => page.comparison === null && page.rows.candidate[row] === page.chosen && page.rows.series[row] === main,
+  );
   if (exported.length > 0) {
     const marker = { symbol: "star", size: 17, color: colour("exported"), line: { color: colour("text"), width: 1 } };
     traces.push(scatter(exported, `exported: candidate ${page.chosen}`, { marker }));
   }
   if (chosenRow !== null && hasPoint(chosenRow)) {
-    const ring = { symbol: "circle-open", size: 22, color: colour("text"), line: { width: 2.5, color: colour("text") } };
+    const ring = {
+      symbol: "circle-open",
+      size: 22,
+      color: colour("text"),
+      line: { width: 2.5, color: colour("text") },
+    };
     traces.push(scatter([chosenRow], `chosen: candidate ${page.rows.candidate[chosenRow]}`, { marker: ring }));
   }
   return traces;
@@ -126,14 +154,32 @@ function rangeOf(values, important, direction) {
 function limitBands(ranges) {
   const shapes = [];
   const annotations = [];
-  for (const [which, other] of [["x", "y"], ["y", "x"]]) {
+  for (const [which, other] of [
+    ["x", "y"],
+    ["y", "x"],
+  ]) {
     const limit = page.limits[shownAxes[which]];
     if (limit === undefined) continue;
     const far = Math.max(ranges[which][1], limit);
     const band = { type: "rect", layer: "below", fillcolor: colour("limit"), line: { width: 0 }, opacity: 0.35 };
-    shapes.push({ ...band, [`${which}ref`]: which, [`${other}ref`]: "paper", [`${which}0`]: limit, [`${which}1`]: far, [`${other}0`]: 0, [`${other}1`]: 1 });
-    const label = { text: plain(`limit ${inFigures(shownAxes[which], limit)}`), showarrow: false, font: { color: colour("muted") } };
-    const place = which === "x" ? { x: limit, y: 0.02, yref: "paper", xanchor: "left", yanchor: "bottom" } : { y: limit, x: 0.01, xref: "paper", xanchor: "left", yanchor: "bottom" };
+    shapes.push({
+      ...band,
+      [`${which}ref`]: which,
+      [`${other}ref`]: "paper",
+      [`${which}0`]: limit,
+      [`${which}1`]: far,
+      [`${other}0`]: 0,
+      [`${other}1`]: 1,
+    });
+    const label = {
+      text: plain(`limit ${inFigures(shownAxes[which], limit)}`),
+      showarrow: false,
+      font: { color: colour("muted") },
+    };
+    const place =
+      which === "x"
+        ? { x: limit, y: 0.02, yref: "paper", xanchor: "left", yanchor: "bottom" }
+        : { y: limit, x: 0.01, xref: "paper", xanchor: "left", yanchor: "bottom" };
     annotations.push({ ...label, ...place });
   }
   return { shapes, annotations };
@@ -150,7 +196,9 @@ function frontFigure() {
   const objectives = axisObjectives();
   const traces = page.series.flatMap((_, series) => seriesTraces(rows, series, objectives));
   const reference = referenceLine();
-  const vital = rows.filter((row) => page.rows.uniform[row]).concat(objectives === null ? [] : frontsOf(rows, objectives));
+  const vital = rows
+    .filter((row) => page.rows.uniform[row])
+    .concat(objectives === null ? [] : frontsOf(rows, objectives));
   const beside = reference === null || !rows.length ? [] : [reference];
   const of = (which, list) => list.map((row) => columnOf(shownAxes[which])(row));
   const ranges = {
@@ -159,9 +207,26 @@ function frontFigure() {
   };
   const { shapes, annotations } = limitBands(ranges);
   if (beside.length > 0) {
-    shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: reference, y1: reference, line: { dash: "dash", width: 1, color: colour("muted") } });
+    shapes.push({
+      type: "line",
+      xref: "paper",
+      x0: 0,
+      x1: 1,
+      y0: reference,
+      y1: reference,
+      line: { dash: "dash", width: 1, color: colour("muted") },
+    });
     const text = plain(`full precision ${inFigures(shownAxes.y, reference)}`);
-    annotations.push({ text, xref: "paper", x: 1, y: reference, xanchor: "right", yanchor: "bottom", showarrow: false, font: { color: colour("muted") } });
+    annotations.push({
+      text,
+      xref: "paper",
+      x: 1,
+      y: reference,
+      xanchor: "right",
+      yanchor: "bottom",
+      showarrow: false,
+      font: { color: colour("muted") },
+    });
   }
   const layout = {
     xaxis: axis(shownAxes.x, { range: ranges.x, hoverformat: ",.4~g", tickformat: isCount(shownAxes.x) ? "~s" : "" }),
@@ -176,7 +241,10 @@ function frontFigure() {
 
 function drawFront() {
   const figure = draw("front", frontFigure);
-  const line = figure.front === null ? "No front is drawn: of one axis it is not known which values are better." : "Lines join the front of these two axes.";
+  const line =
+    figure.front === null
+      ? "No front is drawn: of one axis it is not known which values are better."
+      : "Lines join the front of these two axes.";
   const below = figure.outside ? ` ${figure.outside} lie outside; a double click shows all.` : "";
   fill("front-caption", `${figure.count} points of ${shownAxes.y} against ${shownAxes.x}. ${line}${below}`);
 }

@@ -108,7 +108,13 @@ function clipElement({ name, note, image, alt }, place) {
   const radio = make("input", { type: "radio", name: "clip", value: String(place) });
   radio.onchange = () => player.select(place);
   const picture = make("span", { class: "spectrogram" }, make("img", { src: image, alt }));
-  return make("label", { class: "clip" }, make("span", { class: "clip-name" }, radio, ` ${name}`), make("span", { class: "note" }, note), picture);
+  return make(
+    "label",
+    { class: "clip" },
+    make("span", { class: "clip-name" }, radio, ` ${name}`),
+    make("span", { class: "note" }, note),
+    picture,
+  );
 }
 
 function playerKeys(event) {

@@ -1,7 +1,7 @@
 // The table of candidates, with conditions and sorting as in `hwsearch pareto`.
 
 const ROWS_AT_FIRST = 100;
-const everyColumn = ["candidate", "fidelity", "strategy", "uniform", ...page.columns.map(({ name }) => name)];
+const everyColumn = ["candidate", "fidelity", ...page.columns.map(({ name }) => name), "uniform", "strategy"];
 const asked = new Set(page.shownColumns);
 const order = { column: page.axes.x, descending: false };
 let conditions = [];
@@ -33,14 +33,24 @@ function showTable() {
 
 function headingCell(name) {
   const here = order.column === name;
-  const sort = make("button", { type: "button", class: "sort" }, name, make("span", { "aria-hidden": "true" }, here ? (order.descending ? " ↓" : " ↑") : ""));
+  const sort = make(
+    "button",
+    { type: "button", class: "sort" },
+    name,
+    make("span", { "aria-hidden": "true" }, here ? (order.descending ? " ↓" : " ↑") : ""),
+  );
   sort.onclick = () => {
     order.descending = here && !order.descending;
     order.column = name;
     showTable();
     [...document.querySelectorAll("#candidates-head .sort")].find((button) => button.firstChild.data === name)?.focus();
   };
-  return make("th", { scope: "col", "aria-sort": here ? (order.descending ? "descending" : "ascending") : "none" }, sort);
+  const words = TEXTS.includes(name) ? { class: "words" } : {};
+  return make(
+    "th",
+    { scope: "col", "aria-sort": here ? (order.descending ? "descending" : "ascending") : "none", ...words },
+    sort,
+  );
 }
 
 function tableRow(row, columns) {
