@@ -78,7 +78,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
 
     Args:
         workspace: the experiment and its folders.
-        may_train: whether this is the main job, which trains a missing base, draws the front and exports.
+        may_train: whether this is the main job, which trains a missing base, draws the front, exports and reports.
 
     Raises:
         UserError: the run folder, base, a target, a pattern of sites, an objective, a limit or the cost of the differentiable
@@ -112,7 +112,8 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> None:
     _check_base(workspace, may_train=may_train)
     check_claim(workspace)
     if may_train:
-        check_writable(workspace.plot_path)
+        for path in (workspace.plot_path, workspace.report_path):
+            check_writable(path)
         check_output(workspace.folder / EXPORT_FOLDER)
     check_data(experiment, workspace.data_folder, workspace.corpora_folder)
 

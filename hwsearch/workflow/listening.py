@@ -122,7 +122,9 @@ def _typical(workspace: Workspace, system: System) -> Mixture:
         if after is not None and before is not None:
             improvements.append((after - before, mixture))
     if not improvements:
-        raise UserError(f"{workspace.data_folder}: none of the first {MIXTURES_TRIED} mixtures has an SI-SNR; wanted speech in one")
+        raise UserError(
+            f"{workspace.data_folder}: none of the first {MIXTURES_TRIED} mixtures has an SI-SNR; wanted speech in one"
+        )
     improvements.sort(key=lambda found: found[0])
     return improvements[len(improvements) // 2][1]
 

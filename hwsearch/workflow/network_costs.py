@@ -1,6 +1,6 @@
 """Time and energy of every layer of many candidates on the targets of their experiment."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,8 @@ class LayerCosts:
     target: str
     at_once: bool
     layers: tuple[str, ...]
-    latency_ms: Mapping[int, NDArray[np.float64]]
-    energy_uj: Mapping[int, NDArray[np.float64]]
+    latency_ms: dict[int, NDArray[np.float64]]
+    energy_uj: dict[int, NDArray[np.float64]]
 
 
 def network_costs(run: Run, candidates: Sequence[int]) -> list[LayerCosts]:

@@ -28,8 +28,6 @@ from hwsearch.workflow.network_costs import LayerCosts, network_costs
 from hwsearch.workflow.runs import Run
 from hwsearch.workspace import Workspace
 
-REPORT_FILE = "report.html"
-
 MOST_VALUES = 50_000
 """Values of candidates in a report, over rows and columns, so that the file stays small. The best candidates are kept."""
 
@@ -39,8 +37,8 @@ MOST_DETAILED = 300
 MOST_HEARD = 4
 """Number of candidates to listen to."""
 
-SMALLEST_FIGURES, LARGEST_FIGURES = 2, 64 * 2**20
-"""Files of the run folder of other sizes, in bytes, are not looked at for figures."""
+LARGEST_FIGURES = 64 * 2**20
+"""Larger files of the run folder, in bytes, are not looked at for figures."""
 
 _T = TypeVar("_T")
 
@@ -97,11 +95,6 @@ class Report:
     def main(self) -> CandidateTable:
         """The candidates at the highest fidelity."""
         return self.tables[-1]
-
-
-def report_path(workspace: Workspace) -> Path:
-    """Return the path of a run's report."""
-    return workspace.folder / REPORT_FILE
 
 
 def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SILENT) -> Report:
@@ -195,11 +188,9 @@ def _detailed(run: Run, chosen: int | None, heard: Sequence[int]) -> list[int]:
 
 def _kept_figures(workspace: Workspace) -> list[Evaluated]:
     """Read the figures in the run folder that were made on its present test mixtures. Other JSON files there are no figures."""
-    found = []
-    for path in sorted(workspace.folder.glob("*.json")):
-        if path.is_file() and SMALLEST_FIGURES <= path.stat().st_size <= LARGEST_FIGURES and _made_by(path) is not None:
-            found.append(_named_figures(workspace, path))
-    return found
+    paths = (path for path in sorted(workspace.folder.glob("*.json")) if path.is_file())
+    small = (path for path in paths if path.stat().st_size <= LARGEST_FIGURES)
+    return [_named_figures(workspace, path) for path in small if _made_by(path) is not None]
 
 
 def _made_by(path: Path) -> Mapping[str, object] | None:

@@ -85,7 +85,9 @@ def _about(report: Report) -> str:
     counts = [f"{len(table) + report.left_out.get(table.fidelity, 0):,} at '{table.fidelity.value}'" for table in report.tables]
     failed = sum(len(table.failures) for table in report.tables)
     best = sum(report.left_out.values())
-    left_out = f" Of these, {best:,} are left out here, none of them on the front; hwsearch pareto --all lists them." if best else ""
+    left_out = (
+        f" Of these, {best:,} are left out here, none of them on the front; hwsearch pareto --all lists them." if best else ""
+    )
     objectives = ", ".join(f"{objective.column} ({objective.direction.value})" for objective in report.main.objectives)
     scored = f"Candidates scored: {', '.join(counts)}; {failed} failed.{left_out}"
     return f"Run folder {report.folder}, {made}. {scored} Objectives: {objectives}."

@@ -23,11 +23,15 @@ def sound_data(listening: Listening) -> dict[str, Any]:
     rate = listening.sample_rate
     seconds = len(listening.clips[0].samples) / rate
     cut = "" if listening.whole else f", its first {seconds:.1f} s"
-    said = f" The target says: \u201c{listening.transcript}\u201d." if listening.transcript else ""
+    about = f"Mixture {listening.mixture}{cut}, with {listening.angle_deg:.0f}\u00b0 between the speakers."
+    if listening.transcript:
+        about += f" The target says: \u201c{listening.transcript}\u201d."
+    about += (
+        " Of several mixtures it is in the middle by what full precision improves. All voices have the loudness of the target."
+    )
     return {
         "seconds": seconds,
-        "about": f"Mixture {listening.mixture}{cut}, {listening.angle_deg:.0f}\u00b0 between the speakers, in the middle of several "
-        f"by what full precision improves.{said} What is separated has the loudness of the target.",
+        "about": about,
         "clips": [
             {
                 "name": clip_name(clip),
