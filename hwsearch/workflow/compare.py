@@ -129,7 +129,7 @@ def compare_runs(folders: Sequence[Path], cost: str, listener: Listener = SILENT
     for second in range(1, len(runs)):
         pair = (names[0], names[second])
         try:
-            tests += _tests(bench, (0, second), pair, levels, listener.progress(f"mixtures of {pair[0]} and {pair[1]}"))
+            tests += _tests(bench, (0, second), pair, levels, listener.progress("mixtures compared"))
         except UserError as reason:
             untested[pair] = str(reason)
     return Comparison(names, tables, cost, levels, tuple(tests), untested, tuple(_notes(runs, names)))

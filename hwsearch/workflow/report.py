@@ -31,6 +31,9 @@ from hwsearch.workspace import Workspace
 MOST_VALUES = 50_000
 """Values of candidates in a report, over rows and columns, so that the file stays small. The best candidates are kept."""
 
+FEWEST_ROWS = 50
+"""At least so many candidates at each fidelity are kept, however many columns there are."""
+
 MOST_DETAILED = 300
 """Number of candidates with the costs of their layers. The front comes first."""
 
@@ -114,7 +117,7 @@ def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SIL
         raise UserError(f"{workspace.folder}: no candidate is scored yet; wanted at least one to report on")
     chosen = chosen_candidate(run)
     width = sum(len(table.columns) for table in every)
-    tables = [_best(table, max(50, MOST_VALUES // width), chosen) for table in every]
+    tables = [_best(table, max(FEWEST_ROWS, MOST_VALUES // width), chosen) for table in every]
     evaluations = [_named_figures(workspace, path) for path in figures]
     warnings: list[str] = []
 
