@@ -53,7 +53,8 @@ def chromium(profile: Path) -> Iterator[Chrome]:
 
 
 def open_page(browser: Chrome, path: Path) -> None:
-    """Open a file by its path, and forget what was logged before."""
+    """Open a file by its path, and forget what was logged before, by Chromium's own first page too."""
+    browser.get("about:blank")
     for kind in ("browser", "performance"):
         browser.get_log(kind)
     browser.get(path.resolve().as_uri())

@@ -40,7 +40,7 @@ def made_up_table(count: int, seed: int, fidelity: Fidelity) -> CandidateTable:
     kept = rng.integers(0, 2, (count, 1))
     widths = rng.choice([2, 4, 8], (count, 3)).astype(np.int16)
     widths[kept[:, 0] == 0, 1] = 0
-    names = [HARMFUL[place % len(HARMFUL)] if place % 3 == 0 else ("kl", "uniform")[place % 2] for place in range(count)]
+    names = [HARMFUL[place // 3 % len(HARMFUL)] if place % 3 == 0 else ("kl", "uniform")[place % 2] for place in range(count)]
     return replace(
         table, fidelity=fidelity, widths=widths, kept=kept, options=(("b<i>.kept", 1),), strategy=np.array(names, dtype=np.str_)
     )

@@ -29,7 +29,7 @@ def test_it_serves_the_study_until_a_signal_ends_it(copied: Tiny) -> None:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                with urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:  # noqa: S310 - this machine's
+                with urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
                     studies = json.load(answer)
                 break
             except URLError:
