@@ -152,7 +152,7 @@ class _Bench:
         key = (run, candidate, mixture.mixture_sha256)
         if key not in self._scores:
             sound, target = load_mixture(self.runs[run].workspace.data_folder, mixture)
-            estimate = of_target(self._system(run, candidate)(sound, mixture.target.doa_deg), target)
+            estimate = of_target(self._system(run, candidate)(sound, mixture.doa_deg), target)
             try:
                 self._scores[key] = float(si_snr(estimate, target))
             except MetricUnavailable:  # as in the search

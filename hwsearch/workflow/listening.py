@@ -91,7 +91,7 @@ def listen(run: Run, candidates: Sequence[tuple[int, str]]) -> Listening:
     full_precision = float_system(load_float_base(workspace))
     mixture = _typical(workspace, full_precision)
     sound, target = load_mixture(workspace.data_folder, mixture)
-    doa_deg, rate = mixture.target.doa_deg, mixture.sample_rate
+    doa_deg, rate = mixture.doa_deg, mixture.sample_rate
     samples = min(len(target), round(MOST_SECONDS * rate))
 
     def clip(kind: Kind, signal: Audio, candidate: int | None = None, why: str = "") -> Clip:
@@ -117,7 +117,7 @@ def _typical(workspace: Workspace, system: System) -> Mixture:
     improvements: list[tuple[float, Mixture]] = []
     for mixture in evaluation_mixtures(workspace)[:MIXTURES_TRIED]:
         sound, target = load_mixture(workspace.data_folder, mixture)
-        after = _si_snr(of_target(system(sound, mixture.target.doa_deg), target), target)
+        after = _si_snr(of_target(system(sound, mixture.doa_deg), target), target)
         before = _si_snr(sound[0], target)
         if after is not None and before is not None:
             improvements.append((after - before, mixture))
