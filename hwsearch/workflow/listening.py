@@ -62,14 +62,14 @@ class Listening:
         mixture: its id.
         whole: whether nothing of it was cut off.
         transcript: the words of the target; None where they are unknown.
-        angle_deg: angle between the two speakers.
+        angle_deg: angle between the two speakers; None if it is unknown.
     """
 
     mixture: str
     sample_rate: int
     whole: bool
     transcript: str | None
-    angle_deg: float
+    angle_deg: float | None
     clips: Sequence[Clip]
 
 

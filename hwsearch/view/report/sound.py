@@ -23,7 +23,8 @@ def sound_data(listening: Listening) -> dict[str, Any]:
     rate = listening.sample_rate
     seconds = len(listening.clips[0].samples) / rate
     cut = "" if listening.whole else f", its first {seconds:.1f} s"
-    about = f"Mixture {listening.mixture}{cut}, with {listening.angle_deg:.0f}\u00b0 between the speakers."
+    angle = "" if listening.angle_deg is None else f", with {listening.angle_deg:.0f}\u00b0 between the speakers"
+    about = f"Mixture {listening.mixture}{cut}{angle}."
     if listening.transcript:
         about += f" The target says: \u201c{listening.transcript}\u201d."
     about += (
