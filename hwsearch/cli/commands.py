@@ -432,14 +432,15 @@ def dashboard(run: Path, port: int) -> None:
 
     The dashboard serves this machine alone until Ctrl-C ends it. It needs: pip install 'hwsearch[dashboard]'.
     """
-    from hwsearch.search.studies.dashboard import HOST, check_dashboard, serve_dashboard, study_file
+    from hwsearch.search.studies.dashboard import HOST, check_dashboard, open_study_file, serve_dashboard, study_file
     from hwsearch.view.terminal import say
 
     path = study_file(run)
     check_dashboard(port)
+    storage = open_study_file(path)
     say(f"dashboard: http://{HOST}:{port}/ shows {path}; Ctrl-C ends it")
     try:
-        serve_dashboard(path, port)
+        serve_dashboard(storage, port)
     except KeyboardInterrupt:  # that is how one leaves it
         sys.exit(stop_code())
 

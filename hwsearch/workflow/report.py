@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -132,6 +133,9 @@ def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SIL
     heard = heard_candidates(run, chosen)
     detailed = _detailed(run, chosen, [number for number, _ in heard])
     space = tried("sensitivities", lambda: experiment_space(workspace.experiment))
+    given = {path.resolve() for path in figures}
+    files = [path for path in _kept_figures(workspace.folder) if path.resolve() not in given]
+    kept = [each for path in files if (each := tried("results by angle", partial(_named_figures, workspace, path)))]
     return Report(
         name=workspace.experiment.name,
         folder=workspace.folder,
@@ -144,7 +148,7 @@ def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SIL
         sensitivities=(space and tried("sensitivities", lambda: kept_tables(workspace, space.free_sites))) or (),
         curves=tried("hypervolume", lambda: {rung.fidelity: rung.curve for rung in read_status(workspace.folder).rungs}),
         listening=tried("sound", lambda: listen(run, heard)),
-        evaluations=[*(tried("results by angle", lambda: _kept_figures(workspace)) or ()), *evaluations],
+        evaluations=[*kept, *evaluations],
         warnings=warnings,
     )
 
@@ -153,11 +157,11 @@ def heard_candidates(run: Run, chosen: int | None) -> list[tuple[int, str]]:
     """Choose the candidates to listen to, each with the reason: the exported one and the ends of the front first."""
     table, limits = run.table, run.workspace.experiment.search.limits
     front = query(table, within_limits(limits))
-    if len(front) == 0:
-        front = query(table)
+    if len(front) == 0:  # nothing is within the limits, or nothing has a value of every objective
+        front = query(table) if len(query(table)) else table
     found: dict[int, str] = {}
     if chosen is not None and chosen in table.candidate:
-        found[chosen] = "exported"
+        found[chosen] = "for export"
     found.setdefault(int(front.candidate[front.columns[SIZE].argmin()]), "smallest of the front")
     found.setdefault(int(front.candidate[front.columns[QUALITY].argmax()]), "best SI-SNR of the front")
     for objective in table.objectives:
@@ -189,11 +193,10 @@ def _detailed(run: Run, chosen: int | None, heard: Sequence[int]) -> list[int]:
     return [number for number in dict.fromkeys((*first, *rest)) if number in known][:MOST_DETAILED]
 
 
-def _kept_figures(workspace: Workspace) -> list[Evaluated]:
-    """Read the figures in the run folder that were made on its present test mixtures. Other JSON files there are no figures."""
-    paths = (path for path in sorted(workspace.folder.glob("*.json")) if path.is_file())
-    small = (path for path in paths if path.stat().st_size <= LARGEST_FIGURES)
-    return [_named_figures(workspace, path) for path in small if _made_by(path) is not None]
+def _kept_figures(folder: Path) -> list[Path]:
+    """Find the files of figures in the run folder. Other JSON files there hold none."""
+    files = (path for path in sorted(folder.glob("*.json")) if path.is_file())
+    return [path for path in files if path.stat().st_size <= LARGEST_FIGURES and _made_by(path) is not None]
 
 
 def _made_by(path: Path) -> Mapping[str, object] | None:

@@ -109,7 +109,7 @@ def test_the_sound_of_the_exported_candidate_is_what_separate_gives(tiny: Tiny, 
     separate_file(tiny.model, workspace.data_folder / mixture.mixture_path, mixture.target.doa_deg, tmp_path / "target.wav")
     separated, _ = sf.read(tmp_path / "target.wav")
     clips = {clip["name"]: clip for clip in data["sound"]["clips"]}
-    (exported,) = [clip for title, clip in clips.items() if title == f"candidate {data['chosen']} (exported)"]
+    (exported,) = [clip for title, clip in clips.items() if title == f"candidate {data['chosen']} (for export)"]
     samples, rate = decoded(exported)
     assert rate == mixture.sample_rate
     assert si_snr(samples, separated[: len(samples)]) > 40

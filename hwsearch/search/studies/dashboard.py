@@ -47,11 +47,23 @@ def check_dashboard(port: int) -> None:
             raise UserError(f"--port is {port}, which cannot be used ({error.strerror}); wanted a free one") from None
 
 
-def serve_dashboard(path: Path, port: int) -> None:
+def open_study_file(path: Path) -> JournalStorage:
+    """Open the study of a run folder.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError):
+        # Optuna trusts the file.
+        raise UserError(f"{path}: damaged; wanted Optuna's journal, which the next start of the search writes anew") from None
+
+
+def serve_dashboard(storage: JournalStorage, port: int) -> None:
     """Serve Optuna's dashboard on a study. Only a signal ends it, as `KeyboardInterrupt`."""
     from optuna_dashboard import run_server
 
-    storage = JournalStorage(JournalFileBackend(str(path)))
     # The server blocks its thread, and this one looks for signals.
     server = threading.Thread(target=run_server, args=(storage, HOST, port), name="dashboard", daemon=True)
     server.start()

@@ -9,7 +9,7 @@ function showCandidate(row) {
   const number = page.rows.candidate[row];
   const series = page.series[page.rows.series[row]].name;
   const notes = [`scored at '${series}'`, `proposed by ${columnOf("strategy")(row)}`];
-  if (number === page.chosen) notes.unshift("exported by the main job");
+  if (number === page.chosen) notes.unshift("what the main job exports");
   if (frontRows.includes(row)) notes.push("on the front");
   fill("candidate-name", `Candidate ${number}`);
   fill("depth-heading", `Candidate ${number} along its depth`);

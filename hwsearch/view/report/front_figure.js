@@ -109,7 +109,7 @@ function seriesTraces(rows, series, objectives) {
   return traces;
 }
 
-/** Marks over the points: uniform widths, the exported candidate and the chosen one. */
+/** Marks over the points: uniform widths, the candidate that the main job exports, and the one shown beside the figure. */
 function markTraces(rows) {
   const traces = [];
   const uniform = rows.filter((row) => page.rows.uniform[row]);
@@ -127,7 +127,7 @@ function markTraces(rows) {
   );
   if (exported.length > 0) {
     const marker = { symbol: "star", size: 17, color: colour("exported"), line: { color: colour("text"), width: 1 } };
-    traces.push(scatter(exported, `exported: candidate ${page.chosen}`, { marker }));
+    traces.push(scatter(exported, `for export: candidate ${page.chosen}`, { marker }));
   }
   if (chosenRow !== null && hasPoint(chosenRow)) {
     const ring = {
@@ -136,7 +136,7 @@ function markTraces(rows) {
       color: colour("text"),
       line: { width: 2.5, color: colour("text") },
     };
-    traces.push(scatter([chosenRow], `chosen: candidate ${page.rows.candidate[chosenRow]}`, { marker: ring }));
+    traces.push(scatter([chosenRow], `shown: candidate ${page.rows.candidate[chosenRow]}`, { marker: ring }));
   }
   return traces;
 }
