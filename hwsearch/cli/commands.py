@@ -396,7 +396,7 @@ def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
 
 
 @commands.command(epilog=_example("hwsearch compare runs/quickstart runs/quickstart-elastic --output compare.html"))
-@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN [RUN...]")
 @click.option("--cost", default="size_bytes", help="Column of a cost at which the runs are compared.")
 @click.option("--output", type=PATH, help="HTML file to write, with the fronts of all runs in one figure.")
 def compare(runs: tuple[Path, ...], cost: str, output: Path | None) -> None:
