@@ -139,7 +139,8 @@ def test_it_says_where_the_chosen_candidate_s_drop_is_known_less_exactly_than_as
     monkeypatch.setattr(job, "export", refuse)
     lines = main_job(searched).stdout.splitlines()
     (place,) = [number for number, line in enumerate(lines) if line.startswith("chosen:")]
-    after = lines[place + 1 :]
+    *after, last = lines[place + 1 :]
+    assert last.startswith("report: ")
     assert len(after) == (said is not None)
     if said is not None:
         assert after[0].startswith("        it loses ")

@@ -395,7 +395,7 @@ def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
     say(f"report: {path}")
 
 
-@commands.command(epilog=_example("hwsearch compare runs/quickstart runs/quickstart-elastic --output compare.html"))
+@commands.command(epilog=_example("hwsearch compare runs/quickstart runs/second --output compare.html"))
 @click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN [RUN...]")
 @click.option("--cost", default="size_bytes", help="Column of a cost at which the runs are compared.")
 @click.option("--output", type=PATH, help="HTML file to write, with the fronts of all runs in one figure.")

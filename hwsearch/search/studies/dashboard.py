@@ -54,10 +54,13 @@ def open_study_file(path: Path) -> JournalStorage:
         UserError: the file is damaged.
     """
     try:
-        return JournalStorage(JournalFileBackend(str(path)))
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        studies = storage.get_all_studies()
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError):
-        # Optuna trusts the file.
-        raise UserError(f"{path}: damaged; wanted Optuna's journal, which the next start of the search writes anew") from None
+        studies = []  # Optuna trusts the file
+    if not studies:
+        raise UserError(f"{path}: damaged; wanted Optuna's journal, which the next start of the search writes anew")
+    return storage
 
 
 def serve_dashboard(storage: JournalStorage, port: int) -> None:

@@ -55,7 +55,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     assert refusal(hwsearch("dashboard", tmp_path)).startswith(f"{tmp_path / 'optuna-journal.log'}: no study is there yet")
 
 
-@pytest.mark.parametrize("content", ["not JSON\n", '{"op_code": 1}\n', "[1]\n", "3\n", '{"op_code": 99, "worker_id": "a"}\n'])
+@pytest.mark.parametrize("content", ["", "not JSON\n", '{"op_code": 1}\n', "[1]\n", "3\n", '{"op_code": 99, "worker_id": "a"}\n'])
 def test_a_damaged_study_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "optuna-journal.log"
     path.write_text(content)
