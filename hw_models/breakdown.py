@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from hw_models.compile import WIDTH_INDEX, CostTable, layer_shape
-from hw_models.cost import layer_widths, placement_of, refusal, runnable
+from hw_models.cost import LayerSums, layer_widths, peak_bytes, placement_of, refusal, runnable
 from hw_models.dataflow.table import DataflowTable, design
 from hw_models.errors import TargetError
 from hw_models.layer_cost import Executed, activation_bits_moved, execute, layer_energy_pj, layer_time
+from hw_models.placement import occupancies, place
 from hw_models.shape import Shape
-from hw_models.workload import IntArray, LayerKind
+from hw_models.workload import FloatArray, IntArray, LayerKind, check_bits
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,42 @@ def per_layer(table: CostTable, bits_row: IntArray) -> tuple[LayerCost, ...]:
             )
         )
     return tuple(costs)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTimes:
+    """Duration and energy of every layer of many allocations.
+
+    Attributes:
+        latency_ms: `[allocations, layers]`, layers in execution order; NaN where the target refuses the allocation.
+        energy_uj: the same; NaN also if the target states no energy, and on an FPGA.
+    """
+
+    latency_ms: FloatArray
+    energy_uj: FloatArray
+
+
+def layer_times(table: CostTable, bits: IntArray) -> LayerTimes:
+    """Durations and energies of `per_layer` for allocations `[allocations, sites]`, thousands at a time.
+
+    Raises:
+        TargetError: a wrong shape or width.
+    """
+    check_bits(table.workload, bits)
+    sums = LayerSums.of(table, bits)
+    can = sums.runnable
+    latency_ms, energy_uj = np.full((2, len(bits), len(table.workload.layers)), np.nan)
+    milliseconds = 1e3 / table.target.clock.clock_hz
+    if table.dataflow is not None:
+        for row in np.flatnonzero(can):
+            latency_ms[row] = [one.cycles * milliseconds for one in design(table.dataflow, bits[row])]
+        return LayerTimes(latency_ms, energy_uj)
+    at = place(occupancies(table.target, sums.weight_bytes, peak_bytes(table, bits)), sums.cycles)[can, None]
+    widths = (bits[:, table.weights], bits[:, table.inputs].max(axis=2), bits[:, table.outputs])
+    where = (at, np.arange(len(table.workload.layers)), *(WIDTH_INDEX[each[can]] for each in widths))
+    latency_ms[can] = table.cycles[where] * milliseconds
+    energy_uj[can] = table.energy_pj[where] / 1e6
+    return LayerTimes(latency_ms, energy_uj)
 
 
 def _run(table: CostTable, bits_row: IntArray, shape: Shape, executed: Executed, stored: int, macs: int) -> _Performance:

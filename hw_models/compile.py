@@ -80,13 +80,18 @@ class CostTable:
         return ("latency_ms", "weight_bytes", "peak_activation_bytes", *energy, *occupancy, *resources)
 
 
-def compile_target(target: Target, workload: Workload) -> CostTable:
+def compile_target(target: Target, workload: Workload, known: "KnownTables | None" = None) -> CostTable:
     """Compile the tables of a target for a workload.
+
+    Args:
+        target: the chip.
+        workload: the network.
+        known: tables of layers for the same target. They are taken from there, and new ones are added.
 
     Raises:
         TargetError: the target cannot run a layer at any width.
     """
-    tables = all_layer_tables(target, workload, workload.layers)
+    tables = all_layer_tables(target, workload, workload.layers, known)
     column = workload.column
     state = [workload.state_frames[site] for site in workload.site_channels]
     return CostTable(
@@ -119,13 +124,19 @@ class LayerTables:
     weight_bytes: IntArray
 
 
-def all_layer_tables(target: Target, workload: Workload, layers: Sequence[Layer]) -> list[LayerTables]:
-    """Compile the tables of layers, which may be those of the workload with fewer channels.
+KnownTables = dict[tuple[Shape, LayerKind, int], LayerTables]
+"""Tables of layers by what they depend on, for one target."""
+
+
+def all_layer_tables(
+    target: Target, workload: Workload, layers: Sequence[Layer], known: KnownTables | None = None
+) -> list[LayerTables]:
+    """Compile the tables of layers, which may be those of the workload with fewer channels; `known` as in `compile_target`.
 
     Raises:
         TargetError: the target cannot run a layer at any width.
     """
-    blocks: dict[tuple[Shape, LayerKind, int], LayerTables] = {}
+    blocks: KnownTables = {} if known is None else known
     found = []
     for layer in layers:
         shape = layer_shape(target, workload, layer)

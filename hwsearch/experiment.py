@@ -125,7 +125,7 @@ class CorpusConfig(Section):
 
 class RoomConfig(Section):
     """Simulated rooms with an array and sources in each. Sizes, reverberation times and distances are drawn uniformly between
-    their two ends. Or recorded rooms, of which only `count` and `min_angle_deg` are said.
+    their two ends. Recorded rooms use only `count` and `min_angle_deg`.
     """
 
     count: dict[Split, Annotated[int, Field(ge=1, le=20_000)]]

@@ -56,6 +56,11 @@ class Workspace:
         """The picture of the front that the main job draws."""
         return self.folder / "front.png"
 
+    @property
+    def report_path(self) -> Path:
+        """The page that tells what the search found."""
+        return self.folder / "report.html"
+
     def describe(self) -> None:
         """Write the experiment into the run folder."""
         write_sealed_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))

@@ -15,7 +15,7 @@ import soundfile as sf
 from hw_models.target import BUILT_IN
 from hwsearch.data.corpus import read_corpora
 from hwsearch.experiment import Split, load_experiment
-from hwsearch.extensions import CORPORA, EXPORTERS, QUALITY_METRICS, SAMPLERS, SENSITIVITIES, STRATEGIES, Registry
+from hwsearch.extensions import CORPORA, EXPORTERS, QUALITY_METRICS, RECORDED, SAMPLERS, SENSITIVITIES, STRATEGIES, Registry
 from tests.tiny import Tiny, hwsearch, read_events, refusal, write_tiny
 
 ADDED = (
@@ -37,7 +37,7 @@ def added() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("registry", [CORPORA, EXPORTERS, QUALITY_METRICS, SAMPLERS, SENSITIVITIES, STRATEGIES])
+@pytest.mark.parametrize("registry", [CORPORA, EXPORTERS, QUALITY_METRICS, RECORDED, SAMPLERS, SENSITIVITIES, STRATEGIES])
 def test_every_extension_that_ships_can_be_loaded_and_says_what_it_does(registry: Registry[object]) -> None:
     assert len(list(registry)) >= 2
     for name, entry in registry.entries.items():

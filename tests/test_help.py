@@ -17,7 +17,7 @@ from tests.tiny import Tiny, hwsearch
 
 WIDTH = 80
 
-PARSED_ONLY = {"run", "train", "train-shared", "search", "sensitivity", "publish", "export", "finetune"}
+PARSED_ONLY = {"run", "train", "train-shared", "search", "sensitivity", "publish", "export", "finetune", "compare", "dashboard"}
 """Commands whose examples take long, or write where others read. Tests of their own run them."""
 
 Words = tuple[str, ...]

@@ -41,7 +41,7 @@ def test_a_candidate_that_cannot_be_exported_does_not_cost_the_front(searched: T
     monkeypatch.setattr(job, "export", refuse)
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "plot:", "chosen:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "plot:", "chosen:", "report:"]
     table, shown_before = (text.partition("plot:")[0] for text in (answer.stdout, searched.stdout))
     assert table.strip()
     assert table == shown_before
@@ -57,8 +57,35 @@ def test_a_plot_that_cannot_be_written_costs_neither_front_nor_export(searched: 
     (searched.folder / "front.png").mkdir()
     answer = main_job(searched)
     assert answer.code == 2
-    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "chosen:", "model:", "next:"]
+    assert [word for word in shown(answer) if word[:1].isalpha()] == [
+        "scored",
+        "candida",
+        "chosen:",
+        "model:",
+        "next:",
+        "report:",
+    ]
     assert answer.stderr.splitlines()[-1].startswith(f"hwsearch: error: {searched.folder / 'front.png'}: ")
+
+
+def test_a_report_that_cannot_be_written_is_an_error_behind_all_the_rest(searched: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "export", lambda *_: None)
+    monkeypatch.setattr(job, "print_export", lambda _, folder: job.say(f"model:  {folder}"))
+    (searched.folder / "report.html").unlink()
+    (searched.folder / "report.html").mkdir()
+    answer = main_job(searched)
+    assert answer.code == 2
+    assert [word for word in shown(answer) if word[:1].isalpha()] == ["scored", "candida", "plot:", "chosen:", "model:", "next:"]
+    assert answer.stderr.splitlines()[-1].startswith(f"hwsearch: error: {searched.folder / 'report.html'}: ")
+
+
+def test_a_report_in_the_way_is_refused_before_the_search(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied.folder / "report.html").unlink()
+    (copied.folder / "report.html").mkdir()
+    monkeypatch.setattr("hwsearch.workflow.search.build", lambda *_, **__: pytest.fail("searched"))
+    answer = main_job(copied)
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr.startswith(f"hwsearch: error: {copied.folder / 'report.html'}: ")
 
 
 def test_where_no_candidate_is_within_the_limits_the_front_is_shown_all_the_same(
@@ -112,7 +139,8 @@ def test_it_says_where_the_chosen_candidate_s_drop_is_known_less_exactly_than_as
     monkeypatch.setattr(job, "export", refuse)
     lines = main_job(searched).stdout.splitlines()
     (place,) = [number for number, line in enumerate(lines) if line.startswith("chosen:")]
-    after = lines[place + 1 :]
+    *after, last = lines[place + 1 :]
+    assert last.startswith("report: ")
     assert len(after) == (said is not None)
     if said is not None:
         assert after[0].startswith("        it loses ")

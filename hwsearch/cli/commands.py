@@ -409,6 +409,91 @@ def pareto(
     print_front(opened, conditions, order, output_format, columns, everything=everything, plot=plot)
 
 
+@commands.command(epilog=_example("hwsearch report runs/quickstart --output report.html"))
+@RUN
+@click.option("--output", type=PATH, help="HTML file to write. Default: report.html in the run folder.")
+@click.option(
+    "--figures",
+    type=PATH,
+    multiple=True,
+    help="JSON file that 'hwsearch evaluate --output' wrote, for the results by angle. You can repeat this option. Such files in "
+    "the run folder are found without it.",
+)
+def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
+    """Write what a search has found as one HTML file.
+
+    The page opens offline. It holds the front, every layer of a chosen candidate, the sensitivities, sound to compare,
+    and a table with the conditions of 'hwsearch pareto'.
+    """
+    from hwsearch.files.writing import check_writable
+
+    if output is not None:
+        _check_html(output)
+        check_not_read(output, *figures)
+        check_writable(output)
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.report.report import write_report
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.report import make_report
+    from hwsearch.workflow.runs import read_run
+
+    opened = read_run(run)
+    path = opened.workspace.report_path if output is None else output
+    with progress_shown() as listener:
+        write_report(make_report(opened, figures, listener), path)
+    say(f"report: {path}")
+
+
+@commands.command(epilog=_example("hwsearch compare runs/quickstart runs/second --output compare.html"))
+@click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN [RUN...]")
+@click.option("--cost", default="size_bytes", help="Column of a cost at which the runs are compared.")
+@click.option("--output", type=PATH, help="HTML file to write, with the fronts of all runs in one figure.")
+def compare(runs: tuple[Path, ...], cost: str, output: Path | None) -> None:
+    """Compare the fronts of several runs at equal cost.
+
+    Each further run is tested against the first one. The paired tests separate mixtures that both runs have; where there
+    are none, the command says why.
+    """
+    from hwsearch.files.writing import check_writable
+
+    if output is not None:
+        _check_html(output)
+        check_writable(output)
+    from hwsearch.view.compare import print_comparison
+    from hwsearch.view.progress import progress_shown
+    from hwsearch.view.report.compare import write_comparison
+    from hwsearch.view.terminal import say
+    from hwsearch.workflow.compare import compare_runs
+
+    with progress_shown() as listener:
+        comparison = compare_runs(runs, cost, listener)
+    print_comparison(comparison)
+    if output is not None:
+        write_comparison(comparison, output)
+        say(f"comparison: {output}")
+
+
+@commands.command(epilog=_example("hwsearch dashboard runs/quickstart"))
+@RUN
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, help="Port on this machine.")
+def dashboard(run: Path, port: int) -> None:
+    """Open Optuna's dashboard on the study of a run.
+
+    The dashboard serves this machine alone until Ctrl-C ends it. It needs: pip install 'hwsearch[dashboard]'.
+    """
+    from hwsearch.search.studies.dashboard import HOST, check_dashboard, open_study_file, serve_dashboard, study_file
+    from hwsearch.view.terminal import say
+
+    path = study_file(run)
+    check_dashboard(port)
+    storage = open_study_file(path)
+    say(f"dashboard: http://{HOST}:{port}/ shows {path}; Ctrl-C ends it")
+    try:
+        serve_dashboard(storage, port)
+    except KeyboardInterrupt:  # that is how one leaves it
+        sys.exit(stop_code())
+
+
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
 @RUN
 @click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
@@ -678,6 +763,12 @@ def _workspace(experiment: Path, runs_dir: Path, changes: dict[str, Any] | None 
     from hwsearch.workspace import Workspace
 
     return Workspace(runs_dir, loaded)
+
+
+def _check_html(output: Path) -> None:
+    """Refuse a page with another suffix, which a browser would not show."""
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output is {output}; wanted a file whose name ends in .html")
 
 
 def _refuse_idle(why: str, *names: str) -> None:

@@ -13,29 +13,31 @@ from hwsearch.search.studies.address import StorageAddress
 from hwsearch.view.candidates import plot_run, print_candidates
 from hwsearch.view.export import print_choice, print_export
 from hwsearch.view.progress import progress_shown
+from hwsearch.view.report.report import write_report
 from hwsearch.view.terminal import say, tell
 from hwsearch.workflow.caller import Resources
 from hwsearch.workflow.choose import choose_candidate, within_limits
 from hwsearch.workflow.export import example_recording, export
+from hwsearch.workflow.report import make_report
 from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workspace import Workspace
 
 
 def run_main_job(workspace: Workspace, resources: Resources, storage: StorageAddress | None = None) -> None:
-    """Search, show the front, export the chosen candidate, and name the next command.
+    """Search, show the front, export the chosen candidate, name the next command, and write the report.
 
     What was found is shown before a later failure is reported.
 
     Raises:
-        UserError: the search was refused or stopped; at the end, something could not be drawn, chosen or exported.
+        UserError: the search was refused or stopped; at the end, something could not be drawn, chosen, exported or reported.
     """
     search_shown(workspace, resources, storage, may_train=True)
     opened = read_run(workspace.folder)
     where = _fitting(opened)
     print_candidates(query(opened.table, where), where)
     failures: list[str] = []
-    for step in (_draw_front, _export_chosen):
+    for step in (_draw_front, _export_chosen, _write_report):
         try:
             step(opened)
         except UserError as failure:
@@ -96,3 +98,10 @@ def _export_chosen(run: Run) -> None:
     direction = [] if doa is None else ["--doa", f"{doa:.1f}"]
     model = str(folder / graph_file("onnx"))
     say("next:   " + command_line("separate", model, "--input", str(recording), *direction, "--output", "target.wav"))
+
+
+def _write_report(run: Run) -> None:
+    path = run.workspace.report_path
+    with progress_shown() as listener:
+        write_report(make_report(run, listener=listener), path)
+    say(f"report: {path}")

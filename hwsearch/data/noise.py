@@ -125,7 +125,8 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
 
     Raises:
         UserError: as `read_noise`; the files have changed since the experiment was read; a file is unusable, too short, or has
-            neither one channel nor one for each microphone; or noise of one channel has no free place in a room.
+            neither one channel nor one for each microphone; a split with noise has no rooms; or noise of one channel has no free
+            place in a room.
     """
     config = data.noise
     if config is None:
@@ -136,6 +137,12 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
             f"{config.folder}: names or sizes of its files have changed since the experiment was read; wanted the same files, or "
             "the experiment's file with another name"
         )
+    for split in dealt:
+        if split not in data.rooms.count:
+            raise UserError(
+                f"data.noise: noise for the {split.value} split, whose mixtures are not made: data.rooms.count has no "
+                f"'{split.value}'; wanted data.noise.splits with splits that have rooms"
+            )
     microphones = ARRAYS[data.array].microphones
     rates: Counter[int] = Counter()
     single = 0

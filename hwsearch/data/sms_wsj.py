@@ -129,4 +129,4 @@ def _target(paths: _Paths, number: int, where: str, data: DataConfig) -> tuple[s
         return (paths.speech_image[number],)
     if data.mixtures.target == "reverberant" and early is not None and tail is not None:
         return early[number], tail[number]
-    raise UserError(f"{where}: its targets are not written; wanted SMS-WSJ made with write_all=True, which the default is")
+    raise UserError(f"{where}: its targets are not written; wanted SMS-WSJ as it is made by default, with write_all=True")

@@ -101,6 +101,21 @@ def read_candidates(folder: Path, fidelity: Fidelity | None = None) -> Candidate
     return _table(header, [event for event in events if event.fidelity is fidelity], fidelity)
 
 
+def read_every_fidelity(folder: Path) -> list[CandidateTable]:
+    """Read the candidates of a run folder at every fidelity at which one was scored, from cheap to expensive.
+
+    Raises:
+        UserError: no record there, or a damaged one (names file and line).
+    """
+    header, iterator = read_record(folder)
+    events: dict[Fidelity, list[Scored | Failed]] = {}
+    for event in iterator:
+        if isinstance(event, Scored | Failed):
+            events.setdefault(event.fidelity, []).append(event)
+    tables = [_table(header, events[fidelity], fidelity) for fidelity in Fidelity if fidelity in events]
+    return [table for table in tables if len(table)]
+
+
 def read_without_training(folder: Path, table: CandidateTable) -> CandidateTable:
     """Read the scores that candidates of a run folder have without training, on the same mixtures.
 

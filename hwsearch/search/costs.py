@@ -1,13 +1,13 @@
 """What configurations cost on an experiment's targets: as columns of the record, as exact sums, and as tables for proposals."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
-from hw_models.compile import CostTable, compile_target
+from hw_models.compile import CostTable, KnownTables, compile_target
 from hw_models.cost import evaluate_runnable
 from hw_models.errors import TargetError
 from hw_models.packed import average_weight_bits, packed_size_bytes
@@ -340,11 +340,22 @@ def compile_targets(experiment: Experiment, workload: Workload) -> dict[str, Cos
     Raises:
         UserError: an unknown target or a wrong target file.
     """
+    return next(compile_alike(experiment, [workload]))
+
+
+def compile_alike(experiment: Experiment, workloads: Iterable[Workload]) -> Iterator[dict[str, CostTable]]:
+    """Compile the cost tables of workloads that share most layers: such layers are compiled once.
+
+    Raises:
+        UserError: an unknown target or a wrong target file.
+    """
     targets = _targets(experiment)
-    try:
-        return {name: compile_target(target, workload) for name, target in targets.items()}
-    except TargetError as error:
-        raise UserError(str(error)) from None
+    known: dict[str, KnownTables] = {name: {} for name in targets}
+    for workload in workloads:
+        try:
+            yield {name: compile_target(target, workload, known[name]) for name, target in targets.items()}
+        except TargetError as error:
+            raise UserError(str(error)) from None
 
 
 def target_digests(experiment: Experiment) -> dict[str, str]:

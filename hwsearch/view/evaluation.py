@@ -34,8 +34,8 @@ def print_evaluation(evaluation: Evaluation, experiment: Experiment, against: st
         Column("angle", angles, words=True, note="deg"),
         Column("n", [str(summary.utterances) for summary, *_ in shown]),
         Column("figure", [name for _, name, *_ in shown], words=True),
-        Column("mixture", [_interval(of.figures.get(key), text, factor) for of, _, key, _, text, factor in shown]),
-        Column("separated", [_interval(of.figures.get(key), text, factor) for of, _, _, key, text, factor in shown]),
+        Column("mixture", [interval_text(of.figures.get(key), text, factor) for of, _, key, _, text, factor in shown]),
+        Column("separated", [interval_text(of.figures.get(key), text, factor) for of, _, _, key, text, factor in shown]),
     ]
     print_table(columns, f"{evaluation.system}, test mixtures of {experiment.name}")
     results = evaluation.results
@@ -60,7 +60,8 @@ def _words(results: Sequence[UtteranceScores], experiment: Experiment) -> str:
     return f"{recogniser}, {known} of {len(results)} mixtures"
 
 
-def _interval(estimate: Estimate | None, text: str, factor: float) -> str:
+def interval_text(estimate: Estimate | None, text: str, factor: float) -> str:
+    """Write a figure times a factor, with its interval in brackets if it has one; nothing for None."""
     if estimate is None:
         return ""
     value = text.format(factor * estimate.value)

@@ -117,7 +117,7 @@ def _figure(sites: int, height: float, title: str) -> Figure:
 
 
 def _name_sites(panel: Axes, sites: Sequence[str]) -> None:
-    panel.set_xticks(range(len(sites)), _short_names(sites), rotation=90, fontsize=LABEL_SIZE)
+    panel.set_xticks(range(len(sites)), short_names(sites), rotation=90, fontsize=LABEL_SIZE)
     panel.tick_params(axis="x", pad=2)
     panel.set_xlim(-0.5, len(sites) - 0.5)
 
@@ -139,8 +139,8 @@ def _block(site: str) -> str:
     return layer.rpartition(".")[0] or site
 
 
-def _short_names(sites: Sequence[str]) -> list[str]:
-    """`3 conv` for a layer's weights, `3 conv out` for the tensor behind it.
+def short_names(sites: Sequence[str]) -> list[str]:
+    """Shorten the names of sites: `3 conv` for a layer's weights, `3 conv out` for the tensor behind it.
 
     What stands before the number of a module is left out where it is the same before all of them.
     """

@@ -78,7 +78,7 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> tuple[str, ...]:
 
     Args:
         workspace: the experiment and its folders.
-        may_train: whether this is the main job, which trains a missing base, draws the front and exports.
+        may_train: whether this is the main job, which trains a missing base, draws the front, exports and reports.
 
     Returns:
         Lines for people about the data, such as which recordings are resampled.
@@ -115,7 +115,8 @@ def check_plan(workspace: Workspace, *, may_train: bool) -> tuple[str, ...]:
     _check_base(workspace, may_train=may_train)
     check_claim(workspace)
     if may_train:
-        check_writable(workspace.plot_path)
+        for path in (workspace.plot_path, workspace.report_path):
+            check_writable(path)
         check_output(workspace.folder / EXPORT_FOLDER)
     return check_data(experiment, workspace.data_folder, workspace.corpora_folder).notes
 

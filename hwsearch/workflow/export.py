@@ -42,7 +42,7 @@ def export(run: Run, candidate: int, graph_format: str, output: Path, processors
     opened = open_candidate(run, prepare(workspace), candidate)
     examples = [
         Example(*load_mixture(workspace.data_folder, mixture), mixture.doa_deg)
-        for mixture in _evaluation_mixtures(workspace)[:VERIFICATION_MIXTURES]
+        for mixture in evaluation_mixtures(workspace)[:VERIFICATION_MIXTURES]
     ]
     fidelity = Fidelity.POST_TRAINING if opened.state is None else run.table.fidelity
     candidate_state = opened.configuration.allocation if opened.state is None else opened.state
@@ -50,7 +50,7 @@ def export(run: Run, candidate: int, graph_format: str, output: Path, processors
     return export_candidate(opened.base, candidate_state, examples, output, graph_format, fidelity, processors, structure)
 
 
-def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
+def evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
     """Return the test mixtures, or the validation mixtures if the experiment makes no others."""
     split = Split.TEST if workspace.experiment.data.fixed_count(Split.TEST) else Split.VALIDATION
     return open_dataset(workspace.data_folder, split)
@@ -58,6 +58,6 @@ def _evaluation_mixtures(workspace: Workspace) -> Sequence[Mixture]:
 
 def example_recording(workspace: Workspace) -> tuple[Path, float | None]:
     """Return a recording to try an exported file on, and the target's direction if the network uses it."""
-    mixture = _evaluation_mixtures(workspace)[0]
+    mixture = evaluation_mixtures(workspace)[0]
     directed = workspace.experiment.separator.spectral is not None
     return workspace.data_folder / mixture.mixture_path, mixture.doa_deg if directed else None

@@ -262,6 +262,18 @@ def test_wrong_noise_is_refused_in_one_line_before_anything_is_made(
     assert not (tmp_path / "data").exists()
 
 
+def test_noise_for_mixtures_that_are_not_made_is_refused(tmp_path: Path) -> None:
+    noise_folder(tmp_path)
+    file = written(tmp_path)
+    file.write_text(
+        file.read_text().replace("count = { train = 1, validation = 1, test = 1 }", "count = { validation = 1, test = 1 }")
+    )
+    with pytest.raises(
+        UserError, match=r"noise for the train split, whose mixtures are not made: data\.rooms\.count has no 'train'"
+    ):
+        check_data(load_experiment(file), tmp_path / "data", tmp_path / "corpora")
+
+
 def test_noise_that_has_changed_since_the_experiment_was_read_is_refused(tmp_path: Path) -> None:
     folder = noise_folder(tmp_path)
     experiment = load_experiment(written(tmp_path))

@@ -429,7 +429,7 @@ def test_wrong_sms_wsj_files_are_refused(tmp_path: Path) -> None:
     refused("cv_dev93/0_4k0c0301_4k6c030t: 6 microphones; data.array 'linear4' has 4: wanted as many", "linear4")
     refused("the early targets of SMS-WSJ last 50 ms; data.mixtures.early_ms is 20", target="early", early_ms=20.0)
     del example["audio_path"]["speech_reverberation_tail"]
-    refused("cv_dev93/0_4k0c0301_4k6c030t: its targets are not written; wanted SMS-WSJ made with write_all=True")
+    refused("cv_dev93/0_4k0c0301_4k6c030t: its targets are not written; wanted SMS-WSJ as it is made by default")
     example["source_position"] = [[1.0], [1.0], [1.0]]
     refused("source_position is not that of two sources")
     del example["speaker_id"]

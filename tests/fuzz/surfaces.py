@@ -29,6 +29,7 @@ READ_RUN: Final = (
     "pareto runs/tiny --plot out/front.png",
     "cost ethos-u55-128 --run runs/tiny --candidate 3",
     "finetune runs/tiny --candidate 3 --workers 0",
+    "report runs/tiny --output out/report.html",
 )
 USE_RUN: Final = (
     "evaluate runs/tiny --candidate 3",
@@ -42,6 +43,7 @@ BUILD_CORPUS: Final = "data build corpus.toml --runs-dir corpus-runs --processes
 BUILD_LIBRI: Final = "data build libri.toml --runs-dir libri-runs --processes 1"
 NEW: Final = "files/experiment.toml --runs-dir new-runs"
 SEPARATE: Final = "--input files/recording.wav --doa 60 --output out/target.wav"
+FIGURES: Final = "report runs/tiny --output out/report.html --figures files/figures.json"
 CALIBRATE: Final = "--measurements files/measured.json --output out/new.toml"
 
 
@@ -116,13 +118,13 @@ SURFACES: Final = {
             f"calibrate nvidia-t4 {CALIBRATE}",
         ),
     ),
-    "figures": Surface("files/figures.json", json_values, ("evaluate runs/tiny --against files/figures.json",)),
+    "figures": Surface("files/figures.json", json_values, ("evaluate runs/tiny --against files/figures.json", FIGURES)),
     "record": Surface("runs/tiny/record.jsonl", sealed_lines, (*READ_RUN, *USE_RUN, SEARCH)),
     "drivers": Surface("runs/tiny/drivers.jsonl", json_lines, (*READ_RUN[:2], SEARCH)),
     "lock": Surface("runs/tiny/search.lock", raw_bytes, ("status runs/tiny",)),
     "run": Surface("runs/tiny/experiment.json", sealed_json_values, (*READ_RUN, *USE_RUN)),
     "calibration": Surface("runs/tiny/calibration.json", sealed_json_values, USE_RUN),
-    "sensitivities": Surface("runs/tiny/sensitivity/kl.json", sealed_json_values, (USE_RUN[-1], SEARCH)),
+    "sensitivities": Surface("runs/tiny/sensitivity/kl.json", sealed_json_values, (USE_RUN[-1], SEARCH, READ_RUN[-1])),
     "key of sensitivities": Surface("runs/tiny/sensitivity/key.json", sealed_json_values, (SEARCH, SENSITIVITY)),
     "journal of sensitivities": Surface("runs/tiny/sensitivity/jobs.jsonl", sealed_lines, (SEARCH, SENSITIVITY)),
     "base": Surface(

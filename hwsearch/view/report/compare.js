@@ -1,0 +1,3 @@
+// The comparison of several runs: their fronts in one figure.
+
+startFront(() => {});

@@ -1,0 +1,7 @@
+// The report of one run.
+
+startFront(showCandidate);
+startTable();
+startCandidate();
+startPlayer();
+startEvidence();
