@@ -125,7 +125,6 @@ def test_columns_of_the_front_are_chosen_on_the_command_line(beside: Tiny) -> No
         ("doctor",),
         ("explain",),
         ("explain", "data.array"),
-        ("targets", "ethos-u55-128"),
         ("cost", "bitfusion", "--run", "runs/tiny", "--candidate", "2"),
         ("sensitivity", "tiny.toml", "--workers", "0", "--method", "kl"),
         ("evaluate", "runs/tiny", "--processes", "1"),

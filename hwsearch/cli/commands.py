@@ -187,7 +187,13 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
 
 @commands.command(epilog=_example("hwsearch init --speech my_speech --array linear4 --output mine.toml"))
 @click.option("--speech", type=PATH, help="Folder or CSV file of recorded speech. Default: synthesised speech.")
-@click.option("--array", type=Chosen(array_names), default="linear6", help="Built-in microphone array.")
+@click.option(
+    "--array",
+    metavar="NAME",
+    type=Chosen(array_names),
+    default="linear6",
+    help="Built-in microphone array: 'hwsearch explain data.array' lists them.",
+)
 @click.option(
     "--chip",
     default="cortex-m7-cmsis-nn",
@@ -202,9 +208,10 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
 )
 @click.option("--output", type=PATH, default=Path("experiment.toml"), help="Experiment file to write. It must not exist.")
 def init(**wishes: Any) -> None:
-    """Write a first experiment file, with comments on what to change.
+    """Write a first experiment file.
 
-    In a terminal, the command asks for what no option says. The kind of the speech is found by looking at the folder.
+    Its comments say what to change. In a terminal, the command asks for what no option says. The kind of the speech is
+    found by looking at the folder.
     """
     from hwsearch.cli.main_job import command_line
     from hwsearch.cli.questions import ask
@@ -223,10 +230,10 @@ def init(**wishes: Any) -> None:
 @RUNS_DIR
 @WORKERS
 def doctor(experiment: Path | None, runs_dir: Path, workers: int) -> int:
-    """Check the installation, this machine, and what an experiment needs.
+    """Check the installation, the machine and an experiment.
 
-    Each line says 'ok', 'warning' or 'wrong', and what to do. Nothing is written. The exit code is 1 if something is
-    wrong.
+    Each line says 'ok', 'warning' or 'wrong', and what to do. For an experiment, the lines say what disk, memory and time
+    it needs. Nothing is written. The exit code is 1 if something is wrong.
     """
     from hwsearch.view.doctor import print_findings, print_sum
     from hwsearch.workflow.doctor import State, examine_experiment, examine_machine
@@ -266,7 +273,7 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
 @RUNS_DIR
 @PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
-    """Train the full-precision network (the base) of an experiment.
+    """Train the base, the network in full precision.
 
     The same command continues an interrupted training.
     """
@@ -359,7 +366,8 @@ def status(run: Path, output_format: str, *, watch: bool) -> None:
 def runs(runs_dir: Path, output_format: str) -> None:
     """List the runs in a folder.
 
-    Each line shows state, candidates, best quality, age and size. The best quality is the largest improvement of the SI-SNR in dB. The age counts from the last change.
+    Each line shows state, candidates, best quality, age and size. The best quality is the largest improvement of the
+    SI-SNR in dB. The age counts from the last change.
     """
     from hwsearch.results.listing import list_runs, shared_bytes
     from hwsearch.view.runs import print_runs
@@ -539,13 +547,14 @@ def separate(model: Path, recording: Path, doa: float | None, output: Path, thre
         raise UserError("'-' stands for a pipe only with --stream; wanted a file")
     from hwsearch.view.separated import print_separated
 
+    files: tuple[Separated, ...]
     with progress_shown() as listener:
         if stream:
             separate_stream(model, recording, doa, output, threads, listener)
-            separated = () if output == PIPE else (Separated(output),)
+            files = () if output == PIPE else (Separated(output),)
         else:
-            separated = separate_file(model, recording, doa, output, threads, listener)
-    print_separated(separated)
+            files = separate_file(model, recording, doa, output, threads, listener)
+    print_separated(files)
 
 
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))
