@@ -59,7 +59,8 @@ def _is_fsdd(place: Path) -> bool:
 
 
 def _is_librispeech(place: Path) -> bool:
-    return any(re.fullmatch(r"[^-]+-[^-]+-[^-]+", path.stem) for path in _sounds(place))
+    """Whether utterances have four digits behind speaker and chapter, unlike dates."""
+    return any(re.fullmatch(r"[^-]+-[^-]+-\d{4}", path.stem) for path in _sounds(place))
 
 
 def _is_folder(place: Path) -> bool:
