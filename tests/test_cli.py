@@ -720,7 +720,7 @@ def test_another_base_or_target_than_the_searchs_is_refused(copied: Tiny) -> Non
         (("population = 8", 'targets = ["abacus.toml"]'), "abacus.toml"),
         (('base = "embedded"', 'base = "nowhere.safetensors"'), "nowhere.safetensors: no base there"),
         (('base = "embedded"\n', ""), "run 'hwsearch train'"),
-        (("[data]\n", '[data]\narray = "linear4"\n'), "the base has array linear6"),
+        (("[data]\n", '[data]\narray = "linear4"\n'), "the base has array 'linear6'"),
         (("[data]\n", "[data]\nsample_rate = 16000\n"), "the base has sampling rate 8000"),
         (("[search]", "[separator]\nH = 64\n[search]"), "the base has separator.H 128"),
     ],

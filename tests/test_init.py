@@ -56,7 +56,7 @@ def test_the_kind_is_found_by_looking(tmp_path: Path) -> None:
 
 
 def test_a_kind_counts_once_it_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = sounds(tmp_path / "mine", "ann/hello.wav", "bob/day 2/bye.wav")
+    folder = sounds(tmp_path / "mine", "ann/hello.wav", "ann/2024-01-05.wav", "bob/day 2/bye.wav")
     monkeypatch.setattr(CORPORA, "entries", {name: entry for name, entry in CORPORA.entries.items() if name != "folder"})
     with pytest.raises(UserError, match="no speech found in a form that is read; wanted one of these: 'csv'"):
         kind_of(folder)

@@ -1,6 +1,7 @@
 """Every table of the command line fits 80 columns, and nothing in it is cut."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,30 @@ def test_columns_of_the_front_are_chosen_on_the_command_line(beside: Tiny) -> No
     for output_format in ("json", "csv"):
         said = refusal(hwsearch("pareto", "runs/tiny", "--columns", "size_bytes", "--format", output_format))
         assert said == f"--columns has no effect with --format {output_format}, which has every column; wanted one of them"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runs",),
+        ("doctor",),
+        ("explain",),
+        ("explain", "data.array"),
+        ("cost", "bitfusion", "--run", "runs/tiny", "--candidate", "2"),
+        ("sensitivity", "tiny.toml", "--workers", "0", "--method", "kl"),
+        ("evaluate", "runs/tiny", "--processes", "1"),
+    ],
+    ids=" ".join,
+)
+def test_what_commands_print_fits(copied: Tiny, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """Tables, and lines for people, except one that names a path or a command to paste."""
+    monkeypatch.chdir(copied.runs.parent)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    answer = hwsearch(*words)
+    assert answer.code == 0, answer.stderr
+    long = [line for line in answer.stdout.splitlines() if len(line) > WIDTH]
+    assert [line for line in long if not re.match(r"(plot|next|table|figures|source)\w*:", line)] == []
+    assert "…" not in answer.stdout
 
 
 def test_the_status_fits(beside: Tiny) -> None:

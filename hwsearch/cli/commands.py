@@ -13,6 +13,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from hwsearch.cli import completion
 from hwsearch.cli.arguments import Chosen, PathArgument, Registered, array_names, check_not_read
 from hwsearch.errors import UserError
 from hwsearch.printable import printable, shortened
@@ -32,8 +33,9 @@ MESSAGE_CHARACTERS = 1000
 """Length of the longest error. Names and values from files may be of any length."""
 
 PATH = PathArgument()
-EXPERIMENT = click.argument("experiment", type=PATH)
-RUN = click.argument("run", type=PATH)
+EXPERIMENT = click.argument("experiment", type=PATH, shell_complete=completion.experiments)
+RUN = click.argument("run", type=PATH, shell_complete=completion.runs)
+TARGET = click.argument("target", shell_complete=completion.targets)
 RUNS_DIR = click.option("--runs-dir", type=PATH, default=Path("runs"), help="Folder that holds all runs.")
 PROCESSES = click.option(
     "--processes", type=click.IntRange(1), callback=_bounded_processes, default=2, help="Number of processes that make data."
@@ -183,10 +185,21 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
     run_main_job(workspace, resources, storage)
 
 
-@commands.command(epilog=_example("hwsearch init --speech my_speech --array linear4 --chip ethos-u55-128 --output mine.toml"))
+@commands.command(epilog=_example("hwsearch init --speech my_speech --array linear4 --output mine.toml"))
 @click.option("--speech", type=PATH, help="Folder or CSV file of recorded speech. Default: synthesised speech.")
-@click.option("--array", type=Chosen(array_names), default="linear6", help="Built-in microphone array.")
-@click.option("--chip", default="cortex-m7-cmsis-nn", help="Target to search for: a built-in name or the path of a target file.")
+@click.option(
+    "--array",
+    metavar="NAME",
+    type=Chosen(array_names),
+    default="linear6",
+    help="Built-in microphone array: 'hwsearch explain data.array' lists them.",
+)
+@click.option(
+    "--chip",
+    default="cortex-m7-cmsis-nn",
+    shell_complete=completion.targets,
+    help="Target to search for: a built-in name or the path of a target file.",
+)
 @click.option(
     "--size",
     type=click.Choice(["small", "medium", "large"]),
@@ -195,9 +208,10 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
 )
 @click.option("--output", type=PATH, default=Path("experiment.toml"), help="Experiment file to write. It must not exist.")
 def init(**wishes: Any) -> None:
-    """Write a first experiment file, with comments on what to change.
+    """Write a first experiment file.
 
-    In a terminal, the command asks for what no option says. The kind of the speech is found by looking at the folder.
+    Its comments say what to change. In a terminal, the command asks for what no option says. The kind of the speech is
+    found by looking at the folder.
     """
     from hwsearch.cli.main_job import command_line
     from hwsearch.cli.questions import ask
@@ -212,14 +226,14 @@ def init(**wishes: Any) -> None:
 
 
 @commands.command(epilog=_example("hwsearch doctor experiments/quickstart.toml --workers 0"))
-@click.argument("experiment", type=PATH, required=False)
+@click.argument("experiment", type=PATH, required=False, shell_complete=completion.experiments)
 @RUNS_DIR
 @WORKERS
 def doctor(experiment: Path | None, runs_dir: Path, workers: int) -> int:
-    """Check the installation, this machine, and what an experiment needs.
+    """Check the installation, the machine and an experiment.
 
-    Each line says 'ok', 'warning' or 'wrong', and what to do. Nothing is written. The exit code is 1 if something is
-    wrong.
+    Each line says 'ok', 'warning' or 'wrong', and what to do. For an experiment, the lines say what disk, memory and time
+    it needs. Nothing is written. The exit code is 1 if something is wrong.
     """
     from hwsearch.view.doctor import print_findings, print_sum
     from hwsearch.workflow.doctor import State, examine_experiment, examine_machine
@@ -259,7 +273,7 @@ def data_build(experiment: Path, runs_dir: Path, processes: int) -> None:
 @RUNS_DIR
 @PROCESSES
 def train(experiment: Path, runs_dir: Path, processes: int) -> None:
-    """Train the full-precision network (the base) of an experiment.
+    """Train the base, the network in full precision.
 
     The same command continues an interrupted training.
     """
@@ -344,6 +358,21 @@ def status(run: Path, output_format: str, *, watch: bool) -> None:
     from hwsearch.view.status import print_status
 
     print_status(run, output_format, watch=watch)
+
+
+@commands.command(epilog=_example("hwsearch runs"))
+@RUNS_DIR
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Form of the output.")
+def runs(runs_dir: Path, output_format: str) -> None:
+    """List the runs in a folder.
+
+    Each line shows state, candidates, best quality, age and size. The best quality is the largest improvement of the
+    SI-SNR in dB. The age counts from the last change.
+    """
+    from hwsearch.results.listing import list_runs, shared_bytes
+    from hwsearch.view.runs import print_runs
+
+    print_runs(list_runs(runs_dir), runs_dir, shared_bytes(runs_dir), output_format)
 
 
 @commands.command(epilog=_example("hwsearch publish runs/quickstart --storage sqlite:///studies.db"))
@@ -496,7 +525,13 @@ def dashboard(run: Path, port: int) -> None:
 
 @commands.command(epilog=_example("hwsearch export runs/quickstart --candidate 20 --output exported"))
 @RUN
-@click.option("--candidate", type=click.IntRange(1), required=True, help="Number of the candidate, as in 'hwsearch pareto'.")
+@click.option(
+    "--candidate",
+    type=click.IntRange(1),
+    required=True,
+    shell_complete=completion.candidates,
+    help="Number of the candidate, as in 'hwsearch pareto'.",
+)
 @click.option(
     "--format",
     "graph_format",
@@ -537,6 +572,7 @@ def export(run: Path, candidate: int, graph_format: Any, output: Path, processor
     "--candidate",
     "candidates",
     type=click.IntRange(1),
+    shell_complete=completion.candidates,
     multiple=True,
     required=True,
     help="Number of a candidate, as in 'hwsearch pareto'. You can repeat this option.",
@@ -596,19 +632,25 @@ def separate(model: Path, recording: Path, doa: float | None, output: Path, thre
         raise UserError("'-' stands for a pipe only with --stream; wanted a file")
     from hwsearch.view.separated import print_separated
 
+    files: tuple[Separated, ...]
     with progress_shown() as listener:
         if stream:
             separate_stream(model, recording, doa, output, threads, listener)
-            separated = () if output == PIPE else (Separated(output),)
+            files = () if output == PIPE else (Separated(output),)
         else:
-            separated = separate_file(model, recording, doa, output, threads, listener)
-    print_separated(separated)
+            files = separate_file(model, recording, doa, output, threads, listener)
+    print_separated(files)
 
 
 @commands.command(epilog=_example("hwsearch evaluate runs/quickstart --candidate 20 --output figures.json"))
-@click.argument("subject", type=PATH)
+@click.argument("subject", type=PATH, shell_complete=completion.runs)
 @RUNS_DIR
-@click.option("--candidate", type=click.IntRange(1), help="Number of a candidate of the run. Default: the base.")
+@click.option(
+    "--candidate",
+    type=click.IntRange(1),
+    shell_complete=completion.candidates,
+    help="Number of a candidate of the run. Default: the base.",
+)
 @click.option("--model", type=PATH, help="Exported ONNX file to score instead of the base.")
 @click.option("--output", type=PATH, help="JSON file to write, with the figures of every utterance.")
 @click.option(
@@ -656,10 +698,10 @@ def evaluate(
 
 
 @commands.command(epilog=_example("hwsearch cost ethos-u55-128 --run runs/quickstart --candidate 20"))
-@click.argument("target")
-@click.option("--experiment", type=PATH, help="Experiment whose network is costed.")
-@click.option("--run", type=PATH, help="Run folder of the candidate to cost.")
-@click.option("--candidate", type=click.IntRange(1), help="Number of that candidate.")
+@TARGET
+@click.option("--experiment", type=PATH, shell_complete=completion.experiments, help="Experiment whose network is costed.")
+@click.option("--run", type=PATH, shell_complete=completion.runs, help="Run folder of the candidate to cost.")
+@click.option("--candidate", type=click.IntRange(1), shell_complete=completion.candidates, help="Number of that candidate.")
 @click.option("--weight-bits", type=int, default=8, help="Bit-width of all weights. Not with --candidate.")
 @click.option("--activation-bits", type=int, default=8, help="Bit-width of all activations. Not with --candidate.")
 @click.option(
@@ -696,7 +738,7 @@ def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | Non
 
 
 @commands.command(epilog=_example("hwsearch targets ethos-u55-128"))
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completion.targets)
 def targets(target: str | None) -> None:
     """List the built-in targets (modelled chips), or describe one.
 
@@ -712,7 +754,7 @@ def targets(target: str | None) -> None:
 
 
 @commands.command(epilog=_example("hwsearch calibrate gap8-pulp-nn --measurements mine.json --output mine.toml"))
-@click.argument("target")
+@TARGET
 @click.option("--measurements", type=PATH, required=True, help="JSON file of measured networks or layers.")
 @click.option("--output", type=PATH, required=True, help="Target file to write.")
 def calibrate(target: str, measurements: Path, output: Path) -> None:

@@ -51,7 +51,9 @@ def _speech(text: str) -> Path | None:
 
 
 def _output(text: str) -> Path:
-    return _checked(check_output)(Path(text.strip()).expanduser())
+    output = Path(text.strip()).expanduser()
+    _checked(check_output)(output)
+    return output
 
 
 def _checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:

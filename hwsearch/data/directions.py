@@ -107,9 +107,10 @@ def steered_power(spectra: NDArray[np.complex64], array: MicrophoneArray, sample
 
 def band(sample_rate: int) -> NDArray[np.float64]:
     """Return the frequencies of the bins that are looked at, in Hz."""
-    frequencies = np.fft.rfftfreq(_frame_samples(sample_rate), 1 / sample_rate)
+    every = np.fft.rfftfreq(_frame_samples(sample_rate), 1 / sample_rate)
     low, high = _BAND_HZ
-    return frequencies[(frequencies >= low) & (frequencies <= high)]
+    inside: NDArray[np.float64] = every[(every >= low) & (every <= high)].astype(np.float64)
+    return inside
 
 
 def _frame_samples(sample_rate: int) -> int:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from hw_models.reading import Unreadable, read_text
-from hwsearch.data.csv_manifest import MANIFEST_BYTES
+from hwsearch.data.csv_rows import CSV_BYTES
 from hwsearch.errors import UserError
 from hwsearch.extensions import CORPORA
 
@@ -40,7 +40,7 @@ def _is_csv(place: Path) -> bool:
     if place.suffix.lower() != ".csv" or not place.is_file():
         return False
     try:
-        columns = next(csv.reader(read_text(place, MANIFEST_BYTES).splitlines()), [])
+        columns = next(csv.reader(read_text(place, CSV_BYTES).splitlines()), [])
     except (Unreadable, csv.Error):
         return False
     return {"path", "speaker"} <= set(columns)
@@ -59,7 +59,8 @@ def _is_fsdd(place: Path) -> bool:
 
 
 def _is_librispeech(place: Path) -> bool:
-    return any(re.fullmatch(r"[^-]+-[^-]+-[^-]+", path.stem) for path in _sounds(place))
+    """Whether utterances have four digits behind speaker and chapter, unlike dates."""
+    return any(re.fullmatch(r"[^-]+-[^-]+-\d{4}", path.stem) for path in _sounds(place))
 
 
 def _is_folder(place: Path) -> bool:

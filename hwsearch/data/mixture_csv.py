@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.csv_rows import Columns, read_rows, words
 from hwsearch.data.recorded import RecordedList, RecordedMixture
 from hwsearch.errors import UserError
@@ -66,7 +66,7 @@ def read_direction(text: str, where: str, data: DataConfig) -> float:
     Raises:
         UserError: it is no number, or not in the range of the array.
     """
-    most = ARRAYS[data.array].max_doa_deg
+    most = microphone_array(data.array).max_doa_deg
     try:
         doa_deg = float(text)
     except ValueError:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import SILENCE_PEAK, open_recording
 from hwsearch.data.folder import sounds_below, stable_name
 from hwsearch.data.recorded import resampled
@@ -143,7 +143,7 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
                 f"data.noise: noise for the {split.value} split, whose mixtures are not made: data.rooms.count has no "
                 f"'{split.value}'; wanted data.noise.splits with splits that have rooms"
             )
-    microphones = ARRAYS[data.array].microphones
+    microphones = microphone_array(data.array).microphones
     rates: Counter[int] = Counter()
     single = 0
     for file in (file for noises in dealt.values() for file in noises.files):

@@ -10,7 +10,7 @@ import soxr
 from numpy.typing import NDArray
 
 from hw_models.reading import no_file
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import Recording, decode, open_recording
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, RecordedConfig, Split
@@ -154,7 +154,7 @@ def check_headers(mixture: RecordedMixture, data: DataConfig) -> Header:
             a target has another length or sample rate than the mixture.
     """
     found = open_recording(mixture.mixture)
-    microphones = ARRAYS[data.array].microphones
+    microphones = microphone_array(data.array).microphones
     if found.channels != microphones:
         raise UserError(
             f"{mixture.where}: {found.path}: {_channels(found)}; data.array '{data.array}' has {microphones} microphone"

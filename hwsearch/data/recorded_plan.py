@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import write_audio
 from hwsearch.data.dataset import AS_RECORDED, Mixture, Talker
 from hwsearch.data.recorded import RecordedMixture, load_recorded
@@ -75,7 +75,7 @@ def write_recorded(plan: RecordedPlan, folder: Path) -> Mixture:
         sample_rate=data.sample_rate,
         samples=samples,
         array=data.array,
-        microphones=ARRAYS[data.array].microphones,
+        microphones=microphone_array(data.array).microphones,
         room=None,
         room_size_m=None,
         array_centre_m=None,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hw_models.reading import no_file
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import decode, open_recording
 from hwsearch.data.csv_rows import Columns, read_rows
 from hwsearch.data.direction import angle_between, fit_array
@@ -119,7 +119,7 @@ def check_recorded_rooms(data: DataConfig) -> None:
             f"{data.rooms.recorded}: the list or its files have changed since they had the content {data.rooms.sha256[:16]}; "
             "wanted the same content, or the experiment's file with another name"
         )
-    microphones = ARRAYS[data.array].microphones
+    microphones = microphone_array(data.array).microphones
     for response in (response for room in rooms for response in room.responses):
         channels, seconds = _header(response)
         if channels != microphones:
@@ -165,7 +165,7 @@ def _responses(path: Path, doa_deg: str, where: str, data: DataConfig) -> list[R
 
 
 def _directions(file: SofaFile, where: str, data: DataConfig) -> list[float]:
-    array = ARRAYS[data.array]
+    array = microphone_array(data.array)
     if len(file.receivers) != array.microphones:
         raise UserError(
             f"{where}: {file.path}: {len(file.receivers)} receivers; data.array '{data.array}' has {array.microphones} "

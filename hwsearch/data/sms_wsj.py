@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from hw_models.wording import first_mistake
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.csv_rows import words
 from hwsearch.data.direction import Turned, angle_between, fit_array
 from hwsearch.data.recorded import RecordedList, RecordedMixture
@@ -95,7 +95,7 @@ def _said(path: Path, misfit: float, data: DataConfig) -> tuple[str, ...]:
 
 
 def _turned(example: _Example, where: str, data: DataConfig) -> Turned:
-    array = ARRAYS[data.array]
+    array = microphone_array(data.array)
     counts = {len(axis) for axis in example.sensor_position}
     if counts != {array.microphones}:
         raise UserError(f"{where}: {max(counts)} microphones; data.array '{data.array}' has {array.microphones}: wanted as many")

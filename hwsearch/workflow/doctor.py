@@ -92,7 +92,7 @@ def examine_experiment(file: Path, runs: Path, workers: int) -> Iterator[Finding
 
 
 def _python() -> Iterator[Finding]:
-    wanted = SpecifierSet(metadata(_PACKAGE).get("Requires-Python") or "")
+    wanted = SpecifierSet("".join(metadata(_PACKAGE).get_all("Requires-Python") or ()))
     found = platform.python_version()
     if found in wanted:
         yield Finding(State.OK, "Python", f"{platform.python_implementation()} {found}")

@@ -77,7 +77,7 @@ def separate_file(
     if doa_deg is None and form.directed:
         found = _found(separator, recording, output)
         for each in found:
-            _separate(separator, recording, each.direction and each.direction.doa_deg, each.path, listener)
+            _separate(separator, recording, None if each.direction is None else each.direction.doa_deg, each.path, listener)
         return found
     _separate(separator, recording, doa_deg, output, listener)
     return (Separated(output),)

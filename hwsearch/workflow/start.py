@@ -32,6 +32,9 @@ _SUFFIX = ".toml"
 _LEAST_SPEAKERS = 6
 """Two for each of three splits."""
 
+_SAMPLE_RATE = 8000
+"""Hz, of the experiment that is written."""
+
 _LOOKED_AT = 20
 """Recordings whose headers are read."""
 
@@ -149,7 +152,7 @@ def check_speech(speech: Path) -> CorpusConfig:
     kind = kind_of(speech)
     whole = CorpusConfig(kind=kind, root=speech.absolute(), splits={Split.TRAIN: 1.0})
     utterances = CORPORA.load(kind)(whole, 0, Path()).speech[Split.TRAIN]
-    check_recordings(islice(utterances, _LOOKED_AT))
+    check_recordings(islice(utterances, _LOOKED_AT), _SAMPLE_RATE)
     speakers = len({utterance.speaker for utterance in utterances})
     if speakers < _LEAST_SPEAKERS and kind != "fsdd":
         raise UserError(f"{speech}: {speakers} speakers; wanted at least {_LEAST_SPEAKERS}: two each to train, choose and test")
@@ -176,7 +179,7 @@ name = "{name}"  # the run folder is runs/{name}
 seed = 0  # another seed gives other rooms, other mixtures and another training
 {_base(shipped=shipped)}
 [data]
-sample_rate = 8000  # Hz; 16000 keeps more of the speech, and takes more than twice the work
+sample_rate = {_SAMPLE_RATE}  # Hz; 16000 keeps more of the speech, and takes more than twice the work
 array = "{wishes.array}"  # or your own, in cm: {{ positions_cm = [[0, 0], [3, 0], [6, 0]] }}
 
 {_corpus(wishes, corpus)}
