@@ -141,10 +141,15 @@ def test_the_size_of_data_is_an_upper_bound(tiny: Tiny) -> None:
     assert 0.3 * doctor.most_bytes(tiny.workspace.experiment.data) < size < doctor.most_bytes(tiny.workspace.experiment.data)
 
 
-def test_a_base_that_is_to_be_trained_is_timed(tmp_path: Path) -> None:
+def untrained(folder: Path, *changes: tuple[str, str]) -> Path:
+    """An experiment whose base is to be trained."""
     splits = ("splits = { validation = 0.5, test = 0.5 }", "splits = { train = 0.4, validation = 0.3, test = 0.3 }")
     rooms = ("count = { validation = 2, test = 2 }", "count = { train = 2, validation = 2, test = 2 }")
-    file = write_tiny(tmp_path / "x.toml", splits, rooms, ('base = "embedded"\n', ""))
+    return write_tiny(folder / "x.toml", splits, rooms, ('base = "embedded"\n', ""), *changes)
+
+
+def test_a_base_that_is_to_be_trained_is_timed(tmp_path: Path) -> None:
+    file = untrained(tmp_path)
     findings = list(examine_experiment(file, tmp_path / "runs", 0))
     (training,) = [each for each in findings if each.topic == "training"]
     assert training.said.startswith("the training of the base takes at most 18000 steps, about ")
@@ -152,6 +157,18 @@ def test_a_base_that_is_to_be_trained_is_timed(tmp_path: Path) -> None:
         "'hwsearch data build' and train first, and ask again"
     }
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("bfloat16", "state"), [(0.3, State.WARNING), (0.1, State.OK)])
+def test_bfloat16_that_is_slower_here_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bfloat16: float, state: State
+) -> None:
+    seconds = {"float32": 0.2, "bfloat16": bfloat16}
+    monkeypatch.setattr("hwsearch.training.fit.step_seconds", lambda separator, config, rate: seconds[config.precision])
+    file = untrained(tmp_path, ("[search]", '[training]\nprecision = "bfloat16"\n\n[search]'))
+    (training,) = [each for each in examine_experiment(file, tmp_path / "runs", 0) if each.topic == "training"]
+    assert training.state is state
+    assert (training.advice == "set training.precision = 'float32': about 60 min") == (state is State.WARNING)
 
 
 @pytest.mark.parametrize(

@@ -85,18 +85,19 @@ def fit(
 def step_seconds(separator: Separator, config: TrainingConfig, sample_rate: int) -> float:
     """Measure the seconds of a training step, without the mixing, on noise. The separator's weights change.
 
-    A step of the smallest batch is timed, after one that does not count; larger batches take as many times as long.
+    A step of at most four mixtures is timed, after one that does not count. Larger batches take longer in proportion.
     """
+    mixtures = min(config.batch_size, 4)
     torch.set_num_threads(config.threads)
     optimizer = torch.optim.Adam(separator.parameters(), lr=config.learning_rate)
     microphones, samples = separator.front_end.array.microphones, round(config.segment_seconds * sample_rate)
-    noise = torch.randn(1, microphones, samples, generator=torch.Generator().manual_seed(0))
-    batch = (noise, torch.full((1,), 90.0), noise[:, 0] / 2)
+    noise = torch.randn(mixtures, microphones, samples, generator=torch.Generator().manual_seed(0))
+    batch = (noise, torch.full((mixtures,), 90.0), noise[:, 0] / 2)
     separator.train()
     for _ in range(2):
         start = time.perf_counter()
         _step(separator, optimizer, batch, config)
-    return (time.perf_counter() - start) * config.batch_size
+    return (time.perf_counter() - start) * config.batch_size / mixtures
 
 
 @torch.no_grad()

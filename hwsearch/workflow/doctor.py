@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from hwsearch.data.feasible import free_bytes, most_bytes
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, load_experiment
+from hwsearch.experiment import Experiment, TrainingConfig, load_experiment
 from hwsearch.files.writing import check_folder
 from hwsearch.process.cores import available_cores
 from hwsearch.process.machine import available_bytes, core_quota, memory_bytes
@@ -258,12 +258,22 @@ def _training(experiment: Experiment) -> Finding:
     from hwsearch.separator.separator import build_separator
     from hwsearch.training.fit import step_seconds
 
-    config, data = experiment.training, experiment.data
-    separator = build_separator(experiment.separator, microphone_array(data.array), data.sample_rate)
-    steps = config.epochs * config.steps_per_epoch
-    seconds = steps * step_seconds(separator, config, data.sample_rate)
-    said = f"the training of the base takes at most {steps} steps, about {_minutes(seconds)} on the processor, beside the mixing"
-    if seconds > 86_400:
+    data = experiment.data
+    steps = experiment.training.epochs * experiment.training.steps_per_epoch
+
+    def seconds(config: TrainingConfig) -> float:
+        separator = build_separator(experiment.separator, microphone_array(data.array), data.sample_rate)
+        return steps * step_seconds(separator, config, data.sample_rate)
+
+    config = experiment.training
+    whole = seconds(config)
+    said = f"the training of the base takes at most {steps} steps, about {_minutes(whole)} on the processor, beside the mixing"
+    if config.precision == "bfloat16":
+        plain = seconds(config.model_copy(update={"precision": "float32"}))
+        if plain < whole:
+            advice = f"set training.precision = 'float32': about {_minutes(plain)}"
+            return Finding(State.WARNING, "training", f"{said}: this processor is slow at bfloat16", advice)
+    if whole > 86_400:
         return Finding(
             State.WARNING, "training", said, "take fewer training.epochs, a smaller network, or a GPU (workers.device)"
         )

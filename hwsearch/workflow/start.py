@@ -14,6 +14,7 @@ import tomli_w
 
 from hw_models.errors import TargetError
 from hw_models.target import load_target
+from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.corpus import read_corpora
 from hwsearch.data.feasible import check_recordings
 from hwsearch.data.kinds import kind_of
@@ -65,6 +66,7 @@ class _Amounts:
     """What depends on the size."""
 
     network: str
+    one_microphone: str
     rooms: str
     mixtures: str
     seconds: float
@@ -78,6 +80,9 @@ _AMOUNTS: dict[Size, _Amounts] = {
         'ipd = "none"  # phase differences between microphones as features: "cos_sin" or "steered" may help\n'
         "B = 64  # channels between blocks\nH = 128  # channels inside a block\n"
         "X = 6  # blocks in a repeat\nR = 2  # repeats",
+        "N = 64  # filters of the encoder\nL = 32  # samples of a filter\n"
+        "B = 64  # channels between blocks\nH = 128  # channels inside a block\n"
+        "Sc = 64  # channels of the skip connections\nX = 6  # blocks in a repeat\nR = 2  # repeats",
         "train = 128, validation = 16, test = 16",
         "validation = 48, test = 48",
         4.0,
@@ -89,6 +94,9 @@ _AMOUNTS: dict[Size, _Amounts] = {
         'ipd = "steered"  # phase differences between microphones, steered to the target, as features\n'
         "B = 128  # channels between blocks\nH = 256  # channels inside a block\n"
         "X = 6  # blocks in a repeat\nR = 3  # repeats",
+        "N = 128  # filters of the encoder\nL = 32  # samples of a filter\n"
+        "B = 128  # channels between blocks\nH = 256  # channels inside a block\n"
+        "Sc = 128  # channels of the skip connections\nX = 6  # blocks in a repeat\nR = 3  # repeats",
         "train = 500, validation = 40, test = 60",
         "validation = 64, test = 120",
         5.0,
@@ -100,6 +108,9 @@ _AMOUNTS: dict[Size, _Amounts] = {
         'ipd = "steered"  # phase differences between microphones, steered to the target, as features\n'
         "B = 192  # channels between blocks\nH = 384  # channels inside a block\n"
         "X = 8  # blocks in a repeat\nR = 4  # repeats",
+        "N = 256  # filters of the encoder\nL = 32  # samples of a filter\n"
+        "B = 192  # channels between blocks\nH = 384  # channels inside a block\n"
+        "Sc = 192  # channels of the skip connections\nX = 8  # blocks in a repeat\nR = 4  # repeats",
         "train = 1500, validation = 80, test = 150",
         "validation = 100, test = 300",
         6.0,
@@ -195,10 +206,7 @@ count = {{ {amounts.mixtures} }}
 seconds = {amounts.seconds}
 noise_snr_db = 35.0  # sensor noise, below the mixture in dB
 
-[separator]  # the time-frequency network; 'hwsearch explain separator' shows the others
-n_fft = 512  # samples of a frame, 64 ms
-hop_length = 128  # samples from frame to frame
-{amounts.network}
+{_separator(wishes, amounts)}
 {_training(amounts, shipped=shipped)}
 [shared]  # one training of the weights that all candidates share
 steps = {amounts.shared_steps}  # CHANGE FIRST for quality at few bits: 3000 and more
@@ -249,6 +257,19 @@ kind = "{corpus.kind}"  # {CORPORA.entries[corpus.kind].says.replace("`", "'")}
 {place}
 splits = {{ {splits} }}  # shares of the speakers; nobody is in two splits
 """
+
+
+def _separator(wishes: Wishes, amounts: _Amounts) -> str:
+    if ARRAYS[wishes.array].microphones == 1:
+        return f"""\
+[separator]  # Conv-TasNet: it separates both speakers and needs no direction
+network = "conv-tasnet"
+{amounts.one_microphone}"""
+    return f"""\
+[separator]  # the time-frequency network; 'hwsearch explain separator' shows the others
+n_fft = 512  # samples of a frame, 64 ms
+hop_length = 128  # samples from frame to frame
+{amounts.network}"""
 
 
 def _training(amounts: _Amounts, *, shipped: bool) -> str:
