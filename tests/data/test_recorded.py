@@ -197,7 +197,9 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a copy of a mixture in two splits": (
         lambda folder: (
-            _edit(folder / "mixtures.csv", "mix 1.flac,test/tär 1.flac,40,Words 1,test speaker 1,test", "copy,test/new,40,,,train"),
+            _edit(
+                folder / "mixtures.csv", "mix 1.flac,test/tär 1.flac,40,Words 1,test speaker 1,test", "copy,test/new,40,,,train"
+            ),
             shutil.copy(folder / "test" / "mix 0.wav", folder / "test" / "copy"),
             sf.write(folder / "test" / "new", LONG, RATE, format="WAV"),
         ),
