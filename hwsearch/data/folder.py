@@ -71,7 +71,7 @@ def _spoken(root: Path, speaker: Path, channel: int) -> Iterator[Utterance]:
     name = PREFIX + stable_name(speaker, root)
     for path in sounds_below(speaker):
         relative = path.relative_to(root).as_posix()
-        yield Utterance(PREFIX + stable_name(path, root), name, root, (relative,), _words(path), channel)
+        yield Utterance(PREFIX + stable_name(path, root), name, root, (relative,), _words(path), channel, by_content=True)
 
 
 def _listed(folder: Path) -> list[Path]:

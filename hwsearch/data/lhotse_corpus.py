@@ -149,7 +149,8 @@ def _utterance(folder: Path, recording: Any, supervision: Any, channel: int | No
     name, speaker = f"{PREFIX}{supervision.id}", f"{PREFIX}{supervision.speaker}"
     place = path.relative_to(folder) if path.is_relative_to(folder) else path
     span = None if whole else (start, end)
-    return Utterance(name, speaker, folder, (place.as_posix(),), words, heard if channel is None else channel, span)
+    heard = heard if channel is None else channel
+    return Utterance(name, speaker, folder, (place.as_posix(),), words, heard, span, by_content=True)
 
 
 def _reason(error: BaseException) -> str:

@@ -218,7 +218,13 @@ def resampled(sound: NDArray[np.float32], rate: int, sample_rate: int) -> NDArra
 
 
 def content_digest(path: Path) -> str:
-    """Hash a file's content. A file that has not changed is read once by a process."""
+    """Hash a file's content. A file that has not changed is read once by a process.
+
+    Raises:
+        UserError: there is no regular file.
+    """
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted a recording")
     found = path.stat()
     return _content_digest(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
