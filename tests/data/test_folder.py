@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hwsearch.data.build import build_data
 from hwsearch.data.corpus import Speech, load_corpora
 from hwsearch.data.dataset import Mixture, open_dataset
-from hwsearch.data.folder import read_corpus
+from hwsearch.data.folder import read_corpus, sounds_below
 from hwsearch.data.source import deal_to_all
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
@@ -138,6 +138,17 @@ def test_a_fault_in_a_folder_is_one_line(tmp_path: Path) -> None:
     (root / "ann" / "1.txt").unlink()
     Path(os.fsdecode(os.fsencode(root / "ann") + b"/\xff.wav")).touch()
     assert refused() == f"{root / 'ann'}: holds the name b'\\xff.wav', which is not UTF-8; wanted another name"
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "noise", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+        (place / "1.wav").touch()
+    for name in ("a", "b"):
+        (folder / name).symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    assert [path.relative_to(folder).as_posix() for path in sounds_below(folder)] == ["1.wav", "a/1.wav"]
 
 
 def test_a_recording_replaced_in_place_costs_only_the_mixtures_that_may_have_it(tmp_path: Path) -> None:
