@@ -98,7 +98,8 @@ def _turned(example: _Example, where: str, data: DataConfig) -> Turned:
     array = ARRAYS[data.array]
     counts = {len(axis) for axis in example.sensor_position}
     if counts != {array.microphones}:
-        raise UserError(f"{where}: {max(counts)} microphones; data.array '{data.array}' has {array.microphones}: wanted as many")
+        found = next(count for count in counts if count != array.microphones)
+        raise UserError(f"{where}: {found} microphones; data.array '{data.array}' has {array.microphones}: wanted as many")
     if {len(axis) for axis in example.source_position} != {2}:
         raise UserError(f"{where}: source_position is not that of two sources; wanted two in each of its three lists")
     turned = fit_array(array, np.array(example.sensor_position[:2]).T)

@@ -461,6 +461,9 @@ def test_wrong_sms_wsj_files_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused("cv_dev93/0_4k0c0301_4k6c030t: 6 microphones; data.array 'linear4' has 4: wanted as many", "linear4")
+    example["sensor_position"][1].append(0.0)
+    refused("cv_dev93/0_4k0c0301_4k6c030t: 7 microphones; data.array 'circular6' has 6: wanted as many")
+    example["sensor_position"][1].pop()
     refused("the early targets of SMS-WSJ last 50 ms; data.mixtures.early_ms is 20", target="early", early_ms=20.0)
     del example["audio_path"]["speech_reverberation_tail"]
     refused("cv_dev93/0_4k0c0301_4k6c030t: its targets are not written; wanted SMS-WSJ as it is made by default")
