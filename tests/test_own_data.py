@@ -128,6 +128,9 @@ def test_mixtures_that_exist_are_trained_on_searched_on_and_evaluated(own: Path)
     sf.write(own / "test" / "tär 0.wav", babble(1.5, 12345, 16000), 16000)
     line = refusal(hwsearch("evaluate", runs / "own", "--candidate", 1))
     assert "mixtures.csv: the list or its files have changed since they had the content" in line
+    (runs / "own" / "base.safetensors").unlink()  # which is refused before
+    line = refusal(hwsearch("run", file, "--runs-dir", runs))
+    assert "an experiment 'own' that differs from the file given or from the recordings that it names" in line
 
 
 def test_recorded_mixtures_come_before_made_ones(own: Path) -> None:

@@ -137,10 +137,10 @@ def decode(path: Path) -> tuple[NDArray[np.float32], int]:
     return samples, recording.sample_rate
 
 
-def refuse_silent(path: Path, peak: float) -> None:
-    """Raise `UserError` if the largest sample of a recording is silence."""
+def refuse_silent(path: Path, peak: float, where: str = "") -> None:
+    """Raise `UserError` if the largest sample of a recording, or of the part of it that `where` names, is silence."""
     if peak < SILENCE_PEAK:
-        raise UserError(f"{path}: silent: no sample reaches {SILENCE_PEAK:g} of full scale")
+        raise UserError(f"{path}: silent{where}: no sample reaches {SILENCE_PEAK:g} of full scale")
 
 
 def write_audio(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from hwsearch.data.corpus import read_corpora
+from hwsearch.data.corpus import read_corpora, speakers_also_recorded
 from hwsearch.data.dataset import SOUND_BYTES, Mixture, format_mixture, manifest_path, open_dataset, parse_mixture
 from hwsearch.data.feasible import check_disk, check_recordings
 from hwsearch.data.noise import check_noise, read_noise
@@ -121,6 +121,8 @@ def check_data(experiment: Experiment, folder: Path, cache: Path) -> Checked:
         if split not in data.mixtures.count and not rooms_folder(folder, split).is_dir()
     ]
     notes = recorded.notes + conversion_notes(headers, data.sample_rate) + check_noise(data, experiment.seed)
+    used = {split: speech for split, speech in corpora.speech.items() if split in data.rooms.count}
+    notes += speakers_also_recorded(used, recorded.mixtures)
     return Checked(corpora, plans, notes + check_recordings(chain(*mixed, *trained), data.sample_rate))
 
 

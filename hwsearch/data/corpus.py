@@ -1,14 +1,19 @@
 """The speech of an experiment, with no speaker and no sentence in two splits."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from hwsearch.data.fsdd import PREFIX as FSDD
+from hwsearch.data.recorded import RecordedMixture
 from hwsearch.data.source import Source
 from hwsearch.data.utterance import Utterance
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Split
 from hwsearch.extensions import CORPORA
+
+_MOST_SHOWN = 5
+"""Largest number of names in a line."""
 
 Speech = dict[Split, tuple[Utterance, ...]]
 """The utterances of each split; every split is a key."""
@@ -65,6 +70,29 @@ def load_corpora(data: DataConfig, seed: int, cache: Path) -> Speech:
     return dict(corpora.speech)
 
 
+def speakers_also_recorded(speech: Mapping[Split, Sequence[Utterance]], mixtures: Sequence[RecordedMixture]) -> tuple[str, ...]:
+    """Say which speakers of recorded mixtures have the name of a speaker whom the corpora have in another split.
+
+    Other people may have the same name, so this is no error.
+    """
+    named = {split: {utterance.speaker.partition(":")[2] for utterance in found} for split, found in speech.items()}
+    both = {
+        mixture.speaker
+        for mixture in mixtures
+        for split, names in named.items()
+        if mixture.speaker in names and split is not mixture.split
+    }
+    if not both:
+        return ()
+    shown = ", ".join(sorted(both)[:_MOST_SHOWN]) + (", ..." if len(both) > _MOST_SHOWN else "")
+    return (
+        (
+            f"{len(both)} speaker{'s' * (len(both) != 1)} of recorded mixtures ({shown}) may speak in another split of "
+            "data.corpora, where the same names are; if so, tests are not of new speakers"
+        ),
+    )
+
+
 def _too_few(split: Split, speakers: int, before: int) -> UserError:
     """The error of a split with fewer than two speakers, `before` of them before repeated sentences were left out."""
     found = f"data.corpora: speakers in the {split.value} split: {speakers}"
@@ -73,7 +101,7 @@ def _too_few(split: Split, speakers: int, before: int) -> UserError:
             f"{found}, of {before}, once sentences are left out that another split has, too; wanted speakers who say different "
             "sentences, or recordings without transcripts"
         )
-    return UserError(f"{found}; a mixture needs two: raise the {split.value} share in 'splits' or add a corpus")
+    return UserError(f"{found}; a mixture needs two: raise the {split.value} share in 'splits', or add speakers")
 
 
 def _check_ids(speech: dict[Split, list[Utterance]]) -> None:

@@ -48,12 +48,21 @@ def read_corpus(corpus: CorpusConfig, seed: int, _cache: Path) -> Source:
 def sounds_below(folder: Path) -> Iterator[Path]:
     """Find the WAV and FLAC files in a folder, at any depth, without those whose names or folders begin with a dot.
 
+    Links are followed, but no folder is read twice, because links may form a circle.
+
     Raises:
         UserError: a folder cannot be read, or a name is not UTF-8.
     """
+    return _sounds_below(folder, set())
+
+
+def _sounds_below(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    if (place := folder.resolve()) in seen:
+        return
+    seen.add(place)
     for path in _listed(folder):
-        if path.is_dir() and not path.is_symlink():
-            yield from sounds_below(path)
+        if path.is_dir():
+            yield from _sounds_below(path, seen)
         elif path.suffix.lower() in SOUNDS:
             yield path
 
@@ -71,7 +80,7 @@ def _spoken(root: Path, speaker: Path, channel: int) -> Iterator[Utterance]:
     name = PREFIX + stable_name(speaker, root)
     for path in sounds_below(speaker):
         relative = path.relative_to(root).as_posix()
-        yield Utterance(PREFIX + stable_name(path, root), name, root, (relative,), _words(path), channel)
+        yield Utterance(PREFIX + stable_name(path, root), name, root, (relative,), _words(path), channel, by_content=True)
 
 
 def _listed(folder: Path) -> list[Path]:

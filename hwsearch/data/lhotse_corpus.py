@@ -5,6 +5,7 @@ manifest may name in place of files.
 """
 
 import logging
+import math
 import zlib
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -143,13 +144,18 @@ def _utterance(folder: Path, recording: Any, supervision: Any, channel: int | No
     if (reason := no_file(path)) is not None:
         raise UserError(f"{where}: {path}: {reason}; wanted a recording")
     heard = supervision.channel if isinstance(supervision.channel, int) else min(supervision.channel)
+    if not isinstance(heard, int) or heard < 0:
+        raise UserError(f"{where}: channel is {supervision.channel!r}; wanted a number from 0 on")
     start, end = float(supervision.start), float(supervision.end)
+    if not -_WHOLE_S <= start <= end < math.inf:
+        raise UserError(f"{where}: starts at {start:g} s and ends at {end:g} s; wanted a part of the recording")
     whole = start <= _WHOLE_S and end >= recording.duration - _WHOLE_S
     words = " ".join((supervision.text or "").lower().split()) or None
     name, speaker = f"{PREFIX}{supervision.id}", f"{PREFIX}{supervision.speaker}"
     place = path.relative_to(folder) if path.is_relative_to(folder) else path
-    span = None if whole else (start, end)
-    return Utterance(name, speaker, folder, (place.as_posix(),), words, heard if channel is None else channel, span)
+    span = None if whole else (max(start, 0.0), end)
+    heard = heard if channel is None else channel
+    return Utterance(name, speaker, folder, (place.as_posix(),), words, heard, span, by_content=True)
 
 
 def _reason(error: BaseException) -> str:

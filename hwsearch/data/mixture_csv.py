@@ -49,15 +49,16 @@ def _mixture(row: Mapping[str, str], path: Path, where: str, data: DataConfig) -
         path.parent / row["mixture"],
         (path.parent / row["target"],),
         read_direction(row["doa_deg"], where, data) if row["doa_deg"] else None,
-        stable_path(row["target"]),
+        stable_path(row["target"], path.parent),
         row.get("speaker") or None,
         words(row.get("transcript", "")),
     )
 
 
-def stable_path(text: str) -> str:
-    """A path in a list, as a name that is the same on all machines."""
-    return unicodedata.normalize("NFC", Path(text).as_posix())
+def stable_path(text: str, folder: Path) -> str:
+    """A path in a list, as a name that is the same on all machines if the file lies below the list's folder."""
+    path = Path(text)
+    return unicodedata.normalize("NFC", (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
 
 
 def read_direction(text: str, where: str, data: DataConfig) -> float:
@@ -72,7 +73,9 @@ def read_direction(text: str, where: str, data: DataConfig) -> float:
     except ValueError:
         doa_deg = math.nan
     if not 0 <= doa_deg <= most:
-        raise UserError(f"{where}: doa_deg is {text!r}; wanted 0 to {most:g} degrees, as data.array '{data.array}' counts them")
+        raise UserError(
+            f"{where}: doa_deg is {text!r}; wanted 0 to {most:g} degrees, as data.array {microphone_array(data.array)} counts them"
+        )
     return doa_deg
 
 

@@ -150,7 +150,7 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
         recording = open_recording(file.path)
         if recording.channels not in (1, microphones):
             raise UserError(
-                f"{file.path}: {recording.channels} channels; data.array '{data.array}' has {microphones} microphone"
+                f"{file.path}: {recording.channels} channels; data.array {microphone_array(data.array)} has {microphones} microphone"
                 f"{'s' * (microphones != 1)}: wanted a channel for each, or one"
             )
         if recording.seconds < SHORTEST_S:

@@ -12,6 +12,7 @@ from hwsearch.data.dataset import Mixture, Talker
 from hwsearch.data.direction import angle_between
 from hwsearch.data.mixing import Audio, Voice, cut, draw_overlap, place, render
 from hwsearch.data.noise import Noise, Noises, make_noise, noise_ids
+from hwsearch.data.recorded import content_digest
 from hwsearch.data.rooms import Room, RoomBank, measure_t60
 from hwsearch.data.seeding import generator
 from hwsearch.data.utterance import Utterance, load_speech
@@ -91,8 +92,10 @@ class Plan:
 
 
 def _part(utterance: Utterance) -> tuple[object, ...]:
-    """The part of its files that an utterance is; nothing for the whole of them."""
-    return () if utterance.span is None else (utterance.channel, utterance.span)
+    """The content of an utterance's files and the part of them that it is; nothing for whole files that are known by name."""
+    if not utterance.by_content:
+        return ()
+    return utterance.channel, utterance.span, [content_digest(utterance.root / path) for path in utterance.paths]
 
 
 def draw_plans(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hw_models.reading import no_file
 from hwsearch.data.arrays import microphone_array
-from hwsearch.data.audio import Recording, decode, open_recording
+from hwsearch.data.audio import Recording, decode, open_recording, refuse_silent
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Experiment, RecordedConfig, Split
 from hwsearch.extensions import RECORDED
@@ -110,7 +110,7 @@ def read_recorded(data: DataConfig) -> RecordedList:
 
     Raises:
         UserError: as `read_list`; a list's content has changed since the experiment was read; a mixture with the same target is
-            listed twice, or a mixture or a speaker is in two splits.
+            listed twice, or a recording or a speaker is in two splits.
     """
     found: list[RecordedMixture] = []
     notes: list[str] = []
@@ -157,7 +157,7 @@ def check_headers(mixture: RecordedMixture, data: DataConfig) -> Header:
     microphones = microphone_array(data.array).microphones
     if found.channels != microphones:
         raise UserError(
-            f"{mixture.where}: {found.path}: {_channels(found)}; data.array '{data.array}' has {microphones} microphone"
+            f"{mixture.where}: {found.path}: {_channels(found)}; data.array {microphone_array(data.array)} has {microphones} microphone"
             f"{'s' * (microphones != 1)}: wanted a channel for each"
         )
     size = _SAMPLE_BYTES * microphones * found.samples
@@ -195,10 +195,12 @@ def load_recorded(mixture: RecordedMixture, sample_rate: int) -> tuple[NDArray[n
     """Read a whole mixture [mics, samples] and its target [samples], at `sample_rate` Hz.
 
     Raises:
-        UserError: a file cannot be decoded or is silent.
+        UserError: a file cannot be decoded, or is silent in its first channel.
     """
     sound, rate = decode(mixture.mixture)
     target = sum_of_first(decode(path)[0] for path in mixture.targets)
+    for path, heard in ((mixture.mixture, sound[0]), (mixture.targets[0], target)):
+        refuse_silent(path, float(np.abs(heard).max()), " in channel 1")
     return resampled(sound, rate, sample_rate), resampled(target[None], rate, sample_rate)[0]
 
 
@@ -216,7 +218,13 @@ def resampled(sound: NDArray[np.float32], rate: int, sample_rate: int) -> NDArra
 
 
 def content_digest(path: Path) -> str:
-    """Hash a file's content. A file that has not changed is read once by a process."""
+    """Hash a file's content. A file that has not changed is read once by a process.
+
+    Raises:
+        UserError: there is no regular file.
+    """
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted a recording")
     found = path.stat()
     return _content_digest(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 
@@ -227,19 +235,23 @@ def _content_digest(path: Path, _identity: tuple[int, ...]) -> str:
 
 
 def _check_apart(mixtures: Sequence[RecordedMixture]) -> None:
-    """Raise `UserError` for mixtures that are listed twice, and for mixtures and speakers in two splits."""
-    seen: set[tuple[Path, ...]] = set()
-    homes: dict[Path | str, RecordedMixture] = {}
+    """Raise `UserError` for mixtures that are listed twice, and for speakers and recordings in two splits.
+
+    A recording is known by its content, so a copy of it is the same one.
+    """
+    seen: set[tuple[str, ...]] = set()
+    homes: dict[str, RecordedMixture] = {}
     for mixture in mixtures:
-        if mixture.files in seen:
+        contents = tuple(map(content_digest, mixture.files))
+        if contents in seen:
             raise UserError(f"{mixture.where}: {mixture.mixture} is listed twice with this target; wanted it once")
-        seen.add(mixture.files)
-        for what in (mixture.mixture, mixture.speaker):
-            if what is None:
-                continue
-            other = homes.setdefault(what, mixture)
+        seen.add(contents)
+        parts = dict(zip(contents, map(str, mixture.files), strict=True))
+        if mixture.speaker is not None:
+            parts[f"speaker {mixture.speaker}"] = f"speaker {mixture.speaker}"
+        for key, name in parts.items():
+            other = homes.setdefault(key, mixture)
             if other.split is not mixture.split:
-                name = f"speaker {what}" if isinstance(what, str) else str(what)
                 raise UserError(
                     f"{mixture.where}: {name} is in the {mixture.split.value} split and, by {other.where}, in the "
                     f"{other.split.value} split; wanted one split"

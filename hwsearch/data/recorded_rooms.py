@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from hw_models.reading import no_file
 from hwsearch.data.arrays import microphone_array
-from hwsearch.data.audio import decode, open_recording
+from hwsearch.data.audio import decode, open_recording, refuse_silent
 from hwsearch.data.csv_rows import Columns, read_rows
 from hwsearch.data.direction import angle_between, fit_array
 from hwsearch.data.mixture_csv import read_direction
 from hwsearch.data.recorded import content_digest, resampled
-from hwsearch.data.sofa import SofaFile, open_sofa
+from hwsearch.data.sofa import MOST_MEASUREMENTS, SofaFile, open_sofa
 from hwsearch.errors import UserError
 from hwsearch.experiment import DataConfig, Split
 from hwsearch.files.reading import digest
@@ -22,12 +22,17 @@ from hwsearch.files.reading import digest
 LONGEST_S = 10.0
 """Longest impulse response in seconds."""
 
+LARGEST_BYTES = 2**28
+"""Largest size of a room's responses, which are read for every mixture: 64 places of six microphones, 10 s at 16 kHz."""
+
 SOFA = ".sofa"
 
 _COLUMNS = Columns(("rir", "doa_deg", "room", "split"), (), "a CSV list of impulse responses")
 
 _BEFORE_S = 0.005
 """Time kept before the first direct sound of a room."""
+
+_SAMPLE_BYTES = 4
 
 _DIRECT = 0.1
 """Share of a response's peak that the direct sound reaches."""
@@ -111,7 +116,8 @@ def check_recorded_rooms(data: DataConfig) -> None:
 
     Raises:
         UserError: as `read_recorded_rooms`; the content has changed since the experiment was read; or a file is unusable, has
-            another number of channels than the array, or is too long.
+            another number of channels than the array, is too long, or is in two splits; or a room takes more than
+            `LARGEST_BYTES`.
     """
     rooms = read_recorded_rooms(data)
     if data.rooms.sha256 is not None and rooms and rooms_digest(rooms) != data.rooms.sha256:
@@ -120,15 +126,40 @@ def check_recorded_rooms(data: DataConfig) -> None:
             "wanted the same content, or the experiment's file with another name"
         )
     microphones = microphone_array(data.array).microphones
+    headers: dict[Path, tuple[int, float]] = {}
     for response in (response for room in rooms for response in room.responses):
-        channels, seconds = _header(response)
+        if response.path not in headers:
+            headers[response.path] = _header(response)
+        channels, seconds = headers[response.path]
         if channels != microphones:
             raise UserError(
-                f"{response.where}: {response.path}: {channels} channel{'s' * (channels != 1)}; data.array '{data.array}' has "
+                f"{response.where}: {response.path}: {channels} channel{'s' * (channels != 1)}; data.array {microphone_array(data.array)} has "
                 f"{microphones} microphone{'s' * (microphones != 1)}: wanted a response for each"
             )
         if seconds > LONGEST_S:
             raise UserError(f"{response.where}: {response.path}: lasts {seconds:g} s; wanted at most {LONGEST_S:g} s")
+    _check_apart(rooms)
+    for room in rooms:
+        seconds = max(headers[response.path][1] for response in room.responses)
+        size = round(_SAMPLE_BYTES * microphones * len(room.responses) * seconds * data.sample_rate)
+        if size > LARGEST_BYTES:
+            raise UserError(
+                f"{room.responses[0].where}: room {room.name}: {len(room.responses)} places of {seconds:g} s take "
+                f"{size / 2**20:.0f} MiB; wanted at most {LARGEST_BYTES / 2**20:g}: fewer places, or shorter responses"
+            )
+
+
+def _check_apart(rooms: Sequence[RecordedRoom]) -> None:
+    """Raise `UserError` for responses, known by their content, that are in rooms of two splits."""
+    homes: dict[str, tuple[RecordedRoom, Response]] = {}
+    for room in rooms:
+        for response in room.responses:
+            other, there = homes.setdefault(content_digest(response.path), (room, response))
+            if other.split is not room.split:
+                raise UserError(
+                    f"{response.where}: {response.path} is in the {room.split.value} split and, by {there.where}, in the "
+                    f"{other.split.value} split; wanted one, so that test rooms are new"
+                )
 
 
 def load_responses(responses: Sequence[Response], sample_rate: int) -> NDArray[np.float32]:
@@ -137,7 +168,7 @@ def load_responses(responses: Sequence[Response], sample_rate: int) -> NDArray[n
     Time before the first direct sound of the room is cut to 5 ms, the same for all responses. Shorter ones are padded.
 
     Raises:
-        UserError: a file cannot be decoded or is silent.
+        UserError: a file cannot be decoded, or one of its channels is silent.
     """
     parts = [_load(response, sample_rate) for response in responses]
     whole = np.zeros((len(parts), len(parts[0]), max(part.shape[1] for part in parts)), np.float32)
@@ -168,7 +199,7 @@ def _directions(file: SofaFile, where: str, data: DataConfig) -> list[float]:
     array = microphone_array(data.array)
     if len(file.receivers) != array.microphones:
         raise UserError(
-            f"{where}: {file.path}: {len(file.receivers)} receivers; data.array '{data.array}' has {array.microphones} "
+            f"{where}: {file.path}: {len(file.receivers)} receivers; data.array {microphone_array(data.array)} has {array.microphones} "
             "microphones: wanted a response for each"
         )
     turned = fit_array(array, file.receivers[:, :2])
@@ -178,6 +209,8 @@ def _directions(file: SofaFile, where: str, data: DataConfig) -> list[float]:
 
 
 def _room(name: str, split: Split, responses: Sequence[Response], data: DataConfig) -> RecordedRoom:
+    if len(responses) > MOST_MEASUREMENTS:
+        raise UserError(f"{responses[0].where}: room {name} has {len(responses)} places; wanted at most {MOST_MEASUREMENTS}")
     places = range(len(responses))
     least = data.rooms.min_angle_deg
     pairs = tuple(
@@ -206,6 +239,9 @@ def _header(response: Response) -> tuple[int, float]:
 def _load(response: Response, sample_rate: int) -> NDArray[np.float32]:
     if response.path.suffix.lower() == SOFA:
         file = open_sofa(response.path)
-        return resampled(file.load(response.measurement), file.sample_rate, sample_rate)
-    sound, rate = decode(response.path)
+        sound, rate = file.load(response.measurement), file.sample_rate
+    else:
+        sound, rate = decode(response.path)
+    for channel, peak in enumerate(np.abs(sound).max(axis=1).tolist(), start=1):
+        refuse_silent(response.path, peak, f" in channel {channel}")
     return resampled(sound, rate, sample_rate)

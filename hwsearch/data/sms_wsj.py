@@ -90,7 +90,7 @@ def read_sms_wsj(path: Path, data: DataConfig) -> RecordedList:
 def _said(path: Path, misfit: float, data: DataConfig) -> tuple[str, ...]:
     if misfit <= MISFIT_M:
         return ()
-    where = f"{path}: microphones lie up to {100 * misfit:.1f} cm from where data.array '{data.array}' has them"
+    where = f"{path}: microphones lie up to {100 * misfit:.1f} cm from where data.array {microphone_array(data.array)} has them"
     return (f"{where}; what the network knows of directions may be wrong",)
 
 
@@ -98,7 +98,10 @@ def _turned(example: _Example, where: str, data: DataConfig) -> Turned:
     array = microphone_array(data.array)
     counts = {len(axis) for axis in example.sensor_position}
     if counts != {array.microphones}:
-        raise UserError(f"{where}: {max(counts)} microphones; data.array '{data.array}' has {array.microphones}: wanted as many")
+        found = next(count for count in counts if count != array.microphones)
+        raise UserError(
+            f"{where}: {found} microphones; data.array {microphone_array(data.array)} has {array.microphones}: wanted as many"
+        )
     if {len(axis) for axis in example.source_position} != {2}:
         raise UserError(f"{where}: source_position is not that of two sources; wanted two in each of its three lists")
     turned = fit_array(array, np.array(example.sensor_position[:2]).T)

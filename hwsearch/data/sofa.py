@@ -14,6 +14,12 @@ from hwsearch.errors import UserError
 SOFA_BYTES = 2**31
 """Size limit of a SOFA file."""
 
+MOST_MEASUREMENTS = 512
+"""Largest number of measurements in a file. All of them are places of one room, and any two of these may be a pair."""
+
+_MOST_VALUES = 2**20
+"""Largest number of values of what is read whole: positions, delays and rates."""
+
 _WANTED = "wanted impulse responses in a SOFA file"
 
 _BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError)
@@ -62,7 +68,7 @@ def open_sofa(path: Path) -> SofaFile:
 
     Raises:
         UserError: h5py is not installed, the file is missing, too large or no SOFA file, or it has other data than FIR responses
-            of one emitter.
+            of one emitter, more than `MOST_MEASUREMENTS`, or delays beside the responses that differ between microphones.
     """
     if find_spec("h5py") is None:
         raise UserError(f"{path}: SOFA files want a package that is not installed: pip install 'hwsearch[sofa]'")
@@ -82,7 +88,10 @@ def _header(path: Path, file: Any) -> SofaFile:
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 1) or 0 in shape:
         raise UserError(f"{path}: Data.IR has the shape {list(shape)}; wanted measurements, receivers and samples of one emitter")
     measurements, channels, taps = shape[:3]
-    rates = np.unique(np.asarray(_data(file, "Data.SamplingRate"), np.float64))
+    if measurements > MOST_MEASUREMENTS:
+        raise UserError(f"{path}: {measurements} measurements; wanted at most {MOST_MEASUREMENTS}, in a file with a part of them")
+    _check_delays(path, file)
+    rates = np.unique(_values(file, "Data.SamplingRate"))
     if len(rates) != 1 or not RATES[0] <= rates[0] <= RATES[1] or rates[0] != round(rates[0]):
         raise UserError(f"{path}: Data.SamplingRate is {rates.tolist()}; wanted one whole rate of {RATES[0]} to {RATES[1]} Hz")
     listener, view = (_points(file, name, measurements) for name in ("ListenerPosition", "ListenerView"))
@@ -92,15 +101,24 @@ def _header(path: Path, file: Any) -> SofaFile:
     turned = np.stack(
         [cosine * source[:, 0] + sine * source[:, 1], cosine * source[:, 1] - sine * source[:, 0], source[:, 2]], axis=1
     )
-    receivers = _cartesian(np.asarray(_data(file, "ReceiverPosition"), np.float64)[:, :, 0], _kind(file, "ReceiverPosition"))
+    receivers = _cartesian(_values(file, "ReceiverPosition")[:, :, 0], _kind(file, "ReceiverPosition"))
     if not (np.isfinite(turned).all() and np.isfinite(receivers).all()):
         raise UserError(f"{path}: a position is not finite; {_WANTED}")
     return SofaFile(path, channels, taps, round(rates[0]), turned, receivers)
 
 
+def _check_delays(path: Path, file: Any) -> None:
+    """Raise `UserError` if a delay beside the responses is not the same for all microphones: it would change directions."""
+    if "Data.Delay" not in file:
+        return
+    delays = _values(file, "Data.Delay")
+    if not (delays == delays[:, :1]).all():  # NaN is not equal, either
+        raise UserError(f"{path}: Data.Delay differs between microphones; wanted delays within the responses, and zeros there")
+
+
 def _points(file: Any, name: str, measurements: int) -> NDArray[np.float64]:
     """Positions [measurements, 3] in metres, of which the file may hold one for all."""
-    found = _cartesian(np.asarray(_data(file, name), np.float64), _kind(file, name))
+    found = _cartesian(_values(file, name), _kind(file, name))
     return np.broadcast_to(found, (measurements, 3)).copy()
 
 
@@ -125,6 +143,14 @@ def _data(file: Any, name: str) -> Any:
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or found.external is not None or found.is_virtual:
         raise ValueError(f"{name} lies in another file")
     return found
+
+
+def _values(file: Any, name: str) -> NDArray[np.float64]:
+    """All values of a data set."""
+    found = _data(file, name)
+    if found.size > _MOST_VALUES:
+        raise ValueError(f"{name} has {found.size} values")
+    return np.asarray(found, np.float64)
 
 
 def _reason(error: BaseException) -> str:

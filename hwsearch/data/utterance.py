@@ -41,6 +41,7 @@ class Utterance:
         transcript: lower-case words, or None if unknown.
         channel: channel taken from files with several, counted from 0; None for their average.
         span: first and last second of the utterance in its only file; None for whole files.
+        by_content: whether the content of its files identifies it, not their names alone. Such files may be changed in place.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Utterance:
     transcript: str | None
     channel: int | None = None
     span: tuple[float, float] | None = None
+    by_content: bool = False
 
 
 def load_speech(utterance: Utterance, sample_rate: int) -> NDArray[np.float32]:

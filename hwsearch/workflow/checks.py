@@ -175,7 +175,8 @@ def check_claim(workspace: Workspace) -> None:
     if header.experiment != search_digest(workspace.experiment):
         held = f"the experiment '{header.name}'"
         if header.name == workspace.experiment.name:
-            held = f"an experiment '{header.name}' that differs from the file given"
+            named = " or from the recordings that it names" if workspace.experiment.data.names_recordings else ""
+            held = f"an experiment '{header.name}' that differs from the file given{named}"
         raise UserError(
             f"{workspace.folder}: holds the search of {held}; wanted the same content, another name, or another --runs-dir"
         )

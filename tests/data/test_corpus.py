@@ -8,7 +8,8 @@ import soundfile as sf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hwsearch.data.corpus import Speech, load_corpora
+from hwsearch.data.corpus import Speech, load_corpora, speakers_also_recorded
+from hwsearch.data.recorded import RecordedMixture
 from hwsearch.data.sentences import draw_digits, draw_sentence, sentence_split
 from hwsearch.data.source import deal_speakers
 from hwsearch.data.utterance import Utterance
@@ -289,3 +290,19 @@ def test_a_sentence_that_two_splits_say_stays_in_the_test_split(tmp_path: Path) 
     speech = load_corpora(config, 0, tmp_path)
     assert transcripts(speech, Split.TRAIN) == {"x", "b"}
     assert len(speech[Split.TEST]) == 2
+
+
+def test_a_recorded_speaker_with_a_name_of_another_split_is_said() -> None:
+    def speaks(name: str) -> Utterance:
+        return Utterance(f"folder:{name}/1.wav", f"folder:{name}", Path(), (), None)
+
+    def heard(name: str | None, split: Split) -> RecordedMixture:
+        return RecordedMixture("", split, Path(), (), None, "", name, None)
+
+    speech = {Split.TRAIN: [speaks("Ann"), speaks("Bob")], Split.TEST: [speaks("Eve")]}
+    fine = [heard("Ann", Split.TRAIN), heard("Eve", Split.TEST), heard("Gus", Split.TEST), heard(None, Split.TEST)]
+    assert speakers_also_recorded(speech, fine) == ()
+    (said,) = speakers_also_recorded(speech, [*fine, heard("Bob", Split.TEST), heard("Bob", Split.TEST)])
+    assert said.startswith("1 speaker of recorded mixtures (Bob) may speak in another split of data.corpora")
+    both = [heard("Bob", Split.TEST), heard("Ann", Split.VALIDATION)]
+    assert speakers_also_recorded(speech, both)[0].startswith("2 speakers of recorded mixtures (Ann, Bob)")

@@ -13,12 +13,14 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hwsearch.data.build import build_data
 from hwsearch.data.corpus import Speech, load_corpora
-from hwsearch.data.folder import read_corpus
+from hwsearch.data.dataset import Mixture, open_dataset
+from hwsearch.data.folder import read_corpus, sounds_below
 from hwsearch.data.source import deal_to_all
 from hwsearch.data.utterance import load_speech
 from hwsearch.errors import UserError
-from hwsearch.experiment import CorpusConfig, Split
+from hwsearch.experiment import CorpusConfig, Split, parse_experiment
 
 from .conftest import RATE, babble
 from .speakers import ODD, odd_speakers
@@ -136,6 +138,47 @@ def test_a_fault_in_a_folder_is_one_line(tmp_path: Path) -> None:
     (root / "ann" / "1.txt").unlink()
     Path(os.fsdecode(os.fsencode(root / "ann") + b"/\xff.wav")).touch()
     assert refused() == f"{root / 'ann'}: holds the name b'\\xff.wav', which is not UTF-8; wanted another name"
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "noise", tmp_path / "elsewhere"
+    for place in (folder, elsewhere):
+        place.mkdir()
+        (place / "1.wav").touch()
+    for name in ("a", "b"):
+        (folder / name).symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(folder)
+    assert [path.relative_to(folder).as_posix() for path in sounds_below(folder)] == ["1.wav", "a/1.wav"]
+
+
+def test_a_recording_replaced_in_place_costs_only_the_mixtures_that_may_have_it(tmp_path: Path) -> None:
+    for speaker in range(8):
+        (tmp_path / "speech" / str(speaker)).mkdir(parents=True)
+        for take in range(20):
+            sf.write(tmp_path / "speech" / str(speaker) / f"{take}.wav", babble(0.5, 100 * speaker + take), RATE)
+    section = data({"kind": "folder", "root": tmp_path / "speech", "splits": {"test": 1.0}}, wanted=("test",)).model_dump(
+        mode="json"
+    )
+    section["mixtures"] |= {"count": {"test": 6}, "seconds": 0.5}
+    experiment = parse_experiment({"name": "own", "data": section}, "a test")
+
+    def built(name: str) -> list[Mixture]:
+        build_data(experiment, tmp_path / name, tmp_path / "corpora", 1, lambda done, total: None)
+        return list(open_dataset(tmp_path / name, Split.TEST))
+
+    before = built("data")
+    path = tmp_path / "speech" / before[0].target.utterance.removeprefix("folder:")
+    size = path.stat().st_size
+    sf.write(path, babble(0.5, 9999), RATE)
+    assert path.stat().st_size == size
+    after = built("data")
+    assert after[0].target_sha256 != before[0].target_sha256
+    assert set(after) & set(before), "mixtures without the recording are kept"
+    assert after == built("anew")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=f"{path.name}: is a pipe; wanted a recording"):
+        built("data")
 
 
 def test_a_channel_that_a_file_lacks_is_refused(odd: Path) -> None:

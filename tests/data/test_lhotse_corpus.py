@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,11 @@ def _bomb(folder: Path) -> None:
         (_edited("supervisions", speaker=None), "supervision all-0-0 has no speaker"),
         (_edited("supervisions", recording_id="x"), "supervision all-0-0 is of no recording there"),
         (_edited("supervisions", start="soon"), "lhotse cannot read"),
+        (_edited("supervisions", start=math.nan), "supervision all-0-0: starts at nan s and ends at nan s; wanted a part of"),
+        (_edited("supervisions", start=-1.0), "supervision all-0-0: starts at -1 s"),
+        (_edited("supervisions", duration=math.inf), "supervision all-0-0: starts at 0 s and ends at inf s"),
+        (_edited("supervisions", channel="left"), "supervision all-0-0: channel is 'left'; wanted a number from 0 on"),
+        (_edited("supervisions", channel=[-1]), r"supervision all-0-0: channel is \[-1\]; wanted a number from 0 on"),
         (_edited("recordings", sources=3), "lhotse cannot read"),
         (_edited("recordings", sources=[{"type": "file", "channels": [0], "source": "gone.wav"}]), r"gone\.wav: no such file"),
         (_truncated, "lhotse cannot read"),

@@ -95,6 +95,14 @@ def test_the_digest_names_the_content_wherever_it_lies(tmp_path: Path) -> None:
             read_recorded(here.data.model_copy(update={"recorded": (moved,)}))
 
 
+def test_absolute_paths_give_the_digest_of_relative_ones(tmp_path: Path) -> None:
+    recorded(tmp_path)
+    relative = load_experiment(written(tmp_path)).data_digest()
+    path = tmp_path / "mixtures.csv"
+    path.write_text(path.read_text().replace("test/", f"{tmp_path}/test/"))
+    assert load_experiment(tmp_path / "own.toml").data_digest() == relative
+
+
 def test_a_hash_in_the_experiment_file_must_be_that_of_the_content(tmp_path: Path) -> None:
     recorded(tmp_path)
     found = load_experiment(written(tmp_path)).data.recorded[0].sha256
@@ -179,6 +187,24 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
         _line("test speaker 1,test", "test speaker 0,validation"),
         r"speaker test speaker 0 is in the .* split and, by .*, in the .* split; wanted one split",
     ),
+    "a target in two splits": (
+        lambda folder: (
+            _edit(folder / "mixtures.csv", "tär 1.flac,40,Words 1,test speaker 1,test", "copy.wav,40,Words 1,,validation"),
+            shutil.copy(folder / "test" / "tär 0.wav", folder / "test" / "copy.wav"),
+            sf.write(folder / "test" / "mix 1.flac", np.stack([LONG] * 6, axis=1), RATE),
+        ),
+        r":2: .*tär 0\.wav is in the test split and, by .*:3, in the validation split; wanted one split",
+    ),
+    "a copy of a mixture in two splits": (
+        lambda folder: (
+            _edit(
+                folder / "mixtures.csv", "mix 1.flac,test/tär 1.flac,40,Words 1,test speaker 1,test", "copy,test/new,40,,,train"
+            ),
+            shutil.copy(folder / "test" / "mix 0.wav", folder / "test" / "copy"),
+            sf.write(folder / "test" / "new", LONG, RATE, format="WAV"),
+        ),
+        r":2: .*mix 0\.wav is in the test split and, by .*:3, in the train split; wanted one split",
+    ),
     "too few of a split": (
         lambda folder: written(folder, 'path = "mixtures.csv"\ncount = { train = 2 }'),
         r"mixtures\.csv: no train mixture in it; data\.recorded\.count wants some",
@@ -208,6 +234,14 @@ def test_what_only_the_samples_say_is_refused_when_they_are_read(tmp_path: Path,
     with pytest.raises(UserError, match=message):
         built(written(tmp_path), tmp_path / "data")
     assert not (tmp_path / "data" / "test" / "manifest.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["mix 0.wav", "tär 0.wav"])
+def test_a_file_whose_first_channel_is_silent_is_refused_when_it_is_read(tmp_path: Path, name: str) -> None:
+    recorded(tmp_path)
+    sf.write(tmp_path / "test" / name, np.stack([0 * LONG] + [LONG] * 5, axis=1), RATE)
+    with pytest.raises(UserError, match=f"{name}: silent in channel 1: no sample reaches"):
+        built(written(tmp_path), tmp_path / "data")
 
 
 def test_a_manifest_that_hides_what_is_known_of_a_made_mixture_is_refused(tmp_path: Path) -> None:
@@ -427,6 +461,9 @@ def test_wrong_sms_wsj_files_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
     refused("cv_dev93/0_4k0c0301_4k6c030t: 6 microphones; data.array 'linear4' has 4: wanted as many", "linear4")
+    example["sensor_position"][1].append(0.0)
+    refused("cv_dev93/0_4k0c0301_4k6c030t: 7 microphones; data.array 'circular6' has 6: wanted as many")
+    example["sensor_position"][1].pop()
     refused("the early targets of SMS-WSJ last 50 ms; data.mixtures.early_ms is 20", target="early", early_ms=20.0)
     del example["audio_path"]["speech_reverberation_tail"]
     refused("cv_dev93/0_4k0c0301_4k6c030t: its targets are not written; wanted SMS-WSJ as it is made by default")

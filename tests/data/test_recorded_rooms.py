@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 import soxr
 
-from hwsearch.data import sofa
+from hwsearch.data import recorded_rooms, sofa
 from hwsearch.data.arrays import ARRAYS
 from hwsearch.data.build import build_data, check_data
 from hwsearch.data.dataset import load_mixture, open_dataset
@@ -204,18 +204,39 @@ FIRST = "rir/train 0 0.wav,0,train hall 0,train"
             r"test 1 1\.wav: lasts 10\.125 s; wanted at most 10 s",
         ),
         (
+            lambda folder: (folder / "rir" / "test 1 1.wav").write_bytes((folder / "rir" / "train 0 0.wav").read_bytes()),
+            r":23: .*test 1 1\.wav is in the test split and, by .*:2, in the train split; wanted one, so that test rooms are new",
+        ),
+        (
+            lambda folder: (
+                sf.write(folder / "rir" / "0.wav", np.eye(80000, 4), RATE),
+                _line(FIRST, "\n".join(f"rir/0.wav,{angle},a,train" for angle in range(180)))(folder),
+            ),
+            r":2: room a: 180 places of 10 s take 220 MiB; wanted at most 100: fewer places, or shorter responses",
+        ),
+        (
             lambda folder: os.mkfifo(folder / "rir" / "new.wav") or _line(FIRST, "rir/new.wav,0,a,test")(folder),
             "is a pipe; wanted",
         ),
     ],
 )
-def test_a_wrong_list_of_rooms_is_refused_in_one_line(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+def test_a_wrong_list_of_rooms_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], message: str
+) -> None:
+    monkeypatch.setattr(recorded_rooms, "LARGEST_BYTES", 100 * 2**20)
     rooms(tmp_path)
     change(tmp_path)
     with pytest.raises(UserError, match=message) as error:
         check_data(load_experiment(written(tmp_path)), tmp_path / "data", tmp_path / "corpora")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_response_that_a_microphone_does_not_hear_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    rooms(tmp_path)
+    sf.write(tmp_path / "rir" / "test 0 1.wav", response(1) * [1, 0, 1, 1], RATE)
+    with pytest.raises(UserError, match=r"test 0 1\.wav: silent in channel 2: no sample reaches"):
+        bank(written(tmp_path), tmp_path / "bank")
 
 
 # SOFA
@@ -286,6 +307,10 @@ def test_a_direction_in_the_list_stands_for_that_of_a_file_with_one_measurement(
         ({"Data.SamplingRate": np.array([np.nan])}, None, r"Data.SamplingRate is \[nan\]; wanted one whole rate"),
         ({"SourcePosition": np.full((2, 3), np.nan)}, None, "a position is not finite"),
         ({"SourcePosition": np.zeros((5, 3))}, None, "not readable as SOFA"),
+        ({"Data.Delay": np.array([[0.0, 0.0, 2.0, 0.0]])}, None, "Data.Delay differs between microphones; wanted delays within"),
+        ({"Data.Delay": np.full((2, 4), np.nan)}, None, "Data.Delay differs between microphones"),
+        ({"Data.IR": np.zeros((513, 4, 2))}, None, "513 measurements; wanted at most 512, in a file with a part of them"),
+        ({"SourcePosition": np.zeros((2**19, 3))}, None, "not readable as SOFA .SourcePosition has 1572864 values"),
         ({"Data.IR": h5py.ExternalLink("other.h5", "x")}, None, "not readable as SOFA"),
     ],
 )
@@ -296,6 +321,12 @@ def test_a_wrong_sofa_file_is_refused_in_one_line(
     with pytest.raises(UserError, match=message) as error:
         load_experiment(listed(tmp_path, line or "room.sofa,,hall,test"))
     assert "\n" not in str(error.value)
+
+
+def test_a_delay_of_all_microphones_changes_nothing(tmp_path: Path) -> None:
+    write_sofa(tmp_path / "room.sofa", [10.0, 90.0], **{"Data.Delay": np.array([[3.5] * 4, [0.0] * 4])})
+    (room,) = read_recorded_rooms(load_experiment(listed(tmp_path)).data)
+    assert len(room.responses) == 2
 
 
 def test_what_is_no_sofa_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
