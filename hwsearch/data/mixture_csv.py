@@ -67,14 +67,14 @@ def read_direction(text: str, where: str, data: DataConfig) -> float:
     Raises:
         UserError: it is no number, or not in the range of the array.
     """
-    most = microphone_array(data.array).max_doa_deg
+    array = microphone_array(data.array)
     try:
         doa_deg = float(text)
     except ValueError:
         doa_deg = math.nan
-    if not 0 <= doa_deg <= most:
+    if not 0 <= doa_deg <= array.max_doa_deg:
         raise UserError(
-            f"{where}: doa_deg is {text!r}; wanted 0 to {most:g} degrees, as data.array {microphone_array(data.array)} counts them"
+            f"{where}: doa_deg is {text!r}; wanted 0 to {array.max_doa_deg:g} degrees, as data.array {array} counts them"
         )
     return doa_deg
 

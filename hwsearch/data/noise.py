@@ -143,14 +143,15 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
                 f"data.noise: noise for the {split.value} split, whose mixtures are not made: data.rooms.count has no "
                 f"'{split.value}'; wanted data.noise.splits with splits that have rooms"
             )
-    microphones = microphone_array(data.array).microphones
+    array = microphone_array(data.array)
+    microphones = array.microphones
     rates: Counter[int] = Counter()
     single = 0
     for file in (file for noises in dealt.values() for file in noises.files):
         recording = open_recording(file.path)
         if recording.channels not in (1, microphones):
             raise UserError(
-                f"{file.path}: {recording.channels} channels; data.array {microphone_array(data.array)} has {microphones} microphone"
+                f"{file.path}: {recording.channels} channels; data.array {array} has {microphones} microphone"
                 f"{'s' * (microphones != 1)}: wanted a channel for each, or one"
             )
         if recording.seconds < SHORTEST_S:

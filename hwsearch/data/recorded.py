@@ -154,10 +154,11 @@ def check_headers(mixture: RecordedMixture, data: DataConfig) -> Header:
             a target has another length or sample rate than the mixture.
     """
     found = open_recording(mixture.mixture)
-    microphones = microphone_array(data.array).microphones
+    array = microphone_array(data.array)
+    microphones = array.microphones
     if found.channels != microphones:
         raise UserError(
-            f"{mixture.where}: {found.path}: {_channels(found)}; data.array {microphone_array(data.array)} has {microphones} microphone"
+            f"{mixture.where}: {found.path}: {_channels(found)}; data.array {array} has {microphones} microphone"
             f"{'s' * (microphones != 1)}: wanted a channel for each"
         )
     size = _SAMPLE_BYTES * microphones * found.samples

@@ -125,7 +125,8 @@ def check_recorded_rooms(data: DataConfig) -> None:
             f"{data.rooms.recorded}: the list or its files have changed since they had the content {data.rooms.sha256[:16]}; "
             "wanted the same content, or the experiment's file with another name"
         )
-    microphones = microphone_array(data.array).microphones
+    array = microphone_array(data.array)
+    microphones = array.microphones
     headers: dict[Path, tuple[int, float]] = {}
     for response in (response for room in rooms for response in room.responses):
         if response.path not in headers:
@@ -133,7 +134,7 @@ def check_recorded_rooms(data: DataConfig) -> None:
         channels, seconds = headers[response.path]
         if channels != microphones:
             raise UserError(
-                f"{response.where}: {response.path}: {channels} channel{'s' * (channels != 1)}; data.array {microphone_array(data.array)} has "
+                f"{response.where}: {response.path}: {channels} channel{'s' * (channels != 1)}; data.array {array} has "
                 f"{microphones} microphone{'s' * (microphones != 1)}: wanted a response for each"
             )
         if seconds > LONGEST_S:
@@ -199,7 +200,7 @@ def _directions(file: SofaFile, where: str, data: DataConfig) -> list[float]:
     array = microphone_array(data.array)
     if len(file.receivers) != array.microphones:
         raise UserError(
-            f"{where}: {file.path}: {len(file.receivers)} receivers; data.array {microphone_array(data.array)} has {array.microphones} "
+            f"{where}: {file.path}: {len(file.receivers)} receivers; data.array {array} has {array.microphones} "
             "microphones: wanted a response for each"
         )
     turned = fit_array(array, file.receivers[:, :2])

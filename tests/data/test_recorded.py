@@ -360,7 +360,7 @@ def test_librimix_makes_a_data_set_for_a_network_without_directions(tmp_path: Pa
     found = open_dataset(tmp_path / "data", Split.TEST)
     assert [(one.microphones, one.target.doa_deg, one.doa_deg) for one in found] == [(1, None, 0.0)] * 4
     written(tmp_path, keys, data='array = "mono"')
-    with pytest.raises(UserError, match=r"data\.array is 'mono', and one microphone hears no direction"):
+    with pytest.raises(UserError, match=r"data\.array has one microphone, and the network wants a direction"):
         load_experiment(file)
 
 
