@@ -7,11 +7,32 @@ from hwsearch.errors import UserError
 from hwsearch.version import VERSION
 
 if TYPE_CHECKING:
-    from hwsearch.api import Listener, Resources, Run, export_candidate, open_run, query_front, run_search
+    from hwsearch.api import (
+        Listener,
+        Resources,
+        Run,
+        Workspace,
+        export_candidate,
+        open_experiment,
+        open_run,
+        query_front,
+        run_search,
+    )
 
 __version__ = VERSION
 
-__all__ = ["Listener", "Resources", "Run", "UserError", "export_candidate", "open_run", "query_front", "run_search"]
+__all__ = [
+    "Listener",
+    "Resources",
+    "Run",
+    "UserError",
+    "Workspace",
+    "export_candidate",
+    "open_experiment",
+    "open_run",
+    "query_front",
+    "run_search",
+]
 
 # Libraries send nothing home. They read these variables as they are loaded, and processes started later inherit them. ONNX
 # Runtime would write a device id below the home folder and look its collector up; Ray would report its usage.

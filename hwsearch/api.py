@@ -1,4 +1,4 @@
-"""The workflow for a Python program: open a run, run a search, query its front, export a candidate.
+"""The workflow for a Python program: open an experiment or a run, run a search, query its front, export a candidate.
 
 Nothing is printed. Mistakes raise `hwsearch.UserError` with the line that the command line would print.
 """
@@ -16,10 +16,39 @@ from hwsearch.workflow.runs import Run, read_run
 from hwsearch.workflow.search import search
 from hwsearch.workspace import Workspace
 
-__all__ = ["Listener", "Resources", "Run", "export_candidate", "open_run", "query_front", "run_search"]
+__all__ = [
+    "Listener",
+    "Resources",
+    "Run",
+    "Workspace",
+    "export_candidate",
+    "open_experiment",
+    "open_run",
+    "query_front",
+    "run_search",
+]
 
 if TYPE_CHECKING:
     from hwsearch.export.verify import VerificationReport
+
+
+def open_experiment(experiment: str | Path, runs: str | Path = "runs") -> Workspace:
+    """Read an experiment file. The steps in `hwsearch.workflow` take the workspace, which holds the experiment and its paths.
+
+    >>> workspace = open_experiment("tiny.toml")
+    >>> workspace.experiment.search.trials
+    60
+    >>> workspace.folder
+    PosixPath('runs/tiny')
+
+    Args:
+        experiment: the experiment file.
+        runs: the folder of all runs. Nothing is written there yet.
+
+    Raises:
+        UserError: the file cannot be read, or it is no valid experiment.
+    """
+    return Workspace(Path(runs), load_experiment(Path(experiment)))
 
 
 def open_run(folder: str | Path, fidelity: str | None = None) -> Run:

@@ -9,10 +9,10 @@ import pytest
 
 import hwsearch
 from hwsearch import api
-from tests.tiny import Tiny
+from tests.tiny import Tiny, write_tiny
 
 
-@pytest.mark.parametrize("function", ["open_run", "run_search", "query_front", "export_candidate"])
+@pytest.mark.parametrize("function", ["open_experiment", "open_run", "run_search", "query_front", "export_candidate"])
 def test_the_examples_run(copied: Tiny, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
     monkeypatch.chdir(copied.file.parent)
     (example,) = doctest.DocTestFinder(recurse=False).find(getattr(api, function), function, globs=vars(api).copy())
@@ -32,6 +32,17 @@ def test_the_package_has_the_names_of_the_api() -> None:
 def test_a_run_that_is_none_is_refused_as_on_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(hwsearch.UserError, match="not a run folder"):
         hwsearch.open_run(tmp_path)
+
+
+def test_opening_an_experiment_writes_nothing(tmp_path: Path) -> None:
+    file = write_tiny(tmp_path / "tiny.toml")
+    assert hwsearch.open_experiment(file, tmp_path / "runs").folder == tmp_path / "runs" / "tiny"
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+    file.write_text(file.read_text("utf-8") + "tirals = 3\n")
+    with pytest.raises(hwsearch.UserError, match="tirals"):
+        hwsearch.open_experiment(file)
+    with pytest.raises(hwsearch.UserError, match="no such file"):
+        hwsearch.open_experiment(tmp_path / "missing.toml")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
