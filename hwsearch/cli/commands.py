@@ -202,9 +202,9 @@ def run(workspace: Any, resources: Any, storage: Any) -> None:
 )
 @click.option(
     "--size",
-    type=click.Choice(["small", "medium", "large"]),
-    default="small",
-    help="Size of the network, of its data and of its training.",
+    type=click.Choice(["quick", "small", "medium", "large"]),
+    default="quick",
+    help="Size of the network, of its data and of its training. A quick experiment takes minutes, a large one days.",
 )
 @click.option("--output", type=PATH, default=Path("experiment.toml"), help="Experiment file to write. It must not exist.")
 def init(**wishes: Any) -> None:

@@ -34,7 +34,7 @@ def ask(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         "speech": lambda: click.prompt(_SPEECH, default="", show_default=False, value_proc=_speech),
         "array": lambda: click.prompt("Microphone array", type=click.Choice(array_names()), default=given["array"]),
         "chip": lambda: click.prompt(_CHIP, default=given["chip"], value_proc=_checked(check_chip)),
-        "size": lambda: click.prompt("Size", type=click.Choice(["small", "medium", "large"]), default=given["size"]),
+        "size": lambda: click.prompt("Size", type=click.Choice(["quick", "small", "medium", "large"]), default=given["size"]),
         "output": lambda: click.prompt("File to write", default=str(given["output"]), value_proc=_output),
     }
     default = ParameterSource.DEFAULT

@@ -24,7 +24,7 @@ from hwsearch.extensions import CORPORA
 from hwsearch.files.writing import atomic_write_text, check_writable
 from hwsearch.printable import printable
 
-Size = Literal["small", "medium", "large"]
+Size = Literal["quick", "small", "medium", "large"]
 
 SYNTHESISED = "espeak"
 """The kind of speech that is made where no corpus is named."""
@@ -51,14 +51,14 @@ class Wishes:
         speech: folder or list of recorded speech; None for synthesised speech.
         array: a built-in array.
         chip: a target: a built-in name, or the path of a target file.
-        size: how large the network, its data and its training are.
+        size: how large the network, its data and its training are. "quick" has the network of "small" and trains it for minutes.
     """
 
     output: Path
     speech: Path | None = None
     array: ArrayName = "linear6"
     chip: str = "cortex-m7-cmsis-nn"
-    size: Size = "small"
+    size: Size = "quick"
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,38 @@ class _Amounts:
     trials: int
 
 
-_AMOUNTS: dict[Size, _Amounts] = {
-    "small": _Amounts(
+_SMALL = (
+    (
         'ipd = "none"  # phase differences between microphones as features: "cos_sin" or "steered" may help\n'
         "B = 64  # channels between blocks\nH = 128  # channels inside a block\n"
-        "X = 6  # blocks in a repeat\nR = 2  # repeats",
+        "X = 6  # blocks in a repeat\nR = 2  # repeats"
+    ),
+    (
         "N = 64  # filters of the encoder\nL = 32  # samples of a filter\n"
         "B = 64  # channels between blocks\nH = 128  # channels inside a block\n"
-        "Sc = 64  # channels of the skip connections\nX = 6  # blocks in a repeat\nR = 2  # repeats",
+        "Sc = 64  # channels of the skip connections\nX = 6  # blocks in a repeat\nR = 2  # repeats"
+    ),
+)
+"""The small network, with several microphones and with one."""
+
+_AMOUNTS: dict[Size, _Amounts] = {
+    "quick": _Amounts(
+        *_SMALL,
+        "train = 64, validation = 8, test = 8",
+        "validation = 32, test = 32",
+        3.0,
+        "epochs = 10  # CHANGE FIRST for quality: 30 and more; or take 'hwsearch init --size small'\nsteps_per_epoch = 200\n"
+        "batch_size = 4\nsegment_seconds = 2.0",
+        600,
+        80,
+    ),
+    "small": _Amounts(
+        *_SMALL,
         "train = 128, validation = 16, test = 16",
         "validation = 48, test = 48",
         4.0,
-        "epochs = 30  # CHANGE FIRST for quality: 60 and more, while the validation score still rises\nsteps_per_epoch = 200",
+        "epochs = 30  # CHANGE FIRST for quality: 60 and more, while the validation score still rises\nsteps_per_epoch = 200\n"
+        "batch_size = 8",
         1200,
         100,
     ),
@@ -100,7 +120,8 @@ _AMOUNTS: dict[Size, _Amounts] = {
         "train = 500, validation = 40, test = 60",
         "validation = 64, test = 120",
         5.0,
-        "epochs = 45  # CHANGE FIRST for quality: more, while the validation score still rises\nsteps_per_epoch = 300",
+        "epochs = 45  # CHANGE FIRST for quality: more, while the validation score still rises\nsteps_per_epoch = 300\n"
+        "batch_size = 8",
         3000,
         150,
     ),
@@ -114,7 +135,8 @@ _AMOUNTS: dict[Size, _Amounts] = {
         "train = 1500, validation = 80, test = 150",
         "validation = 100, test = 300",
         6.0,
-        "epochs = 60  # CHANGE FIRST for quality: more, while the validation score still rises\nsteps_per_epoch = 600",
+        "epochs = 60  # CHANGE FIRST for quality: more, while the validation score still rises\nsteps_per_epoch = 600\n"
+        "batch_size = 8",
         6000,
         200,
     ),
@@ -179,7 +201,7 @@ def shares(speakers: int) -> dict[Split, float]:
 def _text(wishes: Wishes, corpus: CorpusConfig | None) -> str:
     amounts = _AMOUNTS[wishes.size]
     name = _name(wishes.output)
-    shipped = corpus is None and (wishes.array, wishes.size) == ("linear6", "small")
+    shipped = corpus is None and wishes.array == "linear6" and _AMOUNTS[wishes.size].network == _SMALL[0]
     file = printable(shlex.quote(wishes.output.name))
     return f"""\
 # Made by 'hwsearch init'. It runs as it is. Change first what is marked so.
@@ -216,7 +238,7 @@ report_steps = {amounts.shared_steps}
 
 [qat]  # the training mixtures of that training
 examples = 1024
-segment_seconds = {1.0 if wishes.size == "small" else 2.0}
+segment_seconds = {1.0 if amounts.network == _SMALL[0] else 2.0}
 
 [search]
 fidelity = "shared"  # candidates are scored with the shared weights
@@ -278,7 +300,6 @@ def _training(amounts: _Amounts, *, shipped: bool) -> str:
     return f"""
 [training]  # of the base, in full precision; it takes longest
 {amounts.training}
-batch_size = 8
 learning_rate = 1.5e-3
 """
 
