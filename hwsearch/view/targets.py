@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from hw_models.calibration import Errors, Fit
+from hw_models.confidence import Confidence
 from hw_models.errors import TargetError
 from hw_models.figures import significant
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
@@ -19,11 +20,11 @@ PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit
 """Files that a cost is drawn into."""
 
 DPI = 140
-TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
+TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as", "checked"})
 FIRST_COLUMNS = ("layer", "latency_ms", "bound", "bits", "weight_bytes", "energy_uj", "runs_as", "utilisation")
 """Columns of the layers that are needed most. On an FPGA its resources come next."""
 
-LAST_COLUMNS = ("kind", "macs", "cycles")
+LAST_COLUMNS = ("kind", "checked", "macs", "cycles")
 """Columns that are needed least."""
 
 
@@ -153,6 +154,7 @@ def _summary(charge: Charge) -> list[str]:
         f"activations: {peak:,} bytes at most in {placement.activations.name}{_of(placement.activations.bytes)}",
         f"fits:        {'yes' if costs.fits[0] else 'no'}",
         f"time:        {significant(costs.latency_ms[0])} ms, {significant(costs.real_time_factor[0], 3)} of real time",
+        f"checked:     {how_sure(charge.confidence, charge.target.calibration.against)}",
         f"work:        {costs.bit_operations[0]:,} bit operations",
     ]
     if not math.isnan(float(costs.energy_uj[0])):
@@ -165,6 +167,25 @@ def _summary(charge: Charge) -> list[str]:
         delay = max(workload.delay_frames.values())
         lines.append(f"delay:       {delay} frames, {1e3 * delay * workload.frame_seconds:g} ms, that the kernels look ahead")
     return lines
+
+
+def how_sure(confidence: Confidence, against: str) -> str:
+    """Say which share of a latency was checked, and the error there."""
+    if against == "nothing":
+        return "nothing: nobody has measured this target"
+    if confidence.mean_error_percent is None or confidence.max_error_percent is None:
+        return "nothing: nobody has measured these layers at these widths"
+    where = "on a chip" if against == "measurements" else "by a simulator"
+    errors = f"mean error {confidence.mean_error_percent:.3g} %, worst {confidence.max_error_percent:.3g} %"
+    return f"{share_percent(confidence.share)} % of the time, {where}: {errors}"
+
+
+def share_percent(share: float) -> str:
+    """Write a share of 0 to 1 in percent: 0 only for nothing, and 100 only for everything."""
+    percent = round(100 * share)
+    if percent == 0 and share > 0:
+        return "<1"
+    return ">99" if percent == 100 and share < 1 - 1e-9 else f"{percent}"
 
 
 def _percent(value: float | None) -> str:
