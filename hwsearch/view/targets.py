@@ -1,6 +1,8 @@
 """Costs layer by layer, the list of targets, and a fitted target, for people."""
 
+import json
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from hw_models.target import built_in_targets, load_target
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.view.tables import EVERY, Column, asked_for, fitting, print_table
-from hwsearch.view.terminal import say
+from hwsearch.view.terminal import say, tell
 from hwsearch.workflow.cost import Charge
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
@@ -34,8 +36,8 @@ def check_plots(folder: Path) -> None:
         check_writable(folder / name)
 
 
-def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -> None:
-    """Print the cost of each layer and the totals, and draw them into the folder `plots`.
+def print_cost(charge: Charge, plots: Path | None, columns: str | None = None, output_format: str = "table") -> None:
+    """Print the cost of each layer and the totals, as a `table` or as exact `json`, and draw them into the folder `plots`.
 
     `columns` are those of the table as the command line names them, by default those that fit, the time first.
 
@@ -46,12 +48,43 @@ def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -
         figures = {} if plots is None else {plots / name: draw(charge.table, charge.bits) for name, draw in PLOTS.items()}
     except TargetError as error:
         raise UserError(str(error)) from None
-    _print_layers(charge, columns)
-    for line in _summary(charge):
-        say(line)
+    if output_format == "json":
+        sys.stdout.write(_json(charge) + "\n")
+    else:
+        _print_layers(charge, columns)
+        for line in _summary(charge):
+            say(line)
     for path, figure in figures.items():
         atomic_write(path, partial(figure.savefig, dpi=DPI, format="png"))
-        say(f"plot: {path}")
+        (tell if output_format == "json" else say)(f"plot: {path}")
+
+
+def _json(charge: Charge) -> str:
+    """Write the costs as a JSON object. A value that is not known is null."""
+    costs, sure = charge.costs, charge.confidence
+    *layers, total = ({name: _known(value) for name, value in row.items()} for row in charge.rows)
+    content = {
+        "target": charge.target.name,
+        "seconds": charge.table.workload.seconds,
+        "streaming": charge.table.workload.streaming,
+        "layers": layers,
+        "total": {name: value for name, value in total.items() if value != ""},
+        "peak_activation_bytes": int(costs.peak_activation_bytes[0]),
+        "fits": bool(costs.fits[0]),
+        "real_time_factor": float(costs.real_time_factor[0]),
+        "checked_against": charge.target.calibration.against,
+        "checked_share": sure.share,
+        "mean_error_percent": sure.mean_error_percent,
+        "max_error_percent": sure.max_error_percent,
+        "latency_low_ms": sure.low_ms,
+        "latency_high_ms": None if sure.high_ms is None else _known(sure.high_ms),
+    }
+    return json.dumps(content, indent=2)
+
+
+def _known(value: str | float) -> str | float | None:
+    """Return a value, or None for one that JSON has no number for."""
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def print_targets() -> None:
@@ -66,6 +99,7 @@ def print_targets() -> None:
     ]
     print_table(columns, "built-in targets, and how far their latency is off")
     say("more on one of them: hwsearch targets TARGET")
+    say("all of them for a candidate: hwsearch targets --for RUN")
 
 
 def print_target(target: str) -> None:
