@@ -20,6 +20,9 @@ INFERENCE = "inference"
 TELLING_SHARE = 0.1
 """A measurement tells about a kind of layers that takes at least this share of its time. Its error says little of the others."""
 
+INTERVAL_SHARE = 0.5
+"""Least share of a latency that must have been compared for an interval. Below, it would be narrow for want of facts."""
+
 
 @dataclass(frozen=True)
 class Confidence:
@@ -30,7 +33,8 @@ class Confidence:
             the layers.
         mean_error_percent: mean error of the comparisons, weighted by the time they speak for; None if nothing was compared.
         max_error_percent: the largest error in any of these comparisons.
-        low_ms: what the latency would be if all compared layers were too slow by the largest error; None if nothing was compared.
+        low_ms: what the latency would be if all compared layers were too slow by the largest error; None if less than
+            `INTERVAL_SHARE` of it was compared.
         high_ms: the same if they were too fast; infinite for an error of 100 % or more. Layers that nobody compared count as
             modelled in both.
         checked: for each layer, in execution order, whether it is one that was compared.
@@ -65,6 +69,8 @@ def confidence(table: CostTable, bits_row: IntArray) -> Confidence:
     share = float(time.sum()) / whole
     mean = float(np.average([one.mean_error_percent for one, _ in known], weights=time))
     largest = max(one.max_error_percent for one, _ in known)
+    if share < INTERVAL_SHARE:
+        return Confidence(share, mean, largest, None, None, checked)
     latency = float(evaluate(table, bits_row[None]).latency_ms[0])
     compared, rest, error = share * latency, (1 - share) * latency, largest / 100
     high = rest + compared / (1 - error) if error < 1 else np.inf

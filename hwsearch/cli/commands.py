@@ -781,9 +781,8 @@ def targets(target: str | None, run: Path | None, candidate: int | None, plot: P
             view.print_target(target)
         return
     if target is not None:
-        raise UserError(
-            f"--for shows all targets, and '{target}' is one; wanted one of them, or 'hwsearch cost {target} --run {run} --candidate N'"
-        )
+        other = f"'hwsearch cost {target} --run {run} --candidate N'"
+        raise UserError(f"--for shows all targets, and '{target}' is one; wanted --for alone, or {other}")
     _compare_targets(run, candidate, plot, output_format)
 
 

@@ -24,9 +24,9 @@ TITLE_LETTERS: Final = 100
 FITS_COLOUR, NO_FIT_COLOUR, LINE_COLOUR = "#0b5fa5", "#c2410c", "#404040"
 MARKERS: Final = {"measurements": "o", "simulator": "D", "nothing": "x"}
 NAMES: Final = {
-    "measurements": "checked on a chip",
-    "simulator": "checked by a simulator",
-    "nothing": "nobody has measured it",
+    "measurements": "at least half checked on a chip",
+    "simulator": "at least half checked by a simulator",
+    "nothing": "less than half checked",
 }
 TEXTS: Final = (("sure, %", 1.07), ("mJ", 1.17), ("kB", 1.27), ("live, x", 1.38))
 """Headings of the numbers on the right, and where they end, as shares of the width of the axes."""
@@ -39,7 +39,7 @@ def plot_targets(found: AllTargets, path: Path) -> None:
         UserError: another suffix, no place to write, or no target that runs the candidate.
     """
     check_plot(path)
-    atomic_write(path, partial(draw_targets(found).savefig, dpi=160, format=path.suffix[1:].lower()))
+    atomic_write(path, partial(draw_targets(found).savefig, dpi=160, bbox_inches="tight", format=path.suffix[1:].lower()))
 
 
 def draw_targets(found: AllTargets) -> Figure:
@@ -80,9 +80,9 @@ def _draw_row(axes: Axes, place: int, row: OnTarget) -> None:
         # Without an upper end, the bar stays on its side.
         ends = [[latency - row.latency_low_ms], [(row.latency_high_ms or latency) - latency]]
         axes.errorbar([latency], [place], xerr=np.maximum(ends, 0.0), fmt="none", ecolor=colour, elinewidth=1.2, capsize=3)
-    hollow = "white" if row.checked_against == "simulator" else colour
-    mark = MARKERS[row.checked_against]
-    axes.plot([latency], [place], mark, color=colour, markerfacecolor=hollow, markersize=6.5, zorder=4)
+    known = _known_from(row)
+    hollow = "white" if known == "simulator" else colour
+    axes.plot([latency], [place], MARKERS[known], color=colour, markerfacecolor=hollow, markersize=6.5, zorder=4)
     memory = (row.weight_bytes or 0) + (row.peak_activation_bytes or 0)
     live, energy = row.streaming_real_time_factor, row.energy_uj
     numbers = (
@@ -95,13 +95,18 @@ def _draw_row(axes: Axes, place: int, row: OnTarget) -> None:
         _write(axes, number, at, place)
 
 
+def _known_from(row: OnTarget) -> str:
+    """What the mark stands for: the reference of the latency, or `nothing` if too little was compared with it for an interval."""
+    return "nothing" if row.latency_low_ms is None else row.checked_against
+
+
 def _write(axes: Axes, text: str, across: float, place: float) -> None:
     """Write a number or heading to the right of the axes; `across` is where it ends."""
     axes.text(across, place, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8.5)
 
 
 def _legend(rows: list[OnTarget]) -> list[Line2D]:
-    seen = {row.checked_against for row in rows}
+    seen = {_known_from(row) for row in rows}
     marks = [
         Line2D(
             [],

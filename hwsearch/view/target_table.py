@@ -54,7 +54,7 @@ def _columns(rows: Iterable[OnTarget]) -> list[Column]:
         Column("sure", [UNKNOWN if row.checked_share is None else share_percent(row.checked_share) for row in rows], note="%"),
         Column("energy", [_number(row.energy_uj, 1000) for row in rows], note="mJ"),
         Column("memory", [_memory(row) for row in rows], note="kB"),
-        Column("fits", [_yes(row.fits) for row in rows], words=True),
+        Column("fits", [_fits(row) for row in rows], words=True),
         Column("live", [_number(row.streaming_real_time_factor, digits=2) for row in rows], note="x"),
     ]
 
@@ -64,7 +64,7 @@ def _number(value: float | None, unit: float = 1.0, digits: int = 3) -> str:
 
 
 def _range(row: OnTarget) -> str:
-    """Write from where to where the time may be; a `-` alone if nothing was checked."""
+    """Write from where to where the time may be; a `-` alone if too little was checked."""
     if row.latency_low_ms is None:
         return UNKNOWN
     high = "" if row.latency_high_ms is None else significant(row.latency_high_ms, 2)
@@ -77,15 +77,17 @@ def _memory(row: OnTarget) -> str:
     return f"{-(-(row.weight_bytes + row.peak_activation_bytes) // 1000):,}"
 
 
-def _yes(fits: bool | None) -> str:
-    return UNKNOWN if fits is None else ("yes" if fits else "no")
+def _fits(row: OnTarget) -> str:
+    return UNKNOWN if row.fits is None else ("yes" if row.fits else "no")
 
 
 def _below(found: AllTargets) -> list[str]:
     """Explain the columns, and say why targets do not fit or cannot run."""
     lines = [
         *_wrapped("sure", "share of the time from layers that were compared with a chip or a simulator"),
-        *_wrapped("range", "where the time lies if these layers are off by the largest error found"),
+        *_wrapped(
+            "range", "the time if these layers are off by the largest error found, either way; none where less than half is sure"
+        ),
         *_wrapped("memory", "weights and activations"),
     ]
     if found.ahead_ms:

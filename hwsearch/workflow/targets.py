@@ -29,7 +29,8 @@ class OnTarget:
         target: name of the target.
         checked_against: what the target's latency was compared with: `measurements`, `simulator` or `nothing`.
         latency_ms: the modelled time.
-        latency_low_ms: the time if what was checked is too slow by the largest error that was found.
+        latency_low_ms: the time if what was checked is too slow by the largest error that was found; None also if less than
+            half of it was checked.
         latency_high_ms: the time if it is too fast by as much.
         checked_share: share of the time from layers that were compared with the reference, 0 to 1.
         mean_error_percent: the mean error there.
@@ -108,7 +109,7 @@ def on_all_targets(folder: Path, candidate: int | None) -> AllTargets:
 
 
 def _targets(own: tuple[str, ...]) -> list[Target]:
-    """Load the built-in targets and those of an experiment, each name once; a file of one's own comes before a built-in target."""
+    """Load the built-in targets and those of an experiment. Of two with one name, that of the experiment counts."""
     try:
         chips = {chip.name: chip for chip in map(load_target, (*built_in_targets(), *own))}
     except TargetError as error:
