@@ -17,9 +17,24 @@ NotNegative = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=2**40)]
 Bits = Annotated[int, Field(ge=1, le=32)]
 Pair = Annotated[tuple[Bits, Bits], Field(strict=False)]
+EvidencePair = Annotated[tuple[Bits, Annotated[int, Field(ge=0, le=32)]], Field(strict=False)]
 EncodedSize = Annotated[tuple[Bits, Positive], Field(strict=False)]
 Holds = Literal["weights", "activations"]
 KernelClass = Literal["conv", "depthwise", "add"]
+Compared = Literal[
+    "conv",
+    "depthwise",
+    "transposed",
+    "add",
+    "multiply",
+    "function",
+    "pool",
+    "concatenate",
+    "norm",
+    "softmax",
+    "inference",
+]
+"""Kinds of layers (`workload.LayerKind`), and `inference` for what an inference takes around its layers."""
 
 _MOST_LISTED = 10
 
@@ -171,10 +186,48 @@ class Limits(Section):
     source: Source
 
 
+class Evidence(Section):
+    """A comparison of modelled latencies with a reference: what was compared, and how far the model was off.
+
+    `kinds` and `pairs` say which layers it speaks for: those of these kinds that run at one of these pairs of (activation,
+    weight) bits, 0 without weights; without `pairs`, at any. With `bound`, it speaks only for layers that wait for one of these.
+    `cases` counts networks or layers that the model was not fitted to. Errors are absolute, relative to the reference.
+    """
+
+    kinds: Annotated[tuple[Compared, ...], Field(strict=False, min_length=1)]
+    pairs: Annotated[tuple[EvidencePair, ...], Field(strict=False)] = ()
+    bound: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    compared: Literal["networks", "layers"]
+    cases: Count
+    mean_error_percent: NotNegative
+    max_error_percent: NotNegative
+    source: Source
+
+    @model_validator(mode="after")
+    def _mean_is_no_more_than_the_largest(self) -> Self:
+        if self.mean_error_percent > self.max_error_percent:
+            raise ValueError(
+                f"mean_error_percent is {self.mean_error_percent:g}; wanted at most max_error_percent, {self.max_error_percent:g}"
+            )
+        return self
+
+    def covers(self, kind: str, pair: tuple[int, int], bound: str) -> bool:
+        """Whether it speaks for layers of a kind that run at a pair of widths and wait for `bound`."""
+        return kind in self.kinds and (not self.pairs or pair in self.pairs) and (not self.bound or bound in self.bound)
+
+    def overlaps(self, other: "Evidence") -> bool:
+        """Whether both may speak for the same layer."""
+        shared = set(self.kinds) & set(other.kinds)
+        widths = not self.pairs or not other.pairs or set(self.pairs) & set(other.pairs)
+        waits = not self.bound or not other.bound or set(self.bound) & set(other.bound)
+        return bool(shared and widths and waits)
+
+
 class Calibration(Section):
     """Accuracy of the latency: the data that it was fitted to, and its error on held-out data.
 
-    `against` names the reference of the errors: a chip, another simulator, or nothing yet.
+    `against` names the reference of the errors: a chip, another simulator, or nothing yet. `evidence` says which layers were
+    compared with it. Of layers that no entry covers, nobody knows the error.
     """
 
     against: Literal["measurements", "simulator", "nothing"]
@@ -183,3 +236,13 @@ class Calibration(Section):
     median_error_percent: NotNegative | None = None
     max_error_percent: NotNegative | None = None
     source: Source
+    evidence: Annotated[tuple[Evidence, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _evidence_is_of_the_reference(self) -> Self:
+        if self.evidence and self.against == "nothing":
+            raise ValueError("evidence: found some, and against = 'nothing'; wanted what it was compared with")
+        for place, one in enumerate(self.evidence):
+            if any(one.overlaps(other) for other in self.evidence[:place]):
+                raise ValueError(f"evidence: entry {place + 1} covers layers of an earlier one; wanted each layer in one at most")
+        return self

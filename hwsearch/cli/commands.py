@@ -715,8 +715,9 @@ def evaluate(
     "--streaming", is_flag=True, help="Show the costs of live use, one frame at a time, with past frames kept in memory."
 )
 @COLUMNS
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", help="Form of the output.")
 @click.option("--plots", type=PATH, help="Folder for pictures of the layers, the roofline and the cost of one more bit.")
-def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | None, **charged: Any) -> None:
+def cost(target: str, *, streaming: bool, columns: str | None, output_format: str, plots: Path | None, **charged: Any) -> None:
     """Show what each layer costs on a target.
 
     TARGET is the name of a built-in chip model, as 'hwsearch targets' lists them, or a file that describes a chip.
@@ -725,6 +726,8 @@ def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | Non
     if charged["run"] is not None or charged["candidate"] is not None:
         why = "with --run and --candidate, which has widths of its own; wanted one of them"
         _refuse_idle(why, "weight_bits", "activation_bits")
+    if output_format == "json":
+        _refuse_idle("with --format json, which has every column; wanted one of them", "columns")
     if plots is not None:
         from hwsearch.files.writing import check_folder
 
@@ -734,23 +737,72 @@ def cost(target: str, *, streaming: bool, columns: str | None, plots: Path | Non
 
     if plots is not None:
         check_plots(plots)
-    print_cost(charge(target, Charged(**charged), streaming=streaming), plots, columns)
+    print_cost(charge(target, Charged(**charged), streaming=streaming), plots, columns, output_format)
 
 
-@commands.command(epilog=_example("hwsearch targets ethos-u55-128"))
+@commands.command(epilog=_example("hwsearch targets --for runs/quickstart --plot targets.png"))
 @click.argument("target", required=False, shell_complete=completion.targets)
-def targets(target: str | None) -> None:
-    """List the built-in targets (modelled chips), or describe one.
+@click.option(
+    "--for",
+    "run",
+    metavar="RUN",
+    type=PATH,
+    shell_complete=completion.runs,
+    help="Run folder of a candidate to compare them for.",
+)
+@click.option(
+    "--candidate",
+    type=click.IntRange(1),
+    shell_complete=completion.candidates,
+    help="Number of that candidate. Default: the one that 'hwsearch run' exports.",
+)
+@click.option("--plot", type=PATH, help="PNG, SVG or PDF file to write: the latencies with their errors. Only with --for.")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    help="Form of the output. Only with --for.",
+)
+def targets(target: str | None, run: Path | None, candidate: int | None, plot: Path | None, output_format: str) -> None:
+    """List the built-in targets (modelled chips), describe one, or compare all.
 
     TARGET is the name of a built-in chip model, or a file that describes a chip. The list shows the error of each
-    modelled latency.
+    modelled latency. With --for, it shows what a candidate costs on each of them and on the targets of its experiment,
+    how sure that is, and whether the candidate fits.
     """
-    from hwsearch.view import targets as view
+    if run is None:
+        _refuse_idle("without --for RUN; wanted both or neither", "candidate", "plot", "output_format")
+        from hwsearch.view import targets as view
 
-    if target is None:
-        view.print_targets()
-    else:
-        view.print_target(target)
+        if target is None:
+            view.print_targets()
+        else:
+            view.print_target(target)
+        return
+    if target is not None:
+        other = f"'hwsearch cost {target} --run {run} --candidate N'"
+        raise UserError(f"--for shows all targets, and '{target}' is one; wanted --for alone, or {other}")
+    _compare_targets(run, candidate, plot, output_format)
+
+
+def _compare_targets(run: Path, candidate: int | None, plot: Path | None, output_format: str) -> None:
+    if plot is not None:
+        from hwsearch.view.front_plot import check_plot
+
+        check_plot(plot)
+    from hwsearch.view.target_table import print_all_targets
+    from hwsearch.view.terminal import tell
+    from hwsearch.workflow.targets import on_all_targets
+
+    found = on_all_targets(run, candidate)
+    if plot is not None:
+        from hwsearch.view.target_plot import plot_targets
+
+        plot_targets(found, plot)
+    print_all_targets(found, output_format)
+    if plot is not None:
+        tell(f"plot: {plot}")
 
 
 @commands.command(epilog=_example("hwsearch calibrate gap8-pulp-nn --measurements mine.json --output mine.toml"))

@@ -359,12 +359,18 @@ def compile_alike(experiment: Experiment, workloads: Iterable[Workload]) -> Iter
 
 
 def target_digests(experiment: Experiment) -> dict[str, str]:
-    """Hash the content of each target file, by the target's name. A key at its default counts as missing.
+    """Hash the content of each target file, by the target's name, without the evidence for its latency, which is no cost.
+
+    A key at its default counts as missing.
 
     Raises:
         UserError: an unknown target or a wrong target file.
     """
-    return {name: digest(target.model_dump(mode="json", exclude_defaults=True)) for name, target in _targets(experiment).items()}
+    left_out = {"calibration": {"evidence"}}
+    return {
+        name: digest(target.model_dump(mode="json", exclude_defaults=True, exclude=left_out))
+        for name, target in _targets(experiment).items()
+    }
 
 
 def _targets(experiment: Experiment) -> dict[str, Target]:

@@ -1,10 +1,13 @@
 """Costs layer by layer, the list of targets, and a fitted target, for people."""
 
+import json
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
 from hw_models.calibration import Errors, Fit
+from hw_models.confidence import Confidence
 from hw_models.errors import TargetError
 from hw_models.figures import significant
 from hw_models.plot import draw_layers, draw_one_more_bit, draw_roofline
@@ -12,18 +15,18 @@ from hw_models.target import built_in_targets, load_target
 from hwsearch.errors import UserError
 from hwsearch.files.writing import atomic_write, check_writable
 from hwsearch.view.tables import EVERY, Column, asked_for, fitting, print_table
-from hwsearch.view.terminal import say
+from hwsearch.view.terminal import say, tell
 from hwsearch.workflow.cost import Charge
 
 PLOTS = {"layers.png": draw_layers, "roofline.png": draw_roofline, "one_more_bit.png": draw_one_more_bit}
 """Files that a cost is drawn into."""
 
 DPI = 140
-TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as"})
+TEXT_COLUMNS = frozenset({"layer", "kind", "bits", "bound", "runs_as", "checked"})
 FIRST_COLUMNS = ("layer", "latency_ms", "bound", "bits", "weight_bytes", "energy_uj", "runs_as", "utilisation")
 """Columns of the layers that are needed most. On an FPGA its resources come next."""
 
-LAST_COLUMNS = ("kind", "macs", "cycles")
+LAST_COLUMNS = ("kind", "checked", "macs", "cycles")
 """Columns that are needed least."""
 
 
@@ -33,8 +36,8 @@ def check_plots(folder: Path) -> None:
         check_writable(folder / name)
 
 
-def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -> None:
-    """Print the cost of each layer and the totals, and draw them into the folder `plots`.
+def print_cost(charge: Charge, plots: Path | None, columns: str | None = None, output_format: str = "table") -> None:
+    """Print the cost of each layer and the totals, as a `table` or as exact `json`, and draw them into the folder `plots`.
 
     `columns` are those of the table as the command line names them, by default those that fit, the time first.
 
@@ -45,12 +48,43 @@ def print_cost(charge: Charge, plots: Path | None, columns: str | None = None) -
         figures = {} if plots is None else {plots / name: draw(charge.table, charge.bits) for name, draw in PLOTS.items()}
     except TargetError as error:
         raise UserError(str(error)) from None
-    _print_layers(charge, columns)
-    for line in _summary(charge):
-        say(line)
+    if output_format == "json":
+        sys.stdout.write(_json(charge) + "\n")
+    else:
+        _print_layers(charge, columns)
+        for line in _summary(charge):
+            say(line)
     for path, figure in figures.items():
         atomic_write(path, partial(figure.savefig, dpi=DPI, format="png"))
-        say(f"plot: {path}")
+        (tell if output_format == "json" else say)(f"plot: {path}")
+
+
+def _json(charge: Charge) -> str:
+    """Write the costs as a JSON object. A value that is not known is null."""
+    costs, sure = charge.costs, charge.confidence
+    *layers, total = ({name: _known(value) for name, value in row.items()} for row in charge.rows)
+    content = {
+        "target": charge.target.name,
+        "seconds": charge.table.workload.seconds,
+        "streaming": charge.table.workload.streaming,
+        "layers": layers,
+        "total": {name: value for name, value in total.items() if value != ""},
+        "peak_activation_bytes": int(costs.peak_activation_bytes[0]),
+        "fits": bool(costs.fits[0]),
+        "real_time_factor": float(costs.real_time_factor[0]),
+        "checked_against": charge.target.calibration.against,
+        "checked_share": sure.share,
+        "mean_error_percent": sure.mean_error_percent,
+        "max_error_percent": sure.max_error_percent,
+        "latency_low_ms": sure.low_ms,
+        "latency_high_ms": None if sure.high_ms is None else _known(sure.high_ms),
+    }
+    return json.dumps(content, indent=2)
+
+
+def _known(value: str | float) -> str | float | None:
+    """Return a value, or None for one that JSON has no number for."""
+    return value if isinstance(value, str) or math.isfinite(value) else None
 
 
 def print_targets() -> None:
@@ -65,6 +99,7 @@ def print_targets() -> None:
     ]
     print_table(columns, "built-in targets, and how far their latency is off")
     say("more on one of them: hwsearch targets TARGET")
+    say("all of them for a candidate: hwsearch targets --for RUN")
 
 
 def print_target(target: str) -> None:
@@ -153,6 +188,7 @@ def _summary(charge: Charge) -> list[str]:
         f"activations: {peak:,} bytes at most in {placement.activations.name}{_of(placement.activations.bytes)}",
         f"fits:        {'yes' if costs.fits[0] else 'no'}",
         f"time:        {significant(costs.latency_ms[0])} ms, {significant(costs.real_time_factor[0], 3)} of real time",
+        f"checked:     {how_sure(charge.confidence, charge.target.calibration.against)}",
         f"work:        {costs.bit_operations[0]:,} bit operations",
     ]
     if not math.isnan(float(costs.energy_uj[0])):
@@ -165,6 +201,25 @@ def _summary(charge: Charge) -> list[str]:
         delay = max(workload.delay_frames.values())
         lines.append(f"delay:       {delay} frames, {1e3 * delay * workload.frame_seconds:g} ms, that the kernels look ahead")
     return lines
+
+
+def how_sure(confidence: Confidence, against: str) -> str:
+    """Say which share of a latency was checked, and the error there."""
+    if against == "nothing":
+        return "nothing: nobody has measured this target"
+    if confidence.mean_error_percent is None or confidence.max_error_percent is None:
+        return "nothing: nobody has measured these layers at these widths"
+    where = "on a chip" if against == "measurements" else "by a simulator"
+    errors = f"mean error {confidence.mean_error_percent:.3g} %, worst {confidence.max_error_percent:.3g} %"
+    return f"{share_percent(confidence.share)} % of the time, {where}: {errors}"
+
+
+def share_percent(share: float) -> str:
+    """Write a share of 0 to 1 in percent: 0 only for nothing, and 100 only for everything."""
+    percent = round(100 * share)
+    if percent == 0 and share > 0:
+        return "<1"
+    return ">99" if percent == 100 and share < 1 - 1e-9 else f"{percent}"
 
 
 def _percent(value: float | None) -> str:

@@ -3,18 +3,19 @@
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw_models.calibration import Fit, calibrate, target_toml
 from hw_models.compile import CostTable, compile_target
+from hw_models.confidence import Confidence, confidence, evidence_of
 from hw_models.cost import Costs, evaluate, placement_of
 from hw_models.errors import TargetError
 from hw_models.measurements import load_measurements
 from hw_models.placement import Placement
 from hw_models.report import Row, cost_rows
 from hw_models.target import Target, load_target
-from hw_models.workload import IntArray, bits_matrix
+from hw_models.workload import IntArray, Workload, bits_matrix
 from hwsearch.errors import UserError
 from hwsearch.experiment import Experiment, load_experiment, parse_experiment, with_search
 from hwsearch.files.writing import atomic_write_bytes
@@ -79,8 +80,9 @@ class Charge:
     Attributes:
         table: the workload, compiled for the target.
         bits: [sites] bit-widths.
-        rows: one for each layer, then the total.
+        rows: one for each layer, then the total; `checked` is `yes` for layers whose latency was compared with a reference.
         costs: the costs of this one allocation.
+        confidence: how sure the latency is.
     """
 
     target: Target
@@ -89,6 +91,7 @@ class Charge:
     rows: Sequence[Row]
     costs: Costs
     placement: Placement
+    confidence: Confidence
 
 
 def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
@@ -112,14 +115,24 @@ def charge(target: str, charged: Charged, *, streaming: bool = False) -> Charge:
     if streaming:
         workload = workload.streamed()
     try:
-        widths = allocation.by_site
-        if structure is not None:
-            widths = {site: widths[site] for site in workload.sites}
-        bits = bits_matrix(workload, [widths])[0]
-        table = compile_target(chip, workload)
-        return Charge(chip, table, bits, cost_rows(table, bits), evaluate(table, bits[None]), placement_of(table, bits))
+        return charge_workload(chip, workload, allocation)
     except TargetError as error:
         raise UserError(str(error)) from None
+
+
+def charge_workload(chip: Target, workload: Workload, allocation: BitAllocation) -> Charge:
+    """Charge a workload to a target, with the widths that an allocation has for the sites of the workload.
+
+    Raises:
+        TargetError: the target does not run a layer, or its widths.
+    """
+    widths = allocation.by_site
+    bits = bits_matrix(workload, [{site: widths[site] for site in workload.sites}])[0]
+    table = compile_target(chip, workload)
+    rows, sure = cost_rows(table, bits), confidence(table, bits)
+    marks = [*("yes" if checked else "" for checked in sure.checked), ""]
+    rows = [{**row, "checked": mark} for row, mark in zip(rows, marks, strict=True)]
+    return Charge(chip, table, bits, rows, evaluate(table, bits[None]), placement_of(table, bits), sure)
 
 
 def parse_structure(keep: Sequence[str], options: Options) -> dict[str, int]:
@@ -151,9 +164,13 @@ def fit_target(target: str, measurements: Path, output: Path) -> Fit:
         UserError: the target is unknown, a file is wrong, the measurements do not fit, or the output cannot be written.
     """
     try:
-        fit = calibrate(load_target(target), load_measurements(measurements), file=measurements.name, name=_name(output))
+        measured = load_measurements(measurements)
+        fit = calibrate(load_target(target), measured, file=measurements.name, name=_name(output))
+        evidence = evidence_of(fit.target, measured.measurements, fit.held_out)
     except TargetError as error:
         raise UserError(str(error)) from None
+    calibration = fit.target.calibration.model_copy(update={"evidence": evidence})
+    fit = replace(fit, target=fit.target.model_copy(update={"calibration": calibration}))
     atomic_write_bytes(output, target_toml(fit.target).encode())
     return fit
 
