@@ -14,7 +14,7 @@ from hw_models.compile import compile_target
 from hw_models.cost import evaluate
 from hw_models.target import load_target
 from hw_models.workload import bits_matrix
-from hwsearch.data.arrays import ARRAYS
+from hwsearch.data.arrays import microphone_array
 from hwsearch.data.dataset import load_mixture, open_dataset
 from hwsearch.data.example import Example
 from hwsearch.experiment import Fidelity, Split
@@ -64,7 +64,12 @@ def experiment_text(kind: str, trials: int = 70, structure: str = STRUCTURE) -> 
     text = (OWN / f"{'conv_tasnet' if kind == 'tcn' else kind}.toml").read_text()
     if kind == "tcn":
         before, _, rest = text.partition("[separator]")
-        text = before + TCN + "\n[training]" + rest.partition("[training]")[2]
+        text = (
+            before.replace("array = { positions_cm = [[0, 0]] }", 'array = "linear6"')
+            + TCN
+            + "\n[training]"
+            + rest.partition("[training]")[2]
+        )
     text = text.replace("trials = 24", f'trials = {trials}\nfidelity = "shared"')
     return text + SHARED + structure
 
@@ -186,7 +191,7 @@ def test_the_size_of_a_file_is_known_before_it_is_written(done: Done) -> None:
     assert space.network is not None
     event = next(event for event in read_events(done.run) if event["structure"])
     data = experiment.data
-    front_end = build_front_end(experiment.separator.spectral, ARRAYS[data.array], data.sample_rate)
+    front_end = build_front_end(experiment.separator.spectral, microphone_array(data.array), data.sample_rate)
     graph = space.network.options.narrowed(network.graph, event["structure"])
     size = onnx_size(graph, front_end, per_channel=True)
     assert size.of(event["allocation"]) == event["costs"]["size_bytes"]

@@ -52,11 +52,13 @@ def test_experiments_keep_the_digests_that_run_folders_hold(name: str) -> None:
 
 def test_built_in_arrays_have_the_dimensions_that_are_stated() -> None:
     for name, array in ARRAYS.items():
-        assert name.endswith(str(array.microphones))
+        assert name.endswith("mono" if array.microphones == 1 else str(array.microphones))
         assert array.places.mean(axis=0) == pytest.approx([0, 0, 0])
         assert microphone_array(name) is array
         widest = {"linear15": 0.56, "linear6": 0.27, "linear4": 0.12, "laptop2": 0.10, "linear8": 0.21}.get(name)
-        if widest is None:
+        if name == "mono":
+            assert array.max_doa_deg == 360
+        elif widest is None:
             radius = {"circular6": 0.05, "respeaker4": 0.032, "respeaker6": 0.0463}[name]
             assert np.linalg.norm(array.places, axis=1) == pytest.approx([radius] * array.microphones)
             assert array.max_doa_deg == 360

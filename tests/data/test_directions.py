@@ -52,7 +52,7 @@ def test_the_power_over_all_frames_is_that_of_pyroomacoustics() -> None:
 
 def test_a_plane_wave_comes_from_where_it_comes_from() -> None:
     rng = np.random.default_rng(1)
-    for array in ARRAYS.values():
+    for array in (array for array in ARRAYS.values() if array.microphones > 1):
         for doa in (20.0, 90.0, 160.0, *((250.0, 358.0) if array.max_doa_deg == 360 else ())):
             direction = np.array([np.cos(np.deg2rad(doa)), np.sin(np.deg2rad(doa))])
             advance = array.positions @ direction / 343.0

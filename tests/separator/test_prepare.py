@@ -296,7 +296,7 @@ def test_damaged_weights_are_refused(tiny: Tiny, tmp_path: Path, damage: Callabl
     [
         ({"separator": {"H": 64}}, "separator.H 128; the experiment 'tiny' wants 64"),
         ({"separator": {"causal": True}}, "separator.causal False; the experiment 'tiny' wants True"),
-        ({"data": {**tiny_content()["data"], "array": "linear4"}}, "array linear6; the experiment 'tiny' wants linear4"),
+        ({"data": {**tiny_content()["data"], "array": "linear4"}}, "array 'linear6'; the experiment 'tiny' wants 'linear4'"),
         ({"data": {**tiny_content()["data"], "sample_rate": 16000}}, "sampling rate 8000; the experiment 'tiny' wants 16000"),
     ],
 )
