@@ -21,7 +21,7 @@ from hwsearch.separator.configuration import Configuration
 from hwsearch.training.pool import pool_path
 from hwsearch.workflow.checks import provenance, structure_key
 
-LEVELS_DB = (0.3, 0.5, 0.8)
+LEVELS_DB = (0.3, 0.5, 0.65, 0.8)
 """Losses on validation, before a candidate's own training, at which the fastest candidate of a front is finished."""
 
 RATIOS = (4.5, 6.0, 8.0, 10.0)
