@@ -69,6 +69,7 @@ def markdown(found: Sequence[Row], full: Values, chips: Sequence[str], float32_b
     """Write the tables."""
     estimate = mean_interval(full)
     head = f"Full precision: {estimate.value:.2f} dB [{estimate.low:.2f}, {estimate.high:.2f}], n = {len(full)}.\n\n"
+    chips = [chip for chip in chips if _levels(found, chip)]
     parts = [_of_chip(found, full, chip) for chip in chips]
     return head + "\n".join([*parts, _same_sound(found, full, chips), _swapped(found, full, chips), _sizes(found, float32_bytes)])
 
@@ -136,7 +137,8 @@ def _same_sound(found: Sequence[Row], full: Values, chips: Sequence[str]) -> str
         for mode in MODES:
             cell = _best(found, full, chip, mode)
             if cell is None:
-                lines.append(f"| {chip} | {mode} | none within | | | | | |")
+                ran = any(row["mode"] == mode for row in found if row["chip"] == chip)
+                lines += [f"| {chip} | {mode} | none within | | | | | |"] if ran else []
                 continue
             latency, size = _cost(cell, f"latency_ms[{chip}]"), _cost(cell, PACKED_SIZE)
             against = ["", "", ""]
@@ -175,6 +177,8 @@ def _sizes(found: Sequence[Row], float32_bytes: float) -> str:
         "| times smaller than float32 | bits alone | both | difference, p after Holm's correction |",
         "|---|---|---|---|",
     ]
+    if not _levels(found, SIZE_ALONE):
+        return ""
     compared = []
     for ratio in _levels(found, SIZE_ALONE):
         bits, both = (_cell(found, mode, SIZE_ALONE, ratio) for mode in (BITS, BOTH))
