@@ -2,7 +2,7 @@
 
 Symbols are FINN's: `pe` output channels and `simd` inputs computed at once; W, A, B bits of weights, inputs and outputs.
 Bit-widths may be arrays that broadcast against one another, so one call estimates a layer at every width. The engines follow
-FINN-R (Blott et al., TRETS 2018). All nodes agree with finn-plus 1.6.1:
+FINN-R (Blott et al., TRETS 2018). All nodes agree with finn-plus 1.6.1, and FIFOs with github.com/Xilinx/finn at 39f0c9a:
 
     conv        FMPadding_rtl and ConvolutionInputGenerator_rtl where taps > 1, MVAU_hls
     depthwise   FMPadding_rtl and ConvolutionInputGenerator_rtl, VVAU_hls

@@ -1,7 +1,8 @@
 """finn-plus's default build of exported networks for a frame rate, up to its estimate reports.
 
-All boards of a network share the steps that do not ask for the board, and all rates those before the folding.
-`step_minimize_bit_width`, which takes long and does not depend on the folding, is among them; finn-plus has it after the folding.
+All rates and boards of a network share the steps before the folding: what they make of these networks is the same for every
+device without DSP58 slices. `step_minimize_bit_width`, which takes long and does not depend on the folding, is among them;
+finn-plus has it after the folding.
 
     python tools/finn_default.py cases.json results.json
 """
@@ -17,7 +18,7 @@ from typing import Any
 BOARDS = {"finn-zcu104": "ZCU104", "finn-pynq-z2": "Pynq-Z2"}
 CLOCK_NS = 10.0
 FOLDING = ["step_target_fps_parallelization", "step_apply_folding_config"]
-FIRST_OF_BOARD, REPORT = "step_specialize_layers", "step_generate_estimate_reports"
+REPORT = "step_generate_estimate_reports"
 
 
 def main() -> None:
@@ -42,16 +43,13 @@ def estimates(case: dict[str, Any]) -> dict[str, float]:
     from finn.builder.build_dataflow_config import estimate_only_dataflow_steps as steps
 
     folder, board, rate = Path(case["folder"]), BOARDS[case["target"]], case["rate"]
-    split = steps.index(FIRST_OF_BOARD)
-    shared, own = steps[:split], [step for step in steps[split:] if step not in (*FOLDING, REPORT)]
-    model = folder / "model.finn.onnx"
-    for name, part in (("shared", shared), (board, own)):
-        ready = folder / name / "intermediate_models" / f"{part[-1]}.onnx"
-        if not ready.is_file():
-            build(model, folder / name, part, board, rate)
-        model = ready
+    before = [step for step in steps if step not in (*FOLDING, REPORT)]
+    ready = folder / "unfolded" / "intermediate_models" / f"{before[-1]}.onnx"
+    if not ready.is_file():
+        build(folder / "model.finn.onnx", folder / "unfolded", before, board, rate)
     output = folder / f"{board}-{rate}"
-    build(model, output, [*FOLDING, REPORT], board, rate)
+    if not (output / "report").is_dir():
+        build(ready, output, [*FOLDING, REPORT], board, rate)
     taken = json.loads((output / "report" / "estimate_layer_resources.json").read_text("utf-8"))["total"]
     speed = json.loads((output / "report" / "estimate_network_performance.json").read_text("utf-8"))
     found = {"lut": taken["LUT"], "bram18": taken["BRAM_18K"], "cycles": speed["max_cycles"]}
