@@ -7,7 +7,7 @@ finn-plus 1.6.1: of the divisors, the least that keeps the cycles of an inferenc
     depthwise   PE over divisors of the channels, then SIMD over divisors of the taps; PE again if the window is too slow
     add         PE over divisors of the channels
 
-There is one difference. `SetFolding` does not raise SIMD further once a word of weights has more than `mvau_wwidth_max` (36) bits.
+There is one difference. `SetFolding` raises PE instead of SIMD once a word of weights has more than `mvau_wwidth_max` (36) bits.
 Here there is no such limit, because the folding would depend on bit-widths; FINN recommends the same for fast designs. Two limits
 of the HLS tool apply: streams of activations are at most 8191 bits wide, and an engine reads its inputs in at most 1024 steps.
 """

@@ -21,8 +21,8 @@ import numpy as np
 from hw_models.workload import IntArray
 
 WeightMemory = Literal["auto", "lutram", "bram", "uram", "by_depth"]
-"""Memory of a layer's weights. `by_depth` means LUTs up to `SHALLOW` words, and block RAM for more. `auto` is what FINN's estimate
-counts while synthesis may choose: block RAM, but nothing for up to `SHALLOW` words of a depthwise layer."""
+"""Memory of a layer's weights. `by_depth` means LUTs up to `SHALLOW` words, and block RAM for more. `auto` is what FINN's
+estimate counts while synthesis may choose: block RAM, but nothing for up to `SHALLOW` words of a depthwise layer."""
 
 WindowMemory = Literal["lutram", "by_depth"]
 """Memory of a sliding window: LUTs, or LUTs up to `SHALLOW` words and block RAM for more."""
