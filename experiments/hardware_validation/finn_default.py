@@ -2,8 +2,8 @@
 
 Each network is exported, and finn-plus chooses the folding for a frame rate (`target_fps`) with its own defaults; the target gets
 the same rate. `lut`, `bram18` and `cycles` are of the grid, by which the model was made. `held_out_*` are of networks and rates
-that were not looked at while it was made. `fast_*` are rates at which FINN's limit on the words of weights (`mvau_wwidth_max`,
-36 bits) chooses another SIMD than `hw_models`, which has no such limit.
+that were not looked at while it was made. `fast_*` is a rate that FINN's default build misses, because it limits the words of
+weights (`mvau_wwidth_max`, 36 bits); `hw_models` has no such limit and keeps up.
 """
 
 import tempfile

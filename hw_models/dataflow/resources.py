@@ -105,7 +105,7 @@ def accumulator_bits(fan_in: int, widths: Widths) -> IntArray:
         return np.asarray(bits)
     most = 1 << (widths.activation - 1) if widths.activation_signed else (1 << widths.activation) - 1
     largest = fan_in * np.maximum((1 << (widths.weight - 1)) - 1, 1) * most
-    return np.minimum(bits, 1 + np.frexp(largest)[1])
+    return np.asarray(np.minimum(bits, 1 + np.frexp(largest)[1]), np.int64)
 
 
 def matrix_engine(

@@ -5,7 +5,7 @@ greatest. The table holds each layer's resources on every rung at every width. A
 with the frame rate, or without a frame rate the fastest that fits on the device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -232,8 +232,14 @@ def _ladder(workload: Workload, wanted: int | None) -> tuple[tuple[Folding, ...]
     targets = {int(slowest * 10 ** (-step / _RUNGS_PER_DECADE)) for step in range(steps)} | {slowest, fastest}
     if wanted is not None:
         targets.add(wanted)
-    rungs = dict.fromkeys(_foldings(workload, target) for target in sorted(targets, reverse=True))
-    return tuple(sorted(rungs, key=lambda rung: -initiation_interval(workload, rung)))
+    found = [_foldings(workload, target) for target in sorted(targets, reverse=True)]
+    # Padding takes no resources: of rungs that differ in nothing else the fastest will do, unless FINN's for a rate is wanted.
+    rungs = {rung if wanted is not None else _unpadded(rung): rung for rung in found}
+    return tuple(sorted(rungs.values(), key=lambda rung: -initiation_interval(workload, rung)))
+
+
+def _unpadded(rung: tuple[Folding, ...]) -> tuple[Folding, ...]:
+    return tuple(replace(folding, padding_simd=0) for folding in rung)
 
 
 def _foldings(workload: Workload, target_cycles: int) -> tuple[Folding, ...]:
