@@ -113,7 +113,8 @@ def validate(name: str, environments: Path) -> dict[str, Any]:
     if hasattr(module, "measured"):
         theirs, versions = module.measured(), module.versions() if hasattr(module, "versions") else {}
     else:
-        python = tool_python(name, module.REQUIREMENTS, environments, getattr(module, "ALONE", ()))
+        installed = getattr(module, "INSTALLED_AS", name)
+        python = tool_python(installed, module.REQUIREMENTS, environments, getattr(module, "ALONE", ()))
         theirs, versions = ask_tool(name, cases, python, environments / f"{name}-work")
     rows = compare(cases, module.predictions(cases), theirs)
     return {"what": (module.__doc__ or "").splitlines()[0], "versions": own | versions, "rows": rows}

@@ -1,5 +1,7 @@
 """The dataflow rule against FINN's own estimates: cycles, logic and memory of single nodes, foldings of whole chains; exact.
 
+The cycles of a depthwise window, and with them the folding of a depthwise layer, follow finn-plus instead (`finn_default`).
+
 FINN is not on PyPI: `tools/finn.py` wants the path of a checkout of github.com/Xilinx/finn in `FINN_ROOT`. Its estimates are what
 FINN's builder reports before synthesis, so this validates our reading of FINN, not FINN against a board.
 """
@@ -86,7 +88,8 @@ def _node(case: dict[str, Any]) -> dict[str, float]:
             folding = Folding(1, 1, case["simd"], parallel_window=case["parallel"])
             shape = (case["channels"], case["taps"], case["dilation"], case["simd"])
             taken = resources.sliding_window(*shape, a, parallel=case["parallel"])
-            return _metrics(taken, node_cycles(layer, FRAMES, folding)[0])
+            metrics = _metrics(taken, node_cycles(layer, FRAMES, folding)[-2])
+            return {name: value for name, value in metrics.items() if name != "cycles" or not case["depthwise"]}
         case "sum":
             layer = _layer(LayerKind.ADD, case["channels"], case["channels"])
             folding = Folding(case["pe"], 1, 0, parallel_window=False)
@@ -99,10 +102,12 @@ def _node(case: dict[str, Any]) -> dict[str, float]:
 def _chain(case: dict[str, Any]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for i, layer in enumerate(chain_layers(case)):
+        if layer.kind is LayerKind.DEPTHWISE:
+            continue
         folding = choose_folding(layer, FRAMES, case["target_cycles"])
         metrics |= {f"pe_{i}": folding.pe, f"simd_{i}": folding.simd}
         metrics |= {f"window_simd_{i}": folding.window_simd, f"parallel_window_{i}": float(folding.parallel_window)}
-        metrics[f"cycles_{i}"] = max(node_cycles(layer, FRAMES, folding))
+        metrics[f"cycles_{i}"] = max(node_cycles(layer, FRAMES, folding)[-2:])
     return metrics
 
 

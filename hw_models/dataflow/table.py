@@ -5,7 +5,7 @@ greatest. The table holds each layer's resources on every rung at every width. A
 with the frame rate, or without a frame rate the fastest that fits on the device.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,6 +23,7 @@ from hw_models.dataflow.folding import (
 from hw_models.dataflow.resources import (
     Resources,
     Widths,
+    accumulator_bits,
     matrix_engine,
     search_thresholds,
     sliding_window,
@@ -231,8 +232,14 @@ def _ladder(workload: Workload, wanted: int | None) -> tuple[tuple[Folding, ...]
     targets = {int(slowest * 10 ** (-step / _RUNGS_PER_DECADE)) for step in range(steps)} | {slowest, fastest}
     if wanted is not None:
         targets.add(wanted)
-    rungs = dict.fromkeys(_foldings(workload, target) for target in sorted(targets, reverse=True))
-    return tuple(sorted(rungs, key=lambda rung: -initiation_interval(workload, rung)))
+    found = [_foldings(workload, target) for target in sorted(targets, reverse=True)]
+    # Padding takes no resources: of rungs that differ in nothing else the fastest will do, unless FINN's for a rate is wanted.
+    rungs = {rung if wanted is not None else _unpadded(rung): rung for rung in found}
+    return tuple(sorted(rungs.values(), key=lambda rung: -initiation_interval(workload, rung)))
+
+
+def _unpadded(rung: tuple[Folding, ...]) -> tuple[Folding, ...]:
+    return tuple(replace(folding, padding_simd=0) for folding in rung)
 
 
 def _foldings(workload: Workload, target_cycles: int) -> tuple[Folding, ...]:
@@ -248,18 +255,9 @@ def _resources(target: Target, rule: DataflowCompute, layer: Layer, folding: Fol
         output=_AXIS[None, None, :],
         activation_signed=precisions.activation_signed,
         accumulator_bits=precisions.accumulator_bits,
+        symmetric_weights=rule.accumulators == "by_weight",
     )
-    pe, simd = folding.pe, folding.simd
-    total = Resources.of(0)
-    match layer.kind:
-        case LayerKind.CONV:
-            total += matrix_engine(layer.fan_in, layer.out_channels, pe, simd, widths, rule.multipliers, rule.weight_memory)
-        case LayerKind.DEPTHWISE:
-            total += vector_engine(layer.out_channels, layer.fan_in, pe, simd, widths, rule.multipliers, rule.weight_memory)
-        case LayerKind.ADD:
-            total += search_thresholds(layer.out_channels, pe, widths.activation + 1, widths.output)
-            if waiting:
-                total += stream_fifo(waiting * layer.out_channels // pe, pe * widths.activation)
+    total = _sum(rule, layer, folding, widths, waiting) if layer.kind is LayerKind.ADD else _engine(rule, layer, folding, widths)
     if folding.window_simd:
         total += sliding_window(
             layer.in_channels,
@@ -268,9 +266,31 @@ def _resources(target: Target, rule: DataflowCompute, layer: Layer, folding: Fol
             folding.window_simd,
             widths.activation,
             parallel=folding.parallel_window,
+            memory=rule.window_memory,
         )
     counts = (total.lut, total.bram18, total.uram, total.dsp)
     return np.stack([np.broadcast_to(count, (MAX_BITS,) * 3) for count in counts], axis=-1)
+
+
+def _sum(rule: DataflowCompute, layer: Layer, folding: Folding, widths: Widths, waiting: int) -> Resources:
+    pe = folding.pe
+    total = search_thresholds(layer.out_channels, pe, widths.activation + 1, widths.output, uram=rule.uram > 0)
+    if waiting and rule.residual_fifos == "counted":
+        total += stream_fifo(waiting * layer.out_channels // pe, pe * widths.activation)
+    return total
+
+
+def _engine(rule: DataflowCompute, layer: Layer, folding: Folding, widths: Widths) -> Resources:
+    """An engine and, if they are a circuit of their own, its thresholds."""
+    built = (folding.pe, folding.simd, widths, rule.multipliers, rule.weight_memory)
+    if layer.kind is LayerKind.DEPTHWISE:
+        engine = vector_engine(layer.out_channels, layer.fan_in, *built, thresholds=rule.thresholds != "standalone")
+    else:
+        engine = matrix_engine(layer.fan_in, layer.out_channels, *built, thresholds=rule.thresholds == "engine")
+    if rule.thresholds != "standalone":
+        return engine
+    accumulator = accumulator_bits(layer.fan_in, widths)
+    return engine + search_thresholds(layer.out_channels, folding.pe, accumulator, widths.output, uram=rule.uram > 0)
 
 
 def _sums(table: DataflowTable, cells: npt.NDArray[np.int32], bits: IntArray) -> npt.NDArray[np.int32]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hw_models.dataflow.folding import MAX_BITS
-from hw_models.dataflow.resources import Multipliers, WeightMemory
+from hw_models.dataflow.resources import Multipliers, WeightMemory, WindowMemory
 from hw_models.errors import TargetError
 from hw_models.rules.base import ComputeRule
 from hw_models.sections import Count, Positive, Precisions
@@ -15,6 +15,9 @@ from hw_models.work import Work
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Blocks = Annotated[int, Field(ge=0)]
+Thresholds = Literal["engine", "standalone", "uncounted"]
+Accumulators = Literal["by_type", "by_weight"]
+Counted = Literal["counted", "uncounted"]
 
 
 class DataflowCompute(ComputeRule):
@@ -22,6 +25,25 @@ class DataflowCompute(ComputeRule):
 
     At a fixed folding, fewer bits save logic and memory, not cycles; the savings allow a faster folding. With
     `frames_per_second`, in frames of the workload, the folding is the least that keeps up; without it, the fastest that fits.
+
+    What an option leaves uncounted is missing in FINN's estimate, not in the circuit.
+
+    Attributes:
+        lut: lookup tables of the device.
+        bram18: its block RAMs of 18 kbit.
+        uram: its UltraRAMs.
+        dsp: its DSP slices.
+        lut_share: share of the lookup tables that a design may take; likewise the other shares.
+        multipliers: what multiplies: lookup tables or DSP slices.
+        weight_memory: memory of the weights of a layer; `auto` counts as FINN does while synthesis may choose.
+        window_memory: memory of the frames that a kernel spans.
+        thresholds: of layers with weights. `engine`: in the logic of each engine, which compares with all at once. `standalone`:
+            a circuit of its own behind each engine, as wide as the engine, which searches in stages. `uncounted`: in the
+            engines, and counted in depthwise ones alone; FINN leaves out the others while synthesis may choose their memory.
+        accumulators: `by_type`: wide enough for any weights of their width. `by_weight`: for those of a symmetric quantizer;
+            FINN narrows them by the weights themselves.
+        residual_fifos: whether the FIFOs before sums count. FINN inserts them after its estimate.
+        frames_per_second: wanted frames per second.
     """
 
     rule: Literal["dataflow"]
@@ -35,6 +57,10 @@ class DataflowCompute(ComputeRule):
     dsp_share: Share
     multipliers: Multipliers
     weight_memory: WeightMemory
+    window_memory: WindowMemory = "by_depth"
+    thresholds: Thresholds = "engine"
+    accumulators: Accumulators = "by_type"
+    residual_fifos: Counted = "counted"
     frames_per_second: Positive | None = None
 
     @property

@@ -34,6 +34,15 @@ def test_closed_forms_are_equal_in_every_case(tool):
     assert all(row["equal"] == row["cases"] > 0 for row in exact)
 
 
+@pytest.mark.parametrize("group", ["", "held_out_"])
+def test_the_finn_boards_count_what_finns_default_build_counts(group):
+    for metric in ("bram18", "cycles"):
+        assert {row["equal"] == row["cases"] > 0 for row in rows("finn_default", group + metric).values()} == {True}
+    logic = rows("finn_default", f"{group}lut")
+    assert set(logic) == {"finn-pynq-z2", "finn-zcu104"}
+    assert all(abs(row["worst_error_percent"]) < 10 for row in logic.values())
+
+
 def test_separators_take_what_vela_says_within_fifteen_percent():
     assert all(abs(row["worst_error_percent"]) < 15 for row in rows("vela", "cycles").values())
 
@@ -48,6 +57,7 @@ def loaded(path, monkeypatch):
 
 @pytest.mark.parametrize("path", sorted(VALIDATIONS.glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_every_validation_can_be_loaded(path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)  # two of them share a module there
     assert callable(loaded(path, monkeypatch).cases)
 
 

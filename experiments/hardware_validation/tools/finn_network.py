@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 BOARD = "ZCU104"
-PART = "xczu7ev-ffvc1156-2-e"
 CLOCK_NS = 10.0
 PARTITION = "StreamingDataflowPartition"
 
@@ -66,28 +65,11 @@ def read(output: Path) -> dict[str, float]:
     taken = json.loads((output / "report" / "estimate_layer_resources.json").read_text("utf-8"))["total"]
     speed = json.loads((output / "report" / "estimate_network_performance.json").read_text("utf-8"))
     return {
-        "lut": lut_with_thresholds(ModelWrapper(str(models / "step_minimize_bit_width.onnx"))),
-        "reported_lut": float(taken["LUT"]),
+        "lut": float(taken["LUT"]),
         "bram18": float(taken["BRAM_18K"]),
         "cycles": float(speed["max_cycles"]),
         "host_nodes": float(sum(node.op_type != PARTITION for node in parent.graph.node)),
     }
-
-
-def lut_with_thresholds(model: Any) -> float:
-    """Sum the lookup tables of all nodes with every threshold in logic.
-
-    FINN's report leaves the thresholds of matrix engines out where it lets synthesis choose their memory.
-    """
-    from qonnx.custom_op.registry import getCustomOp
-
-    total = 0.0
-    for node in model.graph.node:
-        operator = getCustomOp(node)
-        if node.op_type.startswith("MVAU"):
-            operator.set_nodeattr("ram_style_thresholds", "distributed")
-        total += float(operator.node_res_estimation(PART)["LUT"])
-    return total
 
 
 if __name__ == "__main__":

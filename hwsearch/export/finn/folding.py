@@ -40,7 +40,7 @@ def folding_file(target: str) -> str:
 
 def folding_configuration(network: ExportedNetwork, frames: int, target: str) -> dict[str, Any]:
     """Return FINN's folding configuration of a network for a built-in target."""
-    workload, bits = _modelled(network, frames)
+    workload, bits = modelled_workload(network, frames)
     designs = design(compile_dataflow(load_target(target), workload), bits[0])
     found: dict[str, Any] = {"Defaults": {}}
     numbers: Counter[str] = Counter()
@@ -67,11 +67,11 @@ def modelled_costs(network: ExportedNetwork, frames: int, target: str) -> Datafl
     The sums of a trunk of 16 bits count as 8 bits: the model has no wider circuits. Their thresholds count once, where FINN has
     them behind the sum.
     """
-    workload, bits = _modelled(network, frames)
+    workload, bits = modelled_workload(network, frames)
     return evaluate_dataflow(compile_dataflow(load_target(target), workload), bits)
 
 
-def _modelled(network: ExportedNetwork, frames: int) -> tuple[Workload, IntArray]:
+def modelled_workload(network: ExportedNetwork, frames: int) -> tuple[Workload, IntArray]:
     """Return workload and widths [1, sites] as `hw_models` knows them: with sums of 8 bits, which layers read as they are."""
     graph = _without_reads(network.network.graph)
     channels = dict.fromkeys(graph.inputs, network.features)
@@ -110,7 +110,7 @@ def _nodes(network: ExportedNetwork, foldings: Mapping[str, Folding]) -> Iterato
 def _layer(layer: ops.Convolution, kernel: int, folding: Folding) -> Iterator[_Node]:
     """Give the nodes of a layer: padding, sliding window, and the engine with its thresholds."""
     if any(layer.padding):
-        yield "FMPadding_rtl", {"SIMD": folding.window_simd}
+        yield "FMPadding_rtl", {"SIMD": folding.padding_simd}
     if kernel > 1:
         yield (
             "ConvolutionInputGenerator_rtl",

@@ -22,7 +22,8 @@ def only(kind, channels_in, channels_out, taps=1, dilation=1):
 
 def fold(x, target):
     folding = choose_folding(x, FRAMES, target)
-    return folding.pe, folding.simd, folding.window_simd, folding.parallel_window, max(node_cycles(x, FRAMES, folding))
+    window_and_engine = node_cycles(x, FRAMES, folding)[-2:]
+    return folding.pe, folding.simd, folding.window_simd, folding.parallel_window, max(window_and_engine)
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,11 @@ def fold(x, target):
     [
         (
             *(3, 12, 24, 1, 1100),
-            [(6, 12, 0, False, 1000), (24, 1, 24, False, 750), (3, 24, 0, False, 1000), (3, 36, 12, False, 1000)],
+            [(6, 12, 0, False, 1000), (24, 1, 24, False, 752), (3, 24, 0, False, 1000), (3, 36, 12, False, 1000)],
         ),
         (
             *(5, 16, 32, 2, 5000),
-            [(2, 16, 0, False, 4000), (8, 1, 8, False, 5000), (1, 32, 0, False, 4000), (1, 80, 8, False, 4000)],
+            [(2, 16, 0, False, 4000), (16, 1, 16, False, 2507), (1, 32, 0, False, 4000), (1, 80, 8, False, 4000)],
         ),
         (
             *(5, 16, 32, 2, 700),
@@ -43,7 +44,7 @@ def fold(x, target):
     ],
 )
 def test_foldings_and_cycles_are_those_of_finns_set_folding(taps, bottleneck, hidden, dilation, target, expected):
-    # SetFolding(target + 1, mvau_wwidth_max=10**6, two_pass_relaxation=False) of github.com/Xilinx/finn at 39f0c9a
+    # SetFolding(target, mvau_wwidth_max=10**6, two_pass_relaxation=False) of finn-plus 1.6.1
     chain = (
         only(LayerKind.CONV, bottleneck, hidden),
         only(LayerKind.DEPTHWISE, hidden, hidden, taps, dilation),
@@ -95,7 +96,7 @@ def test_interval_is_the_slowest_node_and_latency_the_longest_path():
         node_cycles(x, 50, f) for x, f in zip(network.layers, foldings, strict=True)
     )
     assert projection == (50 * 20 * 12,)
-    assert depthwise == (50 * 3 * 24 + 2 - 2, 50 * 3 * 24)
+    assert depthwise == ((50 + 2) * 24, 50 * 3 * 24 + 23 * 3 + 2, 50 * 3 * 24)
     assert add == (50 * 12, 50 * 12)
     assert initiation_interval(network, foldings) == 50 * 24 * 12
     assert latency_cycles(network, foldings) == sum(map(sum, (projection, expand, depthwise, project, add, head)))
@@ -117,3 +118,19 @@ def test_the_residual_waits_for_the_frames_the_branch_holds():
     waiting = residual_frames(tcn(blocks=4))
     assert [frames for frames in waiting if frames] == [3 + 2 * 2**i for i in range(4)]
     assert sum(frames > 0 for frames in waiting) == 4
+
+
+def test_the_window_of_a_depthwise_layer_repeats_its_taps_for_every_word_of_channels():
+    # ConvolutionInputGenerator_rtl of finn-plus 1.6.1: 64 frames, 128 channels, 3 taps
+    x = only(LayerKind.DEPTHWISE, 128, 128, 3)
+    assert node_cycles(x, 64, Folding(1, 1, 1, parallel_window=False))[0] == 24959
+    assert choose_folding(x, 64, 24959).pe == 1
+    assert choose_folding(x, 64, 24958).pe == 2  # the engine would take 24576 cycles with one
+
+
+def test_padding_takes_as_few_lanes_as_keep_up():
+    x = only(LayerKind.DEPTHWISE, 128, 128, 3, 32)
+    folding = choose_folding(x, 64, 10_000)
+    assert folding.padding_simd == 2  # (64 + 64) frames of 128 channels
+    assert node_cycles(x, 64, folding)[0] == 8192
+    assert choose_folding(x, 1, 10_000).padding_simd == 0  # frame by frame, the past waits in the window

@@ -1,4 +1,6 @@
-"""Numbers marked FINN come from FINN's own operators, github.com/Xilinx/finn at 39f0c9a with qonnx 1.0.0."""
+"""Numbers marked FINN come from FINN's own operators, github.com/Xilinx/finn at 39f0c9a with qonnx 1.0.0; those marked finn-plus
+from version 1.6.1.
+"""
 
 import math
 
@@ -136,3 +138,44 @@ def test_each_output_bit_doubles_the_thresholds_of_an_engine_but_not_of_a_search
     assert eight / four == pytest.approx(255 / 15, rel=0.02)
     search = [int(search_thresholds(64, 64, np.array(8), np.array(b)).lut) for b in (4, 6)]
     assert search[1] / search[0] == 6 / 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "bits", "thresholds", "expected"),
+    [((64, 128, 1, 1), (4, 8, 8), False, (372, 2)), ((1028, 64, 1, 257), (4, 8, 8), False, (17273, 29))],
+)
+def test_a_matrix_engine_as_the_default_build_counts_it(shape, bits, thresholds, expected):
+    # finn-plus, the embedded base; its accumulators are up to 3 bits narrower by the weights themselves: 370, 17270
+    widths = Widths(*map(np.array, bits), activation_signed=False, symmetric_weights=True)
+    assert counts(matrix_engine(*shape, widths, "lut", "auto", thresholds=thresholds))[:2] == expected
+
+
+def test_a_vector_engine_as_the_default_build_counts_it():
+    # finn-plus, the embedded base: INT4 weights, UINT8 inputs and outputs, an accumulator of 14 bits
+    widths = Widths(np.array(4), np.array(8), np.array(8), activation_signed=False, symmetric_weights=True)
+    assert int(accumulator_bits(3, widths)) == 14
+    assert counts(vector_engine(128, 3, 1, 1, widths, "lut", "auto")) == (12149, 1, 0, 0)
+    assert counts(vector_engine(40, 3, 1, 1, widths, "lut", "auto"))[1] == 0  # 120 words: no memory is counted
+
+
+@given(st.integers(1, 500), st.integers(2, 8), small_widths, st.booleans())
+def test_by_weight_the_accumulator_holds_what_symmetric_weights_reach(fan_in, weight, activation, signed):
+    widths = Widths(np.array(weight), np.array(activation), np.array(1), signed, symmetric_weights=True)
+    largest = fan_in * (2 ** (weight - 1) - 1) * (2 ** (activation - 1) if signed else 2**activation - 1)
+    needed = math.ceil(math.log2(largest + 1)) + 1
+    assert int(accumulator_bits(fan_in, widths)) == min(
+        needed, int(accumulator_bits(fan_in, Widths.of(weight, activation, 1, signed=signed)))
+    )
+
+
+def test_thresholds_that_fill_a_memory_exactly_are_not_in_lookup_tables():
+    # finn-plus: UINT9 thresholds of 64 channels, one lane; 2048, 4096 and 8192 of them fill 1, 2 and 4 block RAMs
+    assert counts(search_thresholds(64, 1, np.array(9), np.array(8))) == (279, 7, 0, 0)
+    # 32768 of them fill an UltraRAM, or 16 block RAMs where there is none
+    assert counts(search_thresholds(256, 1, np.array(9), np.array(8)))[1:3] == (1 + 2 + 4 + 8, 1)
+    assert counts(search_thresholds(256, 1, np.array(9), np.array(8), uram=False))[1:3] == (1 + 2 + 4 + 8 + 16, 0)
+
+
+def test_a_window_in_lookup_tables_at_any_depth():
+    # finn-plus: 128 channels, 3 taps, dilation 32, one lane of UINT8
+    assert counts(sliding_window(128, 3, 32, 1, np.array(8), parallel=False, memory="lutram")) == (2052, 0, 0, 0)

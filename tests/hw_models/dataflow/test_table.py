@@ -2,10 +2,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hw_models.dataflow.resources import Widths, matrix_engine, search_thresholds, sliding_window, stream_fifo, vector_engine
+from hw_models.dataflow.resources import (
+    Widths,
+    accumulator_bits,
+    matrix_engine,
+    search_thresholds,
+    sliding_window,
+    stream_fifo,
+    vector_engine,
+)
 from hw_models.dataflow.table import RESOURCES, compile_dataflow, design, evaluate_dataflow
 from hw_models.errors import TargetError
 from hw_models.target import load_target
@@ -14,6 +22,13 @@ from tests.hw_models.networks import tcn, workloads
 
 PYNQ = load_target("finn-pynq-z2")
 ZCU104 = load_target("finn-zcu104")
+EVERYTHING = {
+    "weight_memory": "by_depth",
+    "window_memory": "by_depth",
+    "thresholds": "engine",
+    "accumulators": "by_type",
+    "residual_fifos": "counted",
+}
 NETWORK = tcn(features=33, bottleneck=16, hidden=32, blocks=3, bins=17, frames=100)
 
 
@@ -36,30 +51,48 @@ def totals(table, bits_row):
         w = width[x.weight_site] if x.weight_site else 1
         late = [lag[site] for site in x.input_sites]
         lag[x.output_site] = max(late) + (0 if x.kind is LayerKind.ADD else 1 + (x.kernel_size - 1) * x.dilation)
+        types = Widths.of(w, a, b, signed=table.target.precisions.activation_signed)
+        widths = dataclasses.replace(types, symmetric_weights=rule.accumulators == "by_weight")
+        uram = {"uram": rule.uram > 0}
         for r, rung in enumerate(table.foldings):
-            f, widths, built = rung[i], Widths.of(w, a, b), (rule.multipliers, rule.weight_memory)
+            f, built = rung[i], (rule.multipliers, rule.weight_memory)
             match x.kind:
                 case LayerKind.CONV:
-                    parts = [matrix_engine(x.fan_in, x.out_channels, f.pe, f.simd, widths, *built)]
+                    inside = rule.thresholds == "engine"
+                    parts = [matrix_engine(x.fan_in, x.out_channels, f.pe, f.simd, widths, *built, thresholds=inside)]
                 case LayerKind.DEPTHWISE:
-                    parts = [vector_engine(x.out_channels, x.fan_in, f.pe, f.simd, widths, *built)]
+                    inside = rule.thresholds in ("engine", "uncounted")
+                    parts = [vector_engine(x.out_channels, x.fan_in, f.pe, f.simd, widths, *built, thresholds=inside)]
                 case LayerKind.ADD:
-                    parts = [search_thresholds(x.out_channels, f.pe, np.array(a + 1), np.array(b))]
-                    if max(late) > min(late):
+                    parts = [search_thresholds(x.out_channels, f.pe, np.array(a + 1), np.array(b), **uram)]
+                    if max(late) > min(late) and rule.residual_fifos == "counted":
                         parts.append(stream_fifo((max(late) - min(late)) * x.out_channels // f.pe, np.array(f.pe * a)))
+            if x.kind is not LayerKind.ADD and rule.thresholds == "standalone":
+                parts.append(search_thresholds(x.out_channels, f.pe, accumulator_bits(x.fan_in, widths), np.array(b), **uram))
             if x.kind is not LayerKind.ADD and x.kernel_size > 1:
                 shape = (x.in_channels, x.kernel_size, x.dilation, f.window_simd)
-                parts.append(sliding_window(*shape, np.array(a), parallel=f.parallel_window))
+                parts.append(sliding_window(*shape, np.array(a), parallel=f.parallel_window, memory=rule.window_memory))
             for part in parts:
                 sums[r] += [int(part.lut), int(part.bram18), int(part.uram), int(part.dsp)]
     return sums
 
 
-@given(
-    workloads(), st.integers(0, 10**6), st.sampled_from(["lut", "dsp"]), st.sampled_from(["lutram", "bram", "uram", "by_depth"])
+OPTIONS = st.fixed_dictionaries(
+    {
+        "multipliers": st.sampled_from(["lut", "dsp"]),
+        "weight_memory": st.sampled_from(["auto", "lutram", "bram", "uram", "by_depth"]),
+        "window_memory": st.sampled_from(["lutram", "by_depth"]),
+        "thresholds": st.sampled_from(["engine", "standalone", "uncounted"]),
+        "accumulators": st.sampled_from(["by_type", "by_weight"]),
+        "residual_fifos": st.sampled_from(["counted", "uncounted"]),
+    }
 )
-def test_an_allocation_takes_the_fastest_rung_that_fits(network, seed, multipliers, memory):
-    target = with_compute(ZCU104, multipliers=multipliers, weight_memory=memory, lut=5000, bram18=40, uram=20, dsp=40)
+
+
+@settings(deadline=None)
+@given(workloads(), st.integers(0, 10**6), OPTIONS)
+def test_an_allocation_takes_the_fastest_rung_that_fits(network, seed, options):
+    target = with_compute(ZCU104, **options, lut=5000, bram18=40, uram=20, dsp=40)
     table = compile_dataflow(target, network)
     row = random_bits(network, 1, seed)
     costs = evaluate_dataflow(table, row)
@@ -111,7 +144,7 @@ def test_the_ladder_goes_from_no_parallelism_to_all_in_steps_of_an_eighth_of_a_d
 
 
 def test_fewer_bits_buy_a_faster_design_and_8_bit_outputs_none():
-    table = compile_dataflow(PYNQ, NETWORK)
+    table = compile_dataflow(with_compute(PYNQ, **EVERYTHING), NETWORK)
     costs = evaluate_dataflow(table, np.array([[b] * len(NETWORK.sites) for b in (1, 2, 3, 4, 8)]))
     intervals = costs.interval_cycles.tolist()
     assert intervals[:4] == sorted(intervals[:4])
@@ -159,3 +192,17 @@ def test_wider_tensors_are_refused_by_name():
 def test_another_kind_of_chip_is_refused():
     with pytest.raises(TargetError, match="micro_block"):
         compile_dataflow(load_target("ethos-u55-128"), NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("option", "counted", "uncounted"),
+    [("thresholds", "engine", "uncounted"), ("residual_fifos", "counted", "uncounted"), ("accumulators", "by_type", "by_weight")],
+)
+def test_what_is_left_out_takes_fewer_lookup_tables_at_the_same_speed(option, counted, uncounted):
+    rate = PYNQ.clock.clock_hz * NETWORK.frames / 20_000
+    tables = [
+        compile_dataflow(with_compute(PYNQ, frames_per_second=rate, **{option: value}), NETWORK) for value in (counted, uncounted)
+    ]
+    more, less = (evaluate_dataflow(table, np.full((1, len(NETWORK.sites)), 8)) for table in tables)
+    assert more.lut[0] > less.lut[0]
+    assert more.interval_cycles[0] == less.interval_cycles[0]
