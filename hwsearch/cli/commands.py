@@ -765,7 +765,7 @@ def cost(target: str, *, streaming: bool, columns: str | None, output_format: st
     help="Form of the output. Only with --for.",
 )
 def targets(target: str | None, run: Path | None, candidate: int | None, plot: Path | None, output_format: str) -> None:
-    """List the built-in targets (modelled chips), describe one, or compare all.
+    """List the modelled chips, describe one, or compare all for a candidate.
 
     TARGET is the name of a built-in chip model, or a file that describes a chip. The list shows the error of each
     modelled latency. With --for, it shows what a candidate costs on each of them and on the targets of its experiment,
