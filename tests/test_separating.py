@@ -371,14 +371,10 @@ def test_directions_are_those_of_the_speakers_of_a_mixture(tiny: Tiny, tmp_path:
     assert np.mean(heard) >= 0.8, heard
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_what_leaves_no_direction_to_be_found_is_refused(model: Path, tmp_path: Path, silent: bool) -> None:
-    if silent:
-        sf.write(tmp_path / "x.wav", np.zeros((16000, 4)), 8000)
-    else:
-        recorded(tmp_path / "x.wav", 400)
+def test_what_leaves_no_direction_to_be_found_is_refused(model: Path, tmp_path: Path) -> None:
+    recorded(tmp_path / "x.wav", 400)
     said = refusal(undirected(model, tmp_path / "x.wav", tmp_path / "target.wav"))
-    assert said == f"{tmp_path / 'x.wav'}: too short or silent: no direction found; wanted --doa, 0 to 180 degrees"
+    assert said == f"{tmp_path / 'x.wav'}: too short to find directions in it; wanted --doa, 0 to 180 degrees"
     assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
 
 

@@ -89,7 +89,7 @@ def _found(separator: "OnnxSeparator", recording: Recording, output: Path) -> tu
     directions = find_directions(recording.blocks(), array, separator.description.sample_rate)
     if not directions:
         raise UserError(
-            f"{recording.path}: too short or silent: no direction found; wanted --doa, 0 to {array.max_doa_deg:.0f} degrees"
+            f"{recording.path}: too short to find directions in it; wanted --doa, 0 to {array.max_doa_deg:.0f} degrees"
         )
     found = []
     for number, direction in enumerate(directions, start=1):
