@@ -3,6 +3,7 @@
 import importlib
 import os
 import shutil
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hwsearch.workflow.doctor import Finding, State, examine_experiment, examine
 from tests.tiny import Tiny, hwsearch, snapshot, write_tiny
 
 WIDTH = 80
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -55,6 +57,9 @@ def test_every_dependency_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(missing) == len(asked) == len(plain) > 20
     assert {each.state for each in missing} == {State.WRONG}
     assert any(each.said.startswith("optuna is not installed; wanted >=5.0") for each in missing)
+    assert {*doctor._EXTRAS, "test"} == {
+        *tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    }
     assert all("is not installed" in each.said and "hwsearch[" in each.advice for each in doctor._extras())
 
 

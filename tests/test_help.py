@@ -148,7 +148,6 @@ def quickstart(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
     shutil.copytree(tiny.runs, folder / "runs")
     (folder / "runs" / "quickstart").symlink_to("tiny")
-    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "second")
     (folder / "experiments").mkdir()
     shutil.copy(tiny.file, folder / "experiments" / "quickstart.toml")
     (folder / "experiments" / "comparison.toml").write_text(TRAINED)

@@ -473,7 +473,7 @@ def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
     say(f"report: {path}")
 
 
-@commands.command(epilog=_example("hwsearch compare runs/quickstart runs/second --output compare.html"))
+@commands.command(epilog=_example("hwsearch compare runs/quickstart runs/comparison --output compare.html"))
 @click.argument("runs", type=PATH, nargs=-1, required=True, metavar="RUN [RUN...]")
 @click.option("--cost", default="size_bytes", help="Column of a cost at which the runs are compared.")
 @click.option("--output", type=PATH, help="HTML file to write, with the fronts of all runs in one figure.")
@@ -765,7 +765,7 @@ def cost(target: str, *, streaming: bool, columns: str | None, output_format: st
     help="Form of the output. Only with --for.",
 )
 def targets(target: str | None, run: Path | None, candidate: int | None, plot: Path | None, output_format: str) -> None:
-    """List the built-in targets (modelled chips), describe one, or compare all.
+    """List the modelled chips, or describe one.
 
     TARGET is the name of a built-in chip model, or a file that describes a chip. The list shows the error of each
     modelled latency. With --for, it shows what a candidate costs on each of them and on the targets of its experiment,

@@ -24,9 +24,10 @@ def scored_candidates(folder: Path) -> list[int]:
     try:
         with (folder / _RECORD_FILE).open("rb") as stream:
             for line in stream:
-                if b'"scored"' in line:
-                    entry = json.loads(line)
-                    found.add(int(entry["candidate"]) if entry.get("event") == "scored" else 0)
+                # Most bytes of a record are in other lines, which need no parsing.
+                entry = json.loads(line) if b'"scored"' in line else {}
+                if entry.get("event") == "scored":
+                    found.add(int(entry["candidate"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return sorted(found - {0})
-    return sorted(found - {0})
+        pass  # what was read until there is enough to complete a word
+    return sorted(found)

@@ -30,8 +30,12 @@ _EXTRAS = {
     "storage": "shared studies in PostgreSQL",
     "asr": "the recogniser 'pocketsphinx-closed'",
     "tflite": "exports to TensorFlow Lite",
+    "lhotse": "speech in the manifests of lhotse or of Kaldi",
+    "sofa": "recorded rooms in SOFA files",
+    "dashboard": "'hwsearch dashboard'",
+    "notebook": "the notebook in experiments",
 }
-"""What extras are for. Others are left out, such as that of the tests."""
+"""What extras are for. That of the tests is left out."""
 
 
 class State(StrEnum):
@@ -114,7 +118,7 @@ def _extras() -> Iterator[Finding]:
         needed = [each for each in _requirements() if each.marker is not None and each.marker.evaluate({"extra": extra})]
         own = [each for each in needed if not each.marker or not each.marker.evaluate({"extra": ""})]
         there = own and not any(map(_missed, own))
-        said = f"'{extra}' is installed" if there else f"'{extra}' is not installed; only {use} want it"
+        said = f"'{extra}' is installed" if there else f"'{extra}' is not installed; it is needed only for {use}"
         yield Finding(State.OK, "extras", said, "" if there else f"if you want that: pip install 'hwsearch[{extra}]'")
 
 

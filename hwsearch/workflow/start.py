@@ -95,7 +95,7 @@ _AMOUNTS: dict[Size, _Amounts] = {
         "train = 64, validation = 8, test = 8",
         "validation = 32, test = 32",
         3.0,
-        "epochs = 10  # CHANGE FIRST for quality: 30 and more; or take 'hwsearch init --size small'\nsteps_per_epoch = 200\n"
+        "epochs = 6  # CHANGE FIRST for quality: 30 and more; or take 'hwsearch init --size small'\nsteps_per_epoch = 200\n"
         "batch_size = 4\nsegment_seconds = 2.0",
         600,
         80,

@@ -1,7 +1,7 @@
 """One candidate on all targets, for the choice of a chip."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hw_models.errors import TargetError
@@ -123,13 +123,10 @@ def _on_target(chip: Target, workload: Workload, allocation: BitAllocation, row:
         whole = charge_workload(chip, workload, allocation)
         live = charge_workload(chip, workload.streamed(), allocation) if workload.causal else None
     except TargetError as error:
-        return OnTarget(row.candidate, row.size_bytes, row.target, row.checked_against, note=str(error))
+        return replace(row, note=str(error))
     sure, costs, seconds = whole.confidence, whole.costs, workload.seconds
-    return OnTarget(
-        row.candidate,
-        row.size_bytes,
-        row.target,
-        row.checked_against,
+    return replace(
+        row,
         latency_ms=float(costs.latency_ms[0]) / seconds,
         latency_low_ms=_each_second(sure.low_ms, seconds),
         latency_high_ms=_each_second(sure.high_ms, seconds),
