@@ -141,7 +141,8 @@ def _padding_simd(layer: Layer, frames: int, target_cycles: int) -> int:
 
 
 def _padded(layer: Layer, frames: int) -> int:
-    return frames + (layer.kernel_size - 1) * layer.dilation
+    """Frames that a window reads; only itself of a single frame, whose past waits in the window."""
+    return frames + (layer.kernel_size - 1) * layer.dilation if frames > 1 else 1
 
 
 def _window_cycles(layer: Layer, frames: int, simd: int, *, parallel: bool) -> int:
