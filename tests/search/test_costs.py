@@ -337,10 +337,10 @@ def test_a_limit_on_a_cost_that_is_no_sum_is_held_against_the_least_that_is_foun
 
 
 def test_a_search_can_be_kept_to_what_fits_a_device() -> None:
-    book, _ = book_of(weight_bits=[2, 4], activation_bits=[4], targets=["finn-zcu104"])
-    book.check_limits({"occupancy[finn-zcu104]": 1.0})
-    wide, _ = book_of(weight_bits=[8], activation_bits=[8], targets=["finn-zcu104"])
-    assert least_named(wide, {"occupancy[finn-zcu104]": 1.0}) > 1
+    book, _ = book_of(weight_bits=[2, 4], activation_bits=[4], targets=["finn-pynq-z2"])
+    book.check_limits({"occupancy[finn-pynq-z2]": 1.0})
+    wide, _ = book_of(separator={"X": 3, "R": 2}, weight_bits=[8], activation_bits=[8], targets=["finn-pynq-z2"])
+    assert least_named(wide, {"occupancy[finn-pynq-z2]": 1.0}) > 1
 
 
 def test_limits_are_refused_exactly_where_no_allocation_meets_them_all() -> None:
