@@ -4,7 +4,7 @@
     python experiments/hardware_validation vela scalesim    # some of it; the other rows of the results stay
 
 Results go to experiments/results/hardware_validation.json and .md: for every target and metric the cases, how many are equal,
-mean and worst relative error, and Spearman's rank correlation over the cases.
+mean and worst relative error, and Spearman's rank correlation over the cases. They also go to the tables of hw_models/README.md.
 """
 
 import argparse
@@ -31,9 +31,11 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tool_environment import tool_python  # noqa: E402 (found there)
+from validation_table import update  # noqa: E402 (likewise)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
+PAGE = HERE.parents[1] / "hw_models" / "README.md"
 EQUAL = 1e-9
 """Relative difference up to which two numbers are equal: sums of floating-point terms in another order."""
 
@@ -117,7 +119,8 @@ def validate(name: str, environments: Path) -> dict[str, Any]:
         python = tool_python(installed, module.REQUIREMENTS, environments, getattr(module, "ALONE", ()))
         theirs, versions = ask_tool(name, cases, python, environments / f"{name}-work")
     rows = compare(cases, module.predictions(cases), theirs)
-    return {"what": (module.__doc__ or "").splitlines()[0], "versions": own | versions, "rows": rows}
+    what = (module.__doc__ or "").splitlines()[0]
+    return {"what": what, "setting": module.SETTING, "versions": own | versions, "rows": rows}
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -125,7 +128,7 @@ def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for name, entry in results.items():
         versions = ", ".join(f"{package} {number}" for package, number in entry["versions"].items())
-        lines += [f"### {name}", "", f"{entry['what']} ({versions})", ""]
+        lines += [f"### {name}", "", f"{entry['what']} ({versions})", "", entry["setting"], ""]
         headings = "target | metric | cases | equal | mean error, % | worst error, % | in | rank correlation"
         lines += [f"| {headings} |", "|---" * 8 + "|"]
         for row in entry["rows"]:
@@ -163,6 +166,8 @@ def main() -> None:
         atomic_write_json(path, results)
         atomic_write_bytes(path.with_suffix(".md"), markdown(results).encode())
         print(markdown({name: results[name]}), flush=True)
+    if options.results == RESULTS:
+        atomic_write_bytes(PAGE, update(PAGE, results).encode())
     sys.exit(int(failed))
 
 

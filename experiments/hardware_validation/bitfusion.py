@@ -6,12 +6,15 @@ to compare.
 """
 
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 from hw_models.shape import Shape
 from hw_models.target import load_target
 from hw_models.workload import LayerKind
 
+SETTING: Final = (
+    "Pointwise layers, the only ones that the simulator knows, at all pairs of widths; the array and buffers of its example."
+)
 REQUIREMENTS: tuple[str, ...] = ()  # the simulator needs NumPy alone
 ENVIRONMENT = "BITFUSION_ROOT"
 

@@ -7,7 +7,7 @@ FINN's builder reports before synthesis, so this validates our reading of FINN, 
 """
 
 from itertools import product
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from hw_models.dataflow.folding import Folding, choose_folding, node_cycles
 from hw_models.dataflow.resources import Resources, Widths
 from hw_models.workload import Layer, LayerKind
 
+SETTING: Final = (
+    "Single nodes at foldings and options of every kind, not only FINN's defaults; foldings of chains. "
+    "Estimates before synthesis."
+)
 REQUIREMENTS: tuple[str, ...] = ("qonnx==1.0.0", "numpy<2.5")
 ENVIRONMENT = "FINN_ROOT"
 

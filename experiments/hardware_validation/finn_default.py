@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import finn_plus
 import numpy as np
@@ -28,6 +28,9 @@ from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.separator import Separator, build_separator
 from hwsearch.separator.traced import traced
 
+SETTING: Final = (
+    "Whole networks, FINN's default build for a frame rate; estimates before synthesis and before FIFOs are inserted."
+)
 REQUIREMENTS, ALONE, INSTALLED_AS = finn_plus.REQUIREMENTS, finn_plus.ALONE, finn_plus.INSTALLED_AS
 
 WIDTHS = tuple(product((2, 4, 8), (4, 8)))

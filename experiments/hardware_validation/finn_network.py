@@ -8,7 +8,7 @@ none. `hw_models` has no sums above 8 bits, and no signed numbers of 9 bits, whi
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import finn_plus
 import torch
@@ -22,6 +22,7 @@ from hwsearch.separator.allocation import uniform
 from hwsearch.separator.base import EMBEDDED_BASE, load_base
 from hwsearch.separator.traced import traced
 
+SETTING: Final = "Exported files, at the folding that the export proposes; estimates before synthesis."
 REQUIREMENTS, ALONE, INSTALLED_AS = finn_plus.REQUIREMENTS, finn_plus.ALONE, finn_plus.INSTALLED_AS
 
 TARGET = "finn-zcu104"

@@ -24,6 +24,7 @@ from hw_models.cost import evaluate
 from hw_models.target import load_target
 from hw_models.workload import Layer, LayerKind, Workload
 
+SETTING: Final = "Boards, as published: int8, batch 1, the runtime and clock of each result."
 REQUIREMENTS: tuple[str, ...] = ()  # published figures: no tool to run
 
 

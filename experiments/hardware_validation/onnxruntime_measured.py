@@ -49,6 +49,7 @@ from hwsearch.export.saturation import UNSIGNED_ZERO_POINT, holds_unsigned_weigh
 from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
+SETTING: Final = "One thread of one machine with VNNI; fitted at 250 frames in the same run, checked at 100 to 500."
 REQUIREMENTS: tuple[str, ...] = ()
 VNNI_TARGET: Final = "x86-onnxruntime"
 AVX2_TARGET: Final = "x86-onnxruntime-avx2"

@@ -16,6 +16,7 @@ from hwsearch.experiment import SeparatorConfig
 from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
+SETTING: Final = "Counts of the separator as QONNX sees it, without a discount for zero weights."
 REQUIREMENTS: tuple[str, ...] = ()  # the project's own environment holds QONNX
 
 NETWORKS: Final = {

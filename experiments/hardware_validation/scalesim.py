@@ -11,6 +11,7 @@ from hw_models.shape import Shape
 from hw_models.target import load_target
 from hw_models.workload import LayerKind
 
+SETTING: Final = "Single layers; buffers as large as wanted and memory as fast as wanted (no stalls)."
 REQUIREMENTS: tuple[str, ...] = ("scalesim==3.0.0", "numpy<2.3", "pandas<3")
 
 TARGETS: Final = ("systolic-weight-stationary", "systolic-output-stationary", "systolic-input-stationary")

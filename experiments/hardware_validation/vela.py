@@ -20,6 +20,10 @@ from hwsearch.experiment import SeparatorConfig
 from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
+SETTING: Final = (
+    "Whole separators; cycles with `--optimise Performance`, memory with `--optimise Size`. "
+    "U55: High_End_Embedded, Shared_Sram. U65: Client_Server, 384 kB."
+)
 REQUIREMENTS: tuple[str, ...] = ("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "tflite==2.18.0")
 TARGETS: Final = ("ethos-u55-128", "ethos-u55-256", "ethos-u65-256")
 PEAK_TARGETS: Final = ("ethos-u55-128", "ethos-u55-256")

@@ -20,6 +20,9 @@ from hw_models.shape import Shape
 from hw_models.target import Target, load_target
 from hw_models.workload import LayerKind
 
+SETTING: Final = (
+    "Single layers; the systolic array without memory behind it, BitFusion with it. Other assumptions, so the order counts."
+)
 REQUIREMENTS: tuple[str, ...] = ("zigzag-dse==3.9.1", "six")
 
 # Frames, channels in and out, taps: layers of TCN separators, and dense kernels of 3 and 5 taps.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import resources
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -59,6 +60,37 @@ def loaded(path, monkeypatch):
 def test_every_validation_can_be_loaded(path, monkeypatch):
     monkeypatch.syspath_prepend(EXPERIMENTS)  # two of them share a module there
     assert callable(loaded(path, monkeypatch).cases)
+
+
+@pytest.mark.parametrize("path", sorted(VALIDATIONS.glob("[!_]*.py")), ids=lambda path: path.stem)
+def test_results_name_the_setting_of_their_validation(path, monkeypatch):
+    monkeypatch.syspath_prepend(EXPERIMENTS)
+    assert RESULTS[path.stem]["setting"] == loaded(path, monkeypatch).SETTING
+
+
+def test_the_page_holds_the_tables_of_the_results(monkeypatch):
+    page = (resources.files("hw_models") / "README.md").read_text("utf-8")
+    assert loaded(EXPERIMENTS / "validation_table.py", monkeypatch).with_tables(page, RESULTS) == page
+
+
+def test_held_out_errors_and_fitted_ones_stand_in_tables_of_their_own(monkeypatch):
+    table = loaded(EXPERIMENTS / "validation_table.py", monkeypatch)
+    row = {"target": "chip-1", "metric": "energy_uj", "cases": 2, "equal": 0, "mean_error_percent": 30.0, "spearman": None}
+    rows = [row | {"worst_error_percent": -50.0}, row | {"target": "chip-2", "cases": 1, "worst_error_percent": 60.0}]
+    rows += [row | {"metric": f"fitted_exact_{place}", "equal": 2, "worst_error_percent": 0.0} for place in (0, 1)]
+    text = table.tables({"bench": {"setting": "at noon", "versions": {"tool": "1"}, "rows": rows}})
+    held_out, fitted = text.split("Fitted to these")
+    assert "| `bench` (tool 1) | at noon |" in held_out
+    assert (
+        "| `bench` | `chip-*` | energy uj | 3 | 0 | 30 %, +60 %, a factor of 2.00 |  |" in held_out
+    )  # half is off by 2, not 1.6
+    assert "| `bench` | `chip-1` | exact | 4 | 4 | 0 | 1 |" in fitted
+
+
+def test_a_page_without_a_place_for_the_tables_is_refused(monkeypatch):
+    table = loaded(EXPERIMENTS / "validation_table.py", monkeypatch)
+    with pytest.raises(ValueError, match="the page has no lines"):
+        table.with_tables("a page", RESULTS)
 
 
 def test_the_command_takes_its_own_folder_from_the_path_and_nothing_else(monkeypatch):
