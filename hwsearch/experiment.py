@@ -52,6 +52,9 @@ _SAME_PLACE_CM = 0.01
 _BEND = 0.05
 """Breadth of a line of microphones, as a share of its length: across it there is too little to tell front from back."""
 
+EXPERIMENT_FILE = "experiment.json"
+"""File of a run folder: the experiment that it is of."""
+
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
 
