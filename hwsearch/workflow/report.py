@@ -217,7 +217,9 @@ def _named_figures(run: Run, path: Path) -> Evaluated:
         raise UserError(f"{path}: experiment '{experiment.name}' makes no test mixtures; wanted no figures of any")
     if made_by.get("test_sha256") != manifest_hash(workspace.data_folder, Split.TEST):
         raise UserError(f"{path}: measured on other test mixtures than those of '{workspace.folder}'; wanted figures of these")
-    return Evaluated(_system_name(run, made_by) or path.stem, path, summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed))
+    return Evaluated(
+        _system_name(run, made_by) or path.stem, path, summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
+    )
 
 
 def _system_name(run: Run, made_by: Mapping[str, object]) -> str:

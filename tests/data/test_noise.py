@@ -226,7 +226,7 @@ def test_what_is_done_to_noise_is_said(tmp_path: Path) -> None:
             lambda folder: [path.unlink() for path in folder.glob("street*") if "0" not in path.name],
             NOISE,
             {},
-            r"noise: noise files: 2; wanted at least 3, because 'splits' names train, validation, test",
+            r"noise: noise files: 2; wanted at least 3, 1 in each of train, validation, test",
         ),
         (lambda folder: (folder / "street 1.wav").write_bytes(b""), NOISE, {}, r"street 1\.wav: the file is empty"),
         (lambda folder: (folder / "street 1.wav").write_text("no"), NOISE, {}, r"street 1\.wav: not readable as audio"),
