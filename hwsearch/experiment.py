@@ -234,7 +234,7 @@ class NoiseConfig(Section):
     """Share of the files that each split gets. Splits without a share have no noise. No file is in two splits, and the seed
     decides which files belong to which. Default: noise in training alone."""
     sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
-    """Hash of the names, sizes and ends of the files. If it is given, they must have it. Otherwise it is found when the experiment
+    """Hash of the names, sizes and ends of the files. If it is given, they must have it. Otherwise it is found when it
     is read."""
 
     @model_validator(mode="after")
