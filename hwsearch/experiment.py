@@ -52,6 +52,9 @@ _SAME_PLACE_CM = 0.01
 _BEND = 0.05
 """Breadth of a line of microphones, as a share of its length: across it there is too little to tell front from back."""
 
+EXPERIMENT_FILE = "experiment.json"
+"""File of a run folder: the experiment that it is of."""
+
 RESERVED_NAMES = ("data", "corpora")
 """Folders that all runs share. No experiment may have these names."""
 
@@ -231,8 +234,8 @@ class NoiseConfig(Section):
     """Share of the files that each split gets. Splits without a share have no noise. No file is in two splits, and the seed
     decides which files belong to which. Default: noise in training alone."""
     sha256: Sha256 | None = Field(default=None, exclude_if=lambda content: content is None)
-    """Hash of the names and sizes of the files. If it is given, they must have it. Otherwise it is found when the experiment is
-    read."""
+    """Hash of the names, sizes and ends of the files. If it is given, they must have it. Otherwise it is found when it
+    is read."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import Experiment, parse_experiment
+from hwsearch.experiment import EXPERIMENT_FILE, Experiment, parse_experiment
 from hwsearch.files.reading import read_json
 from hwsearch.files.seals import read_sealed_cache, write_sealed_json
 from hwsearch.separator.base import EMBEDDED_BASE
@@ -63,7 +63,7 @@ class Workspace:
 
     def describe(self) -> None:
         """Write the experiment into the run folder."""
-        write_sealed_json(self.folder / "experiment.json", self.experiment.model_dump(mode="json"))
+        write_sealed_json(self.folder / EXPERIMENT_FILE, self.experiment.model_dump(mode="json"))
 
 
 def open_run(folder: Path) -> Experiment:
@@ -72,9 +72,9 @@ def open_run(folder: Path) -> Experiment:
     Raises:
         UserError: it is no run folder, or its `experiment.json` has changed since it was written.
     """
-    path, what = folder / "experiment.json", "the experiment of a run"
+    path, what = folder / EXPERIMENT_FILE, "the experiment of a run"
     if not path.is_file():
-        raise UserError(f"{folder}: not a run folder (no experiment.json in it); wanted one made by 'hwsearch'")
+        raise UserError(f"{folder}: not a run folder (no {EXPERIMENT_FILE} in it); wanted one made by 'hwsearch'")
     content = read_sealed_cache(path, what, "start the experiment's search once more and it is written anew")
     # Earlier versions wrote it without a digest. The record notices a change, too.
     return parse_experiment(read_json(path, what) if content is None else content, source=str(path))

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from hwsearch.data.audio import write_audio
 from hwsearch.experiment import Split
+from hwsearch.files.reading import file_digest
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import paired_permutation_test
 from hwsearch.view.report.compare import comparison_html
-from hwsearch.workflow.compare import Comparison, compare_runs
+from hwsearch.workflow.compare import Comparison, _Bench, compare_runs
 from hwsearch.workflow.evaluate import candidate_system
 from hwsearch.workflow.runs import open_candidate, read_run
 from hwsearch.workflow.training import prepare
@@ -149,6 +151,9 @@ def test_names_of_runs_do_no_harm_in_the_page(compared: Comparison) -> None:
         (["RUN", "nowhere"], "nowhere: not a run folder"),
         (["RUN", "OTHER", "--cost", "weight"], "RUN: no cost 'weight'; wanted one of "),
         (["RUN", "OTHER", "--cost", "si_snr_improvement_db"], "RUN: no cost 'si_snr_improvement_db'; wanted one of "),
+        (["RUN", "OTHER", "--cost", "utterances"], "RUN: no cost 'utterances'; wanted one of "),
+        (["RUN", "OTHER", "--cost", "drop_ci95_db"], "RUN: no cost 'drop_ci95_db'; wanted one of "),
+        (["RUN", "OTHER", "--cost", "drop_db"], "RUN: no cost 'drop_db'; wanted one of size_bytes, average_bits, "),
         (["RUN", "OTHER", "--output", "page.png"], "--output is page.png; wanted a file whose name ends in .html"),
     ],
 )
@@ -164,3 +169,16 @@ def test_levels_are_round_and_none_is_out_of_reach(compared: Comparison) -> None
     assert limits == sorted(set(limits))
     assert all(np.isclose(limit, float(f"{limit:.3g}")) for limit in limits)
     assert all(best is not None for level in compared.levels for best in level.best)
+
+
+def test_two_targets_of_one_mixture_are_scored_apart(copied: Tiny) -> None:
+    (first, sound, target), *_ = copied.mixtures(Split.TEST)
+    other = sound[0] - target
+    folder = copied.workspace.data_folder
+    write_audio(folder / "other.wav", other, first.sample_rate)
+    second = replace(first, id="other", target_path="other.wav", target_sha256=file_digest(folder / "other.wav"))
+    bench = _Bench([read_run(copied.folder)])
+    scores = [bench.score(0, 1, mixture) for mixture in (first, second)]
+    opened = open_candidate(bench.runs[0], prepare(copied.workspace), 1)
+    estimate = candidate_system(opened.base, opened.configuration.allocation, opened.state)(sound, first.doa_deg)
+    assert scores == pytest.approx([float(si_snr(estimate, wanted)) for wanted in (target, other)])

@@ -15,59 +15,18 @@ from click.testing import CliRunner
 from hwsearch.cli import commands
 from tests.test_cli_hardware import measurements_of
 from tests.test_init import librispeech
-from tests.tiny import Tiny, hwsearch
+from tests.tiny import SPOKEN, TRAINED, Tiny, hwsearch
 
 WIDTH = 80
 
-TRAINED = """\
+COMPARISON = f"""\
 name = "comparison"
 seed = 3
 
 [data]
 array = "linear4"
 
-[[data.corpora]]
-kind = "espeak"
-speakers = 8
-utterances_per_speaker = 3
-splits = { train = 0.4, validation = 0.3, test = 0.3 }
-
-[data.rooms]
-count = { train = 2, validation = 2, test = 2 }
-size_max_m = [6.0, 5.0, 3.0]
-t60_max_s = 0.12
-
-[data.mixtures]
-count = { validation = 2, test = 2 }
-seconds = 1.5
-
-[separator]
-n_fft = 128
-hop_length = 64
-B = 8
-H = 8
-X = 2
-R = 1
-
-[training]
-epochs = 1
-steps_per_epoch = 2
-batch_size = 2
-segment_seconds = 1.0
-
-[quantization]
-calibration_mixtures = 2
-
-[sensitivity]
-mixtures = 1
-
-[qat]
-finetune_steps = 2
-examples = 4
-batch_size = 2
-segment_seconds = 1.0
-
-[shared]
+{SPOKEN}{TRAINED}[shared]
 steps = 4
 batch_size = 2
 
@@ -150,8 +109,8 @@ def quickstart(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "runs" / "quickstart").symlink_to("tiny")
     (folder / "experiments").mkdir()
     shutil.copy(tiny.file, folder / "experiments" / "quickstart.toml")
-    (folder / "experiments" / "comparison.toml").write_text(TRAINED)
-    (folder / "experiments" / "real_speech.toml").write_text(TRAINED.replace("comparison", "real-speech"))
+    (folder / "experiments" / "comparison.toml").write_text(COMPARISON)
+    (folder / "experiments" / "real_speech.toml").write_text(COMPARISON.replace("comparison", "real-speech"))
     answer = hwsearch("run", folder / "experiments" / "comparison.toml", "--runs-dir", folder / "runs", "--workers", "0")
     assert answer.code == 0, answer.stderr
     librispeech(folder / "my_speech")

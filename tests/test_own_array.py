@@ -11,52 +11,18 @@ from hwsearch.data.dataset import format_mixture, open_dataset, parse_mixture
 from hwsearch.experiment import Split
 from hwsearch.export.runtime import OnnxSeparator
 from hwsearch.workflow.runs import open_workspace
-from tests.tiny import hwsearch, read_events, refusal
+from tests.tiny import SPOKEN, TRAINED, hwsearch, read_events, refusal
 
-EXPERIMENT = """\
+NETWORK = TRAINED.replace("hop_length", 'ipd = "cos_sin"\nhop_length')
+
+EXPERIMENT = f"""\
 name = "mine"
 seed = 3
 
 [data]
-array = { positions_cm = [[0, 0], [6, 0], [3, 5, ]], pairs = [[0, 1], [2, 0]] }
+array = {{ positions_cm = [[0, 0], [6, 0], [3, 5, ]], pairs = [[0, 1], [2, 0]] }}
 
-[[data.corpora]]
-kind = "espeak"
-speakers = 8
-utterances_per_speaker = 3
-splits = { train = 0.4, validation = 0.3, test = 0.3 }
-
-[data.rooms]
-count = { train = 2, validation = 2, test = 2 }
-size_max_m = [6.0, 5.0, 3.0]
-t60_max_s = 0.12
-
-[data.mixtures]
-count = { validation = 2, test = 2 }
-seconds = 1.5
-
-[separator]
-n_fft = 128
-hop_length = 64
-ipd = "cos_sin"
-B = 8
-H = 8
-X = 2
-R = 1
-
-[training]
-epochs = 1
-steps_per_epoch = 3
-batch_size = 2
-segment_seconds = 1.0
-
-[quantization]
-calibration_mixtures = 2
-
-[sensitivity]
-mixtures = 1
-
-[search]
+{SPOKEN}{NETWORK}[search]
 priors = ["output-noise-ratio"]
 trials = 14
 validation_mixtures = 2

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from hwsearch.data.corpus import read_corpora
 from hwsearch.data.dataset import open_dataset
 from hwsearch.data.dynamic import DynamicMixtures
+from hwsearch.data.source import Source
 from hwsearch.data.training_examples import MixedExamples, RecordedExamples
 from hwsearch.experiment import Split, load_experiment
 from hwsearch.training.full_precision import training_examples
@@ -21,27 +23,10 @@ from .data.conftest import RATE, babble
 from .data.mixtures import recorded
 from .data.speakers import odd_speakers
 from .data.test_noise import noise_folder
-from .tiny import hwsearch, read_events, refusal
+from .tiny import TRAINED, hwsearch, read_events, refusal
 
-SMALL = """\
-[separator]
-B = 8
-H = 8
-X = 2
-R = 1
-[training]
-epochs = 1
-steps_per_epoch = 2
-batch_size = 2
-segment_seconds = 0.5
-[quantization]
-calibration_mixtures = 2
-[sensitivity]
-mixtures = 1
-[qat]
-examples = 4
-segment_seconds = 0.5
-[search]
+SMALL = f"""\
+{TRAINED}[search]
 priors = ["output-noise-ratio"]
 trials = 12
 seed_sizes = 8
@@ -162,6 +147,31 @@ def test_training_takes_made_mixtures_recorded_ones_or_both(own: Path, parts: tu
         assert float(pool.doa_deg[2]) == wanted.doa_deg
 
 
+def _replace_a_recording(speech: Source, split: Split, seed: int) -> None:
+    first = speech.speech[split][0]
+    path = first.root / first.paths[0]
+    sf.write(path, babble(0.8, seed, sf.info(path).samplerate), sf.info(path).samplerate)
+
+
+def test_a_base_knows_the_speech_that_it_was_trained_on(own: Path) -> None:
+    file = written(own, FOLDER, SMALL)
+    assert hwsearch("train", file, "--runs-dir", own / "runs", "--processes", 1).code == 0
+    workspace = Workspace(own / "runs", load_experiment(file))
+    speech = read_corpora(workspace.experiment.data, workspace.experiment.seed, workspace.corpora_folder)
+    _replace_a_recording(speech, Split.TEST, 321)
+    assert hwsearch("run", file, "--runs-dir", own / "runs", "--dry-run").code == 0
+    before = workspace.base_path.read_bytes()
+    _replace_a_recording(speech, Split.TRAIN, 322)
+    for command in (("run", "--dry-run"), ("search",)):
+        said = refusal(hwsearch(*command, file, "--runs-dir", own / "runs"))
+        assert said.startswith(
+            f"{workspace.base_path}: trained on other recordings than those that data.corpora holds now; wanted "
+        )
+    said = refusal(hwsearch("train", file, "--runs-dir", own / "runs", "--processes", 1))
+    assert "checkpoint of another experiment, or of other recordings (" in said
+    assert workspace.base_path.read_bytes() == before
+
+
 COMMANDS = [("data", "build"), ("run", "--dry-run"), ("train",)]
 
 
@@ -179,7 +189,7 @@ WRONG: dict[str, tuple[tuple[str, ...], Callable[[Path], object], str]] = {
     "one speaker": (
         (FOLDER,),
         lambda own: [shutil.rmtree(path) for path in (own / "my speech").iterdir() if path.is_dir() and path.name != "4711"],
-        "speakers: 1; wanted at least 3",
+        "speakers: 1; wanted at least 6, 2 in each of train, validation, test",
     ),
     "broken speech": (
         (FOLDER,),

@@ -11,6 +11,7 @@ import pytest
 
 from hw_models.target import built_in_targets
 from hwsearch.extensions import SAMPLERS
+from hwsearch.search.record import REFERENCE
 from hwsearch.view.runs import size
 from tests.shown_tables import tables
 from tests.tiny import HWSEARCH, TRIALS, Tiny, hwsearch, refusal
@@ -100,7 +101,7 @@ def test_experiments_runs_targets_and_names_are_completed(project: Path) -> None
 
 
 def test_candidates_are_those_of_the_run_on_the_line(project: Path, tiny: Tiny) -> None:
-    numbers = sorted({event["candidate"] for event in tiny.events() if event["event"] == "scored"})
+    numbers = sorted({event["candidate"] for event in tiny.events()} - {REFERENCE})
     assert completed(project, "export", "runs/tiny", "--candidate", "") == list(map(str, numbers))
     ends = [str(number) for number in numbers if str(number).startswith("2")]
     assert completed(project, "cost", "bitfusion", "--run", "runs/tiny", "--candidate", "2") == ends

@@ -61,6 +61,55 @@ population = 8
 validation_mixtures = 3
 """
 
+SPOKEN = """\
+[[data.corpora]]
+kind = "espeak"
+speakers = 8
+utterances_per_speaker = 3
+splits = { train = 0.4, validation = 0.3, test = 0.3 }
+
+[data.rooms]
+count = { train = 2, validation = 2, test = 2 }
+size_max_m = [6.0, 5.0, 3.0]
+t60_max_s = 0.12
+
+[data.mixtures]
+count = { validation = 2, test = 2 }
+seconds = 1.5
+
+"""
+"""Speech, rooms and mixtures for an experiment that trains."""
+
+TRAINED = """\
+[separator]
+n_fft = 128
+hop_length = 64
+B = 8
+H = 8
+X = 2
+R = 1
+
+[training]
+epochs = 1
+steps_per_epoch = 2
+batch_size = 2
+segment_seconds = 0.5
+
+[quantization]
+calibration_mixtures = 2
+
+[sensitivity]
+mixtures = 1
+
+[qat]
+finetune_steps = 2
+examples = 4
+batch_size = 2
+segment_seconds = 0.5
+
+"""
+"""A network whose base and candidates are trained in seconds."""
+
 PROGRESS = re.compile(
     r"(rooms|rooms and mixtures|training of the base|training mixtures|training examples|sensitivities|candidates, [a-z-]+"
     r"|shared network|test mixtures): \d+/\d+"

@@ -459,7 +459,6 @@ def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
     if output is not None:
         _check_html(output)
         check_not_read(output, *figures)
-        check_writable(output)
     from hwsearch.view.progress import progress_shown
     from hwsearch.view.report.report import write_report
     from hwsearch.view.terminal import say
@@ -468,6 +467,7 @@ def report(run: Path, output: Path | None, figures: tuple[Path, ...]) -> None:
 
     opened = read_run(run)
     path = opened.workspace.report_path if output is None else output
+    check_writable(path)
     with progress_shown() as listener:
         write_report(make_report(opened, figures, listener), path)
     say(f"report: {path}")

@@ -1,7 +1,8 @@
 """The speech of an experiment, with no speaker and no sentence in two splits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from hwsearch.data.fsdd import PREFIX as FSDD
@@ -47,10 +48,10 @@ def read_corpora(data: DataConfig, seed: int, cache: Path) -> Source:
     _check_ids(speech)
     _check_speakers(speech)
     distinct = _drop_repeated_sentences(speech)
-    for split in Split:
-        speakers = {utterance.speaker for utterance in distinct[split]}
-        if (split in data.rooms.count or split in data.mixtures.count) and len(speakers) < 2:
-            raise _too_few(split, len(speakers), len({utterance.speaker for utterance in speech[split]}))
+    for split in (wanted := [split for split in Split if split in data.rooms.count or split in data.mixtures.count]):
+        if _speakers(distinct[split]) < 2:
+            _check_enough(data, speech, wanted)
+            raise _too_few(split, _speakers(distinct[split]), _speakers(speech[split]))
 
     def synthesise() -> None:
         for source in sources:
@@ -91,6 +92,22 @@ def speakers_also_recorded(speech: Mapping[Split, Sequence[Utterance]], mixtures
             "data.corpora, where the same names are; if so, tests are not of new speakers"
         ),
     )
+
+
+def _speakers(utterances: Iterable[Utterance]) -> int:
+    """Count the speakers."""
+    return len({utterance.speaker for utterance in utterances})
+
+
+def _check_enough(data: DataConfig, speech: Mapping[Split, Sequence[Utterance]], wanted: Sequence[Split]) -> None:
+    """Raise `UserError` if there are fewer than two speakers for each of the wanted splits, however they are dealt."""
+    found = _speakers(chain(*speech.values()))
+    if found < 2 * len(wanted):
+        places = ", ".join(str(corpus.root or f"kind '{corpus.kind}'") for corpus in data.corpora)
+        splits = ", ".join(split.value for split in wanted)
+        raise UserError(
+            f"data.corpora: speakers of {places} in the splits: {found}; wanted at least {2 * len(wanted)}, 2 in each of {splits}"
+        )
 
 
 def _too_few(split: Split, speakers: int, before: int) -> UserError:

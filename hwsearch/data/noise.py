@@ -1,5 +1,6 @@
 """Noise from a folder of recordings, which is added to mixtures at a level that is drawn."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
+from hw_models.reading import no_file
 from hwsearch.data.arrays import microphone_array
 from hwsearch.data.audio import SILENCE_PEAK, open_recording
 from hwsearch.data.folder import sounds_below, stable_name
@@ -26,6 +28,9 @@ SHORTEST_S = 0.1
 
 _CANDIDATES = 8
 """Largest number of places in noise files that are tried until one is not silent."""
+
+_END_BYTES = 2**16
+"""Bytes at either end of a noise file that identify it, besides its name and size."""
 
 _PLACES = 3
 """Places that a room needs if noise of one channel sounds from one of them."""
@@ -113,8 +118,26 @@ def list_noise(folder: Path) -> tuple[NoiseFile, ...]:
 
 
 def noise_digest(files: Sequence[NoiseFile]) -> str:
-    """Hash the names and sizes of noise files."""
-    return digest([[file.id, file.path.stat().st_size] for file in files])
+    """Hash the names and sizes of noise files, and their first and last bytes: folders of noise hold many gigabytes.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    return digest([[file.id, *_size_and_ends(file.path)] for file in files])
+
+
+def _size_and_ends(path: Path) -> tuple[int, str]:
+    """The size of a file in bytes, and a hash of both of its ends, which overlap in a short file."""
+    if (reason := no_file(path)) is not None:
+        raise UserError(f"{path}: {reason}; wanted a recording")
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            first = stream.read(_END_BYTES)
+            stream.seek(max(0, size - _END_BYTES))
+            return size, hashlib.sha256(first + stream.read(_END_BYTES)).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); wanted a recording") from None
 
 
 def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
@@ -134,7 +157,7 @@ def check_noise(data: DataConfig, seed: int) -> tuple[str, ...]:
     dealt = read_noise(data, seed)
     if config.sha256 not in (None, noise_digest(list_noise(config.folder))):
         raise UserError(
-            f"{config.folder}: names or sizes of its files have changed since the experiment was read; wanted the same files, or "
+            f"{config.folder}: its files have changed since the experiment was read; wanted the same files, or "
             "the experiment's file with another name"
         )
     for split in dealt:

@@ -61,8 +61,7 @@ class Plan:
     @property
     def made_from(self) -> str:
         """Hash of the recordings; everything else follows from the data digest."""
-        speech = [[utterance.id, utterance.paths, *_part(utterance)] for utterance in self.speech]
-        return digest([*speech, *noise_ids(self.noises)])
+        return digest([*map(identify, self.speech), *noise_ids(self.noises)])
 
     def has_made(self, mixture: Mixture) -> bool:
         """Whether a mixture was made by this plan; its words may have been corrected since."""
@@ -91,11 +90,16 @@ class Plan:
         return f"{self.split.value}/{self.index:05d}-{part}.wav"
 
 
-def _part(utterance: Utterance) -> tuple[object, ...]:
-    """The content of an utterance's files and the part of them that it is; nothing for whole files that are known by name."""
+def identify(utterance: Utterance) -> list[object]:
+    """Return what identifies an utterance: its names, and where these are not enough, the content and the part of its files.
+
+    Raises:
+        UserError: a file is missing.
+    """
     if not utterance.by_content:
-        return ()
-    return utterance.channel, utterance.span, [content_digest(utterance.root / path) for path in utterance.paths]
+        return [utterance.id, utterance.paths]
+    contents = [content_digest(utterance.root / path) for path in utterance.paths]
+    return [utterance.id, utterance.paths, utterance.channel, utterance.span, contents]
 
 
 def draw_plans(

@@ -72,7 +72,7 @@ def deal_to_all(names: Iterable[str], shares: Mapping[Split, float], seed: int, 
     order = sorted(set(names), key=lambda name: _place(name, seed))
     if len(order) < len(named):
         splits = ", ".join(split.value for split in named)
-        raise UserError(f"{what}: {len(order)}; wanted at least {len(named)}, because 'splits' names {splits}")
+        raise UserError(f"{what}: {len(order)}; wanted at least {least * len(named)}, {least} in each of {splits}")
     least = least if len(order) >= least * len(named) else 1
     by_share = list(deal_speakers(order, shares, seed).values())
     counts = {split: by_share.count(split) for split in named}

@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-from hwsearch.experiment import RESERVED_NAMES
-
-EXPERIMENT_FILE = "experiment.json"
-_RECORD_FILE = "record.jsonl"
+from hwsearch.experiment import EXPERIMENT_FILE, RESERVED_NAMES
+from hwsearch.search.record import RECORD_FILE, REFERENCE
 
 
 def run_folders(runs: Path) -> list[Path]:
@@ -19,10 +17,13 @@ def run_folders(runs: Path) -> list[Path]:
 
 
 def scored_candidates(folder: Path) -> list[int]:
-    """Return the numbers of the candidates that a run's record holds scores of; none if it cannot be read."""
+    """Return the numbers of the candidates that a run's record holds scores of; none if it cannot be read.
+
+    The full-precision base, which no command takes as a candidate, is not among them.
+    """
     found: set[int] = set()
     try:
-        with (folder / _RECORD_FILE).open("rb") as stream:
+        with (folder / RECORD_FILE).open("rb") as stream:
             for line in stream:
                 # Most bytes of a record are in other lines, which need no parsing.
                 entry = json.loads(line) if b'"scored"' in line else {}
@@ -30,4 +31,4 @@ def scored_candidates(folder: Path) -> list[int]:
                     found.add(int(entry["candidate"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # what was read until there is enough to complete a word
-    return sorted(found)
+    return sorted(found - {REFERENCE})

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hwsearch.errors import UserError
-from hwsearch.experiment import RESERVED_NAMES
-from hwsearch.results.folders import EXPERIMENT_FILE, run_folders
+from hwsearch.experiment import EXPERIMENT_FILE, RESERVED_NAMES
+from hwsearch.results.folders import run_folders
 from hwsearch.results.status import SearchStatus, read_status
 from hwsearch.search.objectives import QUALITY
 from hwsearch.search.record import RECORD_FILE

@@ -14,8 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hwsearch.errors import UserError
-from hwsearch.results.candidates import DROP, CandidateTable
-from hwsearch.search.objectives import DROP_CI95, QUALITY, QUALITY_CI95, SIZE, is_count
+from hwsearch.extensions import QUALITY_METRICS
+from hwsearch.results.candidates import BLOCKS_LEFT_OUT, CHANNELS_KEPT, DROP, CandidateTable
+from hwsearch.search.objectives import (
+    DROP_CI95,
+    QUALITY,
+    QUALITY_CI95,
+    SIZE,
+    TRAINING_STEPS,
+    UTTERANCES,
+    Direction,
+    is_count,
+)
 from hwsearch.search.pareto import non_dominated
 
 _CONDITION = re.compile(r"\s*(?P<column>[^<>=!\s]+)\s*(?P<operator><=|>=|==|!=|=|<|>)\s*(?P<value>[^<>=!\s]+)\s*")
@@ -35,6 +45,9 @@ LABELS = ("candidate", "strategy", "uniform", "fidelity")
 """Columns that name a candidate."""
 MAIN_COLUMNS = (*LABELS, QUALITY, QUALITY_CI95, DROP, DROP_CI95, SIZE, AVERAGE_BITS)
 """Columns that come first, if the table has them."""
+
+_UNDIRECTED = frozenset({*TEXTS, *LABELS, UTTERANCES, TRAINING_STEPS, BLOCKS_LEFT_OUT, CHANNELS_KEPT, "fits"})
+"""Columns, without the target in brackets, of which neither more nor less is better."""
 
 MARGINS = {QUALITY: QUALITY_CI95, DROP: DROP_CI95}
 """Columns that the terminal shows with the half width of their confidence interval."""
@@ -105,6 +118,21 @@ def named_columns(table: CandidateTable) -> tuple[str, ...]:
     """List the columns of a table except the widths of the sites: labels, then quality and size, then the others by name."""
     main = [name for name in MAIN_COLUMNS if name in LABELS or name in table.columns]
     return (*main, *sorted(table.columns.keys() - set(main)))
+
+
+def direction_of(column: str) -> Direction | None:
+    """Say which values of a column are better: a metric's own, or the smaller ones of costs; None for counts and intervals."""
+    plain = column.partition("[")[0]
+    if column in QUALITY_METRICS:
+        return Direction(QUALITY_METRICS.load(column).direction)
+    undirected = plain in _UNDIRECTED or plain.endswith(("_ci95", "_ci95_db"))
+    return None if undirected else Direction.MINIMIZE
+
+
+def cost_columns(table: CandidateTable) -> tuple[str, ...]:
+    """List the columns of a table that are costs: less is better, and they measure no quality."""
+    qualities = {*QUALITY_METRICS, DROP}
+    return tuple(name for name in named_columns(table) if name not in qualities and direction_of(name) is Direction.MINIMIZE)
 
 
 def column_names(table: CandidateTable) -> tuple[str, ...]:

@@ -66,8 +66,8 @@ def load_checkpoint(
         raise refused(path, _WHAT, error, _MEND) from None
     if progress.experiment != experiment:
         raise UserError(
-            f"{path}: checkpoint of another experiment ({progress.experiment[:12]}, this one is {experiment[:12]}); "
-            "wanted the experiment file it was made with, or another run folder"
+            f"{path}: checkpoint of another experiment, or of other recordings ({progress.experiment[:12]}, this one is "
+            f"{experiment[:12]}); wanted those it was made with, or another run folder"
         )
     try:
         model.load_state_dict(_part(tensors, "model."))

@@ -1,6 +1,6 @@
 """From an experiment to a trained base on disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hwsearch.data.corpus import load_corpora, read_corpora
 from hwsearch.data.dynamic import DynamicMixtures, speech_by_speaker
 from hwsearch.data.feasible import check_recordings
 from hwsearch.data.noise import check_noise, read_noise
+from hwsearch.data.plan import identify
 from hwsearch.data.recorded import check_directions, check_headers, conversion_notes, read_recorded
 from hwsearch.data.rooms import build_bank, check_rooms, rooms_folder
 from hwsearch.data.training_examples import Examples, MixedExamples, RecordedExamples
@@ -32,6 +33,9 @@ from hwsearch.workspace import Workspace
 
 RECORDED_SHARE = 0.5
 """Share of recorded mixtures in training, unless the experiment says otherwise."""
+
+SPEECH = "speech_sha256"
+"""Key of `speech_digest` in what a base says of its making."""
 
 VALIDATION_EXAMPLES = 128
 """Fixed mixtures, of speakers and rooms that training does not use, whose score chooses the best epoch."""
@@ -83,6 +87,7 @@ def train_base(
     check_training(workspace)
     check_writable(trained_path(workspace))
     speech = load_corpora(experiment.data, experiment.seed, workspace.corpora_folder)
+    spoken = speech_digest(speech)
     sets = {
         split: training_examples(
             workspace, split, speech[split], experiment.training.segment_seconds, "dynamic", processes, on_rooms
@@ -96,13 +101,14 @@ def train_base(
         [sets[Split.VALIDATION].example(0, index) for index in range(VALIDATION_EXAMPLES)],
         experiment.training,
         workspace.folder / "training",
-        training_digest(experiment),
+        training_digest(experiment) if spoken is None else digest([training_digest(experiment), spoken]),
         on_step,
         on_epoch,
     )
     made_by = {
         "experiment": experiment.name,
         "training_digest": training_digest(experiment),
+        **({} if spoken is None else {SPEECH: spoken}),
         "seed": str(experiment.seed),
         "epochs": f"{progress.epoch} (best {progress.best_epoch})",
         "validation_si_snr_improvement_db": f"{progress.best_score_db:.2f}",
@@ -144,7 +150,7 @@ def trained_path(workspace: Workspace) -> Path:
 
 
 def training_digest(experiment: Experiment) -> str:
-    """Hash of all that a trained base depends on. Settings of the search or of the machine are not among it."""
+    """Hash of all in an experiment that a trained base depends on. Settings of the search or of the machine are not among it."""
     config, own = experiment.separator, {}
     if isinstance(config, ModuleConfig):
         weights = None if config.weights is None else file_digest(config.weights)
@@ -158,6 +164,16 @@ def training_digest(experiment: Experiment) -> str:
             "training": experiment.training.model_dump(mode="json", exclude={"threads", "loaders"}),
         }
     )
+
+
+def speech_digest(speech: Mapping[Split, Sequence[Utterance]]) -> str | None:
+    """Hash the recordings that a base is trained and validated on; None if all are known by their names.
+
+    Raises:
+        UserError: a recording is missing.
+    """
+    heard = [*speech[Split.TRAIN], *speech[Split.VALIDATION]]
+    return digest(list(map(identify, heard))) if any(utterance.by_content for utterance in heard) else None
 
 
 def training_examples(

@@ -26,7 +26,7 @@ from hwsearch.separator.base import base_digest
 from hwsearch.separator.traced import traced
 from hwsearch.separator.untrained import untrained_network
 from hwsearch.training.full_precision import check_training
-from hwsearch.workflow.training import load_float_base, needs_training
+from hwsearch.workflow.training import check_trained_on, load_float_base, needs_training
 from hwsearch.workspace import Workspace, open_run
 
 BASE, VALIDATION, SHARED = "base_sha256", "validation_sha256", "shared_sha256"
@@ -130,11 +130,12 @@ def _check_finn(experiment: Experiment, space: SearchSpace) -> None:
 
 
 def _check_base(workspace: Workspace, *, may_train: bool) -> None:
-    """Refuse a base that cannot be trained, loaded, or exported to FINN if the scales of its sums are tied."""
+    """Refuse a base that cannot be trained or loaded, was trained on other speech, or does not suit FINN if sums are tied."""
     if may_train and needs_training(workspace):
         check_training(workspace)
         return
     base = load_float_base(workspace)
+    check_trained_on(workspace)
     if workspace.experiment.quantization.tied_adds:
         check_slopes(traced(base))
 

@@ -15,7 +15,7 @@ from hwsearch.metrics.quality import SI_SNR_IMPROVEMENT
 from hwsearch.metrics.si_snr import si_snr
 from hwsearch.metrics.statistics import PairedTest, paired_permutation_test
 from hwsearch.results.candidates import CandidateTable
-from hwsearch.results.query import LABELS, named_columns
+from hwsearch.results.query import cost_columns
 from hwsearch.search.objectives import QUALITY, QUALITY_CI95, Direction
 from hwsearch.search.pareto import non_dominated
 from hwsearch.search.record import read_record
@@ -141,7 +141,7 @@ class _Bench:
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = runs
         self._systems: dict[tuple[int, int], System] = {}
-        self._scores: dict[tuple[int, int, str], float] = {}
+        self._scores: dict[tuple[int, int, str, str], float] = {}
 
     def score(self, run: int, candidate: int, mixture: Mixture) -> float:
         """Compute the SI-SNR in dB of what a candidate makes of a mixture of its run.
@@ -149,7 +149,7 @@ class _Bench:
         Raises:
             UserError: base, data or weights are missing, or not those of the search.
         """
-        key = (run, candidate, mixture.mixture_sha256)
+        key = (run, candidate, mixture.mixture_sha256, mixture.target_sha256)
         if key not in self._scores:
             sound, target = load_mixture(self.runs[run].workspace.data_folder, mixture)
             estimate = of_target(self._system(run, candidate)(sound, mixture.doa_deg), target)
@@ -224,7 +224,7 @@ def _shared_mixtures(first: Run, second: Run) -> tuple[Split, list[tuple[Mixture
 
 def _check_cost(run: Run, cost: str) -> None:
     table = run.table
-    known = [name for name in named_columns(table) if name not in LABELS and name != QUALITY]
+    known = cost_columns(table)
     if cost not in known or not np.isfinite(table.columns[cost]).any():
         raise UserError(f"{run.workspace.folder}: no cost '{cost}'; wanted one of {', '.join(known)}")
 

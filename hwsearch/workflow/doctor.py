@@ -114,12 +114,19 @@ def _packages() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
+    unknown = []
     for extra, use in _EXTRAS.items():
         needed = [each for each in _requirements() if each.marker is not None and each.marker.evaluate({"extra": extra})]
         own = [each for each in needed if not each.marker or not each.marker.evaluate({"extra": ""})]
-        there = own and not any(map(_missed, own))
+        if not own:
+            unknown.append(f"'{extra}'")
+            continue
+        there = not any(map(_missed, own))
         said = f"'{extra}' is installed" if there else f"'{extra}' is not installed; it is needed only for {use}"
         yield Finding(State.OK, "extras", said, "" if there else f"if you want that: pip install 'hwsearch[{extra}]'")
+    if unknown:
+        said = f"the package was installed before there were {', '.join(unknown)}"
+        yield Finding(State.WARNING, "extras", said, "install anew: pip install -e .")
 
 
 def _requirements() -> list[Requirement]:

@@ -43,7 +43,7 @@ class Clip:
         why: why this candidate was taken.
         samples: [samples], as the system gives them.
         spectrogram: [bins, frames] levels in dB below the loudest one, from `-RANGE_DB` to 0.
-        si_snr_db: against the target; None for the target itself, and where it has no value.
+        si_snr_db: of these samples against the target's; None for the target itself, and where it has no value.
     """
 
     kind: Kind
@@ -95,7 +95,7 @@ def listen(run: Run, candidates: Sequence[tuple[int, str]]) -> Listening:
     samples = min(len(target), round(MOST_SECONDS * rate))
 
     def clip(kind: Kind, signal: Audio, candidate: int | None = None, why: str = "") -> Clip:
-        level = None if kind == "target" else _si_snr(signal, target)
+        level = None if kind == "target" else _si_snr(signal[:samples], target[:samples])
         return Clip(kind, signal[:samples], spectrogram(signal[:samples], rate), level, candidate, why)
 
     def heard(system: System) -> Audio:

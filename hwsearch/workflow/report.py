@@ -19,7 +19,7 @@ from hwsearch.results.query import column_values, query
 from hwsearch.results.status import VolumePoint, read_status
 from hwsearch.search.experiment_space import experiment_space
 from hwsearch.search.objectives import QUALITY, SIZE
-from hwsearch.search.pareto import best_rows
+from hwsearch.search.pareto import best_rows, non_dominated
 from hwsearch.sensitivity.estimate import kept_tables
 from hwsearch.sensitivity.table import SensitivityTable
 from hwsearch.workflow.caller import SILENT, Listener
@@ -27,7 +27,6 @@ from hwsearch.workflow.choose import chosen_candidate, within_limits
 from hwsearch.workflow.listening import Listening, listen
 from hwsearch.workflow.network_costs import LayerCosts, network_costs
 from hwsearch.workflow.runs import Run
-from hwsearch.workspace import Workspace
 
 MOST_VALUES = 50_000
 """Values of candidates in a report, over rows and columns, so that the file stays small. The best candidates are kept."""
@@ -52,7 +51,7 @@ class Evaluated:
     """Figures of one system on the test mixtures of the run.
 
     Attributes:
-        system: its name, such as `candidate 20`.
+        system: its name, such as `candidate 20`, with the run or the fidelity if it is another one.
         file: where the figures are from.
         summaries: one for each angle bin, then one for all mixtures.
     """
@@ -119,7 +118,7 @@ def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SIL
     chosen = chosen_candidate(run)
     width = sum(len(table.columns) for table in every)
     tables = [_best(table, max(FEWEST_ROWS, MOST_VALUES // width), chosen) for table in every]
-    evaluations = [_named_figures(workspace, path) for path in figures]
+    evaluations = [_named_figures(run, path) for path in figures]
     warnings: list[str] = []
 
     def tried(what: str, step: Callable[[], _T]) -> _T | None:
@@ -135,7 +134,7 @@ def make_report(run: Run, figures: Sequence[Path] = (), listener: Listener = SIL
     space = tried("sensitivities", lambda: experiment_space(workspace.experiment))
     given = {path.resolve() for path in figures}
     files = [path for path in _kept_figures(workspace.folder) if path.resolve() not in given]
-    kept = [each for path in files if (each := tried("results by angle", partial(_named_figures, workspace, path)))]
+    kept = [each for path in files if (each := tried("results by angle", partial(_named_figures, run, path)))]
     return Report(
         name=workspace.experiment.name,
         folder=workspace.folder,
@@ -174,12 +173,13 @@ def heard_candidates(run: Run, chosen: int | None) -> list[tuple[int, str]]:
 
 
 def _best(table: CandidateTable, most: int, chosen: int | None) -> CandidateTable:
-    """Keep the best candidates, the uniform ones and the chosen one, in the order in which they were scored."""
+    """Keep the front, the best of the others, the uniform ones and the chosen one, in the order in which they were scored."""
     if len(table) <= most:
         return table
     values = np.stack([column_values(table, objective.column) for objective in table.objectives], axis=1)
-    kept = table.uniform | (table.candidate == chosen)
-    kept[best_rows(values, [objective.direction for objective in table.objectives], most)] = True
+    directions = [objective.direction for objective in table.objectives]
+    kept = table.uniform | (table.candidate == chosen) | non_dominated(values, directions)
+    kept[best_rows(values, directions, most)] = True
     return table.take(kept)
 
 
@@ -209,14 +209,22 @@ def _made_by(path: Path) -> Mapping[str, object] | None:
     return made_by if isinstance(made_by, dict) else None
 
 
-def _named_figures(workspace: Workspace, path: Path) -> Evaluated:
+def _named_figures(run: Run, path: Path) -> Evaluated:
     """Read figures, and refuse those of other mixtures."""
     results, made_by = read_figures(path), _made_by(path) or {}
-    experiment = workspace.experiment
+    workspace, experiment = run.workspace, run.workspace.experiment
     if Split.TEST not in experiment.data.mixtures.count:
         raise UserError(f"{path}: experiment '{experiment.name}' makes no test mixtures; wanted no figures of any")
     if made_by.get("test_sha256") != manifest_hash(workspace.data_folder, Split.TEST):
         raise UserError(f"{path}: measured on other test mixtures than those of '{workspace.folder}'; wanted figures of these")
-    system = made_by.get("system")
-    name = system if isinstance(system, str) and system else path.stem
-    return Evaluated(name, path, summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed))
+    return Evaluated(
+        _system_name(run, made_by) or path.stem, path, summarise(results, experiment.evaluation.angle_bins_deg, experiment.seed)
+    )
+
+
+def _system_name(run: Run, made_by: Mapping[str, object]) -> str:
+    """Name a system so that candidates of other runs and fidelities are told apart."""
+    system, experiment, fidelity = (str(made_by.get(key) or "") for key in ("system", "experiment", "fidelity"))
+    other = f" of {experiment}" if experiment and experiment != run.workspace.experiment.name else ""
+    trained = f" at '{fidelity}'" if fidelity and fidelity != run.table.fidelity.value else ""
+    return system and f"{system}{other}{trained}"

@@ -188,7 +188,8 @@ def check_speech(speech: Path) -> CorpusConfig:
     check_recordings(islice(utterances, _LOOKED_AT), _SAMPLE_RATE)
     speakers = len({utterance.speaker for utterance in utterances})
     if speakers < _LEAST_SPEAKERS and kind != "fsdd":
-        raise UserError(f"{speech}: {speakers} speakers; wanted at least {_LEAST_SPEAKERS}: two each to train, choose and test")
+        found = f"{speakers} speaker{'s' * (speakers != 1)}"
+        raise UserError(f"{speech}: {found}; wanted at least {_LEAST_SPEAKERS}: two each to train, choose and test")
     return whole.model_copy(update={"splits": shares(speakers)})
 
 

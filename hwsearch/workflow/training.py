@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from hwsearch.data.build import build_data
+from hwsearch.data.corpus import read_corpora
 from hwsearch.data.rooms import rooms_folder
 from hwsearch.errors import UserError
 from hwsearch.experiment import Split
@@ -11,7 +12,14 @@ from hwsearch.separator.base import load_base
 from hwsearch.separator.prepare import PreparedBase, load_checked_base, prepare_base
 from hwsearch.separator.separator import Separator
 from hwsearch.training.checkpoint import TrainingProgress
-from hwsearch.training.full_precision import check_training, train_base, trained_path, training_digest
+from hwsearch.training.full_precision import (
+    SPEECH,
+    check_training,
+    speech_digest,
+    train_base,
+    trained_path,
+    training_digest,
+)
 from hwsearch.workflow.caller import SILENT, Listener
 from hwsearch.workspace import Workspace
 
@@ -49,6 +57,24 @@ def load_float_base(workspace: Workspace) -> Separator:
             "wanted the same content, another name, or another --runs-dir"
         )
     return separator
+
+
+def check_trained_on(workspace: Workspace) -> None:
+    """Check that the speech of an experiment is what its own base was trained on. The base must be there.
+
+    Raises:
+        UserError: a recording was replaced, or a corpus cannot be used.
+    """
+    experiment, path = workspace.experiment, workspace.base_path
+    before = None if experiment.base is not None else load_base(path, experiment.separator)[1].made_by.get(SPEECH)
+    if before is None:
+        return
+    speech = read_corpora(experiment.data, experiment.seed, workspace.corpora_folder).speech
+    if speech_digest(speech) != before:
+        raise UserError(
+            f"{path}: trained on other recordings than those that data.corpora holds now; wanted them as they were, another "
+            "name, or another --runs-dir"
+        )
 
 
 def prepare(workspace: Workspace, widths: Iterable[int] = ()) -> PreparedBase:

@@ -89,7 +89,7 @@ def test_words_come_from_the_text_beside_a_recording(odd: Path, tmp_path: Path) 
 def test_no_split_with_a_share_stays_empty(count: int, shares: dict[Split, float], seed: int) -> None:
     names = [f"speaker {number}" for number in range(count)]
     if count < len(shares):
-        with pytest.raises(UserError, match=f"x: {count}; wanted at least {len(shares)}, because 'splits' names"):
+        with pytest.raises(UserError, match=f"x: {count}; wanted at least {2 * len(shares)}, 2 in each of "):
             deal_to_all(names, shares, seed, "x", least=2)
         return
     dealt = deal_to_all(names, shares, seed, "x", least=2)
@@ -114,6 +114,18 @@ def test_sentences_that_all_speakers_say_are_named_as_the_reason_for_a_lack_of_s
         load_corpora(config, 0, tmp_path)
 
 
+def test_too_few_speakers_for_all_splits_are_counted(tmp_path: Path) -> None:
+    splits = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    for speaker in range(4):
+        (tmp_path / str(speaker)).mkdir()
+        sf.write(tmp_path / str(speaker) / "a.wav", babble(0.5, speaker), RATE)
+    config = data({"kind": "folder", "root": tmp_path, "splits": splits}, wanted=tuple(splits))
+    with pytest.raises(UserError) as error:
+        load_corpora(config, 0, tmp_path)
+    said = "in the splits: 4; wanted at least 6, 2 in each of train, validation, test"
+    assert str(error.value) == f"data.corpora: speakers of {tmp_path} {said}"
+
+
 def test_a_fault_in_a_folder_is_one_line(tmp_path: Path) -> None:
     root = tmp_path / "speech"
     wanted = "wanted a folder of WAV or FLAC files for each speaker"
@@ -129,7 +141,7 @@ def test_a_fault_in_a_folder_is_one_line(tmp_path: Path) -> None:
     (root / "ann").mkdir()
     assert refused() == f"{root}: no WAV or FLAC file in the folders in it; {wanted}"
     sf.write(root / "ann" / "1.wav", babble(0.5, 1), RATE)
-    assert refused() == (f"{root}: speakers: 1; wanted at least 3, because 'splits' names train, validation, test")
+    assert refused() == (f"{root}: speakers: 1; wanted at least 6, 2 in each of train, validation, test")
     sf.write(root / "2.WAV", babble(0.5, 1), RATE)
     assert refused() == f"{root / '2.WAV'}: lies in no speaker's folder; {wanted}"
     (root / "2.WAV").unlink()

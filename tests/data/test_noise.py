@@ -1,5 +1,6 @@
 """Noise from a folder, in mixtures that are made."""
 
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -226,7 +227,13 @@ def test_what_is_done_to_noise_is_said(tmp_path: Path) -> None:
             lambda folder: [path.unlink() for path in folder.glob("street*") if "0" not in path.name],
             NOISE,
             {},
-            r"noise: noise files: 2; wanted at least 3, because 'splits' names train, validation, test",
+            r"noise: noise files: 2; wanted at least 3, 1 in each of train, validation, test",
+        ),
+        (
+            lambda folder: ((folder / "street 1.wav").unlink(), os.mkfifo(folder / "street 1.wav")),
+            NOISE,
+            {},
+            r"street 1\.wav: is a pipe; wanted a recording",
         ),
         (lambda folder: (folder / "street 1.wav").write_bytes(b""), NOISE, {}, r"street 1\.wav: the file is empty"),
         (lambda folder: (folder / "street 1.wav").write_text("no"), NOISE, {}, r"street 1\.wav: not readable as audio"),
@@ -278,5 +285,19 @@ def test_noise_that_has_changed_since_the_experiment_was_read_is_refused(tmp_pat
     folder = noise_folder(tmp_path)
     experiment = load_experiment(written(tmp_path))
     (folder / "street 3.wav").unlink()
-    with pytest.raises(UserError, match="names or sizes of its files have changed since the experiment was read"):
+    with pytest.raises(UserError, match="its files have changed since the experiment was read"):
+        check_data(experiment, tmp_path / "data", tmp_path / "corpora")
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_noise_replaced_by_other_noise_of_the_same_size_is_other_noise(tmp_path: Path, place: int) -> None:
+    folder = noise_folder(tmp_path)
+    experiment = load_experiment(written(tmp_path))
+    path = folder / "street 3.wav"
+    content = bytearray(path.read_bytes())
+    content[44 if place == 0 else -1] ^= 1  # behind the header
+    path.write_bytes(content)
+    again = load_experiment(written(tmp_path))
+    assert again.data_digest() != experiment.data_digest()
+    with pytest.raises(UserError, match="its files have changed since the experiment was read"):
         check_data(experiment, tmp_path / "data", tmp_path / "corpora")

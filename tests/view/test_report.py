@@ -24,7 +24,7 @@ from hwsearch.search.costs import compile_targets, experiment_workload
 from hwsearch.view.report.candidates import candidate_data, fidelity_series
 from hwsearch.view.report.report import report_html
 from hwsearch.view.report.sound import PEAK, flac, levelled, picture
-from hwsearch.workflow.listening import RANGE_DB, Clip, spectrogram
+from hwsearch.workflow.listening import RANGE_DB, Clip, listen, spectrogram
 from hwsearch.workflow.network_costs import network_costs
 from hwsearch.workflow.report import heard_candidates, make_report
 from hwsearch.workflow.runs import read_run
@@ -282,3 +282,43 @@ def test_wrong_inputs_get_one_line(tiny: Tiny, arguments: list[str], said: str) 
 def test_a_candidate_without_a_structure_s_costs_has_none(tiny: Tiny) -> None:
     run = read_run(tiny.folder)
     assert all(set(costs.latency_ms) == {3, 5} for costs in network_costs(run, [3, 5]))
+
+
+def test_the_front_is_whole_however_large_it_is(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsearch.workflow.report.MOST_VALUES", 1)
+    monkeypatch.setattr("hwsearch.workflow.report.FEWEST_ROWS", 2)
+    monkeypatch.setattr("hwsearch.workflow.report.listen", lambda *_: None)
+    run = read_run(tiny.folder)
+    front = set(query(run.table).candidate.tolist())
+    assert len(front) > 2
+    report = make_report(run)
+    assert "none of them on the front" in report_html(report)
+    assert front <= set(report.main.candidate.tolist())
+
+
+def test_figures_of_another_run_and_of_another_fidelity_say_so(copied: Tiny) -> None:
+    assert hwsearch("evaluate", copied.folder, "--candidate", 1, "--output", copied.folder / "own.json").code == 0
+    content = json.loads((copied.folder / "own.json").read_text())
+    for name, change in {"other": {"experiment": "another"}, "trained": {"fidelity": "finetuned"}}.items():
+        changed = {**content, "made_by": {**content["made_by"], **change}}
+        (copied.folder / f"{name}.json").write_text(json.dumps(changed))
+    report = make_report(read_run(copied.folder))
+    assert [each.system for each in report.evaluations] == ["candidate 1 of another", "candidate 1", "candidate 1 at 'finetuned'"]
+
+
+def test_the_level_beside_a_clip_is_that_of_the_clip(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hwsearch.workflow.listening.MOST_SECONDS", 0.7)
+    listening = listen(read_run(tiny.folder), [(1, "first")])
+    assert not listening.whole
+    clips = {clip.kind: clip for clip in listening.clips}
+    target = clips["target"].samples
+    assert len(target) == round(0.7 * listening.sample_rate)
+    for kind in ("mixture", "full-precision", "candidate"):
+        assert clips[kind].si_snr_db == pytest.approx(si_snr(clips[kind].samples, target))
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(copied: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    (copied.folder / "report.html").unlink()
+    (copied.folder / "report.html").mkdir()
+    monkeypatch.setattr("hwsearch.workflow.report.make_report", lambda *_: pytest.fail("has begun"))
+    assert refusal(hwsearch("report", copied.folder)).startswith(f"{copied.folder / 'report.html'}: ")

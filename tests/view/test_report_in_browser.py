@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -362,3 +363,41 @@ def test_rows_are_sorted_as_pareto_sorts_them(made_up: Chrome) -> None:
             if column_values(table, name).dtype.kind == "U":
                 continue  # names have the order of their code points in both, but harmful ones are no test of that
             assert made_up.execute_script(script, name, descending) == wanted, name
+
+
+def test_a_double_press_of_play_plays_once(made_up: Chrome) -> None:
+    script = """
+        const done = arguments[arguments.length - 1];
+        (async () => {
+            let begun = 0;
+            player.pause();
+            const start = AudioBufferSourceNode.prototype.start;
+            AudioBufferSourceNode.prototype.start = function (...given) { begun += 1; return start.apply(this, given); };
+            await Promise.all([player.play(), player.play()]);
+            const once = begun;
+            player.pause();
+            done([once, page.sound.clips.length]);
+        })();
+    """
+    made_up.find_element(By.ID, "play").click()
+    wait(made_up, lambda page: page.execute_script("return player.position() > 0"))
+    once, clips = made_up.execute_async_script(script)
+    assert once == clips
+
+
+def test_keys_of_the_browser_stay_its_own(made_up: Chrome) -> None:
+    script = """
+        const event = new KeyboardEvent("keydown", { key: "2", ctrlKey: true, bubbles: true, cancelable: true });
+        return [document.getElementById("play").dispatchEvent(event), player.selected];
+    """
+    assert made_up.execute_script(script) == [True, 0]
+
+
+def test_without_a_front_there_is_nothing_to_step_along(browser: Chrome, tmp_path: Path) -> None:
+    report = made_up_report()
+    unknown = [replace(table, columns={**table.columns, "size_bytes": np.full(len(table), np.nan)}) for table in report.tables]
+    write_report(replace(report, tables=unknown), tmp_path / "report.html")
+    open_page(browser, tmp_path / "report.html")
+    assert browser.execute_script("return frontRows.length") == 0
+    assert browser.execute_script("return ['previous', 'next'].map((id) => document.getElementById(id).disabled)") == [True, True]
+    assert errors(browser) == []

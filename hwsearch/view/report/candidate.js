@@ -215,6 +215,7 @@ function stepAlongFront(by) {
 function startCandidate() {
   document.getElementById("previous").onclick = () => stepAlongFront(-1);
   document.getElementById("next").onclick = () => stepAlongFront(1);
+  for (const id of ["previous", "next"]) document.getElementById(id).disabled = frontRows.length === 0;
   const copy = document.getElementById("copy");
   copy.onclick = async () => {
     const command = document.getElementById("export-command");

@@ -9,16 +9,13 @@ import numpy as np
 from hwsearch.experiment import Fidelity
 from hwsearch.extensions import QUALITY_METRICS
 from hwsearch.results.candidates import BLOCKS_LEFT_OUT, CHANNELS_KEPT, DROP, CandidateTable
-from hwsearch.results.query import AVERAGE_BITS, LABELS, TEXTS, named_columns, rows
-from hwsearch.search.objectives import QUALITY, SIZE, TRAINING_STEPS, UTTERANCES, is_count
+from hwsearch.results.query import AVERAGE_BITS, LABELS, direction_of, named_columns, rows
+from hwsearch.search.objectives import QUALITY, SIZE, is_count
 from hwsearch.separator.allocation import is_weight
 from hwsearch.view.sensitivity_plot import short_names
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """A bit-width is one digit of this base."""
-
-_UNDIRECTED = {UTTERANCES, TRAINING_STEPS, BLOCKS_LEFT_OUT, CHANNELS_KEPT, "fits"}
-"""Columns, without the target in brackets, of which neither more nor less is better."""
 
 
 def candidate_data(tables: Sequence[CandidateTable], series: Sequence[Mapping[str, Any]], *, configured: bool) -> dict[str, Any]:
@@ -44,7 +41,7 @@ def candidate_data(tables: Sequence[CandidateTable], series: Sequence[Mapping[st
         },
         "strategies": strategies,
         "fidelities": fidelities,
-        "columns": [{"name": name, "direction": _direction(name), "count": is_count(name)} for name in names],
+        "columns": [{"name": name, "direction": direction_of(name), "count": is_count(name)} for name in names],
         "values": {name: list(chain.from_iterable(_values(table, name) for table in tables)) for name in names},
         "objectives": [{"column": each.column, "direction": each.direction.value} for each in tables[-1].objectives],
         "references": [{name: value for name, value in table.reference.items() if np.isfinite(value)} for table in tables],
@@ -103,12 +100,3 @@ def _configurations(tables: Sequence[CandidateTable]) -> dict[str, Any]:
 
 def _values(table: CandidateTable, name: str) -> list[Any]:
     return [value for (value,) in rows(table, [name])] if name in table.columns else [None] * len(table)
-
-
-def _direction(name: str) -> str | None:
-    """Say which values of a column are better: a metric's own, or the smaller ones of costs; None for counts and intervals."""
-    plain = name.partition("[")[0]
-    if name in QUALITY_METRICS:
-        return str(QUALITY_METRICS.load(name).direction)
-    undirected = plain in _UNDIRECTED or plain in TEXTS or plain.endswith(("_ci95", "_ci95_db"))
-    return None if undirected else "minimize"

@@ -39,8 +39,8 @@ const player = {
 
   async play() {
     await this.prepare();
-    if (this.playing || this.buffers.length === 0) return;
     await this.context.resume();
+    if (this.playing || this.buffers.length === 0) return; // a second press may come while the first one waits
     if (this.offset >= this.duration) this.offset = 0;
     const start = this.context.currentTime;
     this.sources = this.buffers.map((buffer, place) => {
@@ -118,6 +118,7 @@ function clipElement({ name, note, image, alt }, place) {
 }
 
 function playerKeys(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
   const place = Number(event.key) - 1;
   if (Number.isInteger(place) && place >= 0 && place < page.sound.clips.length) player.select(place);
   else if (event.key === " " && event.target.id !== "play") player.playing ? player.pause() : player.play();
@@ -136,8 +137,6 @@ function startPlayer() {
   slider.oninput = () => player.seek(Number(slider.value));
   document.getElementById("play").onclick = () => (player.playing ? player.pause() : player.play());
   section.addEventListener("keydown", playerKeys);
-  const mixture = page.sound.clips.findIndex(({ first }) => first);
-  player.selected = Math.max(mixture, 0);
   showPlayer();
   requestAnimationFrame(followPlayer);
 }
