@@ -21,7 +21,7 @@ from hwsearch.separator.tcn import MaskNetwork
 from hwsearch.separator.untrained import network_of
 
 SETTING: Final = (
-    "Whole separators; cycles with `--optimise Performance`, memory with `--optimise Size`. "
+    "Whole separators; cycles optimised for Performance, memory for Size. "
     "U55: High_End_Embedded, Shared_Sram. U65: Client_Server, 384 kB."
 )
 REQUIREMENTS: tuple[str, ...] = ("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "tflite==2.18.0")

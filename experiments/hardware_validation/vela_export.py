@@ -33,9 +33,7 @@ from hwsearch.separator.separator import Separator
 from hwsearch.separator.traced import traced
 from hwsearch.separator.untrained import without_numbers
 
-SETTING: Final = (
-    "Exported files; cycles with `--optimise Performance`, memory with `--optimise Size`. High_End_Embedded, Shared_Sram."
-)
+SETTING: Final = "Exported files; cycles optimised for Performance, memory for Size. High_End_Embedded, Shared_Sram."
 REQUIREMENTS: tuple[str, ...] = ("ethos-u-vela==5.2.0", "flatbuffers==25.12.19", "tflite==2.18.0")
 TARGETS: Final = ("ethos-u55-128", "ethos-u55-256")
 FRAMES: Final = 64
