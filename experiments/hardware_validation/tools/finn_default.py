@@ -7,35 +7,14 @@ finn-plus has it after the folding.
     python tools/finn_default.py cases.json results.json
 """
 
-import json
-import os
-import sys
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from _finn_plus import CLOCK_NS, answer, reported
+
 BOARDS = {"finn-zcu104": "ZCU104", "finn-pynq-z2": "Pynq-Z2"}
-CLOCK_NS = 10.0
 FOLDING = ["step_target_fps_parallelization", "step_apply_folding_config"]
 REPORT = "step_generate_estimate_reports"
-
-
-def main() -> None:
-    """Write finn-plus's answer to every case."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-    os.environ.setdefault("XILINX_VIVADO", "none")
-    for name in ("finn.xsi", "torch", "torch.nn", "torch.nn.functional"):
-        sys.modules[name] = ModuleType(name)
-    sys.modules["finn.xsi"].SimEngine = None
-    sys.modules["torch"].Tensor = type("Tensor", (), {})  # SciPy asks whether an array is one
-    from finn.util.settings import initialize_dummy_settings
-
-    initialize_dummy_settings()
-    cases = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    results = [estimates(case) for case in cases]
-    versions = {name: version(name) for name in ("finn-plus", "qonnx")}
-    Path(sys.argv[2]).write_text(json.dumps({"versions": versions, "results": results}), "utf-8")
 
 
 def estimates(case: dict[str, Any]) -> dict[str, float]:
@@ -50,10 +29,7 @@ def estimates(case: dict[str, Any]) -> dict[str, float]:
     output = folder / f"{board}-{rate}"
     if not (output / "report").is_dir():
         build(ready, output, [*FOLDING, REPORT], board, rate)
-    taken = json.loads((output / "report" / "estimate_layer_resources.json").read_text("utf-8"))["total"]
-    speed = json.loads((output / "report" / "estimate_network_performance.json").read_text("utf-8"))
-    found = {"lut": taken["LUT"], "bram18": taken["BRAM_18K"], "cycles": speed["max_cycles"]}
-    return {case["group"] + name: float(value) for name, value in found.items()}
+    return {case["group"] + name: value for name, value in reported(output).items()}
 
 
 def build(model: Path, output: Path, steps: list[str], board: str, rate: int) -> None:
@@ -75,4 +51,4 @@ def build(model: Path, output: Path, steps: list[str], board: str, rate: int) ->
 
 
 if __name__ == "__main__":
-    main()
+    answer(estimates)
