@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 START, END = "<!-- made by experiments/hardware_validation -->\n", "<!-- end -->\n"
@@ -43,11 +42,6 @@ def with_tables(page: str, results: Results) -> str:
     if not (middle and end):
         raise ValueError(f"the page has no lines {START.strip()!r} and {END.strip()!r}; wanted both, in this order")
     return f"{before}{START}\n{tables(results)}\n{END}{after}"
-
-
-def update(page: Path, results: Results) -> str:
-    """Return the text of a page with the tables of new results."""
-    return with_tables(page.read_text("utf-8"), results)
 
 
 def _versions(entry: Mapping[str, Any]) -> str:

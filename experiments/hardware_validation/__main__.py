@@ -31,7 +31,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Pa
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from tool_environment import tool_python  # noqa: E402 (found there)
-from validation_table import update  # noqa: E402 (likewise)
+from validation_table import with_tables  # noqa: E402 (likewise)
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -167,7 +167,7 @@ def main() -> None:
         atomic_write_bytes(path.with_suffix(".md"), markdown(results).encode())
         print(markdown({name: results[name]}), flush=True)
     if options.results == RESULTS:
-        atomic_write_bytes(PAGE, update(PAGE, results).encode())
+        atomic_write_bytes(PAGE, with_tables(PAGE.read_text("utf-8"), results).encode())
     sys.exit(int(failed))
 
 

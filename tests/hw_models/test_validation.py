@@ -87,6 +87,15 @@ def test_held_out_errors_and_fitted_ones_stand_in_tables_of_their_own(monkeypatc
     assert "| `bench` | `chip-1` | exact | 4 | 4 | 0 | 1 |" in fitted
 
 
+def test_beside_cases_called_held_out_the_others_count_as_fitted(monkeypatch):
+    table = loaded(EXPERIMENTS / "validation_table.py", monkeypatch)
+    row = {"target": "chip", "cases": 2, "equal": 0, "mean_error_percent": 30.0, "worst_error_percent": 50.0}
+    rows = [row | {"metric": name, "spearman": rank} for name, rank in (("lut", 0.5), ("held_out_lut", 0.25))]
+    held_out, fitted = table.tables({"bench": {"setting": "", "versions": {}, "rows": rows}}).split("Fitted to these")
+    assert [text.count("| lut |") for text in (held_out, fitted)] == [1, 1]
+    assert ("| 0.250 |" in held_out, "| 0.500 |" in fitted) == (True, True)
+
+
 def test_a_page_without_a_place_for_the_tables_is_refused(monkeypatch):
     table = loaded(EXPERIMENTS / "validation_table.py", monkeypatch)
     with pytest.raises(ValueError, match="the page has no lines"):
