@@ -36,7 +36,7 @@ from hw_models.target import Target
 from hw_models.workload import FloatArray, IntArray, Layer, LayerKind, Workload, check_bits
 
 RESOURCES: Final = ("lut", "bram18", "uram", "dsp")
-"""Names of the last axis of `DataflowTable.resources`."""
+"""Names of the resources of a device."""
 
 _RUNGS_PER_DECADE = 8
 _CHUNK = 256  # allocations whose sums stay in the cache
@@ -54,8 +54,9 @@ class DataflowTable:
         intervals: `[rungs]` cycles from one inference to the next.
         latencies: `[rungs]` upper bound of the cycles of one inference.
         cycles: `[rungs, layers]` cycles of each layer's slowest node.
-        resources: `[shapes, W, A, O, rungs, 4]`. W, A and O are weight, input and output width minus one; `RESOURCES` name the
-            last axis. Values are capped, far above any device, so that no sum overflows.
+        counted: positions in `RESOURCES` of those that anything takes; most designs leave some untouched.
+        resources: `[shapes, W, A, O, rungs, counted]`. W, A and O are weight, input and output width minus one. Values are
+            capped, far above any device, so that no sum overflows.
         shapes: `[layers]` row of `resources` of each layer; layers of the same shape share a row.
         frame_rate_rung: the slowest rung that keeps up with the target's `frames_per_second`, or the number of rungs if none
             does; None without a frame rate.
@@ -70,6 +71,7 @@ class DataflowTable:
     intervals: IntArray
     latencies: IntArray
     cycles: IntArray
+    counted: IntArray
     resources: npt.NDArray[np.int32]
     shapes: IntArray
     frame_rate_rung: int | None
@@ -141,6 +143,8 @@ def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
             blocks.append(np.stack([_resources(target, rule, layer, rung[i], waiting) for rung in foldings], axis=-2))
         shapes.append(rows[key])
     most = np.iinfo(np.int32).max // len(workload.layers)
+    resources = np.minimum(np.stack(blocks), most).astype(np.int32)
+    counted = np.flatnonzero(resources.any(axis=tuple(range(resources.ndim - 1))))
     column = workload.column
     frames = workload.frames
     layers = workload.layers
@@ -153,7 +157,8 @@ def compile_dataflow(target: Target, workload: Workload) -> DataflowTable:
         cycles=np.array(
             [[max(node_cycles(x, frames, f)) for x, f in zip(layers, rung, strict=True)] for rung in foldings], np.int64
         ),
-        resources=np.minimum(np.stack(blocks), most).astype(np.int32),
+        counted=counted,
+        resources=np.ascontiguousarray(resources[..., counted]),
         shapes=np.array(shapes, np.int64),
         frame_rate_rung=None if wanted is None else int((intervals > wanted).sum()),
         inputs=np.array([[column[x.input_sites[0]], column[x.input_sites[-1]]] for x in layers], np.int64),
@@ -187,16 +192,16 @@ def evaluate_dataflow(table: DataflowTable, bits: IntArray) -> DataflowCosts:
     cells = table.resources[..., kept, :].reshape(len(table.resources), MAX_BITS**3, -1)
     budget = np.array(_rule(table).budget)
     rung = np.empty(len(bits), np.int64)
-    taken = np.empty((len(bits), len(RESOURCES)), np.int64)
+    taken = np.zeros((len(bits), len(RESOURCES)), np.int64)
     fits = np.empty(len(bits), np.bool_)
     for start in range(0, len(bits), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        sums = _sums(table, cells, bits[rows]).reshape(len(bits[rows]), -1, len(RESOURCES))
-        fitting: npt.NDArray[np.bool_] = np.all(sums <= budget, axis=-1)
+        sums = _sums(table, cells, bits[rows]).reshape(len(bits[rows]), -1, len(table.counted))
+        fitting: npt.NDArray[np.bool_] = np.all(sums <= budget[table.counted], axis=-1)
         fits[rows] = fitting.any(axis=-1)
         fastest = fitting.shape[1] - 1 - fitting[:, ::-1].argmax(axis=-1)
         chosen = np.where(fits[rows], fastest, 0)
-        taken[rows] = np.take_along_axis(sums, chosen[:, None, None], axis=1)[:, 0]
+        taken[rows, table.counted] = np.take_along_axis(sums, chosen[:, None, None], axis=1)[:, 0]
         rung[rows] = chosen if at_rate is None else kept.start
     if at_rate == rungs:
         fits[:] = False
@@ -216,11 +221,10 @@ def design(table: DataflowTable, bits_row: IntArray) -> tuple[LayerDesign, ...]:
     designs: list[LayerDesign] = []
     for i, layer in enumerate(table.workload.layers):
         weight, activation, output = _cells(table, i, bits_row[None])
-        lut, bram18, uram, dsp = (
-            int(count) for count in table.resources[table.shapes[i], weight[0], activation[0], output[0], rung]
-        )
+        taken = np.zeros(len(RESOURCES), np.int64)
+        taken[table.counted] = table.resources[table.shapes[i], weight[0], activation[0], output[0], rung]
         cycles = int(table.cycles[rung, i])
-        designs.append(LayerDesign(layer.name, table.foldings[rung][i], cycles, lut, bram18, uram, dsp))
+        designs.append(LayerDesign(layer.name, table.foldings[rung][i], cycles, *taken.tolist()))
     return tuple(designs)
 
 
@@ -294,7 +298,7 @@ def _engine(rule: DataflowCompute, layer: Layer, folding: Folding, widths: Width
 
 
 def _sums(table: DataflowTable, cells: npt.NDArray[np.int32], bits: IntArray) -> npt.NDArray[np.int32]:
-    """Sums over layers `[allocations, rungs * 4]` of `cells` `[shapes, W * A * O, rungs * 4]`."""
+    """Sums over layers `[allocations, rungs * counted]` of `cells` `[shapes, W * A * O, rungs * counted]`."""
     total = np.zeros((len(bits), cells.shape[2]), np.int32)
     gathered = np.empty_like(total)
     for i, shape in enumerate(table.shapes):
